@@ -1,0 +1,59 @@
+# make demo, make test and make quality need Python >= 3.11 and make; they set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # two installs into one .venv at once would trip over each other
+.PHONY: help demo test quality style docs clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## features and nearest neighbours of sample pictures, written to demo/
+	$(BIN)/cassle-zoo demo -o demo
+
+test: $(VENV)/.installed-dev ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quality: $(VENV)/.installed-dev ## lint, format, types, layers, freshness of generated documents
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layering.py
+	$(BIN)/python -m cassle_zoo.hub.cards --check
+
+style: $(VENV)/.installed-dev ## mend what lint and format can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev ## write the generated documents anew
+	$(BIN)/python -m cassle_zoo.hub.cards
+
+clean: ## remove everything that make created
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find cassle_zoo train eval hub tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp stands only when everything before it succeeded, so a failed install is tried again.
+# What is installed with the dev extra includes what the demo needs.
+$(VENV)/.installed: pyproject.toml
+	@$(MAKE) --no-print-directory venv-python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml
+	@$(MAKE) --no-print-directory venv-python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(VENV)/.installed $@
+
+.PHONY: venv-python
+venv-python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || \
+	  { echo "Python >= 3.11 is needed, but there is no '$(PYTHON)': make PYTHON=/path/to/python ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python >= 3.11 is needed, but '$(PYTHON)' is $$($(PYTHON) -V 2>&1): make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  echo "Setting up $(VENV) (a few minutes the first time: PyTorch is large)"; \
+	  $(PYTHON) -m venv --clear $(VENV) || { echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; }

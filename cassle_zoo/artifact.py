@@ -1,0 +1,273 @@
+"""The model folder: reads and writes backbone, projector and config.json.
+
+    model.safetensors      backbone, under timm's keys
+    projector.safetensors  projector, if there is one
+    config.json            timm's configuration, with ours under the key `cassle_zoo`
+    README.md              model card
+
+timm reads such a folder as `local-dir:DIR` without knowing cassle_zoo.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS
+from cassle_zoo.errors import ArtifactError, ConfigError
+from cassle_zoo.model_folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FORMAT_VERSION,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    file_sha256,
+    read_config,
+    verify_files,
+)
+from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.registry import timm_cfg
+from cassle_zoo.specs import ModelSpec
+from cassle_zoo.strict import load_strictly
+
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "MODEL_FILE",
+    "PROJECTOR_FILE",
+    "backbone_keys",
+    "file_sha256",
+    "load_backbone_state",
+    "load_projector",
+    "make_config",
+    "read_config",
+    "read_projector_config",
+    "read_tensors",
+    "save_artifact",
+    "verify_files",
+]
+
+
+def make_config(
+    spec: ModelSpec,
+    backbone: nn.Module,
+    *,
+    projector: ProjectorConfig | None,
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Build the content of config.json.
+
+    Args:
+        spec: Names and preprocessing; `sha256` is not used.
+        backbone: The timm model that the weights fit.
+        projector: Configuration of the projector, if there is one.
+        training: How the weights were made: `recipe`, `command`, `code_version`, `config`, ...,
+            JSON types.
+
+    Returns:
+        timm's configuration, with ours under the key `cassle_zoo`.
+    """
+    names = () if projector is None else projector.descriptors
+    pool = getattr(backbone, "global_pool", None)
+    return {
+        "architecture": spec.timm_arch,
+        "num_classes": 0,
+        "num_features": backbone.num_features,
+        "global_pool": pool if isinstance(pool, str) else getattr(pool, "pool_type", ""),
+        "pretrained_cfg": {"tag": spec.tag, **timm_cfg(spec)},
+        "cassle_zoo": {
+            "format_version": FORMAT_VERSION,
+            "name": spec.full_name,
+            "method": spec.method,
+            "descriptors": [{"name": n, "width": DESCRIPTOR_WIDTHS[n]} for n in names],
+            "projector": None if projector is None else projector.to_dict(),
+            "training": dict(training),
+        },
+    }
+
+
+def save_artifact(
+    folder: str | Path,
+    *,
+    config: Mapping[str, Any],
+    backbone_state: Mapping[str, Tensor],
+    projector: ConditionedProjector | None,
+    dtype: torch.dtype | None = None,
+    card: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        folder: Where to; its parents are created.
+        config: What :func:`make_config` returned.
+        backbone_state: Weights under timm's keys.
+        projector: The trained projector, if there is one.
+        dtype: Floating-point type on disk; `None` keeps each tensor's own.
+        card: Text of README.md.
+        overwrite: Whether to replace a model folder that exists.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ArtifactError: If the folder is not empty (and `overwrite` is not set, or it holds other
+            files than a model folder's), a weight is not finite or too large for `dtype`, or the
+            configuration is invalid.
+    """
+    folder = Path(folder).resolve()
+    _check_target(folder, overwrite)
+    files = {MODEL_FILE: _serialise(backbone_state, dtype, MODEL_FILE)}
+    if projector is not None:
+        files[PROJECTOR_FILE] = _serialise(projector.state_dict(), dtype, PROJECTOR_FILE)
+    files[CONFIG_FILE] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    if card is not None:
+        files[CARD_FILE] = card.encode()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        staged.mkdir()
+        for name, content in files.items():
+            (staged / name).write_bytes(content)
+        read_config(staged)
+        _move_into_place(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return folder
+
+
+def _check_target(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file; give a folder.")
+    found = {path.name for path in folder.iterdir()}
+    if found and not overwrite:
+        raise ArtifactError(f"{folder} is not empty; give another folder, or allow overwriting it.")
+    foreign = sorted(found - {MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, CARD_FILE})
+    if foreign:
+        raise ArtifactError(
+            f"{folder} is not overwritten: it holds {', '.join(foreign[:5])}, which no model "
+            "folder has; give another folder."
+        )
+
+
+def _move_into_place(staged: Path, folder: Path) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        if folder.exists():
+            folder.rmdir()  # os.replace onto an empty folder works on POSIX only
+        os.replace(staged, folder)
+        return
+    old = staged.with_name(f"{staged.name}.old")
+    os.replace(folder, old)
+    try:
+        os.replace(staged, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _serialise(state: Mapping[str, Tensor], dtype: torch.dtype | None, file: str) -> bytes:
+    return save({k: _stored(k, v, dtype, file) for k, v in state.items()}, {"format": "pt"})
+
+
+def _stored(key: str, value: Tensor, dtype: torch.dtype | None, file: str) -> Tensor:
+    value = value.detach().cpu()
+    if not value.is_floating_point():
+        return value.clone().contiguous()
+    if not value.isfinite().all():
+        raise ArtifactError(f"{file}: {key!r} holds NaN or infinity; the training diverged.")
+    # A copy, because safetensors refuses tensors that share memory.
+    stored = value.to(dtype or value.dtype, copy=True).contiguous()
+    if not stored.isfinite().all():
+        raise ArtifactError(
+            f"{file}: {key!r} reaches {value.abs().max().item():.6g}, beyond the range of {dtype}; "
+            "store it in float32."
+        )
+    return stored
+
+
+def load_backbone_state(folder: str | Path) -> dict[str, Tensor]:
+    """Read the backbone's weights, in the type they are stored in.
+
+    Raises:
+        ArtifactError: If the file is missing or not a safetensors file.
+    """
+    return read_tensors(Path(folder) / MODEL_FILE)
+
+
+def backbone_keys(folder: str | Path) -> frozenset[str]:
+    """Return the names of the backbone's weights without reading them.
+
+    Raises:
+        ArtifactError: If the file is missing or not a safetensors file.
+    """
+    path = Path(folder) / MODEL_FILE
+    _require_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return frozenset(file.keys())
+    except SafetensorError as error:
+        raise ArtifactError(_damaged(path, error)) from error
+
+
+def read_projector_config(folder: str | Path) -> ProjectorConfig:
+    """Read the configuration of a folder's projector.
+
+    Raises:
+        ArtifactError: If config.json is invalid, or there is no projector.
+    """
+    path = Path(folder) / CONFIG_FILE
+    values = read_config(folder)["cassle_zoo"]["projector"]
+    if values is None:
+        raise ArtifactError(f"{path}: the model has no projector, only a backbone.")
+    try:
+        return ProjectorConfig.from_dict(values)
+    except ConfigError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def load_projector(folder: str | Path) -> ConditionedProjector:
+    """Build a folder's projector with its weights, in float32.
+
+    Raises:
+        ArtifactError: If a file is missing or invalid, or weights and configuration contradict
+            each other.
+    """
+    projector = ConditionedProjector(read_projector_config(folder))
+    path = Path(folder) / PROJECTOR_FILE
+    load_strictly(projector, read_tensors(path), path)
+    return projector
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ArtifactError: If the file is missing or not a safetensors file.
+    """
+    _require_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(_damaged(path, error)) from error
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path} is missing; write the folder anew with `cassle-zoo hub export RUN -o DIR`."
+        )
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path} is damaged or not a safetensors file ({error}); get the file again."

@@ -1,0 +1,328 @@
+"""Augmentation with known parameters: sample, apply and describe are three functions.
+
+`sample_params` draws everything random of a view from an explicit generator, `apply_params` is a
+deterministic function of pixels and parameters, and `describe` turns the parameters into omega.
+The recipe is the paper's (section 4): random resized crop, flip, colour jitter, grayscale, blur.
+Cropping needs the undecoded picture, so it happens where that is (`crop_image`, in the data
+workers); all else is batched and runs on the device of its input.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from cassle_zoo import pixels
+from cassle_zoo.descriptors import DescriptorLayout
+from cassle_zoo.errors import ConfigError
+
+_CROP_TRIES = 10
+_N_UNIFORMS = 2 * _CROP_TRIES + 2 + 13
+_JITTER_OPS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+    pixels.adjust_brightness,
+    pixels.adjust_contrast,
+    pixels.adjust_saturation,
+    pixels.adjust_hue,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The distribution that views are drawn from.
+
+    Attributes:
+        size: Height and width of a view in pixels.
+        crop_scale: Smallest and largest share of the picture's area that a crop covers.
+        crop_ratio: Smallest and largest ratio of width to height of a crop.
+        flip_p: Probability of a horizontal flip.
+        jitter_p: Probability of the colour jitter.
+        brightness: The factor is drawn from [1 - brightness, 1 + brightness].
+        contrast: Likewise.
+        saturation: Likewise.
+        hue: The shift is drawn from [-hue, hue], in fractions of the colour circle.
+        grayscale_p: Probability of dropping the colour.
+        blur_p: Probability of the Gaussian blur.
+        blur_sigma: Smallest and largest standard deviation of the blur in pixels.
+        blur_kernel: Odd kernel size of the blur; `None` means `size // 20 * 2 + 1`, which is 23
+            at 224 px, 9 at 96 px and 7 at 64 px.
+        mean: Per-channel mean subtracted at the end.
+        std: Per-channel standard deviation divided by at the end.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    size: int = 224
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_p: float = 0.5
+    jitter_p: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    grayscale_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_kernel: int | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if self.size < 1:
+            raise ConfigError(f"size must be at least 1 pixel, got {self.size}.")
+        for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p", "brightness", "contrast"):
+            _check_range(name, getattr(self, name), 0, 1)
+        _check_range("saturation", self.saturation, 0, 1)
+        _check_range("hue", self.hue, 0, 0.5)
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high < math.inf:
+                raise ConfigError(f"{name} must be 0 < low <= high, got {(low, high)}.")
+        if self.crop_scale[1] > 1:
+            raise ConfigError(f"crop_scale must not exceed 1, got {self.crop_scale}.")
+        if self.kernel % 2 == 0 or self.kernel // 2 >= self.size:
+            raise ConfigError(
+                f"blur_kernel must be odd and less than twice the size of a view ({self.size}), "
+                f"got {self.kernel}."
+            )
+        if min(self.std) <= 0:
+            raise ConfigError(f"std must be positive, got {self.std}.")
+
+    @property
+    def kernel(self) -> int:
+        """Blur kernel size with the default filled in."""
+        return self.size // 20 * 2 + 1 if self.blur_kernel is None else self.blur_kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentParams:
+    """Everything random about a batch of B views. Tensors live on the CPU.
+
+    Attributes:
+        box: (B, 4) int64 top, left, height, width of the crop, in pixels of the picture.
+        source: (B, 2) int64 height and width of the picture.
+        flip: (B,) bool.
+        jitter: (B,) bool, whether the colour jitter is applied.
+        factors: (B, 4) float32 brightness, contrast and saturation factors, and hue shift.
+        order: (B, 4) int64 permutation: the factors in the order in which they are applied.
+        grayscale: (B,) bool.
+        blur: (B,) bool.
+        sigma: (B,) float32 standard deviation of the blur in pixels.
+    """
+
+    box: Tensor
+    source: Tensor
+    flip: Tensor
+    jitter: Tensor
+    factors: Tensor
+    order: Tensor
+    grayscale: Tensor
+    blur: Tensor
+    sigma: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of views."""
+        return len(self.flip)
+
+    def __getitem__(self, index: slice | Tensor) -> "AugmentParams":
+        """Return the parameters of some of the views."""
+        return AugmentParams(
+            **{field.name: getattr(self, field.name)[index] for field in dataclasses.fields(self)}
+        )
+
+
+def view_generator(seed: int, epoch: int, sample: int, view: int) -> torch.Generator:
+    """Return a generator that depends on nothing but its four arguments."""
+    key = hashlib.blake2b(f"{seed}/{epoch}/{sample}/{view}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key, "big", signed=True))
+
+
+def draw_uniforms(count: int, generator: torch.Generator) -> Tensor:
+    """Draw the (count, U) float64 uniforms in [0, 1) that `count` views are made from."""
+    return torch.rand(count, _N_UNIFORMS, generator=generator, dtype=torch.float64)
+
+
+def sample_params(
+    config: AugmentConfig, source: Tensor, *, generator: torch.Generator
+) -> AugmentParams:
+    """Draw the augmentation of one view of each picture.
+
+    Args:
+        config: The distribution.
+        source: (B, 2) int64 heights and widths of the pictures.
+        generator: The only source of randomness.
+    """
+    return params_from_uniforms(config, draw_uniforms(len(source), generator), source)
+
+
+def params_from_uniforms(config: AugmentConfig, uniforms: Tensor, source: Tensor) -> AugmentParams:
+    """Map uniforms to parameters, row by row: a row's result depends on that row alone.
+
+    Args:
+        config: The distribution.
+        uniforms: (B, U) from `draw_uniforms`.
+        source: (B, 2) int64 heights and widths of the pictures.
+    """
+    boxes = [
+        crop_box(config, int(size[0]), int(size[1]), row)
+        for size, row in zip(source.tolist(), uniforms.tolist(), strict=True)
+    ]
+    rest = uniforms[:, 2 * _CROP_TRIES + 2 :]
+    reach = torch.tensor(
+        [config.brightness, config.contrast, config.saturation, config.hue], dtype=rest.dtype
+    )
+    centre = torch.tensor([1, 1, 1, 0], dtype=rest.dtype)
+    low, high = config.blur_sigma
+    return AugmentParams(
+        box=torch.tensor(boxes, dtype=torch.int64).view(-1, 4),
+        source=source,
+        flip=rest[:, 0] < config.flip_p,
+        jitter=rest[:, 1] < config.jitter_p,
+        factors=(centre + (2 * rest[:, 2:6] - 1) * reach).float(),
+        order=rest[:, 6:10].argsort(dim=1),
+        grayscale=rest[:, 10] < config.grayscale_p,
+        blur=rest[:, 11] < config.blur_p,
+        sigma=(low + rest[:, 12] * (high - low)).float(),
+    )
+
+
+def crop_box(
+    config: AugmentConfig, height: int, width: int, uniforms: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """Choose top, left, height and width of a random resized crop.
+
+    As in torchvision: ten tries at an area and a ratio that fit, else the central crop that comes
+    nearest to the allowed ratios.
+
+    Args:
+        config: The distribution.
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        uniforms: A row of `draw_uniforms`.
+    """
+    log_low, log_high = math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1])
+    scale_low, scale_high = config.crop_scale
+    for i in range(_CROP_TRIES):
+        area = height * width * (scale_low + uniforms[i] * (scale_high - scale_low))
+        ratio = math.exp(log_low + uniforms[_CROP_TRIES + i] * (log_high - log_low))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(uniforms[2 * _CROP_TRIES] * (height - h + 1))
+            left = int(uniforms[2 * _CROP_TRIES + 1] * (width - w + 1))
+            return top, left, h, w
+    ratio = min(max(width / height, config.crop_ratio[0]), config.crop_ratio[1])
+    w = min(width, max(1, round(height * ratio)))
+    h = min(height, max(1, round(width / ratio)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def crop_image(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """Cut `box` (top, left, height, width) out of an RGB picture and resize it (bilinear).
+
+    Returns:
+        (3, size, size) uint8.
+    """
+    top, left, height, width = box
+    crop = image.crop((left, top, left + width, top + height))
+    return pil_to_tensor(crop.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def apply_params(
+    crops: Tensor, params: AugmentParams, config: AugmentConfig
+) -> tuple[Tensor, Tensor]:
+    """Flip, jitter, drop colour, blur and normalise crops.
+
+    Args:
+        crops: (B, 3, size, size), uint8, or floating point in [0, 1].
+        params: What to do to each.
+        config: Kernel size, mean and standard deviation.
+
+    Returns:
+        images: (B, 3, size, size) normalised views, float32 unless `crops` were float64.
+        color_diff: (B, 3) mean RGB before minus after the colour jitter; zeros where not applied.
+    """
+    images = crops.float().div_(255) if crops.dtype == torch.uint8 else crops.clone()
+    device = images.device
+    _update(images, params.flip, lambda x, _: x.flip(3))
+    before = images.mean(dim=(2, 3))
+    chosen = params.jitter.nonzero().squeeze(1)
+    if len(chosen):
+        jittered = _color_jitter(
+            images[chosen.to(device)], params.factors[chosen], params.order[chosen]
+        )
+        images[chosen.to(device)] = jittered
+    color_diff = before - images.mean(dim=(2, 3))
+    color_diff[(~params.jitter).to(device)] = 0
+    _update(images, params.grayscale, lambda x, _: pixels.grayscale(x))
+    sigma = params.sigma.to(device, images.dtype)
+    _update(images, params.blur, lambda x, i: pixels.gaussian_blur(x, sigma[i], config.kernel))
+    mean = torch.tensor(config.mean, dtype=images.dtype, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(config.std, dtype=images.dtype, device=device).view(1, 3, 1, 1)
+    return images.sub_(mean).div_(std), color_diff
+
+
+def describe(
+    params: AugmentParams, color_diff: Tensor, layout: DescriptorLayout, config: AugmentConfig
+) -> Tensor:
+    """Return omega, (B, layout.width) float32 on the device of `color_diff`.
+
+    Args:
+        params: The parameters of the views.
+        color_diff: (B, 3) from `apply_params`.
+        layout: Which descriptors, in which columns; the numbers are defined in DESCRIPTOR_WIDTHS.
+        config: The ranges by which the colour factors are scaled.
+    """
+    ranges = [2 * config.brightness, 2 * config.contrast, 2 * config.saturation, 2 * config.hue]
+    scale = torch.tensor([1 / r if r > 0 else 0.0 for r in ranges])
+    centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    parts = {
+        "blur": (params.sigma * params.blur).unsqueeze(1),
+        "color": (params.factors - centre) * scale * params.jitter.unsqueeze(1),
+        "crop": _describe_crop(params),
+        "flip": params.flip.unsqueeze(1),
+        "grayscale": params.grayscale.unsqueeze(1),
+    }
+    columns = [
+        color_diff.float() if name == "color_diff" else parts[name].float().to(color_diff.device)
+        for name in layout.names
+    ]
+    return torch.cat(columns, dim=1) if columns else color_diff.new_zeros(len(params), 0).float()
+
+
+def _describe_crop(params: AugmentParams) -> Tensor:
+    height, width = params.source.double().unbind(1)
+    top, left, box_height, box_width = params.box.double().unbind(1)
+    centre_y = (top + box_height / 2) / height
+    centre_x = (left + box_width / 2) / width
+    centre_x = torch.where(params.flip, 1 - centre_x, centre_x)
+    return torch.stack([centre_y, centre_x, box_height / height, box_width / width], dim=1)
+
+
+def _color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Apply the four adjustments to each image in that image's own order."""
+    images = images.clone()
+    factors = factors.to(images.device, images.dtype)
+    for step in order.unbind(1):
+        for op, adjust in enumerate(_JITTER_OPS):
+            _update(images, step == op, lambda x, i, f=adjust, o=op: f(x, factors[i, o]))
+    return images
+
+
+def _update(images: Tensor, mask: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Replace images[mask] in place. `mask` is on the CPU, so that a GPU need not be waited for."""
+    index = mask.nonzero().squeeze(1).to(images.device)
+    if len(index):
+        images[index] = change(images[index], index)
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} must be within [{low}, {high}], got {value}.")

@@ -1,0 +1,1 @@
+"""The ``cassle-zoo`` command line: one module per command, heavy imports only when one runs."""

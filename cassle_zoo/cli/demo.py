@@ -1,0 +1,43 @@
+"""``cassle-zoo demo``: features and nearest neighbours of pictures, to look at."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cassle_zoo.cli.features import report_skipped
+
+DEFAULT_MODEL = "resnet50_cassle_simclr"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command's arguments."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="nearest neighbours of sample pictures or your own",
+        description="Extract features of pictures, find each one's nearest neighbours and write "
+        "a contact sheet (PNG), a page (HTML) and the features to a folder.",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="picture or folder; default: the sample pictures that come with the package",
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the demo and say where it is."""
+    from cassle_zoo.demo import run_demo
+
+    outputs = run_demo(args.model, args.output, args.paths)
+    print(f"{outputs.pictures} pictures through {args.model}")
+    print(f"  contact sheet  {outputs.sheet}")
+    print(f"  page           {outputs.page}")
+    print(f"  features       {outputs.features}")
+    return report_skipped(outputs.skipped)

@@ -1,0 +1,97 @@
+"""Entry point of ``cassle-zoo``: picks the command and turns errors into exit statuses."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from cassle_zoo import __version__
+from cassle_zoo.cli import demo, evaluate, features, hub, info, listing, train
+from cassle_zoo.errors import CassleZooError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell reports for any program whose reader went away
+
+EPILOG = """\
+exit status: 0 success; 1 done, but some inputs were left out; 2 wrong usage or an error;
+130 interrupted. 'cassle-zoo COMMAND --help' shows the options of a command."""
+
+
+class Command(Protocol):
+    """What a command's module provides."""
+
+    def add_parser(self, subparsers: Any) -> None:
+        """Describe the command's arguments, and set ``run`` as their default."""
+
+
+COMMANDS: tuple[Command, ...] = (listing, info, features, demo, train, evaluate, hub)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="cassle-zoo",
+        description="Augmentation-aware self-supervised vision models (CASSLE): "
+        "load, extract features, pretrain, measure, publish.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cassle-zoo {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit status, as described by ``cassle-zoo --help``.
+
+    Raises:
+        SystemExit: From argparse, for ``--help`` and wrong usage.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    # The trainer's settings define its options, so it parses them itself, --help included.
+    if arguments[:1] == [train.NAME]:
+        return train.run(arguments[1:])
+    args = build_parser().parse_args(arguments)
+    status: int = args.run(args)
+    return status
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """Run, and report the errors that a user can mend in one line instead of a traceback."""
+    try:
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
+    except CassleZooError as error:
+        return _report(error)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more at exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.filename is None:  # not about a file of the user: a bug, show where
+            raise
+        return _report(error)
+    except KeyboardInterrupt:
+        print("cassle-zoo: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _report(error: Exception) -> int:
+    print(f"cassle-zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return EXIT_ERROR

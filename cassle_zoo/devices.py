@@ -1,0 +1,47 @@
+"""Which device to run on, and in which precision."""
+
+import torch
+
+from cassle_zoo.errors import ConfigError, unknown_name
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device asked for; by default a CUDA device if there is one, else the CPU.
+
+    Raises:
+        ConfigError: If a CUDA device is asked for and there is none.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {str(device)!r} was asked for, but torch sees no CUDA device.")
+    return chosen
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the dtype to autocast to, or `None` for full float32.
+
+    Args:
+        precision: `fp32`, `bf16`, or `auto`: bf16 where the hardware computes in it natively
+            (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), where it about doubles the speed.
+        device: Where the computation runs.
+
+    Raises:
+        UnknownNameError: If `precision` is none of these.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    if precision == "fp32" or (precision == "auto" and not _has_native_bf16(device)):
+        return None
+    return torch.bfloat16
+
+
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return False

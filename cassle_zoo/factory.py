@@ -1,0 +1,170 @@
+"""Models by name: `create_model`, `create_projector`, `list_models`, `model_info`.
+
+A name is one of the registry (with or without tag) or `local-dir:DIR`, a folder written by
+`cassle-zoo hub export`. torch and timm are imported only when a model is built.
+"""
+
+import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cassle_zoo.errors import ArtifactError
+from cassle_zoo.model_folder import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    file_sha256,
+    local_folder,
+    read_config,
+    verified_folder,
+)
+from cassle_zoo.specs import MODEL_SPECS, PROJECTORS, ModelSpec, resolve_spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cassle_zoo.projector import ConditionedProjector
+
+
+def create_model(name: str, pretrained: bool = False, **timm_kwargs: Any) -> "nn.Module":
+    """Build a backbone, as `timm.create_model` does.
+
+    Args:
+        name: Model name with or without tag, or `local-dir:DIR`.
+        pretrained: Whether to load the weights: all of them, after checking their hash.
+        **timm_kwargs: What timm takes: `num_classes` (default 0, no classifier), `in_chans`,
+            `global_pool`, `features_only`, `out_indices`, ...
+
+    Returns:
+        The timm model in float32 and in training mode, as timm returns it.
+
+    Raises:
+        UnknownNameError: If there is no such model or tag.
+        WeightsUnavailableError: If `pretrained`, and nobody has published weights.
+        ChecksumError: If a bundled file is not the published one.
+        ArtifactError: If a file is missing, unreadable, or does not hold every weight.
+    """
+    folder = local_folder(name)
+    if folder is not None:
+        return _create_local(folder, pretrained, timm_kwargs)
+    import timm
+
+    model: nn.Module = timm.create_model(resolve_spec(name).full_name, pretrained, **timm_kwargs)
+    return model
+
+
+def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -> "nn.Module":
+    import timm
+
+    from cassle_zoo.artifact import backbone_keys
+    from cassle_zoo.strict import check_backbone_keys
+
+    config = read_config(folder)
+    if not timm.is_model(config["architecture"]):
+        raise ArtifactError(
+            f"{folder / CONFIG_FILE}: timm {timm.__version__} has no model "
+            f"{config['architecture']!r}; use the timm version that it was trained with."
+        )
+    keys = backbone_keys(folder) if pretrained else frozenset[str]()
+    if timm_kwargs.get("features_only"):
+        timm_kwargs = {**timm_kwargs, "num_classes": 0}
+    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained, **timm_kwargs)
+    if pretrained and not timm_kwargs.get("features_only"):
+        # For a feature extractor timm is strict itself: its number of classes is ours, 0.
+        check_backbone_keys(keys, model)
+    return model
+
+
+def create_projector(name: str, pretrained: bool = False) -> "ConditionedProjector":
+    """Build the projector that a model was trained with.
+
+    Args:
+        name: Model name with or without tag, or `local-dir:DIR`.
+        pretrained: Whether to load the weights, after checking their hash.
+
+    Returns:
+        The projector in float32 and in training mode, as timm returns models; call `.eval()`
+        to use the running statistics of its BatchNorms.
+
+    Raises:
+        UnknownNameError: If there is no such model or tag.
+        WeightsUnavailableError: If `pretrained`, and nobody has published weights.
+        ChecksumError: If a bundled file is not the published one.
+        ArtifactError: If a file is missing or unreadable, or the folder has no projector.
+    """
+    from cassle_zoo.artifact import load_projector, read_projector_config
+    from cassle_zoo.projector import ConditionedProjector
+
+    folder = local_folder(name)
+    if folder is not None:
+        if pretrained:
+            return load_projector(folder)
+        return ConditionedProjector(read_projector_config(folder))
+    spec = resolve_spec(name)
+    if pretrained:
+        return load_projector(verified_folder(spec, [PROJECTOR_FILE, CONFIG_FILE]))
+    return ConditionedProjector(_projector_config(spec))
+
+
+def _projector_config(spec: ModelSpec) -> Any:
+    from cassle_zoo.projector import ProjectorConfig
+
+    plain = {} if spec.conditioned else {"conditioning": "none", "descriptors": ()}
+    return ProjectorConfig.from_dict(
+        {"in_features": spec.num_features, **PROJECTORS[spec.method], **plain}
+    )
+
+
+def list_models(pattern: str = "", *, pretrained: bool = False) -> list[str]:
+    """List model names with their tags, sorted.
+
+    Args:
+        pattern: Shell-style pattern (fnmatch) for the name, with or without tag; empty for all.
+        pretrained: Whether to list only models that have published weights.
+    """
+    names = [name for name, spec in MODEL_SPECS.items() if spec.released or not pretrained]
+    if pattern:
+        patterns = [pattern] if "." in pattern else [pattern, f"{pattern}.*"]
+        names = [name for name in names if any(fnmatch.fnmatch(name, p) for p in patterns)]
+    return sorted(names)
+
+
+def model_info(name: str) -> ModelSpec:
+    """Return what is known about a model, without importing torch.
+
+    Args:
+        name: Model name with or without tag, or `local-dir:DIR`. For a folder `sha256` holds the
+            hashes of its files as they are.
+
+    Raises:
+        UnknownNameError: If there is no such model or tag.
+        ArtifactError: If the folder is not a model folder.
+    """
+    folder = local_folder(name)
+    return resolve_spec(name) if folder is None else _local_info(folder)
+
+
+def _local_info(folder: Path) -> ModelSpec:
+    config = read_config(folder)
+    cfg, own = config["pretrained_cfg"], config["cassle_zoo"]
+    base, _, tag = own["name"].partition(".")
+    training, projector = own["training"], own.get("projector")
+    files = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
+    return ModelSpec(
+        name=base,
+        tag=tag,
+        arch=config["architecture"],
+        timm_arch=config["architecture"],
+        method=own["method"],
+        conditioned=projector is not None and projector.get("conditioning") != "none",
+        input_size=tuple(cfg["input_size"]),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=cfg.get("interpolation", "bicubic"),
+        crop_pct=cfg.get("crop_pct", 1.0),
+        num_features=config["num_features"],
+        data=str(training.get("data", tag)),
+        license=cfg.get("license", "unknown"),
+        recipe=str(training.get("recipe", own["name"])),
+        sha256={f: file_sha256(folder / f) for f in files if (folder / f).is_file()},
+    )

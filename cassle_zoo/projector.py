@@ -1,0 +1,253 @@
+"""The conditioned projector: pi(features | omega).
+
+An ordinary SSL projector sees only the features of a view, so the loss rewards features that
+ignore the augmentation. The conditioned projector also sees the view's augmentation descriptor
+omega and can undo the augmentation itself, provided that the features still hold what it changed
+(paper, section 3 and figure 4).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.errors import ConfigError, unknown_name
+
+CONDITIONINGS: tuple[str, ...] = (
+    "cat",
+    "add",
+    "mul",
+    "hypernet",
+    "raw_cat",
+    "raw_add",
+    "raw_mul",
+    "none",
+)
+"""How omega enters the projector: `cat`, `add`, `mul` join the encoded omega with the features,
+`raw_*` join omega itself, `hypernet` generates the projector's weights from omega, `none` ignores
+omega (the plain projector)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorConfig:
+    """Shape and conditioning of a projector.
+
+    Attributes:
+        in_features: Width of the backbone's features.
+        out_features: Width of the projection.
+        hidden_features: Width of the hidden layers; `None` means `in_features`.
+        depth: Number of Linear layers.
+        last_bn: Whether a BatchNorm follows the last Linear (which then has no bias).
+        last_bn_affine: Whether that BatchNorm has weight and bias.
+        conditioning: One of :data:`CONDITIONINGS`.
+        descriptors: Names of the descriptors that make up omega; stored in sorted order.
+        encoder_depth: Number of Linear layers of the augmentation encoder (or hypernetwork).
+        encoder_width: Width of its hidden layers, and of its output for `cat`.
+
+    Raises:
+        ConfigError: If a value is not allowed, or values exclude each other.
+        UnknownNameError: If `conditioning` or a descriptor does not exist.
+    """
+
+    in_features: int
+    out_features: int = 128
+    hidden_features: int | None = None
+    depth: int = 2
+    last_bn: bool = False
+    last_bn_affine: bool = True
+    conditioning: str = "cat"
+    descriptors: tuple[str, ...] = PAPER_DESCRIPTORS
+    encoder_depth: int = 6
+    encoder_width: int = 64
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name in ("in_features", "out_features", "depth", "encoder_depth", "encoder_width"):
+            _check_positive(name, getattr(self, name))
+        if self.hidden_features is not None:
+            _check_positive("hidden_features", self.hidden_features)
+        if self.conditioning not in CONDITIONINGS:
+            raise unknown_name("conditioning", self.conditioning, CONDITIONINGS)
+        layout = DescriptorLayout(tuple(self.descriptors))
+        object.__setattr__(self, "descriptors", layout.names)
+        if self.conditioning != "none" and not layout.names:
+            raise ConfigError(
+                f"conditioning {self.conditioning!r} needs at least one descriptor; "
+                "use conditioning 'none' for the plain projector."
+            )
+        if self.conditioning in ("raw_add", "raw_mul") and layout.width != self.in_features:
+            raise ConfigError(
+                f"conditioning {self.conditioning!r} joins omega ({layout.width} numbers) with "
+                f"the features ({self.in_features}) element by element, so both widths must be "
+                "equal; use 'raw_cat', 'add' or 'mul'."
+            )
+        if self.conditioning == "hypernet" and self.last_bn:
+            raise ConfigError("conditioning 'hypernet' has no BatchNorm; set last_bn=False.")
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden layers with the default filled in."""
+        return self.in_features if self.hidden_features is None else self.hidden_features
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        values = dataclasses.asdict(self)
+        values["descriptors"] = list(self.descriptors)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ProjectorConfig":
+        """Build a configuration from what :meth:`to_dict` returned.
+
+        Args:
+            values: Field names and values.
+
+        Raises:
+            ConfigError: If a field is unknown or missing, or has a wrong value.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"unknown projector fields {unknown}; known: {sorted(known)}.")
+        if "in_features" not in values:
+            raise ConfigError("the projector configuration lacks 'in_features'.")
+        kwargs = dict(values)
+        if isinstance(kwargs.get("descriptors"), list):
+            kwargs["descriptors"] = tuple(kwargs["descriptors"])
+        return cls(**kwargs)
+
+
+class ConditionedProjector(nn.Module):
+    """Maps features of views, and how they were augmented, to the space of the SSL loss.
+
+    Attributes:
+        config: The configuration.
+        layout: Names and columns of omega.
+        encoder: The augmentation encoder or, for `hypernet`, the hypernetwork; `None` when omega
+            is used raw or not at all.
+        layers: The projector proper; `None` for `hypernet`, which generates it.
+    """
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        """Build the projector with PyTorch's default initialisation."""
+        super().__init__()
+        self.config = config
+        self.layout = DescriptorLayout(config.descriptors)
+        self.encoder = _build_encoder(config, self.layout.width)
+        self.layers = None if config.conditioning == "hypernet" else _build_layers(config)
+
+    def forward(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
+        """Project features given how their views were augmented.
+
+        Args:
+            features: (B, in_features), the backbone's output.
+            descriptors: (B, D) omega of each view, columns as in `layout`. Ignored, and may be
+                `None`, only when `conditioning` is `none`.
+
+        Returns:
+            (B, out_features), not normalised.
+
+        Raises:
+            ValueError: If a shape does not fit the configuration.
+        """
+        if features.ndim != 2 or features.shape[1] != self.config.in_features:
+            raise ValueError(
+                f"features must be (batch, {self.config.in_features}), got {tuple(features.shape)}."
+            )
+        conditioning = self.config.conditioning
+        if conditioning == "none":
+            assert self.layers is not None
+            return _as_tensor(self.layers(features))
+        omega = self._checked(descriptors, len(features)).to(features.dtype)
+        if self.encoder is not None:
+            omega = self.encoder(omega)
+        if self.layers is None:
+            return _apply_generated_mlp(features, omega, mlp_widths(self.config))
+        return _as_tensor(self.layers(_join(features, omega, conditioning)))
+
+    def _checked(self, descriptors: Tensor | None, batch: int) -> Tensor:
+        expected = (batch, self.layout.width)
+        if descriptors is None or tuple(descriptors.shape) != expected:
+            got = None if descriptors is None else tuple(descriptors.shape)
+            raise ValueError(
+                f"descriptors must be {expected} with columns {self.layout.slices()}, got {got}."
+            )
+        return descriptors
+
+
+def mlp_widths(config: ProjectorConfig) -> tuple[int, ...]:
+    """Return the widths of the projector's layers, from its input to its output."""
+    width = config.in_features
+    if config.conditioning == "cat":
+        width += config.encoder_width
+    elif config.conditioning == "raw_cat":
+        width += DescriptorLayout(config.descriptors).width
+    return (width, *([config.hidden] * (config.depth - 1)), config.out_features)
+
+
+def _build_layers(config: ProjectorConfig) -> nn.Sequential:
+    widths = mlp_widths(config)
+    modules: list[nn.Module] = []
+    for n_in, n_out in zip(widths[:-2], widths[1:-1], strict=True):
+        modules += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()]
+    modules.append(nn.Linear(widths[-2], widths[-1], bias=not config.last_bn))
+    if config.last_bn:
+        modules.append(nn.BatchNorm1d(widths[-1], affine=config.last_bn_affine))
+    return nn.Sequential(*modules)
+
+
+def _build_encoder(config: ProjectorConfig, width: int) -> nn.Sequential | None:
+    if config.conditioning == "none" or config.conditioning.startswith("raw_"):
+        return None
+    if config.conditioning == "hypernet":
+        out = sum(n_in * n_out + n_out for n_in, n_out in _pairs(mlp_widths(config)))
+    elif config.conditioning == "cat":
+        out = config.encoder_width
+    else:
+        out = config.in_features
+    widths = (width, *([config.encoder_width] * (config.encoder_depth - 1)), out)
+    modules: list[nn.Module] = []
+    for n_in, n_out in _pairs(widths):
+        modules += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()]
+    return nn.Sequential(*modules[:-1])  # the last layer is Linear + BatchNorm, no ReLU
+
+
+def _join(features: Tensor, omega: Tensor, conditioning: str) -> Tensor:
+    how = conditioning.removeprefix("raw_")
+    if how == "cat":
+        return torch.cat([features, omega], dim=1)
+    return features + omega if how == "add" else features * omega
+
+
+def _apply_generated_mlp(features: Tensor, weights: Tensor, widths: Sequence[int]) -> Tensor:
+    """Run an MLP whose weights differ per sample: Linear with bias, ReLU between layers."""
+    hidden = features
+    start = 0
+    for n_in, n_out in _pairs(widths):
+        matrix = weights[:, start : start + n_in * n_out].view(-1, n_in, n_out)
+        start += n_in * n_out
+        bias = weights[:, start : start + n_out]
+        start += n_out
+        if hidden is not features:
+            hidden = F.relu(hidden)
+        hidden = torch.baddbmm(bias.unsqueeze(1), hidden.unsqueeze(1), matrix).squeeze(1)
+    return hidden
+
+
+def _pairs(widths: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(widths[:-1], widths[1:], strict=True))
+
+
+def _as_tensor(value: Any) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")

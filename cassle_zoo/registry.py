@@ -1,0 +1,116 @@
+"""Registers the models with timm, so that every timm function knows them.
+
+The entry points hand the work to timm's own builders; this module adds only where the weights come
+from, that they are the published ones, and that all of them are loaded. It does not import timm
+itself, because importing timm is what may have triggered the registration.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cassle_zoo.model_folder import MODEL_FILE, bundled_folder, verified_folder
+from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, resolve_spec
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+    from torch import Tensor, nn
+
+default_cfgs: dict[str, Any] = {}  # where timm's register_model looks for a module's configurations
+
+
+def register_models() -> None:
+    """Register every model of the zoo with timm. Does nothing for those it knows already."""
+    from timm.models import generate_default_cfgs, is_model, model_entrypoint, register_model
+
+    # The star keeps our default tag the default in timm, whichever tags have weights.
+    first_tags = {spec.name: spec.tag for spec in reversed(MODEL_SPECS.values())}
+    default_cfgs.update(
+        generate_default_cfgs(
+            {
+                full_name + "*" * (spec.tag == first_tags[spec.name]): _with_file(spec)
+                for full_name, spec in MODEL_SPECS.items()
+            }
+        )
+    )
+    for name in first_tags:
+        if is_model(name) and model_entrypoint(name).__module__ == __name__:
+            continue
+        globals()[name] = _entrypoint(name)
+        register_model(globals()[name])
+
+
+def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
+    """Return timm's pretrained configuration of a model, without where its weights lie."""
+    from timm.models import get_pretrained_cfg_value
+
+    return {
+        "num_classes": 0,
+        "input_size": spec.input_size,
+        "interpolation": spec.interpolation,
+        "crop_pct": spec.crop_pct,
+        "crop_mode": "center",
+        "mean": spec.mean,
+        "std": spec.std,
+        "first_conv": get_pretrained_cfg_value(spec.timm_arch, "first_conv"),
+        "classifier": get_pretrained_cfg_value(spec.timm_arch, "classifier"),
+        "license": spec.license,
+        "paper_ids": PAPER_ID,
+    }
+
+
+def _with_file(spec: ModelSpec) -> dict[str, Any]:
+    # A file is what makes timm list a model as pretrained.
+    file = str(bundled_folder(spec) / MODEL_FILE) if spec.released else None
+    return {"file": file, **timm_cfg(spec)}
+
+
+def _entrypoint(name: str) -> Callable[..., "nn.Module"]:
+    def build(pretrained: bool = False, **kwargs: Any) -> "nn.Module":
+        return _build(name, pretrained, **kwargs)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"Build `{name}`; the arguments are those of timm's builder."
+    return build
+
+
+def _build(
+    name: str,
+    pretrained: bool,
+    *,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> "nn.Module":
+    from timm.models import model_entrypoint, resolve_pretrained_cfg
+
+    if isinstance(pretrained_cfg, str) and pretrained_cfg:
+        resolve_spec(f"{name}.{pretrained_cfg}")  # our error names the tags there are
+    cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    if kwargs.get("features_only"):
+        kwargs["num_classes"] = 0  # feature maps need no head, and a head would need weights
+    if pretrained:
+        if not _names_other_weights(cfg, name):
+            spec = resolve_spec(f"{name}.{cfg.tag}" if cfg.tag else name)
+            cfg = replace(cfg, file=str(verified_folder(spec, [MODEL_FILE]) / MODEL_FILE))
+        kwargs["pretrained_filter_fn"] = _checked_float32
+    build: Callable[..., nn.Module] = model_entrypoint(resolve_spec(name).timm_arch)
+    return build(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
+
+
+def _names_other_weights(cfg: "PretrainedCfg", name: str) -> bool:
+    """Whether the caller pointed timm at weights of their own, which have no known hash."""
+    if cfg.state_dict or cfg.url or cfg.hf_hub_id or cfg.source:
+        return True
+    if cfg.file is None:
+        return False
+    spec = MODEL_SPECS.get(f"{name}.{cfg.tag}")
+    return spec is None or cfg.file != str(bundled_folder(spec) / MODEL_FILE)
+
+
+def _checked_float32(state: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:
+    """Refuse an incomplete file; timm itself is not strict once the number of classes differs."""
+    from cassle_zoo.strict import check_backbone_keys
+
+    check_backbone_keys(state, model)
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}

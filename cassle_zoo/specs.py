@@ -1,0 +1,190 @@
+"""The models of the zoo: one entry per name and tag. Data, no logic; importable without torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from cassle_zoo.errors import unknown_name
+
+PAPER_ID = "arXiv:2306.06082"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One published, or publishable, backbone.
+
+    Attributes:
+        name: Name without tag: `{arch}_cassle_{method}`, or `{arch}_{method}` unconditioned.
+        tag: The data (and length) of the pretraining; may be empty for a user's own run.
+        arch: Short name of the architecture, as used in `name`.
+        timm_arch: Name of the timm model that the weights fit.
+        method: Joint-embedding method, for example `simclr`.
+        conditioned: Whether the projector saw the augmentation descriptors (CASSLE).
+        input_size: (channels, height, width) in pixels.
+        mean: Per-channel mean subtracted from images in [0, 1].
+        std: Per-channel standard deviation they are divided by.
+        interpolation: Resampling used by the evaluation transform.
+        crop_pct: Share of the resized image that the centre crop keeps, in (0, 1].
+        num_features: Width of the pooled features.
+        data: Name of the pretraining data, a key of :data:`DATASETS` where it is known.
+        license: SPDX identifier of the licence of the weights.
+        recipe: Name of the training recipe that makes the weights.
+        sha256: SHA-256 of every file of the weights, by file name; `None` if unpublished.
+    """
+
+    name: str
+    tag: str
+    arch: str
+    timm_arch: str
+    method: str
+    conditioned: bool
+    input_size: tuple[int, int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    num_features: int
+    data: str
+    license: str = "apache-2.0"
+    recipe: str
+    sha256: Mapping[str, str] | None = None
+
+    @property
+    def full_name(self) -> str:
+        """Name with tag, the key in :data:`MODEL_SPECS`."""
+        return f"{self.name}.{self.tag}" if self.tag else self.name
+
+    @property
+    def released(self) -> bool:
+        """Whether pretrained weights exist."""
+        return self.sha256 is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What a model card says about pretraining data.
+
+    Attributes:
+        title: Name as written in prose.
+        description: One sentence.
+        license: Terms of the images, in words.
+        limits: What models trained on it are not good for, one sentence.
+        input_size: (channels, height, width) in pixels that models of this tag are trained at.
+        mean: Normalisation mean.
+        std: Normalisation standard deviation.
+    """
+
+    title: str
+    description: str
+    license: str
+    limits: str
+    input_size: tuple[int, int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
+    {
+        "emoji64": DatasetInfo(
+            title="emoji64 (train split, no labels)",
+            description="8,718 emoji pictures of 64x64 pixels drawn by three vendors.",
+            license=(
+                "Noto Emoji images Apache-2.0; Twemoji graphics CC-BY 4.0 (copyright Twitter, Inc. "
+                "and other contributors); Fluent Emoji MIT (copyright Microsoft)"
+            ),
+            limits="Trained on few small drawings on white: no general backbone for photos.",
+            input_size=(3, 64, 64),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        "in100": DatasetInfo(
+            title="ImageNet-100",
+            description="100 classes of ImageNet-1k, the paper's pretraining data, no labels.",
+            license="ImageNet terms of access (non-commercial research)",
+            limits="Trained on 100 classes of photos with one main object each.",
+            input_size=(3, 224, 224),
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        ),
+        "stl10": DatasetInfo(
+            title="STL-10 (unlabelled split)",
+            description="100,000 photos of 96x96 pixels taken from ImageNet.",
+            license="ImageNet terms of access (non-commercial research)",
+            limits="Trained on small photos of animals and vehicles.",
+            input_size=(3, 96, 96),
+            mean=(0.43, 0.42, 0.39),
+            std=(0.27, 0.26, 0.27),
+        ),
+    }
+)
+"""Pretraining data by tag."""
+
+PROJECTORS: Mapping[str, Mapping[str, int | bool | None]] = MappingProxyType(
+    {"simclr": MappingProxyType({"depth": 2, "hidden_features": None, "out_features": 128})}
+)
+"""Shape of each method's projector, as fields of `ProjectorConfig` (paper, appendix A)."""
+
+_NUM_FEATURES = {"resnet18": 512, "resnet50": 2048}
+_TAGS = {"resnet18": ("emoji64", "stl10"), "resnet50": ("emoji64", "in100")}
+
+# File hashes of the weights in cassle_zoo/weights/<full name>/.
+_SHA256: Mapping[str, Mapping[str, str]] = {}
+
+
+def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
+    name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
+    data = DATASETS[tag]
+    return ModelSpec(
+        name=name,
+        tag=tag,
+        arch=arch,
+        timm_arch=arch,
+        method=method,
+        conditioned=conditioned,
+        input_size=data.input_size,
+        mean=data.mean,
+        std=data.std,
+        num_features=_NUM_FEATURES[arch],
+        data=tag,
+        recipe=f"{name}.{tag}",
+        sha256=_SHA256.get(f"{name}.{tag}"),
+    )
+
+
+MODEL_SPECS: dict[str, ModelSpec] = {
+    spec.full_name: spec
+    for spec in (
+        _spec(arch, method, conditioned=conditioned, tag=tag)
+        for arch, tags in _TAGS.items()
+        for method in PROJECTORS
+        for conditioned in (True, False)
+        for tag in tags
+    )
+}
+"""Every model by full name. The first tag of a name is its default."""
+
+
+def model_tags(name: str) -> tuple[str, ...]:
+    """Return the tags of a name without tag, the default first; empty if there is no such name."""
+    return tuple(spec.tag for spec in MODEL_SPECS.values() if spec.name == name)
+
+
+def resolve_spec(name: str) -> ModelSpec:
+    """Find a model by name.
+
+    Args:
+        name: With tag (`resnet50_cassle_simclr.emoji64`) or without, which means the default tag.
+
+    Raises:
+        UnknownNameError: If there is no such model, or the model has no such tag.
+    """
+    if name in MODEL_SPECS:
+        return MODEL_SPECS[name]
+    base, _, tag = name.partition(".")
+    tags = model_tags(base)
+    if not tags:
+        bases = dict.fromkeys(spec.name for spec in MODEL_SPECS.values())
+        raise unknown_name("model", name, MODEL_SPECS if tag else [*bases])
+    if tag:
+        raise unknown_name(f"tag of {base}", tag, tags)
+    return MODEL_SPECS[f"{base}.{tags[0]}"]

@@ -1,0 +1,55 @@
+"""Loads all weights or none: what timm's and torch's own checks leave open."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cassle_zoo.errors import ArtifactError
+
+
+def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
+    """Check that weights are exactly a timm model's, its classifier left out.
+
+    Args:
+        keys: Names of the weights.
+        model: The timm model that they are loaded into.
+
+    Raises:
+        ArtifactError: If names are missing or unexpected.
+    """
+    cfg: Any = model.pretrained_cfg
+    classifier = cfg.get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    prefixes = tuple(f"{head}." for head in heads)
+    expected = {key for key in model.state_dict() if not key.startswith(prefixes)}
+    given = set(keys)
+    if given == expected:
+        return
+    parts = [
+        f"{len(names)} {what}: {', '.join(sorted(names)[:5])}"
+        for what, names in (("missing", expected - given), ("unexpected", given - expected))
+        if names
+    ]
+    raise ArtifactError(
+        f"The weights do not fit the model ({'; '.join(parts)}). Weights are loaded completely or "
+        "not at all; leave out arguments that change the architecture, or use pretrained=False."
+    )
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights that must fit a module exactly.
+
+    Args:
+        module: What they are loaded into.
+        state: The weights.
+        path: The file they come from, for the message.
+
+    Raises:
+        ArtifactError: If a name or a shape differs.
+    """
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ArtifactError(f"{path} does not fit its configuration: {error}") from error

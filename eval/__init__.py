@@ -1,0 +1,1 @@
+"""Evaluation of frozen backbones: data sets, protocols and recorded results."""

@@ -1,0 +1,1 @@
+"""Packaging models for the Hugging Face Hub."""

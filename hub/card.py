@@ -1,0 +1,304 @@
+"""Writes the model card (README.md) of a model folder."""
+
+import math
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from cassle_zoo import __version__
+from cassle_zoo.descriptors import DescriptorLayout
+from cassle_zoo.errors import ArtifactError
+from cassle_zoo.model_folder import CARD_FILE, MODEL_FILE, file_sha256, read_config
+from cassle_zoo.specs import DATASETS, MODEL_SPECS, DatasetInfo
+
+CITATION = """\
+```bibtex
+@article{przewiezlikowski2024cassle,
+  title   = {Augmentation-aware Self-supervised Learning with Conditioned Projector},
+  author  = {Przewi\\k{e}\\'zlikowski, Marcin and Pyla, Mateusz and Zieli\\'nski, Bartosz and
+             Twardowski, Bart{\\l}omiej and Tabor, Jacek and \\'Smieja, Marek},
+  journal = {Knowledge-Based Systems},
+  volume  = {305},
+  year    = {2024},
+  note    = {arXiv:2306.06082}
+}
+```"""
+
+TASK_TYPE = "image-feature-extraction"
+RESULT_FIELDS = ("task", "model", "data", "protocol", "metrics", "seed", "command")
+
+
+def write_card(folder: str | Path, results: Sequence[Mapping[str, Any]] = ()) -> Path:
+    """Write the README.md of a model folder anew.
+
+    Args:
+        folder: The model folder.
+        results: Recorded results of this model (the content of the JSON files).
+
+    Returns:
+        The path of README.md.
+
+    Raises:
+        ArtifactError: If the folder is not a model folder, or a result is malformed or of another
+            model.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    found = file_sha256(folder / MODEL_FILE)
+    for result in results:
+        _check_result(result)
+        measured = result["model"]["sha256"]
+        if measured != found:
+            raise ArtifactError(
+                f"a result was measured with weights of sha256 {measured}, but "
+                f"{folder / MODEL_FILE} has {found}; evaluate the folder again."
+            )
+    path = folder / CARD_FILE
+    staged = path.with_name(f".{CARD_FILE}.{uuid.uuid4().hex}")
+    try:
+        staged.write_bytes(str(render_card(config, results=results)).encode())
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+    return path
+
+
+def render_card(
+    config: Mapping[str, Any], *, results: Sequence[Mapping[str, Any]] = ()
+) -> ModelCard:
+    """Build the model card.
+
+    Args:
+        config: Content of the folder's config.json.
+        results: Recorded results of this model (the content of the JSON files).
+
+    Returns:
+        The card, its metrics in the metadata (`model-index`) and in the text.
+
+    Raises:
+        ArtifactError: If a result is malformed.
+    """
+    for result in results:
+        _check_result(result)
+    own = config["cassle_zoo"]
+    data = ModelCardData(
+        license=config["pretrained_cfg"]["license"],
+        library_name="timm",
+        pipeline_tag=TASK_TYPE,
+        tags=["timm", TASK_TYPE, "self-supervised-learning", "cassle", own["method"]],
+        model_name=own["name"],
+        eval_results=_eval_results(results) or None,
+    )
+    sections = (
+        _introduction(config),
+        _usage(config),
+        _projector(own),
+        _training(own),
+        _metrics(results),
+        _limits(own),
+        f"## Citation\n\n{CITATION}",
+    )
+    text = "\n\n".join(section for section in sections if section)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def _is_conditioned(own: Mapping[str, Any]) -> bool:
+    projector = own["projector"]
+    return projector is not None and projector["conditioning"] != "none"
+
+
+def _introduction(config: Mapping[str, Any]) -> str:
+    own = config["cassle_zoo"]
+    channels, height, width = config["pretrained_cfg"]["input_size"]
+    how = (
+        "CASSLE: the projector was given the parameters of each view's augmentation, so the "
+        "features keep what ordinary self-supervised learning discards (colour, position, "
+        "sharpness)"
+        if _is_conditioned(own)
+        else "the projector was not given the augmentation parameters: the baseline of CASSLE"
+    )
+    return (
+        f"# {own['name']}\n\n"
+        f"A `{config['architecture']}` image backbone, pretrained without labels by "
+        f"{own['method']} ({how}). It maps {height}x{width} pictures with {channels} channels to "
+        f"{config['num_features']} features and has no classifier."
+    )
+
+
+def _usage(config: Mapping[str, Any]) -> str:
+    name = config["cassle_zoo"]["name"]
+    registered = f'  # or, as bundled: "{name}"' if _is_released(name) else ""
+    return f"""\
+## Use
+
+With timm alone (`hf-hub:ORG/NAME` instead of `local-dir:DIR` once it is on the Hub):
+
+```python
+import timm
+import torch
+from PIL import Image
+
+model = timm.create_model("local-dir:DIR", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+with torch.inference_mode():
+    features = model(transform(Image.open("picture.png").convert("RGB")).unsqueeze(0))
+print(features.shape)  # (1, {config["num_features"]})
+```
+
+With cassle_zoo, which reads folders of pictures and skips damaged files:
+
+```python
+import cassle_zoo
+
+result = cassle_zoo.extract_features("local-dir:DIR", ["pictures/"]){registered}
+```"""
+
+
+def _is_released(name: str) -> bool:
+    return name in MODEL_SPECS and MODEL_SPECS[name].released
+
+
+def _projector(own: Mapping[str, Any]) -> str:
+    config = own["projector"]
+    if config is None:
+        return ""
+    head = """\
+## Projector
+
+`projector.safetensors` holds the projector of the pretraining. Features do not need it.
+
+```python
+import cassle_zoo
+
+projector = cassle_zoo.create_projector("local-dir:DIR", pretrained=True).eval()
+"""
+    if not _is_conditioned(own):
+        return head + "projections = projector(features)\n```"
+    layout = DescriptorLayout(tuple(config["descriptors"]))
+    rows = "\n".join(
+        f"| `{name}` | {columns.start} to {columns.stop - 1} |"
+        for name, columns in layout.slices().items()
+    )
+    return (
+        f"{head}projections = projector(features, descriptors)  # descriptors: "
+        f"(batch, {layout.width})\n```\n\n"
+        f"Conditioning: `{config['conditioning']}` on\n\n"
+        f"| descriptor | columns |\n|---|---|\n{rows}"
+    )
+
+
+def _dataset(own: Mapping[str, Any]) -> DatasetInfo | None:
+    return DATASETS.get(str(own["training"].get("data")))
+
+
+def _training(own: Mapping[str, Any]) -> str:
+    training = own["training"]
+    data = _dataset(own)
+    lines = []
+    if data is None:
+        lines.append(f"- Data: {_inline(training.get('data') or 'not recorded')}")
+        lines.append(f"- Licence of the data: {_inline(training.get('data_license', 'unknown'))}")
+    else:
+        lines.append(f"- Data: {data.title}. {data.description}")
+        lines.append(f"- Licence of the data: {data.license}.")
+    lines.append(f"- Code: cassle_zoo {_inline(training.get('cassle_zoo', __version__))}")
+    lines += [
+        f"- {key.capitalize()}: {_inline(value)}"
+        for key, value in training.items()
+        if key not in _SHOWN_APART and value is not None
+    ]
+    command = training.get("command", f"cassle-zoo train {own['name']} --data DATA --out RUN")
+    settings = "\n".join(
+        f"- `{section}`: {_inline(_settings(values))}"
+        for section, values in training.get("config", {}).items()
+    )
+    return "\n\n".join(
+        ["## Training", "\n".join(lines), f"```sh\n{command}\n```"]
+        + ([f"The settings, whether the recipe's or overridden:\n\n{settings}"] * bool(settings))
+    )
+
+
+_SHOWN_APART = ("data", "data_license", "cassle_zoo", "command", "config")
+
+
+def _settings(values: Any) -> str:
+    if not isinstance(values, dict):
+        return str(values)
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _inline(value: Any) -> str:
+    """Write a value on one line, so that it cannot change the structure of the document."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def _metrics(results: Sequence[Mapping[str, Any]]) -> str:
+    blocks = []
+    for result in results:
+        rows = "\n".join(
+            f"| {_inline(task)} | {_inline(metric)} | {value:.4g} |"
+            for task, metric, value in _values(result)
+        )
+        protocol = "; ".join(f"{k} {_inline(v)}" for k, v in result["protocol"].items())
+        blocks.append(
+            f"### {result['task']}\n\n"
+            f"Protocol: {protocol}; seed {result['seed']}.\n"
+            f"Data: {result['data']['name']}, sha256 `{result['data']['sha256']}`.\n\n"
+            f"| task | metric | value |\n|---|---|---|\n{rows}\n\n"
+            f"```sh\n{result['command']}\n```"
+        )
+    return "\n\n".join(["## Results", *blocks]) if blocks else ""
+
+
+def _check_result(result: Mapping[str, Any]) -> None:
+    missing = [key for key in RESULT_FIELDS if key not in result]
+    if missing:
+        raise ArtifactError(
+            f"a result lacks {', '.join(missing)}; record it anew with `cassle-zoo eval`."
+        )
+    for task, metric, value in _values(result):
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ArtifactError(f"the result {task} {metric} is {value!r}, not a finite number.")
+
+
+def _values(result: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:
+    for task, metrics in result["metrics"].items():
+        for metric, value in metrics.items():
+            yield task, metric, value
+
+
+def _eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type=TASK_TYPE,
+            task_name=f"{result['task']} {task}",
+            dataset_type=result["data"]["name"],
+            dataset_name=result["data"]["name"],
+            dataset_config=task,
+            dataset_split="test",
+            dataset_revision=result["data"]["sha256"],
+            metric_type="accuracy" if "recall" not in metric else "recall",
+            metric_name=metric,
+            metric_value=value,
+            metric_args=dict(result["protocol"]),
+        )
+        for result in results
+        for task, metric, value in _values(result)
+    ]
+
+
+def _limits(own: Mapping[str, Any]) -> str:
+    data = _dataset(own)
+    lines = [] if data is None else [f"- {data.limits}"]
+    lines.append("- Nothing is known about pictures unlike the training data; measure first.")
+    if _is_conditioned(own):
+        lines.append(
+            "- Features react to colour, position and sharpness; for tasks that must ignore these, "
+            "compare with the model trained without conditioning."
+        )
+    lines.append("- Not meant for recognising people or for decisions about them.")
+    return "## Limits\n\n" + "\n".join(lines)

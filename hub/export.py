@@ -1,0 +1,137 @@
+"""Turns a finished training run into a model folder, ready for the Hub."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from cassle_zoo.artifact import make_config, read_tensors, save_artifact
+from cassle_zoo.errors import ArtifactError, ConfigError
+from cassle_zoo.hub.card import render_card
+from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.specs import ModelSpec
+from cassle_zoo.strict import check_backbone_keys, load_strictly
+
+EXPORT_FILE = "export.json"
+BACKBONE_FILE = "backbone.safetensors"
+RUN_PROJECTOR_FILE = "projector.safetensors"
+DTYPES = (torch.float16, torch.float32)
+
+_FIELDS: Mapping[str, type] = {
+    "name": str,
+    "method": str,
+    "timm_arch": str,
+    "projector": dict,
+    "mean": list,
+    "std": list,
+    "input_size": list,
+    "training": dict,
+}
+
+
+def export_run(
+    run_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    dtype: torch.dtype = torch.float16,
+    overwrite: bool = False,
+) -> Path:
+    """Write `model.safetensors`, `projector.safetensors`, `config.json` and a model card.
+
+    The folder is loaded by `timm.create_model("local-dir:DIR", pretrained=True)` where cassle_zoo
+    is not installed.
+
+    Args:
+        run_dir: Folder of the run, of which `final/` is read.
+        out_dir: Folder to write.
+        dtype: Type of the weights on disk, float16 or float32.
+        overwrite: Whether to replace a model folder that exists.
+
+    Returns:
+        `out_dir`.
+
+    Raises:
+        ArtifactError: If the run is not finished, its files contradict each other, a weight does
+            not fit `dtype`, or `out_dir` is not empty.
+        ConfigError: If `dtype` is another type.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(
+            f"dtype {dtype} is not allowed; use one of {', '.join(map(str, DTYPES))}."
+        )
+    final = Path(run_dir) / "final"
+    info = _read_info(final)
+    backbone_path, projector_path = final / BACKBONE_FILE, final / RUN_PROJECTOR_FILE
+
+    if not timm.is_model(info["timm_arch"]):
+        raise ArtifactError(f"{final / EXPORT_FILE}: timm has no model {info['timm_arch']!r}.")
+    backbone: Any = timm.create_model(info["timm_arch"], num_classes=0)
+    state = read_tensors(backbone_path)
+    check_backbone_keys(state, backbone)
+    load_strictly(backbone, state, backbone_path)
+
+    projector = ConditionedProjector(_projector_config(info, final))
+    load_strictly(projector, read_tensors(projector_path), projector_path)
+
+    spec = _spec(info, projector.config, backbone.num_features)
+    config = make_config(
+        spec, backbone, projector=projector.config, training={"data": spec.data, **info["training"]}
+    )
+    return save_artifact(
+        out_dir,
+        config=config,
+        backbone_state=state,
+        projector=projector,
+        dtype=dtype,
+        card=str(render_card(config)),
+        overwrite=overwrite,
+    )
+
+
+def _read_info(final: Path) -> dict[str, Any]:
+    path = final / EXPORT_FILE
+    if not path.is_file():
+        raise ArtifactError(
+            f"{path} is missing: {final.parent} is no finished run. The same `cassle-zoo train` "
+            "command run again continues an unfinished one."
+        )
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); finish the run again.") from error
+    wrong = [
+        f"{key} ({kind.__name__})"
+        for key, kind in _FIELDS.items()
+        if not isinstance(info, dict) or not isinstance(info.get(key), kind)
+    ]
+    if wrong:
+        raise ArtifactError(f"{path} lacks {', '.join(wrong)}; finish the run again.")
+    return dict(info)
+
+
+def _projector_config(info: Mapping[str, Any], final: Path) -> ProjectorConfig:
+    try:
+        return ProjectorConfig.from_dict(info["projector"])
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{final / EXPORT_FILE}: {error}") from error
+
+
+def _spec(info: Mapping[str, Any], projector: ProjectorConfig, num_features: int) -> ModelSpec:
+    name, _, tag = info["name"].partition(".")
+    return ModelSpec(
+        name=name,
+        tag=tag,
+        arch=info["timm_arch"],
+        timm_arch=info["timm_arch"],
+        method=info["method"],
+        conditioned=projector.conditioning != "none",
+        input_size=tuple(info["input_size"]),
+        mean=tuple(info["mean"]),
+        std=tuple(info["std"]),
+        num_features=num_features,
+        data=tag,
+        recipe=info["name"],
+    )

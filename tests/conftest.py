@@ -1,0 +1,78 @@
+"""What holds for every test: no network, no shared caches, the same random numbers."""
+
+import os
+import random
+import shutil
+import socket
+import sys
+import tempfile
+from typing import Any
+
+import pytest
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None}
+_scratch = ""
+
+
+class NetworkBlockedError(RuntimeError):
+    """A test tried to reach another machine (no OSError: code that expects those hides them)."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set what libraries read when they are imported, before anything imports them."""
+    global _scratch  # noqa: PLW0603 - the hook below removes what this one made
+    config.addinivalue_line("markers", "slow: takes several seconds")
+    _scratch = tempfile.mkdtemp(prefix="cassle-zoo-tests-")
+    for name in ("HF_HOME", "TORCH_HOME"):
+        os.environ[name] = os.path.join(_scratch, name.lower())
+    os.environ.pop("HF_TOKEN", None)
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost more than they give
+    _block_network()
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(_scratch, ignore_errors=True)
+
+
+def _block_network() -> None:
+    """Let sockets reach this machine only."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    getaddrinfo = socket.getaddrinfo
+
+    def check(host: Any) -> None:
+        if isinstance(host, bytes):
+            host = host.decode()
+        if host not in _LOOPBACK:
+            raise NetworkBlockedError(f"tests must not use the network, but asked for {host!r}")
+
+    def check_address(sock: socket.socket, address: Any) -> None:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            check(address[0])
+
+    def checked_connect(self: socket.socket, address: Any) -> None:
+        check_address(self, address)
+        connect(self, address)
+
+    def checked_connect_ex(self: socket.socket, address: Any) -> int:
+        check_address(self, address)
+        return connect_ex(self, address)
+
+    def checked_getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        check(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    socket.socket.connect = checked_connect  # type: ignore[method-assign]
+    socket.socket.connect_ex = checked_connect_ex  # type: ignore[method-assign]
+    socket.getaddrinfo = checked_getaddrinfo
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Seed the global generators of whatever is imported; tests of numbers use their own."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)

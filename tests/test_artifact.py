@@ -1,0 +1,312 @@
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cassle_zoo.artifact import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    backbone_keys,
+    file_sha256,
+    load_backbone_state,
+    load_projector,
+    make_config,
+    read_config,
+    save_artifact,
+    verify_files,
+)
+from cassle_zoo.errors import ArtifactError, ChecksumError
+from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.specs import MODEL_SPECS
+
+SPEC = dataclasses.replace(MODEL_SPECS["resnet18_cassle_simclr.emoji64"], num_features=16)
+
+
+class TinyBackbone(nn.Module):
+    num_features = 16
+    global_pool = "avg"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3)
+        self.bn1 = nn.BatchNorm2d(16)
+
+
+@pytest.fixture
+def projector() -> ConditionedProjector:
+    return ConditionedProjector(ProjectorConfig(in_features=16, out_features=4, encoder_depth=2))
+
+
+@pytest.fixture
+def contents(projector: ConditionedProjector) -> dict[str, Any]:
+    backbone = TinyBackbone()
+    training = {"recipe": SPEC.recipe, "epochs": 3}
+    return {
+        "config": make_config(SPEC, backbone, projector=projector.config, training=training),
+        "backbone_state": backbone.state_dict(),
+        "projector": projector,
+    }
+
+
+def assert_equal_states(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        assert torch.equal(value, right[key]), key
+
+
+def test_round_trip(tmp_path: Path, contents: dict[str, Any]) -> None:
+    folder = save_artifact(tmp_path / "a" / "b", **contents, card="# card")
+    assert_equal_states(load_backbone_state(folder), contents["backbone_state"])
+    loaded = load_projector(folder)
+    assert_equal_states(loaded.state_dict(), contents["projector"].state_dict())
+    assert loaded.config == contents["projector"].config
+    assert read_config(folder) == contents["config"]
+    assert backbone_keys(folder) == set(contents["backbone_state"])
+    assert {path.name for path in folder.iterdir()} == {
+        MODEL_FILE,
+        PROJECTOR_FILE,
+        CONFIG_FILE,
+        "README.md",
+    }
+    assert [path.name for path in folder.parent.iterdir()] == ["b"]
+
+
+def test_config_is_timms_with_ours_beside_it(contents: dict[str, Any]) -> None:
+    config = contents["config"]
+    assert config["architecture"] == "resnet18"
+    assert config["pretrained_cfg"]["first_conv"] == "conv1"
+    assert config["pretrained_cfg"]["classifier"] == "fc"
+    own = config["cassle_zoo"]
+    assert own["name"] == SPEC.full_name
+    assert own["descriptors"] == [
+        {"name": "blur", "width": 1},
+        {"name": "color", "width": 4},
+        {"name": "color_diff", "width": 3},
+        {"name": "crop", "width": 4},
+        {"name": "grayscale", "width": 1},
+    ]
+    assert json.loads(json.dumps(config)) == config
+
+
+def test_floats_are_stored_as_asked_and_integers_as_they_are(
+    tmp_path: Path, contents: dict[str, Any]
+) -> None:
+    folder = save_artifact(tmp_path / "m", **contents, dtype=torch.float16)
+    stored = load_file(folder / MODEL_FILE)
+    assert stored["conv1.weight"].dtype == torch.float16
+    assert stored["bn1.num_batches_tracked"].dtype == torch.int64
+    projector = load_projector(folder)
+    assert all(p.dtype == torch.float32 for p in projector.parameters())
+    torch.testing.assert_close(
+        dict(projector.named_parameters())["layers.0.weight"],
+        dict(contents["projector"].named_parameters())["layers.0.weight"],
+        rtol=1e-3,
+        atol=1e-6,
+    )
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path, contents: dict[str, Any]) -> None:
+    one, two = (save_artifact(tmp_path / name, **contents) for name in "ab")
+    for file in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE):
+        assert file_sha256(one / file) == file_sha256(two / file)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (70000.0, torch.float16, r"'conv1.weight' reaches 70000.*float32"),
+        (float("nan"), torch.float32, "NaN"),
+        (float("-inf"), None, "infinity"),
+    ],
+)
+def test_weights_that_cannot_be_stored_are_refused(
+    tmp_path: Path, contents: dict[str, Any], value: float, dtype: torch.dtype | None, message: str
+) -> None:
+    contents["backbone_state"]["conv1.weight"][0, 0, 0, 0] = value
+    with pytest.raises(ArtifactError, match=message):
+        save_artifact(tmp_path / "m", **contents, dtype=dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_half_precision_number_is_stored(
+    tmp_path: Path, contents: dict[str, Any]
+) -> None:
+    contents["backbone_state"]["conv1.weight"][0, 0, 0, 0] = 65504.0
+    folder = save_artifact(tmp_path / "m", **contents, dtype=torch.float16)
+    assert load_backbone_state(folder)["conv1.weight"].max() == 65504.0
+
+
+def test_tied_weights_are_stored(tmp_path: Path, contents: dict[str, Any]) -> None:
+    state = contents["backbone_state"]
+    state["tied"] = state["conv1.weight"]
+    folder = save_artifact(tmp_path / "m", **contents)
+    assert torch.equal(load_backbone_state(folder)["tied"], state["conv1.weight"])
+
+
+def test_a_folder_with_content_is_kept(tmp_path: Path, contents: dict[str, Any]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="not empty"):
+        save_artifact(tmp_path, **contents)
+    with pytest.raises(ArtifactError, match=r"holds notes\.txt"):
+        save_artifact(tmp_path, **contents, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(ArtifactError, match="is a file"):
+        save_artifact(tmp_path / "notes.txt", **contents)
+
+
+def test_overwrite_replaces_a_model_folder_whole(tmp_path: Path, contents: dict[str, Any]) -> None:
+    folder = save_artifact(tmp_path / "m", **contents, card="old")
+    contents["backbone_state"]["conv1.bias"].fill_(7)
+    save_artifact(folder, **{**contents, "projector": None}, overwrite=True)
+    assert load_backbone_state(folder)["conv1.bias"].unique().tolist() == [7]
+    assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, MODEL_FILE]
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize("failing_call", [1, 2])
+def test_a_failed_write_leaves_the_old_folder(
+    tmp_path: Path, contents: dict[str, Any], monkeypatch: pytest.MonkeyPatch, failing_call: int
+) -> None:
+    folder = save_artifact(tmp_path / "m", **contents)
+    before = file_sha256(folder / MODEL_FILE)
+    replace, calls = os.replace, 0
+
+    def failing(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing_call:
+            raise OSError("disk on fire")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    contents["backbone_state"]["conv1.bias"].fill_(7)
+    with pytest.raises(OSError, match="disk on fire"):
+        save_artifact(folder, **contents, overwrite=True)
+    assert file_sha256(folder / MODEL_FILE) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_invalid_config_is_not_written(tmp_path: Path, contents: dict[str, Any]) -> None:
+    contents["config"]["num_classes"] = 10
+    with pytest.raises(ArtifactError, match="num_classes is 10"):
+        save_artifact(tmp_path / "m", **contents)
+    assert list(tmp_path.iterdir()) == []
+
+
+def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(config: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            config = config[key]
+        config[keys[-1]] = to
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change("architecture", to="../resnet18"), "not the name of a timm model"),
+        (change("architecture", to=3), "architecture must be given as str, found 3"),
+        (change("num_features", to=0), "must be positive"),
+        (change("pretrained_cfg", "file", to="/etc/passwd"), "points outside the folder with file"),
+        (change("pretrained_cfg", "url", to="https://x"), "points outside the folder with url"),
+        (change("pretrained_cfg", "mean", to=[0.5]), "mean must be three numbers"),
+        (change("pretrained_cfg", "std", to=["a", 1, 1]), "std must be three numbers"),
+        (change("cassle_zoo", to=None), "cassle_zoo must be given as dict"),
+        (change("cassle_zoo", "format_version", to=2), "format_version is 2.*reads 1"),
+        (change("cassle_zoo", "descriptors", to=[{"name": "hue", "width": 1}]), "'hue'"),
+        (change("cassle_zoo", "descriptors", to=["blur"]), "descriptors must be a list of"),
+        (change("cassle_zoo", "descriptors", to=[]), "contradict"),
+        (change("cassle_zoo", "projector", "descriptors", to=["crop", "blur"]), "contradict"),
+        (change("cassle_zoo", "training", to="long"), "training must be given as dict"),
+    ],
+)
+def test_a_wrong_config_is_refused_by_file_and_reason(
+    tmp_path: Path,
+    contents: dict[str, Any],
+    damage: Callable[[dict[str, Any]], None],
+    message: str,
+) -> None:
+    folder = save_artifact(tmp_path / "m", **contents)
+    damage(contents["config"])
+    (folder / CONFIG_FILE).write_text(json.dumps(contents["config"]))
+    with pytest.raises(ArtifactError, match=message) as caught:
+        read_config(folder)
+    assert str(folder / CONFIG_FILE) in str(caught.value)
+    assert "cassle-zoo hub export" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00"])
+def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / CONFIG_FILE).write_text(text)
+    with pytest.raises(ArtifactError, match=CONFIG_FILE):
+        read_config(tmp_path)
+
+
+def test_binary_config_and_missing_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ArtifactError, match="not JSON"):
+        read_config(tmp_path)
+    with pytest.raises(ArtifactError, match="not a model folder"):
+        read_config(tmp_path / "nowhere")
+
+
+def test_the_projector_must_fit_its_config(tmp_path: Path, contents: dict[str, Any]) -> None:
+    folder = save_artifact(tmp_path / "m", **contents)
+    config = contents["config"]
+    config["cassle_zoo"]["projector"]["out_features"] = 8
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=r"projector\.safetensors does not fit"):
+        load_projector(folder)
+    config["cassle_zoo"]["projector"]["colour"] = 8
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=r"config\.json: unknown projector fields"):
+        load_projector(folder)
+
+
+def test_a_folder_without_projector_says_so(tmp_path: Path, contents: dict[str, Any]) -> None:
+    contents["config"]["cassle_zoo"] |= {"projector": None, "descriptors": []}
+    folder = save_artifact(tmp_path / "m", **{**contents, "projector": None})
+    with pytest.raises(ArtifactError, match="only a backbone"):
+        load_projector(folder)
+
+
+@pytest.mark.parametrize("size", [0, 5, 200])
+def test_a_truncated_file_is_refused_by_name(
+    tmp_path: Path, contents: dict[str, Any], size: int
+) -> None:
+    folder = save_artifact(tmp_path / "m", **contents)
+    for file, load in ((MODEL_FILE, load_backbone_state), (MODEL_FILE, backbone_keys)):
+        (folder / file).write_bytes((folder / file).read_bytes()[:size])
+        with pytest.raises(ArtifactError, match=f"{file} is damaged"):
+            load(folder)
+    (folder / MODEL_FILE).unlink()
+    with pytest.raises(ArtifactError, match=f"{MODEL_FILE} is missing"):
+        load_backbone_state(folder)
+
+
+def test_verify_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"abc")
+    right = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(path) == right
+    verify_files(tmp_path, {"a.bin": right})
+    verify_files(tmp_path, {"a.bin": right.upper()})
+    with pytest.raises(ChecksumError, match=rf"a\.bin .*{right}, expected {'0' * 64}"):
+        verify_files(tmp_path, {"a.bin": "0" * 64})
+    with pytest.raises(ArtifactError, match=r"b\.bin is missing"):
+        verify_files(tmp_path, {"b.bin": right})
+
+
+@pytest.mark.parametrize("name", ["../a.bin", "/etc/passwd", "..", "sub/a.bin"])
+def test_hashes_of_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match="not a plain file name"):
+        verify_files(tmp_path, {name: "0" * 64})

@@ -1,0 +1,264 @@
+"""The command line: what it prints, and its exit statuses."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import cassle_zoo
+from cassle_zoo.artifact import make_config, save_artifact
+from cassle_zoo.cli import main as cli
+from cassle_zoo.cli.main import main
+from cassle_zoo.demo import SAMPLES
+from cassle_zoo.errors import DataError
+
+MODEL = "resnet18_cassle_simclr.emoji64"
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "cassle_zoo", *args]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained model in a folder, as a name for the command line."""
+    spec = cassle_zoo.model_info(MODEL)
+    backbone = cassle_zoo.create_model(MODEL)
+    config = make_config(spec, backbone, projector=None, training={})
+    folder = tmp_path_factory.mktemp("model") / "resnet18"
+    save_artifact(folder, config=config, backbone_state=backbone.state_dict(), projector=None)
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with two pictures of different colours."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("red", "blue"):
+        Image.new("RGB", (64, 64), name).save(folder / f"{name}.png")
+    return folder
+
+
+def fails_with(run: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr of a command that ends in status 2."""
+    assert run() == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("list",),
+        ("info",),
+        ("features",),
+        ("demo",),
+        ("train",),
+        ("eval",),
+        ("eval", "emoji64"),
+        ("hub",),
+        ("hub", "export"),
+        ("hub", "cards"),
+    ],
+)
+def test_help(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main([*args, "--help"])
+    except SystemExit as stop:
+        status = stop.code or 0
+    assert status == 0
+    assert capsys.readouterr().out.startswith(f"usage: {' '.join(('cassle-zoo', *args))}")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for name in ("list", "info", "features", "demo", "train", "eval", "hub"):
+        assert f"\n    {name} " in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"cassle-zoo {cassle_zoo.__version__}\n"
+
+
+@pytest.mark.parametrize("args", [[], ["no-such-command"], ["features", "x"], ["list", "--what"]])
+def test_wrong_usage_is_status_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    assert "usage: cassle-zoo" in capsys.readouterr().err
+
+
+def test_list_shows_models_and_whether_weights_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == cassle_zoo.list_models()
+    [unpublished] = [line for line in lines if line.startswith("resnet50_cassle_simclr.in100")]
+    assert "not published" in unpublished
+
+
+def test_list_filters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "*resnet18*"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names
+    assert all("resnet18" in name for name in names)
+    assert main(["list", "--pretrained"]) == 0
+    assert "not published" not in capsys.readouterr().out
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", MODEL]) == 0
+    fields = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert fields["full_name"] == MODEL
+    assert fields["input_size"] == "3, 64, 64"
+
+
+def test_unknown_model_suggests_near_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails_with(lambda: main(["info", "resnet18_casle_simclr"]), capsys)
+    assert line.startswith("cassle-zoo: error: ")
+    assert "Did you mean 'resnet18_cassle_simclr" in line
+
+
+def test_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: list[str]) -> int:
+        raise DataError("first line\n  second line")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert fails_with(lambda: main([]), capsys) == "cassle-zoo: error: first line second line\n"
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: list[str]) -> int:
+        raise OSError("no file involved")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    with pytest.raises(OSError, match="no file involved"):
+        main([])
+
+
+def test_interrupt_is_status_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupt)
+    assert main([]) == 130
+    assert capsys.readouterr().err == "cassle-zoo: interrupted\n"
+
+
+def test_closed_pipe_is_quiet() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        result = subprocess.run(command("list"), stdout=out, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 141
+    assert result.stderr == b""
+
+
+def test_features(
+    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / "features.npz"
+    assert main(["features", model, str(pictures), "-o", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}: 2 pictures x 512 features\n"
+    loaded = cassle_zoo.load_features(output)
+    assert [Path(source).name for source in loaded.sources] == ["blue.png", "red.png"]
+    assert not loaded.features[0].equal(loaded.features[1])
+
+
+def test_features_leave_out_what_is_no_picture(
+    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = pictures / "broken.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    output = tmp_path / "features.safetensors"
+    assert main(["features", model, str(pictures), "-o", str(output), "--batch-size", "1"]) == 1
+    assert f"left out {bad}: " in capsys.readouterr().err
+    assert len(cassle_zoo.load_features(output)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["resnet18_casle_simclr", "PICTURES", "-o", "x.npz"], "Did you mean"),
+        (["resnet50_cassle_simclr.in100", "PICTURES", "-o", "x.npz"], "cassle-zoo train"),
+        ([MODEL, "PICTURES/absent.png", "-o", "x.npz"], "absent.png"),
+        ([MODEL, "PICTURES", "-o", "x.txt"], ".safetensors, .npz, .csv, .parquet"),
+        (["local-dir:PICTURES", "PICTURES", "-o", "x.npz"], "config.json"),
+    ],
+)
+def test_features_errors(
+    arguments: list[str],
+    expected: str,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = [argument.replace("PICTURES", str(pictures)) for argument in arguments]
+    assert expected in fails_with(lambda: main(["features", *argv]), capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_demo_on_the_sample_pictures(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "demo"
+    assert main(["demo", "--model", model, "-o", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("neighbours.png", "neighbours.html", "features.safetensors"):
+        assert str(folder / name) in printed
+    with Image.open(folder / "neighbours.png") as sheet:
+        assert sheet.width > 500
+        assert sheet.height > 1000
+    samples = sorted(SAMPLES.glob("*.png"))
+    page = (folder / "neighbours.html").read_text("utf-8")
+    assert all(sample.stem in page for sample in samples)
+    assert len(cassle_zoo.load_features(folder / "features.safetensors")) == len(samples)
+
+
+def test_demo_on_own_pictures(
+    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "notes.png").write_text("no picture")
+    folder = tmp_path / "demo"
+    assert main(["demo", str(pictures), "--model", model, "-o", str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("2 pictures")
+    assert "notes.png" in err
+
+
+def test_demo_needs_two_pictures(
+    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["demo", str(pictures / "red.png"), "--model", model, "-o", str(tmp_path / "demo")]
+    assert "two pictures" in fails_with(lambda: main(args), capsys)
+
+
+def test_train_arguments_reach_the_trainer_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[str] = []
+
+    def run_from_cli(argv: list[str]) -> int:
+        received.extend(argv)
+        return 3
+
+    monkeypatch.setattr("cassle_zoo.train.main.run_from_cli", run_from_cli)
+    argv = [MODEL, "--data", "x", "--help", "--", "--version"]
+    assert main(["train", *argv]) == 3
+    assert received == argv

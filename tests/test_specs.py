@@ -1,0 +1,58 @@
+import hashlib
+
+import pytest
+
+from cassle_zoo.errors import UnknownNameError
+from cassle_zoo.model_folder import MODEL_FILE, PROJECTOR_FILE, bundled_folder, read_config
+from cassle_zoo.specs import DATASETS, MODEL_SPECS, PROJECTORS, model_tags, resolve_spec
+
+RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
+
+
+def test_names_say_architecture_conditioning_method_and_data() -> None:
+    for full_name, spec in MODEL_SPECS.items():
+        middle = "_cassle_" if spec.conditioned else "_"
+        assert full_name == f"{spec.arch}{middle}{spec.method}.{spec.tag}" == spec.full_name
+        assert spec.method in PROJECTORS
+        assert spec.input_size == DATASETS[spec.data].input_size
+
+
+def test_the_models_of_the_first_release_are_there() -> None:
+    assert {
+        f"{arch}_{method}.{tag}"
+        for arch, tags in (("resnet18", ("emoji64", "stl10")), ("resnet50", ("emoji64", "in100")))
+        for method in ("simclr", "cassle_simclr")
+        for tag in tags
+    } <= set(MODEL_SPECS)
+
+
+def test_a_name_without_tag_means_its_first_tag() -> None:
+    assert model_tags("resnet50_cassle_simclr")[0] == "emoji64"
+    assert resolve_spec("resnet50_cassle_simclr").full_name == "resnet50_cassle_simclr.emoji64"
+    assert resolve_spec("resnet50_cassle_simclr.in100").tag == "in100"
+
+
+def test_unknown_names_suggest_near_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean '?resnet50_cassle_simclr'"):
+        resolve_spec("resnet50_casle_simclr")
+    with pytest.raises(UnknownNameError, match=r"resnet18_cassle_simclr\.emoji64"):
+        resolve_spec("resnet18_cassle_simcrl.emoji64")
+
+
+def test_an_unknown_tag_lists_the_tags() -> None:
+    with pytest.raises(UnknownNameError, match=r"tag of resnet18_cassle_simclr 'in100'.*stl10"):
+        resolve_spec("resnet18_cassle_simclr.in100")
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_bundled_files_have_the_published_hashes(name: str) -> None:
+    spec = MODEL_SPECS[name]
+    folder = bundled_folder(spec)
+    assert spec.sha256 is not None
+    assert {MODEL_FILE, PROJECTOR_FILE, "config.json"} <= set(spec.sha256)
+    for file, expected in spec.sha256.items():
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == expected
+    config = read_config(folder)
+    assert config["cassle_zoo"]["name"] == name
+    assert config["architecture"] == spec.timm_arch
+    assert tuple(config["pretrained_cfg"]["mean"]) == spec.mean

@@ -1,0 +1,84 @@
+"""Checkpoints that survive being interrupted: written aside, flushed, then renamed.
+
+A checkpoint is one file, the SHA-256 of its content on the first line and then the content. The
+latest two are kept, so that a damaged latest one costs the steps since the one before.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cassle_zoo.errors import ArtifactError
+
+LATEST = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain Python values) as the folder's latest checkpoint.
+
+    Raises:
+        OSError: If it cannot be written (a full disk, say); earlier checkpoints are untouched.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    temporary = folder / f".{LATEST}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    latest = folder / LATEST
+    if latest.exists():
+        os.replace(latest, folder / PREVIOUS)
+    os.replace(temporary, latest)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Read the latest checkpoint that is intact. No code in it is run.
+
+    Returns:
+        state: What was saved, on the CPU; `None` if the folder has no checkpoint at all.
+        damaged: Names of checkpoints that were passed over because they are damaged.
+
+    Raises:
+        ArtifactError: If there are checkpoints, but all of them are damaged.
+    """
+    damaged: list[str] = []
+    for path in (folder / LATEST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        digest, _, content = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            damaged.append(path.name)
+            continue
+        state: dict[str, Any] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
+        return state, damaged
+    if damaged:
+        raise ArtifactError(
+            f"all checkpoints in {str(folder)!r} are damaged ({', '.join(damaged)}); "
+            "remove the folder to train from the start."
+        )
+    return None, damaged
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, so that the file is either old or new, never half."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

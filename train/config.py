@@ -1,0 +1,171 @@
+"""All settings of a training run. Each field is checked when a configuration is made."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from cassle_zoo.augment import AugmentConfig
+from cassle_zoo.devices import PRECISIONS
+from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
+from cassle_zoo.train.methods.simclr import SimCLRConfig
+
+LOGGERS = ("csv", "tensorboard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the pictures come from.
+
+    Attributes:
+        root: Folder or archive that holds the data.
+        dataset: `emoji64`, or a name for timm's dataset factory: empty for a folder or tar of
+            images (no labels needed), `wds/NAME`, `hfds/NAME`, `torch/NAME`, `tfds/NAME`.
+        split: Split to train on, as the data set names it.
+        samples: Number of samples of a streamed data set (`wds/`) that does not state it.
+        workers: Processes that decode and crop; 0 does it in the main process.
+        max_bad_share: Share of the pictures that may be unreadable before the run stops.
+    """
+
+    root: str = ""
+    dataset: str = ""
+    split: str = "train"
+    samples: int | None = None
+    workers: int = 1
+    max_bad_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_at_least("data.workers", self.workers, 0)
+        _check_at_least("data.max_bad_share", self.max_bad_share, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights are updated.
+
+    Attributes:
+        epochs: Passes over the data.
+        batch_size: Pictures per step (each gives two views).
+        optimizer: Name for timm's optimiser factory; `momentum` is SGD without Nesterov.
+        base_lr: Peak learning rate at batch 256; scaled linearly with the batch size.
+        warmup_epochs: Epochs of linear increase from 0, before the cosine decay to 0.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay.
+        decay_all: Whether biases and normalisation weights decay too, as in the paper.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    optimizer: str = "momentum"
+    base_lr: float = 0.03
+    warmup_epochs: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_all: bool = True
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _check_at_least("optim.epochs", self.epochs, 1)
+        _check_at_least("optim.batch_size", self.batch_size, 2)
+        _check_at_least("optim.base_lr", self.base_lr, 0)
+        _check_at_least("optim.momentum", self.momentum, 0)
+        _check_at_least("optim.weight_decay", self.weight_decay, 0)
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise ConfigError(
+                f"optim.warmup_epochs must be within [0, optim.epochs = {self.epochs}], "
+                f"got {self.warmup_epochs}."
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at its highest."""
+        return self.base_lr * self.batch_size / 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What does not change the result, up to floating-point rounding, except `seed`.
+
+    Attributes:
+        seed: Seeds initialisation, order of the data and augmentation.
+        device: Device to train on; `None` picks a GPU if there is one.
+        precision: `auto`, `fp32` or `bf16` (autocast); `auto` is bf16 where it is native.
+        channels_last: Memory format of images and convolutions; faster where bf16 is native.
+        threads: CPU threads of torch; `None` leaves torch's choice.
+        checkpoint_every: Steps between checkpoints; one is also written at the end.
+        log_every: Steps between log entries.
+        monitor_every: Epochs between k-NN checks; 0 turns them off.
+        monitor_samples: Pictures that a k-NN check looks at.
+        loggers: Any of `csv`, `tensorboard`.
+    """
+
+    seed: int = 0
+    device: str | None = None
+    precision: str = "auto"
+    channels_last: bool = True
+    threads: int | None = None
+    checkpoint_every: int = 100
+    log_every: int = 10
+    monitor_every: int = 5
+    monitor_samples: int = 2000
+    loggers: tuple[str, ...] = LOGGERS
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        for name in ("checkpoint_every", "log_every"):
+            _check_at_least(f"run.{name}", getattr(self, name), 1)
+        for name in ("seed", "monitor_every", "monitor_samples"):
+            _check_at_least(f"run.{name}", getattr(self, name), 0)
+        if self.threads is not None:
+            _check_at_least("run.threads", self.threads, 1)
+        for logger in self.loggers:
+            if logger not in LOGGERS:
+                raise unknown_name("logger", logger, LOGGERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        name: Name of the model that the run produces, `ARCH_METHOD.TAG`.
+        arch: Any timm model name.
+        method: Settings of the SSL method.
+        conditioning: What the projector is told about the augmentation.
+        augment: The distribution of views.
+        data: Where the pictures come from.
+        optim: How the weights are updated.
+        run: Seed, device, logs and checkpoints.
+    """
+
+    name: str
+    arch: str
+    method: MethodConfig = field(default_factory=SimCLRConfig)
+    conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings as JSON types."""
+        values = dataclasses.asdict(self)
+        values["method"] = {"name": self.method.name, **values["method"]}
+        as_json: dict[str, Any] = _lists_for_tuples(values)
+        return as_json
+
+
+def _lists_for_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists_for_tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_lists_for_tuples(item) for item in value]
+    return value
+
+
+def _check_at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise ConfigError(f"{name} must be at least {low}, got {value}.")

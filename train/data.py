@@ -1,0 +1,234 @@
+"""From files to batches of uint8 crops.
+
+Workers decode a picture once, cut its two crops and draw the uniforms that fix the rest of the
+augmentation. All of it depends only on (seed, epoch, sample, view): not on the number of workers,
+nor on where a run was interrupted.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+
+from cassle_zoo.augment import AugmentConfig, crop_box, crop_image, draw_uniforms, view_generator
+from cassle_zoo.errors import DataError
+from cassle_zoo.images import UnreadableImageError, open_image
+from cassle_zoo.train.config import DataConfig, TrainConfig
+
+N_VIEWS = 2
+MAX_CONSECUTIVE_BAD = 20
+Sample = dict[str, Tensor]
+
+
+def open_dataset(config: DataConfig) -> Any:
+    """Open the pictures: a data set of (PIL image, label) pairs.
+
+    Raises:
+        DataError: If there are no pictures at `config.root`.
+    """
+    if not config.root:
+        raise DataError("no data given: pass --data PATH (a folder, a tar file, ...).")
+    if config.dataset == "emoji64":
+        from cassle_zoo.eval.emoji64 import pretraining_dataset
+
+        return pretraining_dataset(config.root)
+    from timm.data import create_dataset
+
+    try:
+        return create_dataset(
+            config.dataset,
+            root=config.root,
+            split=config.split,
+            is_training=True,
+            num_samples=config.samples,
+            input_img_mode="RGB" if _is_stream(config.dataset) else "",
+        )
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        raise DataError(
+            f"cannot open data set {config.dataset or 'folder'!r} at {config.root!r}: {error}"
+        ) from error
+
+
+def _is_stream(dataset: str) -> bool:
+    return dataset.partition("/")[0] in ("wds", "tfds", "hfids")
+
+
+class Crops:
+    """Cuts the crops of one picture's views and draws their uniforms."""
+
+    def __init__(self, augment: AugmentConfig, seed: int) -> None:
+        """Keep the distribution and the seed."""
+        self.augment = augment
+        self.seed = seed
+
+    def __call__(self, image: Image.Image, epoch: int, sample: int) -> Sample:
+        """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ()."""
+        image = open_image(image)
+        width, height = image.size
+        uniforms = torch.cat(
+            [
+                draw_uniforms(1, view_generator(self.seed, epoch, sample, view))
+                for view in range(N_VIEWS)
+            ]
+        )
+        boxes = [crop_box(self.augment, height, width, row) for row in uniforms.tolist()]
+        return {
+            "crops": torch.stack([crop_image(image, box, self.augment.size) for box in boxes]),
+            "uniforms": uniforms,
+            "source": torch.tensor([height, width]),
+            "bad": torch.tensor(-1),
+        }
+
+
+class MapViews(Dataset[Sample]):
+    """Views of a data set with random access; indexed by (epoch, sample).
+
+    A picture that cannot be read is replaced by the next one, and its index reported as `bad`.
+    """
+
+    def __init__(self, dataset: Any, crops: Crops) -> None:
+        """Wrap a data set of (PIL image, label) pairs."""
+        self.dataset = dataset
+        self.crops = crops
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Return the views of one picture in one epoch."""
+        epoch, wanted = key
+        reason: Exception | None = None
+        for offset in range(min(MAX_CONSECUTIVE_BAD, len(self.dataset))):
+            sample = (wanted + offset) % len(self.dataset)
+            try:
+                views = self.crops(self.dataset[sample][0], epoch, sample)
+            except (UnreadableImageError, OSError) as error:
+                reason = error
+                continue
+            return views if sample == wanted else {**views, "bad": torch.tensor(wanted)}
+        raise DataError(
+            f"{MAX_CONSECUTIVE_BAD} pictures in a row, from number {wanted} on, cannot be read; "
+            f"the last error: {reason}"
+        )
+
+
+class StreamViews(IterableDataset[Sample]):
+    """Views of a streamed data set; a sample is identified by a checksum of its pixels."""
+
+    def __init__(self, dataset: Any, crops: Crops, epoch: int) -> None:
+        """Wrap a stream of (PIL image, label) pairs."""
+        self.dataset = dataset
+        self.crops = crops
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the views of one epoch."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(self.epoch)
+        for image, _ in self.dataset:
+            yield self.crops(image, self.epoch, zlib.crc32(image.tobytes()))
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, sample) from any step of a run to its end, each epoch shuffled anew."""
+
+    def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int) -> None:
+        """Prepare the batches of steps `first` to `last - 1`."""
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps = range(first, last)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches in order."""
+        per_epoch = self.length // self.batch_size
+        order: list[int] = []
+        for step in self.steps:
+            epoch, position = divmod(step, per_epoch)
+            if not order or position == 0:
+                generator = view_generator(self.seed, epoch, -1, -1)
+                order = torch.randperm(self.length, generator=generator).tolist()
+            start = position * self.batch_size
+            yield [(epoch, sample) for sample in order[start : start + self.batch_size]]
+
+
+def steps_per_epoch(dataset: Any, batch_size: int) -> int:
+    """Return the number of full batches in an epoch.
+
+    Raises:
+        DataError: If there is not even one, or the size of a stream is not known.
+    """
+    try:
+        length = len(dataset)
+    except TypeError:
+        length = 0
+    if length == 0:
+        raise DataError("the data set is empty or does not state its size; pass --data.samples N.")
+    if length < batch_size:
+        raise DataError(
+            f"the data set has {length} pictures, fewer than one batch of {batch_size}; "
+            f"pass --optim.batch-size {length} or less."
+        )
+    return length // batch_size
+
+
+def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterator[Sample]:
+    """Yield the batches of steps `first` to `last - 1` of a run.
+
+    Args:
+        config: The run.
+        dataset: From `open_dataset`.
+        first: Step to begin with, counted from 0.
+        last: Step to end before.
+
+    Yields:
+        `crops` (B, 2, 3, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
+        `bad` (B,) index of the picture that could not be read and was replaced, or -1.
+    """
+    crops = Crops(config.augment, config.run.seed)
+    batch_size, workers = config.optim.batch_size, config.data.workers
+    pin = torch.cuda.is_available()
+    if not isinstance(dataset, IterableDataset):
+        sampler = EpochBatches(len(dataset), batch_size, config.run.seed, first, last)
+        yield from DataLoader(
+            MapViews(dataset, crops),
+            batch_sampler=sampler,
+            num_workers=workers,
+            pin_memory=pin,
+            generator=torch.Generator().manual_seed(config.run.seed),
+        )
+        return
+    per_epoch = steps_per_epoch(dataset, batch_size)
+    step = first
+    while step < last:
+        epoch, skip = divmod(step, per_epoch)
+        loader = DataLoader(
+            StreamViews(dataset, crops, epoch), batch_size=None, num_workers=workers
+        )
+        for index, batch in enumerate(_collated(loader, batch_size, per_epoch)):
+            if index >= skip and step < last:
+                yield batch
+                step += 1
+
+
+def _collated(samples: Any, batch_size: int, count: int) -> Iterator[Sample]:
+    """Yield `count` full batches, taking samples round-robin from the workers."""
+    group: list[Sample] = []
+    made = 0
+    for sample in samples:
+        group.append(sample)
+        if len(group) == batch_size:
+            yield default_collate(group)
+            group = []
+            made += 1
+            if made == count:
+                return
+    raise DataError(
+        f"the stream ended after {made} batches of {batch_size}, but {count} were expected; "
+        "correct --data.samples."
+    )

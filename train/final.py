@@ -1,0 +1,68 @@
+"""What a finished run leaves for `hub export`: weights without optimiser, and how they came about."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from cassle_zoo.train.checkpoint import write_json
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.methods import Method
+
+BACKBONE_FILE = "backbone.safetensors"
+PROJECTOR_FILE = "projector.safetensors"
+EXPORT_FILE = "export.json"
+
+
+def write(folder: Path, method: Method, config: TrainConfig, *, steps: int) -> None:
+    """Write backbone and projector in float32, and `export.json`, which is written last."""
+    folder.mkdir(exist_ok=True)
+    for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
+        state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
+        temporary = folder / f".{name}.tmp"
+        save_file(state, temporary)
+        temporary.replace(folder / name)
+    write_json(
+        folder / EXPORT_FILE,
+        {
+            "name": config.name,
+            "method": config.method.name,
+            "timm_arch": config.arch,
+            "projector": method.projector.config.to_dict(),
+            "input_size": [3, config.augment.size, config.augment.size],
+            "mean": list(config.augment.mean),
+            "std": list(config.augment.std),
+            "training": {"config": _public(config), "steps": steps, **code_version()},
+        },
+    )
+
+
+def code_version() -> dict[str, Any]:
+    """Return the versions of the code and libraries, and the git commit if it runs from a clone."""
+    here = Path(__file__).resolve().parent
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "cassle_zoo": metadata.version("cassle-zoo"),
+        "commit": git.stdout.strip() if git.returncode == 0 else None,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _public(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings without the user's paths."""
+    values = config.to_dict()
+    values["data"]["root"] = Path(config.data.root).name
+    return values

@@ -1,0 +1,286 @@
+"""The training loop. It reads top to bottom and never asks which method it trains."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from cassle_zoo.devices import autocast_dtype, pick_device
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.train import final
+from cassle_zoo.train.checkpoint import load_checkpoint, save_checkpoint, write_json
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.data import batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.guards import BadPictures, finite, locked, stop_signals
+from cassle_zoo.train.logs import Progress, open_loggers
+from cassle_zoo.train.methods import Method
+from cassle_zoo.train.monitor import Monitor
+from cassle_zoo.train.optim import build_optimizer, learning_rate
+from cassle_zoo.train.views import make_views
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        steps: Optimiser steps done, in this call and before.
+        finished: Whether that is all of them; if not, the same call continues the run.
+    """
+
+    steps: int
+    finished: bool
+
+
+def train(config: TrainConfig, out: str | Path) -> TrainResult:
+    """Train, or continue training, in the folder `out`.
+
+    Writes `config.json`, `metrics.csv`, checkpoints and, at the end, the folder `final`. SIGTERM
+    and SIGINT save a checkpoint after the current step and return.
+
+    Args:
+        config: All settings.
+        out: Folder of the run; created if missing. If it holds an interrupted run with the same
+            settings, that run is continued.
+
+    Raises:
+        ConfigError: If `out` holds a run with other settings, or is used by another process.
+        DataError: If there are no pictures, or too many that cannot be read.
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+    """
+    out = Path(out)
+    dataset = open_dataset(config.data)
+    per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
+    total = config.optim.epochs * per_epoch
+    with locked(out), stop_signals() as stop:
+        check_same_run(config, out)
+        trainer = Trainer(config, per_epoch)
+        notes = trainer.restore(out)
+        write_json(out / CONFIG_FILE, config.to_dict())
+        report = Reporter(config, out, trainer.step, total)
+        monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
+        bad_pictures = BadPictures(dataset, config.data.max_bad_share)
+        for note in notes:
+            report.message(note)
+        for batch in batches(config, dataset, trainer.step, total):
+            for name in bad_pictures.note(batch["bad"]):
+                report.message(f"picture {name} cannot be read; the next one is used instead.")
+            values = trainer.train_step(batch, total)
+            report.step(trainer.step, values)
+            epoch, position = divmod(trainer.step, per_epoch)
+            if position == 0:
+                every = config.run.monitor_every
+                measured = {}
+                if every and epoch % every == 0:
+                    measured = monitor(trainer.method.backbone, trainer.device)
+                report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
+            done = trainer.step == total
+            if done or stop.requested or trainer.step % config.run.checkpoint_every == 0:
+                trainer.save(out)
+            if stop.requested and not done:
+                report.message(f"stopped after step {trainer.step}; the same command continues.")
+                break
+        report.close()
+        if trainer.step == total:
+            final.write(out / "final", trainer.method, config, steps=total)
+    return TrainResult(steps=trainer.step, finished=trainer.step == total)
+
+
+class Trainer:
+    """Model, optimiser and position of a run: all that a checkpoint holds.
+
+    Attributes:
+        method: The SSL method with its backbone and projector.
+        optimizer: Over the method's parameters.
+        step: Optimiser steps done.
+        device: Where the computation runs.
+    """
+
+    def __init__(self, config: TrainConfig, per_epoch: int) -> None:
+        """Build everything, initialised from the seed."""
+        if config.run.threads is not None:
+            torch.set_num_threads(config.run.threads)
+        self.config = config
+        self.per_epoch = per_epoch
+        self.device = pick_device(config.run.device)
+        self._dtype = autocast_dtype(config.run.precision, self.device)
+        self._memory_format = (
+            torch.channels_last if config.run.channels_last else torch.contiguous_format
+        )
+        self.method = build_method(config).to(self.device)
+        self.method = self.method.to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        self.method.train()
+        self.optimizer = build_optimizer(self.method, config.optim)
+        self.step = 0
+
+    def train_step(self, batch: dict[str, Tensor], total: int) -> dict[str, float]:
+        """Do one optimiser step.
+
+        Args:
+            batch: From `data.batches`.
+            total: Steps of the whole run.
+
+        Returns:
+            Loss, learning rate and what the method logs.
+        """
+        config = self.config
+        layout = self.method.projector.layout
+        views = make_views(batch, config.augment, layout, self.device, self._memory_format)
+        lr = learning_rate(self.step, self.per_epoch, config.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+            loss, logs = self.method(views)
+        value = finite(loss, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        self.method.after_step(self.step / total)
+        return {"loss": value, "lr": lr, **{name: float(v) for name, v in logs.items()}}
+
+    def save(self, out: Path) -> None:
+        """Write a checkpoint."""
+        cuda = self.device.type == "cuda"
+        state = {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+        save_checkpoint(out, state)
+
+    def restore(self, out: Path) -> list[str]:
+        """Continue from the folder's checkpoint, if there is one.
+
+        Returns:
+            Lines that tell the user what was found.
+        """
+        state, damaged = load_checkpoint(out)
+        if state is None:
+            return []
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        notes = [f"{name} is damaged; using the one before." for name in damaged]
+        return [*notes, f"continuing after step {self.step}."]
+
+
+class Reporter:
+    """Sends a run's numbers to the loggers and the progress bar."""
+
+    def __init__(self, config: TrainConfig, out: Path, step: int, total: int) -> None:
+        """Open the loggers, continuing after `step`."""
+        self._config = config
+        self._total = total
+        self._loggers = open_loggers(config.run.loggers, out, step)
+        self._progress = Progress(step, total, config.optim.batch_size)
+        self._mark = (step, time.perf_counter())
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of one step; log them every `log_every` steps."""
+        self._progress.advance()
+        if step % self._config.run.log_every == 0 or step == self._total:
+            since, clock = self._mark
+            self._mark = (step, time.perf_counter())
+            seconds = self._mark[1] - clock
+            speed = (step - since) * self._config.optim.batch_size / seconds
+            self._log(step, {**values, "images_per_second": speed})
+            self._progress.show(values)
+
+    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Tell how an epoch ended."""
+        self._log(step, {"epoch": epoch, **{k: v for k, v in values.items() if k != "loss"}})
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self.message(f"epoch {epoch}/{self._config.optim.epochs}  {numbers}")
+        self._mark = (step, time.perf_counter())
+
+    def message(self, text: str) -> None:
+        """Print a line."""
+        self._progress.message(text)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        for logger in self._loggers:
+            logger.close()
+        self._progress.close()
+
+    def _log(self, step: int, values: Mapping[str, float]) -> None:
+        finite_values = {name: value for name, value in values.items() if math.isfinite(value)}
+        for logger in self._loggers:
+            logger.log(step, finite_values)
+
+
+def build_method(config: TrainConfig) -> Method:
+    """Build the backbone and the method around it, initialised from `config.run.seed`.
+
+    Raises:
+        ConfigError: If timm has no model `config.arch`.
+    """
+    if not timm.is_model(config.arch):
+        raise ConfigError(f"arch {config.arch!r} is not a timm model; see timm.list_models().")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        backbone = timm.create_model(config.arch, num_classes=0)
+        projector = config.method.projector(int(backbone.num_features), config.conditioning)
+        return config.method.build(backbone, projector)
+
+
+def check_same_run(config: TrainConfig, out: Path) -> None:
+    """Check that `out` does not hold a run with other settings.
+
+    Settings that do not change the result (`data.root`, `data.workers`, and all of `run` but the
+    seed) may differ.
+
+    Raises:
+        ConfigError: Naming each setting that differs, with both values.
+    """
+    path = out / CONFIG_FILE
+    if not path.exists():
+        return
+    try:
+        old = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ConfigError(
+            f"{str(path)!r} is not valid JSON ({error}); use another --out."
+        ) from None
+    new = _flat(config.to_dict())
+    differing = [
+        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not _is_free(name)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{str(out)!r} holds a run with other settings ({'; '.join(differing)}); "
+            "use another --out, or the same settings to continue it."
+        )
+
+
+def _is_free(name: str) -> bool:
+    if name.startswith("run."):
+        return name not in ("run.seed", "run.precision", "run.channels_last")
+    return name in ("data.root", "data.workers", "data.max_bad_share")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

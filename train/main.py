@@ -1,0 +1,78 @@
+"""`cassle-zoo train`: a recipe, with any setting overridden, run in a folder."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.loop import train
+from cassle_zoo.train.recipes import RECIPES, get_recipe
+
+INTERRUPTED = 143
+
+_DESCRIPTION = """Pretrain a backbone. RECIPE is one of: {recipes}.
+
+The same command run again continues an interrupted run. Exit status: 0 finished, 143 stopped by a
+signal after saving (run the command again to continue), 2 bad input."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Arguments of the command.
+
+    Attributes:
+        data: Folder or archive with the pictures (same as --config.data.root).
+        out: Folder of the run.
+        print_config: Print all settings as JSON and stop.
+        config: The settings, preset by the recipe.
+    """
+
+    data: str = ""
+    out: Path | None = None
+    print_config: bool = False
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Parse a command line: a recipe's name first, then overrides."""
+    description = _DESCRIPTION.format(recipes=", ".join(RECIPES))
+    if not argv or argv[0].startswith("-"):
+        if argv and argv[0] in ("-h", "--help"):
+            print(
+                f"usage: cassle-zoo train RECIPE --data PATH --out DIR [OPTIONS]\n\n{description}"
+            )
+            print("\ncassle-zoo train RECIPE --help lists every setting with the recipe's value.")
+            raise SystemExit(0)
+        raise SystemExit("cassle-zoo train: name a recipe first; see cassle-zoo train --help.")
+    recipe = get_recipe(argv[0])
+    arguments = tyro.cli(
+        Arguments,
+        prog=f"cassle-zoo train {argv[0]}",
+        description=description,
+        default=Arguments(config=recipe),
+        args=list(argv[1:]),
+    )
+    if not arguments.data:
+        return arguments
+    data = dataclasses.replace(arguments.config.data, root=arguments.data)
+    return dataclasses.replace(arguments, config=dataclasses.replace(arguments.config, data=data))
+
+
+def run_from_cli(argv: Sequence[str]) -> int:
+    """Run the command and return its exit status."""
+    arguments = parse(argv)
+    if arguments.print_config:
+        print(json.dumps(arguments.config.to_dict(), indent=2))
+        return 0
+    if arguments.out is None:
+        raise SystemExit("cassle-zoo train: say where the run's files go with --out DIR.")
+    result = train(arguments.config, arguments.out)
+    if not result.finished:
+        return INTERRUPTED
+    print(f"finished: {arguments.out / 'final'}", file=sys.stderr)
+    return 0

@@ -1,0 +1,34 @@
+"""From a batch of crops to two augmented views with their omegas, on the training device."""
+
+import torch
+from torch import Tensor
+
+from cassle_zoo.augment import AugmentConfig, apply_params, describe, params_from_uniforms
+from cassle_zoo.descriptors import DescriptorLayout
+from cassle_zoo.train.methods import Views
+
+
+def make_views(
+    batch: dict[str, Tensor],
+    config: AugmentConfig,
+    layout: DescriptorLayout,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Views:
+    """Augment both crops of each picture and describe what was done.
+
+    Args:
+        batch: `crops`, `uniforms` and `source` from `data.batches`.
+        config: The distribution of views that the uniforms are mapped to.
+        layout: Columns of omega.
+        device: Where to augment.
+        memory_format: Of the resulting images.
+    """
+    crops = batch["crops"].to(device, non_blocking=True)
+    images, descriptors = [], []
+    for view in range(crops.shape[1]):
+        params = params_from_uniforms(config, batch["uniforms"][:, view], batch["source"])
+        augmented, color_diff = apply_params(crops[:, view], params, config)
+        images.append(augmented.contiguous(memory_format=memory_format))
+        descriptors.append(describe(params, color_diff, layout, config))
+    return Views(images=(images[0], images[1]), descriptors=(descriptors[0], descriptors[1]))
