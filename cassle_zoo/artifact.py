@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS
-from cassle_zoo.errors import ArtifactError, ConfigError
+from cassle_zoo.errors import ArtifactError
 from cassle_zoo.model_folder import (
     CARD_FILE,
     CONFIG_FILE,
@@ -76,13 +76,14 @@ def make_config(
         timm's configuration, with ours under the key `cassle_zoo`.
     """
     names = () if projector is None else projector.descriptors
+    cfg = {k: list(v) if isinstance(v, tuple) else v for k, v in timm_cfg(spec).items()}
     pool = getattr(backbone, "global_pool", None)
     return {
         "architecture": spec.timm_arch,
         "num_classes": 0,
         "num_features": backbone.num_features,
         "global_pool": pool if isinstance(pool, str) else getattr(pool, "pool_type", ""),
-        "pretrained_cfg": {"tag": spec.tag, **timm_cfg(spec)},
+        "pretrained_cfg": {"tag": spec.tag, **cfg},
         "cassle_zoo": {
             "format_version": FORMAT_VERSION,
             "name": spec.full_name,
@@ -232,7 +233,7 @@ def read_projector_config(folder: str | Path) -> ProjectorConfig:
         raise ArtifactError(f"{path}: the model has no projector, only a backbone.")
     try:
         return ProjectorConfig.from_dict(values)
-    except ConfigError as error:
+    except (TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: {error}") from error
 
 

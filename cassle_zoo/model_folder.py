@@ -1,0 +1,184 @@
+"""The model folder on disk: its files, their hashes and its config.json. Needs no torch.
+
+`cassle_zoo.artifact` reads and writes the tensors.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS
+from cassle_zoo.errors import ArtifactError, ChecksumError, WeightsUnavailableError
+from cassle_zoo.specs import MODEL_SPECS, ModelSpec
+
+MODEL_FILE = "model.safetensors"
+PROJECTOR_FILE = "projector.safetensors"
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+FORMAT_VERSION = 1
+LOCAL_PREFIX = "local-dir:"
+
+WEIGHTS_ROOT = Path(__file__).parent / "weights"
+
+# timm fields that say where weights come from; in a model folder they lie beside config.json.
+_SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
+
+
+def local_folder(name: str) -> Path | None:
+    """Return the folder that a `local-dir:DIR` name means, or `None` for any other name."""
+    if not name.startswith(LOCAL_PREFIX):
+        return None
+    folder = name.removeprefix(LOCAL_PREFIX)
+    if not folder:
+        raise ArtifactError(f"{name!r} names no folder; write 'local-dir:PATH'.")
+    return Path(folder).expanduser()
+
+
+def bundled_folder(spec: ModelSpec) -> Path:
+    """Return where the package keeps the weights of a released model."""
+    return WEIGHTS_ROOT / spec.full_name
+
+
+def verified_folder(spec: ModelSpec, files: Iterable[str]) -> Path:
+    """Return the folder of a released model after checking the files about to be read.
+
+    Args:
+        spec: The model.
+        files: Names of those files.
+
+    Raises:
+        WeightsUnavailableError: If nobody has published weights of this model.
+        ArtifactError: If a file is missing.
+        ChecksumError: If a file is not the published one.
+    """
+    if spec.sha256 is None:
+        raise WeightsUnavailableError(_how_to_get(spec))
+    folder = bundled_folder(spec)
+    verify_files(folder, {name: spec.sha256[name] for name in files})
+    return folder
+
+
+def _how_to_get(spec: ModelSpec) -> str:
+    released = [name for name, other in MODEL_SPECS.items() if other.released]
+    return (
+        f"Nobody has published weights of {spec.full_name!r}. Train them with `cassle-zoo train "
+        f"{spec.full_name} --data PATH --out RUN`, package them with `cassle-zoo hub export RUN "
+        f"-o DIR`, and load 'local-dir:DIR'; or build the untrained model with pretrained=False. "
+        f"Published: {', '.join(released) or 'none'}."
+    )
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(folder: str | Path, sha256: Mapping[str, str]) -> None:
+    """Check that files have the published content.
+
+    Args:
+        folder: Where the files lie.
+        sha256: Expected SHA-256 by file name.
+
+    Raises:
+        ArtifactError: If a file is missing, or a name would leave the folder.
+        ChecksumError: If the content of a file differs.
+    """
+    for name, expected in sha256.items():
+        if name in (".", "..") or Path(name).name != name:
+            raise ArtifactError(f"{name!r} is not a plain file name, so it is not read.")
+        path = Path(folder) / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing; reinstall cassle-zoo or restore the file.")
+        found = file_sha256(path)
+        if found != expected.lower():
+            raise ChecksumError(
+                f"{path} is not the published file: its sha256 is {found}, expected {expected}. "
+                "It is damaged or was changed; reinstall cassle-zoo or restore the file."
+            )
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Read and check the config.json of a model folder.
+
+    Args:
+        folder: The model folder.
+
+    Returns:
+        timm's configuration, with ours under the key `cassle_zoo`.
+
+    Raises:
+        ArtifactError: If it is missing, malformed, of another format version, or contradicts
+            itself.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing, so {folder} is not a model folder. {_FIX}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}). {_FIX}") from error
+    try:
+        _check_config(config)
+    except _Wrong as error:
+        raise ArtifactError(f"{path}: {error} {_FIX}") from None
+    return dict(config)
+
+
+_FIX = "Write the folder anew with `cassle-zoo hub export RUN -o DIR`."
+
+
+class _Wrong(Exception):
+    """What is wrong with a config.json, without the file's name."""
+
+
+def _check_config(config: Any) -> None:
+    architecture = _get(config, "architecture", str)
+    if not architecture.replace("_", "").isalnum():
+        raise _Wrong(f"architecture {architecture!r} is not the name of a timm model.")
+    if _get(config, "num_classes", int) != 0:
+        raise _Wrong(f"num_classes is {config['num_classes']}, but backbones have 0.")
+    if _get(config, "num_features", int) < 1:
+        raise _Wrong(f"num_features is {config['num_features']}, but must be positive.")
+    cfg = _get(config, "pretrained_cfg", dict)
+    outside = sorted(set(cfg) & set(_SOURCE_FIELDS))
+    if outside:
+        raise _Wrong(f"pretrained_cfg points outside the folder with {', '.join(outside)}.")
+    for key in ("input_size", "mean", "std"):
+        values = _get(cfg, key, list)
+        if len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
+            raise _Wrong(f"pretrained_cfg.{key} must be three numbers, not {values}.")
+    _check_own(_get(config, "cassle_zoo", dict))
+
+
+def _check_own(own: dict[str, Any]) -> None:
+    version = _get(own, "format_version", int)
+    if version != FORMAT_VERSION:
+        raise _Wrong(
+            f"format_version is {version}, but this cassle_zoo reads {FORMAT_VERSION}; "
+            "use the cassle_zoo version that wrote it."
+        )
+    for key, kind in (("name", str), ("method", str), ("training", dict)):
+        _get(own, key, kind)
+    descriptors = _get(own, "descriptors", list)
+    if not all(isinstance(d, dict) and isinstance(d.get("name"), str) for d in descriptors):
+        raise _Wrong(f"descriptors must be a list of names and widths, not {descriptors}.")
+    widths = {d["name"]: d.get("width") for d in descriptors}
+    for name, width in widths.items():
+        if DESCRIPTOR_WIDTHS.get(name) != width:
+            raise _Wrong(f"descriptor {name!r} of width {width} is unknown to this cassle_zoo.")
+    if own.get("projector") is None:
+        return
+    names = _get(_get(own, "projector", dict), "descriptors", list)
+    if names != list(widths) or names != sorted(names):
+        raise _Wrong(f"descriptors {list(widths)} contradict the projector's {names}.")
+
+
+def _get(values: Any, key: str, kind: type) -> Any:
+    if not isinstance(values, dict) or not isinstance(values.get(key), kind):
+        found = values.get(key) if isinstance(values, dict) else values
+        raise _Wrong(f"{key} must be given as {kind.__name__}, found {found!r}.")
+    return values[key]
