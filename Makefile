@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installs into one .venv at once would trip over each other
-.PHONY: help demo test quality style docs clean
+.PHONY: help demo test quality lint format types layers documents style docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -18,11 +18,22 @@ demo: $(VENV)/.installed ## features and nearest neighbours of sample pictures, 
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-quality: $(VENV)/.installed-dev ## lint, format, types, layers, freshness of generated documents
+# One target per check, so that make -k quality shows everything that is wrong at once.
+quality: lint format types layers documents ## lint, format, types, layers, fresh generated documents
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+
+format: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+layers: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/test_layering.py
+
+documents: $(VENV)/.installed-dev
 	$(BIN)/python -m cassle_zoo.hub.cards --check
 
 style: $(VENV)/.installed-dev ## mend what lint and format can mend

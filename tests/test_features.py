@@ -314,7 +314,7 @@ class Stream(IterableDataset[object]):
         ({"num_workers": -1}, "num_workers=-1"),
         ({"precision": "fp8"}, "fp8"),
         ({"device": "cuda:99"}, "cuda"),
-        ({"model": make_model(global_pool="")}, r"returns \(1, 96, 2, 2\)"),
+        ({"model": make_model(global_pool="")}, r"returns \(1, 96, 1, 1\)"),
         ({"model": make_model(features_only=True)}, "returns list"),
     ],
 )
