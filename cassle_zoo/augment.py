@@ -3,27 +3,26 @@
 `sample_params` draws everything random of a view from an explicit generator, `apply_params` is a
 deterministic function of pixels and parameters, and `describe` turns the parameters into omega.
 The recipe is the paper's (section 4): random resized crop, flip, colour jitter, grayscale, blur.
-Cropping needs the undecoded picture, so it happens where that is (`crop_image`, in the data
-workers); all else is batched and runs on the device of its input.
+Cropping needs the whole picture, so it happens where that is decoded (`crop.crop_image`, in the
+data workers); all else is batched and runs on the device of its input.
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cassle_zoo import pixels
+from cassle_zoo.crop import N_CROP_UNIFORMS, crop_box
 from cassle_zoo.descriptors import DescriptorLayout
 from cassle_zoo.errors import ConfigError
 
-_CROP_TRIES = 10
-_N_UNIFORMS = 2 * _CROP_TRIES + 2 + 13
+_N_UNIFORMS = N_CROP_UNIFORMS + 13
 _JITTER_OPS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     pixels.adjust_brightness,
     pixels.adjust_contrast,
@@ -172,10 +171,10 @@ def params_from_uniforms(config: AugmentConfig, uniforms: Tensor, source: Tensor
         source: (B, 2) int64 heights and widths of the pictures.
     """
     boxes = [
-        crop_box(config, int(size[0]), int(size[1]), row)
+        crop_box(int(size[0]), int(size[1]), row, config.crop_scale, config.crop_ratio)
         for size, row in zip(source.tolist(), uniforms.tolist(), strict=True)
     ]
-    rest = uniforms[:, 2 * _CROP_TRIES + 2 :]
+    rest = uniforms[:, N_CROP_UNIFORMS:]
     reach = torch.tensor(
         [config.brightness, config.contrast, config.saturation, config.hue], dtype=rest.dtype
     )
@@ -194,47 +193,6 @@ def params_from_uniforms(config: AugmentConfig, uniforms: Tensor, source: Tensor
     )
 
 
-def crop_box(
-    config: AugmentConfig, height: int, width: int, uniforms: Sequence[float]
-) -> tuple[int, int, int, int]:
-    """Choose top, left, height and width of a random resized crop.
-
-    As in torchvision: ten tries at an area and a ratio that fit, else the central crop that comes
-    nearest to the allowed ratios.
-
-    Args:
-        config: The distribution.
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
-        uniforms: A row of `draw_uniforms`.
-    """
-    log_low, log_high = math.log(config.crop_ratio[0]), math.log(config.crop_ratio[1])
-    scale_low, scale_high = config.crop_scale
-    for i in range(_CROP_TRIES):
-        area = height * width * (scale_low + uniforms[i] * (scale_high - scale_low))
-        ratio = math.exp(log_low + uniforms[_CROP_TRIES + i] * (log_high - log_low))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top = int(uniforms[2 * _CROP_TRIES] * (height - h + 1))
-            left = int(uniforms[2 * _CROP_TRIES + 1] * (width - w + 1))
-            return top, left, h, w
-    ratio = min(max(width / height, config.crop_ratio[0]), config.crop_ratio[1])
-    w = min(width, max(1, round(height * ratio)))
-    h = min(height, max(1, round(width / ratio)))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def crop_image(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Tensor:
-    """Cut `box` (top, left, height, width) out of an RGB picture and resize it (bilinear).
-
-    Returns:
-        (3, size, size) uint8.
-    """
-    top, left, height, width = box
-    crop = image.crop((left, top, left + width, top + height))
-    return pil_to_tensor(crop.resize((size, size), Image.Resampling.BILINEAR))
-
-
 def apply_params(
     crops: Tensor, params: AugmentParams, config: AugmentConfig
 ) -> tuple[Tensor, Tensor]:
@@ -250,20 +208,17 @@ def apply_params(
         color_diff: (B, 3) mean RGB before minus after the colour jitter; zeros where not applied.
     """
     images = crops.float().div_(255) if crops.dtype == torch.uint8 else crops.clone()
-    device = images.device
-    _update(images, params.flip, lambda x, _: x.flip(3))
+    _update(images, params.flip, lambda x: x.flip(3))
     before = images.mean(dim=(2, 3))
-    chosen = params.jitter.nonzero().squeeze(1)
-    if len(chosen):
-        jittered = _color_jitter(
-            images[chosen.to(device)], params.factors[chosen], params.order[chosen]
-        )
-        images[chosen.to(device)] = jittered
+    factors = params.factors.to(images.device, images.dtype)
+    for step in params.order.unbind(1):  # each image has its own order
+        for op, adjust in enumerate(_JITTER_OPS):
+            _update(images, params.jitter & (step == op), adjust, factors[:, op])
     color_diff = before - images.mean(dim=(2, 3))
-    color_diff[(~params.jitter).to(device)] = 0
-    _update(images, params.grayscale, lambda x, _: pixels.grayscale(x))
-    sigma = params.sigma.to(device, images.dtype)
-    _update(images, params.blur, lambda x, i: pixels.gaussian_blur(x, sigma[i], config.kernel))
+    _update(images, params.grayscale, pixels.grayscale)
+    blur = functools.partial(pixels.gaussian_blur, kernel_size=config.kernel)
+    _update(images, params.blur, blur, params.sigma.to(images.device, images.dtype))
+    device = images.device
     mean = torch.tensor(config.mean, dtype=images.dtype, device=device).view(1, 3, 1, 1)
     std = torch.tensor(config.std, dtype=images.dtype, device=device).view(1, 3, 1, 1)
     return images.sub_(mean).div_(std), color_diff
@@ -306,21 +261,14 @@ def _describe_crop(params: AugmentParams) -> Tensor:
     return torch.stack([centre_y, centre_x, box_height / height, box_width / width], dim=1)
 
 
-def _color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Apply the four adjustments to each image in that image's own order."""
-    images = images.clone()
-    factors = factors.to(images.device, images.dtype)
-    for step in order.unbind(1):
-        for op, adjust in enumerate(_JITTER_OPS):
-            _update(images, step == op, lambda x, i, f=adjust, o=op: f(x, factors[i, o]))
-    return images
-
-
-def _update(images: Tensor, mask: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> None:
+def _update(
+    images: Tensor, mask: Tensor, op: Callable[..., Tensor], strengths: Tensor | None = None
+) -> None:
     """Replace images[mask] in place. `mask` is on the CPU, so that a GPU need not be waited for."""
     index = mask.nonzero().squeeze(1).to(images.device)
     if len(index):
-        images[index] = change(images[index], index)
+        chosen = images[index]
+        images[index] = op(chosen) if strengths is None else op(chosen, strengths[index])
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

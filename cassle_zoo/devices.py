@@ -11,13 +11,19 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     """Return the device asked for; by default a CUDA device if there is one, else the CPU.
 
     Raises:
-        ConfigError: If a CUDA device is asked for and there is none.
+        ConfigError: If there is no such device.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {str(device)!r} was asked for, but torch sees no CUDA device.")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used ({reason}); this machine has: "
+            f"{', '.join(['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))])}."
+        ) from None
     return chosen
 
 

@@ -68,7 +68,10 @@ def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -
     keys = backbone_keys(folder) if pretrained else frozenset[str]()
     if timm_kwargs.get("features_only"):
         timm_kwargs = {**timm_kwargs, "num_classes": 0}
-    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained, **timm_kwargs)
+    try:
+        model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained, **timm_kwargs)
+    except RuntimeError as error:
+        raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
     if pretrained and not timm_kwargs.get("features_only"):
         # For a feature extractor timm is strict itself: its number of classes is ours, 0.
         check_backbone_keys(keys, model)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 
 from cassle_zoo.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.features import FeatureSet
@@ -51,9 +51,8 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"Cannot write {str(path)!r}: {reason}.") from error
+    except OSError as error:
+        raise DataError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -115,16 +114,14 @@ def _save_safetensors(features: FeatureSet, path: Path) -> None:
             f"{len(features.sources)} names are too many for a .safetensors file; save as .npz or "
             ".parquet."
         )
-    save_file({"features": _matrix(features)}, path, metadata)
+    # Not save_file, which lets only the owner read the file.
+    path.write_bytes(save({"features": _matrix(features)}, metadata))
 
 
 def _load_safetensors(path: Path) -> FeatureSet:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            features = file.get_tensor("features")
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        features = file.get_tensor("features")
     return FeatureSet(
         features.float().clone(),
         _strings(json.loads(metadata["sources"])),

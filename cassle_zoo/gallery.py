@@ -266,16 +266,17 @@ body { margin: 0 auto; padding: 1rem; max-width: 75rem; background: var(--page);
   font: 0.8rem/1.35 system-ui, sans-serif; }
 h1 { font-size: 1.3rem; margin: 0.3rem 0 0.2rem; }
 p { color: var(--faint); margin: 0 0 1rem; }
-section { display: grid; grid-template-columns: minmax(5.5rem, 8rem) 1fr; gap: 0.8rem;
+section { display: grid; grid-template-columns: clamp(5rem, 24vw, 8.5rem) 1fr; gap: 0.8rem;
   padding: 0.8rem 0; border-top: 1px solid var(--line); align-items: start; }
 .neighbours { display: grid; gap: 0.6rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(5.5rem, 40%), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(clamp(4.2rem, 17vw, 7.5rem), 1fr)); }
 figure { margin: 0; min-width: 0; }
-.query { background: var(--panel); border-radius: 0.5rem; padding: 0.5rem; }
+.query { background: var(--panel); border-radius: 0.5rem; padding: 0.4rem; position: sticky;
+  top: 0.5rem; }
 img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff;
   border: 1px solid var(--line); border-radius: 0.25rem; padding: 3px; }
 figcaption { margin-top: 0.25rem; overflow-wrap: anywhere; }
-b { color: var(--accent); font-variant-numeric: tabular-nums; }
+b { display: block; color: var(--accent); font-variant-numeric: tabular-nums; }
 span { color: var(--faint); }
 """
 

@@ -193,7 +193,8 @@ def list_image_files(
             on_error(folder, _reason(error))
             continue
         for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
-            if entry.is_dir():
+            # Not entry.is_dir(), which raises for a link to itself.
+            if os.path.isdir(entry.path):
                 folders.append(folder / entry.name)
             # Broken links and the like are listed too, so that reading them reports them.
             elif os.path.splitext(entry.name)[1].lower() in endings:

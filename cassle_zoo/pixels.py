@@ -98,7 +98,8 @@ def _blur_matrix(taps: Tensor, size: int) -> Tensor:
 
 def _luma(images: Tensor, weights: tuple[float, float, float]) -> Tensor:
     red, green, blue = images.split(1, dim=1)
-    return weights[0] * red + weights[1] * green + weights[2] * blue
+    luma: Tensor = weights[0] * red + weights[1] * green + weights[2] * blue
+    return luma
 
 
 def _per_image(values: Tensor) -> Tensor:

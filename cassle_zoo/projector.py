@@ -9,6 +9,7 @@ omega and can undo the augmentation itself, provided that the features still hol
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -193,7 +194,7 @@ def mlp_widths(config: ProjectorConfig) -> tuple[int, ...]:
 def _build_layers(config: ProjectorConfig) -> nn.Sequential:
     widths = mlp_widths(config)
     modules: list[nn.Module] = []
-    for n_in, n_out in zip(widths[:-2], widths[1:-1], strict=True):
+    for n_in, n_out in pairwise(widths[:-1]):
         modules += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()]
     modules.append(nn.Linear(widths[-2], widths[-1], bias=not config.last_bn))
     if config.last_bn:
@@ -205,14 +206,14 @@ def _build_encoder(config: ProjectorConfig, width: int) -> nn.Sequential | None:
     if config.conditioning == "none" or config.conditioning.startswith("raw_"):
         return None
     if config.conditioning == "hypernet":
-        out = sum(n_in * n_out + n_out for n_in, n_out in _pairs(mlp_widths(config)))
+        out = sum(n_in * n_out + n_out for n_in, n_out in pairwise(mlp_widths(config)))
     elif config.conditioning == "cat":
         out = config.encoder_width
     else:
         out = config.in_features
     widths = (width, *([config.encoder_width] * (config.encoder_depth - 1)), out)
     modules: list[nn.Module] = []
-    for n_in, n_out in _pairs(widths):
+    for n_in, n_out in pairwise(widths):
         modules += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()]
     return nn.Sequential(*modules[:-1])  # the last layer is Linear + BatchNorm, no ReLU
 
@@ -228,7 +229,7 @@ def _apply_generated_mlp(features: Tensor, weights: Tensor, widths: Sequence[int
     """Run an MLP whose weights differ per sample: Linear with bias, ReLU between layers."""
     hidden = features
     start = 0
-    for n_in, n_out in _pairs(widths):
+    for n_in, n_out in pairwise(widths):
         matrix = weights[:, start : start + n_in * n_out].view(-1, n_in, n_out)
         start += n_in * n_out
         bias = weights[:, start : start + n_out]
@@ -237,10 +238,6 @@ def _apply_generated_mlp(features: Tensor, weights: Tensor, widths: Sequence[int
             hidden = F.relu(hidden)
         hidden = torch.baddbmm(bias.unsqueeze(1), hidden.unsqueeze(1), matrix).squeeze(1)
     return hidden
-
-
-def _pairs(widths: Sequence[int]) -> list[tuple[int, int]]:
-    return list(zip(widths[:-1], widths[1:], strict=True))
 
 
 def _as_tensor(value: Any) -> Tensor:

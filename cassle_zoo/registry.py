@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cassle_zoo.model_folder import MODEL_FILE, bundled_folder, verified_folder
-from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, resolve_spec
+from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -23,17 +23,13 @@ def register_models() -> None:
     """Register every model of the zoo with timm. Does nothing for those it knows already."""
     from timm.models import generate_default_cfgs, is_model, model_entrypoint, register_model
 
-    # The star keeps our default tag the default in timm, whichever tags have weights.
-    first_tags = {spec.name: spec.tag for spec in reversed(MODEL_SPECS.values())}
     default_cfgs.update(
-        generate_default_cfgs(
-            {
-                full_name + "*" * (spec.tag == first_tags[spec.name]): _with_file(spec)
-                for full_name, spec in MODEL_SPECS.items()
-            }
-        )
+        generate_default_cfgs({name: _with_file(spec) for name, spec in MODEL_SPECS.items()})
     )
-    for name in first_tags:
+    for name in dict.fromkeys(spec.name for spec in MODEL_SPECS.values()):
+        # timm would make the first tag with weights the default, ours is the first tag.
+        default_cfgs[name].tags.remove(model_tags(name)[0])
+        default_cfgs[name].tags.appendleft(model_tags(name)[0])
         if is_model(name) and model_entrypoint(name).__module__ == __name__:
             continue
         globals()[name] = _entrypoint(name)

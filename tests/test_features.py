@@ -96,9 +96,8 @@ def test_all_forms_of_a_picture_agree(model: nn.Module, tmp_path: Path) -> None:
     ]
     result = extract_features(model, inputs)
     file = str(tmp_path / "a.png")
-    assert result.sources == [file, file, *(f"input[{i}]" for i in range(2, 9))] + [
-        "input[9][0]", "input[9][1]", "input[10][0]",
-    ]  # fmt: skip
+    places = ["2", "3", "4", "5", "6", "7", "8", "9][0", "9][1", "10][0"]
+    assert result.sources == [file, file, *(f"input[{place}]" for place in places)]
     torch.testing.assert_close(
         result.features, result.features[:1].expand(12, -1), atol=1e-5, rtol=0
     )
@@ -313,7 +312,6 @@ class Stream(IterableDataset[object]):
         ({"batch_size": 0}, "batch_size=0"),
         ({"num_workers": -1}, "num_workers=-1"),
         ({"precision": "fp8"}, "fp8"),
-        ({"device": "cuda:99"}, "cuda"),
         ({"model": make_model(global_pool="")}, r"returns \(1, 96, 1, 1\)"),
         ({"model": make_model(features_only=True)}, "returns list"),
     ],
@@ -322,6 +320,12 @@ def test_wrong_use(model: nn.Module, options: dict[str, object], message: str) -
     arguments = {"model": model, "inputs": picture(0), **options}
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         extract_features(**arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_device_that_is_not_there(model: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        extract_features(model, picture(0), device="cuda")
 
 
 def test_progress_is_shown_when_asked(model: nn.Module, capsys: pytest.CaptureFixture[str]) -> None:

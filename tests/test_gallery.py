@@ -186,7 +186,7 @@ def test_braces_in_names() -> None:
 def test_lengths_must_agree(
     make: object, queries: list, neighbours: list, scores: list, labels: list | None
 ) -> None:
-    with pytest.raises(ConfigError, match="no queries|fit together"):
+    with pytest.raises(ConfigError, match=r"no queries|fit together"):
         make(queries, neighbours, scores, neighbour_labels=labels)
 
 

@@ -127,9 +127,10 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_16_bit_grey_is_scaled(tmp_path: Path, ending: str) -> None:
-    values = np.uint16([[0, 257 * 100, 65535]])
-    path = saved(Image.fromarray(values), tmp_path / f"a.{ending}")
-    assert np.asarray(open_image(path))[0, :, 0].tolist() == [0, 100, 255]
+    for brightest in (65535, 257 * 120):  # dark pictures stay dark
+        values = np.uint16([[0, 257 * 100, brightest]])
+        path = saved(Image.fromarray(values), tmp_path / f"a.{ending}")
+        assert np.asarray(open_image(path))[0, :, 0].tolist() == [0, 100, brightest // 257]
 
 
 @pytest.mark.parametrize(
@@ -301,8 +302,11 @@ def test_links(tmp_path: Path) -> None:
     (root / "linked").symlink_to(real)
     (real / "loop").symlink_to(root)
     (root / "broken.png").symlink_to("nowhere")
+    (root / "itself.png").symlink_to("itself.png")
     found = [path.relative_to(root).as_posix() for path in list_image_files(root)]
-    assert found == ["broken.png", "linked/a.png"]
+    assert found == ["broken.png", "itself.png", "linked/a.png"]
+    with pytest.raises(DataError, match="symbolic links"):
+        open_image(root / "itself.png")
 
 
 def test_missing_path_is_named(tmp_path: Path) -> None:

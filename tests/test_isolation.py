@@ -3,7 +3,6 @@
 import os
 import socket
 import tempfile
-import threading
 
 import pytest
 
@@ -18,11 +17,7 @@ def test_other_machines_cannot_be_reached(address: tuple[str, int]) -> None:
 
 def test_this_machine_can_be_reached() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        accepting = threading.Thread(target=lambda: server.accept()[0].close())
-        accepting.start()
         socket.create_connection(("localhost", server.getsockname()[1]), timeout=5).close()
-        accepting.join(timeout=5)
-        assert not accepting.is_alive()
 
 
 def test_hub_cache_is_a_scratch_folder() -> None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -142,6 +143,22 @@ def test_import_is_fast() -> None:
         float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)) for _ in range(7)
     )
     assert seconds < 0.15
+
+
+@pytest.mark.parametrize("argument", ["--help", "list"])
+def test_command_line_answers_fast(argument: str) -> None:
+    """Measured over the whole life of the process."""
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "cassle_zoo", argument],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.4
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@ import hashlib
 
 import pytest
 
+from cassle_zoo import create_projector
 from cassle_zoo.errors import UnknownNameError
 from cassle_zoo.model_folder import MODEL_FILE, PROJECTOR_FILE, bundled_folder, read_config
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, PROJECTORS, model_tags, resolve_spec
+from cassle_zoo.train.recipes import get_recipe
 
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
 
@@ -56,3 +58,14 @@ def test_bundled_files_have_the_published_hashes(name: str) -> None:
     assert config["cassle_zoo"]["name"] == name
     assert config["architecture"] == spec.timm_arch
     assert tuple(config["pretrained_cfg"]["mean"]) == spec.mean
+
+
+@pytest.mark.parametrize("name", MODEL_SPECS)
+def test_the_recipe_trains_what_the_spec_says(name: str) -> None:
+    spec, recipe = MODEL_SPECS[name], get_recipe(MODEL_SPECS[name].recipe)
+    assert (recipe.name, recipe.arch, recipe.method.name) == (name, spec.timm_arch, spec.method)
+    size = recipe.augment.size
+    assert (3, size, size) == spec.input_size
+    assert (recipe.augment.mean, recipe.augment.std) == (spec.mean, spec.std)
+    trained = recipe.method.projector(spec.num_features, recipe.conditioning)
+    assert trained == create_projector(name).config

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
-from cassle_zoo.augment import AugmentConfig, crop_box, crop_image, draw_uniforms, view_generator
+from cassle_zoo.augment import AugmentConfig, draw_uniforms, view_generator
+from cassle_zoo.crop import crop_box, crop_image
 from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import DataConfig, TrainConfig
@@ -36,25 +37,51 @@ def open_dataset(config: DataConfig) -> Any:
         from cassle_zoo.eval.emoji64 import pretraining_dataset
 
         return pretraining_dataset(config.root)
-    from timm.data import create_dataset
+    from timm.data import ImageDataset, create_dataset
 
     try:
-        return create_dataset(
+        dataset = create_dataset(
             config.dataset,
             root=config.root,
             split=config.split,
             is_training=True,
             num_samples=config.samples,
-            input_img_mode="RGB" if _is_stream(config.dataset) else "",
+            input_img_mode="RGB",
         )
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         raise DataError(
             f"cannot open data set {config.dataset or 'folder'!r} at {config.root!r}: {error}"
         ) from error
+    return ReaderPictures(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
 
 
-def _is_stream(dataset: str) -> bool:
-    return dataset.partition("/")[0] in ("wds", "tfds", "hfids")
+class ReaderPictures(Dataset[tuple[Image.Image, int]]):
+    """Pictures of one of timm's readers; unlike timm's own data set it hides no bad picture."""
+
+    def __init__(self, reader: Any) -> None:
+        """Keep the reader."""
+        self.reader = reader
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return a picture and its label.
+
+        Raises:
+            UnreadableImageError: If it cannot be decoded.
+            OSError: If the file cannot be read.
+        """
+        source, label = self.reader[index]
+        image = open_image(source)
+        if not isinstance(source, Image.Image):
+            source.close()
+        return image, label
+
+    def filename(self, index: int) -> str:
+        """Return the name of the picture's file."""
+        return str(self.reader.filename(index))
 
 
 class Crops:
@@ -75,7 +102,8 @@ class Crops:
                 for view in range(N_VIEWS)
             ]
         )
-        boxes = [crop_box(self.augment, height, width, row) for row in uniforms.tolist()]
+        scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
+        boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
         return {
             "crops": torch.stack([crop_image(image, box, self.augment.size) for box in boxes]),
             "uniforms": uniforms,
@@ -200,7 +228,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
             batch_sampler=sampler,
             num_workers=workers,
             pin_memory=pin,
-            generator=torch.Generator().manual_seed(config.run.seed),
+            generator=_seeded(config),
         )
         return
     per_epoch = steps_per_epoch(dataset, batch_size)
@@ -208,12 +236,20 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
     while step < last:
         epoch, skip = divmod(step, per_epoch)
         loader = DataLoader(
-            StreamViews(dataset, crops, epoch), batch_size=None, num_workers=workers
+            StreamViews(dataset, crops, epoch),
+            batch_size=None,
+            num_workers=workers,
+            generator=_seeded(config),
         )
         for index, batch in enumerate(_collated(loader, batch_size, per_epoch)):
             if index >= skip and step < last:
                 yield batch
                 step += 1
+
+
+def _seeded(config: TrainConfig) -> torch.Generator:
+    """Return the generator from which a loader seeds its workers (streams shuffle with it)."""
+    return torch.Generator().manual_seed(config.run.seed)
 
 
 def _collated(samples: Any, batch_size: int, count: int) -> Iterator[Sample]:

@@ -1,4 +1,4 @@
-"""What a finished run leaves for `hub export`: weights without optimiser, and how they came about."""
+"""What a finished run leaves for `hub export`: its weights, and how they came about."""
 
 import platform
 import subprocess
@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
@@ -25,7 +25,7 @@ def write(folder: Path, method: Method, config: TrainConfig, *, steps: int) -> N
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
         temporary = folder / f".{name}.tmp"
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))  # save_file would ignore the umask
         temporary.replace(folder / name)
     write_json(
         folder / EXPORT_FILE,

@@ -27,7 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"another process is training in {str(folder)!r}; wait for it, or use another --out."
+                f"another process is training in {str(folder)!r}; wait, or use another --out."
             ) from None
         yield
 

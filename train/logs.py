@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -53,19 +53,22 @@ class TensorBoardLogger:
         """Continue at `step`; TensorBoard hides what an earlier, lost stretch wrote after it."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write a scalar per value."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
-LOGGERS = {"csv": CsvLogger, "tensorboard": TensorBoardLogger}
+LOGGERS: dict[str, Callable[[Path, int], Logger]] = {
+    "csv": CsvLogger,
+    "tensorboard": TensorBoardLogger,
+}
 
 
 def open_loggers(names: tuple[str, ...], folder: Path, step: int) -> list[Logger]:

@@ -117,7 +117,7 @@ class Trainer:
             torch.channels_last if config.run.channels_last else torch.contiguous_format
         )
         self.method = build_method(config).to(self.device)
-        self.method = self.method.to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        self.method = self.method.to(memory_format=self._memory_format)
         self.method.train()
         self.optimizer = build_optimizer(self.method, config.optim)
         self.step = 0
@@ -234,7 +234,7 @@ def build_method(config: TrainConfig) -> Method:
         raise ConfigError(f"arch {config.arch!r} is not a timm model; see timm.list_models().")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        backbone = timm.create_model(config.arch, num_classes=0)
+        backbone: Any = timm.create_model(config.arch, num_classes=0)
         projector = config.method.projector(int(backbone.num_features), config.conditioning)
         return config.method.build(backbone, projector)
 

@@ -26,7 +26,7 @@ class Arguments:
     """Arguments of the command.
 
     Attributes:
-        data: Folder or archive with the pictures (same as --config.data.root).
+        data: Folder or archive with the pictures (same as --data.root).
         out: Folder of the run.
         print_config: Print all settings as JSON and stop.
         config: The settings, preset by the recipe.

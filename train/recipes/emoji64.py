@@ -4,7 +4,7 @@ import dataclasses
 
 from cassle_zoo.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
-from cassle_zoo.train.methods import ConditioningConfig
+from cassle_zoo.train.recipes.baseline import without_conditioning
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -31,7 +31,7 @@ def resnet18_simclr() -> TrainConfig:
     Command: `cassle-zoo train resnet18_simclr.emoji64 --data emoji64.tar --out RUN`
     Not run yet.
     """
-    return _without_conditioning(resnet18_cassle_simclr(), "resnet18_simclr.emoji64")
+    return without_conditioning(resnet18_cassle_simclr(), "resnet18_simclr.emoji64")
 
 
 def resnet50_cassle_simclr() -> TrainConfig:
@@ -56,10 +56,4 @@ def resnet50_simclr() -> TrainConfig:
     Command: `cassle-zoo train resnet50_simclr.emoji64 --data emoji64.tar --out RUN`
     Not run yet.
     """
-    return _without_conditioning(resnet50_cassle_simclr(), "resnet50_simclr.emoji64")
-
-
-def _without_conditioning(config: TrainConfig, name: str) -> TrainConfig:
-    return dataclasses.replace(
-        config, name=name, conditioning=ConditioningConfig(how="none", descriptors=())
-    )
+    return without_conditioning(resnet50_cassle_simclr(), "resnet50_simclr.emoji64")

@@ -1,10 +1,8 @@
 """The paper's own protocols (section 4 and appendix). Nobody has run them with this code yet."""
 
-import dataclasses
-
 from cassle_zoo.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
-from cassle_zoo.train.methods import ConditioningConfig
+from cassle_zoo.train.recipes.baseline import without_conditioning
 
 
 def resnet50_cassle_simclr_in100() -> TrainConfig:
@@ -28,7 +26,7 @@ def resnet50_simclr_in100() -> TrainConfig:
     Command: `cassle-zoo train resnet50_simclr.in100 --data DIR --out RUN`
     Not run.
     """
-    return _without_conditioning(resnet50_cassle_simclr_in100(), "resnet50_simclr.in100")
+    return without_conditioning(resnet50_cassle_simclr_in100(), "resnet50_simclr.in100")
 
 
 def resnet18_cassle_simclr_stl10() -> TrainConfig:
@@ -53,10 +51,4 @@ def resnet18_simclr_stl10() -> TrainConfig:
     Command: `cassle-zoo train resnet18_simclr.stl10 --data DIR --out RUN`
     Not run.
     """
-    return _without_conditioning(resnet18_cassle_simclr_stl10(), "resnet18_simclr.stl10")
-
-
-def _without_conditioning(config: TrainConfig, name: str) -> TrainConfig:
-    return dataclasses.replace(
-        config, name=name, conditioning=ConditioningConfig(how="none", descriptors=())
-    )
+    return without_conditioning(resnet18_cassle_simclr_stl10(), "resnet18_simclr.stl10")

@@ -1,0 +1,122 @@
+import dataclasses
+import inspect
+import json
+from typing import Any
+
+import pytest
+
+from cassle_zoo.errors import CassleZooError, ConfigError, UnknownNameError
+from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig
+from cassle_zoo.train.loop import build_method
+from cassle_zoo.train.main import parse, run_from_cli
+from cassle_zoo.train.optim import build_optimizer, learning_rate
+from cassle_zoo.train.recipes import RECIPES, get_recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_agree_with_the_registry(name: str) -> None:
+    config, spec = get_recipe(name), MODEL_SPECS[name]
+    assert config.name == name
+    assert config.arch == spec.timm_arch
+    assert config.method.name == spec.method
+    assert (config.conditioning.how != "none") == spec.conditioned
+    assert (3, config.augment.size, config.augment.size) == tuple(spec.input_size)
+    assert (config.augment.mean, config.augment.std) == (spec.mean, spec.std)
+    documentation = inspect.getdoc(RECIPES[name]) or ""
+    assert f"cassle-zoo train {name} " in documentation
+    json.dumps(config.to_dict())
+
+
+def test_every_registered_model_has_a_recipe() -> None:
+    assert RECIPES.keys() == MODEL_SPECS.keys()
+
+
+def test_unknown_recipe() -> None:
+    with pytest.raises(UnknownNameError, match=r"resnet18_cassle_simclr.emoji64"):
+        get_recipe("resnet18_cassle_simclr.emoji")
+
+
+@pytest.mark.parametrize(
+    ("group", "fields", "message"),
+    [
+        (OptimConfig, {"epochs": 0}, "optim.epochs"),
+        (OptimConfig, {"batch_size": 1}, "optim.batch_size"),
+        (OptimConfig, {"warmup_epochs": 101}, "optim.warmup_epochs"),
+        (OptimConfig, {"base_lr": float("nan")}, "optim.base_lr"),
+        (DataConfig, {"workers": -1}, "data.workers"),
+        (RunConfig, {"precision": "fp16"}, "fp16"),
+        (RunConfig, {"threads": 0}, "run.threads"),
+        (RunConfig, {"loggers": ("wandb",)}, "wandb"),
+        (RunConfig, {"log_every": 0}, "run.log_every"),
+    ],
+)
+def test_bad_fields(group: Any, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(CassleZooError, match=message):
+        group(**fields)
+
+
+def test_learning_rate() -> None:
+    config = OptimConfig(epochs=10, batch_size=512, base_lr=0.1, warmup_epochs=2)
+    rates = [learning_rate(step, 5, config) for step in range(50)]
+    assert max(rates) == rates[10] == pytest.approx(0.2)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[0] < 0.02
+    assert 0 < rates[-1] < 0.001
+    assert rates[30] == pytest.approx(0.1)  # half-way down
+
+
+def test_whole_warmup_and_no_warmup() -> None:
+    assert learning_rate(0, 5, OptimConfig(epochs=2)) == pytest.approx(0.03)
+    config = OptimConfig(epochs=2, warmup_epochs=2)
+    assert 0 < learning_rate(9, 5, config) < 0.03
+
+
+def test_optimizer_follows_the_paper() -> None:
+    config = get_recipe("resnet18_cassle_simclr.emoji64")
+    method = build_method(dataclasses.replace(config, arch="test_resnet"))
+    optimizer = build_optimizer(method, config.optim)
+    assert isinstance(optimizer.param_groups, list)
+    assert {g["weight_decay"] for g in optimizer.param_groups} == {5e-4}
+    assert not optimizer.param_groups[0].get("nesterov")
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+    split = build_optimizer(method, dataclasses.replace(config.optim, decay_all=False))
+    assert {g["weight_decay"] for g in split.param_groups} == {0.0, 5e-4}
+    with pytest.raises(ConfigError, match="sdg"):
+        build_optimizer(method, dataclasses.replace(config.optim, optimizer="sdg"))
+
+
+def test_command_line_overrides() -> None:
+    argv = [
+        "resnet18_cassle_simclr.emoji64", "--data", "pics", "--optim.base-lr", "0.5",
+        "--conditioning.descriptors", "crop", "flip", "--method.temperature", "0.1",
+        "--run.device", "cpu", "--augment.crop-scale", "0.3", "0.9",
+    ]  # fmt: skip
+    config = parse(argv).config
+    assert config.data.root == "pics"
+    assert config.data.dataset == "emoji64"
+    assert config.optim.base_lr == 0.5
+    assert config.conditioning.descriptors == ("crop", "flip")
+    assert config.method.temperature == 0.1  # type: ignore[attr-defined]
+    assert config.augment.crop_scale == (0.3, 0.9)
+
+
+def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_from_cli(["resnet18_simclr.emoji64", "--print-config"]) == 0
+    assert json.loads(capsys.readouterr().out)["conditioning"]["how"] == "none"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--out", "x"],
+        ["resnet18_cassle_simclr.emoji64", "--optim.lr", "1"],
+        ["resnet18_cassle_simclr.emoji64", "--optim.epochs", "many", "--out", "x"],
+    ],
+)
+def test_bad_command_lines(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        run_from_cli(argv)
+    assert error.value.code not in (0, None)

@@ -1,0 +1,255 @@
+import csv
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cassle_zoo.errors import ArtifactError, ConfigError, NonFiniteLossError
+from cassle_zoo.train import loop
+from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.guards import locked
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value
+        for name in ("backbone", "projector")
+        for key, value in load_file(run / "final" / f"{name}.safetensors").items()
+    }
+
+
+def assert_same_weights(left: Path, right: Path) -> None:
+    a, b = weights(left), weights(right)
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        assert torch.equal(value, b[key]), key
+
+
+def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
+    new = dataclasses.replace(getattr(config, group), **changes)
+    return dataclasses.replace(config, **{group: new})
+
+
+@pytest.fixture
+def undisturbed(config: TrainConfig, tmp_path: Path) -> Path:
+    out = tmp_path / "undisturbed"
+    assert loop.train(config, out) == loop.TrainResult(steps=10, finished=True)
+    return out
+
+
+def test_a_run_leaves_everything(config: TrainConfig, undisturbed: Path) -> None:
+    export = json.loads((undisturbed / "final" / "export.json").read_text())
+    assert export["name"] == config.name
+    assert export["projector"]["conditioning"] == "cat"
+    assert export["training"]["steps"] == 10
+    assert export["training"]["config"]["optim"]["base_lr"] == 1.0
+    assert str(undisturbed.parent) not in json.dumps(export)
+    with (undisturbed / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["value"]) for row in rows if row["name"] == "loss"]
+    assert len(losses) == 10
+    assert [row["step"] for row in rows if row["name"] == "knn_top1"] == ["5", "10"]
+    before = loop.build_method(config).backbone.state_dict()
+    after = load_file(undisturbed / "final" / "backbone.safetensors")
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["conv1.0.weight"], after["conv1.0.weight"])
+
+
+def test_loss_falls(config: TrainConfig, tmp_path: Path) -> None:
+    config = change(config, "optim", epochs=20, batch_size=22)
+    config = change(
+        config, "augment", crop_scale=(0.9, 1), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0
+    )
+    loop.train(config, tmp_path)
+    with (tmp_path / "metrics.csv").open() as file:
+        losses = [float(r["value"]) for r in csv.DictReader(file) if r["name"] == "loss"]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_same_command_twice_changes_nothing(config: TrainConfig, undisturbed: Path) -> None:
+    before = weights(undisturbed)
+    assert loop.train(config, undisturbed).finished
+    assert all(torch.equal(v, before[k]) for k, v in weights(undisturbed).items())
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 9])
+def test_crash_at_any_step_then_resume(
+    config: TrainConfig,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    original = loop.Trainer.train_step
+
+    def crash(self: loop.Trainer, batch: Any, total: int) -> dict[str, float]:
+        if self.step == step:
+            raise KeyboardInterrupt
+        return original(self, batch, total)
+
+    out = tmp_path / "crashed"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "train_step", crash)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, out)
+    torch.manual_seed(1234 + step)
+    assert loop.train(change(config, "data", workers=1), out).finished
+    assert_same_weights(out, undisturbed)
+    left, right = ((run / "metrics.csv").read_text().splitlines() for run in (out, undisturbed))
+    assert [r for r in left if "per_second" not in r] == [r for r in right if "per_second" not in r]
+
+
+RUN = """
+import pickle, sys
+from cassle_zoo.train.loop import train
+config, out = pickle.loads(sys.stdin.buffer.read())
+sys.exit(0 if train(config, out).finished else 143)
+"""
+
+
+def start(config: TrainConfig, out: Path) -> subprocess.Popen[bytes]:
+    import pickle
+
+    process = subprocess.Popen([sys.executable, "-c", RUN], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps((config, out)))
+    process.stdin.close()
+    return process
+
+
+@pytest.mark.parametrize("kills", [int(os.environ.get("CASSLE_ZOO_KILLS", "2"))])
+def test_kill_9_at_random_moments(config: TrainConfig, tmp_path: Path, kills: int) -> None:
+    """CASSLE_ZOO_KILLS=10 makes it longer."""
+    config = change(config, "optim", epochs=30)
+    config = change(config, "run", checkpoint_every=1, monitor_every=0)
+    loop.train(config, tmp_path / "undisturbed")
+    out = tmp_path / "killed"
+    dice = random.Random(0)
+    killed = 0
+    while killed < kills:
+        process = start(config, out)
+        have = (out / LATEST).stat().st_mtime_ns if (out / LATEST).exists() else 0
+        while process.poll() is None:  # let it make a step, so that the test makes progress
+            if (out / LATEST).exists() and (out / LATEST).stat().st_mtime_ns != have:
+                break
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            break
+        killed += 1
+    assert killed > 0
+    assert start(config, out).wait() == 0
+    assert_same_weights(out, tmp_path / "undisturbed")
+
+
+def test_sigterm_saves_and_stops(config: TrainConfig, undisturbed: Path, tmp_path: Path) -> None:
+    config = change(config, "run", checkpoint_every=1000)
+    out = tmp_path / "stopped"
+
+    def stop_soon() -> None:
+        while not (out / "metrics.csv").exists() or "loss" not in (out / "metrics.csv").read_text():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop_soon).start()
+    result = loop.train(change(config, "run", log_every=1), out)
+    assert not result.finished
+    assert 0 < result.steps < 10
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert loop.train(config, out).finished
+    assert_same_weights(out, undisturbed)
+
+
+def test_non_finite_loss(config: TrainConfig, tmp_path: Path) -> None:
+    config = change(config, "optim", base_lr=1e20)
+    with pytest.raises(NonFiniteLossError, match="base-lr"):
+        loop.train(config, tmp_path)
+
+
+def test_other_settings_are_refused(config: TrainConfig, undisturbed: Path) -> None:
+    other = change(config, "optim", epochs=3)
+    with pytest.raises(ConfigError, match=r"optim.epochs: 2 there, 3 now"):
+        loop.train(other, undisturbed)
+    seeded = change(config, "run", seed=1)
+    with pytest.raises(ConfigError, match=r"run.seed"):
+        loop.train(seeded, undisturbed)
+
+
+def test_one_process_per_folder(config: TrainConfig, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(ConfigError, match="another process"):
+        loop.train(config, tmp_path)
+
+
+def test_unknown_arch(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="resnet51"):
+        loop.train(dataclasses.replace(config, arch="resnet51"), tmp_path)
+
+
+def test_seed_and_conditioning_matter(config: TrainConfig) -> None:
+    first, again, other = (
+        loop.build_method(change(config, "run", seed=seed)).backbone.state_dict()["conv1.0.weight"]
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) == (None, [])
+    save_checkpoint(tmp_path, {"step": 1})
+    save_checkpoint(tmp_path, {"step": 2})
+    assert load_checkpoint(tmp_path)[0] == {"step": 2}
+    content = bytearray((tmp_path / LATEST).read_bytes())
+    content[200] ^= 1
+    (tmp_path / LATEST).write_bytes(content)
+    assert load_checkpoint(tmp_path) == ({"step": 1}, [LATEST])
+    (tmp_path / LATEST).unlink()
+    assert load_checkpoint(tmp_path) == ({"step": 1}, [])
+    (tmp_path / PREVIOUS).write_bytes(b"")
+    with pytest.raises(ArtifactError, match="damaged"):
+        load_checkpoint(tmp_path)
+
+
+def test_failed_write_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, {"step": 1})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path, {"step": 2})
+    assert load_checkpoint(tmp_path) == ({"step": 1}, [])
+    assert [path.name for path in tmp_path.iterdir()] == [LATEST]
+
+
+def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    import hashlib
+    import pickle
+
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (marker,))
+
+    content = pickle.dumps(Evil())
+    digest = hashlib.sha256(content).hexdigest().encode()
+    (tmp_path / LATEST).write_bytes(digest + b"\n" + content)
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(tmp_path)
+    assert not marker.exists()
