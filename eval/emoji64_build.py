@@ -102,7 +102,7 @@ def build_emoji64(
     """
     contents = _read_packages([Path(package) for package in packages])
     emoji = json.loads(contents["noto"]["emoji.json"])
-    pictures = {package.vendor: _pictures(package, contents[package.vendor]) for package in PACKAGES}
+    pictures = {p.vendor: _pictures(p, contents[p.vendor]) for p in PACKAGES}
     records = tuple(_records(emoji, pictures))
     files = {METADATA: format_metadata(records).encode()}
     for record in records:
@@ -255,9 +255,8 @@ def _read_folder(path: Path) -> dict[str, bytes]:
     candidates = [root / "package.json", root / "emoji.json"]
     for package in PACKAGES:
         candidates += sorted((root / package.images).glob(f"*{package.suffix}"))
-    return {
-        file.relative_to(root).as_posix(): file.read_bytes() for file in candidates if file.is_file()
-    }
+    present = [file for file in candidates if file.is_file()]
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in present}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,176 @@
+"""Linear probe: multinomial logistic regression on frozen features.
+
+Protocol (the paper's, section 4; Kornblith et al., 2019): features are not normalised; the
+objective is summed cross-entropy plus w times the squared norm of weights and bias; w is the one
+of 45 that classifies the validation data best, and the smallest such w if several do equally well;
+the classifier is fitted again on training and validation data with that w, and tested once. Each
+fit is the optimum to a proven tolerance (`cassle_zoo.eval.logistic_regression`), so the result
+depends on neither seed nor order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cassle_zoo.errors import DataError
+from cassle_zoo.eval.logistic_regression import TOLERANCE, fit_path
+
+WEIGHT_GRID: tuple[float, ...] = tuple(10 ** (-6 + step / 4) for step in range(45))
+"""45 log-spaced regularisation weights from 1e-6 to 1e5."""
+
+PROTOCOL: dict[str, object] = {
+    "features": "not normalised",
+    "objective": "sum of cross-entropies + w * (|weight|^2 + |bias|^2)",
+    "w": "45 log-spaced values in [1e-6, 1e5]",
+    "selection": "top-1 on validation data, ties: smallest w",
+    "final_fit": "train + validation data, tested once",
+    "tolerance": TOLERANCE,
+}
+
+_TOP = 5
+_SHOWN = 10
+_MIN_CLASSES = 2
+_MATRIX = 2  # dimensions
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Labelled:
+    """Features with labels.
+
+    Attributes:
+        features: (N, D), not normalised.
+        labels: (N,) integers from 0.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """What a linear probe measured. Accuracies are in [0, 1].
+
+    Attributes:
+        top1: Accuracy on the test data.
+        top5: How often the right class is among the best five; None with five classes or fewer.
+        mean_per_class: Mean over the test classes of the accuracy in each.
+        best_weight: The chosen w.
+        weights: All w that were tried.
+        validation_top1: Accuracy on the validation data for each of `weights`.
+        objectives: Objective on the training data for each of `weights`.
+    """
+
+    top1: float
+    top5: float | None
+    mean_per_class: float
+    best_weight: float
+    weights: tuple[float, ...]
+    validation_top1: tuple[float, ...]
+    objectives: tuple[float, ...]
+
+
+def linear_probe(
+    train: Labelled,
+    val: Labelled,
+    test: Labelled,
+    *,
+    num_classes: int | None = None,
+    weights: Sequence[float] = WEIGHT_GRID,
+) -> ProbeResult:
+    """Measure how well a linear classifier does on features.
+
+    Args:
+        train: What classifiers are fitted on. Computed with on the device of these features.
+        val: What w is chosen on.
+        test: What is reported on.
+        num_classes: Number of classes C; by default one more than the largest training label.
+        weights: Regularisation weights to try.
+
+    Returns:
+        The accuracies and how they came about.
+
+    Raises:
+        DataError: If features are not finite, shapes or labels do not fit, there are fewer than
+            two classes, or a class has no training sample.
+    """
+    classes = _check(train, val, test, num_classes)
+    if not weights or not all(weight > 0 for weight in weights):
+        raise DataError(f"regularisation weights must be positive, at least one: {weights!r}.")
+    device = train.features.device
+    val, test = _to(val, device), _to(test, device)
+    fits = fit_path(train.features, train.labels.to(device), classes, weights)
+    scores = [_top1(fit.logits(val.features), val.labels) for fit in fits]
+    best = max(zip(scores, fits, strict=True), key=lambda pair: (pair[0], -pair[1].weight))[1]
+    (final,) = fit_path(
+        torch.cat([train.features, val.features]),
+        torch.cat([train.labels.to(device), val.labels]),
+        classes,
+        [best.weight],
+        start=best.coefficients,
+    )
+    logits = final.logits(test.features)
+    return ProbeResult(
+        top1=_top1(logits, test.labels),
+        top5=_top5(logits, test.labels) if classes > _TOP else None,
+        mean_per_class=_mean_per_class(logits, test.labels),
+        best_weight=best.weight,
+        weights=tuple(weights),
+        validation_top1=tuple(scores),
+        objectives=tuple(fit.objective for fit in fits),
+    )
+
+
+def _to(data: Labelled, device: torch.device) -> Labelled:
+    return Labelled(features=data.features.to(device), labels=data.labels.to(device))
+
+
+def _top1(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def _top5(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.topk(_TOP, dim=1).indices == labels[:, None]).any(1).double().mean())
+
+
+def _mean_per_class(logits: Tensor, labels: Tensor) -> float:
+    correct = (logits.argmax(1) == labels).double()
+    return float(torch.stack([correct[labels == c].mean() for c in labels.unique()]).mean())
+
+
+def _check(train: Labelled, val: Labelled, test: Labelled, num_classes: int | None) -> int:
+    """Return the number of classes, after checking that the data can be used."""
+    _check_part("training", train, train.features.shape[-1], None)
+    classes = int(train.labels.max()) + 1 if num_classes is None else num_classes
+    for name, part in {"training": train, "validation": val, "test": test}.items():
+        _check_part(name, part, train.features.shape[1], classes)
+    if classes < _MIN_CLASSES:
+        raise DataError("a linear probe needs at least two classes.")
+    counts = torch.bincount(train.labels, minlength=classes)
+    empty = (counts == 0).nonzero().flatten().tolist()
+    if empty:
+        shown = ", ".join(map(str, empty[:_SHOWN])) + (", ..." if len(empty) > _SHOWN else "")
+        raise DataError(f"classes without a training sample: {shown}.")
+    return classes
+
+
+def _check_part(name: str, part: Labelled, width: int, classes: int | None) -> None:
+    features, labels = part.features, part.labels
+    fits = features.ndim == _MATRIX and features.shape[-1] == width
+    if not fits or labels.shape != features.shape[:1]:
+        raise DataError(
+            f"{name} features {tuple(features.shape)} and labels {tuple(labels.shape)} do not "
+            f"fit: expected (N, {width}) and (N,)."
+        )
+    if not len(labels):
+        raise DataError(f"there are no {name} samples.")
+    bad = int((~torch.isfinite(features)).any(1).sum())
+    if bad:
+        raise DataError(f"{bad} of {len(labels)} {name} feature vectors are NaN or infinite.")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise DataError(f"{name} labels are {labels.dtype}, expected integers.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= classes):
+        expected = "from 0" if classes is None else f"in [0, {classes - 1}]"
+        raise DataError(f"{name} labels are in [{low}, {high}], expected {expected}.")
