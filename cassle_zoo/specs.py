@@ -128,7 +128,18 @@ _NUM_FEATURES = {"resnet18": 512, "resnet50": 2048}
 _TAGS = {"resnet18": ("emoji64", "stl10"), "resnet50": ("emoji64", "in100")}
 
 # File hashes of the weights in cassle_zoo/weights/<full name>/.
-_SHA256: Mapping[str, Mapping[str, str]] = {}
+_SHA256: Mapping[str, Mapping[str, str]] = {
+    "resnet18_cassle_simclr.emoji64": {
+        "model.safetensors": "e88c734b74abb91c101354f6e30931cedb131b53abd5f63688178d7487dda569",
+        "projector.safetensors": "5f5478ac972dda990d200a92c233cc295239d1619e580315e244ed15cf2a9c2e",
+        "config.json": "35df6ac4c682d5544f83c18517d0c35bd69ecadef1007da6a1f9957d265670ab",
+    },
+    "resnet50_cassle_simclr.emoji64": {
+        "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",
+        "projector.safetensors": "d806d121622ff9ba74f8b352e21db3931447fbbc77b4a578368d29ed8f1a32f4",
+        "config.json": "0bee235fafd8eb51458bee197cb11abb3f2e8a3779fec795ea06d684af14d237",
+    },
+}
 
 
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
