@@ -76,15 +76,16 @@ def test_whole_warmup_and_no_warmup() -> None:
 def test_optimizer_follows_the_paper() -> None:
     config = get_recipe("resnet18_cassle_simclr.emoji64")
     method = build_method(dataclasses.replace(config, arch="test_resnet"))
-    optimizer = build_optimizer(method, config.optim)
+    optimizer = build_optimizer(method.param_groups(), config.optim)
     assert isinstance(optimizer.param_groups, list)
     assert {g["weight_decay"] for g in optimizer.param_groups} == {5e-4}
     assert not optimizer.param_groups[0].get("nesterov")
     assert optimizer.param_groups[0]["momentum"] == 0.9
-    split = build_optimizer(method, dataclasses.replace(config.optim, decay_all=False))
+    groups = method.param_groups()
+    split = build_optimizer(groups, dataclasses.replace(config.optim, decay_all=False))
     assert {g["weight_decay"] for g in split.param_groups} == {0.0, 5e-4}
     with pytest.raises(ConfigError, match="sdg"):
-        build_optimizer(method, dataclasses.replace(config.optim, optimizer="sdg"))
+        build_optimizer(groups, dataclasses.replace(config.optim, optimizer="sdg"))
 
 
 def test_command_line_overrides() -> None:
