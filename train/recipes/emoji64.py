@@ -32,7 +32,7 @@ _RESNET18: dict[str, tuple[MethodConfig, dict[str, Any]]] = {
     "simsiam": (SimSiamConfig(depth=2), {"base_lr": 0.06, "warmup_epochs": 0}),
     "vicreg": (
         VICRegConfig(hidden_features=2048, out_features=2048),
-        {"base_lr": 0.03, "warmup_epochs": 3},
+        {"base_lr": 0.12, "warmup_epochs": 3},
     ),
 }
 """Settings of the method, and of the optimiser where they are not SimCLR's."""
@@ -67,7 +67,7 @@ def resnet18_cassle_mocov2() -> TrainConfig:
     """CASSLE-MoCo v2, resnet18, 64 px, 35 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_mocov2.emoji64 --data emoji64.tar --out RUN`
-    Hardware: CPU, 2 cores with AVX512-BF16. Time: about @mocov2@ minutes
+    Hardware: CPU, 2 cores with AVX512-BF16. Time: about 30 minutes
     (estimated). Not run yet.
     """
     return _resnet18("mocov2")
@@ -86,7 +86,7 @@ def resnet18_cassle_mocov3() -> TrainConfig:
     """CASSLE-MoCo v3, resnet18, 64 px, 35 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_mocov3.emoji64 --data emoji64.tar --out RUN`
-    Hardware: CPU, 2 cores with AVX512-BF16. Time: about @mocov3@ minutes
+    Hardware: CPU, 2 cores with AVX512-BF16. Time: about 60 minutes
     (estimated). Not run yet.
     """
     return _resnet18("mocov3")
@@ -105,7 +105,7 @@ def resnet18_cassle_barlow_twins() -> TrainConfig:
     """CASSLE-Barlow Twins, resnet18, 64 px, 35 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_barlow_twins.emoji64 --data emoji64.tar --out RUN`
-    Hardware: CPU, 2 cores with AVX512-BF16. Time: about @barlow_twins@ minutes
+    Hardware: CPU, 2 cores with AVX512-BF16. Time: about 50 minutes
     (estimated). Not run yet.
     """
     return _resnet18("barlow_twins")
@@ -124,7 +124,7 @@ def resnet18_cassle_byol() -> TrainConfig:
     """CASSLE-BYOL, resnet18, 64 px, 35 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_byol.emoji64 --data emoji64.tar --out RUN`
-    Hardware: CPU, 2 cores with AVX512-BF16. Time: about @byol@ minutes
+    Hardware: CPU, 2 cores with AVX512-BF16. Time: about 50 minutes
     (estimated). Not run yet.
     """
     return _resnet18("byol")
@@ -143,7 +143,7 @@ def resnet18_cassle_simsiam() -> TrainConfig:
     """CASSLE-SimSiam, resnet18, 64 px, 35 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_simsiam.emoji64 --data emoji64.tar --out RUN`
-    Hardware: CPU, 2 cores with AVX512-BF16. Time: about @simsiam@ minutes
+    Hardware: CPU, 2 cores with AVX512-BF16. Time: about 40 minutes
     (estimated). Not run yet.
     """
     return _resnet18("simsiam")
@@ -162,7 +162,7 @@ def resnet18_cassle_vicreg() -> TrainConfig:
     """CASSLE-VICReg, resnet18, 64 px, 35 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_vicreg.emoji64 --data emoji64.tar --out RUN`
-    Hardware: CPU, 2 cores with AVX512-BF16. Time: about @vicreg@ minutes
+    Hardware: CPU, 2 cores with AVX512-BF16. Time: about 50 minutes
     (estimated). Not run yet.
     """
     return _resnet18("vicreg")
