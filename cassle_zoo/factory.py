@@ -18,7 +18,7 @@ from cassle_zoo.model_folder import (
     read_config,
     verified_folder,
 )
-from cassle_zoo.specs import MODEL_SPECS, PROJECTORS, ModelSpec, resolve_spec
+from cassle_zoo.specs import MODEL_SPECS, ModelSpec, projector_shape, resolve_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,7 +114,7 @@ def _projector_config(spec: ModelSpec) -> Any:
 
     plain = {} if spec.conditioned else {"conditioning": "none", "descriptors": ()}
     return ProjectorConfig.from_dict(
-        {"in_features": spec.num_features, **PROJECTORS[spec.method], **plain}
+        {"in_features": spec.num_features, **projector_shape(spec), **plain}
     )
 
 

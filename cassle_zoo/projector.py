@@ -24,14 +24,18 @@ CONDITIONINGS: tuple[str, ...] = (
     "add",
     "mul",
     "hypernet",
+    "hypernet_bn",
     "raw_cat",
     "raw_add",
     "raw_mul",
     "none",
 )
 """How omega enters the projector: `cat`, `add`, `mul` join the encoded omega with the features,
-`raw_*` join omega itself, `hypernet` generates the projector's weights from omega, `none` ignores
-omega (the plain projector)."""
+`raw_*` join omega itself, `hypernet` generates the projector's weights from omega, `hypernet_bn`
+also has an ordinary, learned BatchNorm after each generated hidden layer, `none` ignores omega (the
+plain projector)."""
+
+_HYPERNETS = ("hypernet", "hypernet_bn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,8 @@ class ProjectorConfig:
         out_features: Width of the projection.
         hidden_features: Width of the hidden layers; `None` means `in_features`.
         depth: Number of Linear layers.
-        last_bn: Whether a BatchNorm follows the last Linear (which then has no bias).
+        last_bn: Whether a BatchNorm follows the last Linear (which then has no bias, unless it is
+            generated: a bias that differs from sample to sample is not undone by BatchNorm).
         last_bn_affine: Whether that BatchNorm has weight and bias.
         conditioning: One of :data:`CONDITIONINGS`.
         descriptors: Names of the descriptors that make up omega; stored in sorted order.
@@ -88,7 +93,14 @@ class ProjectorConfig:
                 "equal; use 'raw_cat', 'add' or 'mul'."
             )
         if self.conditioning == "hypernet" and self.last_bn:
-            raise ConfigError("conditioning 'hypernet' has no BatchNorm; set last_bn=False.")
+            raise ConfigError(
+                "conditioning 'hypernet' has no BatchNorm; set last_bn=False, or use 'hypernet_bn'."
+            )
+        if self.conditioning == "hypernet_bn" and self.depth == 1 and not self.last_bn:
+            raise ConfigError(
+                "conditioning 'hypernet_bn' with depth 1 and no last_bn has no layer that a "
+                "BatchNorm could follow; use 'hypernet', or depth 2 or more."
+            )
 
     @property
     def hidden(self) -> int:
@@ -129,9 +141,10 @@ class ConditionedProjector(nn.Module):
     Attributes:
         config: The configuration.
         layout: Names and columns of omega.
-        encoder: The augmentation encoder or, for `hypernet`, the hypernetwork; `None` when omega
+        encoder: The augmentation encoder or, for `hypernet*`, the hypernetwork; `None` when omega
             is used raw or not at all.
-        layers: The projector proper; `None` for `hypernet`, which generates it.
+        layers: The projector proper; `None` for `hypernet*`, which generate it.
+        norms: The BatchNorms of `hypernet_bn`, one per layer that has one; else `None`.
     """
 
     def __init__(self, config: ProjectorConfig) -> None:
@@ -140,7 +153,8 @@ class ConditionedProjector(nn.Module):
         self.config = config
         self.layout = DescriptorLayout(config.descriptors)
         self.encoder = _build_encoder(config, self.layout.width)
-        self.layers = None if config.conditioning == "hypernet" else _build_layers(config)
+        self.layers = None if config.conditioning in _HYPERNETS else _build_layers(config)
+        self.norms = _build_norms(config) if config.conditioning == "hypernet_bn" else None
 
     def forward(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
         """Project features given how their views were augmented.
@@ -168,7 +182,7 @@ class ConditionedProjector(nn.Module):
         if self.encoder is not None:
             omega = self.encoder(omega)
         if self.layers is None:
-            return _apply_generated_mlp(features, omega, mlp_widths(self.config))
+            return _apply_generated_mlp(features, omega, mlp_widths(self.config), self.norms)
         return _as_tensor(self.layers(_join(features, omega, conditioning)))
 
     def _checked(self, descriptors: Tensor | None, batch: int) -> Tensor:
@@ -191,31 +205,51 @@ def mlp_widths(config: ProjectorConfig) -> tuple[int, ...]:
     return (width, *([config.hidden] * (config.depth - 1)), config.out_features)
 
 
-def _build_layers(config: ProjectorConfig) -> nn.Sequential:
-    widths = mlp_widths(config)
+def build_mlp(
+    widths: Sequence[int], *, last_bn: bool = False, last_bn_affine: bool = True
+) -> nn.Sequential:
+    """Return the MLP that projectors and predictors of SSL are made of.
+
+    Each hidden layer is a Linear without bias, a BatchNorm and a ReLU; the last is a Linear.
+
+    Args:
+        widths: Of the input, the hidden layers and the output.
+        last_bn: Whether a BatchNorm follows the last Linear, which then has no bias.
+        last_bn_affine: Whether that BatchNorm has weight and bias.
+    """
     modules: list[nn.Module] = []
     for n_in, n_out in pairwise(widths[:-1]):
         modules += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()]
-    modules.append(nn.Linear(widths[-2], widths[-1], bias=not config.last_bn))
-    if config.last_bn:
-        modules.append(nn.BatchNorm1d(widths[-1], affine=config.last_bn_affine))
+    modules.append(nn.Linear(widths[-2], widths[-1], bias=not last_bn))
+    if last_bn:
+        modules.append(nn.BatchNorm1d(widths[-1], affine=last_bn_affine))
     return nn.Sequential(*modules)
+
+
+def _build_layers(config: ProjectorConfig) -> nn.Sequential:
+    return build_mlp(
+        mlp_widths(config), last_bn=config.last_bn, last_bn_affine=config.last_bn_affine
+    )
+
+
+def _build_norms(config: ProjectorConfig) -> nn.ModuleList:
+    norms = [nn.BatchNorm1d(width) for width in mlp_widths(config)[1:-1]]
+    if config.last_bn:
+        norms.append(nn.BatchNorm1d(config.out_features, affine=config.last_bn_affine))
+    return nn.ModuleList(norms)
 
 
 def _build_encoder(config: ProjectorConfig, width: int) -> nn.Sequential | None:
     if config.conditioning == "none" or config.conditioning.startswith("raw_"):
         return None
-    if config.conditioning == "hypernet":
+    if config.conditioning in _HYPERNETS:
         out = sum(n_in * n_out + n_out for n_in, n_out in pairwise(mlp_widths(config)))
     elif config.conditioning == "cat":
         out = config.encoder_width
     else:
         out = config.in_features
-    widths = (width, *([config.encoder_width] * (config.encoder_depth - 1)), out)
-    modules: list[nn.Module] = []
-    for n_in, n_out in pairwise(widths):
-        modules += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()]
-    return nn.Sequential(*modules[:-1])  # the last layer is Linear + BatchNorm, no ReLU
+    hidden = [config.encoder_width] * (config.encoder_depth - 1)
+    return build_mlp((width, *hidden, out), last_bn=True)
 
 
 def _join(features: Tensor, omega: Tensor, conditioning: str) -> Tensor:
@@ -225,18 +259,22 @@ def _join(features: Tensor, omega: Tensor, conditioning: str) -> Tensor:
     return features + omega if how == "add" else features * omega
 
 
-def _apply_generated_mlp(features: Tensor, weights: Tensor, widths: Sequence[int]) -> Tensor:
+def _apply_generated_mlp(
+    features: Tensor, weights: Tensor, widths: Sequence[int], norms: nn.ModuleList | None
+) -> Tensor:
     """Run an MLP whose weights differ per sample: Linear with bias, ReLU between layers."""
     hidden = features
     start = 0
-    for n_in, n_out in pairwise(widths):
+    for layer, (n_in, n_out) in enumerate(pairwise(widths)):
         matrix = weights[:, start : start + n_in * n_out].view(-1, n_in, n_out)
         start += n_in * n_out
         bias = weights[:, start : start + n_out]
         start += n_out
-        if hidden is not features:
+        if layer > 0:
             hidden = F.relu(hidden)
         hidden = torch.baddbmm(bias.unsqueeze(1), hidden.unsqueeze(1), matrix).squeeze(1)
+        if norms is not None and layer < len(norms):
+            hidden = norms[layer](hidden)
     return hidden
 
 

@@ -72,6 +72,7 @@ class DatasetInfo:
         input_size: (channels, height, width) in pixels that models of this tag are trained at.
         mean: Normalisation mean.
         std: Normalisation standard deviation.
+        pictures: Number of pictures that models are trained on.
     """
 
     title: str
@@ -81,6 +82,7 @@ class DatasetInfo:
     input_size: tuple[int, int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pictures: int
 
 
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
@@ -96,6 +98,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             input_size=(3, 64, 64),
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
+            pictures=8_718,
         ),
         "in100": DatasetInfo(
             title="ImageNet-100",
@@ -105,6 +108,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             input_size=(3, 224, 224),
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
+            pictures=126_689,
         ),
         "stl10": DatasetInfo(
             title="STL-10 (unlabelled split)",
@@ -114,18 +118,60 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             input_size=(3, 96, 96),
             mean=(0.43, 0.42, 0.39),
             std=(0.27, 0.26, 0.27),
+            pictures=100_000,
         ),
     }
 )
 """Pretraining data by tag."""
 
-PROJECTORS: Mapping[str, Mapping[str, int | bool | None]] = MappingProxyType(
-    {"simclr": MappingProxyType({"depth": 2, "hidden_features": None, "out_features": 128})}
+ProjectorShape = Mapping[str, int | bool | None]
+"""Fields of `ProjectorConfig`."""
+
+
+def _shape(
+    depth: int, hidden: int | None, out: int, last_bn: bool = False, affine: bool = True
+) -> ProjectorShape:
+    return MappingProxyType(
+        {
+            "depth": depth,
+            "hidden_features": hidden,
+            "out_features": out,
+            "last_bn": last_bn,
+            "last_bn_affine": affine,
+        }
+    )
+
+
+PROJECTORS: Mapping[str, ProjectorShape] = MappingProxyType(
+    {
+        "simclr": _shape(2, None, 128),
+        "mocov2": _shape(2, None, 128),
+        "mocov3": _shape(3, 4096, 256, last_bn=True, affine=False),
+        "barlow_twins": _shape(3, 8192, 8192, last_bn=True, affine=False),
+        "byol": _shape(2, None, 256),
+        "simsiam": _shape(3, 2048, 2048, last_bn=True),
+        "vicreg": _shape(3, 8192, 8192),
+    }
 )
-"""Shape of each method's projector, as fields of `ProjectorConfig` (paper, appendix A)."""
+"""Shape of each method's projector (paper, appendix A; VICReg: arXiv 2105.04906, section 4.2)."""
+
+_OTHER_PROJECTORS: Mapping[tuple[str, str], ProjectorShape] = MappingProxyType(
+    {
+        ("barlow_twins", "emoji64"): _shape(3, 2048, 2048, last_bn=True, affine=False),
+        ("simsiam", "emoji64"): _shape(2, 2048, 2048, last_bn=True),
+        ("vicreg", "emoji64"): _shape(3, 2048, 2048),
+    }
+)
+"""Projectors of (method, tag) that differ from the method's own: smaller, for small data."""
 
 _NUM_FEATURES = {"resnet18": 512, "resnet50": 2048}
-_TAGS = {"resnet18": ("emoji64", "stl10"), "resnet50": ("emoji64", "in100")}
+_METHODS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("resnet18", "emoji64"): tuple(PROJECTORS),
+    ("resnet18", "stl10"): ("simclr",),
+    ("resnet50", "emoji64"): ("simclr",),
+    ("resnet50", "in100"): ("simclr",),
+}
+"""Methods of the models of each architecture and tag."""
 
 # File hashes of the weights in cassle_zoo/weights/<full name>/.
 _SHA256: Mapping[str, Mapping[str, str]] = {
@@ -166,13 +212,17 @@ MODEL_SPECS: dict[str, ModelSpec] = {
     spec.full_name: spec
     for spec in (
         _spec(arch, method, conditioned=conditioned, tag=tag)
-        for arch, tags in _TAGS.items()
-        for method in PROJECTORS
+        for (arch, tag), methods in _METHODS.items()
+        for method in methods
         for conditioned in (True, False)
-        for tag in tags
     )
 }
 """Every model by full name. The first tag of a name is its default."""
+
+
+def projector_shape(spec: ModelSpec) -> ProjectorShape:
+    """Return the shape of a model's projector."""
+    return _OTHER_PROJECTORS.get((spec.method, spec.tag), PROJECTORS[spec.method])
 
 
 def model_tags(name: str) -> tuple[str, ...]:

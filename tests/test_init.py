@@ -232,7 +232,7 @@ import warnings
 warnings.simplefilter("error")
 import cassle_zoo
 from timm.models import create_model, list_models
-print(create_model("resnet18_cassle_simclr.stl10").num_classes, *list_models("*cassle*"))
+print(create_model("resnet18_cassle_simclr.stl10").num_classes, *list_models("*cassle_simclr"))
 """
     assert run(code).split() == ["0", "resnet18_cassle_simclr", "resnet50_cassle_simclr"]
 

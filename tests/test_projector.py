@@ -80,6 +80,43 @@ def test_output_depends_on_omega(conditioning: str) -> None:
     assert not torch.allclose(projector(features, omega), projector(features, omega.flip(0)))
 
 
+@pytest.mark.parametrize(("depth", "last_bn"), [(2, False), (3, False), (3, True), (1, True)])
+def test_hypernet_with_batch_norm(depth: int, last_bn: bool) -> None:
+    """Compared with one generated network per sample, written out."""
+    config = ProjectorConfig(
+        in_features=5, out_features=4, hidden_features=6, depth=depth, last_bn=last_bn,
+        conditioning="hypernet_bn", encoder_depth=2, encoder_width=7,
+    )  # fmt: skip
+    projector = ConditionedProjector(config).double()
+    assert projector.norms is not None
+    assert len(projector.norms) == depth - 1 + last_bn
+    for norm in projector.norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 2)
+        torch.nn.init.normal_(norm.bias)
+    features, omega = torch.randn(9, 5).double(), torch.randn(9, 13).double()
+    generated = projector.encoder(omega)
+    rows = list(features)
+    start = 0
+    widths = [5, *[6] * (depth - 1), 4]
+    for layer in range(depth):
+        n_in, n_out = widths[layer : layer + 2]
+        for i in range(9):
+            matrix = generated[i, start : start + n_in * n_out].view(n_in, n_out)
+            bias = generated[i, start + n_in * n_out : start + (n_in + 1) * n_out]
+            rows[i] = rows[i] @ matrix + bias
+        start += (n_in + 1) * n_out
+        batch = torch.stack(rows)
+        if layer < depth - 1 or last_bn:
+            norm = projector.norms[layer]
+            batch = (batch - batch.mean(0)) / (batch.var(0, correction=0) + 1e-5).sqrt()
+            batch = batch * norm.weight + norm.bias
+        if layer < depth - 1:
+            batch = batch.relu()
+        rows = list(batch)
+    assert start == generated.shape[1]
+    torch.testing.assert_close(projector(features, omega), torch.stack(rows))
+
+
 def test_unconditioned_needs_no_omega() -> None:
     projector = ConditionedProjector(
         ProjectorConfig(in_features=6, conditioning="none", descriptors=())
@@ -105,7 +142,8 @@ def test_config_survives_json() -> None:
         ({"descriptors": ("crop", "crop")}, "2 times"),
         ({"descriptors": ()}, "at least one descriptor"),
         ({"conditioning": "raw_add"}, "element by element"),
-        ({"conditioning": "hypernet", "last_bn": True}, "last_bn"),
+        ({"conditioning": "hypernet", "last_bn": True}, "hypernet_bn"),
+        ({"conditioning": "hypernet_bn", "depth": 1}, "depth 2"),
     ],
 )
 def test_bad_config(fields: dict[str, Any], message: str) -> None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cassle_zoo.augment import AugmentConfig
+from cassle_zoo.descriptors import DescriptorLayout
 from cassle_zoo.devices import PRECISIONS
 from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
 
@@ -135,20 +137,30 @@ class TrainConfig:
         arch: Any timm model name.
         method: Settings of the SSL method.
         conditioning: What the projector is told about the augmentation.
+        augself: Auxiliary prediction of augmentation differences; off by default.
         augment: The distribution of views.
         data: Where the pictures come from.
         optim: How the weights are updated.
         run: Seed, device, logs and checkpoints.
+
+    Raises:
+        ConfigError: If method and conditioning do not go together.
     """
 
     name: str
     arch: str
     method: MethodConfig = field(default_factory=SimCLRConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
+    augself: AugSelfConfig = field(default_factory=AugSelfConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        """Check that method and conditioning go together, as far as any backbone is concerned."""
+        width = DescriptorLayout(self.conditioning.descriptors).width
+        self.method.projector(max(width, 1), self.conditioning)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON types."""

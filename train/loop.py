@@ -15,6 +15,7 @@ from torch import Tensor
 from cassle_zoo.devices import autocast_dtype, pick_device
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.train import final
+from cassle_zoo.train.augself import AugSelf
 from cassle_zoo.train.checkpoint import load_checkpoint, save_checkpoint, write_json
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import batches, open_dataset, steps_per_epoch
@@ -22,7 +23,7 @@ from cassle_zoo.train.guards import BadPictures, finite, locked, stop_signals
 from cassle_zoo.train.logs import Progress, open_loggers
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.monitor import Monitor
-from cassle_zoo.train.optim import build_optimizer, learning_rate
+from cassle_zoo.train.optim import build_optimizer, set_learning_rate
 from cassle_zoo.train.views import make_views
 
 CONFIG_FILE = "config.json"
@@ -119,7 +120,7 @@ class Trainer:
         self.method = build_method(config).to(self.device)
         self.method = self.method.to(memory_format=self._memory_format)
         self.method.train()
-        self.optimizer = build_optimizer(self.method, config.optim)
+        self.optimizer = build_optimizer(self.method.param_groups(), config.optim)
         self.step = 0
 
     def train_step(self, batch: dict[str, Tensor], total: int) -> dict[str, float]:
@@ -135,9 +136,7 @@ class Trainer:
         config = self.config
         layout = self.method.projector.layout
         views = make_views(batch, config.augment, layout, self.device, self._memory_format)
-        lr = learning_rate(self.step, self.per_epoch, config.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
             loss, logs = self.method(views)
         value = finite(loss, self.step)
@@ -146,7 +145,7 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self.method.after_step(self.step / total)
-        return {"loss": value, "lr": lr, **{name: float(v) for name, v in logs.items()}}
+        return {"loss": value, "lr": lr, **{name: float(v.detach()) for name, v in logs.items()}}
 
     def save(self, out: Path) -> None:
         """Write a checkpoint."""
@@ -235,8 +234,11 @@ def build_method(config: TrainConfig) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         backbone: Any = timm.create_model(config.arch, num_classes=0)
-        projector = config.method.projector(int(backbone.num_features), config.conditioning)
-        return config.method.build(backbone, projector)
+        width = int(backbone.num_features)
+        method = config.method.build(backbone, config.method.projector(width, config.conditioning))
+        if config.augself.weights:
+            method.augself = AugSelf(config.augself, width)
+        return method
 
 
 def check_same_run(config: TrainConfig, out: Path) -> None:
@@ -251,8 +253,10 @@ def check_same_run(config: TrainConfig, out: Path) -> None:
     path = out / CONFIG_FILE
     if not path.exists():
         return
+    # A setting that did not exist when the run began had what is now its default.
+    defaults = _flat(TrainConfig(name="", arch="", method=type(config.method)()).to_dict())
     try:
-        old = _flat(json.loads(path.read_text(encoding="utf-8")))
+        old = defaults | _flat(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ConfigError(
             f"{str(path)!r} is not valid JSON ({error}); use another --out."

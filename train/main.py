@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.recipes import RECIPES, get_recipe
 
@@ -29,12 +30,15 @@ class Arguments:
         data: Folder or archive with the pictures (same as --data.root).
         out: Folder of the run.
         print_config: Print all settings as JSON and stop.
+        dry_run: Do a few steps, print what the run will cost (parameters, steps, memory, time) and
+            stop. Nothing is written. Without --data the pictures are noise.
         config: The settings, preset by the recipe.
     """
 
     data: str = ""
     out: Path | None = None
     print_config: bool = False
+    dry_run: bool = False
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
 
@@ -68,6 +72,9 @@ def run_from_cli(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     if arguments.print_config:
         print(json.dumps(arguments.config.to_dict(), indent=2))
+        return 0
+    if arguments.dry_run:
+        print(dry_run(arguments.config))
         return 0
     if arguments.out is None:
         raise SystemExit("cassle-zoo train: say where the run's files go with --out DIR.")

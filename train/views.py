@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cassle_zoo.augment import AugmentConfig, apply_params, describe, params_from_uniforms
 from cassle_zoo.descriptors import DescriptorLayout
+from cassle_zoo.train.augself import ALL_DESCRIPTORS
 from cassle_zoo.train.methods import Views
 
 
@@ -25,10 +26,19 @@ def make_views(
         memory_format: Of the resulting images.
     """
     crops = batch["crops"].to(device, non_blocking=True)
-    images, descriptors = [], []
+    images, omegas = [], []
     for view in range(crops.shape[1]):
         params = params_from_uniforms(config, batch["uniforms"][:, view], batch["source"])
         augmented, color_diff = apply_params(crops[:, view], params, config)
         images.append(augmented.contiguous(memory_format=memory_format))
-        descriptors.append(describe(params, color_diff, layout, config))
-    return Views(images=(images[0], images[1]), descriptors=(descriptors[0], descriptors[1]))
+        omegas.append(describe(params, color_diff, ALL_DESCRIPTORS, config))
+    return Views(
+        images=(images[0], images[1]),
+        descriptors=(_select(omegas[0], layout), _select(omegas[1], layout)),
+        all_descriptors=(omegas[0], omegas[1]),
+    )
+
+
+def _select(omega: Tensor, layout: DescriptorLayout) -> Tensor:
+    columns = ALL_DESCRIPTORS.slices()
+    return torch.cat([omega[:, :0], *(omega[:, columns[name]] for name in layout.names)], dim=1)

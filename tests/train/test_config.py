@@ -7,9 +7,11 @@ import pytest
 
 from cassle_zoo.errors import CassleZooError, ConfigError, UnknownNameError
 from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig
 from cassle_zoo.train.loop import build_method
 from cassle_zoo.train.main import parse, run_from_cli
+from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.optim import build_optimizer, learning_rate
 from cassle_zoo.train.recipes import RECIPES, get_recipe
 
@@ -25,6 +27,7 @@ def test_recipes_agree_with_the_registry(name: str) -> None:
     assert (config.augment.mean, config.augment.std) == (spec.mean, spec.std)
     documentation = inspect.getdoc(RECIPES[name]) or ""
     assert f"cassle-zoo train {name} " in documentation
+    assert ("Not run" in documentation) != ("Result: " in documentation)
     json.dumps(config.to_dict())
 
 
@@ -76,15 +79,16 @@ def test_whole_warmup_and_no_warmup() -> None:
 def test_optimizer_follows_the_paper() -> None:
     config = get_recipe("resnet18_cassle_simclr.emoji64")
     method = build_method(dataclasses.replace(config, arch="test_resnet"))
-    optimizer = build_optimizer(method, config.optim)
+    optimizer = build_optimizer(method.param_groups(), config.optim)
     assert isinstance(optimizer.param_groups, list)
     assert {g["weight_decay"] for g in optimizer.param_groups} == {5e-4}
     assert not optimizer.param_groups[0].get("nesterov")
     assert optimizer.param_groups[0]["momentum"] == 0.9
-    split = build_optimizer(method, dataclasses.replace(config.optim, decay_all=False))
+    groups = method.param_groups()
+    split = build_optimizer(groups, dataclasses.replace(config.optim, decay_all=False))
     assert {g["weight_decay"] for g in split.param_groups} == {0.0, 5e-4}
     with pytest.raises(ConfigError, match="sdg"):
-        build_optimizer(method, dataclasses.replace(config.optim, optimizer="sdg"))
+        build_optimizer(groups, dataclasses.replace(config.optim, optimizer="sdg"))
 
 
 def test_command_line_overrides() -> None:
@@ -102,6 +106,14 @@ def test_command_line_overrides() -> None:
     assert config.augment.crop_scale == (0.3, 0.9)
 
 
+def test_command_line_reaches_method_and_augself() -> None:
+    argv = ["resnet18_mocov2.emoji64", "--method.enqueue", "queries", "--augself.crop", "0.5"]
+    config = parse([*argv, "--augself.first-flip-for-both"]).config
+    assert config.method == MoCoV2Config(momentum=0.99, queue_size=4096, enqueue="queries")
+    assert config.augself == AugSelfConfig(crop=0.5, first_flip_for_both=True)
+    assert config.augself.weights == {"crop": 0.5}
+
+
 def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_from_cli(["resnet18_simclr.emoji64", "--print-config"]) == 0
     assert json.loads(capsys.readouterr().out)["conditioning"]["how"] == "none"
@@ -113,6 +125,7 @@ def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
         [],
         ["--out", "x"],
         ["resnet18_cassle_simclr.emoji64", "--optim.lr", "1"],
+        ["resnet18_mocov2.emoji64", "--method.enqueue", "both", "--out", "x"],
         ["resnet18_cassle_simclr.emoji64", "--optim.epochs", "many", "--out", "x"],
     ],
 )

@@ -2,11 +2,17 @@
 
 import abc
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from cassle_zoo.descriptors import PAPER_DESCRIPTORS
+from cassle_zoo.errors import ConfigError
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.train.augself import AugSelf
+
+Pair = tuple[Tensor, Tensor]
+"""Something of the first views, and the same of the second views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +21,14 @@ class Views:
 
     Attributes:
         images: Two (B, 3, size, size) normalised views.
-        descriptors: Their two (B, D) omegas.
+        descriptors: Their two (B, D) omegas, as the projector wants them.
+        all_descriptors: Their two (B, 14) omegas of all descriptors there are; only AugSelf, which
+            may predict what the projector is not told, needs them.
     """
 
-    images: tuple[Tensor, Tensor]
-    descriptors: tuple[Tensor, Tensor]
+    images: Pair
+    descriptors: Pair
+    all_descriptors: Pair | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +36,8 @@ class ConditioningConfig:
     """How the projector is told about the augmentation (paper, figure 4).
 
     Attributes:
-        how: `cat`, `add`, `mul`, `hypernet`, `raw_cat`, `raw_add`, `raw_mul`; `none` is the
-            unconditioned baseline.
+        how: `cat`, `add`, `mul`, `hypernet`, `hypernet_bn`, `raw_cat`, `raw_add`, `raw_mul`;
+            `none` is the unconditioned baseline.
         descriptors: Names of the descriptors that make up omega.
         depth: Linear layers of the augmentation encoder.
         width: Width of the augmentation encoder.
@@ -40,23 +49,63 @@ class ConditioningConfig:
     width: int = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParamGroup:
+    """Parameters that share a learning rate.
+
+    Attributes:
+        parameters: Trainable parameters.
+        lr_scale: Factor on the learning rate.
+        constant_lr: Whether the learning rate stays at its peak instead of following the schedule.
+    """
+
+    parameters: list[nn.Parameter]
+    lr_scale: float = 1.0
+    constant_lr: bool = False
+
+
 class Method(nn.Module, abc.ABC):
     """A self-supervised objective around a backbone.
+
+    All that training changes (teachers, queues) is a sub-module or a buffer, so that a checkpoint
+    holds it.
 
     Attributes:
         backbone: Maps (B, 3, H, W) to (B, F) features.
         projector: Maps features and omega to the space of the loss.
+        augself: Auxiliary objective on the features, if there is one.
     """
+
+    augself: AugSelf | None
 
     def __init__(self, backbone: nn.Module, projector: ProjectorConfig) -> None:
         """Keep the backbone and build the projector."""
         super().__init__()
         self.backbone = backbone
         self.projector = ConditionedProjector(projector)
+        self.augself = None
 
-    @abc.abstractmethod
     def forward(self, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a batch, a scalar, and scalars worth logging."""
+        features = self.features(views)
+        loss, logs = self.objective(features, views)
+        if self.augself is not None:
+            extra, extra_logs = self.augself(features, views.all_descriptors)
+            return loss + extra, {**logs, **extra_logs}
+        return loss, logs
+
+    def features(self, views: Views) -> Pair:
+        """Return the (B, F) features of both views."""
+        return self.backbone(views.images[0]), self.backbone(views.images[1])
+
+    @abc.abstractmethod
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the method's loss, given the backbone's features, and scalars worth logging."""
+
+    def project(self, features: Pair, views: Views) -> Pair:
+        """Return the (B, D) projections of both views, in float32 or better."""
+        (y1, y2), (omega1, omega2) = features, views.descriptors
+        return full(self.projector(y1, omega1)), full(self.projector(y2, omega2))
 
     def after_step(self, progress: float) -> None:
         """Update what the optimiser does not (a teacher, say).
@@ -66,25 +115,76 @@ class Method(nn.Module, abc.ABC):
         """
         del progress  # methods without a teacher have nothing to do
 
-    def project(self, images: Tensor, descriptors: Tensor) -> Tensor:
-        """Return the (B, D) projections of views."""
-        projections: Tensor = self.projector(self.backbone(images), descriptors)
-        return projections
+    def param_groups(self) -> list[ParamGroup]:
+        """Return all trainable parameters, grouped by their learning rate."""
+        return [ParamGroup(parameters=[p for p in self.parameters() if p.requires_grad])]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig(abc.ABC):
-    """Settings of a method; one subclass per method."""
+    """Settings of a method; one subclass per method, which sets its own defaults.
 
-    @property
-    @abc.abstractmethod
-    def name(self) -> str:
-        """The method's name in model names."""
+    Attributes:
+        name: The method's name in model names.
+        last_bn: Whether a BatchNorm follows the projector's last layer.
+        last_bn_affine: Whether that BatchNorm has weight and bias.
+        depth: Linear layers of the projector.
+        hidden_features: Width of the projector's hidden layers; `None` means the backbone's.
+        out_features: Width of the projection.
+    """
 
-    @abc.abstractmethod
+    name: ClassVar[str]
+    last_bn: ClassVar[bool] = False
+    last_bn_affine: ClassVar[bool] = True
+    depth: int = 2
+    hidden_features: int | None = None
+    out_features: int = 128
+
     def projector(self, in_features: int, conditioning: ConditioningConfig) -> ProjectorConfig:
-        """Return the method's projector for a backbone of `in_features`."""
+        """Return the method's projector for a backbone of `in_features`.
+
+        Raises:
+            ConfigError: If the method, the conditioning and the width do not go together.
+        """
+        return ProjectorConfig(
+            in_features=in_features,
+            depth=self.depth,
+            hidden_features=self.hidden_features,
+            out_features=self.out_features,
+            last_bn=self.last_bn,
+            last_bn_affine=self.last_bn_affine,
+            conditioning=conditioning.how,
+            descriptors=conditioning.descriptors,
+            encoder_depth=conditioning.depth,
+            encoder_width=conditioning.width,
+        )
 
     @abc.abstractmethod
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return the method around a backbone."""
+
+
+def full(x: Any) -> Tensor:
+    """Undo autocast's reduced precision; leave float32 and float64 as they are."""
+    assert isinstance(x, Tensor)
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def check_range(
+    name: str, value: float, low: float, high: float, *, open_low: bool = False
+) -> None:
+    """Check a setting of a method.
+
+    Args:
+        name: Field of the method's settings.
+        value: Its value.
+        low: Smallest value.
+        high: Largest value.
+        open_low: Whether `low` itself is not allowed.
+
+    Raises:
+        ConfigError: If the value is outside, or not a number.
+    """
+    if not low <= value <= high or (open_low and value == low):
+        allowed = f"{'(' if open_low else '['}{low}, {high}]"
+        raise ConfigError(f"method.{name} must be within {allowed}, got {value}.")

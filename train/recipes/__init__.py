@@ -7,10 +7,7 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.recipes import emoji64, paper
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
-    "resnet18_cassle_simclr.emoji64": emoji64.resnet18_cassle_simclr,
-    "resnet18_simclr.emoji64": emoji64.resnet18_simclr,
-    "resnet50_cassle_simclr.emoji64": emoji64.resnet50_cassle_simclr,
-    "resnet50_simclr.emoji64": emoji64.resnet50_simclr,
+    **emoji64.RECIPES,
     "resnet50_cassle_simclr.in100": paper.resnet50_cassle_simclr_in100,
     "resnet50_simclr.in100": paper.resnet50_simclr_in100,
     "resnet18_cassle_simclr.stl10": paper.resnet18_cassle_simclr_stl10,

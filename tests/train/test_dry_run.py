@@ -1,0 +1,82 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+
+from cassle_zoo.errors import DataError
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.dry_run import dry_run
+from cassle_zoo.train.main import run_from_cli
+from cassle_zoo.train.methods.byol import BYOLConfig
+from cassle_zoo.train.methods.mocov2 import MoCoV2Config
+
+
+def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
+def test_own_data(config: TrainConfig) -> None:
+    cost = dry_run(config)
+    assert (cost.steps_per_epoch, cost.steps) == (5, 10)
+    assert cost.load_seconds is not None
+    assert cost.seconds == pytest.approx(10 * (cost.step_seconds + cost.load_seconds))
+    assert 2**26 < cost.peak_bytes < 2**40
+    backbone = timm.create_model("test_resnet", num_classes=0)
+    width = backbone.num_features
+    assert cost.parameters == {
+        "backbone": sum(p.numel() for p in backbone.parameters()),
+        "projector": (width + 64) * width + 2 * width + width * 128 + 128,
+        "augmentation encoder": 13 * 64 + 5 * 64 * 64 + 6 * 2 * 64,
+        "trained": sum(list(cost.parameters.values())[:3]),
+    }
+
+
+def test_noise(config: TrainConfig) -> None:
+    cost = dry_run(with_data(config, root="", samples=43, workers=2))
+    assert (cost.steps_per_epoch, cost.steps) == (10, 20)
+    assert cost.load_seconds is None
+    assert cost.seconds == pytest.approx(20 * cost.step_seconds)
+    assert "--data" in str(cost)
+
+
+def test_the_size_of_known_data(config: TrainConfig) -> None:
+    config = dataclasses.replace(with_data(config, root=""), name="test_resnet_byol.emoji64")
+    config = dataclasses.replace(config, method=BYOLConfig(predictor_features=8))
+    cost = dry_run(config)
+    assert cost.steps_per_epoch == 8718 // 4
+    parts = cost.parameters
+    assert parts["predictor"] == 256 * 8 + 2 * 8 + 8 * 256 + 256
+    assert parts["teacher"] == sum(
+        parts[name] for name in ("backbone", "projector", "augmentation encoder")
+    )
+    assert parts["trained"] == parts["teacher"] + parts["predictor"]
+
+
+def test_unknown_size(config: TrainConfig) -> None:
+    with pytest.raises(DataError, match=r"--data\.samples"):
+        dry_run(with_data(config, root=""))
+
+
+def test_fewer_steps_than_are_timed(config: TrainConfig) -> None:
+    optim = dataclasses.replace(config.optim, epochs=1, batch_size=22)
+    cost = dry_run(dataclasses.replace(config, optim=optim, method=MoCoV2Config(queue_size=8)))
+    assert cost.steps == 1
+    assert cost.step_seconds > 0
+
+
+def test_command(
+    config: TrainConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["resnet18_cassle_mocov2.emoji64", "--dry-run", "--optim.batch-size", "2"]
+    argv += ["--arch", "test_resnet", "--run.threads", "1", "--method.queue-size", "8"]
+    assert run_from_cli([*argv, "--out", "run"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("backbone parameters", "encoder", "teacher", "152,565", "GiB", "time"):
+        assert word in printed
+    assert list(tmp_path.iterdir()) == []

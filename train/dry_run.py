@@ -1,0 +1,187 @@
+"""What a run will cost, measured on a few of its real steps."""
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cassle_zoo.augment import draw_uniforms
+from cassle_zoo.errors import DataError
+from cassle_zoo.specs import DATASETS
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.data import N_VIEWS, Sample, batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.loop import Trainer
+
+_TIMED_STEPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run costs.
+
+    Attributes:
+        parameters: Numbers of parameters, by part of the model; the teacher's are no part of
+            `trained`.
+        steps_per_epoch: Optimiser steps in an epoch.
+        steps: Optimiser steps of the run.
+        peak_bytes: Highest memory use in the measured steps: of the GPU, or else of this process.
+            Data workers come on top of it.
+        step_seconds: Time of a step, without waiting for data.
+        load_seconds: Time in which the data workers make a batch; `None` without data.
+        seconds: Time of the run, without checkpoints and k-NN checks.
+        device: Where that was measured.
+    """
+
+    parameters: dict[str, int]
+    steps_per_epoch: int
+    steps: int
+    peak_bytes: int
+    step_seconds: float
+    load_seconds: float | None
+    seconds: float
+    device: str
+
+    def __str__(self) -> str:
+        """Return a table."""
+        rows = [(f"{name} parameters", f"{count:,}") for name, count in self.parameters.items()]
+        rows += [
+            ("steps", f"{self.steps:,} ({self.steps_per_epoch:,} per epoch)"),
+            ("peak memory", f"{self.peak_bytes / 2**30:.2f} GiB ({self.device})"),
+            ("a step", f"{self.step_seconds:.3g} s"),
+        ]
+        if self.load_seconds is None:
+            rows.append(("a batch", "not measured: no data given (--data)"))
+        else:
+            rows.append(("a batch", f"{self.load_seconds:.3g} s to read and crop"))
+        rows.append(("time", f"about {_duration(self.seconds)} at this speed"))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def dry_run(config: TrainConfig) -> Cost:
+    """Do a few steps of a run, on its own data if there are any, else on noise; write nothing.
+
+    Args:
+        config: All settings. Without `data.root` the number of pictures is `data.samples`, or what
+            is known about the data set in the run's name.
+
+    Raises:
+        ConfigError: If the configuration cannot be trained.
+        DataError: If there is no data and the number of pictures is not known, or it is too small.
+    """
+    dataset = open_dataset(config.data) if config.data.root else range(_pictures(config))
+    per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
+    total = config.optim.epochs * per_epoch
+    trainer = Trainer(config, per_epoch)
+    count = 1 + _TIMED_STEPS
+    load_seconds = None
+    if config.data.root:
+        workers = max(config.data.workers, 1)
+        load_seconds, samples = _load(config, dataset, min(count, total))
+        load_seconds /= workers
+    else:
+        samples = [_noise(config)] * count
+    step_seconds = _time_steps(trainer, samples, total)
+    waits = load_seconds or 0.0
+    # Workers read while the step runs; without workers one waits for the other.
+    each = max(step_seconds, waits) if config.data.workers else step_seconds + waits
+    return Cost(
+        parameters=count_parameters(trainer),
+        steps_per_epoch=per_epoch,
+        steps=total,
+        peak_bytes=_peak_bytes(trainer.device),
+        step_seconds=step_seconds,
+        load_seconds=load_seconds,
+        seconds=each * total,
+        device=str(trainer.device),
+    )
+
+
+def count_parameters(trainer: Trainer) -> dict[str, int]:
+    """Count a method's parameters: backbone, projector, its encoder, whatever else, trained."""
+    method = trainer.method
+    counts = {name: _count(child) for name, child in method.named_children()}
+    encoder = _count(method.projector.encoder)
+    parts = {
+        "backbone": counts.pop("backbone"),
+        "projector": counts.pop("projector") - encoder,
+        "augmentation encoder": encoder,
+        **counts,
+    }
+    trained = sum(p.numel() for group in method.param_groups() for p in group.parameters)
+    return {**parts, "trained": trained}
+
+
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def _pictures(config: TrainConfig) -> int:
+    tag = config.name.partition(".")[2]
+    if config.data.samples is not None:
+        return config.data.samples
+    if tag not in DATASETS:
+        raise DataError(
+            f"the number of pictures is not known for {config.name!r}; pass --data PATH, or "
+            "--data.samples N."
+        )
+    return DATASETS[tag].pictures
+
+
+def _load(config: TrainConfig, dataset: Any, count: int) -> tuple[float, list[Sample]]:
+    """Return the seconds one process needs for a batch, and `count` batches."""
+    alone = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
+    start = time.perf_counter()
+    samples = list(_first(batches(alone, dataset, 0, count), count))
+    return (time.perf_counter() - start) / count, samples
+
+
+def _first(items: Iterator[Sample], count: int) -> Iterator[Sample]:
+    for _, item in zip(range(count), items, strict=False):
+        yield item
+
+
+def _noise(config: TrainConfig) -> Sample:
+    batch, size = config.optim.batch_size, config.augment.size
+    generator = torch.Generator().manual_seed(config.run.seed)
+    uniforms = draw_uniforms(batch * N_VIEWS, generator)
+    shape = (batch, N_VIEWS, 3, size, size)
+    return {
+        "crops": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
+        "uniforms": uniforms.view(batch, N_VIEWS, -1),
+        "source": torch.tensor([[size, size]]).expand(batch, 2),
+        "bad": torch.full((batch,), -1),
+    }
+
+
+def _time_steps(trainer: Trainer, samples: list[Sample], total: int) -> float:
+    """Return the median seconds of a step, after one that warms up."""
+    seconds = []
+    for sample in samples:
+        start = time.perf_counter()
+        trainer.train_step(sample, total)  # it waits for the device: it returns the loss
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+        seconds.append(time.perf_counter() - start)
+    timed = sorted(seconds[1:] or seconds)
+    return timed[len(timed) // 2]
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _duration(seconds: float) -> str:
+    minutes, days = seconds / 60, seconds / 86400
+    if days >= 2:
+        return f"{days:.1f} days"
+    return f"{minutes / 60:.1f} hours" if minutes >= 120 else f"{minutes:.1f} minutes"

@@ -1,0 +1,80 @@
+"""Barlow Twins (arXiv 2103.03230): views agree in each feature, features do not repeat another."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from cassle_zoo.projector import ProjectorConfig
+from cassle_zoo.train.distributed import gather
+from cassle_zoo.train.losses import cross_correlation_loss
+from cassle_zoo.train.methods.base import (
+    Method,
+    MethodConfig,
+    Pair,
+    ParamGroup,
+    Views,
+    check_range,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarlowTwinsConfig(MethodConfig):
+    """Settings of Barlow Twins.
+
+    The projector has three layers of 8192; the BatchNorm without weight and bias after the last
+    one standardises the projections.
+
+    Attributes:
+        redundancy_weight: Lambda, the weight of the cross-correlation's off-diagonal elements.
+        bias_lr_scale: Factor on the learning rate of biases and normalisation weights.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    name: ClassVar[str] = "barlow_twins"
+    last_bn: ClassVar[bool] = True
+    last_bn_affine: ClassVar[bool] = False
+    depth: int = 3
+    hidden_features: int | None = 8192
+    out_features: int = 8192
+    redundancy_weight: float = 0.0051
+    bias_lr_scale: float = 0.024
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_range("redundancy_weight", self.redundancy_weight, 0, float("inf"))
+        check_range("bias_lr_scale", self.bias_lr_scale, 0, float("inf"))
+
+    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
+        """Return Barlow Twins around a backbone."""
+        return BarlowTwins(backbone, projector, self)
+
+
+class BarlowTwins(Method):
+    """Cross-correlation of the views' projections, pulled towards the identity matrix."""
+
+    def __init__(
+        self, backbone: nn.Module, projector: ProjectorConfig, config: BarlowTwinsConfig
+    ) -> None:
+        """Keep the settings."""
+        super().__init__(backbone, projector)
+        self.config = config
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its two parts."""
+        z1, z2 = (gather(z) for z in self.project(features, views))
+        loss, invariance, redundancy = cross_correlation_loss(z1, z2, self.config.redundancy_weight)
+        return loss, {"invariance": invariance, "redundancy": redundancy}
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Return the weight matrices, and apart the biases and normalisation weights."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        return [
+            ParamGroup(parameters=[p for p in trainable if p.ndim > 1]),
+            ParamGroup(
+                parameters=[p for p in trainable if p.ndim <= 1],
+                lr_scale=self.config.bias_lr_scale,
+            ),
+        ]

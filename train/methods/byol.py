@@ -1,0 +1,71 @@
+"""BYOL (arXiv 2006.07733): predict the teacher's projection of the other view, no negatives."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from cassle_zoo.projector import ProjectorConfig, build_mlp
+from cassle_zoo.train.losses import negative_cosine
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range, full
+from cassle_zoo.train.methods.teacher import Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class BYOLConfig(MethodConfig):
+    """Settings of BYOL; the projector has two layers: features, 256; the predictor: 4096, 256.
+
+    Attributes:
+        momentum: Share of itself that the teacher keeps in each step, at the start of training;
+            it rises to 1 along a cosine.
+        predictor_features: Width of the predictor's hidden layer.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    name: ClassVar[str] = "byol"
+    out_features: int = 256
+    momentum: float = 0.996
+    predictor_features: int = 4096
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_range("momentum", self.momentum, 0, 1)
+        check_range("predictor_features", self.predictor_features, 1, float("inf"))
+
+    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
+        """Return BYOL around a backbone."""
+        return BYOL(backbone, projector, self)
+
+
+class BYOL(Method):
+    """Cosine between predictions from one view and the teacher's projections of the other.
+
+    Attributes:
+        predictor: Maps projections to the teacher's projections of the other view.
+        teacher: Makes the targets.
+    """
+
+    def __init__(self, backbone: nn.Module, projector: ProjectorConfig, config: BYOLConfig) -> None:
+        """Build the predictor and copy the teacher."""
+        super().__init__(backbone, projector)
+        self.config = config
+        d = projector.out_features
+        self.predictor = build_mlp((d, config.predictor_features, d))
+        self.teacher = Teacher(self)
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return -2 (cos(p1, t2) + cos(p2, t1)), which is at least -4."""
+        p1, p2 = (full(self.predictor(z)) for z in self.project(features, views))
+        t1, t2 = (
+            self.teacher(images, omega)
+            for images, omega in zip(views.images, views.descriptors, strict=True)
+        )
+        return 2 * (negative_cosine(p1, t2) + negative_cosine(p2, t1)), {}
+
+    def after_step(self, progress: float) -> None:
+        """Let the teacher follow, ever more slowly (the paper's section 3.2)."""
+        pace = (1 - self.config.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        self.teacher.follow(self, 1 - pace)

@@ -1,0 +1,101 @@
+"""MoCo v2 (arXiv 1911.05722, 2003.04297): find a picture's key among a queue of other keys."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cassle_zoo.errors import unknown_name
+from cassle_zoo.projector import ProjectorConfig
+from cassle_zoo.train.distributed import gather
+from cassle_zoo.train.losses import queue_info_nce
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range, full
+from cassle_zoo.train.methods.teacher import Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoV2Config(MethodConfig):
+    """Settings of MoCo v2; the projector has two layers: features, features, 128.
+
+    Attributes:
+        temperature: Divisor of the cosine similarities.
+        momentum: Share of itself that the teacher keeps in each step.
+        queue_size: Keys in the queue.
+        enqueue: What enters the queue: `keys`, as in the paper, or `queries`, as in the CASSLE and
+            AugSelf authors' code (for their numbers).
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    name: ClassVar[str] = "mocov2"
+    temperature: float = 0.2
+    momentum: float = 0.999
+    queue_size: int = 65536
+    enqueue: Literal["keys", "queries"] = "keys"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_range("temperature", self.temperature, 0, float("inf"), open_low=True)
+        check_range("momentum", self.momentum, 0, 1)
+        check_range("queue_size", self.queue_size, 1, float("inf"))
+        if self.enqueue not in ("keys", "queries"):
+            raise unknown_name("method.enqueue", self.enqueue, ("keys", "queries"))
+
+    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
+        """Return MoCo v2 around a backbone."""
+        return MoCoV2(backbone, projector, self)
+
+
+class MoCoV2(Method):
+    """InfoNCE of first views (queries) against the teacher's second views (keys) and a queue.
+
+    Attributes:
+        teacher: Makes the keys.
+        queue: (K, D) L2-normalised, the latest K keys.
+        position: Row of the queue that is overwritten next.
+    """
+
+    queue: Tensor
+    position: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, projector: ProjectorConfig, config: MoCoV2Config
+    ) -> None:
+        """Copy the teacher and fill the queue with random directions."""
+        super().__init__(backbone, projector)
+        self.config = config
+        self.teacher = Teacher(self)
+        queue = torch.randn(config.queue_size, projector.out_features)
+        self.register_buffer("queue", F.normalize(queue, dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.long))
+        self._newest: Tensor | None = None
+
+    def features(self, views: Views) -> Pair:
+        """Return the backbone's features of the first and the teacher's of the second views."""
+        return self.backbone(views.images[0]), self.teacher.features(views.images[1])
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return InfoNCE and the share of queries that found their key."""
+        (y1, y2), (omega1, omega2) = features, views.descriptors
+        queries = F.normalize(full(self.projector(y1, omega1)), dim=1)
+        keys = F.normalize(self.teacher.project(y2, omega2), dim=1)
+        loss, accuracy = queue_info_nce(queries, keys, self.queue, self.config.temperature)
+        self._newest = keys if self.config.enqueue == "keys" else queries.detach()
+        return loss, {"positive_accuracy": accuracy}
+
+    def after_step(self, progress: float) -> None:
+        """Let the teacher follow, and the batch enter the queue."""
+        self.teacher.follow(self, self.config.momentum)
+        assert self._newest is not None
+        self._enqueue(gather(self._newest))
+        self._newest = None
+
+    def _enqueue(self, rows: Tensor) -> None:
+        size = len(self.queue)
+        rows = rows[-size:]  # a batch larger than the queue would write some rows twice
+        index = (self.position + torch.arange(len(rows), device=rows.device)) % size
+        self.queue[index] = rows
+        self.position.copy_((self.position + len(rows)) % size)

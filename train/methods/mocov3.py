@@ -1,0 +1,85 @@
+"""MoCo v3 (arXiv 2104.02057): predict which of the batch's keys belongs to a picture."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cassle_zoo.projector import ProjectorConfig, build_mlp
+from cassle_zoo.train.distributed import gather
+from cassle_zoo.train.losses import batch_info_nce
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range, full
+from cassle_zoo.train.methods.teacher import Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoV3Config(MethodConfig):
+    """Settings of MoCo v3.
+
+    The projector has three layers: 4096, 4096, 256; the predictor two: 4096, 256. Both end in a
+    BatchNorm without weight and bias.
+
+    Attributes:
+        temperature: Divisor of the cosine similarities.
+        momentum: Share of itself that the teacher keeps in each step.
+        predictor_features: Width of the predictor's hidden layer.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    name: ClassVar[str] = "mocov3"
+    last_bn: ClassVar[bool] = True
+    last_bn_affine: ClassVar[bool] = False
+    depth: int = 3
+    hidden_features: int | None = 4096
+    out_features: int = 256
+    temperature: float = 0.2
+    momentum: float = 0.999
+    predictor_features: int = 4096
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_range("temperature", self.temperature, 0, float("inf"), open_low=True)
+        check_range("momentum", self.momentum, 0, 1)
+        check_range("predictor_features", self.predictor_features, 1, float("inf"))
+
+    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
+        """Return MoCo v3 around a backbone."""
+        return MoCoV3(backbone, projector, self)
+
+
+class MoCoV3(Method):
+    """InfoNCE of predictions from one view against the teacher's projections of the other.
+
+    Attributes:
+        predictor: Maps projections to the teacher's projections of the other view.
+        teacher: Makes the keys.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, projector: ProjectorConfig, config: MoCoV3Config
+    ) -> None:
+        """Build the predictor and copy the teacher."""
+        super().__init__(backbone, projector)
+        self.config = config
+        d = projector.out_features
+        widths = (d, config.predictor_features, d)
+        self.predictor = build_mlp(widths, last_bn=True, last_bn_affine=False)
+        self.teacher = Teacher(self)
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the symmetric InfoNCE and the share of queries that found their key."""
+        z1, z2 = self.project(features, views)
+        q1, q2 = (F.normalize(full(self.predictor(z)), dim=1) for z in (z1, z2))
+        if self.training:  # before the keys, as in the paper's algorithm 1
+            self.teacher.follow(self, self.config.momentum)
+        k1, k2 = (
+            F.normalize(self.teacher(images, omega), dim=1)
+            for images, omega in zip(views.images, views.descriptors, strict=True)
+        )
+        q1, q2, k1, k2 = (gather(x) for x in (q1, q2, k1, k2))
+        loss1, accuracy1 = batch_info_nce(q1, k2, self.config.temperature)
+        loss2, accuracy2 = batch_info_nce(q2, k1, self.config.temperature)
+        return loss1 + loss2, {"positive_accuracy": (accuracy1 + accuracy2) / 2}

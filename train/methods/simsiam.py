@@ -1,0 +1,86 @@
+"""SimSiam (arXiv 2011.10566): predict the other view's projection; no teacher, no negatives."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cassle_zoo.projector import ProjectorConfig, build_mlp
+from cassle_zoo.train.losses import negative_cosine
+from cassle_zoo.train.methods.base import (
+    Method,
+    MethodConfig,
+    Pair,
+    ParamGroup,
+    Views,
+    check_range,
+    full,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimSiamConfig(MethodConfig):
+    """Settings of SimSiam.
+
+    The projector has three layers of 2048 (two are enough for small data), the last with
+    BatchNorm; the predictor two: 512, 2048.
+
+    Attributes:
+        predictor_features: Width of the predictor's hidden layer.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    name: ClassVar[str] = "simsiam"
+    last_bn: ClassVar[bool] = True
+    depth: int = 3
+    hidden_features: int | None = 2048
+    out_features: int = 2048
+    predictor_features: int = 512
+
+    def __post_init__(self) -> None:
+        """Check the width."""
+        check_range("predictor_features", self.predictor_features, 1, float("inf"))
+
+    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
+        """Return SimSiam around a backbone."""
+        return SimSiam(backbone, projector, self)
+
+
+class SimSiam(Method):
+    """Cosine between predictions from one view and projections of the other, gradient stopped.
+
+    Attributes:
+        predictor: Maps projections to projections of the other view.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, projector: ProjectorConfig, config: SimSiamConfig
+    ) -> None:
+        """Build the predictor."""
+        super().__init__(backbone, projector)
+        d = projector.out_features
+        self.predictor = build_mlp((d, config.predictor_features, d))
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return -(cos(p1, z2) + cos(p2, z1)) / 2, and the spread of the projections.
+
+        The spread is sqrt(D) times the standard deviation of normalised projections: near 1 if
+        they fill the space, 0 if they have collapsed (the paper's figure 2).
+        """
+        z1, z2 = self.project(features, views)
+        p1, p2 = full(self.predictor(z1)), full(self.predictor(z2))
+        loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
+        unit = F.normalize(z1.detach(), dim=1)
+        return loss, {"projection_std": unit.std(dim=0).mean() * unit.shape[1] ** 0.5}
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Return the predictor apart: its learning rate is constant (the paper's section 4.2)."""
+        own = {id(p) for p in self.predictor.parameters()}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        return [
+            ParamGroup(parameters=rest),
+            ParamGroup(parameters=list(self.predictor.parameters()), constant_lr=True),
+        ]

@@ -1,0 +1,90 @@
+"""VICReg (arXiv 2105.04906): views agree, features vary, and features do not repeat another."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cassle_zoo.projector import ProjectorConfig
+from cassle_zoo.train.distributed import gather
+from cassle_zoo.train.losses import in_full_precision
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range
+
+
+@dataclass(frozen=True, kw_only=True)
+class VICRegConfig(MethodConfig):
+    """Settings of VICReg; the projector has three layers of 8192.
+
+    Attributes:
+        invariance_weight: Weight of the distance between views.
+        variance_weight: Weight of the hinge that keeps standard deviations at 1.
+        covariance_weight: Weight of the off-diagonal covariances.
+
+    Raises:
+        ConfigError: If a weight is negative.
+    """
+
+    name: ClassVar[str] = "vicreg"
+    depth: int = 3
+    hidden_features: int | None = 8192
+    out_features: int = 8192
+    invariance_weight: float = 25.0
+    variance_weight: float = 25.0
+    covariance_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        for name in ("invariance_weight", "variance_weight", "covariance_weight"):
+            check_range(name, getattr(self, name), 0, float("inf"))
+
+    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
+        """Return VICReg around a backbone."""
+        return VICReg(backbone, projector, self)
+
+
+class VICReg(Method):
+    """Invariance, variance and covariance of the views' projections."""
+
+    def __init__(
+        self, backbone: nn.Module, projector: ProjectorConfig, config: VICRegConfig
+    ) -> None:
+        """Keep the weights."""
+        super().__init__(backbone, projector)
+        self.config = config
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of the three terms, and each of them."""
+        z1, z2 = (gather(z) for z in self.project(features, views))
+        invariance, variance, covariance = vicreg_terms(z1, z2)
+        loss = (
+            self.config.invariance_weight * invariance
+            + self.config.variance_weight * variance
+            + self.config.covariance_weight * covariance
+        )
+        return loss, {"invariance": invariance, "variance": variance, "covariance": covariance}
+
+
+@in_full_precision
+def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return VICReg's three terms (equations 1 to 5, scaled as in its authors' code).
+
+    Args:
+        z1: (B, D) projections of the first views.
+        z2: (B, D) projections of the second views.
+
+    Returns:
+        invariance: Mean squared difference of the views' projections.
+        variance: Mean over both views and all D of max(0, 1 - standard deviation).
+        covariance: Sum over both views of the squared off-diagonal covariances, divided by D.
+    """
+    invariance = F.mse_loss(z1, z2)
+    variance = z1.new_zeros(())
+    covariance = z1.new_zeros(())
+    for z in (z1, z2):
+        centred = z - z.mean(dim=0)
+        squares = centred.square().sum(dim=0) / (len(z) - 1)
+        variance = variance + F.relu(1 - (squares + 1e-4).sqrt()).mean() / 2
+        matrix = centred.T @ centred / (len(z) - 1)
+        covariance = covariance + (matrix.square().sum() - squares.square().sum()) / z.shape[1]
+    return invariance, variance, covariance
