@@ -68,7 +68,8 @@ def export_run(
 
     if not timm.is_model(info["timm_arch"]):
         raise ArtifactError(f"{final / EXPORT_FILE}: timm has no model {info['timm_arch']!r}.")
-    backbone: Any = timm.create_model(info["timm_arch"], num_classes=0)
+    model_args = info.get("model_args", {})
+    backbone: Any = timm.create_model(info["timm_arch"], num_classes=0, **model_args)
     state = read_tensors(backbone_path)
     check_backbone_keys(state, backbone)
     load_strictly(backbone, state, backbone_path)
@@ -126,6 +127,7 @@ def _spec(info: Mapping[str, Any], projector: ProjectorConfig, num_features: int
         tag=tag,
         arch=info["timm_arch"],
         timm_arch=info["timm_arch"],
+        model_args=info.get("model_args", {}),
         method=info["method"],
         conditioned=projector.conditioning != "none",
         input_size=tuple(info["input_size"]),
