@@ -114,18 +114,25 @@ def _is_conditioned(own: Mapping[str, Any]) -> bool:
 def _introduction(config: Mapping[str, Any]) -> str:
     own = config["cassle_zoo"]
     channels, height, width = config["pretrained_cfg"]["input_size"]
-    how = (
-        "CASSLE: the projector was given the parameters of each view's augmentation, so the "
-        "features keep what ordinary self-supervised learning discards (colour, position, "
-        "sharpness)"
-        if _is_conditioned(own)
-        else "the projector was not given the augmentation parameters: the baseline of CASSLE"
-    )
+    if own["projector"] is None:
+        how = "converted from the checkpoint of other code; nothing is known of its projector"
+    else:
+        how = _what_conditioning_means(own)
     return (
         f"# {own['name']}\n\n"
         f"A `{config['architecture']}` image backbone, pretrained without labels by "
         f"{own['method']} ({how}). It maps {height}x{width} pictures with {channels} channels to "
         f"{config['num_features']} features and has no classifier."
+    )
+
+
+def _what_conditioning_means(own: Mapping[str, Any]) -> str:
+    return (
+        "CASSLE: the projector was given the parameters of each view's augmentation, so the "
+        "features keep what ordinary self-supervised learning discards (colour, position, "
+        "sharpness)"
+        if _is_conditioned(own)
+        else "the projector was not given the augmentation parameters: the baseline of CASSLE"
     )
 
 
@@ -205,9 +212,12 @@ def _training(own: Mapping[str, Any]) -> str:
     else:
         lines.append(f"- Data: {data.title}. {data.description}")
         lines.append(f"- Licence of the data: {data.license}.")
-    lines.append(f"- Code: cassle_zoo {_inline(training.get('cassle_zoo', __version__))}")
+    code = f"cassle_zoo {_inline(training.get('cassle_zoo', __version__))}"
+    if "source" in training:
+        code = f"{_inline(training['source'])}; converted by {code}"
+    lines.append(f"- Code: {code}")
     lines += [
-        f"- {key.capitalize()}: {_inline(value)}"
+        f"- {key.replace('_', ' ').capitalize()}: {_inline(value)}"
         for key, value in training.items()
         if key not in _SHOWN_APART and value is not None
     ]
@@ -222,7 +232,7 @@ def _training(own: Mapping[str, Any]) -> str:
     )
 
 
-_SHOWN_APART = ("data", "data_license", "cassle_zoo", "command", "config")
+_SHOWN_APART = ("data", "data_license", "source", "cassle_zoo", "command", "config")
 
 
 def _settings(values: Any) -> str:

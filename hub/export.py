@@ -58,10 +58,7 @@ def export_run(
             not fit `dtype`, or `out_dir` is not empty.
         ConfigError: If `dtype` is another type.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(
-            f"dtype {dtype} is not allowed; use one of {', '.join(map(str, DTYPES))}."
-        )
+    check_dtype(dtype)
     final = Path(run_dir) / "final"
     info = _read_info(final)
     backbone_path, projector_path = final / BACKBONE_FILE, final / RUN_PROJECTOR_FILE
@@ -90,6 +87,18 @@ def export_run(
         card=str(render_card(config)),
         overwrite=overwrite,
     )
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Check that weights may be stored in a type.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(
+            f"dtype {dtype} is not allowed; use one of {', '.join(map(str, DTYPES))}."
+        )
 
 
 def _read_info(final: Path) -> dict[str, Any]:
