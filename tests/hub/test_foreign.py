@@ -207,8 +207,8 @@ def small(**changes: Any) -> dict[str, Tensor]:
         ({"state_dict": {}}, {}, "no dictionary of tensors"),
         ({"net.0.weight": torch.zeros(1)}, {}, r"no ResNet .*among net\.0\.weight.*--prefix"),
         (
-            {k.replace("backbone", w): v for w in ("student", "teacher") for k, v in small().items()},
-            {}, r"several backbones, under 'student\.', 'teacher\.'; choose one with --prefix",
+            {**small(), **{k.replace("backbone", "teacher"): v for k, v in small().items()}},
+            {}, r"several backbones, under 'backbone\.', 'teacher\.'; choose one with --prefix",
         ),
         (small(**{"backbone.conv1.weight": torch.zeros(64, 3, 3, 3)}), {}, "3x3, the stem for"),
         (small(**{"backbone.extra.weight": torch.zeros(1)}), {}, r"1 unexpected: extra\.weight"),
