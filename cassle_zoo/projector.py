@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
-from cassle_zoo.errors import ArtifactError, ConfigError, unknown_name
+from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.hub_mixin import StrictHubMixin
 
 CONDITIONINGS: tuple[str, ...] = (
     "cat",
@@ -138,7 +138,7 @@ class ProjectorConfig:
 
 class ConditionedProjector(
     nn.Module,
-    PyTorchModelHubMixin,
+    StrictHubMixin,
     library_name="cassle-zoo",
     paper_url="https://arxiv.org/abs/2306.06082",
     tags=["self-supervised-learning", "cassle"],
@@ -165,29 +165,6 @@ class ConditionedProjector(
         self.encoder = _build_encoder(config, self.layout.width)
         self.layers = None if config.conditioning in _HYPERNETS else _build_layers(config)
         self.norms = _build_norms(config) if config.conditioning == "hypernet_bn" else None
-
-    @classmethod
-    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "ConditionedProjector":
-        """Load all weights or none, where the mixin's default would load what fits."""
-        if "config" not in kwargs:
-            raise ArtifactError(
-                f"{kwargs.get('model_id')} has no config.json, so it holds no projector written "
-                "by save_pretrained."
-            )
-        projector: ConditionedProjector = super()._from_pretrained(strict=strict, **kwargs)
-        return projector
-
-    @classmethod
-    def _decode_arg(cls, expected_type: Any, value: Any) -> Any:
-        """Check the configuration; the mixin would leave out fields that it does not know."""
-        if expected_type is ProjectorConfig and isinstance(value, Mapping):
-            if "cassle_zoo" in value:
-                raise ArtifactError(
-                    "this is a model folder, not a projector written by save_pretrained; use "
-                    "cassle_zoo.create_projector('local-dir:DIR', pretrained=True)."
-                )
-            return ProjectorConfig.from_dict(value)
-        return super()._decode_arg(expected_type, value)
 
     def forward(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
         """Project features given how their views were augmented.

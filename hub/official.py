@@ -99,6 +99,7 @@ def read_projector(
 _OUR_NAMES = {
     "aug_processor.": "encoder.",
     "projector_hn.": "encoder.",
+    "projector_bns.": "norms.",
     "projector.": "layers.",
 }
 
@@ -130,7 +131,9 @@ def _shape(state: State, in_features: int) -> tuple[dict[str, Any], tuple[str, .
         }
     layers = _linears(state, "projector.")
     if any(key.startswith("projector_hn.") for key in state) and not layers:
-        return fields | _hypernet_shape(encoder[-1][1], in_features), ("hypernet",)
+        norms = {key.split(".")[1] for key in state if key.startswith("projector_bns.")}
+        shape = _hypernet_shape(encoder[-1][1], in_features, len(norms) + 1 if norms else None)
+        return fields | shape, ("hypernet_bn" if norms else "hypernet",)
     if not layers:
         raise CheckpointError("the projector has no layers.")
     last = f"projector.{3 * (len(layers) - 1) + 1}."
@@ -158,11 +161,12 @@ def _shape(state: State, in_features: int) -> tuple[dict[str, Any], tuple[str, .
     )
 
 
-def _hypernet_shape(weights: int, in_features: int) -> dict[str, Any]:
-    """Find depth and width of a generated projector: all hidden layers have the features' width."""
-    for depth, out in HYPERNET_SHAPES:
-        if weights == (in_features + 1) * ((depth - 1) * in_features + out):
-            return {"depth": depth, "out_features": out}
+def _hypernet_shape(weights: int, in_features: int, depth: int | None) -> dict[str, Any]:
+    """Find the shape of a generated projector: all hidden layers have the features' width."""
+    for candidate, out in HYPERNET_SHAPES:
+        generated = (in_features + 1) * ((candidate - 1) * in_features + out)
+        if weights == generated and depth in (None, candidate):
+            return {"depth": candidate, "out_features": out}
     raise CheckpointError(
         f"the hypernetwork generates {weights} weights, which no method's projector has on "
         f"{in_features} features."
@@ -195,7 +199,7 @@ def _stated_conditioning(args: Mapping[str, Any]) -> str | None:
     if not isinstance(treatment, str) or not isinstance(injection, str):
         return None
     if treatment == "hn":
-        return "hypernet"
+        return "hypernet_bn" if args.get("aug_hn_type") == "mlp-bn" else "hypernet"
     how = injection.removeprefix("proj-")
     return how if treatment == "mlp" or how == "none" else f"{treatment}_{how}"
 

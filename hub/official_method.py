@@ -23,7 +23,7 @@ def possible_methods(config: ProjectorConfig, *, has_predictor: bool) -> tuple[s
         config: The projector.
         has_predictor: Whether the checkpoint has a predictor. MoCo-v3's was never saved.
     """
-    if config.conditioning == "hypernet":  # which leaves out the last BatchNorm
+    if config.conditioning.startswith("hypernet"):  # which leaves out the last BatchNorm
         shape = (config.depth, config.out_features)
         return {
             (2, 128): ("simclr", "mocov2"),

@@ -85,8 +85,11 @@ def projector_state(
 
     parts: dict[str, nn.Module] = {}
     generated = (depth - 1) * features * (features + 1) + 128 * (features + 1)
-    if conditioning == "hypernet":
+    if conditioning.startswith("hypernet"):
         parts["projector_hn"] = mlp([width, 8, 8, generated])
+        if conditioning == "hypernet_bn":
+            norms = [nn.BatchNorm1d(features) for _ in range(depth - 1)]
+            parts["projector_bns"] = nn.ModuleList(norms)
     elif conditioning.startswith("raw_"):
         parts["projector"] = head(features + (width if conditioning == "raw_cat" else 0))
     else:
@@ -102,7 +105,14 @@ def projector_state(
 
 @pytest.mark.parametrize(
     ("conditioning", "option"),
-    [("cat", None), ("add", "add"), ("mul", "mul"), ("raw_cat", None), ("hypernet", None)],
+    [
+        ("cat", None),
+        ("add", "add"),
+        ("mul", "mul"),
+        ("raw_cat", None),
+        ("hypernet", None),
+        ("hypernet_bn", None),
+    ],
 )
 def test_conditionings(conditioning: str, option: str | None) -> None:
     found = read_projector(projector_state(conditioning, 13), 20, conditioning=option)
