@@ -202,7 +202,7 @@ def _vit(
         heads, why = timm_heads, "as in timm's ViT of this width"
         if has_sincos_positions(state["pos_embed"]):
             heads, why = _MOCOV3_HEADS[width], "as in MoCo-v3, whose fixed positions the file has"
-        notes = (f"{heads} attention heads, {why}; --num-heads says otherwise",)
+        notes = (f"{heads} attention heads, {why} (else give --num-heads)",)
     if heads < 1 or width % heads:
         raise ConfigError(f"--num-heads must divide the width {width}, got {heads}.")
     if heads != timm_heads:

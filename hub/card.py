@@ -85,11 +85,16 @@ def render_card(
     for result in results:
         _check_result(result)
     own = config["cassle_zoo"]
+    is_ours = own["projector"] is not None  # the others are backbones of foreign checkpoints
     data = ModelCardData(
         license=config["pretrained_cfg"]["license"],
         library_name="timm",
         pipeline_tag=TASK_TYPE,
-        tags=["timm", TASK_TYPE, "self-supervised-learning", "cassle", own["method"]],
+        tags=[
+            *("timm", TASK_TYPE, "self-supervised-learning"),
+            *(["cassle"] * is_ours),
+            own["method"],
+        ],
         model_name=own["name"],
         eval_results=_eval_results(results) or None,
     )
@@ -100,7 +105,7 @@ def render_card(
         _training(own),
         _metrics(results),
         _limits(own),
-        f"## Citation\n\n{CITATION}",
+        f"## Citation\n\n{CITATION}" if is_ours else "",
     )
     text = "\n\n".join(section for section in sections if section)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")

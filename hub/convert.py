@@ -105,6 +105,8 @@ def convert_checkpoint(
         projector=None if found.projector is None else found.projector.config,
         training={key: value for key, value in training.items() if value is not None},
     )
+    if found.projector is None:
+        del config["pretrained_cfg"]["paper_ids"]  # the paper has no part in it
     folder = save_artifact(
         out_dir,
         config=config,
@@ -131,7 +133,7 @@ def _spec(
     data = options.data or (tag if tag in DATASETS else stated)
     notes = []
     if data is None and None in (options.mean, options.std):
-        notes.append("pictures are normalised as for ImageNet; --data, or --mean and --std, say")
+        notes.append("pictures are normalised as for ImageNet (else give --data or --mean, --std)")
     prepared = DATASETS[data or "in100"]
     fixed = found.backbone.model_args.get("img_size", 224)
     is_fixed = getattr(found.backbone.model, "pretrained_cfg", {}).get("fixed_input_size", False)

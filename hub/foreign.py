@@ -62,7 +62,10 @@ def find_backbone(checkpoint: Any, *, prefix: str | None = None) -> ForeignBackb
         method=method,
         state=state,
         num_heads=heads,
-        dropped=(*(f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in groups.items()), *entries),
+        dropped=(
+            *(f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in groups.items()),
+            *([", ".join(entries)] if entries else []),
+        ),
     )
 
 

@@ -229,8 +229,8 @@ def _choose_descriptors(
         return fitting[0], ()
     if PAPER_DESCRIPTORS in fitting:
         return PAPER_DESCRIPTORS, (
-            f"the {width} numbers are the paper's {', '.join(PAPER_DESCRIPTORS)}; --descriptors "
-            "says otherwise",
+            f"the {width} numbers of omega are the paper's {', '.join(PAPER_DESCRIPTORS)} (else "
+            "give --descriptors)",
         )
     if not fitting:
         raise CheckpointError(f"no set of descriptors has {width} numbers.")

@@ -75,7 +75,7 @@ def choose_method(
         raise CheckpointError("no method has such a projector; give --method.")
     method = " or ".join(possible)
     if len(possible) > 1:
-        return method, (f"{method} cannot be told apart by their weights; --method says which",)
+        return method, (f"{method}, whose weights look the same (--method says which)",)
     return method, ()
 
 

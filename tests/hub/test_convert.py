@@ -234,9 +234,9 @@ def test_the_command_says_what_became_of_the_file(
         f"model:   resnet18, simclr or mocov2, projector conditioned by cat on {', '.join(PAPER)}",
     ]
     assert [line.split(",")[0] for line in lines[2:-1]] == [
-        "assumed: the 13 numbers are the paper's blur",
-        "assumed: simclr or mocov2 cannot be told apart by their weights; --method says which",
-        "assumed: pictures are normalised as for ImageNet; --data",
+        "assumed: the 13 numbers of omega are the paper's blur",
+        "assumed: simclr or mocov2",
+        "assumed: pictures are normalised as for ImageNet (else give --data or --mean",
         "dropped: optimizers", "dropped: schedulers", "dropped: trainer",
     ]  # fmt: skip
     assert lines[-1] == str(tmp_path / "out")
