@@ -200,7 +200,9 @@ _METHODS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("resnet18", "emoji64"): tuple(PROJECTORS),
     ("resnet18", "stl10"): ("simclr",),
     ("resnet50", "emoji64"): ("simclr",),
-    ("resnet50", "in100"): ("simclr",),
+    ("resnet50", "in100"): ("simclr", "mocov2", "mocov3", "barlow_twins"),
+    ("vit_small", "in100"): ("mocov3",),
+    ("vit_base", "in100"): ("mocov3",),
 }
 """Methods of the models of each architecture and tag."""
 

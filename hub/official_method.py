@@ -5,13 +5,12 @@ from typing import Any
 
 from cassle_zoo.errors import CheckpointError
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.specs import BACKBONES
+from cassle_zoo.specs import BACKBONES, PROJECTORS
 
 # (depth, out_features) of the methods' projectors: all that a hypernetwork's output can be.
 HYPERNET_SHAPES = ((2, 128), (2, 256), (3, 256), (3, 8192), (2, 2048), (3, 2048))
 
 _OUR_NAME = {"moco": "mocov2"}
-METHODS = ("simclr", "mocov2", "mocov3", "barlow_twins", "byol", "simsiam")
 
 
 def possible_methods(config: ProjectorConfig, *, has_predictor: bool) -> tuple[str, ...]:
@@ -84,6 +83,6 @@ def method_in_name(name: str) -> str | None:
     base = name.partition(".")[0]
     for arch in BACKBONES:
         method = base.removeprefix(f"{arch}_").removeprefix("cassle_")
-        if base.startswith(f"{arch}_") and method in METHODS:
+        if base.startswith(f"{arch}_") and method in PROJECTORS:
             return method
     return None

@@ -13,6 +13,8 @@ from cassle_zoo.train import final
 from cassle_zoo.train.backbone import build_backbone, resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import build_method
+from cassle_zoo.train.methods import Views
+from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 
 
 @pytest.mark.parametrize(
@@ -59,3 +61,19 @@ def test_a_trained_vit_is_exported_with_its_heads_and_size(tmp_path: Path) -> No
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), method.backbone.eval()(images))
     assert load_file(folder / "model.safetensors")["pos_embed"].shape == (1, 5, 384)
+
+
+def test_mocov3_leaves_the_fixed_parts_of_a_vit_alone() -> None:
+    method = MoCoV3Config(hidden_features=16, out_features=8, predictor_features=16)
+    augment = AugmentConfig(size=32)
+    config = TrainConfig(name="mine", arch="vit_small", method=method, augment=augment)
+    model = build_method(config)
+    before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
+    groups = [{"params": group.parameters} for group in model.param_groups()]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
+    images, omegas = torch.randn(2, 4, 3, 32, 32), torch.rand(2, 4, 13)
+    loss, _ = model(Views(images=(images[0], images[1]), descriptors=(omegas[0], omegas[1])))
+    loss.backward()
+    optimizer.step()
+    same = {key for key, value in model.backbone.state_dict().items() if value.equal(before[key])}
+    assert same == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
