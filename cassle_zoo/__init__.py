@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from cassle_zoo.features import FeatureSet, eval_transform, extract_features
     from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
     from cassle_zoo.specs import ModelSpec
+    from cassle_zoo.transforms import DescribedViews
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CassleZooError",
     "ConditionedProjector",
+    "DescribedViews",
     "DescriptorLayout",
     "FeatureSet",
     "ModelSpec",
@@ -41,6 +43,7 @@ __all__ = [
 _MODULE_OF = {
     "CassleZooError": "errors",
     "ConditionedProjector": "projector",
+    "DescribedViews": "transforms",
     "DescriptorLayout": "descriptors",
     "FeatureSet": "features",
     "ModelSpec": "specs",

@@ -66,7 +66,7 @@ def make_config(
     """Build the content of config.json.
 
     Args:
-        spec: Names and preprocessing; `sha256` is not used.
+        spec: Names, preprocessing and `model_args`; `sha256` is not used.
         backbone: The timm model that the weights fit.
         projector: Configuration of the projector, if there is one.
         training: How the weights were made: `recipe`, `command`, `code_version`, `config`, ...,
@@ -83,6 +83,7 @@ def make_config(
         "num_classes": 0,
         "num_features": backbone.num_features,
         "global_pool": pool if isinstance(pool, str) else getattr(pool, "pool_type", ""),
+        **({"model_args": dict(spec.model_args)} if spec.model_args else {}),
         "pretrained_cfg": {"tag": spec.tag, **cfg},
         "cassle_zoo": {
             "format_version": FORMAT_VERSION,

@@ -32,6 +32,10 @@ class ArtifactError(CassleZooError, RuntimeError):
     """A model folder is incomplete, or its files contradict each other."""
 
 
+class CheckpointError(CassleZooError, RuntimeError):
+    """A foreign checkpoint is not safe to read, or not understood."""
+
+
 class DataError(CassleZooError, RuntimeError):
     """Input data cannot be read or cannot be used."""
 

@@ -158,6 +158,7 @@ def _local_info(folder: Path) -> ModelSpec:
         tag=tag,
         arch=config["architecture"],
         timm_arch=config["architecture"],
+        model_args=config.get("model_args", {}),
         method=own["method"],
         conditioned=projector is not None and projector.get("conditioning") != "none",
         input_size=tuple(cfg["input_size"]),

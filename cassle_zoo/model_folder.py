@@ -22,6 +22,9 @@ LOCAL_PREFIX = "local-dir:"
 
 WEIGHTS_ROOT = Path(__file__).parent / "weights"
 
+# Arguments of timm.create_model that do not describe an architecture.
+_LOADING_ARGS = ("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit")
+
 # timm fields that say where weights come from; in a model folder they lie beside config.json.
 _SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 
@@ -151,7 +154,17 @@ def _check_config(config: Any) -> None:
         values = _get(cfg, key, list)
         if len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
             raise _Wrong(f"pretrained_cfg.{key} must be three numbers, not {values}.")
+    _check_model_args(config.get("model_args", {}))
     _check_own(_get(config, "cassle_zoo", dict))
+
+
+def _check_model_args(values: Any) -> None:
+    """Check that what timm passes on to its builders does not load another file."""
+    if not isinstance(values, dict):
+        raise _Wrong(f"model_args must be given as dict, found {values!r}.")
+    for name in values:
+        if name in _LOADING_ARGS or name.startswith("pretrained"):
+            raise _Wrong(f"model_args sets {name}, which no model folder may.")
 
 
 def _check_own(own: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.hub_mixin import StrictHubMixin
 
 CONDITIONINGS: tuple[str, ...] = (
     "cat",
@@ -135,8 +136,17 @@ class ProjectorConfig:
         return cls(**kwargs)
 
 
-class ConditionedProjector(nn.Module):
+class ConditionedProjector(
+    nn.Module,
+    StrictHubMixin,
+    library_name="cassle-zoo",
+    paper_url="https://arxiv.org/abs/2306.06082",
+    tags=["self-supervised-learning", "cassle"],
+):
     """Maps features of views, and how they were augmented, to the space of the SSL loss.
+
+    `save_pretrained`, `push_to_hub` and `from_pretrained` keep a projector of its own; a model
+    folder's projector is loaded by :func:`cassle_zoo.create_projector`.
 
     Attributes:
         config: The configuration.

@@ -50,6 +50,7 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
         "std": spec.std,
         "first_conv": get_pretrained_cfg_value(spec.timm_arch, "first_conv"),
         "classifier": get_pretrained_cfg_value(spec.timm_arch, "classifier"),
+        "fixed_input_size": bool(get_pretrained_cfg_value(spec.timm_arch, "fixed_input_size")),
         "license": spec.license,
         "paper_ids": PAPER_ID,
     }
@@ -80,6 +81,8 @@ def _build(
 ) -> "nn.Module":
     from timm.models import model_entrypoint, resolve_pretrained_cfg
 
+    from cassle_zoo.vit import MOCOV3_VITS, build_registered_vit
+
     if isinstance(pretrained_cfg, str) and pretrained_cfg:
         resolve_spec(f"{name}.{pretrained_cfg}")  # our error names the tags there are
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
@@ -90,7 +93,10 @@ def _build(
             spec = resolve_spec(f"{name}.{cfg.tag}" if cfg.tag else name)
             cfg = replace(cfg, file=str(verified_folder(spec, [MODEL_FILE]) / MODEL_FILE))
         kwargs["pretrained_filter_fn"] = _checked_float32
-    build: Callable[..., nn.Module] = model_entrypoint(resolve_spec(name).timm_arch)
+    known = resolve_spec(name)
+    if known.arch in MOCOV3_VITS:
+        return build_registered_vit(name, known.arch, pretrained, pretrained_cfg=cfg, **kwargs)
+    build: Callable[..., nn.Module] = model_entrypoint(known.timm_arch)
     return build(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
 
 

@@ -1,8 +1,9 @@
 """The models of the zoo: one entry per name and tag. Data, no logic; importable without torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from cassle_zoo.errors import unknown_name
 
@@ -18,6 +19,8 @@ class ModelSpec:
         tag: The data (and length) of the pretraining; may be empty for a user's own run.
         arch: Short name of the architecture, as used in `name`.
         timm_arch: Name of the timm model that the weights fit.
+        model_args: What that timm model must be given for the weights to fit, for example the
+            number of heads.
         method: Joint-embedding method, for example `simclr`.
         conditioned: Whether the projector saw the augmentation descriptors (CASSLE).
         input_size: (channels, height, width) in pixels.
@@ -48,6 +51,7 @@ class ModelSpec:
     license: str = "apache-2.0"
     recipe: str
     sha256: Mapping[str, str] | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def full_name(self) -> str:
@@ -58,6 +62,21 @@ class ModelSpec:
     def released(self) -> bool:
         """Whether pretrained weights exist."""
         return self.sha256 is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """What an architecture's short name stands for.
+
+    Attributes:
+        timm_arch: Name of the timm model.
+        num_features: Width of the pooled features.
+        model_args: Arguments that timm's model must be given.
+    """
+
+    timm_arch: str
+    num_features: int
+    model_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +183,26 @@ _OTHER_PROJECTORS: Mapping[tuple[str, str], ProjectorShape] = MappingProxyType(
 )
 """Projectors of (method, tag) that differ from the method's own: smaller, for small data."""
 
-_NUM_FEATURES = {"resnet18": 512, "resnet50": 2048}
+BACKBONES: Mapping[str, Backbone] = MappingProxyType(
+    {
+        "resnet18": Backbone(timm_arch="resnet18", num_features=512),
+        "resnet50": Backbone(timm_arch="resnet50", num_features=2048),
+        # MoCo-v3's ViT-S has 12 heads where timm's has 6; the weights have the same shapes.
+        "vit_small": Backbone(
+            timm_arch="vit_small_patch16_224", num_features=384, model_args={"num_heads": 12}
+        ),
+        "vit_base": Backbone(timm_arch="vit_base_patch16_224", num_features=768),
+    }
+)
+"""Architectures by the short names that model names begin with."""
+
 _METHODS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("resnet18", "emoji64"): tuple(PROJECTORS),
     ("resnet18", "stl10"): ("simclr",),
     ("resnet50", "emoji64"): ("simclr",),
-    ("resnet50", "in100"): ("simclr",),
+    ("resnet50", "in100"): ("simclr", "mocov2", "mocov3", "barlow_twins"),
+    ("vit_small", "in100"): ("mocov3",),
+    ("vit_base", "in100"): ("mocov3",),
 }
 """Methods of the models of each architecture and tag."""
 
@@ -190,18 +223,19 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
 
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
     name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
-    data = DATASETS[tag]
+    data, backbone = DATASETS[tag], BACKBONES[arch]
     return ModelSpec(
         name=name,
         tag=tag,
         arch=arch,
-        timm_arch=arch,
+        timm_arch=backbone.timm_arch,
+        model_args=backbone.model_args,
         method=method,
         conditioned=conditioned,
         input_size=data.input_size,
         mean=data.mean,
         std=data.std,
-        num_features=_NUM_FEATURES[arch],
+        num_features=backbone.num_features,
         data=tag,
         recipe=f"{name}.{tag}",
         sha256=_SHA256.get(f"{name}.{tag}"),

@@ -1,17 +1,23 @@
 """Writes the model card (README.md) of a model folder."""
 
-import math
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from cassle_zoo import __version__
 from cassle_zoo.descriptors import DescriptorLayout
 from cassle_zoo.errors import ArtifactError
+from cassle_zoo.hub.card_results import (
+    TASK_TYPE,
+    check_result,
+    eval_results,
+    inline,
+    results_section,
+)
 from cassle_zoo.model_folder import CARD_FILE, MODEL_FILE, file_sha256, read_config
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, DatasetInfo
 
@@ -27,9 +33,6 @@ CITATION = """\
   note    = {arXiv:2306.06082}
 }
 ```"""
-
-TASK_TYPE = "image-feature-extraction"
-RESULT_FIELDS = ("task", "model", "data", "protocol", "metrics", "seed", "command")
 
 
 def write_card(folder: str | Path, results: Sequence[Mapping[str, Any]] = ()) -> Path:
@@ -50,7 +53,7 @@ def write_card(folder: str | Path, results: Sequence[Mapping[str, Any]] = ()) ->
     config = read_config(folder)
     found = file_sha256(folder / MODEL_FILE)
     for result in results:
-        _check_result(result)
+        check_result(result)
         measured = result["model"]["sha256"]
         if measured != found:
             raise ArtifactError(
@@ -83,24 +86,29 @@ def render_card(
         ArtifactError: If a result is malformed.
     """
     for result in results:
-        _check_result(result)
+        check_result(result)
     own = config["cassle_zoo"]
+    is_ours = own["projector"] is not None  # the others are backbones of foreign checkpoints
     data = ModelCardData(
         license=config["pretrained_cfg"]["license"],
         library_name="timm",
         pipeline_tag=TASK_TYPE,
-        tags=["timm", TASK_TYPE, "self-supervised-learning", "cassle", own["method"]],
+        tags=[
+            *("timm", TASK_TYPE, "self-supervised-learning"),
+            *(["cassle"] * is_ours),
+            own["method"],
+        ],
         model_name=own["name"],
-        eval_results=_eval_results(results) or None,
+        eval_results=eval_results(results) or None,
     )
     sections = (
         _introduction(config),
         _usage(config),
         _projector(own),
         _training(own),
-        _metrics(results),
+        results_section(results),
         _limits(own),
-        f"## Citation\n\n{CITATION}",
+        f"## Citation\n\n{CITATION}" if is_ours else "",
     )
     text = "\n\n".join(section for section in sections if section)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
@@ -114,18 +122,25 @@ def _is_conditioned(own: Mapping[str, Any]) -> bool:
 def _introduction(config: Mapping[str, Any]) -> str:
     own = config["cassle_zoo"]
     channels, height, width = config["pretrained_cfg"]["input_size"]
-    how = (
-        "CASSLE: the projector was given the parameters of each view's augmentation, so the "
-        "features keep what ordinary self-supervised learning discards (colour, position, "
-        "sharpness)"
-        if _is_conditioned(own)
-        else "the projector was not given the augmentation parameters: the baseline of CASSLE"
-    )
+    if own["projector"] is None:
+        how = "converted from the checkpoint of other code; nothing is known of its projector"
+    else:
+        how = _what_conditioning_means(own)
     return (
         f"# {own['name']}\n\n"
         f"A `{config['architecture']}` image backbone, pretrained without labels by "
         f"{own['method']} ({how}). It maps {height}x{width} pictures with {channels} channels to "
         f"{config['num_features']} features and has no classifier."
+    )
+
+
+def _what_conditioning_means(own: Mapping[str, Any]) -> str:
+    return (
+        "CASSLE: the projector was given the parameters of each view's augmentation, so the "
+        "features keep what ordinary self-supervised learning discards (colour, position, "
+        "sharpness)"
+        if _is_conditioned(own)
+        else "the projector was not given the augmentation parameters: the baseline of CASSLE"
     )
 
 
@@ -200,20 +215,23 @@ def _training(own: Mapping[str, Any]) -> str:
     data = _dataset(own)
     lines = []
     if data is None:
-        lines.append(f"- Data: {_inline(training.get('data') or 'not recorded')}")
-        lines.append(f"- Licence of the data: {_inline(training.get('data_license', 'unknown'))}")
+        lines.append(f"- Data: {inline(training.get('data') or 'not recorded')}")
+        lines.append(f"- Licence of the data: {inline(training.get('data_license', 'unknown'))}")
     else:
         lines.append(f"- Data: {data.title}. {data.description}")
         lines.append(f"- Licence of the data: {data.license}.")
-    lines.append(f"- Code: cassle_zoo {_inline(training.get('cassle_zoo', __version__))}")
+    code = f"cassle_zoo {inline(training.get('cassle_zoo', __version__))}"
+    if "source" in training:
+        code = f"{inline(training['source'])}; converted by {code}"
+    lines.append(f"- Code: {code}")
     lines += [
-        f"- {key.capitalize()}: {_inline(value)}"
+        f"- {key.replace('_', ' ').capitalize()}: {inline(value)}"
         for key, value in training.items()
         if key not in _SHOWN_APART and value is not None
     ]
     command = training.get("command", f"cassle-zoo train {own['name']} --data DATA --out RUN")
     settings = "\n".join(
-        f"- `{section}`: {_inline(_settings(values))}"
+        f"- `{section}`: {inline(_settings(values))}"
         for section, values in training.get("config", {}).items()
     )
     return "\n\n".join(
@@ -222,73 +240,13 @@ def _training(own: Mapping[str, Any]) -> str:
     )
 
 
-_SHOWN_APART = ("data", "data_license", "cassle_zoo", "command", "config")
+_SHOWN_APART = ("data", "data_license", "source", "cassle_zoo", "command", "config")
 
 
 def _settings(values: Any) -> str:
     if not isinstance(values, dict):
         return str(values)
     return ", ".join(f"{key}={value}" for key, value in values.items())
-
-
-def _inline(value: Any) -> str:
-    """Write a value on one line, so that it cannot change the structure of the document."""
-    return " ".join(str(value).replace("|", "\\|").split())
-
-
-def _metrics(results: Sequence[Mapping[str, Any]]) -> str:
-    blocks = []
-    for result in results:
-        rows = "\n".join(
-            f"| {_inline(task)} | {_inline(metric)} | {value:.4g} |"
-            for task, metric, value in _values(result)
-        )
-        protocol = "; ".join(f"{k} {_inline(v)}" for k, v in result["protocol"].items())
-        blocks.append(
-            f"### {result['task']}\n\n"
-            f"Protocol: {protocol}; seed {result['seed']}.\n"
-            f"Data: {result['data']['name']}, sha256 `{result['data']['sha256']}`.\n\n"
-            f"| task | metric | value |\n|---|---|---|\n{rows}\n\n"
-            f"```sh\n{result['command']}\n```"
-        )
-    return "\n\n".join(["## Results", *blocks]) if blocks else ""
-
-
-def _check_result(result: Mapping[str, Any]) -> None:
-    missing = [key for key in RESULT_FIELDS if key not in result]
-    if missing:
-        raise ArtifactError(
-            f"a result lacks {', '.join(missing)}; record it anew with `cassle-zoo eval`."
-        )
-    for task, metric, value in _values(result):
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ArtifactError(f"the result {task} {metric} is {value!r}, not a finite number.")
-
-
-def _values(result: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:
-    for task, metrics in result["metrics"].items():
-        for metric, value in metrics.items():
-            yield task, metric, value
-
-
-def _eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
-    return [
-        EvalResult(
-            task_type=TASK_TYPE,
-            task_name=f"{result['task']} {task}",
-            dataset_type=result["data"]["name"],
-            dataset_name=result["data"]["name"],
-            dataset_config=task,
-            dataset_split="test",
-            dataset_revision=result["data"]["sha256"],
-            metric_type="accuracy" if "recall" not in metric else "recall",
-            metric_name=metric,
-            metric_value=value,
-            metric_args=dict(result["protocol"]),
-        )
-        for result in results
-        for task, metric, value in _values(result)
-    ]
 
 
 def _limits(own: Mapping[str, Any]) -> str:

@@ -58,17 +58,15 @@ def export_run(
             not fit `dtype`, or `out_dir` is not empty.
         ConfigError: If `dtype` is another type.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(
-            f"dtype {dtype} is not allowed; use one of {', '.join(map(str, DTYPES))}."
-        )
+    check_dtype(dtype)
     final = Path(run_dir) / "final"
     info = _read_info(final)
     backbone_path, projector_path = final / BACKBONE_FILE, final / RUN_PROJECTOR_FILE
 
     if not timm.is_model(info["timm_arch"]):
         raise ArtifactError(f"{final / EXPORT_FILE}: timm has no model {info['timm_arch']!r}.")
-    backbone: Any = timm.create_model(info["timm_arch"], num_classes=0)
+    model_args = info.get("model_args", {})
+    backbone: Any = timm.create_model(info["timm_arch"], num_classes=0, **model_args)
     state = read_tensors(backbone_path)
     check_backbone_keys(state, backbone)
     load_strictly(backbone, state, backbone_path)
@@ -89,6 +87,18 @@ def export_run(
         card=str(render_card(config)),
         overwrite=overwrite,
     )
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Check that weights may be stored in a type.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(
+            f"dtype {dtype} is not allowed; use one of {', '.join(map(str, DTYPES))}."
+        )
 
 
 def _read_info(final: Path) -> dict[str, Any]:
@@ -126,6 +136,7 @@ def _spec(info: Mapping[str, Any], projector: ProjectorConfig, num_features: int
         tag=tag,
         arch=info["timm_arch"],
         timm_arch=info["timm_arch"],
+        model_args=info.get("model_args", {}),
         method=info["method"],
         conditioned=projector.conditioning != "none",
         input_size=tuple(info["input_size"]),

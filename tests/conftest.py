@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None}
-_scratch = ""
+# What libraries read when they are imported is set here, not in a hook, because the conftest.py of
+# a folder named on the command line is imported before any hook runs.
+_scratch = tempfile.mkdtemp(prefix="cassle-zoo-tests-")
+os.environ["HF_HOME"] = os.path.join(_scratch, "hf_home")
+os.environ["TORCH_HOME"] = os.path.join(_scratch, "torch_home")
+os.environ.pop("HF_TOKEN", None)
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost more than they give
 
 
 class NetworkBlockedError(RuntimeError):
@@ -19,15 +26,8 @@ class NetworkBlockedError(RuntimeError):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set what libraries read when they are imported, before anything imports them."""
-    global _scratch  # noqa: PLW0603 - the hook below removes what this one made
+    """Declare the markers and cut the network off."""
     config.addinivalue_line("markers", "slow: takes several seconds")
-    _scratch = tempfile.mkdtemp(prefix="cassle-zoo-tests-")
-    for name in ("HF_HOME", "TORCH_HOME"):
-        os.environ[name] = os.path.join(_scratch, name.lower())
-    os.environ.pop("HF_TOKEN", None)
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads cost more than they give
     _block_network()
 
 

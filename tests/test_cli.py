@@ -67,6 +67,7 @@ def fails_with(run: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> st
         ("eval", "emoji64"),
         ("hub",),
         ("hub", "export"),
+        ("hub", "convert"),
         ("hub", "cards"),
     ],
 )

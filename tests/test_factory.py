@@ -64,9 +64,13 @@ def released(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
             "resnet18_cassle_simclr",
             ["resnet18_cassle_simclr.emoji64", "resnet18_cassle_simclr.stl10"],
         ),
-        ("resnet50_cassle*", ["resnet50_cassle_simclr.emoji64", "resnet50_cassle_simclr.in100"]),
-        ("*50*.in100", ["resnet50_cassle_simclr.in100", "resnet50_simclr.in100"]),
-        ("vit*", []),
+        (
+            "resnet50_cassle_s*",
+            ["resnet50_cassle_simclr.emoji64", "resnet50_cassle_simclr.in100"],
+        ),
+        ("*50*_simclr.in100", ["resnet50_cassle_simclr.in100", "resnet50_simclr.in100"]),
+        ("vit_small*", ["vit_small_cassle_mocov3.in100", "vit_small_mocov3.in100"]),
+        ("convnext*", []),
     ],
 )
 def test_list_models(pattern: str, expected: list[str]) -> None:

@@ -28,6 +28,19 @@ def test_the_models_of_the_first_release_are_there() -> None:
     } <= set(MODEL_SPECS)
 
 
+def test_the_papers_models_are_there() -> None:
+    assert {
+        f"{arch}_{conditioned}{method}.in100"
+        for arch, methods in (
+            ("resnet50", ("simclr", "mocov2", "mocov3", "barlow_twins")),
+            ("vit_small", ("mocov3",)),
+            ("vit_base", ("mocov3",)),
+        )
+        for method in methods
+        for conditioned in ("cassle_", "")
+    } == {name for name, spec in MODEL_SPECS.items() if spec.tag == "in100"}
+
+
 def test_a_name_without_tag_means_its_first_tag() -> None:
     assert model_tags("resnet50_cassle_simclr")[0] == "emoji64"
     assert resolve_spec("resnet50_cassle_simclr").full_name == "resnet50_cassle_simclr.emoji64"
@@ -63,7 +76,7 @@ def test_bundled_files_have_the_published_hashes(name: str) -> None:
 @pytest.mark.parametrize("name", MODEL_SPECS)
 def test_the_recipe_trains_what_the_spec_says(name: str) -> None:
     spec, recipe = MODEL_SPECS[name], get_recipe(MODEL_SPECS[name].recipe)
-    assert (recipe.name, recipe.arch, recipe.method.name) == (name, spec.timm_arch, spec.method)
+    assert (recipe.name, recipe.arch, recipe.method.name) == (name, spec.arch, spec.method)
     size = recipe.augment.size
     assert (3, size, size) == spec.input_size
     assert (recipe.augment.mean, recipe.augment.std) == (spec.mean, spec.std)

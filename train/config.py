@@ -134,7 +134,7 @@ class TrainConfig:
 
     Attributes:
         name: Name of the model that the run produces, `ARCH_METHOD.TAG`.
-        arch: Any timm model name.
+        arch: Any timm model name, or `vit_small` or `vit_base`, MoCo-v3's ViTs.
         method: Settings of the SSL method.
         conditioning: What the projector is told about the augmentation.
         augself: Auxiliary prediction of augmentation differences; off by default.

@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors.torch import save
 
+from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
@@ -21,6 +22,7 @@ EXPORT_FILE = "export.json"
 
 def write(folder: Path, method: Method, config: TrainConfig, *, steps: int) -> None:
     """Write backbone and projector in float32, and `export.json`, which is written last."""
+    arch = resolve_arch(config.arch, config.augment.size)
     folder.mkdir(exist_ok=True)
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
@@ -32,7 +34,8 @@ def write(folder: Path, method: Method, config: TrainConfig, *, steps: int) -> N
         {
             "name": config.name,
             "method": config.method.name,
-            "timm_arch": config.arch,
+            "timm_arch": arch.timm_arch,
+            "model_args": arch.model_args,
             "projector": method.projector.config.to_dict(),
             "input_size": [3, config.augment.size, config.augment.size],
             "mean": list(config.augment.mean),

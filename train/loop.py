@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from cassle_zoo.devices import autocast_dtype, pick_device
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.train import final
 from cassle_zoo.train.augself import AugSelf
+from cassle_zoo.train.backbone import build_backbone
 from cassle_zoo.train.checkpoint import load_checkpoint, save_checkpoint, write_json
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import batches, open_dataset, steps_per_epoch
@@ -227,13 +227,11 @@ def build_method(config: TrainConfig) -> Method:
     """Build the backbone and the method around it, initialised from `config.run.seed`.
 
     Raises:
-        ConfigError: If timm has no model `config.arch`.
+        ConfigError: If there is no architecture `config.arch`.
     """
-    if not timm.is_model(config.arch):
-        raise ConfigError(f"arch {config.arch!r} is not a timm model; see timm.list_models().")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        backbone: Any = timm.create_model(config.arch, num_classes=0)
+        backbone: Any = build_backbone(config.arch, config.augment.size)
         width = int(backbone.num_features)
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:

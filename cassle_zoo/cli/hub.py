@@ -28,6 +28,8 @@ def add_parser(subparsers: Any) -> None:
     )
     export.set_defaults(run=run_export)
 
+    _add_convert(actions)
+
     cards = actions.add_parser(
         "cards",
         help="write MODEL_CARDS.md from the recorded results",
@@ -39,6 +41,49 @@ def add_parser(subparsers: Any) -> None:
     cards.set_defaults(run=run_cards)
 
 
+def _add_convert(actions: Any) -> None:
+    convert = actions.add_parser(
+        "convert",
+        help="turn a checkpoint of other code into a model folder",
+        description="Convert a checkpoint of the paper's code (backbone and projector), or the "
+        "backbone in one of solo-learn, lightly (Lightning), or Facebook's MoCo-v2 and MoCo-v3. "
+        "Nothing in the file is run. args.json beside it is read if it is there. The options below "
+        "say what a file leaves open; it is refused where they are needed.",
+    )
+    convert.add_argument("checkpoint", type=Path, metavar="CKPT", help="file to convert")
+    convert.add_argument(
+        "--name", required=True, help="of the model, for example resnet50_cassle_mocov2.in100"
+    )
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    convert.add_argument("--method", help="SSL method, where the weights do not tell")
+    convert.add_argument("--conditioning", choices=["add", "mul"], help="which look the same")
+    convert.add_argument(
+        "--descriptors", nargs="+", metavar="NAME", help="what the projector is told, any order"
+    )
+    convert.add_argument("--arch", help="timm model of the backbone")
+    convert.add_argument("--num-heads", type=int, metavar="N", help="attention heads of a ViT")
+    convert.add_argument("--prefix", help="what the names of the backbone's weights begin with")
+    convert.add_argument("--data", help="pretraining data: says how pictures are prepared")
+    convert.add_argument("--size", type=int, metavar="PIXELS", help="height and width of pictures")
+    for name in ("--mean", "--std"):
+        convert.add_argument(
+            name, nargs=3, type=float, metavar=("R", "G", "B"), help="for pictures in [0, 1]"
+        )
+    convert.add_argument(
+        "--license", default="unknown", help="of the weights (SPDX); default: %(default)s"
+    )
+    convert.add_argument(
+        "--dtype",
+        choices=["float16", "float32"],
+        default="float32",
+        help="of the weights in the folder; default: %(default)s",
+    )
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace a model folder that exists"
+    )
+    convert.set_defaults(run=run_convert)
+
+
 def run_export(args: argparse.Namespace) -> int:
     """Write the model folder."""
     import torch
@@ -47,6 +92,44 @@ def run_export(args: argparse.Namespace) -> int:
 
     dtype = {"float16": torch.float16, "float32": torch.float32}[args.dtype]
     export_run(args.run_dir, args.output, dtype=dtype, overwrite=args.overwrite)
+    print(args.output)
+    return 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Write the model folder, and print what became of the checkpoint."""
+    import torch
+
+    from cassle_zoo.hub.convert import convert_checkpoint
+    from cassle_zoo.hub.understand import ConvertOptions
+
+    options = ConvertOptions(
+        method=args.method,
+        conditioning=args.conditioning,
+        descriptors=tuple(args.descriptors) if args.descriptors else None,
+        arch=args.arch,
+        num_heads=args.num_heads,
+        prefix=args.prefix,
+        data=args.data,
+        size=args.size,
+        mean=tuple(args.mean) if args.mean else None,
+        std=tuple(args.std) if args.std else None,
+        license=args.license,
+    )
+    done = convert_checkpoint(
+        args.checkpoint,
+        args.output,
+        name=args.name,
+        options=options,
+        dtype={"float16": torch.float16, "float32": torch.float32}[args.dtype],
+        overwrite=args.overwrite,
+    )
+    print(f"read:    {done.format}")
+    print(f"model:   {done.model}")
+    for note in done.notes:
+        print(f"assumed: {note}")
+    for part in done.dropped:
+        print(f"dropped: {part}")
     print(args.output)
     return 0
 

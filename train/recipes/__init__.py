@@ -8,10 +8,7 @@ from cassle_zoo.train.recipes import emoji64, paper
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     **emoji64.RECIPES,
-    "resnet50_cassle_simclr.in100": paper.resnet50_cassle_simclr_in100,
-    "resnet50_simclr.in100": paper.resnet50_simclr_in100,
-    "resnet18_cassle_simclr.stl10": paper.resnet18_cassle_simclr_stl10,
-    "resnet18_simclr.stl10": paper.resnet18_simclr_stl10,
+    **paper.RECIPES,
 }
 
 

@@ -1,0 +1,84 @@
+"""The code in docs/ runs as it stands."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from cassle_zoo.demo import SAMPLES
+
+DOC = Path(__file__).parent.parent / "docs" / "use_in_your_loop.md"
+SECTIONS = dict(
+    re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", DOC.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+)
+
+
+def blocks(section: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", SECTIONS[section], re.MULTILINE | re.DOTALL)
+
+
+def run(code: str, namespace: dict[str, Any]) -> None:
+    exec(compile(code, str(DOC), "exec"), namespace)
+
+
+@pytest.fixture
+def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with a folder of pictures."""
+    folder = tmp_path / "pictures" / "emoji"
+    folder.mkdir(parents=True)
+    for path in sorted(Path(SAMPLES).glob("*.png"))[:32]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+
+
+def trained(namespace: dict[str, Any], projector: nn.Module) -> bool:
+    """Whether steps were made, and the encoder of omega took part in them."""
+    assert math.isfinite(namespace["loss"].item())
+    encoder: Any = projector.encoder
+    return bool(encoder[0].weight.grad.abs().max() > 0) and encoder[1].num_batches_tracked == 8
+
+
+def test_the_sections_are_those_tested_below() -> None:
+    assert {name: len(blocks(name)) for name in SECTIONS} == {
+        "A plain PyTorch loop": 2,
+        "The same, batched on the GPU": 1,
+        "lightly": 1,
+        "Keeping the projector": 1,
+    }
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_plain_loop_and_batches() -> None:
+    namespace: dict[str, Any] = {}
+    loop, variant = blocks("A plain PyTorch loop")
+    run(loop, namespace)
+    assert trained(namespace, namespace["projector"])
+    run(variant, namespace)
+    with Image.open(next(Path("pictures/emoji").glob("*.png"))) as picture:
+        (view, _), (omega, _) = namespace["views"](picture)
+    features = torch.rand(2, 512)
+    assert view.shape == (3, 64, 64)
+    assert namespace["projector"](features, omega.expand(2, 8)).shape == (2, 128)
+    [batched] = blocks("The same, batched on the GPU")
+    run(batched, namespace)
+    assert namespace["images"].shape == (4, 3, 64, 64)
+    assert namespace["omega"].shape == (4, 13)
+
+
+@pytest.mark.usefixtures("_pictures")
+def test_lightly_and_the_hub() -> None:
+    pytest.importorskip("lightly")
+    namespace: dict[str, Any] = {}
+    imports = blocks("A plain PyTorch loop")[0].partition("\n\nviews")[0]
+    run(imports, namespace)
+    run(blocks("lightly")[0], namespace)
+    head = namespace["model"].projection_head
+    assert trained(namespace, head)
+    run(blocks("Keeping the projector")[0], namespace)
+    loaded = namespace["projector"].state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in head.state_dict().items())

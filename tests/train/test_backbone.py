@@ -1,0 +1,79 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from cassle_zoo.augment import AugmentConfig
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.hub.export import export_run
+from cassle_zoo.train import final
+from cassle_zoo.train.backbone import build_backbone, resolve_arch
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.loop import build_method
+from cassle_zoo.train.methods import Views
+from cassle_zoo.train.methods.mocov3 import MoCoV3Config
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "timm_arch", "model_args"),
+    [
+        ("resnet18", 64, "resnet18", {}),
+        ("resnet18_cassle_simclr", 64, "resnet18", {}),
+        ("convnext_tiny", 64, "convnext_tiny", {}),
+        ("vit_small", 224, "vit_small_patch16_224", {"num_heads": 12}),
+        ("vit_small", 64, "vit_small_patch16_224", {"num_heads": 12, "img_size": 64}),
+        ("vit_base", 224, "vit_base_patch16_224", {}),
+        ("vit_tiny_patch16_224", 96, "vit_tiny_patch16_224", {"img_size": 96}),
+    ],
+)
+def test_names(arch: str, size: int, timm_arch: str, model_args: dict[str, int]) -> None:
+    resolved = resolve_arch(arch, size)
+    assert (resolved.timm_arch, resolved.model_args) == (timm_arch, model_args)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ConfigError, match=r"vit_smal' is neither one of .*vit_small"):
+        build_backbone("vit_smal", 224)
+
+
+def test_mocov3_vits_are_frozen_where_they_should_be() -> None:
+    model = build_backbone("vit_small", 64)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
+    assert model.blocks[0].attn.num_heads == 12
+    assert all(p.requires_grad for p in build_backbone("resnet18", 64).parameters())
+
+
+def test_a_trained_vit_is_exported_with_its_heads_and_size(tmp_path: Path) -> None:
+    config = TrainConfig(
+        name="vit_small_cassle_simclr.mine", arch="vit_small", augment=AugmentConfig(size=32)
+    )
+    method = build_method(dataclasses.replace(config))
+    run = tmp_path / "run"
+    run.mkdir()
+    final.write(run / "final", method, config, steps=1)
+    folder = export_run(run, tmp_path / "out", dtype=torch.float32)
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), method.backbone.eval()(images))
+    assert load_file(folder / "model.safetensors")["pos_embed"].shape == (1, 5, 384)
+
+
+def test_mocov3_leaves_the_fixed_parts_of_a_vit_alone() -> None:
+    method = MoCoV3Config(hidden_features=16, out_features=8, predictor_features=16)
+    augment = AugmentConfig(size=32)
+    config = TrainConfig(name="mine", arch="vit_small", method=method, augment=augment)
+    model = build_method(config)
+    before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
+    groups = [{"params": group.parameters} for group in model.param_groups()]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
+    images, omegas = torch.randn(2, 4, 3, 32, 32), torch.rand(2, 4, 13)
+    loss, _ = model(Views(images=(images[0], images[1]), descriptors=(omegas[0], omegas[1])))
+    loss.backward()
+    optimizer.step()
+    same = {key for key, value in model.backbone.state_dict().items() if value.equal(before[key])}
+    assert same == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}

@@ -1,0 +1,78 @@
+"""The network to be trained, by name."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+from torch import nn
+
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.specs import BACKBONES, MODEL_SPECS
+from cassle_zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What timm must be told to build a network again.
+
+    Attributes:
+        timm_arch: Name of the timm model.
+        model_args: Arguments that it must be given.
+    """
+
+    timm_arch: str
+    model_args: dict[str, Any]
+
+
+def resolve_arch(arch: str, size: int) -> Architecture:
+    """Find out what an architecture's name means.
+
+    Args:
+        arch: A short name of :data:`cassle_zoo.specs.BACKBONES` (`vit_small` is MoCo-v3's, with 12
+            heads), a model of the registry, or any timm model.
+        size: Height and width of the views in pixels.
+
+    Raises:
+        ConfigError: If there is no such architecture.
+    """
+    known = BACKBONES.get(_short_name(arch))
+    timm_arch = arch if known is None else known.timm_arch
+    if not timm.is_model(timm_arch):
+        raise ConfigError(
+            f"arch {arch!r} is neither one of {', '.join(BACKBONES)} nor a timm model; "
+            "see timm.list_models()."
+        )
+    args: dict[str, Any] = {} if known is None else dict(known.model_args)
+    cfg = timm.get_pretrained_cfg(timm_arch)
+    # Some networks, ViTs above all, are built for one size of input.
+    if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
+        args["img_size"] = size
+    return Architecture(timm_arch=timm_arch, model_args=args)
+
+
+def build_backbone(arch: str, size: int) -> nn.Module:
+    """Build a network without classifier, initialised for training.
+
+    MoCo-v3's ViTs get their fixed positions and an untrained patch projection, both frozen.
+
+    Args:
+        arch: As in :func:`resolve_arch`.
+        size: Height and width of the views in pixels.
+
+    Raises:
+        ConfigError: If there is no such architecture.
+    """
+    resolved = resolve_arch(arch, size)
+    vit = MOCOV3_VITS.get(_short_name(arch))
+    if vit is None:
+        model: nn.Module = timm.create_model(
+            resolved.timm_arch, num_classes=0, **resolved.model_args
+        )
+        return model
+    model = mocov3_vit(num_classes=0, **{**vit, **resolved.model_args})
+    freeze_fixed_parts(model)
+    return model
+
+
+def _short_name(arch: str) -> str:
+    return next((spec.arch for spec in MODEL_SPECS.values() if spec.name == arch), arch)
