@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _MAX_STEPS = 2000
-_RANK = 128
+_RANK = 64
 _FLOOR = 0.01
 
 

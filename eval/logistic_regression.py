@@ -30,7 +30,7 @@ _LOOSEST_CG_RESIDUAL = 0.1
 _SAFETY = 0.8
 _EXTRAPOLATION_POINTS = 3
 _SHORTEST_STEP = 1e-10
-_HARD = 40  # CG steps after which a better preconditioner pays for itself
+_HARD = 60  # CG steps after which a better preconditioner pays for itself
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

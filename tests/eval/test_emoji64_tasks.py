@@ -2,7 +2,6 @@ import dataclasses
 
 import pytest
 
-
 from cassle_zoo.errors import DataError
 from cassle_zoo.eval.emoji64_records import SKIN_TONES, VENDORS
 from cassle_zoo.eval.emoji64_tasks import (

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from cassle_zoo.errors import ConfigError, UnknownNameError, WeightsUnavailableError
+from cassle_zoo.eval.sources import MeanPool, open_source, state_sha256
+from cassle_zoo.features import eval_transform
+
+
+def test_raw_pixels_by_hand():
+    source = open_source("raw-pixels")
+    image = Image.new("RGB", (64, 64), (255, 0, 51))
+    image.putpixel((0, 0), (0, 255, 51))
+    features = source.model(source.transform(image)[None])[0].reshape(3, 16, 16)
+    assert features[0, 0, 0] == pytest.approx(15 / 16)
+    assert features[1, 0, 0] == pytest.approx(1 / 16)
+    assert features[:, 3, 7].tolist() == pytest.approx([1, 0, 0.2])
+    assert (source.name, source.sha256) == ("raw-pixels", None)
+
+
+def test_raw_pixels_need_a_multiple_of_16():
+    with pytest.raises(ConfigError, match="63x64"):
+        MeanPool()(torch.zeros(1, 3, 63, 64))
+
+
+def test_random_init_depends_on_the_seed_only():
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    first = open_source("random-init:resnet18", seed=0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert open_source("random-init:resnet18", seed=0).sha256 == first.sha256
+    assert open_source("random-init:resnet18", seed=1).sha256 != first.sha256
+    assert eval_transform(first.model)(Image.new("RGB", (64, 64))).shape == (3, 64, 64)
+    assert first.model(torch.zeros(2, 3, 64, 64)).shape == (2, 512)
+
+
+def test_state_hash_sees_names_types_and_values():
+    model = nn.Linear(2, 2)
+    found = {state_sha256(model), state_sha256(nn.Sequential(model)), state_sha256(model.double())}
+    assert len(found) == 3
+    with torch.no_grad():
+        model.weight[0, 0] += 1
+    assert state_sha256(model) not in found
+    state_sha256(nn.BatchNorm2d(3))  # has a 0-dimensional integer buffer
+
+
+def test_modules_and_names():
+    model = nn.Flatten()
+    assert open_source(model).name == "Flatten"
+    assert open_source(model, name="mine").name == "mine"
+    with pytest.raises(UnknownNameError, match="architecture 'resnet1'"):
+        open_source("random-init:resnet1")
+    with pytest.raises(UnknownNameError):
+        open_source("nothing_like_it")
+    with pytest.raises(WeightsUnavailableError):
+        open_source("resnet50_cassle_simclr.in100")
