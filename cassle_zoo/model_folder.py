@@ -67,8 +67,10 @@ def _how_to_get(spec: ModelSpec) -> str:
     released = [name for name, other in MODEL_SPECS.items() if other.released]
     return (
         f"Nobody has published weights of {spec.full_name!r}. Train them with `cassle-zoo train "
-        f"{spec.full_name} --data PATH --out RUN`, package them with `cassle-zoo hub export RUN "
-        f"-o DIR`, and load 'local-dir:DIR'; or build the untrained model with pretrained=False. "
+        f"{spec.full_name} --data PATH --out RUN` and package them with `cassle-zoo hub export RUN "
+        f"-o DIR`, or convert the authors' file with `cassle-zoo hub convert FILE --name "
+        f"{spec.full_name} -o DIR`; then load 'local-dir:DIR'. Or build the untrained model with "
+        f"pretrained=False. "
         f"Published: {', '.join(released) or 'none'}."
     )
 
