@@ -104,10 +104,12 @@ def _names_other_weights(cfg: "PretrainedCfg", name: str) -> bool:
     """Whether the caller pointed timm at weights of their own, which have no known hash."""
     if cfg.state_dict or cfg.url or cfg.hf_hub_id or cfg.source:
         return True
-    if cfg.file is None:
-        return False
-    spec = MODEL_SPECS.get(f"{name}.{cfg.tag}")
-    return spec is None or cfg.file != str(bundled_folder(spec) / MODEL_FILE)
+    ours: set[str | None] = {None}
+    if registered := default_cfgs[name].cfgs.get(cfg.tag):
+        ours.add(registered.file)
+    if spec := MODEL_SPECS.get(f"{name}.{cfg.tag}"):
+        ours.add(str(bundled_folder(spec) / MODEL_FILE))
+    return cfg.file not in ours
 
 
 def _checked_float32(state: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:

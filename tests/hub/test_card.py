@@ -195,6 +195,8 @@ def test_unknown_data_and_odd_text_do_not_break_the_card(folder: Path) -> None:
 
 def test_a_released_model_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = read_config(folder)
+    unreleased = dataclasses.replace(MODEL_SPECS[NAME], sha256=None)
+    monkeypatch.setitem(MODEL_SPECS, NAME, unreleased)
     assert f'as bundled: "{NAME}"' not in render_card(config).text
     released = dataclasses.replace(MODEL_SPECS[NAME], sha256={})
     monkeypatch.setitem(MODEL_SPECS, NAME, released)
