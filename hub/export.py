@@ -12,7 +12,7 @@ from cassle_zoo.artifact import make_config, read_tensors, save_artifact
 from cassle_zoo.errors import ArtifactError, ConfigError
 from cassle_zoo.hub.card import render_card
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.specs import ModelSpec
+from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 from cassle_zoo.strict import check_backbone_keys, load_strictly
 
 EXPORT_FILE = "export.json"
@@ -38,6 +38,7 @@ def export_run(
     *,
     dtype: torch.dtype = torch.float16,
     overwrite: bool = False,
+    license: str | None = None,
 ) -> Path:
     """Write `model.safetensors`, `projector.safetensors`, `config.json` and a model card.
 
@@ -49,6 +50,7 @@ def export_run(
         out_dir: Folder to write.
         dtype: Type of the weights on disk, float16 or float32.
         overwrite: Whether to replace a model folder that exists.
+        license: Of the weights (SPDX); by default the registry's for its models, else `unknown`.
 
     Returns:
         `out_dir`.
@@ -74,7 +76,9 @@ def export_run(
     projector = ConditionedProjector(_projector_config(info, final))
     load_strictly(projector, read_tensors(projector_path), projector_path)
 
-    spec = _spec(info, projector.config, backbone.num_features)
+    if license is None:
+        license = MODEL_SPECS[info["name"]].license if info["name"] in MODEL_SPECS else "unknown"
+    spec = _spec(info, projector.config, backbone.num_features, license)
     config = make_config(
         spec, backbone, projector=projector.config, training={"data": spec.data, **info["training"]}
     )
@@ -129,7 +133,9 @@ def _projector_config(info: Mapping[str, Any], final: Path) -> ProjectorConfig:
         raise ArtifactError(f"{final / EXPORT_FILE}: {error}") from error
 
 
-def _spec(info: Mapping[str, Any], projector: ProjectorConfig, num_features: int) -> ModelSpec:
+def _spec(
+    info: Mapping[str, Any], projector: ProjectorConfig, num_features: int, license: str
+) -> ModelSpec:
     name, _, tag = info["name"].partition(".")
     return ModelSpec(
         name=name,
@@ -145,4 +151,5 @@ def _spec(info: Mapping[str, Any], projector: ProjectorConfig, num_features: int
         num_features=num_features,
         data=tag,
         recipe=info["name"],
+        license=license,
     )

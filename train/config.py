@@ -95,7 +95,7 @@ class RunConfig:
         precision: `auto`, `fp32` or `bf16` (autocast); `auto` is bf16 where it is native.
         channels_last: Memory format of images and convolutions; faster where bf16 is native.
         threads: CPU threads of torch; `None` leaves torch's choice.
-        checkpoint_every: Steps between checkpoints; one is also written at the end.
+        checkpoint_every: Steps between checkpoints; one is also written after every epoch.
         log_every: Steps between log entries.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
         monitor_samples: Pictures that a k-NN check looks at.

@@ -36,7 +36,10 @@ def open_dataset(config: DataConfig) -> Any:
     if config.dataset == "emoji64":
         from cassle_zoo.eval.emoji64 import pretraining_dataset
 
-        return pretraining_dataset(config.root)
+        try:
+            return pretraining_dataset(config.root)
+        except DataError as error:
+            raise DataError(f"{error} For pictures of your own add --data.dataset ''.") from error
     from timm.data import ImageDataset, create_dataset
 
     try:
@@ -49,8 +52,9 @@ def open_dataset(config: DataConfig) -> Any:
             input_img_mode="RGB",
         )
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error) or "there is no such folder or archive"
         raise DataError(
-            f"cannot open data set {config.dataset or 'folder'!r} at {config.root!r}: {error}"
+            f"cannot open data set {config.dataset or 'folder'!r} at {config.root!r}: {reason}"
         ) from error
     return ReaderPictures(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
 

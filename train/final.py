@@ -20,9 +20,14 @@ PROJECTOR_FILE = "projector.safetensors"
 EXPORT_FILE = "export.json"
 
 
-def write(folder: Path, method: Method, config: TrainConfig, *, steps: int) -> None:
+def write(
+    folder: Path, method: Method, config: TrainConfig, *, steps: int, command: str | None
+) -> None:
     """Write backbone and projector in float32, and `export.json`, which is written last."""
     arch = resolve_arch(config.arch, config.augment.size)
+    training = {"config": _public(config), "steps": steps, **code_version()}
+    if command is not None:
+        training["command"] = command
     folder.mkdir(exist_ok=True)
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
@@ -40,7 +45,7 @@ def write(folder: Path, method: Method, config: TrainConfig, *, steps: int) -> N
             "input_size": [3, config.augment.size, config.augment.size],
             "mean": list(config.augment.mean),
             "std": list(config.augment.std),
-            "training": {"config": _public(config), "steps": steps, **code_version()},
+            "training": training,
         },
     )
 

@@ -42,7 +42,7 @@ class TrainResult:
     finished: bool
 
 
-def train(config: TrainConfig, out: str | Path) -> TrainResult:
+def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -> TrainResult:
     """Train, or continue training, in the folder `out`.
 
     Writes `config.json`, `metrics.csv`, checkpoints and, at the end, the folder `final`. SIGTERM
@@ -52,6 +52,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         config: All settings.
         out: Folder of the run; created if missing. If it holds an interrupted run with the same
             settings, that run is continued.
+        command: The command line that started the run, for the model card.
 
     Raises:
         ConfigError: If `out` holds a run with other settings, or is used by another process.
@@ -85,14 +86,15 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
                     measured = monitor(trainer.method.backbone, trainer.device)
                 report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
             done = trainer.step == total
-            if done or stop.requested or trainer.step % config.run.checkpoint_every == 0:
+            due = position == 0 or trainer.step % config.run.checkpoint_every == 0
+            if done or stop.requested or due:
                 trainer.save(out)
             if stop.requested and not done:
                 report.message(f"stopped after step {trainer.step}; the same command continues.")
                 break
         report.close()
         if trainer.step == total:
-            final.write(out / "final", trainer.method, config, steps=total)
+            final.write(out / "final", trainer.method, config, steps=total, command=command)
     return TrainResult(steps=trainer.step, finished=trainer.step == total)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,17 @@ def parse(argv: Sequence[str]) -> Arguments:
     return dataclasses.replace(arguments, config=dataclasses.replace(arguments.config, data=data))
 
 
+def public_command(argv: Sequence[str]) -> str:
+    """Return the command line as a model card may show it: without the user's folders."""
+    words = [word for argument in argv for word in argument.split("=", 1)]
+    for index, flag in enumerate(words[:-1]):
+        if flag == "--out":
+            words[index + 1] = "RUN"
+        elif flag in ("--data", "--data.root"):
+            words[index + 1] = Path(words[index + 1]).name
+    return shlex.join(["cassle-zoo", "train", *words])
+
+
 def run_from_cli(argv: Sequence[str]) -> int:
     """Run the command and return its exit status."""
     arguments = parse(argv)
@@ -78,7 +90,7 @@ def run_from_cli(argv: Sequence[str]) -> int:
         return 0
     if arguments.out is None:
         raise SystemExit("cassle-zoo train: say where the run's files go with --out DIR.")
-    result = train(arguments.config, arguments.out)
+    result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:
         return INTERRUPTED
     print(f"finished: {arguments.out / 'final'}", file=sys.stderr)

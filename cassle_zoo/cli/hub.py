@@ -26,6 +26,9 @@ def add_parser(subparsers: Any) -> None:
     export.add_argument(
         "--overwrite", action="store_true", help="replace a model folder that exists"
     )
+    export.add_argument(
+        "--license", help="of the weights (SPDX); default: unknown, except for the zoo's own names"
+    )
     export.set_defaults(run=run_export)
 
     _add_convert(actions)
@@ -91,7 +94,9 @@ def run_export(args: argparse.Namespace) -> int:
     from cassle_zoo.hub.export import export_run
 
     dtype = {"float16": torch.float16, "float32": torch.float32}[args.dtype]
-    export_run(args.run_dir, args.output, dtype=dtype, overwrite=args.overwrite)
+    export_run(
+        args.run_dir, args.output, dtype=dtype, overwrite=args.overwrite, license=args.license
+    )
     print(args.output)
     return 0
 

@@ -10,7 +10,7 @@ from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig
 from cassle_zoo.train.loop import build_method
-from cassle_zoo.train.main import parse, run_from_cli
+from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.optim import build_optimizer, learning_rate
 from cassle_zoo.train.recipes import RECIPES, get_recipe
@@ -112,6 +112,22 @@ def test_command_line_reaches_method_and_augself() -> None:
     assert config.method == MoCoV2Config(momentum=0.99, queue_size=4096, enqueue="queries")
     assert config.augself == AugSelfConfig(crop=0.5, first_flip_for_both=True)
     assert config.augself.weights == {"crop": 0.5}
+
+
+def test_command_for_the_card_hides_folders() -> None:
+    argv = [
+        "r.emoji64",
+        "--data",
+        "/a/b/pics",
+        "--out=/c/run",
+        "--data.root",
+        "/d/e",
+        "--arch",
+        "x",
+    ]
+    assert public_command(argv) == (
+        "cassle-zoo train r.emoji64 --data pics --out RUN --data.root e --arch x"
+    )
 
 
 def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
