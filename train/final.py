@@ -21,7 +21,7 @@ EXPORT_FILE = "export.json"
 
 
 def write(
-    folder: Path, method: Method, config: TrainConfig, *, steps: int, command: str | None
+    folder: Path, method: Method, config: TrainConfig, *, steps: int, command: str | None = None
 ) -> None:
     """Write backbone and projector in float32, and `export.json`, which is written last."""
     arch = resolve_arch(config.arch, config.augment.size)
