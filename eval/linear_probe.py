@@ -78,6 +78,7 @@ def linear_probe(
     *,
     num_classes: int | None = None,
     weights: Sequence[float] = WEIGHT_GRID,
+    sweep_tolerance: float = TOLERANCE,
 ) -> ProbeResult:
     """Measure how well a linear classifier does on features.
 
@@ -87,6 +88,8 @@ def linear_probe(
         test: What is reported on.
         num_classes: Number of classes C; by default one more than the largest training label.
         weights: Regularisation weights to try.
+        sweep_tolerance: Proven bound on the relative excess over their minima of the objectives
+            among which w is chosen; the final fit always reaches `TOLERANCE`.
 
     Returns:
         The accuracies and how they came about.
@@ -100,7 +103,9 @@ def linear_probe(
         raise DataError(f"regularisation weights must be positive, at least one: {weights!r}.")
     device = train.features.device
     val, test = _to(val, device), _to(test, device)
-    fits = fit_path(train.features, train.labels.to(device), classes, weights)
+    fits = fit_path(
+        train.features, train.labels.to(device), classes, weights, tolerance=sweep_tolerance
+    )
     scores = [_top1(fit.logits(val.features), val.labels) for fit in fits]
     best = max(zip(scores, fits, strict=True), key=lambda pair: (pair[0], -pair[1].weight))[1]
     (final,) = fit_path(
