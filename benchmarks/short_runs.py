@@ -138,7 +138,7 @@ def untrained(data: Path) -> dict[str, Any]:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Lay the rows out in Markdown."""
     lines = [
-        "| recipe | feature_std, by epoch | k-NN, by epoch (%) | resumes exactly | loads | minutes |",
+        "| recipe | feature_std by epoch | k-NN by epoch (%) | resumes exactly | loads | minutes |",
         "| --- | --- | --- | --- | --- | ---: |",
     ]
     for name, row in rows.items():

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ _TYPES: Mapping[str, type] = {
     "command": str,
     "seconds": dict,
     "created": str,
+    "series": dict,
+    "files": list,
 }
 
 
@@ -43,6 +45,8 @@ class Result:
         command: What to run to measure it again.
         seconds: How long each part took.
         created: When, in UTC (ISO 8601).
+        series: Curves by name, for figures.
+        files: Names of pictures and pages that were written beside the result.
     """
 
     task: str
@@ -55,6 +59,8 @@ class Result:
     command: str
     seconds: dict[str, float]
     created: str
+    series: dict[str, list[float]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Write as JSON; equal results give equal text."""
@@ -134,12 +140,13 @@ def now_utc() -> str:
 
 def _check(content: Mapping[str, Any], source: str) -> None:
     names = {field.name for field in fields(Result)}
-    if set(content) != names:
-        missing = ", ".join(sorted(names - set(content))) or "nothing"
+    needed = {f.name for f in fields(Result) if f.default_factory is MISSING}
+    if not needed <= set(content) <= names:
+        missing = ", ".join(sorted(needed - set(content))) or "nothing"
         extra = ", ".join(sorted(set(content) - names)) or "nothing"
         raise DataError(f"{source} lacks {missing} and has {extra} that is unknown.")
-    for name, kind in _TYPES.items():
-        value = content[name]
+    for name in content:
+        kind, value = _TYPES[name], content[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise DataError(f"{source}: {name} is {value!r}, expected {kind.__name__}.")
     for part in ("model", "data"):
@@ -152,3 +159,9 @@ def _check(content: Mapping[str, Any], source: str) -> None:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value):
                 raise DataError(f"{source}: {task} {metric} is {value!r}, expected a number.")
+    for name, values in content.get("series", {}).items():
+        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+            raise DataError(f"{source}: series {name} is {values!r}, expected a list of numbers.")
+    for name in content.get("files", []):
+        if not isinstance(name, str) or Path(name).name != name:
+            raise DataError(f"{source}: {name!r} is not the name of a file beside the result.")

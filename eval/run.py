@@ -3,7 +3,7 @@
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cassle_zoo.devices import pick_device
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.errors import DataError
 from cassle_zoo.eval import emoji64_tasks as tasks
 from cassle_zoo.eval.emoji64 import EMOJI64_SHA256, Emoji64, Emoji64Train
 from cassle_zoo.eval.knn import knn_predict
@@ -113,46 +113,6 @@ def evaluate_emoji64(
         },
         created=now_utc(),
     )
-
-
-def format_table(results: Sequence[Result]) -> str:
-    """Lay results out as a Markdown table: a row per model, a column per metric, in percent.
-
-    Args:
-        results: Results of one evaluation.
-
-    Returns:
-        The table, aligned, without a final newline.
-
-    Raises:
-        ConfigError: If there are no results.
-    """
-    if not results:
-        raise ConfigError("there are no results to show.")
-    columns = list(dict.fromkeys((t, m) for r in results for t, m in _values(r)))
-    header = ["model", *(f"{task} {metric}" for task, metric in columns)]
-    rows = [
-        [str(r.model["name"]), *(_percent(_values(r).get(column)) for column in columns)]
-        for r in results
-    ]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [header, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])], *rows]
-    return "\n".join(
-        "| " + " | ".join(_align(cell, widths[i], i) for i, cell in enumerate(line)) + " |"
-        for line in lines
-    )
-
-
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column == 0 else cell.rjust(width)
-
-
-def _values(result: Result) -> dict[tuple[str, str], float]:
-    return {(task, m): value for task, own in result.metrics.items() for m, value in own.items()}
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _features(

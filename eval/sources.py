@@ -1,8 +1,9 @@
-"""What can be evaluated: models by name, modules, random initialisations and raw pixels."""
+"""What can be evaluated: models by name, modules, untrained networks, raw pixels, features."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +11,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.errors import ConfigError, DataError, unknown_name
+from cassle_zoo.feature_files import load_features
+from cassle_zoo.features import FeatureSet
 from cassle_zoo.model_folder import MODEL_FILE, file_sha256, local_folder, read_config
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, resolve_spec
 
 RANDOM_INIT = "random-init:"
 RAW_PIXELS = "raw-pixels"
+FEATURES = "features:"
+TIMM = "timm:"
 POOLED = 16
 
 
@@ -27,15 +32,17 @@ class FeatureSource:
         name: Name in results: of the model, without folders.
         argument: What the command line calls it; None if only Python can name it.
         sha256: Hash of the weights; None without weights.
-        model: A module from images (B, 3, H, W) to features (B, D).
+        model: A module from images (B, 3, H, W) to features (B, D); None with only features.
         transform: From picture to the module's input (3, H, W); None for the module's own.
+        features: What is known if there is no network; see `features_of`.
     """
 
     name: str
     argument: str | None
     sha256: str | None
-    model: nn.Module
-    transform: Callable[[Image.Image], Tensor] | None
+    model: nn.Module | None
+    transform: Callable[[Image.Image], Tensor] | None = None
+    features: FeatureSet | None = None
 
 
 def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = None) -> FeatureSource:
@@ -43,8 +50,9 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
 
     Args:
         model: A model's name (with its pretrained weights), ``local-dir:FOLDER``,
-            ``random-init:ARCH`` (a timm architecture without training, made for 64 px input),
-            ``raw-pixels`` (mean-pooled to 16x16x3), or a module.
+            ``timm:NAME`` (with timm's pretrained weights), ``random-init:ARCH`` (a timm
+            architecture without training, made for 64 px input), ``raw-pixels`` (mean-pooled to
+            16x16x3), ``features:FILE`` (as `cassle-zoo features` writes), or a module.
         seed: Seed of a random initialisation.
         name: Name in results of a module.
 
@@ -74,6 +82,10 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
         )
     if model.startswith(RANDOM_INIT):
         return _random_init(model, seed)
+    if model.startswith(FEATURES):
+        return _feature_file(model)
+    if model.startswith(TIMM):
+        return _timm(model)
     return _pretrained(model)
 
 
@@ -85,6 +97,44 @@ def state_sha256(model: nn.Module) -> str:
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def features_of(known: FeatureSet, names: Sequence[str], count: int) -> Tensor:
+    """Pick the features of the pictures of a data set from those of a file.
+
+    Args:
+        known: Features with their sources, in any order; others may be among them.
+        names: Names of the pictures: the ends of the sources. If empty, the file must hold just
+            the pictures, in their order.
+        count: Number of pictures N.
+
+    Returns:
+        Features (N, D).
+
+    Raises:
+        DataError: If a picture has no features, or its name is not unique.
+    """
+    if not names:
+        if len(known) != count:
+            raise DataError(
+                f"the file has features of {len(known)} pictures, the data set has {count}, and "
+                "without names they can only be matched by their order."
+            )
+        return known.features
+    depth = max(name.count("/") for name in names) + 1
+    rows: dict[str, int] = {}
+    for row, source in enumerate(known.sources):
+        end = "/".join(Path(source).parts[-depth:])
+        if end in rows:
+            raise DataError(f"the file has features of two pictures {end!r}.")
+        rows[end] = row
+    missing = [name for name in names if name not in rows]
+    if missing:
+        raise DataError(
+            f"the file has no features of {len(missing)} of {count} pictures, the first is "
+            f"{missing[0]!r}; its own begin with {known.sources[0]!r}."
+        )
+    return known.features[[rows[name] for name in names]]
 
 
 class MeanPool(nn.Module):
@@ -120,9 +170,7 @@ def _random_init(model: str, seed: int) -> FeatureSource:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module: Any = timm.create_model(arch, num_classes=0, pretrained_cfg_overlay=overlay)
-    return FeatureSource(
-        name=model, argument=model, sha256=state_sha256(module), model=module, transform=None
-    )
+    return FeatureSource(name=model, argument=model, sha256=state_sha256(module), model=module)
 
 
 def _pretrained(model: str) -> FeatureSource:
@@ -139,4 +187,26 @@ def _pretrained(model: str) -> FeatureSource:
         name = argument = resolve_spec(model).full_name
         module = create_model(name, pretrained=True)
         sha256 = (MODEL_SPECS[name].sha256 or {})[MODEL_FILE]
-    return FeatureSource(name=name, argument=argument, sha256=sha256, model=module, transform=None)
+    return FeatureSource(name=name, argument=argument, sha256=sha256, model=module)
+
+
+def _timm(model: str) -> FeatureSource:
+    import timm
+
+    name = model.removeprefix(TIMM)
+    if not timm.is_model(name):
+        raise unknown_name("model of timm", name, timm.list_models())
+    module: Any = timm.create_model(name, pretrained=True, num_classes=0)
+    return FeatureSource(name=model, argument=model, sha256=state_sha256(module), model=module)
+
+
+def _feature_file(model: str) -> FeatureSource:
+    path = Path(model.removeprefix(FEATURES)).expanduser()
+    known = load_features(path)
+    return FeatureSource(
+        name=f"{FEATURES}{path.name}",
+        argument=f"{FEATURES}{path.name}",
+        sha256=file_sha256(path),
+        model=None,
+        features=known,
+    )

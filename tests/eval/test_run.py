@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.errors import DataError
 from cassle_zoo.eval.emoji64 import Emoji64
 from cassle_zoo.eval.results import Result
-from cassle_zoo.eval.run import evaluate_emoji64, format_table
+from cassle_zoo.eval.run import evaluate_emoji64
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,3 @@ def test_nan_features(emoji_tar):
 
 def to_tensor(image):
     return torch.zeros(3, 1, 1)
-
-
-def test_table(pixels):
-    lines = format_table([pixels, pixels]).splitlines()
-    assert len(lines) == 4
-    assert len({len(line) for line in lines}) == 1
-    assert lines[0].startswith("| model      | subcategory linear_top1 |")
-    assert lines[2] == lines[3]
-    assert f"{100 * pixels.metrics['vendor']['knn_top1']:.1f}" in lines[2]
-    with pytest.raises(ConfigError, match="no results"):
-        format_table([])

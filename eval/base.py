@@ -1,0 +1,211 @@
+"""What evaluators get and give: a `Subject` (features of a data set) in, an `Outcome` out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+from torch import Tensor, nn
+
+from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.eval.feature_cache import FeatureCache
+from cassle_zoo.eval.sources import FeatureSource, features_of
+from cassle_zoo.features import eval_transform, extract_features
+
+TaskKind = Literal["classification", "retrieval", "regression"]
+
+
+class Pictures(Protocol):
+    """Random access to the pictures of a data set; picklable, so that workers can read them."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        """Return a picture (any mode), and something that is ignored."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """Something to be told from the pictures of a data set.
+
+    Attributes:
+        name: Unique within the data set, for example `skin_tone`.
+        kind: `classification` and `regression` have the splits `train`, `val` and `test`;
+            `retrieval` has `query` and `gallery`.
+        targets: Of all N pictures: (N,) int64 class numbers, or (N, K) float32 values; pictures
+            in no split may hold anything.
+        splits: Indices of pictures, int64, by split.
+        classes: Names of the classes in the order of their numbers; empty for regression.
+        metric: What is usually reported: `top1`, `mean_per_class`, `r2` or `recall@1`.
+    """
+
+    name: str
+    kind: TaskKind
+    targets: Tensor
+    splits: Mapping[str, Tensor]
+    classes: tuple[str, ...] = ()
+    metric: str = "top1"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvalData:
+    """A data set with its tasks.
+
+    Attributes:
+        name: As in results and on the command line.
+        sha256: Identifies pictures and labels.
+        pictures: The pictures, N in all; every task is about these.
+        tasks: At least one.
+        notes: What a reader of the numbers must know: splits, licence, what was left out.
+        names: Of the pictures, for galleries: file names without folders of the user.
+    """
+
+    name: str
+    sha256: str
+    pictures: Pictures
+    tasks: tuple[Task, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def tasks_of(self, *kinds: TaskKind) -> tuple[Task, ...]:
+        """Return the tasks of some kinds.
+
+        Raises:
+            DataError: If there are none.
+        """
+        found = tuple(task for task in self.tasks if task.kind in kinds)
+        if not found:
+            raise DataError(
+                f"{self.name} has no task of the kind {' or '.join(kinds)}; its tasks are "
+                f"{', '.join(f'{task.name} ({task.kind})' for task in self.tasks)}."
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How to compute. None of it changes the numbers beyond rounding, except `seed`.
+
+    Attributes:
+        seed: Seed of random initialisations and of whatever an evaluator draws.
+        batch_size: Pictures at a time.
+        workers: Processes that read pictures.
+        device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
+        cache: Folder that keeps extracted features; None for the user's cache folder.
+        no_cache: Extract features anew, and keep none.
+        progress: Whether to show progress bars; by default on a terminal.
+    """
+
+    seed: int = 0
+    batch_size: int = 64
+    workers: int = 0
+    device: str | None = None
+    cache: Path | None = None
+    no_cache: bool = False
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, low in (("seed", 0), ("batch_size", 1), ("workers", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+
+
+class Subject:
+    """A feature source on a data set: what is being measured.
+
+    Attributes:
+        source: The model, or what stands for it.
+        data: The data set.
+        compute: How to compute.
+    """
+
+    def __init__(self, source: FeatureSource, data: EvalData, compute: Compute) -> None:
+        """Bring source and data together; nothing is computed yet."""
+        self.source = source
+        self.data = data
+        self.compute = compute
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, in whatever mode it is.
+
+        Raises:
+            ConfigError: If only features are known.
+        """
+        if self.source.model is None:
+            raise ConfigError(
+                f"{self.source.name} is a file of features, but this evaluation runs the network; "
+                "give a model."
+            )
+        return self.source.model
+
+    @property
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """What turns a picture into the network's input (C, H, W)."""
+        return self.source.transform or eval_transform(self.model)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Features (N, D) of all pictures, float32 on the CPU; extracted once and kept on disk.
+
+        Raises:
+            DataError: If pictures cannot be read, or a feature file is not about these pictures.
+        """
+        if self.source.features is not None:
+            return features_of(self.source.features, self.data.names, len(self.data.pictures))
+        if self.compute.no_cache:
+            return self._extract()
+        weights = self.source.sha256 or self.source.name
+        key = (weights, self.data.sha256, str(self.transform), str(self.compute.device))
+        return FeatureCache(self.compute.cache).get(key, self._extract)
+
+    def _extract(self) -> Tensor:
+        found = extract_features(
+            self.model,
+            self.data.pictures,
+            transform=self.transform,
+            batch_size=self.compute.batch_size,
+            num_workers=self.compute.workers,
+            device=self.compute.device,
+            progress=self.compute.progress,
+        )
+        if found.skipped:
+            first = found.skipped[0]
+            raise DataError(
+                f"{self.data.name}: {len(found.skipped)} pictures cannot be read, the first is "
+                f"{first.source}: {first.reason}"
+            )
+        return found.features
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What an evaluator found.
+
+    Attributes:
+        metrics: Values by task (or stage, or augmentation) and metric; accuracies are in [0, 1].
+        protocol: How it was measured, by part, in words and numbers; no paths.
+        series: Curves by name, for figures: `{"explained_variance": [0.4, ...]}`.
+        files: Pictures and pages to be written beside the result, by name with ending.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    protocol: dict[str, Any]
+    series: dict[str, list[float]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class Evaluator(Protocol):
+    """A frozen dataclass whose fields are the settings, and so the command's options."""
+
+    def evaluate(self, subject: Subject) -> Outcome:
+        """Measure.
+
+        Raises:
+            DataError: If the data cannot be used.
+            ConfigError: If the settings do not fit source and data.
+        """

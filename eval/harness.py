@@ -1,0 +1,85 @@
+"""Runs evaluators: a source on a data set gives a `Result`, ready to be recorded."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from cassle_zoo.eval.base import Compute, EvalData, Evaluator, Outcome, Subject
+from cassle_zoo.eval.results import Result, now_utc, software_versions
+from cassle_zoo.eval.sources import open_source
+
+DECIMALS = 6
+
+
+def evaluate(
+    task: str,
+    evaluator: Evaluator,
+    model: str | nn.Module,
+    data: EvalData,
+    compute: Compute | None = None,
+    *,
+    command: str = "",
+) -> tuple[Result, Outcome]:
+    """Measure one source.
+
+    Args:
+        task: Name of the evaluator, for the result.
+        evaluator: What to measure.
+        model: See `cassle_zoo.eval.sources.open_source`.
+        data: What to measure on.
+        compute: How to compute.
+        command: What to run to measure it again.
+
+    Returns:
+        The result, and the outcome with whatever belongs beside the result.
+
+    Raises:
+        DataError: If the data cannot be used.
+        ConfigError: If settings, source and data do not fit together.
+        UnknownNameError: If there is no such model.
+        WeightsUnavailableError: If nobody has published the model's weights.
+    """
+    compute = compute or Compute()
+    subject = Subject(open_source(model, seed=compute.seed), data, compute)
+    started = time.perf_counter()
+    outcome = evaluator.evaluate(subject)
+    metrics = {
+        name: {metric: round(value, DECIMALS) for metric, value in values.items()}
+        for name, values in outcome.metrics.items()
+    }
+    result = Result(
+        task=task,
+        model={"name": subject.source.name, "sha256": subject.source.sha256},
+        data={"name": data.name, "sha256": data.sha256},
+        protocol={**_input(subject), **data.notes, **outcome.protocol},
+        metrics=metrics,
+        series={
+            name: [round(value, DECIMALS) for value in values]
+            for name, values in outcome.series.items()
+        },
+        seed=compute.seed,
+        versions=software_versions(),
+        command=command,
+        seconds={"total": round(time.perf_counter() - started, 1)},
+        created=now_utc(),
+    )
+    return result, outcome
+
+
+def _input(subject: Subject) -> dict[str, Any]:
+    """Describe what the network sees."""
+    if subject.source.model is None:
+        return {"input": "features from a file"}
+    tensor: Tensor = subject.transform(subject.data.pictures[0][0])
+    channels, height, width = tensor.shape
+    steps = [f"{channels}x{height}x{width}, fp32"]
+    for step in getattr(subject.transform, "transforms", ()):
+        if hasattr(step, "mean"):
+            steps.append(f"mean ({_numbers(step.mean)}), std ({_numbers(step.std)})")
+    return {"input": "; ".join(steps)}
+
+
+def _numbers(values: Iterable[Any]) -> str:
+    return ", ".join(f"{float(value):g}" for value in values)
