@@ -1,5 +1,6 @@
 """What evaluators get and give: a `Subject` (features of a data set) in, an `Outcome` out."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -150,17 +151,20 @@ class Subject:
 
     @cached_property
     def features(self) -> Tensor:
-        """Features (N, D) of all pictures, float32 on the CPU; extracted once and kept on disk.
+        """Features (N, D) of all pictures, float32 on the CPU; extracted once.
+
+        Those of models that have a name are kept on disk.
 
         Raises:
             DataError: If pictures cannot be read, or a feature file is not about these pictures.
         """
         if self.source.features is not None:
             return features_of(self.source.features, self.data.names, len(self.data.pictures))
-        if self.compute.no_cache:
+        if self.compute.no_cache or self.source.argument is None:
             return self._extract()
         weights = self.source.sha256 or self.source.name
-        key = (weights, self.data.sha256, str(self.transform), str(self.compute.device))
+        steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
+        key = (weights, self.data.sha256, steps, str(self.compute.device))
         return FeatureCache(self.compute.cache).get(key, self._extract)
 
     def _extract(self) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator, Outcome, Subject
 from cassle_zoo.eval.results import Result, now_utc, software_versions
-from cassle_zoo.eval.sources import open_source
+from cassle_zoo.eval.sources import FeatureSource, open_source
 
 DECIMALS = 6
 
@@ -16,7 +16,7 @@ DECIMALS = 6
 def evaluate(
     task: str,
     evaluator: Evaluator,
-    model: str | nn.Module,
+    model: str | nn.Module | FeatureSource,
     data: EvalData,
     compute: Compute | None = None,
     *,
@@ -27,7 +27,7 @@ def evaluate(
     Args:
         task: Name of the evaluator, for the result.
         evaluator: What to measure.
-        model: See `cassle_zoo.eval.sources.open_source`.
+        model: What to measure; see `cassle_zoo.eval.sources.open_source`.
         data: What to measure on.
         compute: How to compute.
         command: What to run to measure it again.
@@ -42,7 +42,8 @@ def evaluate(
         WeightsUnavailableError: If nobody has published the model's weights.
     """
     compute = compute or Compute()
-    subject = Subject(open_source(model, seed=compute.seed), data, compute)
+    source = model if isinstance(model, FeatureSource) else open_source(model, seed=compute.seed)
+    subject = Subject(source, data, compute)
     started = time.perf_counter()
     outcome = evaluator.evaluate(subject)
     metrics = {

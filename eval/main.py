@@ -31,7 +31,8 @@ class Arguments(Generic[Settings]):
         data: Folder or archive that holds the data set.
         dataset: Name of the data set.
         download: Fetch the data set into the folder if it is not there.
-        output: Record the results in this folder: a JSON file for each model, pictures and pages.
+        output: Record the results: FILE.json for one model, or a folder for a file each. Pictures
+            and pages are written beside them.
         compute: How to compute.
         settings: Settings of the evaluator.
     """
@@ -67,6 +68,11 @@ def run_evaluator(task: str, argv: Sequence[str]) -> int:
     )
     if not arguments.models:
         raise ConfigError("name at least one model to measure.")
+    if _is_file(arguments.output) and len(arguments.models) > 1:
+        raise ConfigError(
+            f"{arguments.output} is one file, but {len(arguments.models)} models are measured; "
+            "give a folder."
+        )
     data = open_data(arguments.dataset, arguments.data, download=arguments.download)
     results = []
     for model in arguments.models:
@@ -75,29 +81,40 @@ def run_evaluator(task: str, argv: Sequence[str]) -> int:
             task, arguments.settings, model, data, arguments.compute, command=command
         )
         if arguments.output is not None:
-            record(arguments.output, task, data, result, outcome)
+            path = record(arguments.output, data, result, outcome)
+            print(f"recorded: {path}", file=sys.stderr)
         results.append(result)
     print(format_table(results))
     return 0
 
 
-def record(folder: Path, task: str, data: EvalData, result: Result, outcome: Outcome) -> Path:
+def record(output: Path, data: EvalData, result: Result, outcome: Outcome) -> Path:
     """Write a result, and beside it the files of its outcome.
+
+    Args:
+        output: `FILE.json`, or a folder, in which the file is named after what was measured.
+        data: What was measured on.
+        result: What was found.
+        outcome: What belongs beside it.
 
     Returns:
         The JSON file.
     """
-    parts = (task, data.name, str(result.model["name"]))
-    stem = "--".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    path = output
+    if not _is_file(output):
+        parts = (result.task, data.name, str(result.model["name"]))
+        path = output / ("--".join(re.sub(r"[^A-Za-z0-9._-]+", "_", p) for p in parts) + ".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
     names = []
     for name, content in outcome.files.items():
-        names.append(f"{stem}.{name}")
-        (folder / names[-1]).write_bytes(content)
-    path = folder / f"{stem}.json"
+        names.append(f"{path.stem}.{name}")
+        path.with_name(names[-1]).write_bytes(content)
     dataclasses.replace(result, files=names).save(path)
-    print(path, file=sys.stderr)
     return path
+
+
+def _is_file(output: Path | None) -> bool:
+    return output is not None and output.suffix == ".json"
 
 
 def public_command(task: str, argv: Sequence[str], model: str, models: Sequence[str]) -> str:
@@ -120,12 +137,17 @@ def _without_folders(model: str) -> str:
 
 
 def _usage() -> str:
-    lines = [f"  {name:14}{_summary(evaluator)}" for name, evaluator in EVALUATORS.items()]
-    return (
-        "usage: cassle-zoo eval TASK MODEL... --data PATH [OPTIONS]\n\nMeasure models side by side. "
-        "TASK is one of:\n\n"
-        + "\n".join(lines)
-        + "\n\ncassle-zoo eval TASK --help lists its options."
+    tasks = [f"  {name:14}{_summary(evaluator)}" for name, evaluator in EVALUATORS.items()]
+    return "\n".join(
+        [
+            "usage: cassle-zoo eval TASK MODEL... --data PATH [OPTIONS]",
+            "",
+            "Measure models side by side. TASK is one of:",
+            "",
+            *tasks,
+            "",
+            "cassle-zoo eval TASK --help lists its options.",
+        ]
     )
 
 

@@ -36,6 +36,7 @@ _TITLES = {
     "linear_top5": "linear, top-5",
     "linear_mean_per_class": "linear, mean per class",
     "knn_top1": "k-NN",
+    "knn_mean_per_class": "k-NN, mean per class",
 }
 
 _INTRODUCTION = """\

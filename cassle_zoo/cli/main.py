@@ -63,9 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     # Settings of trainer and evaluators define their options, so these parse them themselves.
-    for command in (train, evaluate):
-        if arguments[:1] == [command.NAME]:
-            return command.run(arguments[1:])
+    if arguments[:1] == [train.NAME]:
+        return train.run(arguments[1:])
+    if arguments[:1] == [evaluate.NAME]:
+        return evaluate.run(arguments[1:])
     args = build_parser().parse_args(arguments)
     status: int = args.run(args)
     return status

@@ -4,6 +4,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from cassle_zoo.eval.base import Evaluator
+from cassle_zoo.eval.evaluators.emoji64 import Emoji64Suite
 from cassle_zoo.eval.evaluators.knn import KNN
+from cassle_zoo.eval.evaluators.linear_probe import LinearProbe
+from cassle_zoo.eval.evaluators.retrieval import Retrieval
 
-EVALUATORS: Mapping[str, type[Evaluator]] = MappingProxyType({"knn": KNN})
+EVALUATORS: Mapping[str, type[Evaluator]] = MappingProxyType(
+    {
+        "emoji64": Emoji64Suite,
+        "linear-probe": LinearProbe,
+        "knn": KNN,
+        "retrieval": Retrieval,
+    }
+)

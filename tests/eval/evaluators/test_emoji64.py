@@ -5,26 +5,35 @@ import torch
 from torch import nn
 
 from cassle_zoo.errors import DataError
+from cassle_zoo.eval.base import Compute
+from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.emoji64 import Emoji64
+from cassle_zoo.eval.evaluators.emoji64 import Emoji64Suite
+from cassle_zoo.eval.harness import evaluate
 from cassle_zoo.eval.results import Result
-from cassle_zoo.eval.run import evaluate_emoji64
+from cassle_zoo.eval.sources import FeatureSource
+
+QUIET = Compute(no_cache=True, progress=False)
+
+
+def measure(model, path, compute=QUIET):
+    return evaluate("emoji64", Emoji64Suite(), model, open_data("emoji64", path), compute)[0]
 
 
 @pytest.fixture(scope="module")
 def pixels(emoji_tar):
-    return evaluate_emoji64("raw-pixels", emoji_tar, progress=False)
+    return measure("raw-pixels", emoji_tar)
 
 
 def test_result_is_complete(pixels, emoji_tar):
     assert Result.from_json(pixels.to_json()) == pixels
     assert set(pixels.metrics) == {"subcategory", "skin_tone", "vendor", "flags", "identity"}
     for task in ("subcategory", "skin_tone", "vendor"):
-        names = {"linear_top1", "linear_mean_per_class", "knn_top1"}
+        names = {"linear_top1", "linear_mean_per_class", "knn_top1", "knn_mean_per_class"}
         assert set(pixels.metrics[task]) == names
     assert set(pixels.metrics["flags"]) == {"recall@1"}
     assert all(0 <= v <= 1 for own in pixels.metrics.values() for v in own.values())
     assert pixels.data == {"name": "emoji64 (modified)", "sha256": Emoji64.open(emoji_tar).sha256}
-    assert pixels.command == "cassle-zoo eval emoji64 raw-pixels --data emoji64.tar --seed 0"
     assert pixels.protocol["input"] == "3x64x64, fp32"
 
 
@@ -33,7 +42,7 @@ def test_no_path_is_recorded(pixels, emoji_tar):
 
 
 def test_batch_size_form_and_repetition_do_not_matter(pixels, emoji_folder):
-    again = evaluate_emoji64("raw-pixels", emoji_folder, batch_size=7, num_workers=2)
+    again = measure("raw-pixels", emoji_folder, Compute(batch_size=7, workers=2, no_cache=True))
     assert again.metrics == pixels.metrics
     assert again.data == pixels.data
 
@@ -51,6 +60,12 @@ class Label(nn.Module):
         return self.features[start : self.position]
 
 
+def source(features):
+    return FeatureSource(
+        name="told", argument=None, sha256=None, model=Label(features), transform=to_tensor
+    )
+
+
 def test_perfect_features_are_perfect(emoji_tar):
     data = Emoji64.open(emoji_tar)
     columns = []
@@ -62,7 +77,7 @@ def test_perfect_features_are_perfect(emoji_tar):
     features = torch.cat([*(10 * column for column in columns[:3]), columns[3]], dim=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = evaluate_emoji64(Label(features), data, transform=to_tensor, progress=False)
+        result = measure(source(features), emoji_tar)
     assert result.metrics["flags"] == result.metrics["identity"] == {"recall@1": 1.0}
     for task in ("subcategory", "skin_tone", "vendor"):
         assert result.metrics[task]["linear_top1"] == 1.0
@@ -72,20 +87,15 @@ def test_perfect_features_are_perfect(emoji_tar):
 def test_constant_features_are_at_chance(emoji_tar):
     data = Emoji64.open(emoji_tar)
     features = torch.ones(len(data), 4)
-    result = evaluate_emoji64(
-        Label(features), data, name="constant", transform=to_tensor, progress=False
-    )
+    result = measure(source(features), emoji_tar)
     assert result.metrics["vendor"]["linear_mean_per_class"] == pytest.approx(1 / 3)
     assert result.metrics["flags"]["recall@1"] < 0.2
-    assert result.model["name"] == "constant"
-    assert "evaluate_emoji64(constant, 'emoji64.tar', seed=0)" in result.command
 
 
 def test_nan_features(emoji_tar):
     data = Emoji64.open(emoji_tar)
-    model = Label(torch.full((len(data), 4), float("nan")))
     with pytest.raises(DataError, match="NaN"):
-        evaluate_emoji64(model, data, transform=to_tensor, progress=False)
+        measure(source(torch.full((len(data), 4), float("nan"))), emoji_tar)
 
 
 def to_tensor(image):
