@@ -59,12 +59,12 @@ def train(name: str, data: Path, run: Path) -> float:
 
 def monitored(run: Path) -> list[dict[str, float]]:
     """Return what the monitor measured after each epoch."""
+    epochs: dict[str, dict[str, float]] = {}
     with (run / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("feature_std")]
-    return [
-        {"feature_std": float(row["feature_std"]), "knn_top1": float(row["knn_top1"])}
-        for row in rows
-    ]
+        for row in csv.DictReader(file):
+            if row["name"] in ("feature_std", "knn_top1"):
+                epochs.setdefault(row["step"], {})[row["name"]] = float(row["value"])
+    return list(epochs.values())
 
 
 def same_after_resuming(name: str, data: Path, run: Path) -> bool:
