@@ -1,48 +1,226 @@
-"""Retrieval by cosine: is the right picture the nearest one?"""
+"""Retrieval by cosine: recall@k and average precision over the full ranking.
 
+Both are the mean over all orders of ties (McSherry & Najork, ECIR 2008), so they depend neither on
+the order of the gallery nor on how sums were rounded.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cassle_zoo.errors import DataError
-from cassle_zoo.eval.knn import nearest_by_cosine
+from cassle_zoo.errors import ConfigError, DataError
+
+TIE = 2.0**-22
+"""Cosines no further apart are tied: float32 cannot tell them from those of equal pictures."""
+
+_SIMILARITIES = 2**27  # held at a time: 512 MB
+_BLOCK = 2048  # gallery features in one matrix product: they stay in the cache
+_SHORTEST, _LONGEST = 1e-30, 1e30  # features that float32 products can hold
+
+_Integers = NDArray[np.int64]
+_Floats = NDArray[np.float32]
 
 
-def recall_at_k(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RetrievalScores:
+    """What became of each query, as float64 values in [0, 1].
+
+    Attributes:
+        recall: By k, (M,): the chance of a relevant one among the k nearest; 0 or 1 without ties.
+        average_precision: (M,), mean of the precisions at the ranks of the relevant ones.
+    """
+
+    recall: dict[int, Tensor]
+    average_precision: Tensor
+
+
+def retrieve(
     queries: Tensor,
     query_labels: Tensor,
     gallery: Tensor,
     gallery_labels: Tensor,
     *,
-    k: int = 1,
-    chunk: int = 256,
-    gallery_chunk: int = 65536,
-) -> float:
-    """Return the fraction of queries with their label among the k nearest of the gallery.
+    ks: Sequence[int] = (1,),
+    positions: Tensor | None = None,
+    chunk: int | None = None,
+) -> RetrievalScores:
+    """Rank the gallery for every query by cosine similarity; the same label is relevant.
+
+    Average precision is the mean, over the relevant ones of the whole gallery, of the fraction of
+    relevant ones up to their rank: neither interpolated nor cut off.
 
     Args:
         queries: (M, D) features.
         query_labels: (M,) integers.
         gallery: (N, D) features.
-        gallery_labels: (N,) integers; every query's label must occur.
-        k: How many neighbours count.
-        chunk: Queries at a time; with `gallery_chunk` it bounds the memory.
-        gallery_chunk: Gallery pictures at a time.
+        gallery_labels: (N,) integers.
+        ks: For which k to return recall@k, each from 1.
+        positions: (M,) where each query stands in the gallery, or -1; it is left out of its own
+            results.
+        chunk: Queries at a time, by default so many that 512 MB of similarities are held; it
+            changes the scores by no more than rounding.
 
     Returns:
-        Recall in [0, 1].
+        Scores of every query.
 
     Raises:
-        DataError: If shapes do not fit, features are not finite, there are no queries, or a query
-            has no counterpart in the gallery.
+        ConfigError: If a setting is not positive.
+        DataError: If shapes do not fit, there are no queries, features are not finite or have no
+            direction, or a query has no relevant one in the gallery.
     """
+    chunk = chunk if chunk is not None else max(1, _SIMILARITIES // max(1, len(gallery)))
+    for name, value in [("chunk", chunk), *(("k", k) for k in ks)]:
+        if value < 1:
+            raise ConfigError(f"{name} is {value}, expected at least 1.")
+    _check(queries, query_labels, gallery, gallery_labels)
+    relevant = _relevant(query_labels, gallery_labels, positions)
+    unit = queries.float() / _lengths(queries, "query")[:, None]
+    scale = 1 / _lengths(gallery, "gallery")
+    buffer = torch.empty((min(chunk, len(queries)), len(gallery)), device=gallery.device)
+    precisions: list[float] = []
+    best: list[_Integers] = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy sorts without the GIL
+        for start in range(0, len(queries), chunk):
+            similarity = _similarity(unit[start : start + chunk], gallery, scale, buffer)
+            scores = pool.map(_score, similarity, relevant[start : start + chunk])
+            for precision, nearest in scores:
+                precisions.append(precision)
+                best.append(nearest)
+    counts = torch.from_numpy(np.stack(best, axis=1))
+    return RetrievalScores(
+        recall={k: _recall(counts, k) for k in ks},
+        average_precision=torch.tensor(precisions, dtype=torch.float64),
+    )
+
+
+def _check(queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor) -> None:
+    if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
+        raise DataError(
+            f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} do not fit: "
+            "expected (M, D) and (N, D)."
+        )
     if query_labels.shape != queries.shape[:1] or gallery_labels.shape != gallery.shape[:1]:
         raise DataError(
             f"{len(queries)} queries and {len(gallery)} gallery features have "
             f"{len(query_labels)} and {len(gallery_labels)} labels."
         )
-    if not len(queries):
-        raise DataError("there are no queries.")
-    missing = set(query_labels.tolist()) - set(gallery_labels.tolist())
-    if missing:
-        raise DataError(f"{len(missing)} query labels do not occur in the gallery.")
-    _, nearest = nearest_by_cosine(gallery, queries, k, chunk=chunk, gallery_chunk=gallery_chunk)
-    return float((gallery_labels[nearest] == query_labels[:, None]).any(1).double().mean())
+    if not len(queries) or not len(gallery):
+        raise DataError(f"there are {len(queries)} queries and {len(gallery)} gallery features.")
+
+
+def _relevant(
+    query_labels: Tensor, gallery_labels: Tensor, positions: Tensor | None
+) -> list[tuple[_Integers, int]]:
+    """Return, for every query, the indices of its relevant ones, and its own (-1 for none)."""
+    labels = gallery_labels.cpu().numpy()
+    order = np.argsort(labels, kind="stable")
+    values, starts = np.unique(labels[order], return_index=True)
+    members = dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
+    own = [-1] * len(query_labels) if positions is None else positions.tolist()
+    found = []
+    for label, position in zip(query_labels.tolist(), own, strict=True):
+        same = members.get(label, order[:0])
+        found.append((same if position < 0 else same[same != position], position))
+    lonely = sum(not len(same) for same, _ in found)
+    if lonely:
+        raise DataError(
+            f"{lonely} of {len(found)} queries have no picture with their label in the gallery."
+        )
+    return found
+
+
+def _lengths(features: Tensor, name: str) -> Tensor:
+    """Return Euclidean lengths (N,) as float32, computed so that no square overflows."""
+    # In blocks, because the sum in float64 makes a copy in float64.
+    parts = [
+        torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
+        for block in features.split(_BLOCK)
+    ]
+    length = torch.cat(parts)
+    if not length.isfinite().all():
+        raise DataError(f"{name} features are NaN or infinite.")
+    wrong = (length < _SHORTEST) | (length > _LONGEST)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise DataError(
+            f"{int(wrong.sum())} {name} features have no direction that cosines could compare: "
+            f"the length of the first, row {row}, is {float(length[row]):g}."
+        )
+    return length.float()
+
+
+def _similarity(unit: Tensor, gallery: Tensor, scale: Tensor, buffer: Tensor) -> _Floats:
+    """Return cosines (m, N), held in `buffer`."""
+    cosine = buffer[: len(unit)]
+    for start in range(0, len(gallery), _BLOCK):
+        columns = slice(start, start + _BLOCK)
+        torch.mm(unit, gallery[columns].float().T, out=cosine[:, columns])
+        cosine[:, columns] *= scale[columns]
+    return cosine.cpu().numpy()
+
+
+def _score(row: _Floats, relevant: tuple[_Integers, int]) -> tuple[float, _Integers]:
+    """Return the average precision of a query, and what the recall of its best one depends on.
+
+    Args:
+        row: Cosines (N,); overwritten.
+        relevant: The relevant ones, and the query's own place.
+
+    Returns:
+        The average precision, and as (4,): how many wrong and how many relevant ones are before
+        the best relevant one, then how many are tied with it (itself included).
+    """
+    same, position = relevant
+    right = np.sort(row[same])
+    row[same] = -np.inf
+    if position >= 0:
+        row[position] = -np.inf
+    # What comes after the last relevant one need not be sorted; to leave out little costs more.
+    ahead = row >= right[0] - np.float32(TIE)
+    wrong = row if 2 * np.count_nonzero(ahead) > len(row) else np.compress(ahead, row)
+    wrong.sort()
+    counts = np.stack([*_around(right, wrong), *_around(right, right)])[[0, 2, 1, 3]]
+    return _average_precision(torch.from_numpy(counts)), counts[:, -1]
+
+
+def _around(at: _Floats, values: _Floats) -> tuple[_Integers, _Integers]:
+    """Count, in sorted `values`, those above each of `at`, and those tied with it."""
+    above = len(values) - np.searchsorted(values, at + np.float32(TIE), side="right")
+    below = np.searchsorted(values, at - np.float32(TIE), side="left")
+    return above, len(values) - below - above
+
+
+def _average_precision(counts: Tensor) -> float:
+    """Return the expected average precision, from (4, R) counts as of `_score`.
+
+    Of n tied ones with r relevant, after a others with b relevant, the relevant ones are equally
+    likely at every rank a + i, and then b + 1 + (i - 1)(r - 1) / (n - 1) relevant ones are expected
+    up to it. The sums of 1 / (a + i) are differences of digamma.
+    """
+    wrong_before, right_before, wrong_tied, right_tied = counts.double()
+    before, tied = wrong_before + right_before, wrong_tied + right_tied
+    harmonic = torch.where(
+        tied == 1,
+        1 / (before + 1),
+        torch.digamma(before + tied + 1) - torch.digamma(before + 1),
+    )
+    slope = (right_tied - 1) / (tied - 1).clamp(min=1)
+    sums = (right_before + 1) * harmonic + slope * (tied - (before + 1) * harmonic)
+    return float((sums / tied).mean())
+
+
+def _recall(counts: Tensor, k: int) -> Tensor:
+    """Return the chance (M,) that a relevant one is among the k nearest, from (4, M) counts."""
+    wrong_before, _, wrong_tied, right_tied = counts.double()
+    missed = torch.ones_like(wrong_before)
+    for place in range(k):
+        # How many of the tied ones took the places before this one, all of them wrong.
+        taken = place - wrong_before
+        chance = (wrong_tied - taken) / (wrong_tied + right_tied - taken).clamp(min=1)
+        missed *= torch.where(taken < 0, 1.0, chance.clamp(min=0))
+    return 1 - missed

@@ -10,7 +10,7 @@ from cassle_zoo.eval.evaluators.retrieval import Retrieval
 
 @dataclass(frozen=True, kw_only=True)
 class Emoji64Suite:
-    """The five emoji64 tasks of the model cards: linear probe, k-NN and recall@1.
+    """The five emoji64 tasks of the model cards: linear probe, k-NN and retrieval.
 
     Attributes:
         linear: Settings of the linear probe.
@@ -21,8 +21,9 @@ class Emoji64Suite:
     knn: KNN = field(default_factory=KNN)
 
     def evaluate(self, subject: Subject) -> Outcome:
-        """Return top-1 of probe and k-NN, and recall@1, by task."""
-        parts: tuple[Evaluator, ...] = (self.linear, self.knn, Retrieval())
+        """Return top-1 of probe and k-NN, recall@1 and mAP, by task."""
+        found = Retrieval(ks=(1,), classification="none", examples=0)
+        parts: tuple[Evaluator, ...] = (self.linear, self.knn, found)
         outcomes = [part.evaluate(subject) for part in parts]
         metrics: dict[str, dict[str, float]] = {}
         for outcome in outcomes:

@@ -31,7 +31,7 @@ def test_result_is_complete(pixels, emoji_tar):
     for task in ("subcategory", "skin_tone", "vendor"):
         names = {"linear_top1", "linear_mean_per_class", "knn_top1", "knn_mean_per_class"}
         assert set(pixels.metrics[task]) == names
-    assert set(pixels.metrics["flags"]) == {"recall@1"}
+    assert set(pixels.metrics["flags"]) == {"recall@1", "mAP"}
     assert all(0 <= v <= 1 for own in pixels.metrics.values() for v in own.values())
     assert pixels.data == {"name": "emoji64 (modified)", "sha256": Emoji64.open(emoji_tar).sha256}
     assert pixels.protocol["input"] == "3x64x64, fp32"
@@ -78,7 +78,7 @@ def test_perfect_features_are_perfect(emoji_tar):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = measure(source(features), emoji_tar)
-    assert result.metrics["flags"] == result.metrics["identity"] == {"recall@1": 1.0}
+    assert result.metrics["flags"] == result.metrics["identity"] == {"recall@1": 1.0, "mAP": 1.0}
     for task in ("subcategory", "skin_tone", "vendor"):
         assert result.metrics[task]["linear_top1"] == 1.0
         assert result.metrics[task]["linear_mean_per_class"] == 1.0
