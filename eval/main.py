@@ -11,12 +11,15 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.eval import report
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator, Outcome
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.evaluators import EVALUATORS
 from cassle_zoo.eval.harness import evaluate
 from cassle_zoo.eval.results import Result
 from cassle_zoo.eval.tables import format_table
+
+REPORT = "report"
 
 Settings = TypeVar("Settings", bound=Evaluator)
 
@@ -51,8 +54,10 @@ def run_from_cli(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
+    if argv[0] == REPORT:
+        return report.run_from_cli(argv[1:])
     if argv[0] not in EVALUATORS:
-        raise unknown_name("evaluation", argv[0], EVALUATORS)
+        raise unknown_name("evaluation", argv[0], (*EVALUATORS, REPORT))
     return run_evaluator(argv[0], argv[1:])
 
 
@@ -147,6 +152,8 @@ def _usage() -> str:
             *tasks,
             "",
             "cassle-zoo eval TASK --help lists its options.",
+            "",
+            f"cassle-zoo eval {REPORT} RESULTS... -o report.html compares recorded results.",
         ]
     )
 
