@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import io
+import re
 from typing import Any
 
 from PIL import Image
@@ -105,6 +106,11 @@ def escape(text: Any) -> str:
     return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"))
 
 
+def breakable(text: str) -> str:
+    """Return a name for HTML that may be broken where its parts meet."""
+    return re.sub(r"([_.:/-])(?=\w)", r"\1<wbr>", escape(text))
+
+
 def data_uri(content: bytes, kind: str) -> str:
     """Return the address that holds a picture; `kind` is `webp`, `png`, `svg+xml`, ..."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
@@ -123,8 +129,11 @@ def filter_form(label: str, kinds: dict[str, str] | None = None) -> str:
     """Return the form that filters: a text field, and a choice among `kinds` by value."""
     choice = ""
     if kinds:
-        options = "".join(f'<option value="{escape(k)}">{escape(v)}' for k, v in kinds.items())
-        choice = f'<label>Show <select name="kind"><option value="">all{options}</select></label>'
+        options = "".join(
+            f'<option value="{escape(k)}">{escape(v)}</option>' for k, v in kinds.items()
+        )
+        options = f'<option value="">all</option>{options}'
+        choice = f'<label>Show <select name="kind">{options}</select></label>'
     return (
         f'<form hidden><label>{escape(label)} <input name="text" type="search" autocomplete="off">'
         f'</label>{choice}<output aria-live="polite"></output></form>'

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cassle_zoo.eval.charts import STYLE as CHART_STYLE
 from cassle_zoo.eval.charts import Bar, Curve, bar_chart, line_chart
-from cassle_zoo.eval.page import data_uri, escape, filter_form, render
+from cassle_zoo.eval.page import breakable, data_uri, escape, filter_form, render
 from cassle_zoo.eval.report import Comparison, Entry
 from cassle_zoo.eval.tables import format_value, is_share
 
@@ -22,8 +22,10 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 0.3rem; border-top: 2px solid var(--lin
 h3 { font-size: 0.9rem; margin: 0 0 0.4rem; }
 .note { border-left: 4px solid var(--wrong); background: var(--panel); padding: 0.5rem 0.8rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 0.4rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: 0.35rem 0.7rem; text-align: right; border-top: 1px solid var(--line); }
+table { border-collapse: separate; border-spacing: 0; width: 100%;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 0.35rem 0.7rem; text-align: right; border-top: 1px solid var(--line);
+  overflow-wrap: break-word; }
 thead th { border-top: 0; vertical-align: bottom; min-width: 7.5rem; max-width: 12rem; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--page);
   min-width: 9.5rem; font-weight: 400; }
@@ -45,7 +47,8 @@ pre { overflow-x: auto; background: var(--panel); padding: 0.6rem; border-radius
   white-space: pre-wrap; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 @media (max-width: 34rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 0.5rem; }
-  th, td { padding: 0.3rem 0.5rem; } }
+  th, td { padding: 0.3rem 0.5rem; } thead th { min-width: 6.4rem; }
+  th:first-child { min-width: 7.6rem; } }
 @media print { form { display: none; } body { max-width: none; font-size: 0.75rem; }
   tr, figure { break-inside: avoid; } .scroll { overflow: visible; }
   th:first-child { position: static; } }
@@ -81,7 +84,7 @@ def render_report(
     """
     contents = "".join(
         f'<li><a href="#part-{number}">{escape(_heading(comparison))}</a>: '
-        f"{_count(len(comparison.entries), 'result')}"
+        f"{_count(len(comparison.entries), 'result')}</li>"
         for number, comparison in enumerate(comparisons)
     )
     left_out = "".join(f'<p class="note"><b>Left out:</b> {escape(text)}</p>' for text in problems)
@@ -116,9 +119,10 @@ def _heading(comparison: Comparison) -> str:
 def _table(anchor: str, comparison: Comparison) -> str:
     entries = comparison.entries
     classes = _column_classes(entries)
+    baseline = '<br><span class="faint">baseline</span>'
     head = "".join(
-        f'<th scope="col" class="{css}"><a href="#{anchor}-{place}">{escape(entry.label)}</a>'
-        f"{'<br><span class=faint>baseline</span>' if entry.is_baseline else ''}</th>"
+        f'<th scope="col" class="{css}"><a href="#{anchor}-{place}">{breakable(entry.label)}</a>'
+        f"{baseline if entry.is_baseline else ''}</th>"
         for place, (entry, css) in enumerate(zip(entries, classes, strict=True))
     )
     keys = dict.fromkeys((t, m) for e in entries for t in e.result.metrics for m in _of(e, t))
@@ -146,7 +150,7 @@ def _row(task: str, metric: str, entries: Sequence[Entry], classes: Sequence[str
         for text, css in zip(shown, classes, strict=True)
     )
     unit = " (%)" if is_share(metric) else ""
-    name = f"<b>{escape(task)}</b> {escape(metric)}{unit}"
+    name = f"<b>{breakable(task)}</b> {breakable(metric)}{unit}"
     text = escape(f"{task} {metric}".lower())
     return f'<tr data-text="{text}"><th scope="row">{name}</th>{cells}</tr>'
 

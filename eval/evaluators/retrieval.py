@@ -13,7 +13,7 @@ from cassle_zoo.eval.knn import nearest_by_cosine
 from cassle_zoo.eval.retrieval import retrieve
 from cassle_zoo.eval.retrieval_page import Example, Shown, retrieval_page, retrieval_sheet
 
-_SHEET_ROWS = 12
+_SHEET_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
