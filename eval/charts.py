@@ -10,6 +10,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3")
 _WIDTH, _ROW = 360, 34
 _LEFT, _TOP, _RIGHT, _PLOT_HEIGHT, _LEGEND = 52, 12, 348, 170, 18
+_LETTERS = 40  # of a label that fits
 
 STYLE = """
 .chart { width: 100%; height: auto; display: block; }
@@ -67,7 +68,7 @@ def bar_chart(
     for row, bar in enumerate(bars):
         y, length = row * _ROW, bar.value * scale
         parts.append(
-            f'<text x="0" y="{y + 12}">{escape(bar.label)}</text>'
+            f'<text x="0" y="{y + 12}">{escape(_short(bar.label))}</text>'
             f'<rect class="{"base" if bar.baseline else "bar"}" x="{zero + min(0, length):.1f}" '
             f'y="{y + 17}" width="{abs(length):.1f}" height="11"/>'
             f'<text x="{_WIDTH}" y="{y + 27}" text-anchor="end">{escape(show(bar.value))}</text>'
@@ -109,7 +110,7 @@ def line_chart(title: str, curves: Sequence[Curve]) -> str:
         parts.append(f'<polyline fill="none" {look} points="{path}"/>')
         y = bottom + 34 + number * _LEGEND
         parts.append(f'<path {look} d="M{_LEFT} {y - 4}h34"/>')
-        parts.append(f'<text x="{_LEFT + 42}" y="{y}">{escape(curve.label)}</text>')
+        parts.append(f'<text x="{_LEFT + 42}" y="{y}">{escape(_short(curve.label))}</text>')
     ends = "; ".join(f"{c.label} from {c.y[0]:.3g} to {c.y[-1]:.3g}" for c in curves)
     return _svg(f"{title}: {ends}", bottom + 24 + len(curves) * _LEGEND, parts)
 
@@ -118,6 +119,12 @@ def _look(number: int) -> str:
     colour = _COLOURS[number % len(_COLOURS)]
     dash = _DASHES[number % len(_DASHES)]
     return f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
+
+
+def _short(label: str) -> str:
+    """Shorten in the middle, since names differ at both ends."""
+    half = _LETTERS // 2
+    return label if len(label) <= _LETTERS else f"{label[:half]}…{label[1 - half :]}"
 
 
 def _small(x: float, y: float, text: str, anchor: str) -> str:

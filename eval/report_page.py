@@ -21,7 +21,8 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 0.3rem; border-top: 2px solid var(--lin
   padding-top: 1rem; }
 h3 { font-size: 0.9rem; margin: 0 0 0.4rem; }
 .note { border-left: 4px solid var(--wrong); background: var(--panel); padding: 0.5rem 0.8rem; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 0.4rem; }
+.scroll { position: relative; overflow-x: auto; border: 1px solid var(--line);
+  border-radius: 0.4rem; }
 table { border-collapse: separate; border-spacing: 0; width: 100%;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 0.35rem 0.7rem; text-align: right; border-top: 1px solid var(--line);
