@@ -12,16 +12,23 @@ from safetensors.torch import load_file
 
 from cassle_zoo.train.methods import METHODS
 
-SCRIPT = Path(__file__).with_name("several_processes.py")
+FOLDER = Path(__file__).parent
 
 
-def run(processes: int, pictures: Path, out: Path) -> Path:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*(launcher if processes > 1 else []), str(SCRIPT), str(pictures), str(out)]
+def launch(processes: int, script: str, *arguments: object) -> str:
+    """Run a script in so many processes; return what it wrote on stderr."""
+    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {processes}"
+    command = [*f"{torchrun} --max-restarts 1".split()] if processes > 1 else []
+    command += [str(FOLDER / script), *map(str, arguments)]
     done = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def run(processes: int, pictures: Path, out: Path) -> Path:
+    launch(processes, "several_processes.py", pictures, out)
     return out
 
 
@@ -46,3 +53,12 @@ def test_same_as_one_process(runs: dict[int, Path], processes: int, name: str) -
     assert left.keys() == right.keys()
     for key, value in left.items():
         torch.testing.assert_close(value, right[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_killed_worker_is_replaced(pictures: Path, tmp_path: Path) -> None:
+    for killed in ("yes", "no"):
+        text = launch(2, "restarting.py", pictures, tmp_path / killed, killed)
+        assert ("continuing after step 7" in text) == (killed == "yes"), text[-3000:]
+    for file in ("backbone.safetensors", "projector.safetensors"):
+        left, right = (load_file(tmp_path / killed / "final" / file) for killed in ("yes", "no"))
+        assert all(torch.equal(value, right[key]) for key, value in left.items())
