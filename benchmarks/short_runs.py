@@ -125,9 +125,9 @@ def untrained(data: Path) -> dict[str, Any]:
     import torch
 
     from cassle_zoo.train.data import open_dataset
-    from cassle_zoo.train.loop import build_method
     from cassle_zoo.train.monitor import Monitor
     from cassle_zoo.train.recipes import get_recipe
+    from cassle_zoo.train.trainer import build_method
 
     config = get_recipe("resnet18_cassle_simclr.emoji64")
     dataset = open_dataset(dataclasses.replace(config.data, root=str(data)))

@@ -95,6 +95,7 @@ class RunConfig:
         precision: `auto`, `fp32` or `bf16` (autocast); `auto` is bf16 where it is native.
         channels_last: Memory format of images and convolutions; faster where bf16 is native.
         threads: CPU threads of torch; `None` leaves torch's choice.
+        timeout: Seconds that one of several processes (torchrun) waits for the others.
         checkpoint_every: Steps between checkpoints; one is also written after every epoch.
         log_every: Steps between log entries.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
@@ -107,6 +108,7 @@ class RunConfig:
     precision: str = "auto"
     channels_last: bool = True
     threads: int | None = None
+    timeout: float = 600.0
     checkpoint_every: int = 100
     log_every: int = 10
     monitor_every: int = 5
@@ -123,6 +125,8 @@ class RunConfig:
             _check_at_least(f"run.{name}", getattr(self, name), 0)
         if self.threads is not None:
             _check_at_least("run.threads", self.threads, 1)
+        if not self.timeout > 0:
+            raise ConfigError(f"run.timeout must be positive, got {self.timeout}.")
         for logger in self.loggers:
             if logger not in LOGGERS:
                 raise unknown_name("logger", logger, LOGGERS)

@@ -19,6 +19,7 @@ from cassle_zoo.crop import crop_box, crop_image
 from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import DataConfig, TrainConfig
+from cassle_zoo.train.distributed import share
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
@@ -163,7 +164,10 @@ class StreamViews(IterableDataset[Sample]):
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, sample) from any step of a run to its end, each epoch shuffled anew."""
+    """Batches of (epoch, sample) from any step of a run to its end, each epoch shuffled anew.
+
+    Of each batch only the rows that are this process's share are given.
+    """
 
     def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int) -> None:
         """Prepare the batches of steps `first` to `last - 1`."""
@@ -171,6 +175,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.batch_size = batch_size
         self.seed = seed
         self.steps = range(first, last)
+        self.share = share(batch_size)
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -186,7 +191,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 generator = view_generator(self.seed, epoch, -1, -1)
                 order = torch.randperm(self.length, generator=generator).tolist()
             start = position * self.batch_size
-            yield [(epoch, sample) for sample in order[start : start + self.batch_size]]
+            batch = order[start : start + self.batch_size]
+            yield [(epoch, sample) for sample in batch[self.share]]
 
 
 def steps_per_epoch(dataset: Any, batch_size: int) -> int:
@@ -219,6 +225,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         last: Step to end before.
 
     Yields:
+        This process's share of each batch (B rows: all of them unless there are several processes):
         `crops` (B, 2, 3, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
         `bad` (B,) index of the picture that could not be read and was replaced, or -1.
     """
@@ -236,6 +243,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         )
         return
     per_epoch = steps_per_epoch(dataset, batch_size)
+    rows = share(batch_size)
     step = first
     while step < last:
         epoch, skip = divmod(step, per_epoch)
@@ -245,7 +253,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
             num_workers=workers,
             generator=_seeded(config),
         )
-        for index, batch in enumerate(_collated(loader, batch_size, per_epoch)):
+        for index, batch in enumerate(_collated(loader, rows.stop - rows.start, per_epoch)):
             if index >= skip and step < last:
                 yield batch
                 step += 1

@@ -1,10 +1,85 @@
-"""Batches that are spread over processes. With one process everything here is the identity."""
+"""Training in several processes. With one process everything here is the identity.
 
+`torchrun` starts the processes and tells each its rank through environment variables; each takes
+its share of every batch, and together they do what one process would do with the whole batch.
+"""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from cassle_zoo.devices import pick_device
+from cassle_zoo.errors import ConfigError
+
+
+@contextlib.contextmanager
+def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
+    """Join the processes that `torchrun` started, for as long as the context is open.
+
+    Args:
+        device: Device to train on; `None` gives each process of a machine a GPU of its own, if
+            there are GPUs.
+        timeout: Seconds that a process waits for the others before it gives up.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        ConfigError: If a machine has fewer GPUs than processes, or there is no such device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield pick_device(device)
+        return
+    if device is None and torch.cuda.is_available():
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"this machine has {torch.cuda.device_count()} GPUs, but torchrun started process "
+                f"number {local + 1} here; lower --nproc-per-node, or pass --run.device cpu."
+            )
+        device = f"cuda:{local}"
+    own = pick_device(device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    dist.init_process_group(
+        "nccl" if own.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
+    )
+    try:
+        yield own
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def count() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number; process 0 writes files and prints."""
+    return dist.get_rank() if count() > 1 else 0
+
+
+def share(batch_size: int) -> slice:
+    """Return the rows of a batch that this process works on.
+
+    Raises:
+        ConfigError: If the batch cannot be shared out evenly.
+    """
+    if batch_size % count():
+        raise ConfigError(
+            f"a batch of {batch_size} cannot be shared out evenly among {count()} processes; "
+            f"choose an --optim.batch-size that {count()} divides."
+        )
+    rows = batch_size // count()
+    return slice(rank() * rows, (rank() + 1) * rows)
 
 
 def gather(x: Tensor) -> Tensor:
@@ -20,10 +95,36 @@ def gather(x: Tensor) -> Tensor:
     Returns:
         (processes * B, ...) rows.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if count() == 1:
         return x
     joint: Tensor = _Gather.apply(x)
     return joint
+
+
+def total(x: Tensor) -> Tensor:
+    """Return the sum over all processes, element by element; gradients flow back."""
+    summed: Tensor = _Sum.apply(x)
+    return summed
+
+
+def mean(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Return the mean over the processes of each value (NaN if it is NaN in one)."""
+    if count() == 1:
+        return dict(values)
+    # MPS and the like have no float64; only CPU and CUDA get here.
+    summed = torch.tensor([*values.values()], dtype=torch.float64, device=device)
+    dist.all_reduce(summed)
+    return dict(zip(values, (summed / count()).tolist(), strict=True))
+
+
+def same_everywhere(value: int, device: torch.device) -> bool:
+    """Return whether all processes have the same value."""
+    return len(set(gather(torch.tensor([value], device=device)).tolist())) == 1
+
+
+def in_any(flag: bool, device: torch.device) -> bool:
+    """Return whether the flag is set in any process."""
+    return bool(gather(torch.tensor([flag], device=device)).any())
 
 
 class _Gather(torch.autograd.Function):
@@ -40,3 +141,15 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(total)
         start = dist.get_rank() * ctx.rows
         return total[start : start + ctx.rows]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        summed = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grads[0])

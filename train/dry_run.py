@@ -16,7 +16,7 @@ from cassle_zoo.errors import DataError
 from cassle_zoo.specs import DATASETS
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import N_VIEWS, Sample, batches, open_dataset, steps_per_epoch
-from cassle_zoo.train.loop import Trainer
+from cassle_zoo.train.trainer import Trainer
 
 _TIMED_STEPS = 3
 

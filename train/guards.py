@@ -91,17 +91,15 @@ class BadPictures:
         return repr(filename(index)) if filename else f"number {index}"
 
 
-def finite(loss: Tensor, step: int) -> float:
-    """Return the loss as a number.
+def check_finite(loss: float, step: int) -> None:
+    """Check a step's loss.
 
     Raises:
         NonFiniteLossError: If it is NaN or infinite.
     """
-    value = float(loss.detach())
-    if not math.isfinite(value):
+    if not math.isfinite(loss):
         raise NonFiniteLossError(
-            f"the loss became {value} at step {step + 1}; the last checkpoint is from before. "
+            f"the loss became {loss} at step {step + 1}; the last checkpoint is from before. "
             "Usual reasons: a learning rate that is too high (--optim.base-lr), or too little "
             "warm-up (--optim.warmup-epochs); --run.precision fp32 rules out rounding."
         )
-    return value

@@ -1,5 +1,6 @@
 """The training loop. It reads top to bottom and never asks which method it trains."""
 
+import contextlib
 import json
 import math
 import time
@@ -8,23 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from cassle_zoo.devices import autocast_dtype, pick_device
 from cassle_zoo.errors import ConfigError
-from cassle_zoo.train import final
-from cassle_zoo.train.augself import AugSelf
-from cassle_zoo.train.backbone import build_backbone
-from cassle_zoo.train.checkpoint import load_checkpoint, save_checkpoint, write_json
+from cassle_zoo.train import distributed, final
+from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import batches, open_dataset, steps_per_epoch
-from cassle_zoo.train.guards import BadPictures, finite, locked, stop_signals
+from cassle_zoo.train.distributed import joined
+from cassle_zoo.train.guards import BadPictures, locked, stop_signals
 from cassle_zoo.train.logs import Progress, open_loggers
-from cassle_zoo.train.methods import Method
 from cassle_zoo.train.monitor import Monitor
-from cassle_zoo.train.optim import build_optimizer, set_learning_rate
-from cassle_zoo.train.views import make_views
+from cassle_zoo.train.trainer import Trainer
 
 CONFIG_FILE = "config.json"
 
@@ -46,7 +40,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
     """Train, or continue training, in the folder `out`.
 
     Writes `config.json`, `metrics.csv`, checkpoints and, at the end, the folder `final`. SIGTERM
-    and SIGINT save a checkpoint after the current step and return.
+    and SIGINT save a checkpoint after the current step and return. Under `torchrun` all processes
+    train together (docs/scaling.md); `out` must be a folder that they share.
 
     Args:
         config: All settings.
@@ -60,124 +55,48 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         NonFiniteLossError: If the loss becomes NaN or infinite.
     """
     out = Path(out)
-    dataset = open_dataset(config.data)
-    per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
-    total = config.optim.epochs * per_epoch
-    with locked(out), stop_signals() as stop:
-        check_same_run(config, out)
-        trainer = Trainer(config, per_epoch)
-        notes = trainer.restore(out)
-        write_json(out / CONFIG_FILE, config.to_dict())
-        report = Reporter(config, out, trainer.step, total)
-        monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
-        bad_pictures = BadPictures(dataset, config.data.max_bad_share)
-        for note in notes:
-            report.message(note)
-        for batch in batches(config, dataset, trainer.step, total):
-            for name in bad_pictures.note(batch["bad"]):
-                report.message(f"picture {name} cannot be read; the next one is used instead.")
-            values = trainer.train_step(batch, total)
-            report.step(trainer.step, values)
-            epoch, position = divmod(trainer.step, per_epoch)
-            if position == 0:
-                every = config.run.monitor_every
-                measured = {}
-                if every and epoch % every == 0:
-                    measured = monitor(trainer.method.backbone, trainer.device)
-                report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
-            done = trainer.step == total
-            due = position == 0 or trainer.step % config.run.checkpoint_every == 0
-            if done or stop.requested or due:
-                trainer.save(out)
-            if stop.requested and not done:
-                report.message(f"stopped after step {trainer.step}; the same command continues.")
-                break
-        report.close()
-        if trainer.step == total:
-            final.write(out / "final", trainer.method, config, steps=total, command=command)
+    with joined(config.run.device, config.run.timeout) as device, stop_signals() as stop:
+        first = distributed.rank() == 0
+        dataset = open_dataset(config.data)
+        per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
+        total = config.optim.epochs * per_epoch
+        with locked(out) if first else contextlib.nullcontext():
+            check_same_run(config, out)
+            trainer = Trainer(config, per_epoch, device)
+            notes = trainer.restore(out)
+            report = Reporter(config, out, trainer.step, total) if first else Silence()
+            if first:
+                write_json(out / CONFIG_FILE, config.to_dict())
+            monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
+            bad_pictures = BadPictures(dataset, config.data.max_bad_share)
+            for note in notes:
+                report.message(note)
+            for batch in batches(config, dataset, trainer.step, total):
+                for name in bad_pictures.note(distributed.gather(batch["bad"].to(device))):
+                    report.message(f"picture {name} cannot be read; the next one is used instead.")
+                values = trainer.train_step(batch, total)
+                report.step(trainer.step, values)
+                epoch, position = divmod(trainer.step, per_epoch)
+                if position == 0 and first:
+                    every = config.run.monitor_every
+                    measured = {}
+                    if every and epoch % every == 0:
+                        measured = monitor(trainer.method.backbone, trainer.device)
+                    report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
+                done = trainer.step == total
+                stopping = distributed.in_any(stop.requested, device)
+                due = position == 0 or trainer.step % config.run.checkpoint_every == 0
+                if first and (done or stopping or due):
+                    trainer.save(out)
+                if stopping and not done:
+                    report.message(
+                        f"stopped after step {trainer.step}; the same command continues."
+                    )
+                    break
+            report.close()
+            if first and trainer.step == total:
+                final.write(out / "final", trainer.method, config, steps=total, command=command)
     return TrainResult(steps=trainer.step, finished=trainer.step == total)
-
-
-class Trainer:
-    """Model, optimiser and position of a run: all that a checkpoint holds.
-
-    Attributes:
-        method: The SSL method with its backbone and projector.
-        optimizer: Over the method's parameters.
-        step: Optimiser steps done.
-        device: Where the computation runs.
-    """
-
-    def __init__(self, config: TrainConfig, per_epoch: int) -> None:
-        """Build everything, initialised from the seed."""
-        if config.run.threads is not None:
-            torch.set_num_threads(config.run.threads)
-        self.config = config
-        self.per_epoch = per_epoch
-        self.device = pick_device(config.run.device)
-        self._dtype = autocast_dtype(config.run.precision, self.device)
-        self._memory_format = (
-            torch.channels_last if config.run.channels_last else torch.contiguous_format
-        )
-        self.method = build_method(config).to(self.device)
-        self.method = self.method.to(memory_format=self._memory_format)
-        self.method.train()
-        self.optimizer = build_optimizer(self.method.param_groups(), config.optim)
-        self.step = 0
-
-    def train_step(self, batch: dict[str, Tensor], total: int) -> dict[str, float]:
-        """Do one optimiser step.
-
-        Args:
-            batch: From `data.batches`.
-            total: Steps of the whole run.
-
-        Returns:
-            Loss, learning rate and what the method logs.
-        """
-        config = self.config
-        layout = self.method.projector.layout
-        views = make_views(batch, config.augment, layout, self.device, self._memory_format)
-        lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
-            loss, logs = self.method(views)
-        value = finite(loss, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.step += 1
-        self.method.after_step(self.step / total)
-        return {"loss": value, "lr": lr, **{name: float(v.detach()) for name, v in logs.items()}}
-
-    def save(self, out: Path) -> None:
-        """Write a checkpoint."""
-        cuda = self.device.type == "cuda"
-        state = {
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
-        }
-        save_checkpoint(out, state)
-
-    def restore(self, out: Path) -> list[str]:
-        """Continue from the folder's checkpoint, if there is one.
-
-        Returns:
-            Lines that tell the user what was found.
-        """
-        state, damaged = load_checkpoint(out)
-        if state is None:
-            return []
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        notes = [f"{name} is damaged; using the one before." for name in damaged]
-        return [*notes, f"continuing after step {self.step}."]
 
 
 class Reporter:
@@ -225,20 +144,20 @@ class Reporter:
             logger.log(step, finite_values)
 
 
-def build_method(config: TrainConfig) -> Method:
-    """Build the backbone and the method around it, initialised from `config.run.seed`.
+class Silence:
+    """What all processes but the first report."""
 
-    Raises:
-        ConfigError: If there is no architecture `config.arch`.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
-        backbone: Any = build_backbone(config.arch, config.augment.size)
-        width = int(backbone.num_features)
-        method = config.method.build(backbone, config.method.projector(width, config.conditioning))
-        if config.augself.weights:
-            method.augself = AugSelf(config.augself, width)
-        return method
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Log nothing."""
+
+    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Tell nothing."""
+
+    def message(self, text: str) -> None:
+        """Print nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def check_same_run(config: TrainConfig, out: Path) -> None:

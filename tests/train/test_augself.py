@@ -12,9 +12,9 @@ from cassle_zoo.errors import ConfigError
 from cassle_zoo.train.augself import ALL_DESCRIPTORS, AugSelf, AugSelfConfig, differences
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import batches, open_dataset
-from cassle_zoo.train.loop import Trainer, build_method
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
+from cassle_zoo.train.trainer import Trainer, build_method
 from cassle_zoo.train.views import make_views
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -12,9 +12,9 @@ from cassle_zoo.hub.export import export_run
 from cassle_zoo.train import final
 from cassle_zoo.train.backbone import build_backbone, resolve_arch
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.loop import build_method
 from cassle_zoo.train.methods import Views
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
+from cassle_zoo.train.trainer import build_method
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from cassle_zoo.errors import CassleZooError, ConfigError, UnknownNameError
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig
-from cassle_zoo.train.loop import build_method
 from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.optim import build_optimizer, learning_rate
 from cassle_zoo.train.recipes import RECIPES, get_recipe
+from cassle_zoo.train.trainer import build_method
 
 
 @pytest.mark.parametrize("name", RECIPES)

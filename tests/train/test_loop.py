@@ -20,6 +20,7 @@ from cassle_zoo.train import loop
 from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.guards import locked
+from cassle_zoo.train.trainer import Trainer, build_method
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -61,7 +62,7 @@ def test_a_run_leaves_everything(config: TrainConfig, undisturbed: Path) -> None
     losses = [float(row["value"]) for row in rows if row["name"] == "loss"]
     assert len(losses) == 10
     assert [row["step"] for row in rows if row["name"] == "knn_top1"] == ["5", "10"]
-    before = loop.build_method(config).backbone.state_dict()
+    before = build_method(config).backbone.state_dict()
     after = load_file(undisturbed / "final" / "backbone.safetensors")
     assert before.keys() == after.keys()
     assert not torch.equal(before["conv1.0.weight"], after["conv1.0.weight"])
@@ -92,16 +93,16 @@ def test_crash_at_any_step_then_resume(
     monkeypatch: pytest.MonkeyPatch,
     step: int,
 ) -> None:
-    original = loop.Trainer.train_step
+    original = Trainer.train_step
 
-    def crash(self: loop.Trainer, batch: Any, total: int) -> dict[str, float]:
+    def crash(self: Trainer, batch: Any, total: int) -> dict[str, float]:
         if self.step == step:
             raise KeyboardInterrupt
         return original(self, batch, total)
 
     out = tmp_path / "crashed"
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "train_step", crash)
+        patch.setattr(Trainer, "train_step", crash)
         with pytest.raises(KeyboardInterrupt):
             loop.train(config, out)
     torch.manual_seed(1234 + step)
@@ -201,7 +202,7 @@ def test_unknown_arch(config: TrainConfig, tmp_path: Path) -> None:
 
 def test_seed_and_conditioning_matter(config: TrainConfig) -> None:
     first, again, other = (
-        loop.build_method(change(config, "run", seed=seed)).backbone.state_dict()["conv1.0.weight"]
+        build_method(change(config, "run", seed=seed)).backbone.state_dict()["conv1.0.weight"]
         for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)

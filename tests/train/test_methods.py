@@ -17,6 +17,7 @@ from cassle_zoo.train import loop
 from cassle_zoo.train.checkpoint import load_checkpoint
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
+from cassle_zoo.train.trainer import Trainer, build_method
 
 SMALL: dict[str, dict[str, int]] = {
     "simclr": {},
@@ -84,15 +85,15 @@ def test_trains_resumes_exports(
     whole, broken, folder = tmp_path / "whole", tmp_path / "broken", tmp_path / "exported"
     assert loop.train(config, whole) == loop.TrainResult(steps=4, finished=True)
 
-    train_step = loop.Trainer.train_step
+    train_step = Trainer.train_step
 
-    def crash(self: loop.Trainer, batch: Any, total: int) -> dict[str, float]:
+    def crash(self: Trainer, batch: Any, total: int) -> dict[str, float]:
         if self.step == 3:  # the last checkpoint is from step 2
             raise KeyboardInterrupt
         return train_step(self, batch, total)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Trainer, "train_step", crash)
+        patch.setattr(Trainer, "train_step", crash)
         loop.train(config, broken)
     torch.manual_seed(99)
     assert state(broken)["step"] == 2
@@ -101,7 +102,7 @@ def test_trains_resumes_exports(
 
     export_run(whole, folder, dtype=torch.float32)
     assert json.loads((folder / "config.json").read_text())["cassle_zoo"]["method"] == name
-    trainer = loop.Trainer(config, 4)
+    trainer = Trainer(config, 4)
     trainer.restore(whole)
     images, omega = torch.rand(3, 3, 32, 32), torch.rand(3, trainer.method.projector.layout.width)
     trainer.method.eval()
@@ -127,9 +128,9 @@ def test_every_combination_trains_or_is_refused_with_the_reason(
     config = short(config, **changes)
     if how in ("raw_add", "raw_mul"):  # only the backbone's width is wrong
         with pytest.raises(ConfigError, match="element by element"):
-            loop.build_method(config)
+            build_method(config)
         return
-    trainer = loop.Trainer(config, 4)
+    trainer = Trainer(config, 4)
     from cassle_zoo.train.data import batches, open_dataset
 
     for batch in batches(config, open_dataset(config.data), 0, 1):

@@ -1,0 +1,32 @@
+"""Run by torchrun in the tests: a tiny run in which, the first time, process 1 is killed."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from several_processes import configuration
+
+from cassle_zoo.train.loop import train
+from cassle_zoo.train.trainer import Trainer
+
+KILLED_AT = 7
+
+
+def main(pictures: str, out: str, killed: str) -> None:
+    """Train ten steps (and epochs) with a checkpoint after each."""
+    first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    train_step = Trainer.train_step
+
+    def step(self: Trainer, *args: Any) -> dict[str, float]:
+        if killed == "yes" and first_time and os.environ["RANK"] == "1" and self.step == KILLED_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train_step(self, *args)
+
+    Trainer.train_step = step
+    train(configuration("mocov2", pictures), Path(out))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,64 @@
+"""Training under torchrun, in real processes over gloo, with BatchNorm in the backbone."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cassle_zoo.train.methods import METHODS
+
+FOLDER = Path(__file__).parent
+
+
+def launch(processes: int, script: str, *arguments: object) -> str:
+    """Run a script in so many processes; return what it wrote on stderr."""
+    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {processes}"
+    command = [*f"{torchrun} --max-restarts 1".split()] if processes > 1 else []
+    command += [str(FOLDER / script), *map(str, arguments)]
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def run(processes: int, pictures: Path, out: Path) -> Path:
+    launch(processes, "several_processes.py", pictures, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    return {n: run(n, pictures, tmp_path_factory.mktemp(f"{n}-processes")) for n in (1, 2, 3)}
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "loss"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_same_as_one_process(runs: dict[int, Path], processes: int, name: str) -> None:
+    assert json.loads((runs[processes] / "sizes.json").read_text())["processes"] == processes
+    expected, found = (losses(runs[n] / name) for n in (1, processes))
+    assert len(expected) == 10
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    left, right = (load_file(runs[n] / name / "final/backbone.safetensors") for n in (1, processes))
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        torch.testing.assert_close(value, right[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_killed_worker_is_replaced(pictures: Path, tmp_path: Path) -> None:
+    for killed in ("yes", "no"):
+        text = launch(2, "restarting.py", pictures, tmp_path / killed, killed)
+        assert ("continuing after step 7" in text) == (killed == "yes"), text[-3000:]
+    for file in ("backbone.safetensors", "projector.safetensors"):
+        left, right = (load_file(tmp_path / killed / "final" / file) for killed in ("yes", "no"))
+        assert all(torch.equal(value, right[key]) for key, value in left.items())

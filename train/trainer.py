@@ -1,0 +1,146 @@
+"""What a run consists of besides its loop: model, optimiser, position, and one step."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cassle_zoo.devices import autocast_dtype, pick_device
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.train import distributed
+from cassle_zoo.train.augself import AugSelf
+from cassle_zoo.train.backbone import build_backbone
+from cassle_zoo.train.checkpoint import load_checkpoint, save_checkpoint
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.guards import check_finite
+from cassle_zoo.train.joint_batch_norm import join_batch_norm
+from cassle_zoo.train.methods import Method
+from cassle_zoo.train.optim import build_optimizer, set_learning_rate
+from cassle_zoo.train.views import make_views
+
+
+class Trainer:
+    """Model, optimiser and position of a run: all that a checkpoint holds.
+
+    Attributes:
+        method: The SSL method with its backbone and projector.
+        optimizer: Over the method's parameters.
+        step: Optimiser steps done.
+        device: Where the computation runs.
+    """
+
+    def __init__(
+        self, config: TrainConfig, per_epoch: int, device: torch.device | None = None
+    ) -> None:
+        """Build everything, initialised from the seed; on the configuration's device by default."""
+        if config.run.threads is not None:
+            torch.set_num_threads(config.run.threads)
+        self.config = config
+        self.per_epoch = per_epoch
+        self.device = device or pick_device(config.run.device)
+        self._dtype = autocast_dtype(config.run.precision, self.device)
+        self._memory_format = (
+            torch.channels_last if config.run.channels_last else torch.contiguous_format
+        )
+        method = build_method(config).to(self.device).to(memory_format=self._memory_format)
+        join_batch_norm(method, self.device)
+        self.method = method.train()
+        self._parallel = _parallel(self.method)
+        self.optimizer = build_optimizer(self.method.param_groups(), config.optim)
+        self.step = 0
+
+    def train_step(self, batch: dict[str, Tensor], total: int) -> dict[str, float]:
+        """Do one optimiser step.
+
+        Args:
+            batch: From `data.batches`.
+            total: Steps of the whole run.
+
+        Returns:
+            Loss, learning rate and what the method logs, of the batch of all processes.
+        """
+        config = self.config
+        layout = self.method.projector.layout
+        views = make_views(batch, config.augment, layout, self.device, self._memory_format)
+        lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+            loss, logs = self._parallel(views)
+        values = {"loss": float(loss.detach())}
+        values |= {name: float(value.detach()) for name, value in logs.items()}
+        values = distributed.mean(values, self.device)
+        check_finite(values["loss"], self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        self.method.after_step(self.step / total)
+        return {"lr": lr, **values}
+
+    def save(self, out: Path) -> None:
+        """Write a checkpoint."""
+        cuda = self.device.type == "cuda"
+        state = {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+        save_checkpoint(out, state)
+
+    def restore(self, out: Path) -> list[str]:
+        """Continue from the folder's checkpoint, if there is one.
+
+        Returns:
+            Lines that tell the user what was found.
+
+        Raises:
+            ConfigError: If the processes do not see the same checkpoint.
+        """
+        state, damaged = load_checkpoint(out)
+        found = 0 if state is None else int(state["step"])
+        if not distributed.same_everywhere(found, self.device):
+            raise ConfigError(
+                f"process {distributed.rank()} finds a checkpoint of step {found} in "
+                f"{str(out)!r}, others find another; all machines must share the folder --out."
+            )
+        if state is None:
+            return []
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        notes = [f"{name} is damaged; using the one before." for name in damaged]
+        return [*notes, f"continuing after step {self.step}."]
+
+
+def build_method(config: TrainConfig) -> Method:
+    """Build the backbone and the method around it, initialised from `config.run.seed`.
+
+    Raises:
+        ConfigError: If there is no architecture `config.arch`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        backbone: Any = build_backbone(config.arch, config.augment.size)
+        width = int(backbone.num_features)
+        method = config.method.build(backbone, config.method.projector(width, config.conditioning))
+        if config.augself.weights:
+            method.augself = AugSelf(config.augself, width)
+        return method
+
+
+def _parallel(method: Method) -> nn.Module:
+    """Let the backward pass average gradients over the processes."""
+    if distributed.count() == 1:
+        return method
+    with warnings.catch_warnings():
+        # Its successor came with torch 2.15, its end is not announced; we support torch 2.6.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        # Buffers need no broadcast: all processes compute the same ones.
+        return DistributedDataParallel(method, broadcast_buffers=False)
