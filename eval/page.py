@@ -43,6 +43,8 @@ function filter() {
       || (kind !== '' && row.dataset.kind !== kind);
     shown += !row.hidden;
   }
+  for (const part of document.querySelectorAll('main > section:not([data-text])'))
+    part.hidden = !part.querySelector('[data-text]:not([hidden])');
   form.querySelector('output').textContent = `${shown} of ${rows.length}`;
 }
 function fromAddress() {
@@ -81,8 +83,9 @@ _PAGE = """<!doctype html>
 def render(title: str, body: str, *, style: str = "", script: str = "") -> str:
     """Return a page.
 
-    A form with a field `text`, and perhaps `kind`, filters what has `data-text` (and `data-kind`);
-    `#text=WORDS&kind=KIND` in the address fills it in. It is made visible by the script only.
+    A form with a field `text`, and perhaps `kind`, filters what has `data-text` (and `data-kind`),
+    and hides sections of `main` with nothing left; `#text=WORDS&kind=KIND` in the address fills it
+    in. It is made visible by the script only.
 
     Args:
         title: Plain text.

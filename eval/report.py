@@ -24,7 +24,7 @@ class Picture:
     """A picture that was recorded with a result.
 
     Attributes:
-        name: Of the file.
+        name: Of the file, without what it shares with that of the result.
         kind: As in `image/KIND`.
         content: The file's bytes.
     """
@@ -128,7 +128,7 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
         except DataError as error:
             problems.append(str(error).replace(str(file), file.name))
             continue
-        entry, missing = _with_files(result, file.parent)
+        entry, missing = _with_files(result, file)
         entries.append(entry)
         problems += [f"{name}, recorded in {file.name}, is not beside it." for name in missing]
     if not entries:
@@ -159,17 +159,18 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
     ]
 
 
-def _with_files(result: Result, folder: Path) -> tuple[Entry, list[str]]:
+def _with_files(result: Result, file: Path) -> tuple[Entry, list[str]]:
     pictures, pages, missing = [], [], []
     for name in result.files:
-        path = folder / name
+        path = file.parent / name
         kind = _PICTURES.get(path.suffix.lower())
         if not path.is_file():
             missing.append(name)
         elif kind is None:
             pages.append(name)
         else:
-            pictures.append(Picture(name=name, kind=kind, content=path.read_bytes()))
+            short = name.removeprefix(f"{file.stem}.")
+            pictures.append(Picture(name=short, kind=kind, content=path.read_bytes()))
     label = str(result.model["name"])
     entry = Entry(result=result, label=label, pictures=tuple(pictures), pages=tuple(pages))
     return entry, missing

@@ -127,7 +127,7 @@ def _table(anchor: str, comparison: Comparison) -> str:
         for place, (entry, css) in enumerate(zip(entries, classes, strict=True))
     )
     keys = dict.fromkeys((t, m) for e in entries for t in e.result.metrics for m in _of(e, t))
-    rows = "\n".join(_row(task, metric, entries, classes) for task, metric in keys)
+    rows = "\n".join(_row(comparison, task, metric, classes) for task, metric in keys)
     return (
         '<div class="scroll" tabindex="0" role="region" '
         f'aria-label="{escape(_heading(comparison))}">'
@@ -136,8 +136,8 @@ def _table(anchor: str, comparison: Comparison) -> str:
     )
 
 
-def _row(task: str, metric: str, entries: Sequence[Entry], classes: Sequence[str]) -> str:
-    values = [_of(entry, task).get(metric) for entry in entries]
+def _row(comparison: Comparison, task: str, metric: str, classes: Sequence[str]) -> str:
+    values = [_of(entry, task).get(metric) for entry in comparison.entries]
     shown = ["-" if value is None else format_value(metric, value) for value in values]
     known = [value for value in values if value is not None]
     direction = _direction(metric)
@@ -152,7 +152,7 @@ def _row(task: str, metric: str, entries: Sequence[Entry], classes: Sequence[str
     )
     unit = " (%)" if is_share(metric) else ""
     name = f"<b>{breakable(task)}</b> {breakable(metric)}{unit}"
-    text = escape(f"{task} {metric}".lower())
+    text = escape(f"{comparison.task} {task} {metric}".lower())
     return f'<tr data-text="{text}"><th scope="row">{name}</th>{cells}</tr>'
 
 
@@ -193,8 +193,9 @@ def _bars(comparison: Comparison) -> str:
         def show(value: float, metric: str = metric) -> str:
             return format_value(metric, value)
 
-        chart = bar_chart(title, bars, show, full=1.0 if is_share(metric) else None)
-        figures.append(_figure(title, f"{task} {metric}", chart))
+        perfect = 1.0 if is_share(metric) or metric.startswith("r2") else None
+        chart = bar_chart(title, bars, show, full=perfect)
+        figures.append(_figure(title, f"{comparison.task} {task} {metric}", chart))
     return "\n".join(figures)
 
 
@@ -206,7 +207,8 @@ def _curves(comparison: Comparison) -> str:
     for name in names:
         curves = [_curve(e, name) for e in entries if len(e.result.series.get(name, ())) > 1]
         if name not in axes and curves:
-            figures.append(_figure(name, name, line_chart(name, curves)))
+            chart = line_chart(name, curves)
+            figures.append(_figure(name, f"{comparison.task} {name}", chart))
     if not figures:
         return ""
     state = " open" if len(figures) <= _FEW_CURVES else ""
@@ -224,18 +226,17 @@ def _curve(entry: Entry, name: str) -> Curve:
 
 
 def _pictures(comparison: Comparison) -> str:
-    figures = "".join(
-        f"<figure><figcaption>{escape(entry.label)}: {escape(picture.name)}</figcaption>"
-        f'<img loading="lazy" src="{data_uri(picture.content, picture.kind)}" '
-        f'alt="{escape(picture.name)}"></figure>'
-        for entry in comparison.entries
-        for picture in entry.pictures
-    )
-    count = sum(len(entry.pictures) for entry in comparison.entries)
-    if not count:
+    found = [(picture, entry.label) for entry in comparison.entries for picture in entry.pictures]
+    if not found:
         return ""
+    figures = "".join(
+        f"<figure><figcaption>{escape(label)}: {escape(picture.name)}</figcaption>"
+        f'<img loading="lazy" src="{data_uri(picture.content, picture.kind)}" '
+        f'alt="{escape(picture.name)} of {escape(label)}"></figure>'
+        for picture, label in sorted(found, key=lambda pair: pair[0].name)
+    )
     return (
-        f"<details><summary>{_count(count, 'picture')}</summary>"
+        f"<details><summary>{_count(len(found), 'picture')}</summary>"
         f'<div class="pictures">{figures}</div></details>\n'
     )
 

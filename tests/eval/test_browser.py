@@ -108,7 +108,12 @@ def test_typing_filters(gallery: str, report: str, tmp_path: Path) -> None:
     assert "1 of 3" in typed
     assert len(shown(typed)) == 1
     rows = shown(visit(tmp_path, report, probe=TYPE.replace("WORDS", "flags")))
-    assert rows == ["flags knn_top1", "flags knn_top1"]  # a row and a figure
+    assert rows == ["sensitivity flags knn_top1"] * 2  # a row and a figure
+
+
+def test_sections_with_nothing_left_are_hidden(report: str, tmp_path: Path) -> None:
+    assert "<section hidden" in visit(tmp_path, report, fragment="#text=nothing")
+    assert "<section hidden" not in visit(tmp_path, report, fragment="#text=flags")
 
 
 def test_links_unfold_the_protocol(report: str, tmp_path: Path) -> None:

@@ -180,8 +180,8 @@ def test_curves_stand_over_their_strengths() -> None:
 def test_command_reads_files_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "results" / "deeper"
     folder.mkdir(parents=True)
-    Image.new("RGB", (3, 3), "red").save(folder / "one.png")
-    result("one", files=["one.png", "one.html"]).save(folder / "one.json")
+    Image.new("RGB", (3, 3), "red").save(folder / "one.left.png")
+    result("one", files=["one.left.png", "one.html"]).save(folder / "one.json")
     (folder / "one.html").write_text("a page")
     result("two").save(tmp_path / "two.json")
     output = tmp_path / "site" / "report.html"
@@ -190,7 +190,7 @@ def test_command_reads_files_and_folders(tmp_path: Path, capsys: pytest.CaptureF
     page = Page(output.read_text("utf-8"))
     assert page.rows[0][1:] == ["one", "two"]
     pictures = [own for tag, own in page.tags if tag == "img"]
-    assert [own["alt"] for own in pictures] == ["one.png"]
+    assert [own["alt"] for own in pictures] == ["left.png of one"]
     assert (pictures[0]["src"] or "").startswith("data:image/png;base64,")
     assert "one.html" in page.text
     assert str(tmp_path) not in output.read_text("utf-8")
