@@ -19,7 +19,11 @@ TIE = 2.0**-22
 """Cosines no further apart are tied: float32 cannot tell them from those of equal pictures."""
 
 _SIMILARITIES = 2**27  # held at a time: 512 MB
-_BLOCK = 2048  # gallery features in one matrix product: they stay in the cache
+_BLOCK = 1024  # gallery features in one matrix product: they stay in the cache
+_FEW = 8  # limits for which counting is faster than sorting
+_SELECTING = 4  # fewer than one value in so many: selecting them first pays
+_SORTED = 2**16  # values sorted at a time: they stay in the cache
+_SAFE = 1e-12, 1e12  # lengths whose squares float32 holds
 _SHORTEST, _LONGEST = 1e-30, 1e30  # features that float32 products can hold
 
 _Integers = NDArray[np.int64]
@@ -136,12 +140,13 @@ def _relevant(
 
 def _lengths(features: Tensor, name: str) -> Tensor:
     """Return Euclidean lengths (N,) as float32, computed so that no square overflows."""
-    # In blocks, because the sum in float64 makes a copy in float64.
-    parts = [
-        torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
-        for block in features.split(_BLOCK)
-    ]
-    length = torch.cat(parts)
+    length = torch.empty(len(features), dtype=torch.float64, device=features.device)
+    for start in range(0, len(features), _BLOCK):
+        block = features[start : start + _BLOCK].float()
+        found = torch.linalg.vector_norm(block, dim=1)
+        if not ((found > _SAFE[0]) & (found < _SAFE[1])).all():
+            found = torch.linalg.vector_norm(block.double(), dim=1)
+        length[start : start + _BLOCK] = found
     if not length.isfinite().all():
         raise DataError(f"{name} features are NaN or infinite.")
     wrong = (length < _SHORTEST) | (length > _LONGEST)
@@ -180,19 +185,29 @@ def _score(row: _Floats, relevant: tuple[_Integers, int]) -> tuple[float, _Integ
     row[same] = -np.inf
     if position >= 0:
         row[position] = -np.inf
-    # What comes after the last relevant one need not be sorted; to leave out little costs more.
-    ahead = row >= right[0] - np.float32(TIE)
-    wrong = row if 2 * np.count_nonzero(ahead) > len(row) else np.compress(ahead, row)
-    wrong.sort()
-    counts = np.stack([*_around(right, wrong), *_around(right, right)])[[0, 2, 1, 3]]
+    tied = right - np.float32(TIE)
+    before = np.nextafter(right + np.float32(TIE), np.float32(np.inf))
+    limits = np.concatenate([tied, before])
+    wrong_tied, wrong_before = np.split(_at_least(row, limits), 2)
+    right_tied, right_before = np.split(_at_least(right.copy(), limits), 2)
+    counts = np.stack(
+        [wrong_before, right_before, wrong_tied - wrong_before, right_tied - right_before]
+    )
     return _average_precision(torch.from_numpy(counts)), counts[:, -1]
 
 
-def _around(at: _Floats, values: _Floats) -> tuple[_Integers, _Integers]:
-    """Count, in sorted `values`, those above each of `at`, and those tied with it."""
-    above = len(values) - np.searchsorted(values, at + np.float32(TIE), side="right")
-    below = np.searchsorted(values, at - np.float32(TIE), side="left")
-    return above, len(values) - below - above
+def _at_least(values: _Floats, limits: _Floats) -> _Integers:
+    """Count the values that reach each limit; the first limit is the lowest. Sorts in place."""
+    if len(limits) <= _FEW:
+        return np.array([np.count_nonzero(values >= limit) for limit in limits])
+    ahead = values >= limits[0]
+    if _SELECTING * np.count_nonzero(ahead) < len(values):
+        values = np.compress(ahead, values)
+    found = np.zeros(len(limits), dtype=np.int64)
+    for part in np.split(values, range(_SORTED, len(values), _SORTED)):
+        part.sort()
+        found += len(part) - np.searchsorted(part, limits)
+    return found
 
 
 def _average_precision(counts: Tensor) -> float:
