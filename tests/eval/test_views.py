@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import torch
 from PIL import Image
@@ -8,10 +10,15 @@ from cassle_zoo.errors import ConfigError, UnknownNameError
 from cassle_zoo.eval import views
 from cassle_zoo.eval.views import ALL_OMEGA, make_view
 
-from .conftest import picture
-
 RECIPE = AugmentConfig(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
-PICTURES = [(picture(seed, (8, 8)), None) for seed in range(6)]
+
+
+def picture(seed):
+    small = Image.frombytes("RGB", (8, 8), random.Random(seed).randbytes(8 * 8 * 3))
+    return small.resize((64, 64), Image.Resampling.NEAREST)
+
+
+PICTURES = [(picture(seed), None) for seed in range(6)]
 INDICES = torch.tensor([4, 1, 5])
 UNIFORMS = views.picture_uniforms(INDICES, seed=3)
 
@@ -33,7 +40,11 @@ def rendered(view, indices=INDICES, batch_size=2):
 def test_the_original_is_the_picture():
     images, omega = rendered(make_view(views.ORIGINAL, RECIPE))
     norm = transforms.Compose(
-        [transforms.Resize(32), transforms.ToTensor(), transforms.Normalize(RECIPE.mean, RECIPE.std)]
+        [
+            transforms.Resize(32),
+            transforms.ToTensor(),
+            transforms.Normalize(RECIPE.mean, RECIPE.std),
+        ]
     )
     expected = torch.stack([norm(PICTURES[i][0]) for i in INDICES])
     torch.testing.assert_close(images, expected, atol=2e-2, rtol=0)
