@@ -28,7 +28,7 @@ class Equivariance:
     Attributes:
         pictures: At most so many; each gives one view drawn from the whole recipe of training.
         candidates: Number of ω that the right one is to be found among.
-        figures: Draw figures; needs the extra `figures`.
+        figures: Whether to draw figures, which needs the extra `figures`.
     """
 
     pictures: int = 4000

@@ -43,7 +43,7 @@ class Sensitivity:
         augmentations: Applied one at a time; beside them `recipe`, all of training's at once.
         strengths: Shares of the training range, for augmentations that have a strength.
         measure: Compares features of pictures and their augmented versions.
-        figures: Draw figures; needs the extra `figures`.
+        figures: Whether to draw figures, which needs the extra `figures`.
     """
 
     pictures: int = 512
