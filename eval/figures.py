@@ -23,6 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo", "--")
 MAX_COLUMNS = 4
+FLAT_LABELS = 16
 
 Line = tuple[Sequence[float], Sequence[float]]
 """x and y of a curve."""
@@ -112,7 +113,10 @@ def grouped_bars(
                 color=PALETTE[place % len(PALETTE)], hatch=HATCHES[place % len(HATCHES)],
                 edgecolor="white", linewidth=0.6,
             )  # fmt: skip
-            axis.bar_label(drawn, fmt="%.2f", fontsize=6.5, padding=1.5, rotation=90)
+            axis.bar_label(
+                drawn, fmt=_two_decimals, fontsize=6.5, padding=1.5,
+                rotation=90 if groups * len(labels) > FLAT_LABELS else 0,
+            )  # fmt: skip
         axis.set_xticks(range(len(content)), list(content))
         axis.axhline(0, color="#444444", linewidth=0.8)
         axis.margins(y=0.2)
@@ -135,6 +139,10 @@ def render(figure: "Figure", kind: Literal["png", "svg"] = "png") -> bytes:
     with rc_context({"svg.hashsalt": "cassle-zoo"}):
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
     return buffer.getvalue()
+
+
+def _two_decimals(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def _labels(panels: Mapping[Any, Mapping[str, object]]) -> list[str]:
@@ -191,7 +199,10 @@ def _finish(figure: "Figure", axes: "Sequence[Axes]", labels: Sequence[str], tit
     for axis in axes:
         handles.update(dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)))
     if len(labels) > 1:
+        # In inches: about 0.07 a letter of this size, and the handle.
+        widest = 0.07 * max(map(len, labels)) + 0.7
+        columns = int(figure.get_figwidth() / widest)
         figure.legend(
             [handles[label] for label in labels], labels, loc="outside lower center",
-            ncols=min(len(labels), 4), fontsize=8, frameon=False,
+            ncols=min(len(labels), max(1, columns)), fontsize=8, frameon=False,
         )  # fmt: skip

@@ -122,22 +122,24 @@ def projector_figure(results: Mapping[str, Metrics], title: str = "") -> "Figure
 
 
 def equivariance_figure(results: Mapping[str, Metrics], title: str = "") -> "Figure":
-    """Draw R² per descriptor; a panel for one view and one for pairs of views, a bar per model.
+    """Draw R² per descriptor from one view, and from the picture and its view.
 
     Args:
-        results: Metrics of results of `equivariance` by model.
+        results: Metrics of results of `equivariance` by model. One model is drawn in one panel;
+            several have a panel for each kind of features, and a bar each.
         title: Above the figure.
 
     Raises:
         DataError: If no model has such metrics.
     """
     panels: dict[str, dict[str, dict[str, float]]] = {}
-    for metric, name in (("r2_single", "from one view"), ("r2_pair", "from picture and view")):
+    for metric, kind in (("r2_single", "from one view"), ("r2_pair", "from picture and view")):
         for model, metrics in results.items():
+            panel, label = (model, kind) if len(results) == 1 else (kind, model)
             for descriptor, values in metrics.items():
                 if metric in values:
-                    bars = panels.setdefault(name, {}).setdefault(descriptor, {})
-                    bars[model] = values[metric]
+                    bars = panels.setdefault(panel, {}).setdefault(descriptor, {})
+                    bars[label] = values[metric]
     if not panels:
         raise DataError("no result has R² of descriptors.")
     return grouped_bars(panels, y_label="R² on held-out pictures", title=title)

@@ -87,7 +87,8 @@ def test_figures_of_one_and_several_models():
     ticks = [tick.get_text() for tick in stages.axes[0].get_xticklabels()]
     assert ticks == ["stem", "backbone"]
     assert [axis.get_title() for axis in drawn.projector_figure({"m": METRICS}).axes] == ["m"]
-    panels = drawn.equivariance_figure({"m": METRICS}).axes
+    assert [axis.get_title() for axis in drawn.equivariance_figure({"m": METRICS}).axes] == ["m"]
+    panels = drawn.equivariance_figure({"m": METRICS, "n": METRICS}).axes
     assert [axis.get_title() for axis in panels] == ["from one view", "from picture and view"]
     spectrum = drawn.spectrum_figure({"m": {"explained_variance": [0.9, 0.1, 0.0]}})
     assert lines(spectrum)[0].get_xdata().tolist() == [1, 2]

@@ -22,6 +22,8 @@ def test_spectrum_of_a_feature_file(data):
     assert list(values) == names
     assert values["components_90"] < values["components_95"] < values["components_99"] <= 60
     assert sum(outcome.series["explained_variance"]) == pytest.approx(1)
+    assert outcome.files["spectrum.png"].startswith(b"\x89PNG")
+    assert Spectrum(figures=False).evaluate(subject(features, data)).files == {}
     assert "100 x 60" in outcome.protocol["spectrum"]
     with pytest.raises(DataError, match="only 60 components"):
         Spectrum(components=(5, 70)).evaluate(subject(features, data))
