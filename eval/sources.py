@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from torchvision.transforms.functional import pil_to_tensor
 from cassle_zoo.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.feature_files import load_features
 from cassle_zoo.features import FeatureSet
-from cassle_zoo.model_folder import MODEL_FILE, file_sha256, local_folder, read_config
+from cassle_zoo.model_folder import (
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    file_sha256,
+    local_folder,
+    read_config,
+)
+from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, resolve_spec
 
 RANDOM_INIT = "random-init:"
@@ -22,6 +30,7 @@ RAW_PIXELS = "raw-pixels"
 FEATURES = "features:"
 TIMM = "timm:"
 POOLED = 16
+_WEIGHTS = (MODEL_FILE, PROJECTOR_FILE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +44,7 @@ class FeatureSource:
         model: A module from images (B, 3, H, W) to features (B, D); None with only features.
         transform: From picture to the module's input (3, H, W); None for the module's own.
         features: What is known if there is no network; see `features_of`.
+        projector: Loads the projector that the model was trained with, if it is known.
     """
 
     name: str
@@ -43,6 +53,7 @@ class FeatureSource:
     model: nn.Module | None
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
+    projector: Callable[[], ConditionedProjector] | None = None
 
 
 def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = None) -> FeatureSource:
@@ -174,7 +185,7 @@ def _random_init(model: str, seed: int) -> FeatureSource:
 
 
 def _pretrained(model: str) -> FeatureSource:
-    from cassle_zoo.factory import create_model
+    from cassle_zoo.factory import create_model, create_projector
 
     folder = local_folder(model)
     if folder is not None:
@@ -182,12 +193,19 @@ def _pretrained(model: str) -> FeatureSource:
         name = read_config(folder)["cassle_zoo"]["name"]
         module = create_model(model, pretrained=True)
         argument = f"local-dir:{folder.resolve().name}"
-        sha256 = file_sha256(folder / MODEL_FILE)
+        files = {f: file_sha256(folder / f) for f in _WEIGHTS if (folder / f).is_file()}
     else:
         name = argument = resolve_spec(model).full_name
         module = create_model(name, pretrained=True)
-        sha256 = (MODEL_SPECS[name].sha256 or {})[MODEL_FILE]
-    return FeatureSource(name=name, argument=argument, sha256=sha256, model=module)
+        files = dict(MODEL_SPECS[name].sha256 or {})
+    projector = partial(create_projector, model, pretrained=True)
+    return FeatureSource(
+        name=name,
+        argument=argument,
+        sha256=files[MODEL_FILE],
+        model=module,
+        projector=projector if PROJECTOR_FILE in files else None,
+    )
 
 
 def _timm(model: str) -> FeatureSource:

@@ -5,9 +5,12 @@ from types import MappingProxyType
 
 from cassle_zoo.eval.base import Evaluator
 from cassle_zoo.eval.evaluators.emoji64 import Emoji64Suite
+from cassle_zoo.eval.evaluators.equivariance import Equivariance
 from cassle_zoo.eval.evaluators.knn import KNN
 from cassle_zoo.eval.evaluators.linear_probe import LinearProbe
 from cassle_zoo.eval.evaluators.retrieval import Retrieval
+from cassle_zoo.eval.evaluators.sensitivity import Sensitivity
+from cassle_zoo.eval.evaluators.spectrum import Spectrum
 
 EVALUATORS: Mapping[str, type[Evaluator]] = MappingProxyType(
     {
@@ -15,5 +18,8 @@ EVALUATORS: Mapping[str, type[Evaluator]] = MappingProxyType(
         "linear-probe": LinearProbe,
         "knn": KNN,
         "retrieval": Retrieval,
+        "sensitivity": Sensitivity,
+        "equivariance": Equivariance,
+        "spectrum": Spectrum,
     }
 )

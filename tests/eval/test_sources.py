@@ -6,6 +6,8 @@ from torch import nn
 from cassle_zoo.errors import ConfigError, UnknownNameError, WeightsUnavailableError
 from cassle_zoo.eval.sources import MeanPool, open_source, state_sha256
 from cassle_zoo.features import eval_transform
+from cassle_zoo.model_folder import bundled_folder
+from cassle_zoo.specs import resolve_spec
 
 
 def test_raw_pixels_by_hand():
@@ -56,3 +58,16 @@ def test_modules_and_names():
         open_source("nothing_like_it")
     with pytest.raises(WeightsUnavailableError):
         open_source("resnet50_cassle_simclr.in100")
+
+
+def test_projectors_come_with_their_models(tmp_path):
+    projector = open_source("resnet18_cassle_simclr").projector()
+    assert projector.layout.width == 13
+    folder = bundled_folder(resolve_spec("resnet18_cassle_simclr"))
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    assert open_source(f"local-dir:{tmp_path}").projector is None
+    (tmp_path / "projector.safetensors").symlink_to(folder / "projector.safetensors")
+    local = open_source(f"local-dir:{tmp_path}").projector()
+    assert state_sha256(local) == state_sha256(projector)
+    assert open_source("random-init:resnet18").projector is None
