@@ -120,11 +120,14 @@ class _Ridge:
     def __init__(self, features: Tensor, targets: Tensor) -> None:
         features, targets = features.double(), targets.double()
         self.centre, self.bias = features.mean(0), targets.mean(0)
-        left, values, right = torch.linalg.svd(features - self.centre, full_matrices=False)
+        # Features and targets in coordinates that span them: no taller than wide.
+        both = torch.cat([features - self.centre, targets - self.bias], dim=1)
+        small = torch.linalg.qr(both, mode="r").R
+        left, values, right = torch.linalg.svd(small[:, : features.shape[1]], full_matrices=False)
         # Directions that are nothing but rounding.
         kept = values > values.max() * max(features.shape) * torch.finfo(values.dtype).eps
         self.values, self.right = values[kept], right[kept]
-        self.projected = left[:, kept].T @ (targets - self.bias)
+        self.projected = left[:, kept].T @ small[:, features.shape[1] :]
 
     def predict(self, features: Tensor, weight: float) -> Tensor:
         shrunk = (self.values / (self.values.square() + weight))[:, None] * self.projected

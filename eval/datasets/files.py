@@ -82,29 +82,55 @@ def classification(
     notes: Mapping[str, str],
     metric: str = "top1",
 ) -> EvalData:
-    """Put together a data set of files with one classification task.
+    """Put together a data set of files with classes.
 
     Raises:
         DataError: If files are missing or labels are not numbers of classes.
     """
     targets = torch.tensor(labels, dtype=torch.int64)
     check_labels(targets, classes)
-    task = Task(
-        name="classes",
+    return EvalData(
+        name=name,
+        sha256=fingerprint(pictures, targets, splits),
+        pictures=pictures,
+        tasks=class_tasks(targets, splits, classes, metric),
+        notes=notes,
+        names=pictures.names,
+    )
+
+
+def class_tasks(
+    targets: Tensor,
+    splits: Mapping[str, Tensor],
+    classes: Sequence[str],
+    metric: str = "top1",
+    name: str = "classes",
+) -> tuple[Task, ...]:
+    """Return the tasks of a data set with classes.
+
+    They are to tell the class, and, given a test picture, to find one of the same class among
+    training and validation pictures, if there are any.
+    """
+    telling = Task(
+        name=name,
         kind="classification",
         targets=targets,
         splits=splits,
         classes=tuple(classes),
         metric=metric,
     )
-    return EvalData(
-        name=name,
-        sha256=fingerprint(pictures, targets, splits),
-        pictures=pictures,
-        tasks=(task,),
-        notes=notes,
-        names=pictures.names,
+    gallery = torch.cat([splits["train"], splits["val"]])
+    if not len(gallery):
+        return (telling,)
+    finding = Task(
+        name=f"same of {name}",
+        kind="retrieval",
+        targets=targets,
+        splits={"query": splits["test"], "gallery": gallery},
+        classes=tuple(classes),
+        metric="recall@1",
     )
+    return telling, finding
 
 
 def check_labels(labels: Tensor, classes: Sequence[str]) -> None:

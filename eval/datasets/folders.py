@@ -18,6 +18,8 @@ from cassle_zoo.eval.datasets.split_rules import (
     split_randomly,
 )
 
+VALIDATION_NAMES = ("val", "validation", "valid", "dev")
+
 _IMAGENET100_SEED = 42
 
 
@@ -66,7 +68,9 @@ def read_part(root: Path, part: str, classes: Sequence[str] | None = None) -> Cl
 
 
 def open_folder(root: Path, download: bool = False) -> EvalData:
-    """Open any pictures laid out as `train/CLASS/PICTURE`, and so `test` and, if wanted, `val`.
+    """Open any pictures laid out as `train/CLASS/PICTURE`, and so `test`.
+
+    Validation pictures may lie in `val`, `validation`, `valid` or `dev`.
 
     Raises:
         DataError: If folders are missing, or hold classes that are not in `train`.
@@ -74,8 +78,11 @@ def open_folder(root: Path, download: bool = False) -> EvalData:
     refuse_download("a folder", download)
     train = read_part(root, "train")
     held_back = {"test": read_within(root, "test", train.classes)}
-    if (root / "val").is_dir():
-        held_back = {"val": read_within(root, "val", train.classes), **held_back}
+    validation = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
+    if len(validation) > 1:
+        raise DataError(f"{root} has {' and '.join(validation)}; keep one of them.")
+    if validation:
+        held_back["val"] = read_within(root, validation[0], train.classes)
     parts = {"train": train, **held_back}
     splits = consecutive({part: len(found.names) for part, found in parts.items()})
     rule = "the folders train / val / test"

@@ -8,13 +8,11 @@ import torch
 from PIL import Image
 
 from cassle_zoo.errors import DataError, MissingDependencyError
-from cassle_zoo.eval.base import EvalData, Task
-from cassle_zoo.eval.datasets.files import check_labels, shown, update_with_labels
-from cassle_zoo.eval.datasets.folders import refuse_download
+from cassle_zoo.eval.base import EvalData
+from cassle_zoo.eval.datasets.files import check_labels, class_tasks, shown, update_with_labels
+from cassle_zoo.eval.datasets.folders import VALIDATION_NAMES, refuse_download
 from cassle_zoo.eval.datasets.split_rules import HELD_OUT_RULE, consecutive, hold_out
 from cassle_zoo.images import open_image
-
-_VALIDATION = ("val", "validation", "valid", "dev")
 
 
 class HubPictures:
@@ -56,12 +54,12 @@ def open_hf(root: Path, download: bool = False) -> EvalData:
     """
     refuse_download("hf", download)
     splits = _load(root)
-    validation = [name for name in _VALIDATION if name in splits]
+    validation = [name for name in VALIDATION_NAMES if name in splits]
     missing = [name for name in ("train", "test") if name not in splits]
     if missing or len(validation) > 1:
         raise DataError(
             f"{root} has the splits {', '.join(splits)}; expected train, test, and at most one of "
-            f"{', '.join(_VALIDATION)}."
+            f"{', '.join(VALIDATION_NAMES)}."
         )
     image, label = (_only_column(splits["train"], kind) for kind in ("Image", "ClassLabel"))
     parts = {"train": splits["train"], "test": splits["test"]}
@@ -84,12 +82,11 @@ def open_hf(root: Path, download: bool = False) -> EvalData:
         rule = f"its own train / test; for validation {HELD_OUT_RULE}, key: sha256 of the file"
     digest = hashlib.sha256("\n".join(hashes).encode())
     update_with_labels(digest, targets, indices)
-    task = Task(name=label, kind="classification", targets=targets, splits=indices, classes=classes)
     return EvalData(
         name=f"hf:{root.resolve().name}",
         sha256=digest.hexdigest(),
         pictures=pictures,
-        tasks=(task,),
+        tasks=class_tasks(targets, indices, classes, name=label),
         notes={"splits": rule},
     )
 

@@ -15,10 +15,11 @@ from torch.utils.data import ConcatDataset
 from torchvision import datasets
 
 from cassle_zoo.errors import ConfigError, DataError, MissingDependencyError
-from cassle_zoo.eval.base import EvalData, Task
+from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets.files import (
     FilePictures,
     check_labels,
+    class_tasks,
     classification,
     published_name,
     update_with_labels,
@@ -264,13 +265,10 @@ def _from_arrays(
     for data in parts.values():
         digest.update(np.ascontiguousarray(data.data).tobytes())
     update_with_labels(digest, targets, splits)
-    task = Task(
-        name="classes", kind="classification", targets=targets, splits=splits, classes=classes
-    )
     return EvalData(
         name=name,
         sha256=digest.hexdigest(),
         pictures=ConcatDataset(parts.values()),
-        tasks=(task,),
+        tasks=class_tasks(targets, splits, classes),
         notes=notes,
     )

@@ -17,7 +17,7 @@ def fill(root, save, layout):
 def test_folder_holds_out_a_tenth_of_every_class(tmp_path, save_picture):
     fill(tmp_path, save_picture, {"train/a": 20, "train/b": 7, "train/c": 3, "test/b": 2})
     data = open_data("folder", tmp_path)
-    (task,) = data.tasks
+    (task,) = data.tasks_of("classification")
     counts = {
         split: task.targets[rows].bincount(minlength=3) for split, rows in task.splits.items()
     }
@@ -44,9 +44,11 @@ def test_held_out_pictures_do_not_depend_on_order():
     assert len(expected) == 6
 
 
-def test_folder_with_its_own_validation_pictures(tmp_path, save_picture):
-    fill(tmp_path, save_picture, {"train/a": 2, "train/b": 2, "val/a": 1, "test/a": 1, "test/b": 3})
-    (task,) = open_data("folder", tmp_path).tasks
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_folder_with_its_own_validation_pictures(name, tmp_path, save_picture):
+    layout = {"train/a": 2, "train/b": 2, f"{name}/a": 1, "test/a": 1, "test/b": 3}
+    fill(tmp_path, save_picture, layout)
+    (task,) = open_data("folder", tmp_path).tasks_of("classification")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [4, 1, 4]
 
 
@@ -57,6 +59,7 @@ def test_folder_with_its_own_validation_pictures(tmp_path, save_picture):
         ({"train/a": 9}, "test must hold a folder"),
         ({"train/a": 9, "test/b": 1}, "classes that train has not: b"),
         ({"train/a": 3, "test/a": 1}, "fewer than five"),
+        ({"train/a": 9, "test/a": 1, "val/a": 1, "dev/a": 1}, "val and dev; keep one"),
         ({"train/a": 9, "train/b": 0, "test/a": 1}, "no valid file for the classes b"),
     ],
 )
@@ -78,7 +81,7 @@ def test_imagenet100_takes_the_listed_classes_in_their_order(tmp_path, save_pict
     layout = {f"train/{c}": 10 for c in ("n01", "n02", "n03")} | {"val/n01": 1, "val/n02": 2}
     fill(tmp_path, save_picture, layout)
     data = open_data("imagenet100", tmp_path)
-    (task,) = data.tasks
+    (task,) = data.tasks_of("classification")
     assert task.classes == ("n02", "n01")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [18, 2, 3]
     for name, label in zip(data.names, task.targets.tolist(), strict=True):
@@ -144,7 +147,7 @@ def test_cub200_as_published(tmp_path, save_picture, monkeypatch):
         listed, "index_lists", lambda name: {"train": (0, 2, 3, 5, 6), "val": (1, 4)}
     )
     data = open_data("cub200", tmp_path)
-    (task,) = data.tasks
+    (task,) = data.tasks_of("classification")
     assert task.splits["train"].tolist() == [0, 2, 3, 5, 6, 7]
     assert task.splits["val"].tolist() == [1, 4]
     assert task.splits["test"].tolist() == [8, 9, 10, 11]
@@ -171,7 +174,7 @@ def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_picture, monkeypatch
     lists = {"train": (0, 2, 3, 4, 6, 8), "val": (1, 5, 7)}
     monkeypatch.setattr(listed, "index_lists", lambda name: lists)
     data = open_data("sun397", tmp_path)
-    (task,) = data.tasks
+    (task,) = data.tasks_of("classification")
     assert data.names[:2] == ("a/abbey/sun_3.jpg", "a/abbey/sun_1.jpg")
     assert task.targets.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 1, 2]
     assert task.splits["val"].tolist() == [1, 5, 7]

@@ -26,7 +26,7 @@ def save_to_disk(root, save, **counts):
 def test_saved_to_disk(tmp_path, save_picture):
     path = save_to_disk(tmp_path, save_picture, test=4, train=20)
     data = open_data("hf", path)
-    (task,) = data.tasks
+    (task,) = data.tasks_of("classification")
     assert (task.name, task.classes) == ("kind", ("cat", "dog"))
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [18, 2, 4]
     assert task.targets.tolist() == [0, 1] * 12
@@ -39,7 +39,7 @@ def test_saved_to_disk(tmp_path, save_picture):
 
 def test_own_validation_split(tmp_path, save_picture):
     path = save_to_disk(tmp_path, save_picture, train=4, validation=2, test=2)
-    (task,) = open_data("hf", path).tasks
+    (task,) = open_data("hf", path).tasks_of("classification")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [4, 2, 2]
 
 
@@ -49,7 +49,7 @@ def test_folder_of_pictures(tmp_path, save_picture):
             for name in ("cat", "dog"):
                 save_picture(tmp_path / part / name / f"{number:03d}.png")
     data = open_data("hf", tmp_path)
-    (task,) = data.tasks
+    (task,) = data.tasks_of("classification")
     assert task.classes == ("cat", "dog")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [22, 2, 6]
     assert data.pictures[0][0].size == (8, 6)

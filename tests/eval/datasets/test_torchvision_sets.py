@@ -146,7 +146,7 @@ def test_reads_the_published_layout(name, tmp_path, save_picture):
     write, sizes = WRITERS[name]
     write(tmp_path, save_picture)
     data = open_data(name, tmp_path)
-    (task,) = data.tasks
+    (task,) = data.tasks_of("classification")
     assert {key: len(rows) for key, rows in task.splits.items()} == dict(
         zip(("train", "val", "test"), sizes, strict=True)
     )
@@ -160,6 +160,9 @@ def test_reads_the_published_layout(name, tmp_path, save_picture):
     assert data.name == f"{name} (modified)"
     assert task.targets[task.splits["test"]].unique().tolist() == [0, 1]
     assert data.pictures[len(data.pictures) - 1][0].size in {(8, 6), (32, 32), (96, 96)}
+    (finding,) = data.tasks_of("retrieval")
+    assert torch.equal(finding.splits["query"], task.splits["test"])
+    assert len(finding.splits["gallery"]) == sizes[0] + sizes[1]
     if data.names:
         for row, file in enumerate(data.names):
             assert (tmp_path / file).is_file()
@@ -177,7 +180,7 @@ def test_says_what_is_missing(name, tmp_path):
 
 def test_random_split_is_torchs(tmp_path, save_picture):
     write_food101(tmp_path, save_picture)
-    (task,) = open_data("food101", tmp_path).tasks
+    (task,) = open_data("food101", tmp_path).tasks_of("classification")
     generator = torch.Generator().manual_seed(42)
     train, val = torch.utils.data.random_split(range(20), [18, 2], generator=generator)
     assert task.splits["train"].tolist() == list(train.indices)
