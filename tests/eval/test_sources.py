@@ -19,6 +19,16 @@ def test_raw_pixels_by_hand():
     assert (source.name, source.sha256) == ("raw-pixels", None)
 
 
+def test_raw_pixels_of_other_sizes_are_the_central_square():
+    source = open_source("raw-pixels")
+    image = Image.new("L", (256, 128))
+    image.paste(255, (64, 0, 192, 64))
+    pooled = source.model(source.transform(image)[None])[0].reshape(3, 16, 16)
+    # Resizing also looks a little beyond the square.
+    torch.testing.assert_close(pooled[:, 0], torch.ones(3, 16), rtol=0, atol=0.02)
+    assert not pooled[:, -1].any()
+
+
 def test_raw_pixels_need_a_multiple_of_16():
     with pytest.raises(ConfigError, match="63x64"):
         MeanPool()(torch.zeros(1, 3, 63, 64))
