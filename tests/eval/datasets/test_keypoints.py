@@ -5,7 +5,11 @@ from PIL import Image
 from scipy.io import savemat
 
 from cassle_zoo.errors import DataError, MissingDependencyError
+from cassle_zoo.eval.base import Compute
 from cassle_zoo.eval.datasets import open_data
+from cassle_zoo.eval.datasets.files import FilePictures
+from cassle_zoo.eval.evaluators.regression import Regression
+from cassle_zoo.eval.harness import evaluate
 
 
 def write_lspose(root, save, count=20):
@@ -136,9 +140,29 @@ def test_celeba_missing(tmp_path, save_picture):
 
 
 def test_boxes_may_reach_beyond_the_picture(tmp_path, save_picture):
-    from cassle_zoo.eval.datasets.files import FilePictures
-
     Image.new("RGB", (4, 4), "white").save(tmp_path / "a.png")
     image, _ = FilePictures(tmp_path, ["a.png"], [(-2, 0, 2, 4)])[0]
     assert image.getpixel((0, 0)) == (0, 0, 0)
     assert image.getpixel((3, 0)) == (255, 255, 255)
+
+
+def test_pictures_and_keypoints_are_cropped_alike(tmp_path):
+    """Where a white square is, is a linear function of the pixels: R² tells if both fit."""
+    random = np.random.RandomState(0)
+    joints = np.zeros((3, 14, 150))
+    (tmp_path / "images").mkdir()
+    for number in range(150):
+        wide = number % 2 == 0
+        centre = random.randint(16, 48, size=2)
+        seen_from = np.array([32, 0] if wide else [0, 18])
+        left, top = (centre + seen_from - 12).tolist()
+        image = Image.new("RGB", (128, 64) if wide else (64, 100))
+        image.paste("white", (left, top, left + 24, top + 24))
+        image.save(tmp_path / "images" / f"im{number + 1:04d}.jpg", quality=95)
+        joints[:2, :, number] = (centre + seen_from)[:, None]
+    savemat(tmp_path / "joints.mat", {"joints": joints})
+    data = open_data("lspose", tmp_path)
+    compute = Compute(no_cache=True, progress=False)
+    result, _ = evaluate("regression", Regression(), "raw-pixels", data, compute)
+    assert result.metrics["keypoints"]["r2"] > 0.95
+    assert result.protocol["targets"].startswith("x, y")
