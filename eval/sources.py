@@ -124,13 +124,14 @@ def features_of(known: FeatureSet, names: Sequence[str], count: int) -> Tensor:
                 "without names they can only be matched by their order."
             )
         return known.features
-    depth = max(name.count("/") for name in names) + 1
+    depths = {name.count("/") + 1 for name in names}
+    wanted = set(names)
     rows: dict[str, int] = {}
     for row, source in enumerate(known.sources):
-        end = "/".join(Path(source).parts[-depth:])
-        if end in rows:
-            raise DataError(f"the file has features of two pictures {end!r}.")
-        rows[end] = row
+        for end in {"/".join(Path(source).parts[-depth:]) for depth in depths} & wanted:
+            if end in rows:
+                raise DataError(f"the file has features of two pictures {end!r}.")
+            rows[end] = row
     missing = [name for name in names if name not in rows]
     if missing:
         raise DataError(
