@@ -54,9 +54,10 @@ def open_lspose(root: Path, download: bool = False) -> EvalData:
     files = sorted((root / "images").glob("*.jpg"))
     if not files or not (root / "joints.mat").is_file():
         raise DataError(f"lspose: expected in {root}: images/im0001.jpg, ..., and joints.mat.")
+    # Of damaged files scipy raises anything.
     try:
         joints = np.asarray(loadmat(root / "joints.mat")["joints"], dtype=np.float64)
-    except (ValueError, LookupError, TypeError, OSError) as error:
+    except Exception as error:
         raise DataError(f"cannot read {root / 'joints.mat'}: {error}") from error
     if joints.shape != (3, _LSP_JOINTS, len(files)):
         raise DataError(
@@ -118,7 +119,7 @@ def open_celeba(root: Path, download: bool = False) -> EvalData:
     if download:
         try:
             CelebA(root, split="all", target_type="landmarks", download=True)
-        except (RuntimeError, OSError, ImportError) as error:
+        except (RuntimeError, OSError, ValueError, ImportError) as error:
             raise DataError(f"celeba could not be downloaded into {root}: {error}") from error
     if not (base / "img_align_celeba").is_dir():
         raise DataError(

@@ -183,13 +183,14 @@ def open_torchvision(name: str, root: Path, download: bool = False) -> EvalData:
     if not download and not (root / recipe.contents[0]).is_dir():
         hint = " --download fetches it." if recipe.fetch else ""
         raise DataError(f"{name}: {root / recipe.contents[0]} is missing. {where}{hint}")
+    # Readers of damaged files raise anything: of pickle, tarfile, scipy, struct, ...
     try:
         parts = {
             part: recipe.reader(root, download=download, **arguments)
             for part, arguments in recipe.parts.items()
         }
         return _assemble(name, root, recipe, parts)
-    except (RuntimeError, OSError, ValueError, LookupError) as error:
+    except Exception as error:
         raise DataError(f"{where} But: {error}") from error
 
 

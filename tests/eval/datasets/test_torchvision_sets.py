@@ -209,6 +209,15 @@ def test_missing_pictures_and_lists(tmp_path, save_picture):
         open_data("dtd", tmp_path)
 
 
+def test_damaged_files(tmp_path, save_picture):
+    write_cars(tmp_path, save_picture)
+    meta = tmp_path / "stanford_cars" / "devkit" / "cars_meta.mat"
+    for content in (b"", meta.read_bytes()[:150], b"<html>not found</html>" * 20):
+        meta.write_bytes(content)
+        with pytest.raises(DataError, match=r"cars: expected in .* But: "):
+            open_data("cars", tmp_path)
+
+
 def test_caltech_lists_need_the_published_number(tmp_path, save_picture):
     write_caltech101(tmp_path, save_picture)
     with pytest.raises(DataError, match=r"lists are of 8,677 pictures, but there are 12"):
