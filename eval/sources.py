@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from cassle_zoo.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.feature_files import load_features
 from cassle_zoo.features import FeatureSet
+from cassle_zoo.images import to_rgb
 from cassle_zoo.model_folder import (
     MODEL_FILE,
     PROJECTOR_FILE,
@@ -31,6 +32,7 @@ FEATURES = "features:"
 TIMM = "timm:"
 POOLED = 16
 _WEIGHTS = (MODEL_FILE, PROJECTOR_FILE)
+_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,8 +64,9 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
     Args:
         model: A model's name (with its pretrained weights), ``local-dir:FOLDER``,
             ``timm:NAME`` (with timm's pretrained weights), ``random-init:ARCH`` (a timm
-            architecture without training, made for 64 px input), ``raw-pixels`` (mean-pooled to
-            16x16x3), ``features:FILE`` (as `cassle-zoo features` writes), or a module.
+            architecture without training, made for 64 px input), ``raw-pixels`` (the central
+            square at 64 px, mean-pooled to 16x16x3), ``features:FILE`` (as `cassle-zoo features`
+            writes), or a module.
         seed: Seed of a random initialisation.
         name: Name in results of a module.
 
@@ -132,13 +135,14 @@ def features_of(known: FeatureSet, names: Sequence[str], count: int) -> Tensor:
                 "without names they can only be matched by their order."
             )
         return known.features
-    depth = max(name.count("/") for name in names) + 1
+    depths = {name.count("/") + 1 for name in names}
+    wanted = set(names)
     rows: dict[str, int] = {}
     for row, source in enumerate(known.sources):
-        end = "/".join(Path(source).parts[-depth:])
-        if end in rows:
-            raise DataError(f"the file has features of two pictures {end!r}.")
-        rows[end] = row
+        for end in {"/".join(Path(source).parts[-depth:]) for depth in depths} & wanted:
+            if end in rows:
+                raise DataError(f"the file has features of two pictures {end!r}.")
+            rows[end] = row
     missing = [name for name in names if name not in rows]
     if missing:
         raise DataError(
@@ -160,6 +164,8 @@ class MeanPool(nn.Module):
 
 
 def _to_unit_tensor(image: Image.Image) -> Tensor:
+    if image.size != (_SIDE, _SIDE):
+        image = ImageOps.fit(to_rgb(image), (_SIDE, _SIDE), Image.Resampling.BICUBIC)
     pixels: Tensor = pil_to_tensor(image)
     return pixels.float() / 255
 
