@@ -137,7 +137,7 @@ def _without_folders(model: str) -> str:
 
 
 def _usage() -> str:
-    tasks = [f"  {name:14}{_summary(evaluator)}" for name, evaluator in EVALUATORS.items()]
+    tasks = [f"  {name:17}{_summary(evaluator)}" for name, evaluator in EVALUATORS.items()]
     return "\n".join(
         [
             "usage: cassle-zoo eval TASK MODEL... --data PATH [OPTIONS]",
