@@ -7,6 +7,7 @@ from cassle_zoo.eval.base import Evaluator
 from cassle_zoo.eval.evaluators.emoji64 import Emoji64Suite
 from cassle_zoo.eval.evaluators.equivariance import Equivariance
 from cassle_zoo.eval.evaluators.few_shot import FewShot
+from cassle_zoo.eval.evaluators.finetune import Finetune
 from cassle_zoo.eval.evaluators.knn import KNN
 from cassle_zoo.eval.evaluators.linear_probe import LinearProbe
 from cassle_zoo.eval.evaluators.regression import Regression
@@ -22,6 +23,7 @@ EVALUATORS: Mapping[str, type[Evaluator]] = MappingProxyType(
         "knn": KNN,
         "few-shot": FewShot,
         "semi-supervised": SemiSupervised,
+        "finetune": Finetune,
         "retrieval": Retrieval,
         "sensitivity": Sensitivity,
         "equivariance": Equivariance,
