@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from cassle_zoo.errors import unknown_name
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets import emoji64, folders, hf, keypoints, listed
+from cassle_zoo.eval.datasets import emoji64, folders, hf, keypoints, listed, voc
 from cassle_zoo.eval.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
 
 Opener = Callable[..., EvalData]
@@ -26,6 +26,7 @@ DATASETS: Mapping[str, Opener] = MappingProxyType(
         "lspose": keypoints.open_lspose,
         "300w": keypoints.open_300w,
         "celeba": keypoints.open_celeba,
+        voc.NAME: voc.open_data,
         "fc100": partial(folders.open_pool, "fc100", "test"),
         "plant_disease": partial(folders.open_pool, "plant_disease", "train"),
     }

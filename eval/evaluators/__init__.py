@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from cassle_zoo.eval.base import Evaluator
+from cassle_zoo.eval.evaluators.detection import Detection
 from cassle_zoo.eval.evaluators.emoji64 import Emoji64Suite
 from cassle_zoo.eval.evaluators.equivariance import Equivariance
 from cassle_zoo.eval.evaluators.few_shot import FewShot
@@ -24,6 +25,7 @@ EVALUATORS: Mapping[str, type[Evaluator]] = MappingProxyType(
         "few-shot": FewShot,
         "semi-supervised": SemiSupervised,
         "finetune": Finetune,
+        "detection": Detection,
         "retrieval": Retrieval,
         "sensitivity": Sensitivity,
         "equivariance": Equivariance,
