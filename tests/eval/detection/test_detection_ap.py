@@ -82,3 +82,54 @@ def test_perfect_and_empty():
 def test_numbers_of_pictures_differ():
     with pytest.raises(DataError, match="in 1 pictures, but 2"):
         average_precisions([detections()], [objects(), objects()], 1)
+
+
+def reference(found, truth, label, threshold):
+    """The rules of the VOC development kit, written as a loop over detections."""
+    rows = [
+        (float(score), picture, box.tolist())
+        for picture, part in enumerate(found)
+        for box, own, score in zip(part.boxes, part.labels, part.scores, strict=True)
+        if own == label
+    ]
+    taken, right, wrong = set(), 0, 0
+    curve = []
+    total = sum(int(((t.labels == label) & ~t.difficult).sum()) for t in truth)
+    for _, picture, box in sorted(rows, key=lambda row: -row[0]):
+        best, which = -1.0, -1
+        for index, other in enumerate(truth[picture].boxes.tolist()):
+            width = min(box[2], other[2]) - max(box[0], other[0])
+            height = min(box[3], other[3]) - max(box[1], other[1])
+            common = max(width, 0) * max(height, 0)
+            areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
+            if truth[picture].labels[index] == label and common / (sum(areas) - common) > best:
+                best, which = common / (sum(areas) - common), index
+        if best > threshold and truth[picture].difficult[which]:
+            continue
+        new = best > threshold and (picture, which) not in taken
+        right, wrong = right + new, wrong + (not new)
+        taken |= {(picture, which)} if new else set()
+        curve.append((right / total, right / (right + wrong)))
+    levels = [level / 10 for level in range(11)]
+    return sum(max((p for r, p in curve if r >= level), default=0) for level in levels) / 11
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_agrees_with_a_loop_over_random_boxes(seed):
+    generator = torch.Generator().manual_seed(seed)
+    truth, found = [], []
+    for _ in range(7):
+        corner = 60 * torch.rand(6, 2, generator=generator)
+        boxes = torch.cat([corner, corner + 10 + 20 * torch.rand(6, 2, generator=generator)], 1)
+        labels = torch.randint(2, (6,), generator=generator)
+        difficult = torch.rand(6, generator=generator) < 0.2
+        truth.append(Boxes(boxes=boxes, labels=labels, difficult=difficult))
+        guess = boxes.repeat(3, 1) + 2.5 * torch.randn(18, 4, generator=generator)
+        scores = torch.rand(18, generator=generator)
+        found.append(Boxes(boxes=guess, labels=labels.repeat(3), scores=scores))
+    ap = average_precisions(found, truth, 2)
+    for label in range(2):
+        for place, threshold in enumerate(THRESHOLDS):
+            expected = reference(found, truth, label, threshold)
+            assert ap[label, place].item() == pytest.approx(expected, abs=1e-9)
+    assert 0 < ap[:, 5].mean() < ap[:, 0].mean() < 1
