@@ -30,8 +30,7 @@ from tqdm import tqdm
 from cassle_zoo.errors import ConfigError, NonFiniteLossError
 from cassle_zoo.eval.detection_ap import Boxes
 from cassle_zoo.eval.detection_data import DetectionPictures
-from cassle_zoo.eval.finetune import Batches
-from cassle_zoo.eval.seeded import seed_of, seeded
+from cassle_zoo.eval.seeded import Batches, seed_of, seeded
 from cassle_zoo.inference import inference
 
 ANCHORS = (32, 64, 128, 256, 512)

@@ -9,8 +9,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from cassle_zoo.errors import DataError
 from cassle_zoo.eval.detection_ap import Boxes
-from cassle_zoo.eval.finetune import Draw
-from cassle_zoo.eval.seeded import seed_of
+from cassle_zoo.eval.seeded import Draw, seed_of
 from cassle_zoo.images import to_rgb
 
 

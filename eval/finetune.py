@@ -8,26 +8,23 @@ import copy
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from PIL import Image
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cassle_zoo.devices import autocast_dtype
 from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
-from cassle_zoo.eval.seeded import seed_of, seeded
+from cassle_zoo.eval.seeded import Batches, Draw, seed_of, seeded
 from cassle_zoo.images import to_rgb
 from cassle_zoo.inference import choose_device, embed, inference
-
-Draw: TypeAlias = tuple[int, int]
-"""An epoch and the index of a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,35 +129,6 @@ class Augmented(Dataset[tuple[Tensor, int]]):
             return self.transform(image), int(self.labels[index])
 
 
-class Batches(Sampler[list[Draw]]):
-    """All batches of all epochs, shuffled anew in each."""
-
-    def __init__(self, rows: Tensor, batch: int, epochs: int, seed: int) -> None:
-        """Prepare to draw `rows` in batches of `batch`, or all at once if they are fewer."""
-        self.rows = rows
-        self.batch = min(batch, len(rows))
-        self.epochs = epochs
-        self.seed = seed
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return len(self.rows) // self.batch
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return self.per_epoch * self.epochs
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the draws of each batch."""
-        for epoch in range(self.epochs):
-            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, "order"))
-            order = self.rows[torch.randperm(len(self.rows), generator=generator)].tolist()
-            for step in range(self.per_epoch):
-                part = order[step * self.batch : (step + 1) * self.batch]
-                yield [(epoch, index) for index in part]
-
-
 def finetune(
     backbone: nn.Module,
     samples: Augmented,
@@ -213,7 +181,7 @@ def finetune(
         picture = samples[0, int(rows[0])][0]
         width = embed(backbone, picture[None].to(target)).shape[1]
     # What the network draws (dropout) is seeded too.
-    with bar, seeded(seed_of(samples.seed, "network"), target), _reproducible(target):
+    with bar, seeded(seed_of(samples.seed, "network"), target), _reproducible():
         model = Classifier(backbone, width, classes).to(target).train()
         optimizer = build_optimizer(model, lr, settings)
         for step, (images, labels) in enumerate(bar):
@@ -291,11 +259,16 @@ def learning_rate(step: int, warmup: int, total: int) -> float:
     return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
 
 
-def _reproducible(device: torch.device) -> Any:
+@contextmanager
+def _reproducible() -> Iterator[None]:
     """Let cuDNN choose algorithms that give the same result every time."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(benchmark=False, deterministic=True)
+    switches: Any = torch.backends.cudnn
+    old = switches.benchmark, switches.deterministic
+    switches.benchmark, switches.deterministic = False, True
+    try:
+        yield
+    finally:
+        switches.benchmark, switches.deterministic = old
 
 
 def _means(values: Sequence[float], size: int) -> list[float]:

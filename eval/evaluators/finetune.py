@@ -11,12 +11,14 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import Subset
 
+from cassle_zoo.devices import autocast_dtype
 from cassle_zoo.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.eval.accuracy import accuracies
 from cassle_zoo.eval.base import Outcome, Subject, Task
 from cassle_zoo.eval.finetune import Augmented, Classifier, TrainSettings, finetune
 from cassle_zoo.eval.label_share import label_share
 from cassle_zoo.features import extract_features
+from cassle_zoo.inference import choose_device
 
 _SHOWN = 10
 _MIN_CLASSES = 2
@@ -63,9 +65,13 @@ class Finetune(TrainSettings):
                 values = run.test(model, "test")
                 metrics[task.name] |= {f"{kind}_{name}": value for name, value in values.items()}
                 series[f"{task.name}: loss of {kind} by epoch"] = losses
-                chosen.append(f"{task.name} {share:.0%} labels: {run.count} pictures, lr {lr:g}")
+                chosen.append(
+                    f"{task.name} {100 * share:g}% labels: {run.count} pictures, lr {lr:g}"
+                )
         return Outcome(
-            metrics=metrics, series=series, protocol={**self._protocol(), "runs": "; ".join(chosen)}
+            metrics=metrics,
+            series=series,
+            protocol={**self._protocol(subject), "runs": "; ".join(chosen)},
         )
 
     def _tasks(self, subject: Subject) -> Sequence[Task]:
@@ -75,13 +81,20 @@ class Finetune(TrainSettings):
                 raise unknown_name(f"classification task of {subject.data.name}", name, known)
         return [known[name] for name in self.tasks or known]
 
-    def _protocol(self) -> dict[str, str]:
-        own = {"tasks", "labels", "lr"}
+    def _protocol(self, subject: Subject) -> dict[str, str]:
+        device = choose_device(subject.model, subject.compute.device)
+        dtype = autocast_dtype(self.precision, device)
+        own = {"tasks", "labels", "lr", "precision"}
         settings = [f"{f.name}: {getattr(self, f.name)}" for f in fields(self) if f.name not in own]
         rule = "training + validation data, tested once after the last epoch in fp32"
         if len(self.lr) > 1:
             tried = ", ".join(f"{rate:g}" for rate in self.lr)
             rule += f"; lr of {tried} by top-1 on validation data (ties: smallest)"
+        settings.append(f"momentum: 0.9, precision: {'fp32' if dtype is None else 'bf16'}")
+        if min(self.labels) < 1:
+            rule += (
+                "; of the labels a share of each class, by a hash of seed and name, at least one"
+            )
         return {"fine-tuning": ", ".join(settings), "final fit": rule}
 
 

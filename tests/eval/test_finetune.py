@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cassle_zoo.eval.accuracy import accuracies
-from cassle_zoo.eval.finetune import Batches, Classifier, TrainSettings, build_optimizer
+from cassle_zoo.eval.finetune import Classifier, TrainSettings, build_optimizer
 from cassle_zoo.eval.finetune import learning_rate as rate
 
 
@@ -16,24 +16,6 @@ def test_learning_rate():
     assert rate(6, 4, 8) == pytest.approx(0.5)
     assert rate(7, 4, 8) == pytest.approx((1 + math.cos(0.75 * math.pi)) / 2)
     assert rate(0, 0, 1) == 1.0
-
-
-def test_batches_are_shuffled_by_seed_and_cover_an_epoch():
-    rows = torch.arange(10, 20)
-    batches = Batches(rows, 5, 3, seed=0)
-    drawn = list(batches)
-    assert len(drawn) == len(batches) == 6
-    for epoch in range(3):
-        part = [draw for batch in drawn[2 * epoch : 2 * epoch + 2] for draw in batch]
-        assert {number for number, _ in part} == {epoch}
-        assert sorted(index for _, index in part) == rows.tolist()
-    assert list(Batches(rows, 5, 3, seed=0)) == drawn
-    assert list(Batches(rows, 5, 3, seed=1)) != drawn
-    assert [index for _, index in drawn[0]] != [index for _, index in drawn[2]]
-
-
-def test_fewer_pictures_than_a_batch():
-    assert [len(batch) for batch in Batches(torch.arange(3), 64, 2, seed=0)] == [3, 3]
 
 
 def test_layer_decay_and_weight_decay():

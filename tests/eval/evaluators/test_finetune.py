@@ -66,6 +66,16 @@ def test_it_learns():
     assert len(losses) == 6
     assert losses[-1] < 0.5 * losses[0]
     assert "colour 100% labels: 27 pictures, lr 0.1" in result.protocol["runs"]
+    assert "precision: fp32" in result.protocol["fine-tuning"]
+
+
+def test_bf16_is_close_to_fp32():
+    losses = [
+        run(precision=precision).series["colour: loss of finetune by epoch"]
+        for precision in ("fp32", "bf16")
+    ]
+    assert losses[0] != losses[1]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.05)
 
 
 def test_same_numbers_for_other_workers_and_batches_and_no_trace():
@@ -106,6 +116,7 @@ def test_few_labels():
     assert names < set(result.metrics["colour"])
     # One of each of three classes, of training and validation each.
     assert "colour 1% labels: 6 pictures" in result.protocol["runs"]
+    assert "a share of each class" in result.protocol["final fit"]
 
 
 def test_a_model_with_a_classifier_and_no_configuration():
