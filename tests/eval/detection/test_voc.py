@@ -81,3 +81,20 @@ def test_empty_list(voc_root):
     (voc_root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main" / "trainval.txt").write_text("\n")
     with pytest.raises(DataError, match="trainval list of VOC2012 is empty"):
         open_data("voc07+12", voc_root)
+
+
+def test_downloading_is_left_to_torchvision_and_only_when_asked(voc_root, monkeypatch):
+    asked = []
+
+    def fetch(root, **arguments):
+        assert root == str(voc_root)
+        asked.append(arguments)
+
+    monkeypatch.setattr("cassle_zoo.eval.datasets.voc.VOCDetection", fetch)
+    open_data("voc07+12", voc_root)
+    assert not asked
+    open_data("voc07+12", voc_root, download=True)
+    assert asked == [
+        {"year": year, "image_set": part, "download": True}
+        for year, part in (("2007", "trainval"), ("2012", "trainval"), ("2007", "test"))
+    ]
