@@ -17,6 +17,8 @@ MODEL_FILE = "model.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+REFERENCE_FILE = "reference.safetensors"
+FOLDER_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, REFERENCE_FILE, CARD_FILE)
 FORMAT_VERSION = 1
 LOCAL_PREFIX = "local-dir:"
 

@@ -212,11 +212,13 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
         "model.safetensors": "e88c734b74abb91c101354f6e30931cedb131b53abd5f63688178d7487dda569",
         "projector.safetensors": "5f5478ac972dda990d200a92c233cc295239d1619e580315e244ed15cf2a9c2e",
         "config.json": "35df6ac4c682d5544f83c18517d0c35bd69ecadef1007da6a1f9957d265670ab",
+        "reference.safetensors": "cba9a03f45fcef8e5c41d27eac5d8923ac11facd36a507cc0b8c1838170e7d2f",
     },
     "resnet50_cassle_simclr.emoji64": {
         "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",
         "projector.safetensors": "d806d121622ff9ba74f8b352e21db3931447fbbc77b4a578368d29ed8f1a32f4",
         "config.json": "0bee235fafd8eb51458bee197cb11abb3f2e8a3779fec795ea06d684af14d237",
+        "reference.safetensors": "613723a614718a62d507bb2db953d732a589e7108c3ffd7bfee3f5b9c271651f",
     },
 }
 

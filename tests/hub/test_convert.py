@@ -154,7 +154,8 @@ def test_the_folder_is_like_that_of_hub_export(
 ) -> None:
     found = convert_checkpoint(resnet[0], tmp_path / "out", name=NAME)
     assert {p.name for p in found.folder.iterdir()} == {
-        "model.safetensors", "projector.safetensors", "config.json", "README.md",
+        "model.safetensors", "projector.safetensors", "config.json", "reference.safetensors",
+        "README.md",
     }  # fmt: skip
     info = cassle_zoo.model_info(f"local-dir:{found.folder}")
     assert (info.full_name, info.method, info.data) == (NAME, "simclr", "stl10")
