@@ -40,6 +40,10 @@ class DataError(CassleZooError, RuntimeError):
     """Input data cannot be read or cannot be used."""
 
 
+class HubError(CassleZooError, RuntimeError):
+    """The Hugging Face Hub refused a request, or could not be reached."""
+
+
 class MissingDependencyError(CassleZooError, ImportError):
     """An optional dependency is needed; the message names the extra that brings it."""
 

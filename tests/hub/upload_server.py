@@ -1,0 +1,349 @@
+"""A small Hub on loopback that takes uploads, for the real client.
+
+It speaks what `HfApi` asks when it pushes: create a repository, model info, paths-info, validate-
+yaml, preupload, Git LFS batch, upload and verify, and commit (NDJSON). What is committed lands in
+git repositories laid out as `olah` serves them, see `olah_server`. Folders in repositories are not
+supported.
+
+`faults` makes it misbehave, and then it sends the token back in every error, as a careless server
+may do.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import threading
+from base64 import b64decode
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from olah_server import _GIT_ENVIRONMENT, repository_path
+
+TOKEN = "hf_" + "FakeTokenOfTheTests" * 2
+DROP = "drop the connection"
+_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
+
+
+class Repositories:
+    """The git repositories below a folder.
+
+    Attributes:
+        private: Names of the private ones.
+    """
+
+    def __init__(self, mirrors: Path) -> None:
+        self.mirrors = mirrors
+        self.private: set[str] = set()
+
+    def create(self, repo_id: str, *, private: bool) -> None:
+        self._path(repo_id).mkdir(parents=True)
+        self._git(repo_id, "init", "--quiet", "--initial-branch=main")
+        if private:
+            self.private.add(repo_id)
+        self.commit(repo_id, "refs/heads/main", None, {".gitattributes": b""}, "initial commit")
+
+    def exists(self, repo_id: str) -> bool:
+        return self._path(repo_id).is_dir()
+
+    def resolve(self, repo_id: str, revision: str) -> str | None:
+        names = (revision, f"refs/heads/{revision}")
+        for name in names:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                return self._git(repo_id, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+        return None
+
+    def log(self, repo_id: str, revision: str = "main") -> list[str]:
+        """Return the subjects of the commits, the newest first."""
+        return self._git(repo_id, "log", "--format=%s", revision).splitlines()
+
+    def files(self, repo_id: str, commit: str) -> dict[str, dict[str, Any]]:
+        """Return what the Hub tells about each file."""
+        found = {}
+        for line in self._git(repo_id, "ls-tree", "--long", commit).splitlines():
+            (_, _, oid, size), name = line.split("\t")[0].split(), line.split("\t")[1]
+            info: dict[str, Any] = {"type": "file", "path": name, "oid": oid, "size": int(size)}
+            if 100 < int(size) < 200:
+                content = self._git(repo_id, "cat-file", "blob", oid)
+                if match := re.search(r"oid sha256:(\w{64})\nsize (\d+)", content):
+                    info["size"] = int(match[2])
+                    info["lfs"] = {
+                        "oid": match[1],
+                        "size": int(match[2]),
+                        "pointerSize": int(size),
+                    }
+            found[name] = info
+        return found
+
+    def read(self, repo_id: str, name: str, revision: str = "main") -> bytes:
+        """Return the content of a file."""
+        commit = self.resolve(repo_id, revision)
+        assert commit is not None
+        info = self.files(repo_id, commit)[name]
+        if "lfs" in info:
+            return self.lfs_path(repo_id, info["lfs"]["oid"]).read_bytes()
+        return self._raw(repo_id, "cat-file", "blob", info["oid"])
+
+    def lfs_path(self, repo_id: str, oid: str) -> Path:
+        return self._path(repo_id) / ".git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+
+    def commit(
+        self, repo_id: str, ref: str, parent: str | None, files: dict[str, bytes], message: str
+    ) -> str:
+        tree = {} if parent is None else self.files(repo_id, parent)
+        entries = {name: info["oid"] for name, info in tree.items()}
+        for name, content in files.items():
+            oid = self._raw(repo_id, "hash-object", "-w", "--stdin", stdin=content)
+            entries[name] = oid.decode().strip()
+        listing = "".join(f"100644 blob {oid}\t{name}\n" for name, oid in sorted(entries.items()))
+        root = self._raw(repo_id, "mktree", stdin=listing.encode()).decode().strip()
+        parents = () if parent is None else ("-p", parent)
+        commit = self._git(repo_id, "commit-tree", root, *parents, "-m", message)
+        self._git(repo_id, "update-ref", ref, commit)
+        return commit
+
+    def next_pull_request(self, repo_id: str) -> int:
+        return len(self._git(repo_id, "for-each-ref", "refs/pr").splitlines()) + 1
+
+    def _path(self, repo_id: str) -> Path:
+        return repository_path(self.mirrors, repo_id)
+
+    def _git(self, repo_id: str, *arguments: str) -> str:
+        return self._raw(repo_id, *arguments).decode().strip()
+
+    def _raw(self, repo_id: str, *arguments: str, stdin: bytes = b"") -> bytes:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=self._path(repo_id),
+            env={**os.environ, **_GIT_ENVIRONMENT},
+            input=stdin,
+            check=True,
+            capture_output=True,
+        )
+        return done.stdout
+
+
+class UploadServer(ThreadingHTTPServer):
+    """The server.
+
+    Attributes:
+        repositories: What was pushed.
+        faults: HTTP status, or `DROP`, by name of the step: `create`, `info`, `paths`, `yaml`,
+            `preupload`, `batch`, `put`, `verify`, `commit`.
+        ignored: Names of files that a .gitignore in the repositories excludes.
+        before: Called before a step by that name is answered.
+        steps: Names of the steps that were asked for, in order.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, mirrors: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.repositories = Repositories(mirrors)
+        self.faults: dict[str, int | str] = {}
+        self.ignored: set[str] = set()
+        self.before: dict[str, Any] = {}
+        self.steps: list[str] = []
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing about connections that break: tests break them."""
+
+
+_REPO = r"/api/models/(?P<repo>[^/]+/[^/]+)"
+_ROUTES = (
+    ("POST", "create", r"/api/repos/create"),
+    ("POST", "yaml", r"/api/validate-yaml"),
+    ("GET", "info", rf"{_REPO}(/revision/(?P<revision>[^/]+))?"),
+    ("POST", "paths", rf"{_REPO}/paths-info/(?P<revision>[^/]+)"),
+    ("POST", "preupload", rf"{_REPO}/preupload/(?P<revision>[^/]+)"),
+    ("POST", "commit", rf"{_REPO}/commit/(?P<revision>[^/]+)"),
+    ("POST", "batch", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch"),
+    ("PUT", "put", r"/lfs/(?P<repo>[^/]+/[^/]+)/(?P<oid>\w{64})"),
+    ("POST", "verify", r"/lfs/(?P<repo>[^/]+/[^/]+)/(?P<oid>\w{64})"),
+)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: UploadServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._route("GET")
+
+    def do_POST(self) -> None:
+        self._route("POST")
+
+    def do_PUT(self) -> None:
+        self._route("PUT")
+
+    def _route(self, method: str) -> None:
+        url = urlsplit(self.path)
+        for wanted, step, pattern in _ROUTES:
+            match = re.fullmatch(pattern, url.path)
+            if match and wanted == method:
+                break
+        else:
+            return self._refuse(404, f"no such address: {method} {url.path}")
+        self.server.steps.append(step)
+        if call := self.server.before.get(step):
+            call()
+        fault = self.server.faults.get(step)
+        if fault == DROP:
+            self.rfile.read(100)
+            return self.connection.close()
+        body = self._body()
+        if isinstance(fault, int):
+            return self._refuse(fault, "the server sends back " + str(self.headers))
+        # Uploads go to a signed address, as on the Hub.
+        if step != "put" and self.headers["Authorization"] != f"Bearer {TOKEN}":
+            return self._refuse(401, "Invalid credentials in Authorization header")
+        given = {key: unquote(value) for key, value in match.groupdict().items() if value}
+        repo = given.get("repo")
+        if repo is not None and not self.server.repositories.exists(repo):
+            return self._refuse(404, "Repository not found", code="RepoNotFound")
+        return getattr(self, f"_{step}")(body, parse_qs(url.query), **given)
+
+    def _create(self, body: bytes, query: Any) -> None:
+        asked = json.loads(body)
+        repo_id = f"{asked['organization']}/{asked['name']}"
+        if self.server.repositories.exists(repo_id):
+            return self._refuse(409, "You already created this model repo")
+        private = asked.get("visibility") == "private" or asked.get("private", False)
+        self.server.repositories.create(repo_id, private=private)
+        return self._answer({"url": f"{self.server.endpoint}/{repo_id}", "name": repo_id})
+
+    def _yaml(self, body: bytes, query: Any) -> None:
+        assert json.loads(body)["repoType"] == "model"
+        self._answer({"errors": [], "warnings": []})
+
+    def _info(self, body: bytes, query: Any, repo: str, revision: str = "main") -> None:
+        commit = self.server.repositories.resolve(repo, revision)
+        if commit is None:
+            return self._refuse(404, "Invalid rev id", code="RevisionNotFound")
+        names = self.server.repositories.files(repo, commit)
+        private = repo in self.server.repositories.private
+        siblings = [{"rfilename": name} for name in names]
+        return self._answer({"id": repo, "sha": commit, "private": private, "siblings": siblings})
+
+    def _paths(self, body: bytes, query: Any, repo: str, revision: str) -> None:
+        commit = self.server.repositories.resolve(repo, revision)
+        assert commit is not None
+        files = self.server.repositories.files(repo, commit)
+        asked = parse_qs(body.decode())["paths"]
+        self._answer([files[name] for name in asked if name in files])
+
+    def _preupload(self, body: bytes, query: Any, repo: str, revision: str) -> None:
+        commit = self.server.repositories.resolve(repo, revision)
+        assert commit is not None
+        present = self.server.repositories.files(repo, commit)
+        files = []
+        for file in json.loads(body)["files"]:
+            info = present.get(file["path"], {})
+            is_large = file["path"].endswith(".safetensors")
+            files.append(
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if is_large else "regular",
+                    "shouldIgnore": file["path"] in self.server.ignored,
+                    "oid": info.get("lfs", info).get("oid"),
+                }
+            )
+        self._answer({"files": files})
+
+    def _batch(self, body: bytes, query: Any, repo: str) -> None:
+        asked = json.loads(body)
+        assert asked["operation"] == "upload"
+        objects = []
+        for item in asked["objects"]:
+            if not self.server.repositories.lfs_path(repo, item["oid"]).exists():
+                href = f"{self.server.endpoint}/lfs/{repo}/{item['oid']}"
+                item = {**item, "actions": {"upload": {"href": href}, "verify": {"href": href}}}
+            objects.append(item)
+        self._answer({"transfer": "basic", "objects": objects})
+
+    def _put(self, body: bytes, query: Any, repo: str, oid: str) -> None:
+        if hashlib.sha256(body).hexdigest() != oid:
+            return self._refuse(400, "wrong content")
+        path = self.server.repositories.lfs_path(repo, oid)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        return self._answer({})
+
+    def _verify(self, body: bytes, query: Any, repo: str, oid: str) -> None:
+        path = self.server.repositories.lfs_path(repo, oid)
+        if not path.is_file() or path.stat().st_size != json.loads(body)["size"]:
+            return self._refuse(404, "not uploaded")
+        return self._answer({})
+
+    def _commit(self, body: bytes, query: Any, repo: str, revision: str) -> None:
+        repositories = self.server.repositories
+        items = [json.loads(line) for line in body.splitlines()]
+        header = next(item["value"] for item in items if item["key"] == "header")
+        parent = repositories.resolve(repo, revision)
+        if header.get("parentCommit", parent) != parent:
+            return self._refuse(412, "A commit has happened since. Please refresh and try again.")
+        files = {}
+        for item in items:
+            value = item["value"]
+            if item["key"] == "file":
+                files[value["path"]] = b64decode(value["content"])
+            elif item["key"] == "lfsFile":
+                if not repositories.lfs_path(repo, value["oid"]).is_file():
+                    return self._refuse(400, f"{value['path']} was not uploaded")
+                files[value["path"]] = _POINTER.format(value["oid"], value["size"]).encode()
+        answer = {}
+        ref = f"refs/heads/{revision}"
+        if query.get("create_pr") == ["1"]:
+            number = repositories.next_pull_request(repo)
+            ref = f"refs/pr/{number}"
+            answer = {"pullRequestUrl": f"{self.server.endpoint}/{repo}/discussions/{number}"}
+        commit = repositories.commit(repo, ref, parent, files, header["summary"])
+        url = f"{self.server.endpoint}/{repo}/commit/{commit}"
+        return self._answer({"commitUrl": url, "commitOid": commit, **answer})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            chunks = []
+            while size := int(self.rfile.readline(), 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(chunks)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _answer(self, value: Any, status: int = 200, **headers: str) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        for name, header in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, header)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _refuse(self, status: int, message: str, code: str = "") -> None:
+        line = " ".join(message.split())
+        headers = {"X-Error-Message": line, **({"X-Error-Code": code} if code else {})}
+        self._answer({"error": message}, status, **headers)
+
+
+@contextlib.contextmanager
+def upload_server(mirrors: Path) -> Iterator[UploadServer]:
+    """Run the server; repositories go below `mirrors`."""
+    server = UploadServer(mirrors)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
