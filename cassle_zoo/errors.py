@@ -21,7 +21,7 @@ class UnknownNameError(CassleZooError, ValueError):
 
 
 class WeightsUnavailableError(CassleZooError, RuntimeError):
-    """Pretrained weights were asked for, but nobody has published them."""
+    """Pretrained weights were asked for, but are not published or cannot be downloaded."""
 
 
 class ChecksumError(CassleZooError, RuntimeError):

@@ -33,6 +33,9 @@ class ModelSpec:
         license: SPDX identifier of the licence of the weights.
         recipe: Name of the training recipe that makes the weights.
         sha256: SHA-256 of every file of the weights, by file name; `None` if unpublished.
+        hub_repo: Repository on the Hugging Face Hub, `org/name`, if there is one.
+        hub_revision: Commit in that repository whose files have these hashes, 40 hexadecimal
+            digits.
     """
 
     name: str
@@ -51,6 +54,8 @@ class ModelSpec:
     license: str = "apache-2.0"
     recipe: str
     sha256: Mapping[str, str] | None = None
+    hub_repo: str | None = None
+    hub_revision: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -222,10 +227,15 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+# Repository and commit of models on the Hugging Face Hub; `cassle-zoo hub publish` prints lines
+# such as "resnet18_cassle_simclr.emoji64": ("ORG/resnet18_cassle_simclr.emoji64", "COMMIT").
+_HUB: Mapping[str, tuple[str, str]] = {}
+
 
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
     name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
     data, backbone = DATASETS[tag], BACKBONES[arch]
+    hub_repo, hub_revision = _HUB.get(f"{name}.{tag}", (None, None))
     return ModelSpec(
         name=name,
         tag=tag,
@@ -241,6 +251,8 @@ def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
         data=tag,
         recipe=f"{name}.{tag}",
         sha256=_SHA256.get(f"{name}.{tag}"),
+        hub_repo=hub_repo,
+        hub_revision=hub_revision,
     )
 
 

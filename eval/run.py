@@ -45,8 +45,8 @@ def evaluate_emoji64(
     Linear probe and k-NN on subcategory, skin tone and vendor; recall@1 on flags and identity.
 
     Args:
-        model: A name, ``local-dir:FOLDER``, ``random-init:ARCH``, ``raw-pixels``, or a module; see
-            `cassle_zoo.eval.sources.open_source`.
+        model: A name, ``hf-hub:ORG/NAME``, ``local-dir:FOLDER``, ``random-init:ARCH``,
+            ``raw-pixels``, or a module; see `cassle_zoo.eval.sources.open_source`.
         data: ``emoji64.tar``, the folder it unpacks to, or the opened data set.
         seed: Seed of a random initialisation. Nothing else is random.
         name: Name in the result of a module.

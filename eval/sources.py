@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from cassle_zoo.errors import ConfigError, unknown_name
-from cassle_zoo.model_folder import MODEL_FILE, file_sha256, local_folder, read_config
-from cassle_zoo.specs import DATASETS, MODEL_SPECS, resolve_spec
+from cassle_zoo.hub_cache import hub_source, pinned_spec, unpinned_folder
+from cassle_zoo.model_folder import CONFIG_FILE, MODEL_FILE, file_sha256, read_config
+from cassle_zoo.specs import DATASETS
 
 RANDOM_INIT = "random-init:"
 RAW_PIXELS = "raw-pixels"
@@ -42,9 +43,9 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
     """Build what is to be evaluated.
 
     Args:
-        model: A model's name (with its pretrained weights), ``local-dir:FOLDER``,
-            ``random-init:ARCH`` (a timm architecture without training, made for 64 px input),
-            ``raw-pixels`` (mean-pooled to 16x16x3), or a module.
+        model: A model's name (with its pretrained weights), ``hf-hub:ORG/NAME``,
+            ``local-dir:FOLDER``, ``random-init:ARCH`` (a timm architecture without training, made
+            for 64 px input), ``raw-pixels`` (mean-pooled to 16x16x3), or a module.
         seed: Seed of a random initialisation.
         name: Name in results of a module.
 
@@ -128,15 +129,21 @@ def _random_init(model: str, seed: int) -> FeatureSource:
 def _pretrained(model: str) -> FeatureSource:
     from cassle_zoo.factory import create_model
 
-    folder = local_folder(model)
+    folder = unpinned_folder(model, [CONFIG_FILE, MODEL_FILE])
     if folder is not None:
-        # The folder's own name and no path: results are published.
         name = read_config(folder)["cassle_zoo"]["name"]
-        module = create_model(model, pretrained=True)
-        argument = f"local-dir:{folder.resolve().name}"
+        module = create_model(f"local-dir:{folder}", pretrained=True)
+        # No path, because results are published; the commit, because branches move.
+        source = hub_source(model)
+        argument = (
+            f"hf-hub:{source.repo}@{folder.name}"
+            if source
+            else f"local-dir:{folder.resolve().name}"
+        )
         sha256 = file_sha256(folder / MODEL_FILE)
     else:
-        name = argument = resolve_spec(model).full_name
+        spec = pinned_spec(model)
+        name = argument = spec.full_name
         module = create_model(name, pretrained=True)
-        sha256 = (MODEL_SPECS[name].sha256 or {})[MODEL_FILE]
+        sha256 = (spec.sha256 or {})[MODEL_FILE]
     return FeatureSource(name=name, argument=argument, sha256=sha256, model=module, transform=None)

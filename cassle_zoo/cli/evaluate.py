@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         "models",
         nargs="+",
         metavar="MODEL",
-        help="model name, local-dir:FOLDER, random-init:resnet18 or raw-pixels",
+        help="model name, hf-hub:ORG/NAME, local-dir:FOLDER, random-init:resnet18 or raw-pixels",
     )
     emoji64.add_argument(
         "--data",

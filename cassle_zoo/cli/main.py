@@ -84,7 +84,12 @@ def _guarded(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx", "requests"):
+        if type(error).__module__.partition(".")[0] in (
+            "huggingface_hub",
+            "httpx",
+            "httpx2",
+            "requests",
+        ):
             return _report(error)  # the Hub cannot be reached, or has no such file
         if error.filename is None:  # not about a file of the user: a bug, show where
             raise
