@@ -1,23 +1,54 @@
-"""Checkpoints as the paper's code writes them, and a tiny model folder, with random weights."""
+"""Checkpoints as the paper's code writes them, with random weights of the right shapes."""
 
 import json
-from collections.abc import Callable
+import logging
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
-
-from cassle_zoo.artifact import make_config, save_artifact
-from cassle_zoo.hub.card import render_card
-from cassle_zoo.hub.reference import write_reference
-from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.specs import ModelSpec
+from toy import save_toy
+from upload_server import TOKEN, UploadServer, upload_server
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHAPES = json.loads((GOLDEN / "e_checkpoint_shapes.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model folder of 1.5 MB that tests must not change."""
+    return save_toy(tmp_path_factory.mktemp("toy") / "model")
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadServer]:
+    """Return a Hub that takes uploads, at which the client is pointed, with a token."""
+    with upload_server(tmp_path / "mirrors") as server:
+        template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture
+def reported(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Callable[[BaseException], str]:
+    """Return a function that returns all that a user sees of an error, and all that was logged."""
+    caplog.set_level(logging.INFO)
+
+    def report(error: BaseException) -> str:
+        output = capsys.readouterr()
+        lines = traceback.format_exception(error, limit=None)
+        return "".join([*lines, repr(error), output.out, output.err, caplog.text])
+
+    return report
 
 
 def tensors(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -63,44 +94,3 @@ def randomised() -> Callable[[nn.Module], nn.Module]:
         return module.eval()
 
     return randomise
-
-
-TINY = ModelSpec(
-    name="tiny_cassle_simclr",
-    tag="toys",
-    arch="test_resnet",
-    timm_arch="test_resnet",
-    method="simclr",
-    conditioned=True,
-    input_size=(3, 32, 32),
-    mean=(0.5, 0.4, 0.3),
-    std=(0.3, 0.4, 0.5),
-    num_features=96,
-    data="toys",
-    recipe="tiny_cassle_simclr.toys",
-)
-
-
-def save_tiny(folder: Path, seed: int = 0) -> Path:
-    """Write the model folder of a network of 1.5 MB, as `hub export` does."""
-    torch.manual_seed(seed)
-    backbone: Any = timm.create_model(TINY.timm_arch, num_classes=0)
-    for _ in range(20):
-        backbone(torch.rand(4, 3, 32, 32))  # running statistics as after training
-    projector = ConditionedProjector(ProjectorConfig(in_features=96, encoder_depth=2))
-    training = {"data": "toys", "data_license": "CC0-1.0", "cassle_zoo": "0.1.0", "commit": "abc"}
-    config = make_config(TINY, backbone, projector=projector.config, training=training)
-    return save_artifact(
-        folder,
-        config=config,
-        backbone_state=backbone.state_dict(),
-        projector=projector,
-        card=str(render_card(config)),
-        finish=write_reference,
-    )
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a model folder that tests must not change."""
-    return save_tiny(tmp_path_factory.mktemp("tiny") / "model")

@@ -30,8 +30,8 @@ RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
 
 
 @pytest.fixture
-def folder(tiny_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+def folder(toy_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(toy_folder, tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import threading
 from base64 import b64decode
@@ -187,19 +188,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, method: str) -> None:
         url = urlsplit(self.path)
-        for wanted, step, pattern in _ROUTES:
-            match = re.fullmatch(pattern, url.path)
-            if match and wanted == method:
-                break
-        else:
+        matches = (
+            (step, re.fullmatch(pattern, url.path))
+            for wanted, step, pattern in _ROUTES
+            if wanted == method
+        )
+        step, match = next(((s, m) for s, m in matches if m), ("", None))
+        if match is None:
             return self._refuse(404, f"no such address: {method} {url.path}")
         self.server.steps.append(step)
         if call := self.server.before.get(step):
             call()
         fault = self.server.faults.get(step)
         if fault == DROP:
-            self.rfile.read(100)
-            return self.connection.close()
+            self.close_connection = True
+            return self.connection.shutdown(socket.SHUT_RDWR)
         body = self._body()
         if isinstance(fault, int):
             return self._refuse(fault, "the server sends back " + str(self.headers))
@@ -264,10 +267,10 @@ class _Handler(BaseHTTPRequestHandler):
         assert asked["operation"] == "upload"
         objects = []
         for item in asked["objects"]:
-            if not self.server.repositories.lfs_path(repo, item["oid"]).exists():
-                href = f"{self.server.endpoint}/lfs/{repo}/{item['oid']}"
-                item = {**item, "actions": {"upload": {"href": href}, "verify": {"href": href}}}
-            objects.append(item)
+            href = f"{self.server.endpoint}/lfs/{repo}/{item['oid']}"
+            actions = {"upload": {"href": href}, "verify": {"href": href}}
+            known = self.server.repositories.lfs_path(repo, item["oid"]).exists()
+            objects.append(item if known else {**item, "actions": actions})
         self._answer({"transfer": "basic", "objects": objects})
 
     def _put(self, body: bytes, query: Any, repo: str, oid: str) -> None:
