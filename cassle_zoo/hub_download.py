@@ -143,7 +143,8 @@ def _explained(
             f"hf-hub:ORG/NAME@REVISION."
         )
     where = f"{repo!r} at {endpoint()}"
-    reason = error.__cause__ or error
+    wrapped = isinstance(error, LocalEntryNotFoundError) or type(error) is ValueError
+    reason = (error.__cause__ if wrapped else None) or error
     if isinstance(reason, RemoteEntryNotFoundError):
         return _missing_file(repo, revision, file)
     if isinstance(reason, RevisionNotFoundError):
