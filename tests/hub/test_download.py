@@ -68,7 +68,7 @@ def test_bundled_files_come_first(hub: Any) -> None:
 @pytest.mark.parametrize("name", [NAME, "hf-hub:{repo}"])
 def test_offline_without_cache(hub: Any, repo: str, pinned: str, name: str) -> None:
     hub.go_offline()
-    with pytest.raises(WeightsUnavailableError, match=r"not in the cache .*HF_HUB_OFFLINE"):
+    with pytest.raises(WeightsUnavailableError, match=r"not downloaded .*HF_HUB_OFFLINE"):
         cassle_zoo.create_model(name.format(repo=repo), pretrained=True)
     assert hub.proxy.requests == []
 
@@ -198,6 +198,50 @@ def test_missing_file(hub: Any, repo: str, tiny_folder: Path, tmp_path: Path) ->
     hub.pin(repo, commit, folder)
     with pytest.raises(ArtifactError, match=r"published without projector\.safetensors"):
         cassle_zoo.create_projector(NAME, pretrained=True)
+
+
+def test_a_repository_with_a_pickle_only(hub: Any, repo: str, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "pytorch_model.bin").write_bytes(b"pickle")
+    commit = make_repository(hub.mirrors, repo, tmp_path / "foreign")
+    with pytest.raises(ArtifactError, match=r"pytorch_model\.bin is not loaded: .* can run code"):
+        cassle_zoo.create_model(f"hf-hub:{repo}@{commit}", pretrained=True)
+    assert not any("pytorch_model.bin" in request for request in hub.proxy.requests)
+
+
+def test_a_model_of_other_makers(hub: Any, repo: str, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / CONFIG_FILE).write_text('{"architecture": "resnet18"}')
+    make_repository(hub.mirrors, repo, tmp_path / "foreign")
+    with pytest.raises(ArtifactError, match=r"cassle_zoo is missing.*timm\.create_model"):
+        cassle_zoo.create_model(f"hf-hub:{repo}", pretrained=True)
+
+
+@pytest.mark.parametrize("name", [NAME, "hf-hub:{repo}", "hf-hub:{repo}@v1"])
+def test_fetch_brings_everything(
+    hub: Any, repo: str, pinned: str, tiny_folder: Path, name: str
+) -> None:
+    name = name.format(repo=repo)
+    folder = fetch(name)
+    assert folder.name == pinned
+    files = {path.name: path.read_bytes() for path in tiny_folder.iterdir()}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    hub.go_offline()
+    assert fetch(name) == folder
+    cassle_zoo.create_projector(name, pretrained=True)
+    with pytest.raises(WeightsUnavailableError, match="HF_HUB_OFFLINE is set"):
+        fetch(name, force=True)
+
+
+def test_fetch_of_an_incomplete_repository(
+    hub: Any, repo: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "incomplete")
+    (folder / PROJECTOR_FILE).unlink()
+    make_repository(hub.mirrors, repo, folder)
+    for name in (f"hf-hub:{repo}", f"local-dir:{folder}"):
+        with pytest.raises(ArtifactError, match=r"lacks projector\.safetensors"):
+            fetch(name)
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate])
