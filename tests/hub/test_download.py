@@ -22,6 +22,7 @@ from cassle_zoo.errors import (
     WeightsUnavailableError,
 )
 from cassle_zoo.hub_cache import fetch
+from cassle_zoo.hub_download import redacted
 from cassle_zoo.model_folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.specs import MODEL_SPECS
 
@@ -345,3 +346,9 @@ def test_a_private_repository(
     for secret in (TOKEN, wrong):
         assert secret not in str(broken.value)
         assert secret not in caplog.text
+
+
+def test_secrets_are_removed_from_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "no-usual-form")
+    text = "http://me:password@mirror.org/x refused no-usual-form and hf_abcDEF123"
+    assert redacted(text) == "http://***@mirror.org/x refused *** and ***"
