@@ -16,6 +16,7 @@ from cassle_zoo.model_folder import (
     CONFIG_FILE,
     LOCAL_PREFIX,
     MODEL_FILE,
+    PROJECTOR_FILE,
     bundled_folder,
     file_sha256,
     how_to_get,
@@ -133,7 +134,7 @@ def unpinned_folder(
 
 def _check_blob(path: Path, name: str) -> None:
     """Check a large file in the cache against its hash on the Hub, which is its blob's name."""
-    blob = path.resolve().name
+    blob = path.readlink().name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", blob) and file_sha256(path) != blob:
         raise ChecksumError(
             f"{path} is not the file on the Hub, whose sha256 is {blob}. {_repair(name)}"
@@ -222,5 +223,10 @@ def fetch(name: str, *, cache_dir: str | Path | None = None, force: bool = False
     if source := hub_source(name):
         patterns = ["*.safetensors", CONFIG_FILE, CARD_FILE]
         download_all(source.repo, folder.name, patterns, cache_dir=cache_dir, force=force)
-    read_config(folder)
+        for path in folder.glob("*.safetensors"):
+            _check_blob(path, name)
+    described = read_config(folder)["cassle_zoo"]["projector"] is not None
+    for file in (MODEL_FILE, PROJECTOR_FILE) if described else (MODEL_FILE,):
+        if not (folder / file).is_file():
+            raise ArtifactError(f"{folder} lacks {file}, so {name!r} is incomplete.")
     return folder

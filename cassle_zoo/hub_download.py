@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo import __version__
-from cassle_zoo.errors import ArtifactError, CassleZooError, UnknownNameError
-from cassle_zoo.errors import WeightsUnavailableError as Unavailable
+from cassle_zoo.errors import (
+    ArtifactError,
+    CassleZooError,
+    UnknownNameError,
+    WeightsUnavailableError,
+)
 
 # Formats that are read by unpickling, which runs whatever the file says.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
@@ -128,11 +132,11 @@ def _explained(
 ) -> CassleZooError:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
-        RemoteEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -143,33 +147,35 @@ def _explained(
             f"hf-hub:ORG/NAME@REVISION."
         )
     where = f"{repo!r} at {endpoint()}"
-    reason = error.__cause__ or error
-    if isinstance(reason, RemoteEntryNotFoundError):
+    wrapped = isinstance(error, LocalEntryNotFoundError) or type(error) is ValueError
+    reason = (error.__cause__ if wrapped else None) or error
+    missing = isinstance(reason, EntryNotFoundError)
+    if missing and not isinstance(reason, LocalEntryNotFoundError):
         return _missing_file(repo, revision, file)
     if isinstance(reason, RevisionNotFoundError):
-        return Unavailable(f"{where} has no revision {revision!r}.{_revisions(repo)}")
+        return WeightsUnavailableError(f"{where} has no revision {revision!r}.{_revisions(repo)}")
     if isinstance(reason, GatedRepoError):
-        return Unavailable(f"{where} is gated: accept its terms there, and {_LOG_IN}.")
+        return WeightsUnavailableError(f"{where} is gated: accept its terms there, and {_LOG_IN}.")
     if isinstance(reason, RepositoryNotFoundError):
-        return Unavailable(
+        return WeightsUnavailableError(
             f"There is no repository {where} with revision {revision!r}, or it is private and "
             f"{_token_state()}. Check the name; for a private repository, {_LOG_IN}."
         )
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
     if constants.HF_HUB_OFFLINE or isinstance(reason, OfflineModeIsEnabled):
-        return Unavailable(
-            f"{file} of {repo!r} at {revision!r} is not in the cache {cache}, and HF_HUB_OFFLINE "
-            "forbids to download it. Unset HF_HUB_OFFLINE, or give the cache that has it with "
-            "cache_dir or HF_HOME."
+        return WeightsUnavailableError(
+            f"{file} of {repo!r} at {revision!r} is not downloaded into the cache {cache}, because "
+            "HF_HUB_OFFLINE is set. Unset it, or give the cache that has the file with cache_dir "
+            "or HF_HOME."
         )
     hint = (
         f"Is {endpoint()} reachable? HF_ENDPOINT sets another address."
         if isinstance(error, LocalEntryNotFoundError)
         else "Nothing incomplete was stored as this file; try again."
     )
-    return Unavailable(
-        f"{file} of {repo!r} at {revision!r} is not in the cache {cache}, and it could not be "
-        f"downloaded: {redacted(f'{type(reason).__name__}: {reason}').rstrip('. ')}. {hint}"
+    return WeightsUnavailableError(
+        f"{file} of {repo!r} at {revision!r} could not be downloaded into the cache {cache}: "
+        f"{redacted(f'{type(reason).__name__}: {reason}').rstrip('. ')}. {hint}"
     )
 
 
@@ -190,7 +196,7 @@ def _missing_file(repo: str, revision: str, file: str) -> ArtifactError:
     if found:
         message += f" It holds: {', '.join(sorted(found)[:10])}."
     pickles = [name for name in found if name.endswith(_PICKLES)]
-    if pickles and file.endswith(".safetensors"):
+    if pickles and not any(name.endswith(".safetensors") for name in found):
         message += (
             f" {pickles[0]} is not loaded: reading a pickle can run code. Ask its authors for "
             "safetensors, or convert a copy with `cassle-zoo hub convert`, which runs nothing."

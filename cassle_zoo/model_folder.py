@@ -130,6 +130,10 @@ class _Wrong(Exception):
 
 
 def _check_config(config: Any) -> None:
+    if isinstance(config, dict) and "cassle_zoo" not in config:
+        raise _Wrong(
+            "the key cassle_zoo is missing; other models are loaded with timm.create_model."
+        )
     architecture = _get(config, "architecture", str)
     if not architecture.replace("_", "").isalnum():
         raise _Wrong(f"architecture {architecture!r} is not the name of a timm model.")
