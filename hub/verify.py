@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.artifact import load_projector
-from cassle_zoo.errors import ArtifactError, CassleZooError
+from cassle_zoo.errors import ArtifactError, CassleZooError, ChecksumError, HubError
 from cassle_zoo.factory import create_model
 from cassle_zoo.hub.card_check import card_problems, holds_token
+from cassle_zoo.hub.names import model_name
+from cassle_zoo.hub.pull import fetch_with_card
 from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_errors
+from cassle_zoo.hub.remote import inspect_repository
+from cassle_zoo.hub_cache import hub_source, pinned_spec
 from cassle_zoo.model_folder import (
     CARD_FILE,
     CONFIG_FILE,
@@ -18,6 +22,7 @@ from cassle_zoo.model_folder import (
     MODEL_FILE,
     PROJECTOR_FILE,
     REFERENCE_FILE,
+    local_folder,
     read_config,
     verify_files,
 )
@@ -182,3 +187,56 @@ def _card(folder: Path) -> str:
     if problems:
         raise ArtifactError("; ".join(problems))
     return f"{CARD_FILE} is valid"
+
+
+def verify(
+    name: str, *, revision: str | None = None, cache_dir: str | Path | None = None
+) -> list[Check]:
+    """Check a model folder, a repository on the Hub, or a model of the registry.
+
+    Of a repository, the files are compared with the hashes that the Hub says they have; of a model
+    of the registry, with the published ones.
+
+    Args:
+        name: A name of `create_model`, a repository `ORG/NAME`, or a folder.
+        revision: Branch, tag or commit of the repository.
+        cache_dir: The Hub client's cache.
+
+    Returns:
+        All checks; only the first if there are no files to check.
+
+    Raises:
+        ConfigError: If a folder is given with a revision.
+    """
+    name = model_name(name, revision)
+    folder = local_folder(name)
+    if folder is not None:
+        return verify_folder(folder)
+    try:
+        folder = fetch_with_card(name, cache_dir=cache_dir)
+    except CassleZooError as error:
+        return [Check(name="files", passed=False, detail=" ".join(str(error).split()))]
+    source = hub_source(name)
+    if source is None:
+        files = Check(name="files", passed=True, detail=str(folder))
+        return [files, *content_checks(folder, pinned_spec(name))]
+    repo, commit = source.repo, folder.name
+    pinned = next(
+        (s for s in MODEL_SPECS.values() if (s.hub_repo, s.hub_revision) == (repo, commit)), None
+    )
+    on_hub = Check(name="files", **_outcome(lambda: _as_on_the_hub(folder, repo, commit)))
+    return [on_hub, *content_checks(folder, pinned)]
+
+
+def _as_on_the_hub(folder: Path, repo: str, commit: str) -> str:
+    repository = inspect_repository(repo, commit)
+    if repository is None:
+        raise HubError(f"{repo!r} is not on the Hub any more, or your token may not see it.")
+    wrong = [name for name in repository.files if not (folder / name).is_file()] + [
+        name
+        for name in FOLDER_FILES
+        if (folder / name).is_file() and not repository.holds(name, folder / name)
+    ]
+    if wrong:
+        raise ChecksumError(f"{', '.join(wrong)} in {folder} differ from commit {commit}.")
+    return f"as in commit {commit} of {repo}: {', '.join(repository.files)}"
