@@ -50,11 +50,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
     def _answer(self) -> None:
         proxy = self.server
+        self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         proxy.requests.append(f"{self.command} {self.path}")
         given = self.headers.get("Authorization", "")
         if proxy.token is not None and given != f"Bearer {proxy.token}":
@@ -71,7 +75,12 @@ class _Handler(BaseHTTPRequestHandler):
         if weights and proxy.refuses and not proxy.drops:
             self.close_connection = True
             return
-        request = urllib.request.Request(proxy.upstream + self.path, method=self.command)
+        request = urllib.request.Request(
+            proxy.upstream + self.path,
+            data=self._body or None,
+            headers={"Content-Type": self.headers.get("Content-Type", "")},
+            method=self.command,
+        )
         try:
             answer = urllib.request.urlopen(request)
         except urllib.error.HTTPError as error:
