@@ -129,7 +129,7 @@ def test_names_in_a_repository_lead_nowhere(
     with pytest.raises(CassleZooError, match=r"Invalid filename .*'\.\.' path segment"):
         pull(repo, tmp_path / "pulled")
     assert not (tmp_path / "pulled").exists()
-    assert not any("evil" in address for address in hub.proxy.requests)
+    assert not any("evil.safetensors" in address for address in hub.proxy.requests)
 
 
 def test_no_command_tells_the_token(
