@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from huggingface_hub import file_download
+from huggingface_hub import constants, file_download
 from olah_server import lfs_object, make_repository
 from safetensors.torch import load_file
 
@@ -165,7 +165,7 @@ def test_wrong_revision(hub: Any, repo: str, pinned: str, name: str) -> None:
     wrong = f"{name.format(repo=repo)}@nope"
     with pytest.raises(WeightsUnavailableError, match=r"with revision 'nope'"):
         cassle_zoo.create_model(wrong, pretrained=True)
-    hub.proxy.missing_revisions = ("nope",)
+    hub.proxy.answers = {"/nope/": (404, "RevisionNotFound")}  # as the Hub answers
     with pytest.raises(WeightsUnavailableError, match=r"no revision 'nope'\. Give one of main, v1"):
         cassle_zoo.create_model(wrong, pretrained=True)
 
@@ -177,12 +177,23 @@ def test_missing_repository(hub: Any) -> None:
         assert part in str(caught.value)
 
 
-def test_a_server_that_is_away(hub: Any, repo: str, pinned: str, monkeypatch: Any) -> None:
+def test_a_gated_repository(hub: Any, pinned: str) -> None:
+    hub.proxy.answers = {"/resolve/": (403, "GatedRepo")}
+    with pytest.raises(WeightsUnavailableError, match=r"is gated: accept its terms.*HF_TOKEN"):
+        cassle_zoo.create_model(NAME, pretrained=True)
+
+
+def test_a_server_that_fails(hub: Any, pinned: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
-    hub.proxy.upstream = "http://127.0.0.1:9"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    hub.proxy.answers = {"/resolve/": (500, "")}
+    with pytest.raises(WeightsUnavailableError, match=r"could not be downloaded.*500 "):
+        cassle_zoo.create_model(NAME, pretrained=True)
+
+
+def test_a_server_that_is_away(hub: Any, pinned: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     with pytest.raises(WeightsUnavailableError, match=r"ConnectError.*HF_ENDPOINT"):
         cassle_zoo.create_model(NAME, pretrained=True)
 
