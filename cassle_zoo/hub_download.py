@@ -193,7 +193,7 @@ def _missing_file(repo: str, revision: str, file: str) -> ArtifactError:
     from huggingface_hub import HfApi
 
     found: list[str] = _asked(lambda: HfApi().list_repo_files(repo, revision=revision))
-    message = f"{repo!r} at {revision!r} has no {file}, so it is not a model of cassle_zoo."
+    message = f"{repo!r} at {revision!r} has no {file}."
     if found:
         message += f" It holds: {', '.join(sorted(found)[:10])}."
     pickles = [name for name in found if name.endswith(_PICKLES)]
