@@ -5,6 +5,7 @@ published hash is checked each time before it is read.
 """
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,17 +129,15 @@ def unpinned_folder(
         # From the commit that config.json is of, even if somebody pushes meanwhile.
         download(source.repo, folder.name, others, cache_dir=cache_dir, force=force)
     for file in others:
-        _check_blob(folder / file, name)
+        _check_blob(folder / file, _repair(name, cache_dir))
     return folder
 
 
-def _check_blob(path: Path, name: str) -> None:
+def _check_blob(path: Path, repair: str) -> None:
     """Check a large file in the cache against its hash on the Hub, which is its blob's name."""
     blob = path.readlink().name if path.is_symlink() else ""
     if re.fullmatch("[0-9a-f]{64}", blob) and file_sha256(path) != blob:
-        raise ChecksumError(
-            f"{path} is not the file on the Hub, whose sha256 is {blob}. {_repair(name)}"
-        )
+        raise ChecksumError(f"{path} is not the file on the Hub, whose sha256 is {blob}. {repair}")
 
 
 def verified_folder(
@@ -180,7 +179,7 @@ def verified_folder(
         verify_files(folder, hashes)
         return folder
     folder = download(spec.hub_repo, spec.hub_revision, wanted, cache_dir=cache_dir, force=force)
-    verify_files(folder, hashes, _repair(spec.full_name))
+    verify_files(folder, hashes, _repair(spec.full_name, cache_dir))
     return folder
 
 
@@ -190,10 +189,11 @@ def is_cached_file(spec: ModelSpec, path: str | Path) -> bool:
     return Path(path).parts[-4:-1] == (folder, "snapshots", spec.hub_revision)
 
 
-def _repair(name: str) -> str:
+def _repair(name: str, cache_dir: str | Path | None) -> str:
+    cache = f"HF_HUB_CACHE={shlex.quote(str(cache_dir))} " if cache_dir else ""
     return (
-        f"Download it again with `cassle-zoo hub pull {name} --force`; if that does not help, "
-        f"{endpoint()} serves a damaged file."
+        f"Download it again with `{cache}cassle-zoo hub pull {name} --force`; if that does not "
+        f"help, {endpoint()} serves a damaged file."
     )
 
 
@@ -215,18 +215,19 @@ def fetch(name: str, *, cache_dir: str | Path | None = None, force: bool = False
         ArtifactError: If a file is missing or invalid.
         ChecksumError: If a file is not the published one.
     """
-    files = [CONFIG_FILE, MODEL_FILE]
-    folder = unpinned_folder(name, files, cache_dir=cache_dir, force=force)
+    folder = unpinned_folder(name, [CONFIG_FILE], cache_dir=cache_dir, force=force)
     if folder is None:
         spec = pinned_spec(name)
-        return verified_folder(spec, spec.sha256 or files, cache_dir=cache_dir, force=force)
+        return verified_folder(spec, spec.sha256 or (), cache_dir=cache_dir, force=force)
+    described = read_config(folder)["cassle_zoo"]["projector"] is not None
+    needed = [MODEL_FILE, PROJECTOR_FILE] if described else [MODEL_FILE]
     if source := hub_source(name):
         patterns = ["*.safetensors", CONFIG_FILE, CARD_FILE]
         download_all(source.repo, folder.name, patterns, cache_dir=cache_dir, force=force)
-        for path in folder.glob("*.safetensors"):
-            _check_blob(path, name)
-    described = read_config(folder)["cassle_zoo"]["projector"] is not None
-    for file in (MODEL_FILE, PROJECTOR_FILE) if described else (MODEL_FILE,):
+        download(source.repo, folder.name, needed, cache_dir=cache_dir)  # an error if one lacks
+    for file in needed:
         if not (folder / file).is_file():
             raise ArtifactError(f"{folder} lacks {file}, so {name!r} is incomplete.")
+    for path in folder.glob("*.safetensors"):
+        _check_blob(path, _repair(name, cache_dir))
     return folder

@@ -17,6 +17,7 @@ from cassle_zoo.errors import (
     UnknownNameError,
     WeightsUnavailableError,
 )
+from cassle_zoo.model_folder import MODEL_FILE
 
 # Formats that are read by unpickling, which runs whatever the file says.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
@@ -192,11 +193,11 @@ def _missing_file(repo: str, revision: str, file: str) -> ArtifactError:
     from huggingface_hub import HfApi
 
     found: list[str] = _asked(lambda: HfApi().list_repo_files(repo, revision=revision))
-    message = f"{repo!r} at {revision!r} has no {file}, so it is not a model of cassle_zoo."
+    message = f"{repo!r} at {revision!r} has no {file}."
     if found:
         message += f" It holds: {', '.join(sorted(found)[:10])}."
     pickles = [name for name in found if name.endswith(_PICKLES)]
-    if pickles and not any(name.endswith(".safetensors") for name in found):
+    if pickles and MODEL_FILE not in found:
         message += (
             f" {pickles[0]} is not loaded: reading a pickle can run code. Ask its authors for "
             "safetensors, or convert a copy with `cassle-zoo hub convert`, which runs nothing."

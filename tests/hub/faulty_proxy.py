@@ -19,7 +19,7 @@ class FaultyProxy(ThreadingHTTPServer):
         drops: How many downloads of weights break off half-way.
         refuses: Whether the connection is closed unanswered after all of `drops` happened.
         echo: Whether errors repeat the token of the request, as a careless server might.
-        missing_revisions: Revisions that are answered as the Hub does: 404, RevisionNotFound.
+        answers: Status and `x-error-code` by a part of the path, instead of the server's answer.
     """
 
     daemon_threads = True
@@ -32,7 +32,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.drops = 0
         self.refuses = False
         self.echo = False
-        self.missing_revisions: tuple[str, ...] = ()
+        self.answers: dict[str, tuple[int, str]] = {}
 
     @property
     def endpoint(self) -> str:
@@ -65,8 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
             said = f"Invalid credentials {given}" if proxy.echo else "Repository not found"
             headers = {"x-error-code": "RepoNotFound", "x-error-message": said}
             self._send(401, headers, b'{"error": "%s"}' % said.encode())
-        elif any(f"/{revision}/" in self.path for revision in proxy.missing_revisions):
-            self._send(404, {"x-error-code": "RevisionNotFound"}, b"")
+        elif answer := next((a for part, a in proxy.answers.items() if part in self.path), None):
+            self._send(answer[0], {"x-error-code": answer[1]}, b"")
         else:
             self._pass_on(weights=self.command == "GET" and self.path.endswith(".safetensors"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from huggingface_hub import file_download
+from huggingface_hub import constants, file_download
 from olah_server import lfs_object, make_repository
 from safetensors.torch import load_file
 
@@ -81,7 +81,11 @@ def test_cache_dir(hub: Any, repo: str, pinned: str, tiny_folder: Path, tmp_path
         assert has_weights_of(model, tiny_folder)
         cassle_zoo.create_projector(name, pretrained=True, cache_dir=folder)
         assert cassle_zoo.model_info(name, cache_dir=folder).num_features == 96
-        assert len(list(folder.glob(f"models--*/snapshots/{pinned}/*.safetensors"))) == 2
+        weights = sorted(folder.glob(f"models--*/snapshots/{pinned}/*.safetensors"))
+        assert [path.name for path in weights] == [MODEL_FILE, PROJECTOR_FILE]
+        flip_a_bit(weights[0].resolve())
+        with pytest.raises(ChecksumError, match=f"`HF_HUB_CACHE={folder} cassle-zoo hub pull"):
+            cassle_zoo.create_model(name, pretrained=True, cache_dir=folder)
     timm.create_model(NAME, pretrained=True, cache_dir=tmp_path / "timm")
     assert (tmp_path / "timm").is_dir()
     assert not hub.cache.exists()
@@ -165,7 +169,7 @@ def test_wrong_revision(hub: Any, repo: str, pinned: str, name: str) -> None:
     wrong = f"{name.format(repo=repo)}@nope"
     with pytest.raises(WeightsUnavailableError, match=r"with revision 'nope'"):
         cassle_zoo.create_model(wrong, pretrained=True)
-    hub.proxy.missing_revisions = ("nope",)
+    hub.proxy.answers = {"/nope/": (404, "RevisionNotFound")}  # as the Hub answers
     with pytest.raises(WeightsUnavailableError, match=r"no revision 'nope'\. Give one of main, v1"):
         cassle_zoo.create_model(wrong, pretrained=True)
 
@@ -177,12 +181,23 @@ def test_missing_repository(hub: Any) -> None:
         assert part in str(caught.value)
 
 
-def test_a_server_that_is_away(hub: Any, repo: str, pinned: str, monkeypatch: Any) -> None:
+def test_a_gated_repository(hub: Any, pinned: str) -> None:
+    hub.proxy.answers = {"/resolve/": (403, "GatedRepo")}
+    with pytest.raises(WeightsUnavailableError, match=r"is gated: accept its terms.*HF_TOKEN"):
+        cassle_zoo.create_model(NAME, pretrained=True)
+
+
+def test_a_server_that_fails(hub: Any, pinned: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
-    hub.proxy.upstream = "http://127.0.0.1:9"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    hub.proxy.answers = {"/resolve/": (500, "")}
+    with pytest.raises(WeightsUnavailableError, match=r"could not be downloaded.*500 "):
+        cassle_zoo.create_model(NAME, pretrained=True)
+
+
+def test_a_server_that_is_away(hub: Any, pinned: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     with pytest.raises(WeightsUnavailableError, match=r"ConnectError.*HF_ENDPOINT"):
         cassle_zoo.create_model(NAME, pretrained=True)
 
@@ -241,7 +256,7 @@ def test_fetch_of_an_incomplete_repository(
     (folder / PROJECTOR_FILE).unlink()
     make_repository(hub.mirrors, repo, folder)
     for name in (f"hf-hub:{repo}", f"local-dir:{folder}"):
-        with pytest.raises(ArtifactError, match=r"lacks projector\.safetensors"):
+        with pytest.raises(ArtifactError, match=r"(has no|lacks) projector\.safetensors"):
             fetch(name)
 
 

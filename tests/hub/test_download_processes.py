@@ -61,7 +61,7 @@ fork = multiprocessing.get_context("fork")
 barrier, queue = fork.Barrier(8), fork.Queue()
 processes = [fork.Process(target=load, args=(barrier, queue)) for _ in range(8)]
 for process in processes: process.start()
-print(len({queue.get(timeout=60) for _ in processes}))
+print(len({queue.get(timeout=300) for _ in processes}))
 for process in processes: process.join()
 assert all(process.exitcode == 0 for process in processes)
 """
