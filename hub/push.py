@@ -1,6 +1,6 @@
 """Uploads a model folder to the Hub, in one commit, after it was verified."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +97,14 @@ def plan_push(
 
     Raises:
         ArtifactError: If a check of :func:`cassle_zoo.hub.verify.verify_folder` fails; all that
-            fail are named.
+            fail are named. If a file is a symbolic link that leads out of the folder.
         ConfigError: If `repo_id` is malformed, or is public though `private` is wanted.
         HubError: If the Hub refuses or cannot be reached.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
+    names, left_out = folder_content(folder)
+    _check_links(folder, names)
     failed = [check for check in verify_folder(folder) if not check.passed]
     if failed:
         reasons = "; ".join(f"{check.name}: {check.detail}" for check in failed)
@@ -113,7 +115,6 @@ def plan_push(
             f"{repo_id!r} exists and is public, so nothing is uploaded; make it private in its "
             "settings on the Hub, or leave out --private."
         )
-    names, left_out = folder_content(folder)
     files = tuple(_planned(folder / name, repo_id, repository, replace_card) for name in names)
     return PushPlan(
         repo_id=repo_id,
@@ -123,6 +124,18 @@ def plan_push(
         left_out=left_out,
         model=read_config(folder)["cassle_zoo"]["name"],
     )
+
+
+def _check_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuse to upload what a link in the folder points at somewhere else."""
+    inside = folder.resolve()
+    for name in names:
+        target = (folder / name).resolve()
+        if not target.is_relative_to(inside):
+            raise ArtifactError(
+                f"{folder / name} is a symbolic link that leads out of the folder, to {target}, so "
+                "nothing is uploaded. `cassle-zoo hub pull NAME -o DIR` makes a folder of files."
+            )
 
 
 def _planned(

@@ -54,22 +54,14 @@ def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
         Names of the model folder's files, and of everything else, which is never uploaded.
 
     Raises:
-        ArtifactError: If the folder does not exist, or one of its own files is no file, or a
-            symbolic link that leads out of the folder.
+        ArtifactError: If the folder does not exist, or one of its own files is no file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not a folder.")
-    inside = folder.resolve()
     for name in FOLDER_FILES:
-        path = folder / name
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
-            raise ArtifactError(
-                f"{path} is a symbolic link that leads out of the folder, to {path.resolve()}; it "
-                "is not followed. Copy the folder with `cassle-zoo hub pull NAME -o DIR`."
-            )
-        if path.exists() and not path.is_file():
-            raise ArtifactError(f"{path} is not a file.")
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise ArtifactError(f"{folder / name} is not a file.")
     found = sorted(path.name for path in folder.iterdir())
     own = tuple(name for name in FOLDER_FILES if (folder / name).is_file())
     return own, tuple(name for name in found if name not in own)

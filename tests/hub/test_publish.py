@@ -108,6 +108,7 @@ def test_verify_and_pull_a_repository(
     assert all(check.passed for check in checks), checks
     assert f"as in commit {commit} of {repo}" in checks[0].detail
     assert verify(repo, revision=commit) == checks
+    assert all(check.passed for check in verify(str(pull(repo))))
 
     target = pull(repo, tmp_path / "mine")
     assert {path.name for path in target.iterdir()} == set(FOLDER_FILES)
