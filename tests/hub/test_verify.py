@@ -78,7 +78,7 @@ def test_all_failures_are_collected(folder: Path) -> None:
     edit_config(folder, lambda config: config["pretrained_cfg"].update(mean=[0.1, 0.1, 0.1]))
     projector = folder / "projector.safetensors"
     state = load_file(projector)
-    save_file({k: v for k, v in state.items() if not k.endswith("weight")}, projector)
+    save_file(dict(list(state.items())[1:]), projector)
     (folder / CARD_FILE).unlink()
     assert failures(folder).keys() == {"files", "hashes", "projector", "reference", "card"}
 
