@@ -31,7 +31,7 @@ _LFS_SUFFIXES = (".safetensors", ".bin")
 _START_SECONDS = 60
 
 # Neither the user's settings nor the time of day change a commit.
-_GIT_ENVIRONMENT = {
+GIT_ENVIRONMENT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_AUTHOR_NAME": "tests",
@@ -46,7 +46,7 @@ def git(repository: Path, *arguments: str) -> str:
     done = subprocess.run(
         ["git", *arguments],
         cwd=repository,
-        env={**os.environ, **_GIT_ENVIRONMENT},
+        env={**os.environ, **GIT_ENVIRONMENT},
         check=True,
         capture_output=True,
         text=True,

@@ -83,6 +83,13 @@ def test_all_failures_are_collected(folder: Path) -> None:
     assert failures(folder).keys() == {"files", "hashes", "projector", "reference", "card"}
 
 
+def test_a_folder_that_makes_no_sense_is_no_crash(folder: Path) -> None:
+    edit_config(folder, lambda config: config.update(model_args={"nonsense": 1}))
+    found = failures(folder)
+    assert found.keys() == {"hashes", "backbone", "reference"}
+    assert "nonsense" in found["backbone"]
+
+
 @pytest.mark.parametrize("file", [MODEL_FILE, CONFIG_FILE, "reference.safetensors"])
 def test_a_missing_file(folder: Path, file: str) -> None:
     (folder / file).unlink()
