@@ -15,7 +15,7 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports for any program whose reader went away
 
 EPILOG = """\
-exit status: 0 success; 1 done, but some inputs were left out; 2 wrong usage or an error;
+exit status: 0 success; 1 some inputs were left out, or a check failed; 2 wrong usage or an error;
 130 interrupted. 'cassle-zoo COMMAND --help' shows the options of a command."""
 
 
