@@ -15,23 +15,23 @@ from torchvision.transforms.functional import pil_to_tensor
 from cassle_zoo.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.feature_files import load_features
 from cassle_zoo.features import FeatureSet
+from cassle_zoo.hub_cache import hub_source, pinned_spec, unpinned_folder
 from cassle_zoo.images import to_rgb
 from cassle_zoo.model_folder import (
+    CONFIG_FILE,
     MODEL_FILE,
     PROJECTOR_FILE,
     file_sha256,
-    local_folder,
     read_config,
 )
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.specs import DATASETS, MODEL_SPECS, resolve_spec
+from cassle_zoo.specs import DATASETS
 
 RANDOM_INIT = "random-init:"
 RAW_PIXELS = "raw-pixels"
 FEATURES = "features:"
 TIMM = "timm:"
 POOLED = 16
-_WEIGHTS = (MODEL_FILE, PROJECTOR_FILE)
 _SIDE = 64
 
 
@@ -62,8 +62,8 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
     """Build what is to be evaluated.
 
     Args:
-        model: A model's name (with its pretrained weights), ``local-dir:FOLDER``,
-            ``timm:NAME`` (with timm's pretrained weights), ``random-init:ARCH`` (a timm
+        model: A model's name (with its pretrained weights), ``hf-hub:ORG/NAME``,
+            ``local-dir:FOLDER``, ``timm:NAME`` (with timm's pretrained weights), ``random-init:ARCH`` (a timm
             architecture without training, made for 64 px input), ``raw-pixels`` (the central
             square at 64 px, mean-pooled to 16x16x3), ``features:FILE`` (as `cassle-zoo features`
             writes), or a module.
@@ -193,24 +193,35 @@ def _random_init(model: str, seed: int) -> FeatureSource:
 def _pretrained(model: str) -> FeatureSource:
     from cassle_zoo.factory import create_model, create_projector
 
-    folder = local_folder(model)
+    folder = unpinned_folder(model, [CONFIG_FILE, MODEL_FILE])
     if folder is not None:
-        # The folder's own name and no path: results are published.
-        name = read_config(folder)["cassle_zoo"]["name"]
-        module = create_model(model, pretrained=True)
-        argument = f"local-dir:{folder.resolve().name}"
-        files = {f: file_sha256(folder / f) for f in _WEIGHTS if (folder / f).is_file()}
+        own = read_config(folder)["cassle_zoo"]
+        name = own["name"]
+        module = create_model(f"local-dir:{folder}", pretrained=True)
+        # No path, because results are published; the commit, because branches move.
+        source = hub_source(model)
+        argument = (
+            f"hf-hub:{source.repo}@{folder.name}"
+            if source
+            else f"local-dir:{folder.resolve().name}"
+        )
+        sha256 = file_sha256(folder / MODEL_FILE)
+        # Of a repository the projector is downloaded when it is asked for.
+        here = source is not None or (folder / PROJECTOR_FILE).is_file()
+        has_projector = here and own.get("projector") is not None
     else:
-        name = argument = resolve_spec(model).full_name
+        spec = pinned_spec(model)
+        name = argument = spec.full_name
         module = create_model(name, pretrained=True)
-        files = dict(MODEL_SPECS[name].sha256 or {})
+        sha256 = (spec.sha256 or {})[MODEL_FILE]
+        has_projector = PROJECTOR_FILE in (spec.sha256 or {})
     projector = partial(create_projector, model, pretrained=True)
     return FeatureSource(
         name=name,
         argument=argument,
-        sha256=files[MODEL_FILE],
+        sha256=sha256,
         model=module,
-        projector=projector if PROJECTOR_FILE in files else None,
+        projector=projector if has_projector else None,
     )
 
 

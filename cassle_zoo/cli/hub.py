@@ -1,13 +1,15 @@
-"""``cassle-zoo hub``: folders and cards for the Hugging Face Hub."""
+"""``cassle-zoo hub``: folders, cards and repositories for the Hugging Face Hub."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.cli import hub_remote
+
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command's arguments."""
-    parser = subparsers.add_parser("hub", help="make folders and cards for the Hugging Face Hub")
+    parser = subparsers.add_parser("hub", help="make, check, upload and download models")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     export = actions.add_parser(
@@ -32,6 +34,7 @@ def add_parser(subparsers: Any) -> None:
     export.set_defaults(run=run_export)
 
     _add_convert(actions)
+    hub_remote.add_actions(actions)
 
     detectron2 = actions.add_parser(
         "export-detectron2",
