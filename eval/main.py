@@ -26,8 +26,8 @@ class Arguments(Generic[Settings]):
     """Arguments of the command.
 
     Attributes:
-        models: Names, `local-dir:FOLDER`, `timm:NAME`, `random-init:ARCH`, `raw-pixels`, or
-            `features:FILE`.
+        models: Names, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, `timm:NAME`, `random-init:ARCH`,
+            `raw-pixels`, or `features:FILE`.
         data: Folder or archive that holds the data set.
         dataset: Name of the data set.
         download: Fetch the data set into the folder if it is not there.

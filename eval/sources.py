@@ -63,10 +63,10 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
 
     Args:
         model: A model's name (with its pretrained weights), ``hf-hub:ORG/NAME``,
-            ``local-dir:FOLDER``, ``timm:NAME`` (with timm's pretrained weights), ``random-init:ARCH`` (a timm
-            architecture without training, made for 64 px input), ``raw-pixels`` (the central
-            square at 64 px, mean-pooled to 16x16x3), ``features:FILE`` (as `cassle-zoo features`
-            writes), or a module.
+            ``local-dir:FOLDER``, ``timm:NAME`` (with timm's pretrained weights),
+            ``random-init:ARCH`` (a timm architecture without training, made for 64 px input),
+            ``raw-pixels`` (the central square at 64 px, mean-pooled to 16x16x3), ``features:FILE``
+            (as `cassle-zoo features` writes), or a module.
         seed: Seed of a random initialisation.
         name: Name in results of a module.
 
