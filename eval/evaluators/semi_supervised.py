@@ -1,14 +1,13 @@
 """Semi-supervised classification with a linear probe."""
 
+import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 
-import torch
-
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.base import Outcome, Subject, Task
+from cassle_zoo.eval.label_share import label_share
 from cassle_zoo.eval.linear_probe import PROTOCOL, Labelled, linear_probe
-from cassle_zoo.eval.semi_supervised import labelled_subset, mean_and_deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +46,8 @@ class SemiSupervised:
         rules = ", ".join(f"{key}: {value}" for key, value in PROTOCOL.items())
         protocol = {
             "known labels": "of train and of val the same share of every class (rounded, at least "
-            f"one picture), {self.draws} draws, seed {subject.compute.seed}; no other label is "
-            f"used; pictures: {', '.join(counts)}",
+            f"one picture), {self.draws} draws by hash of seed and name; no other label is used; "
+            f"pictures: {', '.join(counts)}",
             "linear probe": f"{rules}, tolerance of the sweep: {self.sweep_tolerance:g}",
         }
         return Outcome(metrics=metrics, protocol=protocol)
@@ -57,16 +56,21 @@ class SemiSupervised:
         self, subject: Subject, task: Task, fraction: float
     ) -> tuple[dict[str, float], int]:
         """Return the accuracies, and how many labels are known in one draw."""
-        generator = torch.Generator().manual_seed(subject.compute.seed)
         results = defaultdict(list)
         known = 0
-        for _ in range(self.draws):
-            splits = {
-                name: labelled_subset(task.targets, task.splits[name], fraction, generator)
+        for draw in range(self.draws):
+            train, val = (
+                label_share(
+                    task.splits[name],
+                    task.targets[task.splits[name]],
+                    fraction,
+                    seed=subject.compute.seed * self.draws + draw,
+                    names=subject.data.names,
+                )
                 for name in ("train", "val")
-            }
-            known = sum(map(len, splits.values()))
-            rows = (splits["train"], splits["val"], task.splits["test"])
+            )
+            known = len(train) + len(val)
+            rows = (train, val, task.splits["test"])
             probe = linear_probe(
                 *(Labelled(features=subject.features[r], labels=task.targets[r]) for r in rows),
                 num_classes=len(task.classes),
@@ -74,6 +78,9 @@ class SemiSupervised:
             )
             results["top1"].append(probe.top1)
             results["mean_per_class"].append(probe.mean_per_class)
-        top1, deviation = mean_and_deviation(results["top1"])
-        mean, _ = mean_and_deviation(results["mean_per_class"])
-        return {"top1": top1, "top1_std": deviation, "mean_per_class": mean}, known
+        top1 = results["top1"]
+        return {
+            "top1": statistics.fmean(top1),
+            "top1_std": statistics.stdev(top1) if len(top1) > 1 else 0.0,
+            "mean_per_class": statistics.fmean(results["mean_per_class"]),
+        }, known

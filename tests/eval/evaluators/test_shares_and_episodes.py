@@ -13,6 +13,7 @@ from cassle_zoo.eval.evaluators.few_shot import FewShot
 from cassle_zoo.eval.evaluators.regression import Regression
 from cassle_zoo.eval.evaluators.semi_supervised import SemiSupervised
 from cassle_zoo.eval.harness import evaluate
+from cassle_zoo.eval.label_share import label_share
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features import FeatureSet
 
@@ -126,11 +127,8 @@ def test_semi_supervised_uses_no_other_label():
     expected = SemiSupervised(fractions=(0.1,), draws=1).evaluate(make_subject())
     assert "told 32 at 10%" in expected.protocol["known labels"]
     labels = torch.arange(COUNT) % 8
-    from cassle_zoo.eval.semi_supervised import labelled_subset
-
-    generator = torch.Generator().manual_seed(0)
     parts = (torch.arange(240), torch.arange(240, 300))
-    known = torch.cat([labelled_subset(labels, rows, 0.1, generator) for rows in parts])
+    known = torch.cat([label_share(rows, labels[rows], 0.1, seed=0) for rows in parts])
     subject = make_subject()
     hidden = torch.ones(300, dtype=torch.bool)
     hidden[known] = False
