@@ -35,6 +35,7 @@ layers: $(VENV)/.installed-dev
 
 documents: $(VENV)/.installed-dev
 	$(BIN)/python -m cassle_zoo.hub.cards --check
+	$(BIN)/python -m cassle_zoo.hub.bundled --check
 
 style: $(VENV)/.installed-dev ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .
@@ -42,6 +43,7 @@ style: $(VENV)/.installed-dev ## mend what lint and format can mend
 
 docs: $(VENV)/.installed-dev ## write the generated documents anew
 	$(BIN)/python -m cassle_zoo.hub.cards
+	$(BIN)/python -m cassle_zoo.hub.bundled
 
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
     model.safetensors      backbone, under timm's keys
     projector.safetensors  projector, if there is one
     config.json            timm's configuration, with ours under the key `cassle_zoo`
+    reference.safetensors  a stored input and what the model makes of it (cassle_zoo.hub.reference)
     README.md              model card
 
 timm reads such a folder as `local-dir:DIR` without knowing cassle_zoo.
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cassle_zoo.errors import ArtifactError
 from cassle_zoo.model_folder import (
     CARD_FILE,
     CONFIG_FILE,
+    FOLDER_FILES,
     FORMAT_VERSION,
     MODEL_FILE,
     PROJECTOR_FILE,
@@ -104,6 +106,7 @@ def save_artifact(
     projector: ConditionedProjector | None,
     dtype: torch.dtype | None = None,
     card: str | None = None,
+    finish: Callable[[Path], object] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a model folder, whole or not at all.
@@ -115,6 +118,8 @@ def save_artifact(
         projector: The trained projector, if there is one.
         dtype: Floating-point type on disk; `None` keeps each tensor's own.
         card: Text of README.md.
+        finish: Called with the folder before it is put in place; may add files that are computed
+            from the others.
         overwrite: Whether to replace a model folder that exists.
 
     Returns:
@@ -140,6 +145,8 @@ def save_artifact(
         for name, content in files.items():
             (staged / name).write_bytes(content)
         read_config(staged)
+        if finish is not None:
+            finish(staged)
         _move_into_place(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -154,7 +161,7 @@ def _check_target(folder: Path, overwrite: bool) -> None:
     found = {path.name for path in folder.iterdir()}
     if found and not overwrite:
         raise ArtifactError(f"{folder} is not empty; give another folder, or allow overwriting it.")
-    foreign = sorted(found - {MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, CARD_FILE})
+    foreign = sorted(found - set(FOLDER_FILES))
     if foreign:
         raise ArtifactError(
             f"{folder} is not overwritten: it holds {', '.join(foreign[:5])}, which no model "

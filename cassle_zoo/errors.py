@@ -21,7 +21,7 @@ class UnknownNameError(CassleZooError, ValueError):
 
 
 class WeightsUnavailableError(CassleZooError, RuntimeError):
-    """Pretrained weights were asked for, but nobody has published them."""
+    """Pretrained weights were asked for, but are not published or cannot be downloaded."""
 
 
 class ChecksumError(CassleZooError, RuntimeError):
@@ -38,6 +38,10 @@ class CheckpointError(CassleZooError, RuntimeError):
 
 class DataError(CassleZooError, RuntimeError):
     """Input data cannot be read or cannot be used."""
+
+
+class HubError(CassleZooError, RuntimeError):
+    """The Hugging Face Hub refused a request, or could not be reached."""
 
 
 class MissingDependencyError(CassleZooError, ImportError):

@@ -1,24 +1,26 @@
 """Models by name: `create_model`, `create_projector`, `list_models`, `model_info`.
 
-A name is one of the registry (with or without tag) or `local-dir:DIR`, a folder written by
-`cassle-zoo hub export`. torch and timm are imported only when a model is built.
+A name is one of the registry (with or without tag), `NAME@REVISION` for another revision of its Hub
+repository, `hf-hub:ORG/NAME` or `hf-hub:ORG/NAME@REVISION` for any repository with a model folder,
+or `local-dir:DIR`, a folder written by `cassle-zoo hub export`. torch and timm are imported only
+when a model is built.
 """
 
 import fnmatch
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cassle_zoo.errors import ArtifactError
+from cassle_zoo.hub_cache import hub_source, pinned_spec, unpinned_folder, verified_folder
 from cassle_zoo.model_folder import (
     CONFIG_FILE,
     MODEL_FILE,
     PROJECTOR_FILE,
     file_sha256,
-    local_folder,
     read_config,
-    verified_folder,
 )
-from cassle_zoo.specs import MODEL_SPECS, ModelSpec, projector_shape, resolve_spec
+from cassle_zoo.specs import MODEL_SPECS, ModelSpec, projector_shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,12 +28,20 @@ if TYPE_CHECKING:
     from cassle_zoo.projector import ConditionedProjector
 
 
-def create_model(name: str, pretrained: bool = False, **timm_kwargs: Any) -> "nn.Module":
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    cache_dir: str | Path | None = None,
+    **timm_kwargs: Any,
+) -> "nn.Module":
     """Build a backbone, as `timm.create_model` does.
 
     Args:
-        name: Model name with or without tag, or `local-dir:DIR`.
+        name: Model name with or without tag, `NAME@REVISION`, `hf-hub:ORG/NAME[@REVISION]`, or
+            `local-dir:DIR`.
         pretrained: Whether to load the weights: all of them, after checking their hash.
+        cache_dir: Where files from the Hub are kept; by default in `HF_HOME`, as usual.
         **timm_kwargs: What timm takes: `num_classes` (default 0, no classifier), `in_chans`,
             `global_pool`, `features_only`, `out_indices`, ...
 
@@ -40,16 +50,20 @@ def create_model(name: str, pretrained: bool = False, **timm_kwargs: Any) -> "nn
 
     Raises:
         UnknownNameError: If there is no such model or tag.
-        WeightsUnavailableError: If `pretrained`, and nobody has published weights.
-        ChecksumError: If a bundled file is not the published one.
+        WeightsUnavailableError: If nobody has published weights, or the Hub has no such
+            repository or revision, or cannot be reached and the files are not in the cache.
+        ChecksumError: If a file is not the published one.
         ArtifactError: If a file is missing, unreadable, or does not hold every weight.
     """
-    folder = local_folder(name)
+    files = [CONFIG_FILE, MODEL_FILE] if pretrained else [CONFIG_FILE]
+    folder = unpinned_folder(name, files, cache_dir=cache_dir)
     if folder is not None:
         return _create_local(folder, pretrained, timm_kwargs)
     import timm
 
-    model: nn.Module = timm.create_model(resolve_spec(name).full_name, pretrained, **timm_kwargs)
+    model: nn.Module = timm.create_model(
+        pinned_spec(name).full_name, pretrained, cache_dir=cache_dir, **timm_kwargs
+    )
     return model
 
 
@@ -78,12 +92,15 @@ def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -
     return model
 
 
-def create_projector(name: str, pretrained: bool = False) -> "ConditionedProjector":
+def create_projector(
+    name: str, pretrained: bool = False, *, cache_dir: str | Path | None = None
+) -> "ConditionedProjector":
     """Build the projector that a model was trained with.
 
     Args:
-        name: Model name with or without tag, or `local-dir:DIR`.
+        name: As for :func:`create_model`.
         pretrained: Whether to load the weights, after checking their hash.
+        cache_dir: Where files from the Hub are kept; by default in `HF_HOME`, as usual.
 
     Returns:
         The projector in float32 and in training mode, as timm returns models; call `.eval()`
@@ -91,21 +108,22 @@ def create_projector(name: str, pretrained: bool = False) -> "ConditionedProject
 
     Raises:
         UnknownNameError: If there is no such model or tag.
-        WeightsUnavailableError: If `pretrained`, and nobody has published weights.
-        ChecksumError: If a bundled file is not the published one.
-        ArtifactError: If a file is missing or unreadable, or the folder has no projector.
+        WeightsUnavailableError: As for :func:`create_model`.
+        ChecksumError: If a file is not the published one.
+        ArtifactError: If a file is missing or unreadable, or the model has no projector.
     """
     from cassle_zoo.artifact import load_projector, read_projector_config
     from cassle_zoo.projector import ConditionedProjector
 
-    folder = local_folder(name)
+    files = [CONFIG_FILE, PROJECTOR_FILE] if pretrained else [CONFIG_FILE]
+    folder = unpinned_folder(name, files, cache_dir=cache_dir)
     if folder is not None:
         if pretrained:
             return load_projector(folder)
         return ConditionedProjector(read_projector_config(folder))
-    spec = resolve_spec(name)
+    spec = pinned_spec(name)
     if pretrained:
-        return load_projector(verified_folder(spec, [PROJECTOR_FILE, CONFIG_FILE]))
+        return load_projector(verified_folder(spec, files, cache_dir=cache_dir))
     return ConditionedProjector(_projector_config(spec))
 
 
@@ -132,22 +150,30 @@ def list_models(pattern: str = "", *, pretrained: bool = False) -> list[str]:
     return sorted(names)
 
 
-def model_info(name: str) -> ModelSpec:
+def model_info(name: str, *, cache_dir: str | Path | None = None) -> ModelSpec:
     """Return what is known about a model, without importing torch.
 
     Args:
-        name: Model name with or without tag, or `local-dir:DIR`. For a folder `sha256` holds the
-            hashes of its files as they are.
+        name: As for :func:`create_model`. For what the registry does not pin, `sha256` holds the
+            hashes of the files as they are in the folder, or in the cache; of a Hub repository
+            only config.json is downloaded for this.
+        cache_dir: Where files from the Hub are kept; by default in `HF_HOME`, as usual.
 
     Raises:
         UnknownNameError: If there is no such model or tag.
-        ArtifactError: If the folder is not a model folder.
+        WeightsUnavailableError: As for :func:`create_model`.
+        ArtifactError: If the folder or repository does not hold a model.
     """
-    folder = local_folder(name)
-    return resolve_spec(name) if folder is None else _local_info(folder)
+    folder = unpinned_folder(name, [CONFIG_FILE], cache_dir=cache_dir)
+    if folder is None:
+        return pinned_spec(name)
+    source = hub_source(name)
+    if source is None:
+        return _folder_info(folder)
+    return replace(_folder_info(folder), hub_repo=source.repo, hub_revision=folder.name)
 
 
-def _local_info(folder: Path) -> ModelSpec:
+def _folder_info(folder: Path) -> ModelSpec:
     config = read_config(folder)
     cfg, own = config["pretrained_cfg"], config["cassle_zoo"]
     base, _, tag = own["name"].partition(".")

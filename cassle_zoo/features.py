@@ -104,7 +104,8 @@ def extract_features(
 
     Args:
         model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), or a
-            name of cassle_zoo or timm, which is loaded with its pretrained weights.
+            name of timm or one that :func:`cassle_zoo.create_model` takes, which is loaded with
+            its pretrained weights.
         inputs: A file, a folder, PIL images, arrays ((H, W) or (H, W, C); uint8, uint16, or float
             in [0, 1]), tensors ((C, H, W) or (N, C, H, W); the same types), a list of these, or a
             map-style data set of pictures or ``(picture, label, ...)``. Arrays and tensors become

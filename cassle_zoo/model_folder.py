@@ -5,18 +5,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS
-from cassle_zoo.errors import ArtifactError, ChecksumError, WeightsUnavailableError
+from cassle_zoo.errors import ArtifactError, ChecksumError
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 
 MODEL_FILE = "model.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+REFERENCE_FILE = "reference.safetensors"
+FOLDER_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, REFERENCE_FILE, CARD_FILE)
 FORMAT_VERSION = 1
 LOCAL_PREFIX = "local-dir:"
 
@@ -44,26 +46,8 @@ def bundled_folder(spec: ModelSpec) -> Path:
     return WEIGHTS_ROOT / spec.full_name
 
 
-def verified_folder(spec: ModelSpec, files: Iterable[str]) -> Path:
-    """Return the folder of a released model after checking the files about to be read.
-
-    Args:
-        spec: The model.
-        files: Names of those files.
-
-    Raises:
-        WeightsUnavailableError: If nobody has published weights of this model.
-        ArtifactError: If a file is missing.
-        ChecksumError: If a file is not the published one.
-    """
-    if spec.sha256 is None:
-        raise WeightsUnavailableError(_how_to_get(spec))
-    folder = bundled_folder(spec)
-    verify_files(folder, {name: spec.sha256[name] for name in files})
-    return folder
-
-
-def _how_to_get(spec: ModelSpec) -> str:
+def how_to_get(spec: ModelSpec) -> str:
+    """Say how to make the weights of a model that nobody has published."""
     released = [name for name, other in MODEL_SPECS.items() if other.released]
     return (
         f"Nobody has published weights of {spec.full_name!r}. Train them with `cassle-zoo train "
@@ -81,12 +65,17 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def verify_files(folder: str | Path, sha256: Mapping[str, str]) -> None:
+def verify_files(
+    folder: str | Path,
+    sha256: Mapping[str, str],
+    fix: str = "Reinstall cassle-zoo or restore the file.",
+) -> None:
     """Check that files have the published content.
 
     Args:
         folder: Where the files lie.
         sha256: Expected SHA-256 by file name.
+        fix: What the user can do about it, for the message.
 
     Raises:
         ArtifactError: If a file is missing, or a name would leave the folder.
@@ -97,12 +86,12 @@ def verify_files(folder: str | Path, sha256: Mapping[str, str]) -> None:
             raise ArtifactError(f"{name!r} is not a plain file name, so it is not read.")
         path = Path(folder) / name
         if not path.is_file():
-            raise ArtifactError(f"{path} is missing; reinstall cassle-zoo or restore the file.")
+            raise ArtifactError(f"{path} is missing. {fix}")
         found = file_sha256(path)
         if found != expected.lower():
             raise ChecksumError(
                 f"{path} is not the published file: its sha256 is {found}, expected {expected}. "
-                "It is damaged or was changed; reinstall cassle-zoo or restore the file."
+                f"It is damaged or was changed. {fix}"
             )
 
 
@@ -141,6 +130,10 @@ class _Wrong(Exception):
 
 
 def _check_config(config: Any) -> None:
+    if isinstance(config, dict) and "cassle_zoo" not in config:
+        raise _Wrong(
+            "the key cassle_zoo is missing; other models are loaded with timm.create_model."
+        )
     architecture = _get(config, "architecture", str)
     if not architecture.replace("_", "").isalnum():
         raise _Wrong(f"architecture {architecture!r} is not the name of a timm model.")

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.model_folder import MODEL_FILE, bundled_folder, verified_folder
+from cassle_zoo.hub_cache import is_cached_file, verified_folder
+from cassle_zoo.model_folder import CONFIG_FILE, MODEL_FILE, bundled_folder
 from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def register_models() -> None:
     from timm.models import generate_default_cfgs, is_model, model_entrypoint, register_model
 
     default_cfgs.update(
-        generate_default_cfgs({name: _with_file(spec) for name, spec in MODEL_SPECS.items()})
+        generate_default_cfgs({name: _with_weights(spec) for name, spec in MODEL_SPECS.items()})
     )
     for name in dict.fromkeys(spec.name for spec in MODEL_SPECS.values()):
         # timm would make the first tag with weights the default, ours is the first tag.
@@ -56,10 +57,14 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _with_file(spec: ModelSpec) -> dict[str, Any]:
-    # A file is what makes timm list a model as pretrained.
-    file = str(bundled_folder(spec) / MODEL_FILE) if spec.released else None
-    return {"file": file, **timm_cfg(spec)}
+def _with_weights(spec: ModelSpec) -> dict[str, Any]:
+    """Return timm's configuration with a file or a Hub repository: timm lists it as pretrained."""
+    cfg = timm_cfg(spec)
+    if not spec.released:
+        return cfg
+    if bundled_folder(spec).is_dir() or spec.hub_repo is None:
+        return {"file": str(bundled_folder(spec) / MODEL_FILE), **cfg}
+    return {"hf_hub_id": f"{spec.hub_repo}@{spec.hub_revision}", **cfg}
 
 
 def _entrypoint(name: str) -> Callable[..., "nn.Module"]:
@@ -91,7 +96,9 @@ def _build(
     if pretrained:
         if not _names_other_weights(cfg, name):
             spec = resolve_spec(f"{name}.{cfg.tag}" if cfg.tag else name)
-            cfg = replace(cfg, file=str(verified_folder(spec, [MODEL_FILE]) / MODEL_FILE))
+            files = [CONFIG_FILE, MODEL_FILE]
+            folder = verified_folder(spec, files, cache_dir=kwargs.get("cache_dir"))
+            cfg = replace(cfg, file=str(folder / MODEL_FILE), hf_hub_id=None)
         kwargs["pretrained_filter_fn"] = _checked_float32
     known = resolve_spec(name)
     if known.arch in MOCOV3_VITS:
@@ -102,14 +109,18 @@ def _build(
 
 def _names_other_weights(cfg: "PretrainedCfg", name: str) -> bool:
     """Whether the caller pointed timm at weights of their own, which have no known hash."""
-    if cfg.state_dict or cfg.url or cfg.hf_hub_id or cfg.source:
+    if cfg.state_dict or cfg.url or cfg.source:
         return True
-    ours: set[str | None] = {None}
+    files: set[str | None] = {None}
+    repositories: set[str | None] = {None}
     if registered := default_cfgs[name].cfgs.get(cfg.tag):
-        ours.add(registered.file)
+        files.add(registered.file)
+        repositories.add(registered.hf_hub_id)
     if spec := MODEL_SPECS.get(f"{name}.{cfg.tag}"):
-        ours.add(str(bundled_folder(spec) / MODEL_FILE))
-    return cfg.file not in ours
+        files.add(str(bundled_folder(spec) / MODEL_FILE))
+        if spec.hub_repo and cfg.file and is_cached_file(spec, cfg.file):
+            files.add(cfg.file)
+    return cfg.file not in files or cfg.hf_hub_id not in repositories
 
 
 def _checked_float32(state: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:

@@ -33,6 +33,9 @@ class ModelSpec:
         license: SPDX identifier of the licence of the weights.
         recipe: Name of the training recipe that makes the weights.
         sha256: SHA-256 of every file of the weights, by file name; `None` if unpublished.
+        hub_repo: Repository on the Hugging Face Hub, `org/name`, if there is one.
+        hub_revision: Commit in that repository whose files have these hashes, 40 hexadecimal
+            digits.
     """
 
     name: str
@@ -51,6 +54,8 @@ class ModelSpec:
     license: str = "apache-2.0"
     recipe: str
     sha256: Mapping[str, str] | None = None
+    hub_repo: str | None = None
+    hub_revision: str | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -212,18 +217,25 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
         "model.safetensors": "e88c734b74abb91c101354f6e30931cedb131b53abd5f63688178d7487dda569",
         "projector.safetensors": "5f5478ac972dda990d200a92c233cc295239d1619e580315e244ed15cf2a9c2e",
         "config.json": "35df6ac4c682d5544f83c18517d0c35bd69ecadef1007da6a1f9957d265670ab",
+        "reference.safetensors": "cba9a03f45fcef8e5c41d27eac5d8923ac11facd36a507cc0b8c1838170e7d2f",
     },
     "resnet50_cassle_simclr.emoji64": {
         "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",
         "projector.safetensors": "d806d121622ff9ba74f8b352e21db3931447fbbc77b4a578368d29ed8f1a32f4",
         "config.json": "0bee235fafd8eb51458bee197cb11abb3f2e8a3779fec795ea06d684af14d237",
+        "reference.safetensors": "613723a614718a62d507bb2db953d732a589e7108c3ffd7bfee3f5b9c271651f",
     },
 }
+
+# Repository and commit of models on the Hugging Face Hub; `cassle-zoo hub publish` prints lines
+# such as "resnet18_cassle_simclr.emoji64": ("ORG/resnet18_cassle_simclr.emoji64", "COMMIT").
+_HUB: Mapping[str, tuple[str, str]] = {}
 
 
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
     name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
     data, backbone = DATASETS[tag], BACKBONES[arch]
+    hub_repo, hub_revision = _HUB.get(f"{name}.{tag}", (None, None))
     return ModelSpec(
         name=name,
         tag=tag,
@@ -239,6 +251,8 @@ def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
         data=tag,
         recipe=f"{name}.{tag}",
         sha256=_SHA256.get(f"{name}.{tag}"),
+        hub_repo=hub_repo,
+        hub_revision=hub_revision,
     )
 
 

@@ -53,3 +53,6 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ArtifactError(f"{path} does not fit its configuration: {error}") from error
+    # torch lets BatchNorms go without num_batches_tracked.
+    if missing := sorted(module.state_dict().keys() - state.keys()):
+        raise ArtifactError(f"{path} does not fit its configuration: it lacks {missing[0]}.")

@@ -15,7 +15,7 @@ from cassle_zoo.eval.feature_cache import FeatureCache
 from cassle_zoo.eval.sources import FeatureSource, features_of
 from cassle_zoo.features import eval_transform, extract_features
 
-TaskKind = Literal["classification", "retrieval", "regression"]
+TaskKind = Literal["classification", "retrieval", "regression", "detection"]
 
 
 class Pictures(Protocol):
@@ -35,9 +35,11 @@ class Task:
     Attributes:
         name: Unique within the data set, for example `skin_tone`.
         kind: `classification` and `regression` have the splits `train`, `val` and `test`;
-            `retrieval` has `query` and `gallery`.
+            `retrieval` has `query` and `gallery`; `detection` has `train` and `test`.
         targets: Of all N pictures: (N,) int64 class numbers, or (N, K) float32 values; pictures
-            in no split may hold anything.
+            in no split may hold anything. For detection (N, K, 6) float32: of up to K objects the
+            class number, left, top, right, bottom (pixels) and 0/1: difficult; -1 where there are
+            fewer.
         splits: Indices of pictures, int64, by split.
         classes: Names of the classes in the order of their numbers; empty for regression.
         metric: What is usually reported: `top1`, `mean_per_class`, `r2` or `recall@1`.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cassle_zoo.errors import DataError
+from cassle_zoo.eval.accuracy import accuracies
 from cassle_zoo.eval.logistic_regression import TOLERANCE, fit_path
 
 WEIGHT_GRID: tuple[float, ...] = tuple(10 ** (-6 + step / 4) for step in range(45))
@@ -29,7 +30,6 @@ PROTOCOL: dict[str, object] = {
     "tolerance": TOLERANCE,
 }
 
-_TOP = 5
 _SHOWN = 10
 _MIN_CLASSES = 2
 _MATRIX = 2  # dimensions
@@ -106,7 +106,7 @@ def linear_probe(
     fits = fit_path(
         train.features, train.labels.to(device), classes, weights, tolerance=sweep_tolerance
     )
-    scores = [_top1(fit.logits(val.features), val.labels) for fit in fits]
+    scores = [accuracies(fit.logits(val.features), val.labels)["top1"] for fit in fits]
     best = max(zip(scores, fits, strict=True), key=lambda pair: (pair[0], -pair[1].weight))[1]
     (final,) = fit_path(
         torch.cat([train.features, val.features]),
@@ -115,11 +115,11 @@ def linear_probe(
         [best.weight],
         start=best.coefficients,
     )
-    logits = final.logits(test.features)
+    found = accuracies(final.logits(test.features), test.labels)
     return ProbeResult(
-        top1=_top1(logits, test.labels),
-        top5=_top5(logits, test.labels) if classes > _TOP else None,
-        mean_per_class=_mean_per_class(logits, test.labels),
+        top1=found["top1"],
+        top5=found.get("top5"),
+        mean_per_class=found["mean_per_class"],
         best_weight=best.weight,
         weights=tuple(weights),
         validation_top1=tuple(scores),
@@ -129,19 +129,6 @@ def linear_probe(
 
 def _to(data: Labelled, device: torch.device) -> Labelled:
     return Labelled(features=data.features.to(device), labels=data.labels.to(device))
-
-
-def _top1(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.argmax(1) == labels).double().mean())
-
-
-def _top5(logits: Tensor, labels: Tensor) -> float:
-    return float((logits.topk(_TOP, dim=1).indices == labels[:, None]).any(1).double().mean())
-
-
-def _mean_per_class(logits: Tensor, labels: Tensor) -> float:
-    correct = (logits.argmax(1) == labels).double()
-    return float(torch.stack([correct[labels == c].mean() for c in labels.unique()]).mean())
 
 
 def _check(train: Labelled, val: Labelled, test: Labelled, num_classes: int | None) -> int:

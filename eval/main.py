@@ -29,8 +29,8 @@ class Arguments(Generic[Settings]):
     """Arguments of the command.
 
     Attributes:
-        models: Names, `local-dir:FOLDER`, `timm:NAME`, `random-init:ARCH`, `raw-pixels`, or
-            `features:FILE`.
+        models: Names, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, `timm:NAME`, `random-init:ARCH`,
+            `raw-pixels`, or `features:FILE`.
         data: Folder or archive that holds the data set.
         dataset: Name of the data set.
         download: Fetch the data set into the folder if it is not there.
@@ -142,7 +142,7 @@ def _without_folders(model: str) -> str:
 
 
 def _usage() -> str:
-    tasks = [f"  {name:14}{_summary(evaluator)}" for name, evaluator in EVALUATORS.items()]
+    tasks = [f"  {name:17}{_summary(evaluator)}" for name, evaluator in EVALUATORS.items()]
     return "\n".join(
         [
             "usage: cassle-zoo eval TASK MODEL... --data PATH [OPTIONS]",

@@ -3,25 +3,36 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from cassle_zoo.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.feature_files import load_features
 from cassle_zoo.features import FeatureSet
-from cassle_zoo.model_folder import MODEL_FILE, file_sha256, local_folder, read_config
-from cassle_zoo.specs import DATASETS, MODEL_SPECS, resolve_spec
+from cassle_zoo.hub_cache import hub_source, pinned_spec, unpinned_folder
+from cassle_zoo.images import to_rgb
+from cassle_zoo.model_folder import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    file_sha256,
+    read_config,
+)
+from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.specs import DATASETS
 
 RANDOM_INIT = "random-init:"
 RAW_PIXELS = "raw-pixels"
 FEATURES = "features:"
 TIMM = "timm:"
 POOLED = 16
+_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +46,7 @@ class FeatureSource:
         model: A module from images (B, 3, H, W) to features (B, D); None with only features.
         transform: From picture to the module's input (3, H, W); None for the module's own.
         features: What is known if there is no network; see `features_of`.
+        projector: Loads the projector that the model was trained with, if it is known.
     """
 
     name: str
@@ -43,16 +55,18 @@ class FeatureSource:
     model: nn.Module | None
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
+    projector: Callable[[], ConditionedProjector] | None = None
 
 
 def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = None) -> FeatureSource:
     """Build what is to be evaluated.
 
     Args:
-        model: A model's name (with its pretrained weights), ``local-dir:FOLDER``,
-            ``timm:NAME`` (with timm's pretrained weights), ``random-init:ARCH`` (a timm
-            architecture without training, made for 64 px input), ``raw-pixels`` (mean-pooled to
-            16x16x3), ``features:FILE`` (as `cassle-zoo features` writes), or a module.
+        model: A model's name (with its pretrained weights), ``hf-hub:ORG/NAME``,
+            ``local-dir:FOLDER``, ``timm:NAME`` (with timm's pretrained weights),
+            ``random-init:ARCH`` (a timm architecture without training, made for 64 px input),
+            ``raw-pixels`` (the central square at 64 px, mean-pooled to 16x16x3), ``features:FILE``
+            (as `cassle-zoo features` writes), or a module.
         seed: Seed of a random initialisation.
         name: Name in results of a module.
 
@@ -121,13 +135,14 @@ def features_of(known: FeatureSet, names: Sequence[str], count: int) -> Tensor:
                 "without names they can only be matched by their order."
             )
         return known.features
-    depth = max(name.count("/") for name in names) + 1
+    depths = {name.count("/") + 1 for name in names}
+    wanted = set(names)
     rows: dict[str, int] = {}
     for row, source in enumerate(known.sources):
-        end = "/".join(Path(source).parts[-depth:])
-        if end in rows:
-            raise DataError(f"the file has features of two pictures {end!r}.")
-        rows[end] = row
+        for end in {"/".join(Path(source).parts[-depth:]) for depth in depths} & wanted:
+            if end in rows:
+                raise DataError(f"the file has features of two pictures {end!r}.")
+            rows[end] = row
     missing = [name for name in names if name not in rows]
     if missing:
         raise DataError(
@@ -149,6 +164,8 @@ class MeanPool(nn.Module):
 
 
 def _to_unit_tensor(image: Image.Image) -> Tensor:
+    if image.size != (_SIDE, _SIDE):
+        image = ImageOps.fit(to_rgb(image), (_SIDE, _SIDE), Image.Resampling.BICUBIC)
     pixels: Tensor = pil_to_tensor(image)
     return pixels.float() / 255
 
@@ -174,20 +191,38 @@ def _random_init(model: str, seed: int) -> FeatureSource:
 
 
 def _pretrained(model: str) -> FeatureSource:
-    from cassle_zoo.factory import create_model
+    from cassle_zoo.factory import create_model, create_projector
 
-    folder = local_folder(model)
+    folder = unpinned_folder(model, [CONFIG_FILE, MODEL_FILE])
     if folder is not None:
-        # The folder's own name and no path: results are published.
-        name = read_config(folder)["cassle_zoo"]["name"]
-        module = create_model(model, pretrained=True)
-        argument = f"local-dir:{folder.resolve().name}"
+        own = read_config(folder)["cassle_zoo"]
+        name = own["name"]
+        module = create_model(f"local-dir:{folder}", pretrained=True)
+        # No path, because results are published; the commit, because branches move.
+        source = hub_source(model)
+        argument = (
+            f"hf-hub:{source.repo}@{folder.name}"
+            if source
+            else f"local-dir:{folder.resolve().name}"
+        )
         sha256 = file_sha256(folder / MODEL_FILE)
+        # Of a repository the projector is downloaded when it is asked for.
+        here = source is not None or (folder / PROJECTOR_FILE).is_file()
+        has_projector = here and own.get("projector") is not None
     else:
-        name = argument = resolve_spec(model).full_name
+        spec = pinned_spec(model)
+        name = argument = spec.full_name
         module = create_model(name, pretrained=True)
-        sha256 = (MODEL_SPECS[name].sha256 or {})[MODEL_FILE]
-    return FeatureSource(name=name, argument=argument, sha256=sha256, model=module)
+        sha256 = (spec.sha256 or {})[MODEL_FILE]
+        has_projector = PROJECTOR_FILE in (spec.sha256 or {})
+    projector = partial(create_projector, model, pretrained=True)
+    return FeatureSource(
+        name=name,
+        argument=argument,
+        sha256=sha256,
+        model=module,
+        projector=projector if has_projector else None,
+    )
 
 
 def _timm(model: str) -> FeatureSource:

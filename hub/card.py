@@ -18,21 +18,16 @@ from cassle_zoo.hub.card_results import (
     inline,
     results_section,
 )
+from cassle_zoo.hub.citation import citation
 from cassle_zoo.model_folder import CARD_FILE, MODEL_FILE, file_sha256, read_config
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, DatasetInfo
 
-CITATION = """\
-```bibtex
-@article{przewiezlikowski2024cassle,
-  title   = {Augmentation-aware Self-supervised Learning with Conditioned Projector},
-  author  = {Przewi\\k{e}\\'zlikowski, Marcin and Pyla, Mateusz and Zieli\\'nski, Bartosz and
-             Twardowski, Bart{\\l}omiej and Tabor, Jacek and \\'Smieja, Marek},
-  journal = {Knowledge-Based Systems},
-  volume  = {305},
-  year    = {2024},
-  note    = {arXiv:2306.06082}
-}
-```"""
+CARD_REPO = "hf-hub:ORG/NAME"
+"""Stands in a card for the repository, whose name `hub push` fills in."""
+
+
+CARD_REPO = "hf-hub:ORG/NAME"
+"""Stands in a card for the repository's name, which `hub push` fills in."""
 
 
 def write_card(folder: str | Path, results: Sequence[Mapping[str, Any]] = ()) -> Path:
@@ -50,6 +45,19 @@ def write_card(folder: str | Path, results: Sequence[Mapping[str, Any]] = ()) ->
             model.
     """
     folder = Path(folder)
+    card = checked_card(folder, results)
+    path = folder / CARD_FILE
+    staged = path.with_name(f".{CARD_FILE}.{uuid.uuid4().hex}")
+    try:
+        staged.write_bytes(card.encode())
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+    return path
+
+
+def checked_card(folder: Path, results: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the README.md of a model folder should be; see :func:`write_card`."""
     config = read_config(folder)
     found = file_sha256(folder / MODEL_FILE)
     for result in results:
@@ -60,14 +68,7 @@ def write_card(folder: str | Path, results: Sequence[Mapping[str, Any]] = ()) ->
                 f"a result was measured with weights of sha256 {measured}, but "
                 f"{folder / MODEL_FILE} has {found}; evaluate the folder again."
             )
-    path = folder / CARD_FILE
-    staged = path.with_name(f".{CARD_FILE}.{uuid.uuid4().hex}")
-    try:
-        staged.write_bytes(str(render_card(config, results=results)).encode())
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
-    return path
+    return str(render_card(config, results=results))
 
 
 def render_card(
@@ -108,7 +109,7 @@ def render_card(
         _training(own),
         results_section(results),
         _limits(own),
-        f"## Citation\n\n{CITATION}" if is_ours else "",
+        f"## Citation\n\n{citation(_version(own))}" if is_ours else "",
     )
     text = "\n\n".join(section for section in sections if section)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
@@ -146,18 +147,18 @@ def _what_conditioning_means(own: Mapping[str, Any]) -> str:
 
 def _usage(config: Mapping[str, Any]) -> str:
     name = config["cassle_zoo"]["name"]
-    registered = f'  # or, as bundled: "{name}"' if _is_released(name) else ""
+    registered = f'  # or, by name: "{name}"' if _is_released(name) else ""
     return f"""\
 ## Use
 
-With timm alone (`hf-hub:ORG/NAME` instead of `local-dir:DIR` once it is on the Hub):
+`local-dir:DIR` in place of `{CARD_REPO}` loads a folder of these files. With timm alone:
 
 ```python
 import timm
 import torch
 from PIL import Image
 
-model = timm.create_model("local-dir:DIR", pretrained=True).eval()
+model = timm.create_model("{CARD_REPO}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 with torch.inference_mode():
     features = model(transform(Image.open("picture.png").convert("RGB")).unsqueeze(0))
@@ -169,8 +170,10 @@ With cassle_zoo, which reads folders of pictures and skips damaged files:
 ```python
 import cassle_zoo
 
-result = cassle_zoo.extract_features("local-dir:DIR", ["pictures/"]){registered}
-```"""
+result = cassle_zoo.extract_features("{CARD_REPO}", ["pictures/"]){registered}
+```
+
+`cassle-zoo hub verify {CARD_REPO}` recomputes the features that `reference.safetensors` holds."""
 
 
 def _is_released(name: str) -> bool:
@@ -181,7 +184,7 @@ def _projector(own: Mapping[str, Any]) -> str:
     config = own["projector"]
     if config is None:
         return ""
-    head = """\
+    head = f"""\
 ## Projector
 
 `projector.safetensors` holds the projector of the pretraining. Features do not need it.
@@ -189,7 +192,7 @@ def _projector(own: Mapping[str, Any]) -> str:
 ```python
 import cassle_zoo
 
-projector = cassle_zoo.create_projector("local-dir:DIR", pretrained=True).eval()
+projector = cassle_zoo.create_projector("{CARD_REPO}", pretrained=True).eval()
 """
     if not _is_conditioned(own):
         return head + "projections = projector(features)\n```"
@@ -206,6 +209,10 @@ projector = cassle_zoo.create_projector("local-dir:DIR", pretrained=True).eval()
     )
 
 
+def _version(own: Mapping[str, Any]) -> str:
+    return inline(own["training"].get("cassle_zoo", __version__))
+
+
 def _dataset(own: Mapping[str, Any]) -> DatasetInfo | None:
     return DATASETS.get(str(own["training"].get("data")))
 
@@ -220,7 +227,7 @@ def _training(own: Mapping[str, Any]) -> str:
     else:
         lines.append(f"- Data: {data.title}. {data.description}")
         lines.append(f"- Licence of the data: {data.license}.")
-    code = f"cassle_zoo {inline(training.get('cassle_zoo', __version__))}"
+    code = f"cassle_zoo {_version(own)}"
     if "source" in training:
         code = f"{inline(training['source'])}; converted by {code}"
     lines.append(f"- Code: {code}")

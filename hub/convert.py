@@ -19,6 +19,7 @@ from cassle_zoo.hub.card import render_card
 from cassle_zoo.hub.checkpoint_file import read_checkpoint
 from cassle_zoo.hub.export import check_dtype
 from cassle_zoo.hub.official import OfficialProjector
+from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.hub.understand import ConvertOptions, Understood, read_args, understand
 from cassle_zoo.model_folder import file_sha256
 from cassle_zoo.projector import ConditionedProjector
@@ -114,6 +115,7 @@ def convert_checkpoint(
         projector=None if found.projector is None else _build(found.projector),
         dtype=dtype,
         card=str(render_card(config)),
+        finish=write_reference,
         overwrite=overwrite,
     )
     return Conversion(

@@ -11,6 +11,7 @@ import torch
 from cassle_zoo.artifact import make_config, read_tensors, save_artifact
 from cassle_zoo.errors import ArtifactError, ConfigError
 from cassle_zoo.hub.card import render_card
+from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 from cassle_zoo.strict import check_backbone_keys, load_strictly
@@ -40,7 +41,7 @@ def export_run(
     overwrite: bool = False,
     license: str | None = None,
 ) -> Path:
-    """Write `model.safetensors`, `projector.safetensors`, `config.json` and a model card.
+    """Write weights of backbone and projector, `config.json`, a reference and a model card.
 
     The folder is loaded by `timm.create_model("local-dir:DIR", pretrained=True)` where cassle_zoo
     is not installed.
@@ -89,6 +90,7 @@ def export_run(
         projector=projector,
         dtype=dtype,
         card=str(render_card(config)),
+        finish=write_reference,
         overwrite=overwrite,
     )
 

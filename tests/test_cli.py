@@ -68,6 +68,10 @@ def fails_with(run: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> st
         ("hub", "export"),
         ("hub", "convert"),
         ("hub", "cards"),
+        ("hub", "push"),
+        ("hub", "pull"),
+        ("hub", "verify"),
+        ("hub", "publish"),
     ],
 )
 def test_help(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,7 +79,7 @@ def test_wheel_contains_the_package_only(wheel: Path) -> None:
         assert f"cassle_zoo/{package}/__init__.py" in names
     for folder, patterns in {
         "cassle_zoo": ["**/*.py", "samples/*", "weights/**/*"],
-        "eval": ["results/*.json"],
+        "eval": ["results/*.json", "datasets/splits/*"],
     }.items():
         prefix = "" if folder == "cassle_zoo" else "cassle_zoo/"
         expected = {

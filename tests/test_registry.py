@@ -24,7 +24,7 @@ from cassle_zoo.errors import (
     UnknownNameError,
     WeightsUnavailableError,
 )
-from cassle_zoo.model_folder import MODEL_FILE, file_sha256
+from cassle_zoo.model_folder import CONFIG_FILE, MODEL_FILE, file_sha256
 from cassle_zoo.specs import MODEL_SPECS
 
 NAME = "resnet18_cassle_simclr.emoji64"
@@ -52,7 +52,10 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
         path = tmp_path / NAME / MODEL_FILE
         path.parent.mkdir()
         save_file(state, path)
-        hashed = dataclasses.replace(MODEL_SPECS[NAME], sha256={MODEL_FILE: file_sha256(path)})
+        config = path.with_name(CONFIG_FILE)
+        config.write_text("{}")
+        hashes = {file.name: file_sha256(file) for file in (path, config)}
+        hashed = dataclasses.replace(MODEL_SPECS[NAME], sha256=hashes)
         monkeypatch.setitem(MODEL_SPECS, NAME, hashed)
         return path
 

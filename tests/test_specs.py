@@ -1,13 +1,15 @@
 import hashlib
+import re
 
 import pytest
 
-from cassle_zoo import create_projector
+from cassle_zoo import create_projector, specs
 from cassle_zoo.errors import UnknownNameError
 from cassle_zoo.model_folder import MODEL_FILE, PROJECTOR_FILE, bundled_folder, read_config
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, PROJECTORS, model_tags, resolve_spec
 from cassle_zoo.train.recipes import get_recipe
 
+COMMIT = re.compile("[0-9a-f]{40}")
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
 
 
@@ -45,6 +47,16 @@ def test_a_name_without_tag_means_its_first_tag() -> None:
     assert model_tags("resnet50_cassle_simclr")[0] == "emoji64"
     assert resolve_spec("resnet50_cassle_simclr").full_name == "resnet50_cassle_simclr.emoji64"
     assert resolve_spec("resnet50_cassle_simclr.in100").tag == "in100"
+
+
+def test_models_on_the_hub_are_pinned_to_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, repo, commit = "resnet18_simclr.emoji64", "org/resnet18", "0123456789" * 4
+    monkeypatch.setattr(specs, "_HUB", {name: (repo, commit)})
+    spec = specs._spec("resnet18", "simclr", conditioned=False, tag="emoji64")
+    assert (spec.full_name, spec.hub_repo, spec.hub_revision) == (name, repo, commit)
+    for other in (spec, *MODEL_SPECS.values()):
+        assert (other.hub_repo is None) == (other.hub_revision is None)
+        assert other.hub_revision is None or COMMIT.fullmatch(other.hub_revision)
 
 
 def test_unknown_names_suggest_near_ones() -> None:

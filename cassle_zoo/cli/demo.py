@@ -24,7 +24,9 @@ def add_parser(subparsers: Any) -> None:
         metavar="PATH",
         help="picture or folder; default: the sample pictures that come with the package",
     )
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="default: %(default)s")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="as for 'cassle-zoo features'; default: %(default)s"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo"
     )

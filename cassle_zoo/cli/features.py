@@ -23,7 +23,9 @@ def add_parser(subparsers: Any) -> None:
         "and were left out (they are named on stderr, the others are in the output); 2 wrong usage "
         "or an error, nothing was written.",
     )
-    parser.add_argument("model", help="model name of the zoo or of timm, or local-dir:FOLDER")
+    parser.add_argument(
+        "model", help="model name of the zoo or of timm, hf-hub:ORG/NAME or local-dir:FOLDER"
+    )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="picture or folder")
     parser.add_argument(
         "-o",

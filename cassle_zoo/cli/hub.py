@@ -1,13 +1,15 @@
-"""``cassle-zoo hub``: folders and cards for the Hugging Face Hub."""
+"""``cassle-zoo hub``: folders, cards and repositories for the Hugging Face Hub."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.cli import hub_remote
+
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command's arguments."""
-    parser = subparsers.add_parser("hub", help="make folders and cards for the Hugging Face Hub")
+    parser = subparsers.add_parser("hub", help="make, check, upload and download models")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     export = actions.add_parser(
@@ -32,6 +34,17 @@ def add_parser(subparsers: Any) -> None:
     export.set_defaults(run=run_export)
 
     _add_convert(actions)
+    hub_remote.add_actions(actions)
+
+    detectron2 = actions.add_parser(
+        "export-detectron2",
+        help="write a ResNet-50 as initial weights for Detectron2's R50-C4",
+        description="Write the backbone under Detectron2's names, and print the settings that "
+        "belong to it.",
+    )
+    detectron2.add_argument("model", metavar="MODEL", help="name or local-dir:DIR")
+    detectron2.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
+    detectron2.set_defaults(run=run_export_detectron2)
 
     cards = actions.add_parser(
         "cards",
@@ -136,6 +149,16 @@ def run_convert(args: argparse.Namespace) -> int:
     for part in done.dropped:
         print(f"dropped: {part}")
     print(args.output)
+    return 0
+
+
+def run_export_detectron2(args: argparse.Namespace) -> int:
+    """Write the weights, and print the settings as Detectron2's command line takes them."""
+    from cassle_zoo.hub.detectron2 import export_detectron2
+
+    settings = export_detectron2(args.model, args.output)
+    for name, value in settings.items():
+        print(f'{name} "{value}"')
     return 0
 
 

@@ -12,7 +12,9 @@ def add_parser(subparsers: Any) -> None:
         help="show what is known about one model",
         description="Show a model's method, data, input and weights.",
     )
-    parser.add_argument("name", help="model name, with or without tag, or local-dir:FOLDER")
+    parser.add_argument(
+        "name", help="model name, with or without tag, hf-hub:ORG/NAME or local-dir:FOLDER"
+    )
     parser.set_defaults(run=run)
 
 

@@ -15,7 +15,7 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports for any program whose reader went away
 
 EPILOG = """\
-exit status: 0 success; 1 done, but some inputs were left out; 2 wrong usage or an error;
+exit status: 0 success; 1 some inputs were left out, or a check failed; 2 wrong usage or an error;
 130 interrupted. 'cassle-zoo COMMAND --help' shows the options of a command."""
 
 
@@ -86,7 +86,12 @@ def _guarded(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if type(error).__module__.partition(".")[0] in ("huggingface_hub", "httpx", "requests"):
+        if type(error).__module__.partition(".")[0] in (
+            "huggingface_hub",
+            "httpx",
+            "httpx2",
+            "requests",
+        ):
             return _report(error)  # the Hub cannot be reached, or has no such file
         if error.filename is None:  # not about a file of the user: a bug, show where
             raise

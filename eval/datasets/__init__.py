@@ -1,17 +1,36 @@
 """Data sets to measure on, by name."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from cassle_zoo.errors import unknown_name
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets import emoji64
+from cassle_zoo.eval.datasets import emoji64, folders, hf, keypoints, listed, voc
+from cassle_zoo.eval.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
 
 Opener = Callable[..., EvalData]
 """`open(root, download)`: fetches nothing unless `download`."""
 
-DATASETS: Mapping[str, Opener] = MappingProxyType({"emoji64": emoji64.open_data})
+DATASETS: Mapping[str, Opener] = MappingProxyType(
+    {
+        "emoji64": emoji64.open_data,
+        "folder": folders.open_folder,
+        "hf": hf.open_hf,
+        **{name: partial(open_torchvision, name) for name in TORCHVISION_SETS},
+        "mit67": listed.open_mit67,
+        "sun397": listed.open_sun397,
+        "cub200": listed.open_cub200,
+        "imagenet100": folders.open_imagenet100,
+        "lspose": keypoints.open_lspose,
+        "300w": keypoints.open_300w,
+        "celeba": keypoints.open_celeba,
+        voc.NAME: voc.open_data,
+        "fc100": partial(folders.open_pool, "fc100", "test"),
+        "plant_disease": partial(folders.open_pool, "plant_disease", "train"),
+    }
+)
 
 
 def open_data(name: str, root: str | Path, *, download: bool = False) -> EvalData:

@@ -3,9 +3,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cassle_zoo.errors import ConfigError, UnknownNameError, WeightsUnavailableError
-from cassle_zoo.eval.sources import MeanPool, open_source, state_sha256
-from cassle_zoo.features import eval_transform
+from cassle_zoo.errors import ConfigError, DataError, UnknownNameError, WeightsUnavailableError
+from cassle_zoo.eval.sources import MeanPool, features_of, open_source, state_sha256
+from cassle_zoo.features import FeatureSet, eval_transform
+from cassle_zoo.model_folder import bundled_folder
+from cassle_zoo.specs import resolve_spec
 
 
 def test_raw_pixels_by_hand():
@@ -17,6 +19,16 @@ def test_raw_pixels_by_hand():
     assert features[1, 0, 0] == pytest.approx(1 / 16)
     assert features[:, 3, 7].tolist() == pytest.approx([1, 0, 0.2])
     assert (source.name, source.sha256) == ("raw-pixels", None)
+
+
+def test_raw_pixels_of_other_sizes_are_the_central_square():
+    source = open_source("raw-pixels")
+    image = Image.new("L", (256, 128))
+    image.paste(255, (64, 0, 192, 64))
+    pooled = source.model(source.transform(image)[None])[0].reshape(3, 16, 16)
+    # Resizing also looks a little beyond the square.
+    torch.testing.assert_close(pooled[:, 0], torch.ones(3, 16), rtol=0, atol=0.02)
+    assert not pooled[:, -1].any()
 
 
 def test_raw_pixels_need_a_multiple_of_16():
@@ -56,3 +68,29 @@ def test_modules_and_names():
         open_source("nothing_like_it")
     with pytest.raises(WeightsUnavailableError):
         open_source("resnet50_cassle_simclr.in100")
+
+
+def test_projectors_come_with_their_models(tmp_path):
+    projector = open_source("resnet18_cassle_simclr").projector()
+    assert projector.layout.width == 13
+    folder = bundled_folder(resolve_spec("resnet18_cassle_simclr"))
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).symlink_to(folder / name)
+    assert open_source(f"local-dir:{tmp_path}").projector is None
+    (tmp_path / "projector.safetensors").symlink_to(folder / "projector.safetensors")
+    local = open_source(f"local-dir:{tmp_path}").projector()
+    assert state_sha256(local) == state_sha256(projector)
+    assert open_source("random-init:resnet18").projector is None
+
+
+def test_features_are_found_by_the_ends_of_their_sources():
+    sources = ["/x/a/b/1.png", "/x/c/1.png", "/x/other/2.png", "/x/other/2.png"]
+    known = FeatureSet(features=torch.arange(8.0).reshape(4, 2), sources=sources)
+    found = features_of(known, ("c/1.png", "a/b/1.png"), 2)
+    assert found.tolist() == [[2, 3], [0, 1]]
+    with pytest.raises(DataError, match=r"features of two pictures 'other/2.png'"):
+        features_of(known, ("other/2.png",), 1)
+    with pytest.raises(DataError, match=r"no features of 1 of 2 pictures, the first is 'd/1.png'"):
+        features_of(known, ("c/1.png", "d/1.png"), 2)
+    with pytest.raises(DataError, match="4 pictures, the data set has 3"):
+        features_of(known, (), 3)

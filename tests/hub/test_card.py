@@ -83,9 +83,11 @@ def test_the_card_has_what_a_user_asks(folder: Path) -> None:
     assert card.data.pipeline_tag == "image-feature-extraction"
     assert card.data.eval_results is None
     for text in (
-        'timm.create_model("local-dir:DIR", pretrained=True)',
-        'cassle_zoo.extract_features("local-dir:DIR"',
-        'cassle_zoo.create_projector("local-dir:DIR", pretrained=True)',
+        'timm.create_model("hf-hub:ORG/NAME", pretrained=True)',
+        'cassle_zoo.extract_features("hf-hub:ORG/NAME"',
+        'cassle_zoo.create_projector("hf-hub:ORG/NAME", pretrained=True)',
+        "`local-dir:DIR` in place of",
+        "cassle-zoo hub verify hf-hub:ORG/NAME",
         "(batch, 13)",
         "| `crop` | 8 to 11 |",
         "Twemoji graphics CC-BY 4.0",
@@ -96,6 +98,7 @@ def test_the_card_has_what_a_user_asks(folder: Path) -> None:
         "## Limits",
         "arXiv:2306.06082",
         "Knowledge-Based Systems",
+        "version = {0.1.0}",
     ):
         assert text in card.text, text
     assert "## Results" not in card.text
@@ -197,7 +200,7 @@ def test_a_released_model_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch
     config = read_config(folder)
     unreleased = dataclasses.replace(MODEL_SPECS[NAME], sha256=None)
     monkeypatch.setitem(MODEL_SPECS, NAME, unreleased)
-    assert f'as bundled: "{NAME}"' not in render_card(config).text
+    assert f'by name: "{NAME}"' not in render_card(config).text
     released = dataclasses.replace(MODEL_SPECS[NAME], sha256={})
     monkeypatch.setitem(MODEL_SPECS, NAME, released)
-    assert f'as bundled: "{NAME}"' in render_card(config).text
+    assert f'by name: "{NAME}"' in render_card(config).text

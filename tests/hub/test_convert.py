@@ -21,6 +21,7 @@ from cassle_zoo.cli.main import main
 from cassle_zoo.errors import ArtifactError, CheckpointError, ConfigError
 from cassle_zoo.hub.convert import convert_checkpoint
 from cassle_zoo.hub.understand import ConvertOptions
+from cassle_zoo.hub.verify import verify_folder
 from cassle_zoo.vit import mocov3_vit
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -154,8 +155,10 @@ def test_the_folder_is_like_that_of_hub_export(
 ) -> None:
     found = convert_checkpoint(resnet[0], tmp_path / "out", name=NAME)
     assert {p.name for p in found.folder.iterdir()} == {
-        "model.safetensors", "projector.safetensors", "config.json", "README.md",
+        "model.safetensors", "projector.safetensors", "config.json", "reference.safetensors",
+        "README.md",
     }  # fmt: skip
+    assert all(check.passed for check in verify_folder(found.folder))
     info = cassle_zoo.model_info(f"local-dir:{found.folder}")
     assert (info.full_name, info.method, info.data) == (NAME, "simclr", "stl10")
     assert (info.input_size, info.mean) == ((3, 96, 96), (0.43, 0.42, 0.39))

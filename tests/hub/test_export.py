@@ -15,6 +15,8 @@ import cassle_zoo
 from cassle_zoo.artifact import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.errors import ArtifactError, ConfigError
 from cassle_zoo.hub.export import export_run
+from cassle_zoo.hub.verify import verify_folder
+from cassle_zoo.model_folder import REFERENCE_FILE
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 
 NAME = "resnet18_cassle_simclr.emoji64"
@@ -109,10 +111,11 @@ def test_cassle_zoo_loads_the_folder(run_dir: Path, tmp_path: Path) -> None:
 def test_files_and_types(run_dir: Path, tmp_path: Path) -> None:
     folder = export_run(run_dir, tmp_path / "out")
     names = {path.name for path in folder.iterdir()}
-    assert names == {MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, "README.md"}
+    assert names == {MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, REFERENCE_FILE, "README.md"}
     for file in (MODEL_FILE, PROJECTOR_FILE):
         types = {v.dtype for v in load_file(folder / file).values()}
         assert types == {torch.float16, torch.int64}
+    assert all(check.passed for check in verify_folder(folder))
     config = json.loads((folder / CONFIG_FILE).read_text())
     assert config["architecture"] == "resnet18"
     assert config["global_pool"] == "avg"

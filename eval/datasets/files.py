@@ -1,0 +1,183 @@
+"""Data sets whose pictures are files: reading, checking and identifying them."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cassle_zoo.errors import DataError
+from cassle_zoo.eval.base import EvalData, Task
+from cassle_zoo.images import open_image
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; what lies outside of the picture is black."""
+
+_SHOWN = 5
+
+
+class FilePictures:
+    """Pictures by file name. Picklable; opens files only while it reads them."""
+
+    def __init__(self, root: Path, names: Sequence[str], boxes: Sequence[Box] = ()) -> None:
+        """Keep the names, relative to `root`, and if given the part of each that is seen."""
+        self.root = root
+        self.names = tuple(names)
+        self.boxes = tuple(boxes)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return a picture (RGB, upright, on white) and its index."""
+        image = open_image(self.root / self.names[index])
+        return (image.crop(self.boxes[index]) if self.boxes else image), index
+
+
+def fingerprint(pictures: FilePictures, targets: Tensor, splits: Mapping[str, Tensor]) -> str:
+    """Identify a data set without reading its pictures.
+
+    Returns:
+        A hash of the names and sizes in bytes of the files, in order, and of targets and splits.
+
+    Raises:
+        DataError: If files are missing.
+    """
+    digest = hashlib.sha256()
+    missing = []
+    for name in pictures.names:
+        try:
+            digest.update(f"{name} {(pictures.root / name).stat().st_size}\n".encode())
+        except OSError:
+            missing.append(name)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(pictures)} pictures are not in {pictures.root}, the first is "
+            f"{missing[0]}. Was the archive unpacked completely?"
+        )
+    digest.update(repr(pictures.boxes).encode())
+    update_with_labels(digest, targets, splits)
+    return digest.hexdigest()
+
+
+def update_with_labels(
+    digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, Tensor]
+) -> None:
+    """Add targets and splits to the hash of a data set."""
+    for name, values in {"targets": targets, **splits}.items():
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
+        digest.update(values.contiguous().numpy().tobytes())
+
+
+def classification(
+    *,
+    name: str,
+    pictures: FilePictures,
+    labels: Sequence[int],
+    splits: Mapping[str, Tensor],
+    classes: Sequence[str],
+    notes: Mapping[str, str],
+    metric: str = "top1",
+) -> EvalData:
+    """Put together a data set of files with classes.
+
+    Raises:
+        DataError: If files are missing or labels are not numbers of classes.
+    """
+    targets = torch.tensor(labels, dtype=torch.int64)
+    check_labels(targets, classes)
+    return EvalData(
+        name=name,
+        sha256=fingerprint(pictures, targets, splits),
+        pictures=pictures,
+        tasks=class_tasks(targets, splits, classes, metric),
+        notes=notes,
+        names=pictures.names,
+    )
+
+
+def class_tasks(
+    targets: Tensor,
+    splits: Mapping[str, Tensor],
+    classes: Sequence[str],
+    metric: str = "top1",
+    name: str = "classes",
+) -> tuple[Task, ...]:
+    """Return the tasks of a data set with classes.
+
+    They are to tell the class, and, given a test picture, to find one of the same class among
+    training and validation pictures, if there are any.
+    """
+    telling = Task(
+        name=name,
+        kind="classification",
+        targets=targets,
+        splits=splits,
+        classes=tuple(classes),
+        metric=metric,
+    )
+    gallery = torch.cat([splits["train"], splits["val"]])
+    if not len(gallery):
+        return (telling,)
+    finding = Task(
+        name=f"same of {name}",
+        kind="retrieval",
+        targets=targets,
+        splits={"query": splits["test"], "gallery": gallery},
+        classes=tuple(classes),
+        metric="recall@1",
+    )
+    return telling, finding
+
+
+def check_labels(labels: Tensor, classes: Sequence[str]) -> None:
+    """Check that labels are numbers of classes.
+
+    Raises:
+        DataError: If there are no pictures or labels are out of range.
+    """
+    if not len(labels):
+        raise DataError("there are no pictures.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(classes):
+        raise DataError(f"labels are from {low} to {high}, but there are {len(classes)} classes.")
+
+
+def published_name(
+    name: str, found: Mapping[str, int], published: Mapping[str, int]
+) -> tuple[str, dict[str, str]]:
+    """Mark a data set that is not as published.
+
+    Args:
+        name: Of the data set.
+        found: Number of pictures of each part.
+        published: What it should be.
+
+    Returns:
+        The name, with `(modified)` if a number differs, and then a note that says so.
+    """
+    differing = {part: size for part, size in published.items() if found[part] != size}
+    if not differing:
+        return name, {}
+    says = ", ".join(f"{part} {found[part]:,} not {size:,}" for part, size in differing.items())
+    return f"{name} (modified)", {"modified": f"pictures other than published: {says}"}
+
+
+def shown(names: Sequence[str]) -> str:
+    """Return the first few names for a message."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty.
+
+    Raises:
+        DataError: If there is no such file.
+    """
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}.") from error

@@ -1,0 +1,132 @@
+"""Data sets of the Hugging Face Hub that lie on disk, through `datasets`."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from cassle_zoo.errors import DataError, MissingDependencyError
+from cassle_zoo.eval.base import EvalData
+from cassle_zoo.eval.datasets.files import check_labels, class_tasks, shown, update_with_labels
+from cassle_zoo.eval.datasets.folders import VALIDATION_NAMES, refuse_download
+from cassle_zoo.eval.datasets.split_rules import HELD_OUT_RULE, consecutive, hold_out
+from cassle_zoo.images import open_image
+
+
+class HubPictures:
+    """Pictures of data sets, one after the other; the Arrow files stay on disk."""
+
+    def __init__(self, parts: list[Any], column: str) -> None:
+        """Keep data sets whose `column` is not decoded."""
+        self.parts = parts
+        self.column = column
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return sum(map(len, self.parts))
+
+    def encoded(self, index: int) -> bytes:
+        """Return the encoded picture: the content of a file."""
+        for part in self.parts:
+            if index < len(part):
+                value = part[index][self.column]
+                content: bytes | None = value["bytes"]
+                return Path(value["path"]).read_bytes() if content is None else content
+            index -= len(part)
+        raise IndexError(index)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return a picture (RGB, upright, on white) and its index."""
+        return open_image(self.encoded(index)), index
+
+
+def open_hf(root: Path, download: bool = False) -> EvalData:
+    """Open what `datasets.Dataset.save_to_disk` wrote, or any folder that `imagefolder` reads.
+
+    There must be splits `train` and `test`; `val`, `validation`, `valid` or `dev` is used if it is
+    there. The pictures are the only column of type Image, the labels the only one of ClassLabel.
+
+    Raises:
+        DataError: If splits or columns are missing or not unique.
+        MissingDependencyError: Without `datasets`.
+    """
+    refuse_download("hf", download)
+    splits = _load(root)
+    validation = [name for name in VALIDATION_NAMES if name in splits]
+    missing = [name for name in ("train", "test") if name not in splits]
+    if missing or len(validation) > 1:
+        raise DataError(
+            f"{root} has the splits {', '.join(splits)}; expected train, test, and at most one of "
+            f"{', '.join(VALIDATION_NAMES)}."
+        )
+    image, label = (_only_column(splits["train"], kind) for kind in ("Image", "ClassLabel"))
+    parts = {"train": splits["train"], "test": splits["test"]}
+    if validation:
+        parts["val"] = splits[validation[0]]
+    classes = tuple(parts["train"].features[label].names)
+    for name, part in parts.items():
+        if part.features.get(label) != parts["train"].features[label]:
+            raise DataError(f"{root}: the classes of {name} are not those of train.")
+    pictures = HubPictures([_undecoded(part, image) for part in parts.values()], image)
+    labels = [y for part in parts.values() for y in part.with_format(None)[label]]
+    targets = torch.tensor(labels, dtype=torch.int64)
+    check_labels(targets, classes)
+    indices = consecutive({name: len(part) for name, part in parts.items()})
+    rule = "the data set's own train / val / test"
+    hashes = [hashlib.sha256(pictures.encoded(i)).hexdigest() for i in range(len(pictures))]
+    if not validation:
+        count = len(parts["train"])
+        indices |= hold_out(labels[:count], hashes[:count])
+        rule = f"its own train / test; for validation {HELD_OUT_RULE}, key: sha256 of the file"
+    digest = hashlib.sha256("\n".join(hashes).encode())
+    update_with_labels(digest, targets, indices)
+    return EvalData(
+        name=f"hf:{root.resolve().name}",
+        sha256=digest.hexdigest(),
+        pictures=pictures,
+        tasks=class_tasks(targets, indices, classes, name=label),
+        notes={"splits": rule},
+    )
+
+
+def _load(root: Path) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError(
+            'data sets of the Hub need datasets: pip install "cassle-zoo[hfds]".'
+        ) from error
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; download the data set and save it to disk first.")
+    try:
+        if (root / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(root))
+        if (root / "state.json").is_file():
+            raise DataError(f"{root} is a single split; save a DatasetDict with train and test.")
+        return datasets.load_dataset("imagefolder", data_dir=str(root))
+    except (OSError, ValueError) as error:
+        raise DataError(f"datasets cannot read {root}: {error}") from error
+
+
+def _undecoded(part: Any, column: str) -> Any:
+    from datasets import Image as ImageFeature
+
+    return (
+        part.with_format(None)
+        .select_columns([column])
+        .cast_column(column, ImageFeature(decode=False))
+    )
+
+
+def _only_column(part: Any, kind: str) -> str:
+    found: list[str] = [
+        name for name, feature in part.features.items() if type(feature).__name__ == kind
+    ]
+    if len(found) != 1:
+        raise DataError(
+            f"expected one column of type {kind}, found {shown(found) or 'none'} among "
+            f"{', '.join(part.features)}."
+        )
+    return found[0]

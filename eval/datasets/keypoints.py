@@ -1,0 +1,223 @@
+"""Regression of keypoints: Leeds Sports Pose, 300W and the landmarks of CelebA.
+
+Targets are x, y, x, y, ... as fractions of the side of a square that the network sees: the centre
+of the picture, of 300W the face's bounding box (of its keypoints). The official code tests on
+training data (Leeds Sports Pose) or validation data (CelebA) and normalises the keypoint vectors of
+300W to unit length; here test data are test data and keypoints stay what they are.
+"""
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import CelebA
+
+from cassle_zoo.errors import DataError, MissingDependencyError
+from cassle_zoo.eval.base import EvalData, Task
+from cassle_zoo.eval.datasets.files import (
+    Box,
+    FilePictures,
+    fingerprint,
+    published_name,
+    read_lines,
+)
+from cassle_zoo.eval.datasets.folders import refuse_download
+
+_OFFICIAL_SEED = 0
+_LSP_JOINTS = 14
+_W300_POINTS = 68
+_CELEBA_POINTS = 5
+_CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
+_CELEBA_PUBLISHED = {"train": 162770, "val": 19867, "test": 19962}
+_SHUFFLED = f"of the pictures shuffled by numpy, seed {_OFFICIAL_SEED}, as in the official code"
+
+
+def open_lspose(root: Path, download: bool = False) -> EvalData:
+    """Open Leeds Sports Pose: 14 joints of 2,000 pictures.
+
+    Raises:
+        DataError: If files are missing or the joints are not of these pictures.
+        MissingDependencyError: Without scipy.
+    """
+    refuse_download("lspose", download)
+    if importlib.util.find_spec("scipy") is None:
+        raise MissingDependencyError(
+            'lspose has a MATLAB file, which needs scipy: pip install "cassle-zoo[mat]".'
+        )
+    from scipy.io import loadmat
+
+    files = sorted((root / "images").glob("*.jpg"))
+    if not files or not (root / "joints.mat").is_file():
+        raise DataError(f"lspose: expected in {root}: images/im0001.jpg, ..., and joints.mat.")
+    # Of damaged files scipy raises anything.
+    try:
+        joints = np.asarray(loadmat(root / "joints.mat")["joints"], dtype=np.float64)
+    except Exception as error:
+        raise DataError(f"cannot read {root / 'joints.mat'}: {error}") from error
+    if joints.shape != (3, _LSP_JOINTS, len(files)):
+        raise DataError(
+            f"{root / 'joints.mat'}: joints are {joints.shape}, expected (3, {_LSP_JOINTS}, "
+            f"{len(files)}) for the {len(files)} pictures."
+        )
+    boxes = [_centre(_size(file)) for file in files]
+    points = torch.from_numpy(joints[:2]).permute(2, 1, 0)
+    count = len(files)
+    order = _shuffled(count)
+    train = int(count * 0.6)
+    held_out = train // 10
+    splits = {
+        "train": order[: train - held_out],
+        "val": order[train - held_out : train],
+        "test": order[train:],
+    }
+    name, notes = published_name("lspose", {"all": count}, {"all": 2000})
+    notes["splits"] = f"54 / 6 / 40 % {_SHUFFLED} (there 60 % for training)"
+    return _assemble(name, FilePictures(root, _names(root, files), boxes), points, splits, notes)
+
+
+def open_300w(root: Path, download: bool = False) -> EvalData:
+    """Open 300W: 68 points of 300 faces indoors and 300 outdoors.
+
+    Raises:
+        DataError: If files are missing or damaged.
+    """
+    refuse_download("300w", download)
+    base = root / "300W" if (root / "300W").is_dir() else root
+    files = [
+        file
+        for folder in ("01_Indoor", "02_Outdoor")
+        for file in sorted((base / folder).glob("*.png"))
+    ]
+    if not files:
+        raise DataError(
+            f"300w: expected in {root}: 01_Indoor/indoor_001.png and .pts, ..., 02_Outdoor/..."
+        )
+    points = torch.stack([_read_points(file.with_suffix(".pts")) for file in files])
+    boxes = [_around(own) for own in points]
+    # The official code leaves the last picture out.
+    count = max(len(files) - 1, 1)
+    order = _shuffled(count)
+    first, second = int(count * 0.3), int(count * 0.6)
+    splits = {"train": order[:first], "val": order[first:second], "test": order[second:]}
+    name, notes = published_name("300w", {"all": len(files)}, {"all": 600})
+    notes["splits"] = f"30 / 30 / 40 % {_SHUFFLED}, all but the last"
+    return _assemble(name, FilePictures(base, _names(base, files), boxes), points, splits, notes)
+
+
+def open_celeba(root: Path, download: bool = False) -> EvalData:
+    """Open CelebA's five landmarks of aligned faces.
+
+    Raises:
+        DataError: If files are missing or damaged.
+    """
+    base = root / "celeba"
+    if download:
+        try:
+            CelebA(root, split="all", target_type="landmarks", download=True)
+        except (RuntimeError, OSError, ValueError, ImportError) as error:
+            raise DataError(f"celeba could not be downloaded into {root}: {error}") from error
+    if not (base / "img_align_celeba").is_dir():
+        raise DataError(
+            f"celeba: expected in {base}: img_align_celeba/*.jpg, list_eval_partition.txt and "
+            "list_landmarks_align_celeba.txt. --download fetches them."
+        )
+    # The first two lines are the number of pictures and the names of the columns.
+    rows = [line.split() for line in read_lines(base / "list_landmarks_align_celeba.txt")[2:]]
+    parts = dict(line.split() for line in read_lines(base / "list_eval_partition.txt"))
+    names = [row[0] for row in rows]
+    if set(names) != parts.keys() or not set(parts.values()) <= _CELEBA_PARTS.keys():
+        raise DataError(f"{base}: landmarks and partition are not of the same pictures.")
+    if any(len(row) != 1 + 2 * _CELEBA_POINTS for row in rows):
+        raise DataError(f"{base}: expected ten numbers a line in list_landmarks_align_celeba.txt.")
+    values = torch.tensor([[float(value) for value in row[1:]] for row in rows])
+    of_part = [_CELEBA_PARTS[parts[name]] for name in names]
+    splits = {
+        part: torch.tensor([i for i, own in enumerate(of_part) if own == part], dtype=torch.int64)
+        for part in _CELEBA_PUBLISHED
+    }
+    sizes = {part: len(indices) for part, indices in splits.items()}
+    name, notes = published_name("celeba", sizes, _CELEBA_PUBLISHED)
+    notes["splits"] = "the data set's own train / validation / test (official code: no test)"
+    # Aligned faces are all of one size.
+    boxes = [_centre(_size(base / "img_align_celeba" / names[0]))] * len(names)
+    pictures = FilePictures(base, [f"img_align_celeba/{name}" for name in names], boxes)
+    return _assemble(name, pictures, values.unflatten(1, (-1, 2)), splits, notes)
+
+
+def _assemble(
+    name: str,
+    pictures: FilePictures,
+    points: Tensor,
+    splits: Mapping[str, Tensor],
+    notes: dict[str, str],
+) -> EvalData:
+    """Put a data set together from points (N, K, 2) in pixels."""
+    boxes = torch.tensor(pictures.boxes, dtype=torch.float64)
+    sides = (boxes[:, 2] - boxes[:, 0])[:, None, None]
+    targets = ((points - boxes[:, None, :2]) / sides).flatten(1).float()
+    if not torch.isfinite(targets).all():
+        raise DataError(f"{name}: keypoints are NaN or infinite.")
+    empty = [split for split, indices in splits.items() if not len(indices)]
+    if empty:
+        raise DataError(f"{name}: no pictures to {' and '.join(empty)} on.")
+    notes["targets"] = "x, y of each keypoint as fractions of the square that is seen"
+    task = Task(name="keypoints", kind="regression", targets=targets, splits=splits, metric="r2")
+    return EvalData(
+        name=name,
+        sha256=fingerprint(pictures, targets, splits),
+        pictures=pictures,
+        tasks=(task,),
+        notes=notes,
+        names=pictures.names,
+    )
+
+
+def _names(root: Path, files: list[Path]) -> list[str]:
+    return [file.relative_to(root).as_posix() for file in files]
+
+
+def _shuffled(count: int) -> Tensor:
+    order = np.arange(count)
+    np.random.RandomState(_OFFICIAL_SEED).shuffle(order)
+    return torch.from_numpy(order)
+
+
+def _size(file: Path) -> tuple[int, int]:
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+
+
+def _centre(size: tuple[int, int]) -> Box:
+    """Return the square in the middle, as wide as the short side."""
+    side = min(size)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return left, top, left + side, top + side
+
+
+def _around(points: Tensor) -> Box:
+    """Return the square from the top left of the points that holds them."""
+    low, high = points.min(0).values, points.max(0).values
+    left, top = math.floor(low[0]), math.floor(low[1])
+    side = max(math.ceil(high[0]) - left, math.ceil(high[1]) - top, 1)
+    return left, top, left + side, top + side
+
+
+def _read_points(path: Path) -> Tensor:
+    """Read a `.pts` file: two lines of header, then x and y of a point a line in braces."""
+    lines = read_lines(path)
+    try:
+        rows = lines[lines.index("{") + 1 : lines.index("}")]
+        points = torch.tensor([[float(value) for value in row.split()] for row in rows])
+    except ValueError as error:
+        raise DataError(f"{path} is no .pts file of version 1: {error}") from error
+    if points.shape != (_W300_POINTS, 2):
+        raise DataError(f"{path} has points {tuple(points.shape)}, expected ({_W300_POINTS}, 2).")
+    return points

@@ -1,0 +1,275 @@
+"""The paper's data sets that torchvision reads, with the paper's splits."""
+
+import dataclasses
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset
+from torchvision import datasets
+
+from cassle_zoo.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.eval.base import EvalData
+from cassle_zoo.eval.datasets.files import (
+    FilePictures,
+    check_labels,
+    class_tasks,
+    classification,
+    published_name,
+    update_with_labels,
+)
+from cassle_zoo.eval.datasets.split_rules import RandomSplit, consecutive, index_lists
+
+
+class _STL10(datasets.STL10):  # type: ignore[misc]
+    """Without the unlabelled pictures, which need not be there and take long to check."""
+
+    train_list = datasets.STL10.train_list[:2]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    """How torchvision opens a data set, and how the paper splits it.
+
+    Attributes:
+        reader: The class of torchvision.
+        parts: Arguments of the class for each part.
+        published: Number of pictures of each part.
+        contents: What lies in the root folder; the first is checked before torchvision is called.
+        rule: How `trainval` is split; None if the parts are the splits, or lists give them.
+        metric: What is usually reported.
+        fetch: Whether torchvision can still download it.
+        matlab: Whether labels are in MATLAB files.
+    """
+
+    reader: Any
+    parts: Mapping[str, Mapping[str, Any]]
+    published: Mapping[str, int]
+    contents: tuple[str, ...]
+    rule: RandomSplit | None = None
+    metric: str = "top1"
+    fetch: bool = True
+    matlab: bool = False
+
+
+_TRAINVAL_TEST = {"trainval": {"split": "train"}, "test": {"split": "test"}}
+_OWN = {name: {"split": name} for name in ("train", "val", "test")}
+_CIFAR = {"trainval": {"train": True}, "test": {"train": False}}
+_LISTS = "splits/caltech101.json of the official code"
+
+_RECIPES: Mapping[str, _Recipe] = MappingProxyType(
+    {
+        "cifar10": _Recipe(
+            reader=datasets.CIFAR10,
+            parts=_CIFAR,
+            published={"trainval": 50000, "test": 10000},
+            contents=("cifar-10-batches-py/", "cifar-10-batches-py/data_batch_1"),
+            rule=RandomSplit(train=45000, val=5000, seed=43),
+        ),
+        "cifar100": _Recipe(
+            reader=datasets.CIFAR100,
+            parts=_CIFAR,
+            published={"trainval": 50000, "test": 10000},
+            contents=("cifar-100-python/", "cifar-100-python/train"),
+            rule=RandomSplit(train=45000, val=5000, seed=44),
+        ),
+        "food101": _Recipe(
+            reader=datasets.Food101,
+            parts=_TRAINVAL_TEST,
+            published={"trainval": 75750, "test": 25250},
+            contents=("food-101/", "food-101/meta/train.json", "food-101/images/CLASS/*.jpg"),
+            rule=RandomSplit(train=68175, val=7575, seed=42),
+        ),
+        "pets": _Recipe(
+            reader=datasets.OxfordIIITPet,
+            parts={"trainval": {"split": "trainval"}, "test": {"split": "test"}},
+            published={"trainval": 3680, "test": 3669},
+            contents=(
+                "oxford-iiit-pet/",
+                "oxford-iiit-pet/images/*.jpg",
+                "oxford-iiit-pet/annotations/trainval.txt",
+            ),
+            rule=RandomSplit(train=2940, val=740, seed=49),
+            metric="mean_per_class",
+        ),
+        "flowers": _Recipe(
+            reader=datasets.Flowers102,
+            parts=_OWN,
+            published={"train": 1020, "val": 1020, "test": 6149},
+            contents=("flowers-102/", "flowers-102/jpg/*.jpg", "flowers-102/setid.mat"),
+            metric="mean_per_class",
+            matlab=True,
+        ),
+        "caltech101": _Recipe(
+            reader=datasets.Caltech101,
+            parts={"all": {}},
+            published={"all": 8677},
+            contents=("caltech101/101_ObjectCategories/", "caltech101/101_ObjectCategories/CLASS"),
+            metric="mean_per_class",
+        ),
+        "cars": _Recipe(
+            reader=datasets.StanfordCars,
+            parts=_TRAINVAL_TEST,
+            published={"trainval": 8144, "test": 8041},
+            contents=(
+                "stanford_cars/",
+                "stanford_cars/devkit/cars_train_annos.mat",
+                "stanford_cars/devkit/cars_meta.mat",
+                "stanford_cars/cars_test_annos_withlabels.mat",
+                "stanford_cars/cars_train/*.jpg",
+                "stanford_cars/cars_test/*.jpg",
+            ),
+            rule=RandomSplit(train=7000, val=1144, seed=51),
+            fetch=False,
+            matlab=True,
+        ),
+        "aircraft": _Recipe(
+            reader=datasets.FGVCAircraft,
+            parts=_OWN,
+            published={"train": 3334, "val": 3333, "test": 3333},
+            contents=(
+                "fgvc-aircraft-2013b/",
+                "fgvc-aircraft-2013b/data/images_variant_train.txt",
+                "fgvc-aircraft-2013b/data/images/*.jpg",
+            ),
+            metric="mean_per_class",
+        ),
+        "dtd": _Recipe(
+            reader=datasets.DTD,
+            parts=_OWN,
+            published={"train": 1880, "val": 1880, "test": 1880},
+            contents=("dtd/dtd/", "dtd/dtd/labels/train1.txt", "dtd/dtd/images/CLASS/*.jpg"),
+        ),
+        "stl10": _Recipe(
+            reader=_STL10,
+            parts=_TRAINVAL_TEST,
+            published={"trainval": 5000, "test": 8000},
+            contents=("stl10_binary/", "stl10_binary/train_X.bin", "stl10_binary/class_names.txt"),
+            rule=RandomSplit(train=4500, val=500, seed=50),
+        ),
+    }
+)
+
+TORCHVISION_SETS: tuple[str, ...] = tuple(_RECIPES)
+
+
+def open_torchvision(name: str, root: Path, download: bool = False) -> EvalData:
+    """Open one of `TORCHVISION_SETS`.
+
+    Args:
+        name: Of the data set.
+        root: Folder in which torchvision has put its folder, or shall put it.
+        download: Whether to fetch what is not there.
+
+    Raises:
+        DataError: If files are missing or damaged.
+        ConfigError: If it cannot be downloaded.
+        MissingDependencyError: If scipy is needed to read the labels.
+    """
+    recipe = _RECIPES[name]
+    where = f"{name}: expected in {root}: {', '.join(recipe.contents)}."
+    if download and not recipe.fetch:
+        raise ConfigError(f"{name} is not offered for download any more. {where}")
+    if recipe.matlab and importlib.util.find_spec("scipy") is None:
+        raise MissingDependencyError(
+            f'{name} has MATLAB files, which need scipy: pip install "cassle-zoo[mat]".'
+        )
+    if not download and not (root / recipe.contents[0]).is_dir():
+        hint = " --download fetches it." if recipe.fetch else ""
+        raise DataError(f"{name}: {root / recipe.contents[0]} is missing. {where}{hint}")
+    # Readers of damaged files raise anything: of pickle, tarfile, scipy, struct, ...
+    try:
+        parts = {
+            part: recipe.reader(root, download=download, **arguments)
+            for part, arguments in recipe.parts.items()
+        }
+        return _assemble(name, root, recipe, parts)
+    except Exception as error:
+        raise DataError(f"{where} But: {error}") from error
+
+
+def _assemble(name: str, root: Path, recipe: _Recipe, parts: dict[str, Any]) -> EvalData:
+    samples = {part: _samples(data) for part, data in parts.items()}
+    sizes = {part: len(labels) for part, (_, labels) in samples.items()}
+    shown_name, notes = published_name(name, sizes, recipe.published)
+    splits, notes["splits"] = _splits(name, recipe, sizes)
+    labels = [label for _, own in samples.values() for label in own]
+    first = next(iter(parts.values()))
+    classes = tuple(first.categories if name == "caltech101" else first.classes)
+    if recipe.reader in (datasets.CIFAR10, datasets.CIFAR100, _STL10):
+        return _from_arrays(shown_name, parts, labels, splits, classes, notes)
+    names = [file.relative_to(root).as_posix() for own, _ in samples.values() for file in own]
+    return classification(
+        name=shown_name,
+        pictures=FilePictures(root, names),
+        labels=labels,
+        splits=splits,
+        classes=classes,
+        notes=notes,
+        metric=recipe.metric,
+    )
+
+
+def _splits(name: str, recipe: _Recipe, sizes: dict[str, int]) -> tuple[dict[str, Tensor], str]:
+    if name == "caltech101":
+        lists = index_lists(name)
+        expected = sum(map(len, lists.values()))
+        if sizes["all"] != expected:
+            raise DataError(
+                f"the lists are of {expected:,} pictures, but there are {sizes['all']:,}; are "
+                "there hidden files in the folders of the classes?"
+            )
+        return {split: torch.tensor(lists[split]) for split in lists}, _LISTS
+    splits = consecutive(sizes)
+    if recipe.rule is None:
+        return splits, "the data set's own train / val / test"
+    part = recipe.rule.apply(sizes["trainval"])
+    return {**part, "test": splits["test"]}, f"{recipe.rule.describe(sizes['trainval'])} / test"
+
+
+def _samples(data: Any) -> tuple[list[Path], list[int]]:
+    """Return the files, if there are any, and labels of a data set of torchvision."""
+    match data:
+        case datasets.CIFAR10():
+            return [], list(data.targets)
+        case datasets.STL10():
+            return [], data.labels.astype(np.int64).tolist()
+        case datasets.Caltech101():
+            folder = Path(data.root) / "101_ObjectCategories"
+            pairs = zip(data.y, data.index, strict=True)
+            files = [folder / data.categories[y] / f"image_{index:04d}.jpg" for y, index in pairs]
+            return files, list(data.y)
+        case datasets.StanfordCars():
+            return [Path(path) for path, _ in data._samples], [int(y) for _, y in data._samples]
+        case datasets.OxfordIIITPet():
+            return list(data._images), list(data._labels)
+    return [Path(file) for file in data._image_files], list(data._labels)
+
+
+def _from_arrays(
+    name: str,
+    parts: dict[str, Any],
+    labels: list[int],
+    splits: dict[str, Tensor],
+    classes: tuple[str, ...],
+    notes: dict[str, str],
+) -> EvalData:
+    targets = torch.tensor(labels)
+    check_labels(targets, classes)
+    digest = hashlib.sha256()
+    for data in parts.values():
+        digest.update(np.ascontiguousarray(data.data).tobytes())
+    update_with_labels(digest, targets, splits)
+    return EvalData(
+        name=name,
+        sha256=digest.hexdigest(),
+        pictures=ConcatDataset(parts.values()),
+        tasks=class_tasks(targets, splits, classes),
+        notes=notes,
+    )

@@ -1,0 +1,154 @@
+"""PASCAL VOC 2007 and 2012, for detection: trained on both trainvals, tested on 2007's test."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import VOCDetection
+
+from cassle_zoo.errors import DataError
+from cassle_zoo.eval.base import EvalData, Task
+from cassle_zoo.images import open_image
+
+NAME = "voc07+12"
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+SPLITS = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}
+DEVKIT = "VOCdevkit"
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class _Files:
+    """Pictures by path; picklable."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return open_image(self.paths[index]), index
+
+
+def open_data(root: Path, download: bool = False) -> EvalData:
+    """Open the data set.
+
+    Args:
+        root: Folder that holds `VOCdevkit`, or that folder.
+        download: Whether torchvision may fetch what belongs there (2.8 GB).
+
+    Returns:
+        One task of the kind `detection`; see `cassle_zoo.eval.base.Task` for its targets.
+
+    Raises:
+        DataError: If files are missing, or an annotation is not understood.
+    """
+    root = root.parent if root.name == DEVKIT else root
+    pictures: list[Path] = []
+    objects: list[list[list[float]]] = []
+    splits: dict[str, Tensor] = {}
+    digest = hashlib.sha256()
+    for split, parts in SPLITS.items():
+        start = len(pictures)
+        for year, image_set in parts:
+            if download:
+                VOCDetection(str(root), year=year, image_set=image_set, download=True)
+            for picture, annotation in _listed(root / DEVKIT / f"VOC{year}", image_set):
+                content = _read(annotation)
+                size = _size(picture)
+                digest.update(f"{split} {year} {picture.name} {size}\n".encode() + content)
+                pictures.append(picture)
+                objects.append(_objects(content, annotation))
+        splits[split] = torch.arange(start, len(pictures))
+    task = Task(
+        name="objects",
+        kind="detection",
+        targets=_padded(objects),
+        splits=splits,
+        classes=CLASSES,
+        metric="mAP50",
+    )
+    rule = "; ".join(
+        f"{split}: {' + '.join(' '.join(part) for part in parts)}"
+        for split, parts in SPLITS.items()
+    )
+    return EvalData(
+        name=NAME,
+        sha256=digest.hexdigest(),
+        pictures=_Files(pictures),
+        tasks=(task,),
+        notes={"splits": f"{rule} ({', '.join(f'{len(rows)}' for rows in splits.values())})"},
+        names=tuple(f"{path.parents[1].name}/{path.name}" for path in pictures),
+    )
+
+
+def _listed(folder: Path, image_set: str) -> list[tuple[Path, Path]]:
+    """Return the picture and the annotation of each line of a list."""
+    lines = _read(folder / "ImageSets" / "Main" / f"{image_set}.txt").decode().split("\n")
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise DataError(f"{NAME}: the {image_set} list of {folder.name} is empty.")
+    return [
+        (folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml")
+        for name in names
+    ]
+
+
+def _objects(content: bytes, path: Path) -> list[list[float]]:
+    """Return class, left, top, right, bottom and difficult of each object."""
+    rows = []
+    try:
+        for found in ElementTree.fromstring(content).iterfind("object"):
+            name = found.findtext("name", "").strip()
+            if name not in CLASSES:
+                raise DataError(f"{path}: {name!r} is not a class of PASCAL VOC.")
+            left, top, right, bottom = (
+                float(found.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS
+            )
+            # VOC counts pixels from 1 and includes the last.
+            box = [left - 1, top - 1, right, bottom]
+            if right <= left - 1 or bottom <= top - 1:
+                raise DataError(f"{path}: the box {box} of {name} is empty.")
+            difficult = float(found.findtext("difficult", "0"))
+            rows.append([float(CLASSES.index(name)), *box, difficult])
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{path} is no annotation of PASCAL VOC: {error}.") from error
+    return rows
+
+
+def _padded(objects: list[list[list[float]]]) -> Tensor:
+    longest = max(map(len, objects))
+    targets = torch.full((len(objects), longest, 6), -1.0)
+    for target, rows in zip(targets, objects, strict=True):
+        if rows:
+            target[: len(rows)] = torch.tensor(rows)
+    return targets
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise _missing(path) from None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        raise _missing(path) from None
+
+
+def _missing(path: Path) -> DataError:
+    return DataError(
+        f"{NAME}: {path} is missing. --data is the folder that holds {DEVKIT}, with the trainval "
+        "and test parts of VOC2007 and trainval of VOC2012; --download fetches them."
+    )

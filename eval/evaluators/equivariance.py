@@ -1,0 +1,189 @@
+"""What features tell of the augmentation."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from cassle_zoo.augment import AugmentConfig
+from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.eval import views
+from cassle_zoo.eval.base import EvalData, Outcome, Subject
+from cassle_zoo.eval.equivariance import PENALTIES, probe, ranks_of_first
+from cassle_zoo.eval.feature_cache import FeatureCache
+from cassle_zoo.eval.figures import render, require_matplotlib
+from cassle_zoo.eval.projections import project
+from cassle_zoo.eval.sensitivity_figures import equivariance_figure
+from cassle_zoo.inference import choose_device, embed, inference
+from cassle_zoo.projector import ConditionedProjector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equivariance:
+    """How well ω is told from features, and the right ω found by the projector.
+
+    Attributes:
+        pictures: At most so many; each gives one view drawn from the whole recipe of training.
+        candidates: Number of ω that the right one is to be found among.
+        figures: Whether to draw figures, which needs the extra `figures`.
+    """
+
+    pictures: int = 4000
+    candidates: int = 100
+    figures: bool = True
+
+    def evaluate(self, subject: Subject) -> Outcome:
+        """Return `r2_single` and `r2_pair` of each descriptor and their means.
+
+        With a conditioned projector also `omega_top1` and `omega_mrr`.
+        """
+        if self.figures:
+            require_matplotlib()
+        if self.candidates < 2:
+            raise ConfigError(f"candidates must be at least 2, got {self.candidates}.")
+        everything = torch.arange(len(subject.data.pictures))
+        indices = views.draw_pictures(everything, self.pictures, subject.compute.seed)
+        splits = split_pictures(subject.data, indices)
+        recipe = views.subject_recipe(subject)
+        original, augmented, clear, omega = _encode(subject, indices, recipe)
+        columns = views.ALL_OMEGA.slices()
+        pairs = torch.cat([original, augmented], dim=1)
+        single = probe(augmented, omega, splits, columns)
+        pair = probe(pairs, omega, splits, columns)
+        metrics = {name: {"r2_single": single[name], "r2_pair": pair[name]} for name in columns}
+        metrics["mean"] = {
+            metric: sum(values[metric] for values in metrics.values()) / len(columns)
+            for metric in ("r2_single", "r2_pair")
+        }
+        protocol = {"equivariance": _protocol(splits, recipe)}
+        projector = None if subject.source.projector is None else subject.source.projector()
+        if projector is not None and projector.config.conditioning != "none":
+            test = splits["test"]
+            metrics["omega"] = self._find_omega(
+                subject, projector, original[test], augmented[test], clear[test], omega[test]
+            )
+            protocol["finding ω"] = (
+                f"the projections of {len(test)} held-out views under {self.candidates} ω, their "
+                "own and those of other held-out views, ranked by cosine to the projection of the "
+                "picture itself under its own ω; omega_top1: how often the right ω is first; "
+                "omega_mrr: mean of 1/rank"
+            )
+        name = subject.source.name
+        files = {}
+        if self.figures:
+            files["r2.png"] = render(equivariance_figure({name: metrics}))
+        return Outcome(metrics=metrics, protocol=protocol, files=files)
+
+    def _find_omega(
+        self,
+        subject: Subject,
+        projector: ConditionedProjector,
+        original: Tensor,
+        augmented: Tensor,
+        clear: Tensor,
+        omega: Tensor,
+    ) -> dict[str, float]:
+        if len(omega) < self.candidates:
+            raise DataError(
+                f"{len(omega)} held-out pictures do not give {self.candidates} candidates for ω; "
+                "ask for fewer candidates or more pictures."
+            )
+        device = subject.compute.device
+        target = F.normalize(project(projector, original, clear, device=device).double(), dim=1)
+        scores = []
+        for step in range(self.candidates):
+            told = omega[views.derangement(len(omega), subject.compute.seed, step)]
+            found = project(projector, augmented, told, device=device).double()
+            scores.append((F.normalize(found, dim=1) * target).sum(1))
+        ranks = ranks_of_first(torch.stack(scores, dim=1))
+        return {
+            "omega_top1": float((ranks == 1).double().mean()),
+            "omega_mrr": float((1 / ranks).double().mean()),
+        }
+
+
+def split_pictures(data: EvalData, indices: Tensor) -> dict[str, Tensor]:
+    """Split drawn pictures into `train`, `val` and `test`, places within `indices`.
+
+    Pictures in the test part of some task are tested on; of the others every fifth drawn is
+    validated on. If no task has a test part, every fifth of all is tested on.
+
+    Raises:
+        DataError: If a part has fewer than 10 pictures.
+    """
+    places = torch.arange(len(indices))
+    held = views.held_out(data)
+    test = torch.isin(indices, held) if len(held) else places % 5 == 4
+    rest = places[~test]
+    fifth = torch.arange(len(rest)) % 5 == 4
+    splits = {"train": rest[~fifth], "val": rest[fifth], "test": places[test]}
+    small = {name: len(part) for name, part in splits.items() if len(part) < 10}
+    if small:
+        raise DataError(f"too few pictures to fit and test: {small}; each part needs 10.")
+    return splits
+
+
+def _encode(
+    subject: Subject, indices: Tensor, recipe: AugmentConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return features of pictures and of their views, (N, D) each, and both ω, (N, 14) each."""
+    compute, source = subject.compute, subject.source
+
+    def extract() -> Tensor:
+        return _extract(subject, indices, recipe)
+
+    if compute.no_cache:
+        table = extract()
+    else:
+        drawn = hashlib.sha256(indices.numpy().tobytes()).hexdigest()
+        parts = (source.sha256 or source.name, subject.data.sha256, "equivariance", drawn)
+        key = (*parts, str(recipe), str(compute.seed), str(compute.device))
+        table = FeatureCache(compute.cache).get(key, extract)
+    width = views.ALL_OMEGA.width
+    features = (table.shape[1] - 2 * width) // 2
+    original, augmented, clear, omega = table.split([features, features, width, width], dim=1)
+    return original, augmented, clear, omega
+
+
+def _extract(subject: Subject, indices: Tensor, recipe: AugmentConfig) -> Tensor:
+    model, compute = subject.model, subject.compute
+    device = choose_device(model, compute.device)
+    uniforms = views.picture_uniforms(indices, compute.seed)
+    kinds = [views.make_view(name, recipe) for name in (views.ORIGINAL, views.RECIPE)]
+    batches = views.read_crops(
+        subject.data.pictures, indices, uniforms, kinds,
+        batch_size=compute.batch_size, workers=compute.workers,
+    )  # fmt: skip
+    rows: list[Tensor] = []
+    start = 0
+    disable = None if compute.progress is None else not compute.progress
+    with inference(model, device), tqdm(
+        total=len(indices), unit="img", desc="views", disable=disable
+    ) as bar:  # fmt: skip
+        for crops, source in batches:
+            chosen = uniforms[start : start + len(crops)]
+            start += len(crops)
+            seen = [
+                kind.render(crops[:, place].to(device), chosen, source)
+                for place, kind in enumerate(kinds)
+            ]
+            parts = [embed(model, images) for images, _ in seen] + [omega for _, omega in seen]
+            rows.append(torch.cat(parts, dim=1))
+            bar.update(len(crops))
+    return torch.cat(rows)
+
+
+def _protocol(splits: dict[str, Tensor], recipe: AugmentConfig) -> str:
+    counts = " / ".join(str(len(splits[name])) for name in ("train", "val", "test"))
+    return (
+        f"ridge regression in closed form from standardised features of one view (r2_single), or "
+        f"of the picture and its view side by side (r2_pair), to ω; {counts} pictures to fit / "
+        "choose the penalty / test, test being in the test part of some task (every fifth drawn, "
+        f"if there are none), val every fifth of the others; {len(PENALTIES)} penalties from "
+        f"{PENALTIES[0]:g} to {PENALTIES[-1]:g} per sample, chosen for each descriptor, refitted "
+        "on fit and val; true R², mean over a descriptor's numbers; one view a picture from "
+        f"training's recipe at {recipe.size} px, pictures being central squares, bilinear"
+    )

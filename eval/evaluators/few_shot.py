@@ -1,0 +1,110 @@
+"""Few-shot classification."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.eval.base import Outcome, Subject, Task
+from cassle_zoo.eval.few_shot import (
+    Episodes,
+    draw_episodes,
+    episode_accuracies,
+    mean_and_interval,
+)
+from cassle_zoo.eval.few_shot_solver import TOLERANCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShot:
+    """Few-shot episodes: logistic regression on a few frozen features of a few classes.
+
+    Attributes:
+        ways: Classes of an episode.
+        shots: Support pictures of a class; one or more numbers.
+        queries: Query pictures of a class.
+        episodes: How many.
+        pictures: Split to draw from; all those in any split of the task by default, as the
+            network has seen no labels.
+        weight: Regularisation weight w; 0.5 is scikit-learn's C = 1.
+        normalize: Whether to scale features to unit length first; the paper does not.
+    """
+
+    ways: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    queries: int = 16
+    episodes: int = 2000
+    pictures: Literal["all", "train", "val", "test"] = "all"
+    weight: float = 0.5
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that there is something to do."""
+        if not self.shots or len(set(self.shots)) < len(self.shots):
+            raise ConfigError(f"shots must be one or more different numbers, got {self.shots}.")
+
+    def evaluate(self, subject: Subject) -> Outcome:
+        """Return mean accuracy and half its 95 % interval for every number of shots.
+
+        Tasks with too few classes of enough pictures are left out.
+
+        Raises:
+            DataError: If all are, or features are not finite.
+        """
+        metrics: dict[str, dict[str, float]] = {}
+        notes = []
+        for task in subject.data.tasks_of("classification"):
+            try:
+                drawn = self._draw(task, subject.compute.seed)
+            except DataError as error:
+                notes.append(f"{task.name}: left out, {error}")
+                continue
+            metrics[task.name] = self._measure(subject.features, drawn)
+            few = drawn[max(drawn)].left_out
+            if few:
+                needed = max(drawn) + self.queries
+                notes.append(f"{task.name}: {len(few)} classes of fewer than {needed} left out")
+        if not metrics:
+            raise DataError(f"{subject.data.name} is not fit for few-shot: {'; '.join(notes)}")
+        return Outcome(metrics=metrics, protocol=self._protocol(subject.compute.seed, notes))
+
+    def _draw(self, task: Task, seed: int) -> dict[int, Episodes]:
+        names = task.splits if self.pictures == "all" else (self.pictures,)
+        rows = torch.cat([task.splits[name] for name in names]).sort().values
+        return {
+            shots: draw_episodes(
+                task.targets,
+                rows,
+                ways=self.ways,
+                shots=shots,
+                queries=self.queries,
+                episodes=self.episodes,
+                generator=torch.Generator().manual_seed(seed),
+            )
+            for shots in self.shots
+        }
+
+    def _measure(self, features: Tensor, drawn: dict[int, Episodes]) -> dict[str, float]:
+        if self.normalize:
+            features = normalize(features, dim=1)
+        values: dict[str, float] = {}
+        for shots, episodes in drawn.items():
+            accuracies = episode_accuracies(features, episodes, self.weight)
+            name = f"{self.ways}way_{shots}shot_accuracy"
+            values[name], values[f"{name}_ci95"] = mean_and_interval(accuracies)
+        return values
+
+    def _protocol(self, seed: int, notes: list[str]) -> dict[str, str]:
+        shots = " and ".join(map(str, self.shots))
+        length = "scaled to unit length" if self.normalize else "not normalised"
+        protocol = {
+            "few-shot": f"{self.episodes} episodes of {self.ways} classes, {shots} support and "
+            f"{self.queries} query pictures each, drawn without replacement from "
+            f"{self.pictures} pictures, seed {seed}; ci95: half of the interval of the mean",
+            "few-shot classifier": f"multinomial logistic regression, features {length}, sum of "
+            f"cross-entropies + {self.weight:g} * (|weight|^2 + |bias|^2), tolerance {TOLERANCE:g}",
+        }
+        return protocol | ({"few-shot notes": "; ".join(notes)} if notes else {})

@@ -1,0 +1,202 @@
+"""Fine-tuning, with all labels or a few (semi-supervised)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import Subset
+
+from cassle_zoo.devices import autocast_dtype
+from cassle_zoo.errors import ConfigError, DataError, unknown_name
+from cassle_zoo.eval.accuracy import accuracies
+from cassle_zoo.eval.base import Outcome, Subject, Task
+from cassle_zoo.eval.finetune import Augmented, Classifier, TrainSettings, finetune
+from cassle_zoo.eval.label_share import label_share
+from cassle_zoo.features import extract_features
+from cassle_zoo.inference import choose_device
+
+_SHOWN = 10
+_MIN_CLASSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(TrainSettings):
+    """Fine-tuning: the whole network trained with a linear classifier, by a share of the labels.
+
+    Attributes:
+        tasks: Classification tasks to measure; by default all.
+        labels: Shares of the labels, of every class, that training and validation use.
+        lr: Peak learning rate; of several, the one that is best on validation when trained without.
+    """
+
+    tasks: tuple[str, ...] = ()
+    labels: tuple[float, ...] = (1.0,)
+    lr: tuple[float, ...] = (0.01,)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        super().__post_init__()
+        for name, allowed, values in (
+            ("labels", "in (0, 1]", [0 < share <= 1 for share in self.labels]),
+            ("lr", "positive", [rate > 0 for rate in self.lr]),
+        ):
+            if not values or not all(values):
+                raise ConfigError(
+                    f"{name} must be {allowed}, at least one, got {getattr(self, name)}."
+                )
+
+    def evaluate(self, subject: Subject) -> Outcome:
+        """Return top-1, top-5 and mean per class on the test pictures of every task."""
+        metrics: dict[str, dict[str, float]] = {}
+        series: dict[str, list[float]] = {}
+        chosen = []
+        for task in self._tasks(subject):
+            metrics[task.name] = {}
+            for share in self.labels:
+                kind = "finetune" if share == 1 else f"finetune_{100 * share:g}%"
+                run = _Run(self, subject, task, share)
+                lr = run.best_lr()
+                model, losses = run.train(lr, ("train", "val"))
+                values = run.test(model, "test")
+                metrics[task.name] |= {f"{kind}_{name}": value for name, value in values.items()}
+                series[f"{task.name}: loss of {kind} by epoch"] = losses
+                chosen.append(
+                    f"{task.name} {100 * share:g}% labels: {run.count} pictures, lr {lr:g}"
+                )
+        return Outcome(
+            metrics=metrics,
+            series=series,
+            protocol={**self._protocol(subject), "runs": "; ".join(chosen)},
+        )
+
+    def _tasks(self, subject: Subject) -> Sequence[Task]:
+        known = {task.name: task for task in subject.data.tasks_of("classification")}
+        for name in self.tasks:
+            if name not in known:
+                raise unknown_name(f"classification task of {subject.data.name}", name, known)
+        return [known[name] for name in self.tasks or known]
+
+    def _protocol(self, subject: Subject) -> dict[str, str]:
+        device = choose_device(subject.model, subject.compute.device)
+        dtype = autocast_dtype(self.precision, device)
+        own = {"tasks", "labels", "lr", "precision"}
+        settings = [f"{f.name}: {getattr(self, f.name)}" for f in fields(self) if f.name not in own]
+        rule = "training + validation data, tested once after the last epoch in fp32"
+        if len(self.lr) > 1:
+            tried = ", ".join(f"{rate:g}" for rate in self.lr)
+            rule += f"; lr of {tried} by top-1 on validation data (ties: smallest)"
+        settings.append(f"momentum: 0.9, precision: {'fp32' if dtype is None else 'bf16'}")
+        if min(self.labels) < 1:
+            rule += (
+                "; of the labels a share of each class, by a hash of seed and name, at least one"
+            )
+        return {"fine-tuning": ", ".join(settings), "final fit": rule}
+
+
+class _Run:
+    """A task with a share of its labels."""
+
+    def __init__(self, settings: Finetune, subject: Subject, task: Task, share: float) -> None:
+        model = subject.model
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError(f"{subject.source.name} has no weights that could be fine-tuned.")
+        self.settings = settings
+        self.subject = subject
+        self.task = task
+        choose = partial(
+            label_share, share=share, seed=subject.compute.seed, names=subject.data.names
+        )
+        self.rows = {"test": task.splits["test"]}
+        for split in ("train", "val"):
+            rows = task.splits[split]
+            self.rows[split] = choose(rows, task.targets[rows])
+        self._check()
+
+    @property
+    def count(self) -> int:
+        """Number of labelled pictures."""
+        return len(self.rows["train"]) + len(self.rows["val"])
+
+    def best_lr(self) -> float:
+        rates = sorted(self.settings.lr)
+        if len(rates) == 1:
+            return rates[0]
+        scores = [self.test(self.train(lr, ("train",))[0], "val")["top1"] for lr in rates]
+        return rates[scores.index(max(scores))]
+
+    def train(self, lr: float, splits: Sequence[str]) -> tuple[Classifier, list[float]]:
+        rows = torch.cat([self.rows[split] for split in splits])
+        self._check_classes(rows, " + ".join(splits))
+        compute, data = self.subject.compute, self.subject.data
+        return finetune(
+            self.subject.model,
+            Augmented(data.pictures, self.task.targets, self._transform(), compute.seed),
+            rows,
+            classes=len(self.task.classes),
+            lr=lr,
+            settings=self.settings,
+            workers=compute.workers,
+            device=compute.device,
+            progress=compute.progress,
+        )
+
+    def test(self, model: Classifier, split: str) -> dict[str, float]:
+        rows, compute = self.rows[split], self.subject.compute
+        found = extract_features(
+            model,
+            Subset(self.subject.data.pictures, rows.tolist()),  # type: ignore[arg-type]
+            transform=self.subject.transform,
+            batch_size=compute.batch_size,
+            num_workers=compute.workers,
+            device=compute.device,
+            progress=compute.progress,
+        )
+        if found.skipped:
+            raise DataError(f"{self.subject.data.name}: {found.skipped[0].reason}")
+        return accuracies(found.features, self.task.targets[rows])
+
+    def _transform(self) -> Any:
+        """Return timm's augmentation for training, to the size and statistics of evaluation."""
+        settings, model = self.settings, self.subject.model
+        config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        shape: Any = self.subject.transform(self.subject.data.pictures[0][0]).shape
+        if shape[0] != len(config["mean"]):
+            raise ConfigError(
+                f"fine-tuning takes colour pictures, this model takes {tuple(shape)}."
+            )
+        return create_transform(
+            input_size=tuple(shape),
+            is_training=True,
+            scale=(settings.min_scale, 1.0),
+            hflip=settings.flip,
+            color_jitter=settings.color_jitter,
+            interpolation=config["interpolation"],
+            mean=config["mean"],
+            std=config["std"],
+        )
+
+    def _check(self) -> None:
+        count, name = len(self.task.classes), self.task.name
+        if count < _MIN_CLASSES:
+            raise DataError(f"task {name} has {count} classes; fine-tuning needs at least two.")
+        for split, rows in self.rows.items():
+            if not len(rows):
+                raise DataError(f"task {name} has no {split} pictures.")
+            low, high = (int(edge) for edge in self.task.targets[rows].aminmax())
+            if low < 0 or high >= count:
+                raise DataError(
+                    f"task {name}: {split} labels are in [{low}, {high}], "
+                    f"expected [0, {count - 1}]."
+                )
+
+    def _check_classes(self, rows: Tensor, splits: str) -> None:
+        counts = torch.bincount(self.task.targets[rows], minlength=len(self.task.classes))
+        empty = [self.task.classes[label] for label in (counts == 0).nonzero().flatten().tolist()]
+        if empty:
+            shown = ", ".join(empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
+            raise DataError(f"task {self.task.name}: classes without a {splits} picture: {shown}.")

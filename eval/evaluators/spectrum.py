@@ -1,0 +1,52 @@
+"""The spectrum of the features."""
+
+from dataclasses import dataclass
+
+from cassle_zoo.eval import spectrum
+from cassle_zoo.eval.base import Outcome, Subject
+from cassle_zoo.eval.figures import render, require_matplotlib
+from cassle_zoo.eval.sensitivity_figures import spectrum_figure
+
+SHARES = (90, 95, 99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Explained variance, alpha-ReQ and RankMe of the features of all pictures.
+
+    Attributes:
+        components: First and last component that alpha-ReQ's power law is fitted to.
+        figures: Whether to draw the spectrum, which needs the extra `figures`.
+    """
+
+    components: tuple[int, int] = (5, 50)
+    figures: bool = True
+
+    def evaluate(self, subject: Subject) -> Outcome:
+        """Return `alpha_req`, `rankme` and `components_90`, `_95`, `_99`; explained variances."""
+        if self.figures:
+            require_matplotlib()
+        variances = spectrum.covariance_spectrum(subject.features)
+        first, last = self.components
+        values = {
+            "alpha_req": spectrum.alpha_req(variances, first=first, last=last),
+            "rankme": spectrum.rankme(subject.features),
+        }
+        for share in SHARES:
+            values[f"components_{share}"] = spectrum.components_for(variances, share / 100)
+        count, width = subject.features.shape
+        series = {"explained_variance": spectrum.explained_variance(variances).tolist()}
+        files = {}
+        if self.figures:
+            files["spectrum.png"] = render(spectrum_figure({subject.source.name: series}))
+        return Outcome(
+            metrics={"spectrum": values},
+            protocol={
+                "spectrum": f"of {count} x {width} features, in float64; components_P: principal "
+                "components that explain P % of the variance; alpha_req: minus the slope of log "
+                f"variance over log index, components {first} to {last}; rankme: exp of the "
+                "entropy of the normalised singular values (+1e-7) of the features, not centred"
+            },
+            series=series,
+            files=files,
+        )

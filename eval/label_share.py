@@ -1,0 +1,44 @@
+"""Semi-supervised evaluation: the few pictures whose labels are used."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.eval.seeded import digest_of
+
+
+def label_share(
+    rows: Tensor, labels: Tensor, share: float, *, seed: int = 0, names: Sequence[str] = ()
+) -> Tensor:
+    """Choose a share of the pictures of every class, at least one of each.
+
+    Every picture has a place in a queue by a hash of seed and name, so the choice depends neither
+    on the order of the pictures nor on the other classes, and smaller shares are part of larger.
+
+    Args:
+        rows: (N,) int64 indices of pictures.
+        labels: (N,) their classes.
+        share: In (0, 1]; of each class, rounded to the nearest number of pictures.
+        seed: Another seed chooses other pictures.
+        names: Of all pictures, by index; without, the index is the name.
+
+    Returns:
+        (M,) int64: the chosen of `rows`, in their order.
+
+    Raises:
+        ConfigError: If `share` is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"a share of labels is in (0, 1], got {share}.")
+    queue: dict[int, list[tuple[bytes, int]]] = {}
+    for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+        place = digest_of(seed, names[row] if names else row)
+        queue.setdefault(label, []).append((place, row))
+    chosen: set[int] = set()
+    for members in queue.values():
+        count = max(1, math.floor(share * len(members) + 0.5))
+        chosen.update(row for _, row in sorted(members)[:count])
+    return torch.tensor([row for row in rows.tolist() if row in chosen], dtype=torch.long)

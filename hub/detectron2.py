@@ -1,0 +1,99 @@
+"""A ResNet-50 as the initial weights of Detectron2's R50-C4 detectors.
+
+Written is what Detectron2's `DetectionCheckpointer` reads as `MODEL.WEIGHTS`: a `.pth` file with
+the weights under `model`. With `matching_heuristics` it finds each of them as the end of a longer
+name, so that `res5.0.conv1.weight` becomes `roi_heads.res5.0.conv1.weight` in a C4 detector and
+`backbone.res5.0.conv1.weight` in an FPN. The usual `.pkl` would do as well, but arrays pickled by
+NumPy 2 cannot be read by the NumPy 1 that Detectron2 is often run with, and pickles run code.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.factory import create_model, model_info
+
+ENDING = ".pth"
+_PIXEL_MAX = 255.0
+
+
+def detectron2_name(name: str) -> str:
+    """Return Detectron2's name of a weight of a torchvision-style ResNet.
+
+    Args:
+        name: Such as `layer1.0.downsample.1.bias`, which is `res2.0.shortcut.norm.bias`.
+    """
+    name = re.sub(r"^layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+    name = re.sub(r"\bbn(\d)", r"conv\1.norm", name)
+    name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    return name if name.startswith("res") else f"stem.{name}"
+
+
+def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a ResNet-50.
+
+    Args:
+        state: Under timm's names, without classifier.
+
+    Returns:
+        Float32 weights under Detectron2's names. The counters of batches of BatchNorm, which its
+        frozen normalisation does not have, are left out.
+
+    Raises:
+        ConfigError: If it is not a ResNet-50.
+    """
+    names = [name for name in state if not name.endswith("num_batches_tracked")]
+    with torch.device("meta"):
+        expected = timm.create_model("resnet50", num_classes=0).state_dict()
+    if _shapes(state) != _shapes(expected):
+        raise ConfigError(
+            "Detectron2's R50-C4 takes a ResNet-50 as timm's resnet50; these "
+            f"{len(state)} weights ({', '.join(names[:3])}, ...) are of another network."
+        )
+    return {detectron2_name(name): state[name].detach().float().cpu() for name in names}
+
+
+def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
+    """Write the file.
+
+    Args:
+        model: Name of a ResNet-50 with pretrained weights, or `local-dir:DIR`.
+        path: File to write, ending in `.pth`.
+
+    Returns:
+        The settings that Detectron2 needs to feed the network as it was trained, by name.
+
+    Raises:
+        ConfigError: If the model is not a ResNet-50, or the ending is another.
+        UnknownNameError: If there is no such model.
+        WeightsUnavailableError: If nobody has published weights of it.
+    """
+    path = Path(path)
+    if path.suffix != ENDING:
+        raise ConfigError(
+            f"{path.name} must end in {ENDING}: Detectron2 tells formats by the ending."
+        )
+    weights = detectron2_state(create_model(model, pretrained=True).state_dict())
+    info = model_info(model)
+    content = {"model": weights, "__author__": "cassle-zoo", "matching_heuristics": True}
+    torch.save(content, path)
+    return {
+        "MODEL.WEIGHTS": path.name,
+        "MODEL.PIXEL_MEAN": _pixels(info.mean),
+        "MODEL.PIXEL_STD": _pixels(info.std),
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "INPUT.FORMAT": "RGB",
+    }
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _pixels(values: Iterable[float]) -> list[float]:
+    return [round(_PIXEL_MAX * value, 3) for value in values]

@@ -1,0 +1,210 @@
+"""The stored input of a model folder, and what the model makes of it.
+
+`reference.safetensors` holds two made-up pictures, the features of the backbone and, if there is a
+projector, two made-up descriptors and their projections. Whoever loads the folder, with whatever
+software on whatever machine, can recompute them and so find wrong weights, a wrong architecture
+or a wrong normalisation. Its header holds the SHA-256 of the other files.
+
+    images       (2, C, H, W) uint8, as decoded; config.json says how they are normalised
+    features     (2, num_features) float32
+    descriptors  (2, width of omega) float32, if the projector is conditioned
+    projections  (2, out_features) float32, if there is a projector
+
+All in evaluation mode, in float32, on a CPU.
+"""
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cassle_zoo.artifact import load_projector, read_tensors
+from cassle_zoo.errors import ArtifactError, CassleZooError
+from cassle_zoo.factory import create_model
+from cassle_zoo.inference import embed, inference
+from cassle_zoo.model_folder import (
+    CONFIG_FILE,
+    LOCAL_PREFIX,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    REFERENCE_FILE,
+    file_sha256,
+    read_config,
+)
+from cassle_zoo.projector import ConditionedProjector
+
+TOLERANCE = 1e-4
+"""Largest difference from the stored values, as a share of the largest of them."""
+
+_HASHED_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
+_HEADER_KEY = "sha256"
+
+
+def write_reference(folder: str | Path) -> Path:
+    """Write the `reference.safetensors` of a model folder anew; the other files stay as they are.
+
+    Args:
+        folder: The model folder.
+
+    Returns:
+        The path of the file. The same folder gives the same file on the same machine.
+
+    Raises:
+        ArtifactError: If the folder cannot be loaded, or the model's output is not finite.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    model, projector = load_folder(folder, config)
+    generator = torch.Generator().manual_seed(0)
+    images = _pictures(config["pretrained_cfg"]["input_size"], generator)
+    tensors = {"images": images}
+    if projector is not None and projector.layout.width:
+        tensors["descriptors"] = torch.rand(2, projector.layout.width, generator=generator)
+    outputs = _outputs(config, model, projector, tensors)
+    tensors |= {name: values.contiguous() for name, values in outputs.items()}
+    for name, values in tensors.items():
+        if values.is_floating_point() and not values.isfinite().all():
+            raise ArtifactError(f"{folder}: the model's {name} are NaN or infinite.")
+    hashes = {name: file_sha256(folder / name) for name in _hashed(folder)}
+    path = folder / REFERENCE_FILE
+    staged = path.with_name(f".{REFERENCE_FILE}.{uuid.uuid4().hex}")
+    try:
+        # One entry only, because safetensors writes several in no fixed order.
+        staged.write_bytes(save(tensors, {_HEADER_KEY: json.dumps(hashes, sort_keys=True)}))
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+    return path
+
+
+def load_folder(
+    folder: Path, config: Mapping[str, Any]
+) -> tuple[nn.Module, ConditionedProjector | None]:
+    """Load a folder's backbone and, if there is one, its projector, all weights or none.
+
+    Raises:
+        ArtifactError: If a file is missing or damaged, or does not fit the configuration.
+    """
+    model = create_model(f"{LOCAL_PREFIX}{folder}", pretrained=True)
+    has_projector = config["cassle_zoo"].get("projector") is not None
+    return model, load_projector(folder) if has_projector else None
+
+
+def recorded_hashes(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 that the reference's header holds, by file name.
+
+    Raises:
+        ArtifactError: If the file is missing, or was not written by :func:`write_reference`.
+    """
+    path = Path(folder) / REFERENCE_FILE
+    if not path.is_file():
+        raise ArtifactError(_missing(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            hashes = json.loads((file.metadata() or {})[_HEADER_KEY])
+        found = {str(name): str(value) for name, value in hashes.items()}
+    except (SafetensorError, LookupError, ValueError, AttributeError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} is damaged, or has no hashes ({type(error).__name__}: {error}); get it again."
+        ) from error
+    return found
+
+
+def reference_errors(folder: str | Path) -> dict[str, float]:
+    """Recompute the stored features and projections.
+
+    Args:
+        folder: The model folder.
+
+    Returns:
+        The largest difference from the stored values, divided by the largest of them, for
+        `features` and, if there is a projector, `projections`.
+
+    Raises:
+        ArtifactError: If the folder cannot be loaded, or the reference does not fit it.
+    """
+    folder = Path(folder)
+    path = folder / REFERENCE_FILE
+    if not path.is_file():
+        raise ArtifactError(_missing(path))
+    config = read_config(folder)
+    stored = read_tensors(path)
+    model, projector = load_folder(folder, config)
+    size = tuple(config["pretrained_cfg"]["input_size"])
+    images = stored.get("images")
+    if images is None or images.dtype != torch.uint8 or images.shape[1:] != size:
+        raise ArtifactError(f"{path} holds no pictures of the model's input size {size}.")
+    try:
+        found = _outputs(config, model, projector, stored)
+    except ValueError as error:
+        raise ArtifactError(f"{path} does not fit the model: {error}") from error
+    errors = {}
+    for name, values in found.items():
+        expected = stored.get(name)
+        if expected is None or expected.shape != values.shape:
+            raise ArtifactError(f"{path} holds no {name} of shape {tuple(values.shape)}.")
+        difference = (values - expected).abs().max() / expected.abs().max()
+        errors[name] = float(difference)
+    return errors
+
+
+def _outputs(
+    config: Mapping[str, Any],
+    model: nn.Module,
+    projector: ConditionedProjector | None,
+    inputs: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    cfg = config["pretrained_cfg"]
+    mean, std = (torch.tensor(cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    device = torch.device("cpu")
+    with inference(model, device):
+        features = embed(model, (inputs["images"].float() / 255 - mean) / std)
+    if projector is None:
+        return {"features": features}
+    with inference(projector, device):
+        return {
+            "features": features,
+            "projections": projector(features, inputs.get("descriptors")),
+        }
+
+
+def _pictures(size: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Draw soft colour patches with some noise, (2, C, H, W) uint8: flat noise excites little."""
+    channels, height, width = size
+    coarse = torch.rand(2, channels, 6, 6, generator=generator)
+    smooth = F.interpolate(coarse, (height, width), mode="bicubic")
+    noise = torch.rand(2, channels, height, width, generator=generator)
+    return ((1.4 * smooth + 0.2 * noise - 0.3).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _hashed(folder: Path) -> list[str]:
+    return [name for name in _HASHED_FILES if (folder / name).is_file()]
+
+
+def _missing(path: Path) -> str:
+    return f"{path} is missing; write it with `python -m cassle_zoo.hub.reference {path.parent}`."
+
+
+def main(folders: Sequence[str]) -> int:
+    """Write the reference of each folder; returns the exit status."""
+    try:
+        for folder in folders:
+            path = write_reference(folder)
+            print(f"{file_sha256(path)}  {path}")
+    except CassleZooError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

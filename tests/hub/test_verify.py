@@ -1,0 +1,194 @@
+"""Checks of folders; those of repositories are in test_publish.py."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from toy import TOY
+
+from cassle_zoo.cli.main import main
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.hub.card_check import card_problems
+from cassle_zoo.hub.names import model_name
+from cassle_zoo.hub.reference import recorded_hashes, write_reference
+from cassle_zoo.hub.verify import verify, verify_folder
+from cassle_zoo.model_folder import CARD_FILE, CONFIG_FILE, MODEL_FILE
+from cassle_zoo.specs import MODEL_SPECS
+
+RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
+ALL = ["files", "config", "hashes", "backbone", "projector", "reference", "card"]
+
+
+@pytest.fixture
+def folder(toy_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(toy_folder, tmp_path / "folder"))
+
+
+def failures(folder: Path) -> dict[str, str]:
+    checks = verify_folder(folder)
+    assert [check.name for check in checks] == ALL
+    assert not any("\n" in check.detail for check in checks)
+    return {check.name: check.detail for check in checks if not check.passed}
+
+
+def edit_config(folder: Path, change: Any) -> None:
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    change(config)
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+
+
+def test_a_good_folder(folder: Path) -> None:
+    checks = verify_folder(folder)
+    assert all(check.passed for check in checks)
+    assert "not a model of the registry" in checks[2].detail
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_bundled_models(name: str) -> None:
+    checks = verify(name)
+    assert all(check.passed for check in checks), checks
+    assert "and in the registry" in checks[2].detail
+
+
+def test_files_of_the_registry_must_be_those_of_the_registry(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {**recorded_hashes(folder), CONFIG_FILE: "0" * 64}
+    monkeypatch.setitem(MODEL_SPECS, TOY.full_name, replace(TOY, sha256=published))
+    assert "is not the published file" in failures(folder)["hashes"]
+    # Weights of one's own under the same name are another model.
+    monkeypatch.setitem(MODEL_SPECS, TOY.full_name, replace(TOY, sha256={MODEL_FILE: "1" * 64}))
+    assert failures(folder) == {}
+
+
+@pytest.mark.parametrize("offset", [9, 2000, -1])
+def test_one_bit(folder: Path, offset: int) -> None:
+    content = bytearray((folder / MODEL_FILE).read_bytes())
+    content[offset] ^= 1
+    (folder / MODEL_FILE).write_bytes(content)
+    assert "hashes" in failures(folder)
+
+
+def test_all_failures_are_collected(folder: Path) -> None:
+    edit_config(folder, lambda config: config["pretrained_cfg"].update(mean=[0.1, 0.1, 0.1]))
+    projector = folder / "projector.safetensors"
+    state = load_file(projector)
+    save_file(dict(list(state.items())[1:]), projector)
+    (folder / CARD_FILE).unlink()
+    assert failures(folder).keys() == {"files", "hashes", "projector", "reference", "card"}
+
+
+def test_a_folder_that_makes_no_sense_is_no_crash(folder: Path) -> None:
+    edit_config(folder, lambda config: config.update(model_args={"nonsense": 1}))
+    found = failures(folder)
+    assert found.keys() == {"hashes", "backbone", "reference"}
+    assert "nonsense" in found["backbone"]
+
+
+@pytest.mark.parametrize("file", [MODEL_FILE, CONFIG_FILE, "reference.safetensors"])
+def test_a_missing_file(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    found = failures(folder)
+    assert f"lacks {file}" in found["files"]
+    assert "reference" in found
+
+
+def test_what_is_no_model_folder_at_all(tmp_path: Path) -> None:
+    assert failures(tmp_path).keys() == set(ALL)
+    assert failures(tmp_path / "missing").keys() == set(ALL)
+
+
+def test_other_weights_with_hashes_of_their_own_fail_the_reference(folder: Path) -> None:
+    reference = load_file(folder / "reference.safetensors")
+    state = load_file(folder / MODEL_FILE)
+    save_file({k: v * 1.1 if v.ndim > 1 else v for k, v in state.items()}, folder / MODEL_FILE)
+    write_reference(folder)
+    new = load_file(folder / "reference.safetensors")
+    assert failures(folder) == {}
+    with safe_open(folder / "reference.safetensors", "pt") as file:
+        header = file.metadata()
+    save_file({**new, "features": reference["features"]}, folder / "reference.safetensors", header)
+    assert failures(folder).keys() == {"reference"}
+
+
+CARD = """---
+license: mit
+library_name: timm
+pipeline_tag: image-feature-extraction
+tags:
+- timm
+{extra}---
+
+# A model
+"""
+INDEX = """model-index:
+- name: {name}
+  results:
+  - task:
+      type: image-feature-extraction
+    dataset:
+      name: toys
+      type: toys
+    metrics:
+    - type: accuracy
+      value: {value}
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CARD.format(extra=""), None),
+        (CARD.format(extra=INDEX.format(name="m", value=0.5)), None),
+        ("\ufeff" + CARD.format(extra=""), None),
+        (CARD.format(extra="").replace("license: mit\n", ""), "lacks license"),
+        (CARD.format(extra="").replace("# A model\n", ""), "has no text"),
+        (CARD.format(extra="x: [1\n"), "cannot be read"),
+        (CARD.format(extra=INDEX.format(name="m", value=".nan")), "no finite number"),
+        (CARD.format(extra=INDEX.format(name="m", value="high")), "no finite number"),
+        (CARD.format(extra=INDEX.replace("- name: {name}\n  results", "- results")), "cannot be"),
+        ("---\n- a\n---\ntext", "cannot be read"),
+        ("---\n---\ntext", "no metadata"),
+        ("# A model", "no metadata"),
+        (CARD.format(extra="") + "hf_" + "a1" * 17, "holds a token"),
+    ],
+)
+def test_cards(content: str, message: str | None) -> None:
+    problems = card_problems(content.encode())
+    if message is None:
+        assert problems == []
+    else:
+        assert any(message in problem for problem in problems), problems
+
+
+def test_a_card_that_is_no_text() -> None:
+    assert "not UTF-8" in card_problems(b"---\n\xff")[0]
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "here").mkdir(parents=True)
+    assert model_name("org/name") == "hf-hub:org/name"
+    assert model_name("org/name@v1") == "hf-hub:org/name@v1"
+    assert model_name("org/name", "v1") == "hf-hub:org/name@v1"
+    assert model_name("org/here") == "local-dir:org/here"
+    assert model_name("resnet18_cassle_simclr") == "resnet18_cassle_simclr"
+    assert model_name("hf-hub:org/here") == "hf-hub:org/here"
+    with pytest.raises(ConfigError, match="is a folder"):
+        model_name("org/here", "v1")
+    with pytest.raises(ConfigError, match="names a revision already"):
+        model_name("org/name@v1", "v2")
+
+
+def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hub", "verify", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["ok", name] for name in ALL]
+    (folder / CARD_FILE).unlink()
+    assert main(["hub", "verify", str(folder)]) == 1
+    assert "FAILED card       " in capsys.readouterr().out
