@@ -1,9 +1,9 @@
 """The built wheel: what is in it, and that it works where the checkout is not."""
 
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -138,7 +138,7 @@ def test_checkout_without_symlinks_fails_to_build(tmp_path: Path) -> None:
 
 
 def test_import_is_fast() -> None:
-    code = "import time; t = time.perf_counter(); import cassle_zoo; print(time.perf_counter() - t)"
+    code = "import time; t = time.process_time(); import cassle_zoo; print(time.process_time() - t)"
     seconds = min(
         float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)) for _ in range(7)
     )
@@ -147,18 +147,23 @@ def test_import_is_fast() -> None:
 
 @pytest.mark.parametrize("argument", ["--help", "list"])
 def test_command_line_answers_fast(argument: str) -> None:
-    """Measured over the whole life of the process."""
+    """Processor time over the whole life of the process: a busy machine does not count."""
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = processor_time_of_children()
         subprocess.run(
             [sys.executable, "-m", "cassle_zoo", argument],
             cwd=ROOT,
             check=True,
             capture_output=True,
         )
-        seconds.append(time.perf_counter() - start)
+        seconds.append(processor_time_of_children() - start)
     assert min(seconds) < 0.4
+
+
+def processor_time_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize(
