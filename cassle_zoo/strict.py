@@ -1,5 +1,6 @@
-"""Loads all weights or none: what timm's and torch's own checks leave open."""
+"""Reads all or nothing: what timm's, torch's and json's own checks leave open."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,28 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ArtifactError(f"{path} does not fit its configuration: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        ValueError: If it is not JSON, or JSON of another kind.
+        OSError: If the file cannot be read.
+    """
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """Read a JSON object from a text.
+
+    Raises:
+        ValueError: If it is not JSON, or JSON of another kind.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"it is not an object, but {str(value)[:40]}")
+    return value
