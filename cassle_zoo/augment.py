@@ -10,9 +10,9 @@ data workers); all else is batched and runs on the device of its input.
 import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from cassle_zoo import pixels
 from cassle_zoo.crop import N_CROP_UNIFORMS, crop_box
 from cassle_zoo.descriptors import DescriptorLayout
 from cassle_zoo.errors import ConfigError
+from cassle_zoo.settings import POSITIVE, Range, check_fields
 
 _N_UNIFORMS = N_CROP_UNIFORMS + 13
 _JITTER_OPS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
@@ -29,6 +30,9 @@ _JITTER_OPS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     pixels.adjust_saturation,
     pixels.adjust_hue,
 )
+
+
+Share = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,43 +61,34 @@ class AugmentConfig:
         ConfigError: If a value is out of its range.
     """
 
-    size: int = 224
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_p: float = 0.5
-    jitter_p: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    grayscale_p: float = 0.2
-    blur_p: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    blur_kernel: int | None = None
+    size: Annotated[int, Range(1)] = 224
+    crop_scale: Annotated[tuple[float, float], Range(0, 1, open_low=True)] = (0.2, 1.0)
+    crop_ratio: Annotated[tuple[float, float], POSITIVE] = (3 / 4, 4 / 3)
+    flip_p: Share = 0.5
+    jitter_p: Share = 0.8
+    brightness: Share = 0.4
+    contrast: Share = 0.4
+    saturation: Share = 0.4
+    hue: Annotated[float, Range(0, 0.5)] = 0.1
+    grayscale_p: Share = 0.2
+    blur_p: Share = 0.5
+    blur_sigma: Annotated[tuple[float, float], POSITIVE] = (0.1, 2.0)
+    blur_kernel: Annotated[int | None, Range(1)] = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: Annotated[tuple[float, float, float], POSITIVE] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if self.size < 1:
-            raise ConfigError(f"size must be at least 1 pixel, got {self.size}.")
-        for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p", "brightness", "contrast"):
-            _check_range(name, getattr(self, name), 0, 1)
-        _check_range("saturation", self.saturation, 0, 1)
-        _check_range("hue", self.hue, 0, 0.5)
+        check_fields(self)
         for name in ("crop_scale", "crop_ratio", "blur_sigma"):
             low, high = getattr(self, name)
-            if not 0 < low <= high < math.inf:
+            if low > high:
                 raise ConfigError(f"{name} must be 0 < low <= high, got {(low, high)}.")
-        if self.crop_scale[1] > 1:
-            raise ConfigError(f"crop_scale must not exceed 1, got {self.crop_scale}.")
         if self.kernel % 2 == 0 or self.kernel // 2 >= self.size:
             raise ConfigError(
                 f"blur_kernel must be odd and less than twice the size of a view ({self.size}), "
                 f"got {self.kernel}."
             )
-        if min(self.std) <= 0:
-            raise ConfigError(f"std must be positive, got {self.std}.")
 
     @property
     def kernel(self) -> int:
@@ -269,8 +264,3 @@ def _update(
     if len(index):
         chosen = images[index]
         images[index] = op(chosen) if strengths is None else op(chosen, strengths[index])
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} must be within [{low}, {high}], got {value}.")

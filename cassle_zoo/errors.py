@@ -48,6 +48,14 @@ class MissingDependencyError(CassleZooError, ImportError):
     """An optional dependency is needed; the message names the extra that brings it."""
 
 
+class NotEnoughMemoryError(CassleZooError, MemoryError):
+    """A run does not fit into the memory of the machine or its GPU."""
+
+
+class StorageError(CassleZooError, OSError):
+    """Nothing can be written: the disk is full, or a quota or limit is reached."""
+
+
 class NonFiniteLossError(CassleZooError, RuntimeError):
     """The training loss became NaN or infinite."""
 

@@ -4,13 +4,13 @@
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS
 from cassle_zoo.errors import ArtifactError, ChecksumError
+from cassle_zoo.json_files import read_json
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 
 MODEL_FILE = "model.safetensors"
@@ -112,9 +112,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing, so {folder} is not a model folder. {_FIX}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON ({error}). {_FIX}") from error
+        raise ArtifactError(f"{path} is not a JSON object ({error}). {_FIX}") from error
     try:
         _check_config(config)
     except _Wrong as error:

@@ -10,15 +10,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
-from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.errors import ConfigError
 from cassle_zoo.hub_mixin import StrictHubMixin
+from cassle_zoo.settings import OneOf, Range, check_fields
 
 CONDITIONINGS: tuple[str, ...] = (
     "cat",
@@ -37,6 +38,8 @@ also has an ordinary, learned BatchNorm after each generated hidden layer, `none
 plain projector)."""
 
 _HYPERNETS = ("hypernet", "hypernet_bn")
+
+Count = Annotated[int, Range(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,25 +64,20 @@ class ProjectorConfig:
         UnknownNameError: If `conditioning` or a descriptor does not exist.
     """
 
-    in_features: int
-    out_features: int = 128
-    hidden_features: int | None = None
-    depth: int = 2
+    in_features: Count
+    out_features: Count = 128
+    hidden_features: Annotated[int | None, Range(1)] = None
+    depth: Count = 2
     last_bn: bool = False
     last_bn_affine: bool = True
-    conditioning: str = "cat"
+    conditioning: Annotated[str, OneOf(CONDITIONINGS)] = "cat"
     descriptors: tuple[str, ...] = PAPER_DESCRIPTORS
-    encoder_depth: int = 6
-    encoder_width: int = 64
+    encoder_depth: Count = 6
+    encoder_width: Count = 64
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in ("in_features", "out_features", "depth", "encoder_depth", "encoder_width"):
-            _check_positive(name, getattr(self, name))
-        if self.hidden_features is not None:
-            _check_positive("hidden_features", self.hidden_features)
-        if self.conditioning not in CONDITIONINGS:
-            raise unknown_name("conditioning", self.conditioning, CONDITIONINGS)
+        check_fields(self)
         layout = DescriptorLayout(tuple(self.descriptors))
         object.__setattr__(self, "descriptors", layout.names)
         if self.conditioning != "none" and not layout.names:
@@ -291,8 +289,3 @@ def _apply_generated_mlp(
 def _as_tensor(value: Any) -> Tensor:
     assert isinstance(value, Tensor)
     return value
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")

@@ -1,4 +1,4 @@
-"""Loads all weights or none: what timm's and torch's own checks leave open."""
+"""Reads all or nothing: what timm's, torch's and json's own checks leave open."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.errors import DataError
+from cassle_zoo.json_files import parse_json
 
 SCHEMA = 1
 
@@ -79,11 +80,9 @@ class Result:
                 wrong type or a metric that is not finite.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError as error:
-            raise DataError(f"{source} is not JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise DataError(f"{source} is not a recorded result: expected a JSON object.")
+            raise DataError(f"{source} is not a JSON object: {error}.") from error
         schema = content.pop("schema", None)
         if schema != SCHEMA:
             raise DataError(

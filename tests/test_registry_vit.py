@@ -1,6 +1,7 @@
 """What timm users expect of a ViT; what holds for every model is in test_registry.py."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 import cassle_zoo
 from cassle_zoo import model_folder
+from cassle_zoo.artifact import make_config
 from cassle_zoo.errors import ArtifactError, WeightsUnavailableError
-from cassle_zoo.model_folder import MODEL_FILE, file_sha256
+from cassle_zoo.model_folder import CONFIG_FILE, MODEL_FILE, file_sha256
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.vit import has_sincos_positions
 
@@ -43,10 +45,15 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
     monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", tmp_path)
 
     def put(state: dict[str, Tensor]) -> None:
-        path = tmp_path / NAME / MODEL_FILE
-        path.parent.mkdir()
-        save_file(state, path)
-        hashed = dataclasses.replace(MODEL_SPECS[NAME], sha256={MODEL_FILE: file_sha256(path)})
+        folder = tmp_path / NAME
+        folder.mkdir()
+        config = make_config(
+            MODEL_SPECS[NAME], timm.create_model(NAME), projector=None, training={}
+        )
+        (folder / CONFIG_FILE).write_text(json.dumps(config))
+        save_file(state, folder / MODEL_FILE)
+        hashes = {file.name: file_sha256(file) for file in folder.iterdir()}
+        hashed = dataclasses.replace(MODEL_SPECS[NAME], sha256=hashes)
         monkeypatch.setitem(MODEL_SPECS, NAME, hashed)
 
     return put

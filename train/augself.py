@@ -4,10 +4,9 @@ The rival of CASSLE that the paper compares with: an auxiliary loss, on top of a
 the backbone's features can only lower if they keep what the augmentations did.
 """
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,13 @@ from torch import Tensor, nn
 from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS, DescriptorLayout
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.projector import build_mlp
+from cassle_zoo.settings import NOT_NEGATIVE, check_fields
 from cassle_zoo.train.losses import in_full_precision
 
 ALL_DESCRIPTORS = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
 """Columns of what AugSelf is told about a view: every descriptor there is."""
+
+Weight = Annotated[float, NOT_NEGATIVE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +41,16 @@ class AugSelfConfig:
         ConfigError: If a weight is negative or not finite.
     """
 
-    crop: float = 0.0
-    color: float = 0.0
-    color_diff: float = 0.0
-    flip: float = 0.0
-    blur: float = 0.0
+    crop: Weight = 0.0
+    color: Weight = 0.0
+    color_diff: Weight = 0.0
+    flip: Weight = 0.0
+    blur: Weight = 0.0
     first_flip_for_both: bool = False
 
     def __post_init__(self) -> None:
-        """Check the weights."""
-        for field in dataclasses.fields(self):
-            weight = getattr(self, field.name)
-            if not 0 <= weight < math.inf:
-                raise ConfigError(f"augself.{field.name} must be 0 or more, got {weight}.")
+        """Check every field."""
+        check_fields(self, "augself.")
 
     @property
     def weights(self) -> dict[str, float]:

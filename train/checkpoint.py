@@ -52,7 +52,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         damaged: Names of checkpoints that were passed over because they are damaged.
 
     Raises:
-        ArtifactError: If there are checkpoints, but all of them are damaged.
+        ArtifactError: If there are checkpoints, but all of them are damaged, or one is intact and
+            yet no checkpoint of ours.
     """
     damaged: list[str] = []
     for path in (folder / LATEST, folder / PREVIOUS):
@@ -62,10 +63,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         if hashlib.sha256(content).hexdigest().encode() != digest:
             damaged.append(path.name)
             continue
-        state: dict[str, Any] = torch.load(
-            io.BytesIO(content), map_location="cpu", weights_only=True
-        )
-        return state, damaged
+        return _unpack(content, path), damaged
     if damaged:
         raise ArtifactError(
             f"all checkpoints in {str(folder)!r} are damaged ({', '.join(damaged)}); "
@@ -74,11 +72,26 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, damaged
 
 
+def _unpack(content: bytes, path: Path) -> dict[str, Any]:
+    # A content with the right hash, but not ours, makes torch raise anything.
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ArtifactError(f"{str(path)!r} is no checkpoint of a run: {reason}") from error
+    if not isinstance(state, dict):
+        raise ArtifactError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint.")
+    return state
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys, so that the file is either old or new, never half."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from cassle_zoo.augment import AugmentConfig
 from cassle_zoo.descriptors import DescriptorLayout
 from cassle_zoo.devices import PRECISIONS
-from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.settings import NOT_NEGATIVE, POSITIVE, OneOf, Range, check_fields
 from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
@@ -32,14 +33,13 @@ class DataConfig:
     root: str = ""
     dataset: str = ""
     split: str = "train"
-    samples: int | None = None
-    workers: int = 1
-    max_bad_share: float = 0.05
+    samples: Annotated[int | None, Range(1)] = None
+    workers: Annotated[int, Range(0)] = 1
+    max_bad_share: Annotated[float, Range(0, 1)] = 0.05
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        _check_at_least("data.workers", self.workers, 0)
-        _check_at_least("data.max_bad_share", self.max_bad_share, 0)
+        """Check every field."""
+        check_fields(self, "data.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +57,19 @@ class OptimConfig:
         decay_all: Whether biases and normalisation weights decay too, as in the paper.
     """
 
-    epochs: int = 100
-    batch_size: int = 256
+    epochs: Annotated[int, Range(1)] = 100
+    batch_size: Annotated[int, Range(2)] = 256
     optimizer: str = "momentum"
-    base_lr: float = 0.03
-    warmup_epochs: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    base_lr: Annotated[float, NOT_NEGATIVE] = 0.03
+    warmup_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
+    momentum: Annotated[float, Range(0, 1)] = 0.9
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 5e-4
     decay_all: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""
-        _check_at_least("optim.epochs", self.epochs, 1)
-        _check_at_least("optim.batch_size", self.batch_size, 2)
-        _check_at_least("optim.base_lr", self.base_lr, 0)
-        _check_at_least("optim.momentum", self.momentum, 0)
-        _check_at_least("optim.weight_decay", self.weight_decay, 0)
-        if not 0 <= self.warmup_epochs <= self.epochs:
+        check_fields(self, "optim.")
+        if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"optim.warmup_epochs must be within [0, optim.epochs = {self.epochs}], "
                 f"got {self.warmup_epochs}."
@@ -103,33 +99,21 @@ class RunConfig:
         loggers: Any of `csv`, `tensorboard`.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**64 - 1)] = 0
     device: str | None = None
-    precision: str = "auto"
+    precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
     channels_last: bool = True
-    threads: int | None = None
-    timeout: float = 600.0
-    checkpoint_every: int = 100
-    log_every: int = 10
-    monitor_every: int = 5
-    monitor_samples: int = 2000
-    loggers: tuple[str, ...] = LOGGERS
+    threads: Annotated[int | None, Range(1)] = None
+    timeout: Annotated[float, POSITIVE] = 600.0
+    checkpoint_every: Annotated[int, Range(1)] = 100
+    log_every: Annotated[int, Range(1)] = 10
+    monitor_every: Annotated[int, Range(0)] = 5
+    monitor_samples: Annotated[int, Range(0)] = 2000
+    loggers: tuple[Annotated[str, OneOf(LOGGERS)], ...] = LOGGERS
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
-        for name in ("checkpoint_every", "log_every"):
-            _check_at_least(f"run.{name}", getattr(self, name), 1)
-        for name in ("seed", "monitor_every", "monitor_samples"):
-            _check_at_least(f"run.{name}", getattr(self, name), 0)
-        if self.threads is not None:
-            _check_at_least("run.threads", self.threads, 1)
-        if not self.timeout > 0:
-            raise ConfigError(f"run.timeout must be positive, got {self.timeout}.")
-        for logger in self.loggers:
-            if logger not in LOGGERS:
-                raise unknown_name("logger", logger, LOGGERS)
+        check_fields(self, "run.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +147,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check that method and conditioning go together, as far as any backbone is concerned."""
+        check_fields(self)
         width = DescriptorLayout(self.conditioning.descriptors).width
         self.method.projector(max(width, 1), self.conditioning)
 
@@ -180,8 +165,3 @@ def _lists_for_tuples(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_lists_for_tuples(item) for item in value]
     return value
-
-
-def _check_at_least(name: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise ConfigError(f"{name} must be at least {low}, got {value}.")

@@ -120,7 +120,8 @@ class Crops:
 class MapViews(Dataset[Sample]):
     """Views of a data set with random access; indexed by (epoch, sample).
 
-    A picture that cannot be read is replaced by the next one, and its index reported as `bad`.
+    A picture that cannot be read is replaced by one drawn at random (the next ones in a folder are
+    often bad for the same reason), and its index reported as `bad`.
     """
 
     def __init__(self, dataset: Any, crops: Crops) -> None:
@@ -131,9 +132,12 @@ class MapViews(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return the views of one picture in one epoch."""
         epoch, wanted = key
+        sample = wanted
         reason: Exception | None = None
-        for offset in range(min(MAX_CONSECUTIVE_BAD, len(self.dataset))):
-            sample = (wanted + offset) % len(self.dataset)
+        for attempt in range(MAX_CONSECUTIVE_BAD):
+            if attempt:
+                generator = view_generator(self.crops.seed, epoch, wanted, -1 - attempt)
+                sample = int(torch.randint(len(self.dataset), (), generator=generator))
             try:
                 views = self.crops(self.dataset[sample][0], epoch, sample)
             except (UnreadableImageError, OSError) as error:
@@ -141,8 +145,8 @@ class MapViews(Dataset[Sample]):
                 continue
             return views if sample == wanted else {**views, "bad": torch.tensor(wanted)}
         raise DataError(
-            f"{MAX_CONSECUTIVE_BAD} pictures in a row, from number {wanted} on, cannot be read; "
-            f"the last error: {reason}"
+            f"picture number {wanted} and {MAX_CONSECUTIVE_BAD - 1} drawn to replace it, one after "
+            f"the other, cannot be read; the last error: {reason}"
         )
 
 
@@ -234,13 +238,18 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
     pin = torch.cuda.is_available()
     if not isinstance(dataset, IterableDataset):
         sampler = EpochBatches(len(dataset), batch_size, config.run.seed, first, last)
-        yield from DataLoader(
+        loader = DataLoader(
             MapViews(dataset, crops),
             batch_sampler=sampler,
             num_workers=workers,
             pin_memory=pin,
             generator=_seeded(config),
         )
+        try:
+            yield from loader
+        except DataError as error:
+            # A worker's error comes with its traceback as text; the last line is the message.
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
         return
     per_epoch = steps_per_epoch(dataset, batch_size)
     rows = share(batch_size)

@@ -1,6 +1,7 @@
-"""What keeps a run from going wrong in silence: lock, signals, bad pictures, bad losses."""
+"""What keeps a run from going wrong in silence: lock, signals, bad data, memory, disk, losses."""
 
 import contextlib
+import errno
 import fcntl
 import math
 import signal
@@ -9,9 +10,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
+from cassle_zoo.errors import (
+    CassleZooError,
+    ConfigError,
+    DataError,
+    NonFiniteLossError,
+    NotEnoughMemoryError,
+    StorageError,
+)
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -103,3 +114,59 @@ def check_finite(loss: float, step: int) -> None:
             "Usual reasons: a learning rate that is too high (--optim.base-lr), or too little "
             "warm-up (--optim.warmup-epochs); --run.precision fp32 rules out rounding."
         )
+
+
+@contextlib.contextmanager
+def explained(out: Path, batch_size: int) -> Iterator[None]:
+    """Turn what the machine does to a run into errors that say what to do.
+
+    Args:
+        out: Folder of the run.
+        batch_size: Pictures per step.
+
+    Raises:
+        NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
+        StorageError: If the disk is full.
+        DataError: If a data worker was killed.
+    """
+    try:
+        yield
+    except CassleZooError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if _is_out_of_memory(error):
+            raise _memory_advice(error, batch_size) from error
+        if "DataLoader worker (pid" in str(error):
+            raise DataError(
+                f"{str(error).strip()} Usual reasons: not enough memory (pass fewer "
+                "--data.workers) or shared memory (/dev/shm). The same command continues from the "
+                "last checkpoint."
+            ) from error
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise _memory_advice(error, batch_size) from error
+        if error.errno in _DISK_FULL:
+            raise StorageError(
+                f"cannot write in {str(out)!r}: {error.strerror}; the checkpoints there are "
+                "intact. Make room, then the same command continues."
+            ) from error
+        raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch has no class of its own for the CPU's memory, nor for that of cuDNN and cuBLAS.
+    words = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(word in str(error) for word in words)
+
+
+def _memory_advice(error: BaseException, batch_size: int) -> NotEnoughMemoryError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return NotEnoughMemoryError(
+        f"out of memory with batches of {batch_size} ({reason}). The last checkpoint is kept. "
+        "Without changing the result: share each batch out among more processes (torchrun), or "
+        "pass fewer --data.workers if it is the machine's memory, not a GPU's. As a new run with "
+        f"another --out: --optim.batch-size {max(2, batch_size // 2)} or --run.precision bf16. "
+        "--dry-run shows the memory that a run needs."
+    )

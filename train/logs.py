@@ -31,10 +31,13 @@ class CsvLogger:
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.reader(file) if len(row) == 3 and _within(row[0], step)]
-        self._file = path.open("w", newline="", encoding="utf-8")
+        # Aside and renamed, so that no moment is without the earlier rows.
+        temporary = folder / f".{CSV_FILE}.tmp"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["step", "name", "value"], *rows])
+        temporary.replace(path)
+        self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
-        self._writer.writerows([["step", "name", "value"], *rows])
-        self._file.flush()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row per value."""

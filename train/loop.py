@@ -1,7 +1,6 @@
 """The training loop. It reads top to bottom and never asks which method it trains."""
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -10,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.errors import ConfigError
+from cassle_zoo.json_files import read_json
 from cassle_zoo.train import distributed, final
 from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import batches, open_dataset, steps_per_epoch
 from cassle_zoo.train.distributed import joined
-from cassle_zoo.train.guards import BadPictures, locked, stop_signals
+from cassle_zoo.train.guards import BadPictures, explained, locked, stop_signals
 from cassle_zoo.train.logs import Progress, open_loggers
 from cassle_zoo.train.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
@@ -53,9 +53,16 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         ConfigError: If `out` holds a run with other settings, or is used by another process.
         DataError: If there are no pictures, or too many that cannot be read.
         NonFiniteLossError: If the loss becomes NaN or infinite.
+        NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
+        StorageError: If the disk is full.
+        ArtifactError: If all checkpoints are damaged.
     """
     out = Path(out)
-    with joined(config.run.device, config.run.timeout) as device, stop_signals() as stop:
+    with (
+        explained(out, config.optim.batch_size),
+        joined(config.run.device, config.run.timeout) as device,
+        stop_signals() as stop,
+    ):
         first = distributed.rank() == 0
         dataset = open_dataset(config.data)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
@@ -73,7 +80,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 report.message(note)
             for batch in batches(config, dataset, trainer.step, total):
                 for name in bad_pictures.note(distributed.gather(batch["bad"].to(device))):
-                    report.message(f"picture {name} cannot be read; the next one is used instead.")
+                    report.message(f"picture {name} cannot be read; another one is used instead.")
                 values = trainer.train_step(batch, total)
                 report.step(trainer.step, values)
                 epoch, position = divmod(trainer.step, per_epoch)
@@ -175,10 +182,10 @@ def check_same_run(config: TrainConfig, out: Path) -> None:
     # A setting that did not exist when the run began had what is now its default.
     defaults = _flat(TrainConfig(name="", arch="", method=type(config.method)()).to_dict())
     try:
-        old = defaults | _flat(json.loads(path.read_text(encoding="utf-8")))
+        old = defaults | _flat(read_json(path))
     except ValueError as error:
         raise ConfigError(
-            f"{str(path)!r} is not valid JSON ({error}); use another --out."
+            f"{str(path)!r} holds no settings ({error}); use another --out."
         ) from None
     new = _flat(config.to_dict())
     differing = [

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from cassle_zoo.errors import ConfigError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
@@ -53,7 +54,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             )
             print("\ncassle-zoo train RECIPE --help lists every setting with the recipe's value.")
             raise SystemExit(0)
-        raise SystemExit("cassle-zoo train: name a recipe first; see cassle-zoo train --help.")
+        raise ConfigError("name a recipe first; see cassle-zoo train --help.")
     recipe = get_recipe(argv[0])
     arguments = tyro.cli(
         Arguments,
@@ -89,7 +90,7 @@ def run_from_cli(argv: Sequence[str]) -> int:
         print(dry_run(arguments.config))
         return 0
     if arguments.out is None:
-        raise SystemExit("cassle-zoo train: say where the run's files go with --out DIR.")
+        raise ConfigError("say where the run's files go with --out DIR.")
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:
         return INTERRUPTED

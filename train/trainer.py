@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cassle_zoo.devices import autocast_dtype, pick_device
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.errors import ArtifactError, ConfigError
 from cassle_zoo.train import distributed
 from cassle_zoo.train.augself import AugSelf
 from cassle_zoo.train.backbone import build_backbone
@@ -99,9 +99,10 @@ class Trainer:
 
         Raises:
             ConfigError: If the processes do not see the same checkpoint.
+            ArtifactError: If all checkpoints are damaged, or do not fit.
         """
         state, damaged = load_checkpoint(out)
-        found = 0 if state is None else int(state["step"])
+        found = 0 if state is None else int(state.get("step", 0))
         if not distributed.same_everywhere(found, self.device):
             raise ConfigError(
                 f"process {distributed.rank()} finds a checkpoint of step {found} in "
@@ -109,12 +110,18 @@ class Trainer:
             )
         if state is None:
             return []
-        self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            torch.set_rng_state(state["rng"])
+            if state["cuda_rng"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"the checkpoint in {str(out)!r} does not fit the run: {error!s:.500}; continue "
+                "with the versions of cassle_zoo, torch and timm that wrote it."
+            ) from error
         notes = [f"{name} is damaged; using the one before." for name in damaged]
         return [*notes, f"continuing after step {self.step}."]
 

@@ -194,7 +194,8 @@ def hub(
 @pytest.fixture
 def repo(request: pytest.FixtureRequest) -> str:
     """Return the name of a repository that no other test uses."""
-    return "org/" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:80]
+    name = f"{request.node.module.__name__.rpartition('.')[2]}-{request.node.name}".lower()
+    return "org/" + re.sub(r"[^a-z0-9]+", "-", name).strip("-")[:80]
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_bad_picture_is_replaced_and_reported(
 def test_all_pictures_bad(config: TrainConfig, tmp_path: Path) -> None:
     for index in range(22):
         (tmp_path / f"{index}.jpg").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match="in a row"):
+    with pytest.raises(DataError, match="one after the other"):
         read(with_data(config, root=str(tmp_path)))
 
 

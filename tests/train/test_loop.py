@@ -251,6 +251,6 @@ def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
     content = pickle.dumps(Evil())
     digest = hashlib.sha256(content).hexdigest().encode()
     (tmp_path / LATEST).write_bytes(digest + b"\n" + content)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ArtifactError, match="no checkpoint"):
         load_checkpoint(tmp_path)
     assert not marker.exists()

@@ -138,14 +138,14 @@ def test_every_combination_trains_or_is_refused_with_the_reason(
 
 
 def test_bad_conditioning_fails_when_the_configuration_is_made(config: TrainConfig) -> None:
-    for conditioning, message in (
-        (ConditioningConfig(how="concat"), "cat"),
-        (ConditioningConfig(descriptors=()), "at least one descriptor"),
-        (ConditioningConfig(descriptors=("crop", "colour")), "color"),
-        (ConditioningConfig(depth=0), "encoder_depth"),
+    for fields, message in (
+        ({"how": "concat"}, "cat"),
+        ({"descriptors": ()}, "at least one descriptor"),
+        ({"descriptors": ("crop", "colour")}, "color"),
+        ({"depth": 0}, r"conditioning\.depth"),
     ):
         with pytest.raises(CassleZooError, match=message):
-            dataclasses.replace(config, conditioning=conditioning)
+            dataclasses.replace(config, conditioning=ConditioningConfig(**fields))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Barlow Twins (arXiv 2103.03230): views agree in each feature, features do not repeat another."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from cassle_zoo.projector import ProjectorConfig
+from cassle_zoo.settings import NOT_NEGATIVE, Range
 from cassle_zoo.train.distributed import gather
 from cassle_zoo.train.losses import cross_correlation_loss
 from cassle_zoo.train.methods.base import (
@@ -14,7 +15,6 @@ from cassle_zoo.train.methods.base import (
     Pair,
     ParamGroup,
     Views,
-    check_range,
 )
 
 
@@ -36,16 +36,11 @@ class BarlowTwinsConfig(MethodConfig):
     name: ClassVar[str] = "barlow_twins"
     last_bn: ClassVar[bool] = True
     last_bn_affine: ClassVar[bool] = False
-    depth: int = 3
-    hidden_features: int | None = 8192
-    out_features: int = 8192
-    redundancy_weight: float = 0.0051
-    bias_lr_scale: float = 0.024
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_range("redundancy_weight", self.redundancy_weight, 0, float("inf"))
-        check_range("bias_lr_scale", self.bias_lr_scale, 0, float("inf"))
+    depth: Annotated[int, Range(1)] = 3
+    hidden_features: Annotated[int | None, Range(1)] = 8192
+    out_features: Annotated[int, Range(1)] = 8192
+    redundancy_weight: Annotated[float, NOT_NEGATIVE] = 0.0051
+    bias_lr_scale: Annotated[float, NOT_NEGATIVE] = 0.024
 
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return Barlow Twins around a backbone."""

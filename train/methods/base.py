@@ -2,13 +2,13 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
-from cassle_zoo.descriptors import PAPER_DESCRIPTORS
-from cassle_zoo.errors import ConfigError
-from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorConfig
+from cassle_zoo.settings import OneOf, Range, check_fields
 from cassle_zoo.train.augself import AugSelf
 
 Pair = tuple[Tensor, Tensor]
@@ -43,10 +43,15 @@ class ConditioningConfig:
         width: Width of the augmentation encoder.
     """
 
-    how: str = "cat"
+    how: Annotated[str, OneOf(CONDITIONINGS)] = "cat"
     descriptors: tuple[str, ...] = PAPER_DESCRIPTORS
-    depth: int = 6
-    width: int = 64
+    depth: Annotated[int, Range(1)] = 6
+    width: Annotated[int, Range(1)] = 64
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self, "conditioning.")
+        DescriptorLayout(self.descriptors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +136,21 @@ class MethodConfig(abc.ABC):
         depth: Linear layers of the projector.
         hidden_features: Width of the projector's hidden layers; `None` means the backbone's.
         out_features: Width of the projection.
+
+    Raises:
+        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str]
     last_bn: ClassVar[bool] = False
     last_bn_affine: ClassVar[bool] = True
-    depth: int = 2
-    hidden_features: int | None = None
-    out_features: int = 128
+    depth: Annotated[int, Range(1)] = 2
+    hidden_features: Annotated[int | None, Range(1)] = None
+    out_features: Annotated[int, Range(1)] = 128
+
+    def __post_init__(self) -> None:
+        """Check every field, also a subclass's."""
+        check_fields(self, "method.")
 
     def projector(self, in_features: int, conditioning: ConditioningConfig) -> ProjectorConfig:
         """Return the method's projector for a backbone of `in_features`.
@@ -168,23 +180,3 @@ def full(x: Any) -> Tensor:
     """Undo autocast's reduced precision; leave float32 and float64 as they are."""
     assert isinstance(x, Tensor)
     return x.float() if x.dtype.itemsize < 4 else x
-
-
-def check_range(
-    name: str, value: float, low: float, high: float, *, open_low: bool = False
-) -> None:
-    """Check a setting of a method.
-
-    Args:
-        name: Field of the method's settings.
-        value: Its value.
-        low: Smallest value.
-        high: Largest value.
-        open_low: Whether `low` itself is not allowed.
-
-    Raises:
-        ConfigError: If the value is outside, or not a number.
-    """
-    if not low <= value <= high or (open_low and value == low):
-        allowed = f"{'(' if open_low else '['}{low}, {high}]"
-        raise ConfigError(f"method.{name} must be within {allowed}, got {value}.")

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from cassle_zoo.projector import ProjectorConfig, build_mlp
+from cassle_zoo.settings import Range
 from cassle_zoo.train.losses import negative_cosine
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range, full
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, full
 from cassle_zoo.train.methods.teacher import Teacher
 
 
@@ -26,14 +27,9 @@ class BYOLConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "byol"
-    out_features: int = 256
-    momentum: float = 0.996
-    predictor_features: int = 4096
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_range("momentum", self.momentum, 0, 1)
-        check_range("predictor_features", self.predictor_features, 1, float("inf"))
+    out_features: Annotated[int, Range(1)] = 256
+    momentum: Annotated[float, Range(0, 1)] = 0.996
+    predictor_features: Annotated[int, Range(1)] = 4096
 
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return BYOL around a backbone."""

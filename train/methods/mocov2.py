@@ -1,17 +1,17 @@
 """MoCo v2 (arXiv 1911.05722, 2003.04297): find a picture's key among a queue of other keys."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cassle_zoo.errors import unknown_name
 from cassle_zoo.projector import ProjectorConfig
+from cassle_zoo.settings import POSITIVE, Range
 from cassle_zoo.train.distributed import gather
 from cassle_zoo.train.losses import queue_info_nce
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range, full
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, full
 from cassle_zoo.train.methods.teacher import Teacher
 
 
@@ -31,18 +31,10 @@ class MoCoV2Config(MethodConfig):
     """
 
     name: ClassVar[str] = "mocov2"
-    temperature: float = 0.2
-    momentum: float = 0.999
-    queue_size: int = 65536
+    temperature: Annotated[float, POSITIVE] = 0.2
+    momentum: Annotated[float, Range(0, 1)] = 0.999
+    queue_size: Annotated[int, Range(1)] = 65536
     enqueue: Literal["keys", "queries"] = "keys"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_range("temperature", self.temperature, 0, float("inf"), open_low=True)
-        check_range("momentum", self.momentum, 0, 1)
-        check_range("queue_size", self.queue_size, 1, float("inf"))
-        if self.enqueue not in ("keys", "queries"):
-            raise unknown_name("method.enqueue", self.enqueue, ("keys", "queries"))
 
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return MoCo v2 around a backbone."""

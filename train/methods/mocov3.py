@@ -1,15 +1,16 @@
 """MoCo v3 (arXiv 2104.02057): predict which of the batch's keys belongs to a picture."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cassle_zoo.projector import ProjectorConfig, build_mlp
+from cassle_zoo.settings import POSITIVE, Range
 from cassle_zoo.train.distributed import gather
 from cassle_zoo.train.losses import batch_info_nce
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range, full
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, full
 from cassle_zoo.train.methods.teacher import Teacher
 
 
@@ -32,18 +33,12 @@ class MoCoV3Config(MethodConfig):
     name: ClassVar[str] = "mocov3"
     last_bn: ClassVar[bool] = True
     last_bn_affine: ClassVar[bool] = False
-    depth: int = 3
-    hidden_features: int | None = 4096
-    out_features: int = 256
-    temperature: float = 0.2
-    momentum: float = 0.999
-    predictor_features: int = 4096
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_range("temperature", self.temperature, 0, float("inf"), open_low=True)
-        check_range("momentum", self.momentum, 0, 1)
-        check_range("predictor_features", self.predictor_features, 1, float("inf"))
+    depth: Annotated[int, Range(1)] = 3
+    hidden_features: Annotated[int | None, Range(1)] = 4096
+    out_features: Annotated[int, Range(1)] = 256
+    temperature: Annotated[float, POSITIVE] = 0.2
+    momentum: Annotated[float, Range(0, 1)] = 0.999
+    predictor_features: Annotated[int, Range(1)] = 4096
 
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return MoCo v3 around a backbone."""

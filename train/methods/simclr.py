@@ -1,15 +1,16 @@
 """SimCLR (arXiv 2002.05709): tell the two views of a picture from all other pictures' views."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cassle_zoo.projector import ProjectorConfig
+from cassle_zoo.settings import POSITIVE
 from cassle_zoo.train.distributed import gather
 from cassle_zoo.train.losses import nt_xent
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +25,7 @@ class SimCLRConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "simclr"
-    temperature: float = 0.2
-
-    def __post_init__(self) -> None:
-        """Check the temperature."""
-        check_range("temperature", self.temperature, 0, float("inf"), open_low=True)
+    temperature: Annotated[float, POSITIVE] = 0.2
 
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return SimCLR around a backbone."""

@@ -1,12 +1,13 @@
 """SimSiam (arXiv 2011.10566): predict the other view's projection; no teacher, no negatives."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cassle_zoo.projector import ProjectorConfig, build_mlp
+from cassle_zoo.settings import Range
 from cassle_zoo.train.losses import negative_cosine
 from cassle_zoo.train.methods.base import (
     Method,
@@ -14,7 +15,6 @@ from cassle_zoo.train.methods.base import (
     Pair,
     ParamGroup,
     Views,
-    check_range,
     full,
 )
 
@@ -35,14 +35,10 @@ class SimSiamConfig(MethodConfig):
 
     name: ClassVar[str] = "simsiam"
     last_bn: ClassVar[bool] = True
-    depth: int = 3
-    hidden_features: int | None = 2048
-    out_features: int = 2048
-    predictor_features: int = 512
-
-    def __post_init__(self) -> None:
-        """Check the width."""
-        check_range("predictor_features", self.predictor_features, 1, float("inf"))
+    depth: Annotated[int, Range(1)] = 3
+    hidden_features: Annotated[int | None, Range(1)] = 2048
+    out_features: Annotated[int, Range(1)] = 2048
+    predictor_features: Annotated[int, Range(1)] = 512
 
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return SimSiam around a backbone."""

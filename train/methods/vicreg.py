@@ -1,15 +1,16 @@
 """VICReg (arXiv 2105.04906): views agree, features vary, and features do not repeat another."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cassle_zoo.projector import ProjectorConfig
+from cassle_zoo.settings import NOT_NEGATIVE, Range
 from cassle_zoo.train.distributed import gather
 from cassle_zoo.train.losses import in_full_precision
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, check_range
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +27,12 @@ class VICRegConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "vicreg"
-    depth: int = 3
-    hidden_features: int | None = 8192
-    out_features: int = 8192
-    invariance_weight: float = 25.0
-    variance_weight: float = 25.0
-    covariance_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the weights."""
-        for name in ("invariance_weight", "variance_weight", "covariance_weight"):
-            check_range(name, getattr(self, name), 0, float("inf"))
+    depth: Annotated[int, Range(1)] = 3
+    hidden_features: Annotated[int | None, Range(1)] = 8192
+    out_features: Annotated[int, Range(1)] = 8192
+    invariance_weight: Annotated[float, NOT_NEGATIVE] = 25.0
+    variance_weight: Annotated[float, NOT_NEGATIVE] = 25.0
+    covariance_weight: Annotated[float, NOT_NEGATIVE] = 1.0
 
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return VICReg around a backbone."""
