@@ -23,16 +23,12 @@ class WrongConfigError(ValueError):
     """What is wrong with a config.json, without the file's name and the fix."""
 
 
-def check_config(config: Any) -> None:
+def check_config(config: dict[str, Any]) -> None:
     """Check the content of a config.json.
 
     Raises:
         WrongConfigError: If it is malformed, of another format version, or contradicts itself.
     """
-    if isinstance(config, dict) and "cassle_zoo" not in config:
-        raise WrongConfigError(
-            "the key cassle_zoo is missing; other models are loaded with timm.create_model."
-        )
     architecture = _get(config, "architecture", str)
     if not architecture.replace("_", "").isalnum():
         raise WrongConfigError(f"architecture {architecture!r} is not the name of a timm model.")

@@ -106,18 +106,24 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = read_json(path)
     except ValueError as error:
-        raise ArtifactError(f"{path} is not a JSON object ({error}). {_FIX}") from error
+        raise ArtifactError(f"{path} is not a JSON object ({error}). {FIX}") from error
+    if "cassle_zoo" not in config:
+        raise ArtifactError(
+            f"{path}: the key cassle_zoo is missing; other models are loaded with "
+            "timm.create_model."
+        )
     try:
         check_config(config)
     except WrongConfigError as error:
-        raise ArtifactError(f"{path}: {error} {_FIX}") from None
+        raise ArtifactError(f"{path}: {error} {FIX}") from None
     return dict(config)
 
 
-_FIX = (
+FIX = (
     "Get the folder again from where it came, or write it anew with `cassle-zoo hub export RUN -o "
     "DIR`."
 )
+"""What errors about a damaged model folder end with."""
 
 
 def require_file(path: Path) -> None:
@@ -137,4 +143,4 @@ def require_file(path: Path) -> None:
             f"{path} is missing, so {folder} is not a model folder. `cassle-zoo hub export RUN -o "
             "DIR`, `hub convert` and `hub pull` write such folders."
         )
-    raise ArtifactError(f"{path} is missing. {_FIX}")
+    raise ArtifactError(f"{path} is missing. {FIX}")
