@@ -79,12 +79,11 @@ def make_config(
     """
     names = () if projector is None else projector.descriptors
     cfg = {k: list(v) if isinstance(v, tuple) else v for k, v in timm_cfg(spec).items()}
-    pool = getattr(backbone, "global_pool", None)
     return {
         "architecture": spec.timm_arch,
         "num_classes": 0,
         "num_features": backbone.num_features,
-        "global_pool": pool if isinstance(pool, str) else getattr(pool, "pool_type", ""),
+        "global_pool": pool_name(backbone),
         **({"model_args": dict(spec.model_args)} if spec.model_args else {}),
         "pretrained_cfg": {"tag": spec.tag, **cfg},
         "cassle_zoo": {
@@ -96,6 +95,12 @@ def make_config(
             "training": dict(training),
         },
     }
+
+
+def pool_name(backbone: nn.Module) -> str:
+    """Return timm's name of how a backbone pools its features; empty if it has none."""
+    pool = getattr(backbone, "global_pool", None)
+    return pool if isinstance(pool, str) else str(getattr(pool, "pool_type", ""))
 
 
 def save_artifact(

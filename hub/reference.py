@@ -141,7 +141,7 @@ def reference_errors(folder: str | Path) -> dict[str, float]:
     model, projector = load_folder(folder, config)
     size = tuple(config["pretrained_cfg"]["input_size"])
     images = stored.get("images")
-    if images is None or images.dtype != torch.uint8 or images.shape[1:] != size:
+    if images is None or images.dtype != torch.uint8 or images.shape[1:] != size or not len(images):
         raise ArtifactError(f"{path} holds no pictures of the model's input size {size}.")
     try:
         found = _outputs(config, model, projector, stored)
