@@ -27,6 +27,7 @@ from cassle_zoo.model_folder import (
     MODEL_FILE,
     PROJECTOR_FILE,
     REFERENCE_FILE,
+    bundled_folder,
     file_sha256,
     local_folder,
     read_config,
@@ -194,6 +195,9 @@ def _card(folder: Path) -> str:
     if wrong := forged_results(card, generated):
         raise ArtifactError("; ".join(wrong))
     same = re.sub(r"hf-hub:[\w.-]+/[\w.-]+", CARD_REPO, str(card)) == str(generated)
+    bundled = [bundled_folder(spec).resolve() for spec in MODEL_SPECS.values()]
+    if not same and folder.resolve() in bundled:
+        raise ArtifactError(f"{path} is not the card of this version; reinstall cassle-zoo.")
     return f"{CARD_FILE} is valid, {'as generated' if same else 'not the generated text'}"
 
 

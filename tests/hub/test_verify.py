@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from toy import TOY
 
+from cassle_zoo import model_folder
 from cassle_zoo.cli.main import main
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.hub.card import write_card
@@ -231,6 +232,18 @@ def test_a_card_may_be_edited_but_that_is_said(
     (folder / CARD_FILE).write_text(text + "\nMore words.\n", encoding="utf-8")
     assert failures(folder) == {}
     assert card_detail(folder).endswith("not the generated text")
+
+
+def test_the_card_of_a_bundled_model_is_the_generated_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = folder.rename(folder.parent / TOY.full_name)
+    monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", bundled.parent)
+    monkeypatch.setitem(MODEL_SPECS, TOY.full_name, replace(TOY, sha256=None))
+    assert failures(bundled) == {}
+    with (bundled / CARD_FILE).open("a") as card:
+        card.write("\nMore words.\n")
+    assert "not the card of this version; reinstall" in failures(bundled)["card"]
 
 
 def test_results_of_other_weights_are_the_authors_own_claim(
