@@ -31,6 +31,7 @@ from cassle_zoo.model_folder import (
     file_sha256,
     local_folder,
     read_config,
+    require_file,
     verify_files,
 )
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
@@ -137,7 +138,8 @@ def _config(folder: Path) -> str:
 
 def _hashes(folder: Path, pinned: ModelSpec | None) -> str:
     recorded = recorded_hashes(folder)
-    verify_files(folder, recorded)
+    again = f"`python -m cassle_zoo.hub.reference {folder}`"
+    verify_files(folder, recorded, f"Get it again, or if the change is yours, run {again}.")
     unrecorded = [
         name
         for name in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
@@ -145,8 +147,7 @@ def _hashes(folder: Path, pinned: ModelSpec | None) -> str:
     ]
     if unrecorded:
         raise ArtifactError(
-            f"{REFERENCE_FILE} has no hash of {', '.join(unrecorded)}; write it again with "
-            f"`python -m cassle_zoo.hub.reference {folder}`."
+            f"{REFERENCE_FILE} has no hash of {', '.join(unrecorded)}; write it again with {again}."
         )
     released = pinned or MODEL_SPECS.get(read_config(folder)["cassle_zoo"]["name"])
     published = {} if released is None else dict(released.sha256 or {})
@@ -185,8 +186,7 @@ def _reference(folder: Path) -> str:
 
 def _card(folder: Path) -> str:
     path = folder / CARD_FILE
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing.")
+    require_file(path)
     content = path.read_bytes()
     problems = card_problems(content)
     if problems:

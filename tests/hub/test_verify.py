@@ -102,7 +102,14 @@ def test_a_missing_file(folder: Path, file: str) -> None:
 
 def test_what_is_no_model_folder_at_all(tmp_path: Path) -> None:
     assert failures(tmp_path).keys() == set(ALL)
-    assert failures(tmp_path / "missing").keys() == set(ALL)
+    found = failures(tmp_path / "missing")
+    assert found.keys() == set(ALL)
+    assert all("is not a folder" in text or "does not exist" in text for text in found.values())
+
+
+def test_a_change_of_ones_own_is_not_mended_by_installing_again(folder: Path) -> None:
+    edit_config(folder, lambda config: config["cassle_zoo"].update(method="byol"))
+    assert f"run `python -m cassle_zoo.hub.reference {folder}`" in failures(folder)["hashes"]
 
 
 def test_other_weights_with_hashes_of_their_own_fail_the_reference(folder: Path) -> None:
