@@ -18,9 +18,9 @@ from cassle_zoo.errors import (
 )
 from cassle_zoo.hub_download import download, download_all, endpoint, is_offline
 from cassle_zoo.model_folder import (
-    CARD_FILE,
     CONFIG_FILE,
     FIX,
+    FOLDER_FILES,
     LOCAL_PREFIX,
     MODEL_FILE,
     PROJECTOR_FILE,
@@ -243,8 +243,8 @@ def fetch(name: str, *, cache_dir: str | Path | None = None, force: bool = False
     described = read_config(folder)["cassle_zoo"]["projector"] is not None
     needed = [MODEL_FILE, PROJECTOR_FILE] if described else [MODEL_FILE]
     if source := hub_source(name):
-        patterns = ["*.safetensors", CONFIG_FILE, CARD_FILE]
-        download_all(source.repo, folder.name, patterns, cache_dir=cache_dir, force=force)
+        # By known names only: what else a repository lists is never asked for.
+        download_all(source.repo, folder.name, FOLDER_FILES, cache_dir=cache_dir, force=force)
         download(source.repo, folder.name, needed, cache_dir=cache_dir)  # an error if one lacks
     for file in needed:
         if not (folder / file).is_file():
