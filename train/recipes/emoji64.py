@@ -43,7 +43,7 @@ def resnet18_cassle_simclr() -> TrainConfig:
 
     Command: `cassle-zoo train resnet18_cassle_simclr.emoji64 --data emoji64.tar --out RUN`
     Hardware: one core with AVX512-BF16 (the bundled weights: `--run.threads 1`). Time: 43 minutes
-    of processor time. Result: 70.0 % subcategory, 77.0 % skin tone (MODEL_CARDS.md).
+    of processor time. Result: 69.9 % subcategory, 77.0 % skin tone (MODEL_CARDS.md).
     """
     return TrainConfig(
         name="resnet18_cassle_simclr.emoji64",
