@@ -13,6 +13,7 @@ from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.main import parse, public_command, run_from_cli
+from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.methods.base import ParamGroup
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.optim import build_optimizer, learning_rate
@@ -31,12 +32,17 @@ def test_recipes_agree_with_the_registry(name: str) -> None:
     assert (config.augment.mean, config.augment.std) == (spec.mean, spec.std)
     documentation = inspect.getdoc(RECIPES[name]) or ""
     assert f"cassle-zoo train {name} " in documentation
+    assert re.search(r"Hardware(: .*Time: .*\d| and time: the same)", documentation, re.DOTALL)
     assert ("Not run" in documentation) != ("Result: " in documentation)
     json.dumps(config.to_dict())
 
 
 def test_every_registered_model_has_a_recipe() -> None:
     assert RECIPES.keys() == MODEL_SPECS.keys()
+
+
+def test_the_command_line_trains_every_method() -> None:
+    assert {get_recipe(name).method.name for name in RECIPES} == METHODS.keys()
 
 
 def test_unknown_recipe() -> None:
