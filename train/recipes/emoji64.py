@@ -58,7 +58,7 @@ def resnet18_simclr() -> TrainConfig:
     """SimCLR without conditioning, else as `resnet18_cassle_simclr`.
 
     Command: `cassle-zoo train resnet18_simclr.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_simclr(), "resnet18_simclr.emoji64")
 
@@ -77,7 +77,7 @@ def resnet18_mocov2() -> TrainConfig:
     """MoCo v2 without conditioning, else as `resnet18_cassle_mocov2`.
 
     Command: `cassle-zoo train resnet18_mocov2.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_mocov2(), "resnet18_mocov2.emoji64")
 
@@ -96,7 +96,7 @@ def resnet18_mocov3() -> TrainConfig:
     """MoCo v3 without conditioning, else as `resnet18_cassle_mocov3`.
 
     Command: `cassle-zoo train resnet18_mocov3.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_mocov3(), "resnet18_mocov3.emoji64")
 
@@ -115,7 +115,7 @@ def resnet18_barlow_twins() -> TrainConfig:
     """Barlow Twins without conditioning, else as `resnet18_cassle_barlow_twins`.
 
     Command: `cassle-zoo train resnet18_barlow_twins.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_barlow_twins(), "resnet18_barlow_twins.emoji64")
 
@@ -134,7 +134,7 @@ def resnet18_byol() -> TrainConfig:
     """BYOL without conditioning, else as `resnet18_cassle_byol`.
 
     Command: `cassle-zoo train resnet18_byol.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_byol(), "resnet18_byol.emoji64")
 
@@ -153,7 +153,7 @@ def resnet18_simsiam() -> TrainConfig:
     """SimSiam without conditioning, else as `resnet18_cassle_simsiam`.
 
     Command: `cassle-zoo train resnet18_simsiam.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_simsiam(), "resnet18_simsiam.emoji64")
 
@@ -172,7 +172,7 @@ def resnet18_vicreg() -> TrainConfig:
     """VICReg without conditioning, else as `resnet18_cassle_vicreg`.
 
     Command: `cassle-zoo train resnet18_vicreg.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_vicreg(), "resnet18_vicreg.emoji64")
 
@@ -197,7 +197,7 @@ def resnet50_simclr() -> TrainConfig:
     """SimCLR without conditioning, else as `resnet50_cassle_simclr`.
 
     Command: `cassle-zoo train resnet50_simclr.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet50_cassle_simclr(), "resnet50_simclr.emoji64")
 
