@@ -1,0 +1,119 @@
+"""`cassle-zoo reproduce`: recorded numbers again, and the whole study."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.study.design import Design
+from cassle_zoo.study.job import Machine
+from cassle_zoo.study.run import Walk, run_study
+
+STUDY = "study"
+
+_DESCRIPTION = """Train and measure all arms of the study, the most important first.
+
+The same command run again continues, also beside one that is running. Exit status: 0 finished, 143
+stopped by a signal or because the hours are over, 2 bad input."""
+
+_USAGE = """usage: cassle-zoo reproduce study --data emoji64.tar -o DIR [OPTIONS]
+
+Train and measure what docs/study.md reports. The same command continues what was interrupted.
+
+cassle-zoo reproduce study --help lists the options."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyArguments:
+    """Arguments of `cassle-zoo reproduce study`.
+
+    Attributes:
+        data: `emoji64.tar` or its folder.
+        output: Folder of the study.
+        epochs: Of every training but the grid's.
+        grid_epochs: Of the trainings that learning rate and weight decay are chosen on.
+        seeds: Seeds of SimCLR, SimCLR + AugSelf and CASSLE-SimCLR.
+        method_seeds: Seeds of the other methods.
+        choose: Choose learning rate and weight decay of the baseline by a grid; else the recipe's.
+        only: Shell patterns of the jobs, arms or groups (main, methods, conditioning, omega, depth)
+            to run; the grid is run before all.
+        hours: Start no job after so many hours.
+        workers: Processes that work side by side.
+        threads: CPU threads of each; by default the machine's cores are shared out.
+        data_workers: Processes that decode and crop, for each.
+        device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
+        list: Only list the names of the jobs that have no record yet.
+    """
+
+    data: Path
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    epochs: int = 25
+    grid_epochs: int = 10
+    seeds: int = 3
+    method_seeds: int = 1
+    choose: bool = True
+    only: tuple[str, ...] = ("*",)
+    hours: float | None = None
+    workers: int = 1
+    threads: int | None = None
+    data_workers: int = 1
+    device: str | None = None
+    list: bool = False
+
+
+def run_from_cli(argv: Sequence[str]) -> int:
+    """Run `cassle-zoo reproduce ARGV...` and return its exit status."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if argv else 2
+    if argv[0] != STUDY:
+        raise ConfigError(f"{argv[0]!r} cannot be reproduced.")
+    arguments = tyro.cli(
+        StudyArguments,
+        prog="cassle-zoo reproduce study",
+        description=_DESCRIPTION,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        args=list(argv[1:]),
+    )
+    walk = make_walk(arguments)
+    if arguments.list:
+        print("\n".join(job.name for job in walk.todo()))
+        return 0
+    return run_study(walk, arguments.workers)
+
+
+def make_walk(arguments: StudyArguments) -> Walk:
+    """Return what the arguments ask for.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+    """
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {arguments.workers}.")
+    return Walk(
+        out=arguments.output,
+        data=arguments.data,
+        design=Design(
+            epochs=arguments.epochs,
+            grid_epochs=arguments.grid_epochs,
+            seeds=arguments.seeds,
+            method_seeds=arguments.method_seeds,
+            choose=arguments.choose,
+        ),
+        machine=Machine(
+            device=arguments.device,
+            threads=arguments.threads or _share_of_cores(arguments.workers),
+            data_workers=arguments.data_workers,
+        ),
+        only=arguments.only,
+        hours=arguments.hours,
+    )
+
+
+def _share_of_cores(workers: int) -> int | None:
+    """Return the threads of each of several processes; torch's choice if there is one process."""
+    return max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
