@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,18 +101,32 @@ def job_config(job: Job, data: Path, machine: Machine) -> TrainConfig:
 def evaluate_job(job: Job, folder: Path, data: EvalData, machine: Machine, command: str) -> Record:
     """Package a finished training as `folder/model`, and measure that; see `train_job`."""
     started = time.perf_counter()
-    model, cache = folder / "model", folder / CACHE
-    export_run(folder / "train", model, overwrite=True)
-    compute = Compute(seed=job.seed, device=machine.device, cache=cache, progress=False)
-    source = open_source(f"local-dir:{model}")
-    evaluators = GRID_EVALUATORS if job.arm.group == GRID else EVALUATORS
-    results: dict[str, Result] = {
-        task: evaluate(task, evaluator, source, data, compute, command=command)[0]
-        for task, evaluator in evaluators.items()
-    }
-    found = {} if job.arm.group == GRID else neighbours(Subject(source, data, compute))
+    subject = package(job, folder, data, machine)
+    in_grid = job.arm.group == GRID
+    results = measure(subject, GRID_EVALUATORS if in_grid else EVALUATORS, command)
+    found = {} if in_grid else neighbours(subject)
     seconds = time.perf_counter() - started
     return make_record(job, folder, machine, seconds, results=results, neighbours=found)
+
+
+def package(job: Job, folder: Path, data: EvalData, machine: Machine) -> Subject:
+    """Write a finished training as a model folder `folder/model`, to be measured on data."""
+    model = folder / "model"
+    export_run(folder / "train", model, overwrite=True)
+    compute = Compute(seed=job.seed, device=machine.device, cache=folder / CACHE, progress=False)
+    return Subject(open_source(f"local-dir:{model}"), data, compute)
+
+
+def measure(
+    subject: Subject, evaluators: Mapping[str, Evaluator], command: str
+) -> dict[str, Result]:
+    """Return the results of evaluations by name."""
+    return {
+        task: evaluate(
+            task, evaluator, subject.source, subject.data, subject.compute, command=command
+        )[0]
+        for task, evaluator in evaluators.items()
+    }
 
 
 def clean(folder: Path) -> None:

@@ -11,7 +11,15 @@ import tyro
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.study.design import Design
 from cassle_zoo.study.job import Machine
-from cassle_zoo.study.run import Walk, run_study
+from cassle_zoo.study.records import RECORDS, load_records
+from cassle_zoo.study.reproduce import (
+    compare,
+    comparison_table,
+    find_recorded,
+    recorded_results,
+    reproduce,
+)
+from cassle_zoo.study.run import STOPPED, Walk, run_study
 
 STUDY = "study"
 
@@ -20,11 +28,40 @@ _DESCRIPTION = """Train and measure all arms of the study, the most important fi
 The same command run again continues, also beside one that is running. Exit status: 0 finished, 143
 stopped by a signal or because the hours are over, 2 bad input."""
 
-_USAGE = """usage: cassle-zoo reproduce study --data emoji64.tar -o DIR [OPTIONS]
+_USAGE = """usage: cassle-zoo reproduce NAME --data emoji64.tar -o DIR [OPTIONS]
+       cassle-zoo reproduce study --data emoji64.tar -o DIR [OPTIONS]
+       cassle-zoo reproduce --list
 
-Train and measure what docs/study.md reports. The same command continues what was interrupted.
+Train the model NAME by its recipe, measure it and compare with the numbers of MODEL_CARDS.md; or
+run the whole study. The same command continues what was interrupted. --help after the name lists
+the options; --list lists the names."""
 
-cassle-zoo reproduce study --help lists the options."""
+_MODEL_DESCRIPTION = """Train {name} by its recipe, measure it, and compare with what is recorded.
+
+A number agrees if it is off by no more than 3 standard deviations over the study's seeds (at least
+1 point; 2 points where fewer than 3 seeds are recorded; 0.5 for what is not trained). Exit status:
+0 all agree, 1 some do not, 143 stopped by a signal (the same command continues), 2 bad input."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelArguments:
+    """Arguments of `cassle-zoo reproduce NAME`.
+
+    Attributes:
+        data: `emoji64.tar` or its folder.
+        output: Folder of the training.
+        tolerance: How far each number may be off, in percentage points, whatever the seeds say.
+        threads: CPU threads; by default as in the recorded training.
+        data_workers: Processes that decode and crop.
+        device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
+    """
+
+    data: Path
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    tolerance: float | None = None
+    threads: int | None = None
+    data_workers: int = 1
+    device: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,14 +107,44 @@ def run_from_cli(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if argv else 2
-    if argv[0] != STUDY:
-        raise ConfigError(f"{argv[0]!r} cannot be reproduced.")
+    if argv[0] == "--list":
+        print("\n".join([*recorded_results(), STUDY]))
+        return 0
+    return run_study_command(argv[1:]) if argv[0] == STUDY else run_model(argv[0], argv[1:])
+
+
+def run_model(name: str, argv: Sequence[str]) -> int:
+    """Run `cassle-zoo reproduce NAME ARGV...` and return its exit status."""
+    recorded = find_recorded(name)
+    arguments = tyro.cli(
+        ModelArguments,
+        prog=f"cassle-zoo reproduce {name}",
+        description=_MODEL_DESCRIPTION.format(name=name),
+        config=(tyro.conf.FlagCreatePairsOff,),
+        args=list(argv),
+    )
+    machine = Machine(
+        device=arguments.device, threads=arguments.threads, data_workers=arguments.data_workers
+    )
+    found = reproduce(recorded, arguments.output, arguments.data, machine)
+    if found is None:
+        return STOPPED
+    tolerance = None if arguments.tolerance is None else arguments.tolerance / 100
+    rows = compare(recorded, found, load_records(RECORDS), tolerance)
+    print(comparison_table(rows))
+    outside = sum(not row.agrees for row in rows)
+    print(f"{len(rows) - outside} of {len(rows)} numbers agree.")
+    return 1 if outside else 0
+
+
+def run_study_command(argv: Sequence[str]) -> int:
+    """Run `cassle-zoo reproduce study ARGV...` and return its exit status."""
     arguments = tyro.cli(
         StudyArguments,
         prog="cassle-zoo reproduce study",
         description=_DESCRIPTION,
         config=(tyro.conf.FlagCreatePairsOff,),
-        args=list(argv[1:]),
+        args=list(argv),
     )
     walk = make_walk(arguments)
     if arguments.list:

@@ -11,7 +11,9 @@ from cassle_zoo.errors import DataError
 from cassle_zoo.eval.results import Result
 from cassle_zoo.json_files import read_json
 from cassle_zoo.study.design import Choice, Job
-from cassle_zoo.train.checkpoint import write_json
+
+RECORDS = Path(__file__).resolve().parent / "records"
+"""Those that docs/study.md is made from."""
 
 _FREE = ("data", "run")  # parts of the settings that do not change the result, but for the seed
 
@@ -49,7 +51,9 @@ class Record:
         path.parent.mkdir(parents=True, exist_ok=True)
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["results"] = {task: json.loads(r.to_json()) for task, r in self.results.items()}
-        write_json(path, values)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Record":
