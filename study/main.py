@@ -9,8 +9,10 @@ from typing import Annotated
 import tyro
 
 from cassle_zoo.errors import ConfigError
+from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.study.design import Design
 from cassle_zoo.study.job import Machine
+from cassle_zoo.study.page import FINDINGS, write_page
 from cassle_zoo.study.records import RECORDS, load_records
 from cassle_zoo.study.reproduce import (
     compare,
@@ -21,7 +23,7 @@ from cassle_zoo.study.reproduce import (
 )
 from cassle_zoo.study.run import STOPPED, Walk, run_study
 
-STUDY = "study"
+STUDY, PAGE = "study", "page"
 
 _DESCRIPTION = """Train and measure all arms of the study, the most important first.
 
@@ -30,11 +32,13 @@ stopped by a signal or because the hours are over, 2 bad input."""
 
 _USAGE = """usage: cassle-zoo reproduce NAME --data emoji64.tar -o DIR [OPTIONS]
        cassle-zoo reproduce study --data emoji64.tar -o DIR [OPTIONS]
+       cassle-zoo reproduce page --data emoji64.tar [OPTIONS]
        cassle-zoo reproduce --list
 
 Train the model NAME by its recipe, measure it and compare with the numbers of MODEL_CARDS.md; or
-run the whole study. The same command continues what was interrupted. --help after the name lists
-the options; --list lists the names."""
+run the whole study; or write docs/study.md from recorded results. The same command continues what
+was interrupted. --help after the name lists the options; --list lists the
+names."""
 
 _MODEL_DESCRIPTION = """Train {name} by its recipe, measure it, and compare with what is recorded.
 
@@ -102,15 +106,33 @@ class StudyArguments:
     list: bool = False
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PageArguments:
+    """Arguments of `cassle-zoo reproduce page`.
+
+    Attributes:
+        data: `emoji64.tar` or its folder.
+        records: Folder of recorded results, such as DIR/records of the study; by default those of
+            the published page.
+        output: Folder for `study.md` and the folder of its figures.
+    """
+
+    data: Path
+    records: Path = RECORDS
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("docs")
+
+
 def run_from_cli(argv: Sequence[str]) -> int:
     """Run `cassle-zoo reproduce ARGV...` and return its exit status."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if argv else 2
-    if argv[0] == "--list":
-        print("\n".join([*recorded_results(), STUDY]))
+    name, *rest = argv
+    if name == "--list":
+        print("\n".join([*recorded_results(), STUDY, PAGE]))
         return 0
-    return run_study_command(argv[1:]) if argv[0] == STUDY else run_model(argv[0], argv[1:])
+    commands = {STUDY: run_study_command, PAGE: run_page}
+    return commands[name](rest) if name in commands else run_model(name, rest)
 
 
 def run_model(name: str, argv: Sequence[str]) -> int:
@@ -151,6 +173,21 @@ def run_study_command(argv: Sequence[str]) -> int:
         print("\n".join(job.name for job in walk.todo()))
         return 0
     return run_study(walk, arguments.workers)
+
+
+def run_page(argv: Sequence[str]) -> int:
+    """Run `cassle-zoo reproduce page ARGV...` and return its exit status."""
+    arguments = tyro.cli(
+        PageArguments,
+        prog="cassle-zoo reproduce page",
+        description="Write study.md and its figures from recorded results (extra `study`).",
+        args=list(argv),
+    )
+    records = load_records(arguments.records)
+    findings = FINDINGS.read_text(encoding="utf-8") if FINDINGS.exists() else ""
+    data = open_data("emoji64", arguments.data)
+    print(write_page(records, data, arguments.output, findings))
+    return 0
 
 
 def make_walk(arguments: StudyArguments) -> Walk:

@@ -40,7 +40,7 @@ class Record:
     against: str
     seed: int
     settings: Mapping[str, Any]
-    results: Mapping[str, Result]
+    results: Mapping[str, Result] = field(default_factory=dict)
     neighbours: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     seconds: Mapping[str, float]
     device: str

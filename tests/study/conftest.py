@@ -1,20 +1,21 @@
 """A study of small networks, one epoch each, on a tiny data set."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tiny_emoji64 import write_folder
+from tiny_study import MACHINE, small_design
 
 from cassle_zoo.eval.evaluators.equivariance import Equivariance
 from cassle_zoo.eval.evaluators.sensitivity import Sensitivity
 from cassle_zoo.eval.results import Result
+from cassle_zoo.study import design as design_module
 from cassle_zoo.study import job
 from cassle_zoo.study.design import Design
-from cassle_zoo.study.job import Machine
 from cassle_zoo.study.records import Record
-from cassle_zoo.study.run import Walk
-from cassle_zoo.train.recipes.emoji64 import resnet18_cassle_simclr
+from cassle_zoo.study.run import Walk, run_study
 
 
 @pytest.fixture(scope="session")
@@ -26,26 +27,42 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def design() -> Design:
-    recipe = resnet18_cassle_simclr()
-    base = dataclasses.replace(
-        recipe,
-        arch="test_resnet",
-        augment=dataclasses.replace(recipe.augment, size=32),
-        optim=dataclasses.replace(recipe.optim, batch_size=64),
-        run=dataclasses.replace(recipe.run, monitor_every=0, checkpoint_every=1),
+    return small_design()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_pictures() -> Iterator[None]:
+    """All evaluations, but of few pictures."""
+    small = Sensitivity(pictures=16, augmentations=("crop",), strengths=(1.0,), figures=False)
+    found = Equivariance(pictures=200, candidates=5, figures=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(job.EVALUATORS, "sensitivity", small)
+        patch.setitem(job.EVALUATORS, "equivariance", found)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+    """A finished study: a small grid, the main arms with two seeds, one ablation."""
+    walk = Walk(
+        out=tmp_path_factory.mktemp("study"),
+        data=emoji,
+        design=small_design(),
+        machine=MACHINE,
+        only=("main", "*-depth-2"),
     )
-    return Design(base=base, epochs=1, grid_epochs=1, seeds=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(design_module, "GRID_LR", (0.12, 0.24))
+        patch.setattr(design_module, "GRID_WEIGHT_DECAY", (5e-4,))
+        assert run_study(walk) == 0
+        yield walk
 
 
 @pytest.fixture
-def walk(emoji: Path, design: Design, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Walk:
-    """All evaluations, but of few pictures."""
-    small = Sensitivity(pictures=16, augmentations=("crop",), strengths=(1.0,), figures=False)
-    monkeypatch.setitem(job.EVALUATORS, "sensitivity", small)
-    found = Equivariance(pictures=200, candidates=5, figures=False)
-    monkeypatch.setitem(job.EVALUATORS, "equivariance", found)
-    machine = Machine(device="cpu", threads=1, data_workers=0)
-    return Walk(out=tmp_path / "study", data=emoji, design=design, machine=machine)
+def walk(emoji: Path, design: Design, tmp_path: Path) -> Walk:
+    """A study without grid that is not begun."""
+    design = dataclasses.replace(design, choose=False)
+    return Walk(out=tmp_path / "study", data=emoji, design=design, machine=MACHINE)
 
 
 @pytest.fixture
