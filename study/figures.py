@@ -28,9 +28,10 @@ def tasks_figure(
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
-    figure = _figure(11.0, 2.9 * -(-len(metrics) // _PER_ROW) + 0.6)
-    axes = figure.subplots(-(-len(metrics) // _PER_ROW), _PER_ROW, squeeze=False).flat
-    for axis in list(axes)[len(metrics) :]:
+    rows = -(-len(metrics) // _PER_ROW)
+    figure = _figure(11.0, 2.9 * rows + 0.6)
+    axes = list(figure.subplots(rows, _PER_ROW, squeeze=False).flat)
+    for axis in axes[len(metrics) :]:
         axis.set_visible(False)
     for axis, metric in zip(axes, metrics, strict=False):
         for place, arm in enumerate(arms):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,11 +160,12 @@ def make_record(
 
 
 def device_name(device: str | None) -> str:
-    """Return the name of the GPU, or `cpu` with the number of threads."""
+    """Return the name of the GPU, or of another device with torch's number of threads."""
     chosen = pick_device(device)
     if chosen.type == "cuda":
         return torch.cuda.get_device_name(chosen)
-    return f"{chosen.type}, {torch.get_num_threads()} threads ({sys.platform})"
+    count = torch.get_num_threads()
+    return f"{chosen.type} ({count} thread{'s' if count > 1 else ''})"
 
 
 def _seconds(folder: Path) -> float:

@@ -28,14 +28,14 @@ def _task(part: str, name: str, title: str) -> Metric:
 
 
 TASKS = (
-    _task("subcategory", "linear_top1", "subcategory, linear"),
-    _task("subcategory", "knn_top1", "subcategory, k-NN"),
-    _task("skin_tone", "linear_top1", "skin tone, linear"),
-    _task("skin_tone", "knn_top1", "skin tone, k-NN"),
-    _task("vendor", "linear_top1", "vendor, linear"),
-    _task("vendor", "knn_top1", "vendor, k-NN"),
-    _task("flags", "recall@1", "flags, recall@1"),
-    _task("identity", "recall@1", "identity, recall@1"),
+    _task("subcategory", "linear_top1", "subcategory linear"),
+    _task("subcategory", "knn_top1", "subcategory k-NN"),
+    _task("skin_tone", "linear_top1", "skin tone linear"),
+    _task("skin_tone", "knn_top1", "skin tone k-NN"),
+    _task("vendor", "linear_top1", "vendor linear"),
+    _task("vendor", "knn_top1", "vendor k-NN"),
+    _task("flags", "recall@1", "flags recall@1"),
+    _task("identity", "recall@1", "identity recall@1"),
 )
 KEPT = tuple(
     Metric(evaluation="equivariance", part=part, name="r2_single", title=f"R² {part}", scale=100)

@@ -7,8 +7,8 @@ from PIL import Image
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.study import main
-from cassle_zoo.study.figures import gallery_figure
-from cassle_zoo.study.page import PAGE, page_text
+from cassle_zoo.study.figures import gallery_figure, tasks_figure
+from cassle_zoo.study.page import PAGE, TASKS, page_text
 from cassle_zoo.study.records import RECORDS, Record, load_records
 from cassle_zoo.study.run import Walk
 
@@ -45,6 +45,27 @@ def test_the_page_says_what_was_recorded(finished: Walk, tmp_path: Path) -> None
     assert {"study/tasks.png", "study/stages.png", "study/gallery_flags.png"} <= set(figures)
     for name in figures:
         assert Image.open(tmp_path / name).width > 400
+
+
+def test_tasks_are_drawn_with_every_seed_and_error_bars(record: Record) -> None:
+    other = dataclasses.replace(
+        record,
+        seed=1,
+        results={
+            "emoji64": dataclasses.replace(
+                record.results["emoji64"], metrics={"flags": {"recall@1": 0.35}}
+            )
+        },
+    )
+    flags = TASKS[6]
+    axis, *unused = tasks_figure([record, other], [record.arm, "not recorded"], [flags]).axes
+    assert axis.get_title() == flags.title
+    assert [axis.get_visible() for axis in unused] == [False] * 3
+    [drawn] = axis.containers
+    assert list(axis.lines[0].get_ydata()) == [25.0, 35.0]
+    assert list(drawn.lines[0].get_ydata()) == [30.0]
+    [bar] = drawn.lines[2][0].get_segments()
+    assert bar[1][1] - bar[0][1] == pytest.approx(2 * 50**0.5)  # two standard deviations
 
 
 def test_galleries_show_gains_before_losses(record: Record, emoji: Path) -> None:
