@@ -52,7 +52,7 @@ docs: $(VENV)/.installed-dev ## write the generated documents anew
 
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find cassle_zoo train eval hub tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cassle_zoo train eval hub study tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp stands only when everything before it succeeded, so a failed install is tried again.
 # What is installed with the dev extra includes what the demo needs.
