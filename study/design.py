@@ -28,10 +28,10 @@ OMEGAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "crop": ("crop",),
         "color": ("color",),
-        "color+color_diff": ("color", "color_diff"),
-        "crop+color": ("crop", "color"),
-        "all-crop": tuple(name for name in PAPER_DESCRIPTORS if name != "crop"),
-        "all+flip": (*PAPER_DESCRIPTORS, "flip"),
+        "color-color_diff": ("color", "color_diff"),
+        "crop-color": ("crop", "color"),
+        "no-crop": tuple(name for name in PAPER_DESCRIPTORS if name != "crop"),
+        "with-flip": (*PAPER_DESCRIPTORS, "flip"),
     }
 )
 """Subsets of ω by name; `all` is what the main arm is told."""
