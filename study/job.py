@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -22,6 +22,7 @@ from cassle_zoo.eval.results import Result
 from cassle_zoo.eval.sources import open_source
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.json_files import read_json
+from cassle_zoo.settings import Range, check_fields
 from cassle_zoo.study.design import GRID, Job
 from cassle_zoo.study.neighbours import neighbours
 from cassle_zoo.study.records import Record, settings_of
@@ -52,8 +53,12 @@ class Machine:
     """
 
     device: str | None = None
-    threads: int | None = None
-    data_workers: int = 1
+    threads: Annotated[int | None, Range(1)] = None
+    data_workers: Annotated[int, Range(0)] = 1
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
 
 
 def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str) -> bool:
