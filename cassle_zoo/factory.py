@@ -71,6 +71,7 @@ def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -
     import timm
 
     from cassle_zoo.artifact import backbone_keys
+    from cassle_zoo.initialisation import skip_random_weights
     from cassle_zoo.strict import check_backbone_keys
 
     config = read_config(folder)
@@ -82,8 +83,10 @@ def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -
     keys = backbone_keys(folder) if pretrained else frozenset[str]()
     if timm_kwargs.get("features_only"):
         timm_kwargs = {**timm_kwargs, "num_classes": 0}
+    complete = pretrained and not timm_kwargs.get("num_classes")
     try:
-        model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained, **timm_kwargs)
+        with skip_random_weights(complete and not timm_kwargs.get("features_only")):
+            model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained, **timm_kwargs)
     except RuntimeError as error:
         raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
     if pretrained and not timm_kwargs.get("features_only"):

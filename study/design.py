@@ -28,10 +28,10 @@ OMEGAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "crop": ("crop",),
         "color": ("color",),
-        "color+color_diff": ("color", "color_diff"),
-        "crop+color": ("crop", "color"),
-        "all-crop": tuple(name for name in PAPER_DESCRIPTORS if name != "crop"),
-        "all+flip": (*PAPER_DESCRIPTORS, "flip"),
+        "color-color_diff": ("color", "color_diff"),
+        "crop-color": ("crop", "color"),
+        "no-crop": tuple(name for name in PAPER_DESCRIPTORS if name != "crop"),
+        "with-flip": (*PAPER_DESCRIPTORS, "flip"),
     }
 )
 """Subsets of ω by name; `all` is what the main arm is told."""
@@ -116,7 +116,7 @@ class Design:
                 arm=self._arm(
                     f"{self._baseline}-lr{lr:g}-wd{decay:g}".replace(".", "_"),
                     GRID,
-                    without_conditioning(self.base, ""),
+                    without_conditioning(self.base, self.base.name),
                     Choice(base_lr=lr, weight_decay=decay),
                 ),
                 seed=0,
@@ -154,7 +154,7 @@ class Design:
         return f"{self.base.arch}_cassle_simclr"
 
     def _main(self, choice: Choice) -> tuple[Arm, ...]:
-        plain = without_conditioning(self.base, "")
+        plain = without_conditioning(self.base, self.base.name)
         rival = dataclasses.replace(plain, augself=AugSelfConfig(crop=0.5, color=0.5))
         first = self._baseline
         return (
@@ -171,7 +171,7 @@ class Design:
 
     def _pair(self, arch: str, method: str, config: TrainConfig, choice: Choice) -> Iterator[Arm]:
         name = f"{arch}_{method}"
-        yield self._arm(name, METHODS, without_conditioning(config, ""), choice)
+        yield self._arm(name, METHODS, without_conditioning(config, config.name), choice)
         yield self._arm(f"{arch}_cassle_{method}", METHODS, config, choice, against=name)
 
     def _vit(self) -> TrainConfig:

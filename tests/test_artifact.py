@@ -253,7 +253,7 @@ def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -
 
 def test_binary_config_and_missing_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ArtifactError, match="not JSON"):
+    with pytest.raises(ArtifactError, match="is not a JSON object"):
         read_config(tmp_path)
     with pytest.raises(ArtifactError, match="not a model folder"):
         read_config(tmp_path / "nowhere")
