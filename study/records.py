@@ -107,7 +107,10 @@ def validation_score(record: Record) -> float:
         if name.endswith(_VALIDATION)
     ]
     if not best:
-        raise DataError(f"{record.arm} seed {record.seed} has no recorded linear probe.")
+        raise DataError(
+            f"the record of {record.arm}, seed {record.seed}, has no validation accuracies; remove "
+            "it, and the study measures the trained model again."
+        )
     return sum(best) / len(best)
 
 

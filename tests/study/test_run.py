@@ -51,7 +51,7 @@ def test_test_data_play_no_part_in_choices(record: Record) -> None:
     worse, better = with_probe(0, 0.2, 0.4, test=0.9), with_probe(1, 0.3, 0.4, test=0.1)
     assert validation_score(worse) == pytest.approx(0.3)
     assert best_of([worse, better]) is better
-    with pytest.raises(DataError, match="no recorded linear probe"):
+    with pytest.raises(DataError, match="seed 0, has no validation accuracies"):
         best_of([record])
 
 
@@ -90,6 +90,15 @@ def test_a_stopped_walk_continues_and_what_is_done_stays(walk: Walk) -> None:
     assert path.stat().st_mtime_ns == written
     assert both.todo() == []
     assert "0 left, about 0.0 hours" in (walk.out / "log.txt").read_text()
+    # Without its record a trained model is measured again, to the same numbers, not trained again.
+    first = Record.load(path)
+    export = walk.out / "runs" / FIRST / "train" / "final" / "export.json"
+    trained = export.stat().st_mtime_ns
+    path.unlink()
+    assert run_study(both) == 0
+    assert Record.load(path).results["emoji64"].metrics == first.results["emoji64"].metrics
+    assert Record.load(path).seconds["train"] == first.seconds["train"]
+    assert export.stat().st_mtime_ns == trained
     longer = dataclasses.replace(walk.design, epochs=2)
     with pytest.raises(ConfigError, match=r"optim\.epochs: 1 there, 2 now"):
         run_study(dataclasses.replace(both, design=longer))
