@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -20,14 +20,15 @@ from cassle_zoo.eval.evaluators.spectrum import Spectrum
 from cassle_zoo.eval.harness import evaluate
 from cassle_zoo.eval.results import Result
 from cassle_zoo.eval.sources import open_source
-from cassle_zoo.hub.export import export_run
+from cassle_zoo.hub.export import EXPORT_FILE, export_run
 from cassle_zoo.json_files import read_json
+from cassle_zoo.settings import Range, check_fields
 from cassle_zoo.study.design import GRID, Job
 from cassle_zoo.study.neighbours import neighbours
 from cassle_zoo.study.records import Record, settings_of
 from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.loop import train
+from cassle_zoo.train.loop import check_same_run, train
 
 GRID_EVALUATORS: dict[str, Evaluator] = {"linear-probe": LinearProbe()}
 EVALUATORS: dict[str, Evaluator] = {
@@ -52,12 +53,16 @@ class Machine:
     """
 
     device: str | None = None
-    threads: int | None = None
-    data_workers: int = 1
+    threads: Annotated[int | None, Range(1)] = None
+    data_workers: Annotated[int, Range(0)] = 1
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
 
 
 def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str) -> bool:
-    """Train, or continue training, in `folder/train`.
+    """Train, or continue training, in `folder/train`; a finished training is left as it is.
 
     Args:
         job: What to train.
@@ -73,6 +78,9 @@ def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str
         CassleZooError: See `cassle_zoo.train.loop.train`.
     """
     config = job_config(job, data, machine)
+    if (folder / "train" / "final" / EXPORT_FILE).exists():
+        check_same_run(config, folder / "train")
+        return True
     started = time.perf_counter()
     before = _seconds(folder)
     try:

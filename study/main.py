@@ -37,10 +37,9 @@ _USAGE = """usage: cassle-zoo reproduce NAME --data emoji64.tar -o DIR [OPTIONS]
 
 Train the model NAME by its recipe, measure it and compare with the numbers of MODEL_CARDS.md; or
 run the whole study; or write docs/study.md from recorded results. The same command continues what
-was interrupted. --help after the name lists the options; --list lists the
-names."""
+was interrupted. --help after the name lists the options; --list lists the names."""
 
-_MODEL_DESCRIPTION = """Train {name} by its recipe, measure it, and compare with what is recorded.
+_MODEL_DESCRIPTION = """Train {name} by its recipe, if it is trained, measure it, and compare.
 
 A number agrees if it is off by no more than 3 standard deviations over the study's seeds (at least
 1 point; 2 points where fewer than 3 seeds are recorded; 0.5 for what is not trained). Exit status:
@@ -145,6 +144,8 @@ def run_model(name: str, argv: Sequence[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
         args=list(argv),
     )
+    if arguments.tolerance is not None and not arguments.tolerance >= 0:
+        raise ConfigError(f"--tolerance must be at least 0, got {arguments.tolerance}.")
     machine = Machine(
         device=arguments.device, threads=arguments.threads, data_workers=arguments.data_workers
     )

@@ -8,7 +8,7 @@ from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.figures import render
 from cassle_zoo.study.design import CONDITIONING, DEPTH, GRID, MAIN, METHODS, OMEGA
 from cassle_zoo.study.figures import gallery_figure, sensitivity_figure, tasks_figure
-from cassle_zoo.study.records import Record, choose, validation_score
+from cassle_zoo.study.records import Record, best_of, choose, validation_score
 from cassle_zoo.study.summary import (
     Metric,
     markdown_table,
@@ -188,6 +188,12 @@ def _tasks(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
     yield difference_table(records, pairs, TASKS)
     for first, second in pairs:
         yield f"{first} against {second}: {_verdict(records, first, second)}."
+    best = [best_of([r for r in records if r.arm == arm]) for arm in arms]
+    yield (
+        "The weights of an arm that are published are those of the seed with the best mean "
+        "validation top-1 (as in the choice of the learning rate), a rule fixed before the "
+        f"trainings: {', '.join(f'{r.arm} seed {r.seed}' for r in best)}."
+    )
 
 
 def _verdict(records: Sequence[Record], first: str, second: str) -> str:

@@ -15,6 +15,7 @@ from cassle_zoo.study.design import Choice, Job
 RECORDS = Path(__file__).resolve().parent / "records"
 """Those that docs/study.md is made from."""
 
+_VALIDATION = "validation top-1 by w"
 _FREE = ("data", "run")  # parts of the settings that do not change the result, but for the seed
 
 
@@ -99,18 +100,32 @@ def validation_score(record: Record) -> float:
     """
     if record.error:
         return 0.0
-    if "linear-probe" not in record.results:
-        raise DataError(f"{record.arm} seed {record.seed} has no recorded linear probe.")
-    series = record.results["linear-probe"].series
-    best = [max(values) for name, values in series.items() if "validation top-1" in name]
+    best = [
+        max(accuracies)
+        for result in record.results.values()
+        for name, accuracies in result.series.items()
+        if name.endswith(_VALIDATION)
+    ]
+    if not best:
+        raise DataError(
+            f"the record of {record.arm}, seed {record.seed}, has no validation accuracies; remove "
+            "it, and the study measures the trained model again."
+        )
     return sum(best) / len(best)
 
 
-def choose(records: Sequence[Record]) -> Choice:
-    """Return the hyper-parameters of the record with the best validation score, the first if equal.
+def best_of(records: Sequence[Record]) -> Record:
+    """Return the record with the best validation score, the first if several are equal.
+
+    This chooses the hyper-parameters of the baseline, and the seed of an arm to be published.
 
     Args:
-        records: Those of the grid, at least one.
+        records: At least one.
     """
-    optim = max(records, key=validation_score).settings["optim"]
+    return max(records, key=validation_score)
+
+
+def choose(records: Sequence[Record]) -> Choice:
+    """Return the hyper-parameters of the best record of the grid."""
+    optim = best_of(records).settings["optim"]
     return Choice(base_lr=optim["base_lr"], weight_decay=optim["weight_decay"])

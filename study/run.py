@@ -16,10 +16,12 @@ from fnmatch import fnmatch
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
-from cassle_zoo.errors import ConfigError, NonFiniteLossError
+from cassle_zoo.errors import CassleZooError, ConfigError, NonFiniteLossError
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets import open_data
+from cassle_zoo.settings import NOT_NEGATIVE, check_fields
 from cassle_zoo.study.design import MAIN, METHODS, Design, Job
 from cassle_zoo.study.job import (
     Machine,
@@ -54,8 +56,12 @@ class Walk:
     data: Path
     design: Design = field(default_factory=Design)
     machine: Machine = field(default_factory=Machine)
-    only: Sequence[str] = ("*",)
-    hours: float | None = None
+    only: tuple[str, ...] = ("*",)
+    hours: Annotated[float | None, NOT_NEGATIVE] = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
 
     def __call__(self) -> int:
         """Run jobs until none is left that another process is not running.
@@ -236,7 +242,11 @@ def _interruptible(walk: Callable[[], int]) -> int:
 
 
 def _exit_with(walk: Walk) -> None:
-    raise SystemExit(_interruptible(walk))
+    try:
+        status = _interruptible(walk)
+    except CassleZooError as error:
+        raise SystemExit(f"cassle-zoo: error: {error}") from None
+    raise SystemExit(status)
 
 
 @contextlib.contextmanager

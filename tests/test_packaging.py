@@ -80,6 +80,7 @@ def test_wheel_contains_the_package_only(wheel: Path) -> None:
     for folder, patterns in {
         "cassle_zoo": ["**/*.py", "samples/*", "weights/**/*"],
         "eval": ["results/*.json", "datasets/splits/*"],
+        "study": ["findings.md", "records/*.json"],
     }.items():
         prefix = "" if folder == "cassle_zoo" else "cassle_zoo/"
         expected = {

@@ -9,7 +9,7 @@ from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.study import main
 from cassle_zoo.study.figures import gallery_figure, tasks_figure
 from cassle_zoo.study.page import PAGE, TASKS, page_text
-from cassle_zoo.study.records import RECORDS, Record, load_records
+from cassle_zoo.study.records import RECORDS, Record, best_of, load_records
 from cassle_zoo.study.run import Walk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +40,8 @@ def test_the_page_says_what_was_recorded(finished: Walk, tmp_path: Path) -> None
         cells(text, f"{CASSLE} - {PLAIN}")[7].strip("*").startswith(f"{(d[0] + d[1]) / 2:+.1f} [")
     )
     assert f"| {CASSLE}-depth-2 | 1 |" in text
+    best = best_of([r for r in records if r.arm == CASSLE])
+    assert f"{CASSLE} seed {best.seed}" in text
     assert text.count("| 0.24 | 0.0005 |") == 1
     figures = [line.partition("(")[2].rstrip(")") for line in text.splitlines() if line[:2] == "!["]
     assert {"study/tasks.png", "study/stages.png", "study/gallery_flags.png"} <= set(figures)

@@ -11,7 +11,7 @@ import pytest
 from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
 from cassle_zoo.study import run
 from cassle_zoo.study.design import GRID
-from cassle_zoo.study.records import Record, choose, load_records, validation_score
+from cassle_zoo.study.records import Record, best_of, choose, load_records, validation_score
 from cassle_zoo.study.run import STOPPED, Walk, run_study
 from cassle_zoo.train.guards import locked
 
@@ -37,11 +37,22 @@ def test_the_best_of_the_grid_on_validation_data_decides(finished: Walk) -> None
     for record in rest:
         assert record.settings["optim"]["base_lr"] == chosen.base_lr
         assert record.settings["optim"]["weight_decay"] == chosen.weight_decay
-    # Values on test data would choose otherwise, were they higher.
-    series = {"a: validation top-1 by w": [0.1, 0.4], "b: validation top-1 by w": [0.2, 0.1]}
-    probe = dataclasses.replace(grid[0].results["linear-probe"], series=series)
-    changed = dataclasses.replace(grid[0], results={"linear-probe": probe})
-    assert validation_score(changed) == pytest.approx(0.3)
+
+
+def test_test_data_play_no_part_in_choices(record: Record) -> None:
+    def with_probe(seed: int, *validation: float, test: float) -> Record:
+        series = {f"{i}: validation top-1 by w": [0.1, v] for i, v in enumerate(validation)}
+        metrics = {"vendor": {"linear_top1": test}}
+        result = dataclasses.replace(
+            record.results["emoji64"], series={**series, "other": [1.0]}, metrics=metrics
+        )
+        return dataclasses.replace(record, seed=seed, results={"emoji64": result})
+
+    worse, better = with_probe(0, 0.2, 0.4, test=0.9), with_probe(1, 0.3, 0.4, test=0.1)
+    assert validation_score(worse) == pytest.approx(0.3)
+    assert best_of([worse, better]) is better
+    with pytest.raises(DataError, match="seed 0, has no validation accuracies"):
+        best_of([record])
 
 
 @pytest.mark.slow
@@ -79,6 +90,15 @@ def test_a_stopped_walk_continues_and_what_is_done_stays(walk: Walk) -> None:
     assert path.stat().st_mtime_ns == written
     assert both.todo() == []
     assert "0 left, about 0.0 hours" in (walk.out / "log.txt").read_text()
+    # Without its record a trained model is measured again, to the same numbers, not trained again.
+    first = Record.load(path)
+    export = walk.out / "runs" / FIRST / "train" / "final" / "export.json"
+    trained = export.stat().st_mtime_ns
+    path.unlink()
+    assert run_study(both) == 0
+    assert Record.load(path).results["emoji64"].metrics == first.results["emoji64"].metrics
+    assert Record.load(path).seconds["train"] == first.seconds["train"]
+    assert export.stat().st_mtime_ns == trained
     longer = dataclasses.replace(walk.design, epochs=2)
     with pytest.raises(ConfigError, match=r"optim\.epochs: 1 there, 2 now"):
         run_study(dataclasses.replace(both, design=longer))
