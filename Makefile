@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installs into one .venv at once would trip over each other
-.PHONY: help demo test quality lint format types layers documents style docs clean
+.PHONY: help demo test stress quality lint format types layers documents style docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo: $(VENV)/.installed ## features and nearest neighbours of sample pictures, 
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+stress: $(VENV)/.installed-dev ## run the long fault tests (some 20 minutes) and show what was lost
+	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest tests/fuzz tests/stress $(PYTEST_ARGS)
 
 # One target per check, so that make -k quality shows everything that is wrong at once.
 quality: lint format types layers documents ## lint, format, types, layers, fresh generated documents
