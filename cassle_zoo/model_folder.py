@@ -178,7 +178,9 @@ def _check_own(own: dict[str, Any]) -> None:
     for name, width in widths.items():
         if DESCRIPTOR_WIDTHS.get(name) != width:
             raise _Wrong(f"descriptor {name!r} of width {width} is unknown to this cassle_zoo.")
-    if own.get("projector") is None:
+    if "projector" not in own:
+        raise _Wrong("projector is missing; it must be null if the model has none.")
+    if own["projector"] is None:
         return
     names = _get(_get(own, "projector", dict), "descriptors", list)
     if names != list(widths) or names != sorted(names):

@@ -226,6 +226,7 @@ def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("cassle_zoo", "descriptors", to=["blur"]), "descriptors must be a list of"),
         (change("cassle_zoo", "descriptors", to=[]), "contradict"),
         (change("cassle_zoo", "projector", "descriptors", to=["crop", "blur"]), "contradict"),
+        (lambda config: config["cassle_zoo"].pop("projector"), "projector is missing"),
         (change("cassle_zoo", "training", to="long"), "training must be given as dict"),
     ],
 )
@@ -253,7 +254,7 @@ def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -
 
 def test_binary_config_and_missing_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ArtifactError, match="not JSON"):
+    with pytest.raises(ArtifactError, match="not a JSON object"):
         read_config(tmp_path)
     with pytest.raises(ArtifactError, match="not a model folder"):
         read_config(tmp_path / "nowhere")
