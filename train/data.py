@@ -7,6 +7,7 @@ nor on where a run was interrupted.
 
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.distributed import share
+from cassle_zoo.train.folder import FolderPictures
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
@@ -41,6 +43,10 @@ def open_dataset(config: DataConfig) -> Any:
             return pretraining_dataset(config.root)
         except DataError as error:
             raise DataError(f"{error} For pictures of your own add --data.dataset ''.") from error
+    root = Path(config.root)
+    if not config.dataset and root.is_dir():
+        split = root / config.split
+        return FolderPictures(split if split.is_dir() else root)
     from timm.data import ImageDataset, create_dataset
 
     try:
@@ -61,7 +67,7 @@ def open_dataset(config: DataConfig) -> Any:
 
 
 class ReaderPictures(Dataset[tuple[Image.Image, int]]):
-    """Pictures of one of timm's readers; unlike timm's own data set it hides no bad picture."""
+    """Pictures of timm's reader of archives; unlike timm's own data set it hides no bad picture."""
 
     def __init__(self, reader: Any) -> None:
         """Keep the reader."""
@@ -212,9 +218,9 @@ def steps_per_epoch(dataset: Any, batch_size: int) -> int:
     if length == 0:
         raise DataError("the data set is empty or does not state its size; pass --data.samples N.")
     if length < batch_size:
+        fix = f"pass --optim.batch-size {length} or less" if length > 1 else "at least 2 are needed"
         raise DataError(
-            f"the data set has {length} pictures, fewer than one batch of {batch_size}; "
-            f"pass --optim.batch-size {length} or less."
+            f"the data set has {length} pictures, fewer than one batch of {batch_size}; {fix}."
         )
     return length // batch_size
 

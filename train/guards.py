@@ -138,7 +138,7 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
             raise _memory_advice(error, batch_size) from error
         if "DataLoader worker (pid" in str(error):
             raise DataError(
-                f"{str(error).strip()} Usual reasons: not enough memory (pass fewer "
+                f"{str(error).strip().rstrip('.')}. Usual reasons: not enough memory (pass fewer "
                 "--data.workers) or shared memory (/dev/shm). The same command continues from the "
                 "last checkpoint."
             ) from error

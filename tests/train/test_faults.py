@@ -244,7 +244,9 @@ def test_killed_data_worker(
     config = change(change(config, "data", workers=1), "optim", epochs=8)
     with monkeypatch.context() as patch:
         stop_at(3, kill_worker, patch)
-        with pytest.raises(DataError, match=r"is killed by signal: Killed.*--data.workers"):
+        with pytest.raises(
+            DataError, match=r"DataLoader worker \(pid.*\. Usual reasons.*--data.workers"
+        ):
             loop.train(config, tmp_path)
     state, _ = load_checkpoint(tmp_path)
     assert state is not None
