@@ -110,16 +110,21 @@ def test_sigkill(config: TrainConfig, repeat: Callable[..., Any]) -> None:
     repeat("SIGKILL at a random moment", fault, status=-signal.SIGKILL, times=KILLS)
 
 
-def test_sigterm(config: TrainConfig, repeat: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm(pictures: Path, repeat: Callable[..., Any], workers: int) -> None:
+    config = configuration(pictures, epochs=EPOCHS, workers=workers)
+
     def fault(out: Path) -> Run:
-        run = start(config, out)
+        run = start(config, out, os.setsid)
         run.wait_for_checkpoint()
         run.process.join(DICE.uniform(0, 0.3))
-        run.process.terminate()
+        if run.process.is_alive():
+            os.killpg(run.process.pid, signal.SIGTERM)
         return run
 
+    name = "SIGTERM to " + ("the run and its data worker" if workers else "the run")
     says = "the same command continues"
-    line = repeat("SIGTERM at a random moment", fault, status=STOPPED, says=says)
+    line = repeat(name, fault, status=STOPPED, says=says)
     assert line.steps_lost == 0
 
 

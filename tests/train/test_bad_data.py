@@ -19,7 +19,7 @@ from cassle_zoo.features import extract_features
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import open_dataset
-from cassle_zoo.train.folder import FolderPictures
+from cassle_zoo.train.pictures import FolderPictures
 
 LONG = "ż" * 120 + "🙂.png"
 GOOD = (

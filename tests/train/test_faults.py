@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from cassle_zoo.errors import ArtifactError, DataError, NotEnoughMemoryError, St
 from cassle_zoo.train import data, logs, loop
 from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data import ReaderPictures
+from cassle_zoo.train.pictures import ReaderPictures
 from cassle_zoo.train.trainer import Trainer
 
 
@@ -251,6 +252,35 @@ def test_killed_data_worker(
     state, _ = load_checkpoint(tmp_path)
     assert state is not None
     assert state["step"] >= 3
+    assert loop.train(config, tmp_path).finished
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), EOFError()])
+def test_worker_killed_while_it_sends(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def loader(*_: Any, **__: Any) -> Iterator[Any]:
+        raise error
+        yield
+
+    monkeypatch.setattr(data, "DataLoader", loader)
+    with pytest.raises(DataError, match=r"worker died.*--data\.workers"):
+        loop.train(config, tmp_path)
+
+
+def test_sigterm_to_the_workers_too(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_all() -> None:
+        [worker] = torch.multiprocessing.active_children()
+        # From elsewhere: a worker that its parent stops makes no noise.
+        subprocess.run(["kill", str(worker.pid), str(os.getpid())], check=True)
+        time.sleep(0.3)  # a worker's death would come as an error
+
+    config = change(change(config, "data", workers=1), "optim", epochs=8)
+    with monkeypatch.context() as patch:
+        stop_at(3, stop_all, patch)
+        assert loop.train(config, tmp_path) == loop.TrainResult(steps=4, finished=False)
     assert loop.train(config, tmp_path).finished
 
 
