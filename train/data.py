@@ -66,7 +66,18 @@ def open_dataset(config: DataConfig) -> Any:
         raise DataError(
             f"cannot open data set {config.dataset or 'folder'!r} at {config.root!r}: {reason}"
         ) from error
-    return ReaderPictures(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
+    if isinstance(dataset, ImageDataset):
+        return ReaderPictures(dataset.reader)
+    _check_shards(dataset)
+    return dataset
+
+
+def _check_shards(dataset: Any) -> None:
+    """Check that what an `_info.json` names lies in its folder."""
+    split = getattr(getattr(dataset, "reader", None), "split_info", None)
+    for name in getattr(split, "filenames", ()):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"shard {name!r} is outside the data set's folder, so it is not read.")
 
 
 class Crops:
