@@ -5,26 +5,19 @@ import errno
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import tarfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from cassle_zoo.cli.main import main
-from cassle_zoo.errors import ArtifactError, DataError, NotEnoughMemoryError, StorageError
-from cassle_zoo.train import data, logs, loop
+from cassle_zoo.errors import ArtifactError, NotEnoughMemoryError, StorageError
+from cassle_zoo.train import logs, loop
 from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.pictures import ReaderPictures
-from cassle_zoo.train.trainer import Trainer
 
 
 def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
@@ -35,18 +28,6 @@ def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
 @pytest.fixture
 def config(config: TrainConfig) -> TrainConfig:
     return change(config, "run", checkpoint_every=1, monitor_every=0)
-
-
-def stop_at(step: int, fault: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `fault` happen before a step."""
-    train_step = Trainer.train_step
-
-    def faulty(self: Trainer, *args: Any) -> dict[str, float]:
-        if self.step == step:
-            fault()
-        return train_step(self, *args)
-
-    monkeypatch.setattr(Trainer, "train_step", faulty)
 
 
 def assert_continues(config: TrainConfig, out: Path, after: int) -> None:
@@ -68,32 +49,27 @@ def assert_continues(config: TrainConfig, out: Path, after: int) -> None:
     ids=["gpu", "cpu", "python", "fork"],
 )  # fmt: skip
 def test_out_of_memory_advises(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    config: TrainConfig, tmp_path: Path, fault_at: Any, error: Exception
 ) -> None:
     def fail() -> None:
         raise error
 
-    with monkeypatch.context() as patch:
-        stop_at(7, fail, patch)
-        advice = r"batches of 4.*torchrun.*--optim\.batch-size 2.*--dry-run"
-        with pytest.raises(NotEnoughMemoryError, match=advice) as caught:
-            loop.train(config, tmp_path)
+    advice = r"batches of 4.*torchrun.*--optim\.batch-size 2.*--dry-run"
+    with fault_at(7, fail), pytest.raises(NotEnoughMemoryError, match=advice) as caught:
+        loop.train(config, tmp_path)
     assert "\n" not in str(caught.value)
     assert_continues(config, tmp_path, after=7)
 
 
-def test_other_errors_pass(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_pass(config: TrainConfig, tmp_path: Path, fault_at: Any) -> None:
     for error in (RuntimeError("shapes differ"), OSError(errno.EIO, "Input/output error")):
 
         def fail(error: Exception = error) -> None:
             raise error
 
-        with monkeypatch.context() as patch:
-            stop_at(0, fail, patch)
-            with pytest.raises(type(error), match=str(error.args[-1])) as caught:
-                loop.train(config, tmp_path)
+        message = str(error.args[-1])
+        with fault_at(0, fail), pytest.raises(type(error), match=message) as caught:
+            loop.train(config, tmp_path)
         assert caught.value is error
 
 
@@ -231,110 +207,6 @@ def test_damaged_config_json(config: TrainConfig, tmp_path: Path, text: str) -> 
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="holds no settings"):
         loop.train(config, tmp_path)
-
-
-def test_killed_data_worker(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kill_worker() -> None:
-        for process in torch.multiprocessing.active_children():
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-
-    # Many epochs, so that the worker still has something to do.
-    config = change(change(config, "data", workers=1), "optim", epochs=8)
-    with monkeypatch.context() as patch:
-        stop_at(3, kill_worker, patch)
-        with pytest.raises(
-            DataError, match=r"DataLoader worker \(pid.*\. Usual reasons.*--data.workers"
-        ):
-            loop.train(config, tmp_path)
-    state, _ = load_checkpoint(tmp_path)
-    assert state is not None
-    assert state["step"] >= 3
-    assert loop.train(config, tmp_path).finished
-
-
-@pytest.mark.parametrize("error", [ConnectionResetError(), EOFError()])
-def test_worker_killed_while_it_sends(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def loader(*_: Any, **__: Any) -> Iterator[Any]:
-        raise error
-        yield
-
-    monkeypatch.setattr(data, "DataLoader", loader)
-    with pytest.raises(DataError, match=r"worker died.*--data\.workers"):
-        loop.train(config, tmp_path)
-
-
-def test_sigterm_to_the_workers_too(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop_all() -> None:
-        [worker] = torch.multiprocessing.active_children()
-        # From elsewhere: a worker that its parent stops makes no noise.
-        subprocess.run(["kill", str(worker.pid), str(os.getpid())], check=True)
-        time.sleep(0.3)  # a worker's death would come as an error
-
-    config = change(change(config, "data", workers=1), "optim", epochs=8)
-    with monkeypatch.context() as patch:
-        stop_at(3, stop_all, patch)
-        assert loop.train(config, tmp_path) == loop.TrainResult(steps=4, finished=False)
-    assert loop.train(config, tmp_path).finished
-
-
-def test_vanishing_file(
-    config: TrainConfig, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    root = tmp_path / "pictures"
-    shutil.copytree(pictures, root)
-    victim = root / "class1" / "07.png"
-    config = change(config, "data", root=str(root))
-    stop_at(2, victim.unlink, monkeypatch)
-    assert loop.train(config, tmp_path / "run").finished
-    assert capsys.readouterr().err.count("07.png' cannot be read; another one is used") == 1
-
-
-def test_vanishing_archive(
-    config: TrainConfig, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "pictures.tar"
-    with tarfile.open(root, "w") as tar:
-        tar.add(pictures, ".")
-    config = change(config, "data", root=str(root))
-    stop_at(2, lambda: os.truncate(root, 9000), monkeypatch)
-    with pytest.raises(DataError, match="cannot be read"):
-        loop.train(config, tmp_path / "run")
-
-
-def test_error_in_a_worker_is_one_line(config: TrainConfig, tmp_path: Path) -> None:
-    for index in range(22):
-        (tmp_path / f"{index}.jpg").write_bytes(b"not a picture")
-    config = change(config, "data", root=str(tmp_path), workers=1)
-    with pytest.raises(DataError) as caught:
-        list(data.batches(config, data.open_dataset(config.data), 0, 2))
-    assert str(caught.value).startswith("picture number ")
-    assert "Traceback" not in str(caught.value)
-
-
-def test_many_bad_neighbours_are_replaced(config: TrainConfig) -> None:
-    class Pictures(ReaderPictures):
-        def __init__(self) -> None:
-            pass
-
-        def __len__(self) -> int:
-            return 100
-
-        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-            if index < 40:
-                raise OSError("bad")
-            return Image.new("RGB", (20, 20)), 0
-
-    got = list(data.batches(config, Pictures(), 0, 25))
-    bad = torch.cat([batch["bad"] for batch in got])
-    assert sorted(bad[bad >= 0].tolist()) == list(range(40))
 
 
 def test_storage_error_on_the_command_line(
