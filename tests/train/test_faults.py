@@ -18,6 +18,7 @@ from cassle_zoo.errors import ArtifactError, NotEnoughMemoryError, StorageError
 from cassle_zoo.train import logs, loop
 from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.trainer import Trainer
 
 
 def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
@@ -190,6 +191,20 @@ def test_checkpoint_cut_short(
         cut(tmp_path / "cut" / name, share=0.1)
     with pytest.raises(ArtifactError, match=r"all checkpoints.*are damaged"):
         loop.train(config, tmp_path / "cut")
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_intact_one(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    loop.train(config, tmp_path)
+    cut(tmp_path / LATEST)
+    trainer = Trainer(config, per_epoch=5)
+    trainer.restore(tmp_path)
+    trainer.save(tmp_path)
+    cut(tmp_path / LATEST)
+    state, damaged = load_checkpoint(tmp_path)
+    assert state is not None
+    assert (state["step"], damaged) == (9, [LATEST])
 
 
 def test_checkpoint_that_does_not_fit(config: TrainConfig, tmp_path: Path) -> None:
