@@ -107,7 +107,9 @@ def _check_own(own: dict[str, Any]) -> None:
             raise WrongConfigError(
                 f"descriptor {name!r} of width {width} is unknown to this cassle_zoo."
             )
-    if own.get("projector") is None:
+    if "projector" not in own:
+        raise WrongConfigError("projector is missing; it must be null if the model has none.")
+    if own["projector"] is None:
         return
     names = _get(_get(own, "projector", dict), "descriptors", list)
     if names != list(widths) or names != sorted(names):

@@ -243,6 +243,7 @@ def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (change("cassle_zoo", "descriptors", to=["blur"]), "descriptors must be a list of"),
         (change("cassle_zoo", "descriptors", to=[]), "contradict"),
         (change("cassle_zoo", "projector", "descriptors", to=["crop", "blur"]), "contradict"),
+        (lambda config: config["cassle_zoo"].pop("projector"), "projector is missing"),
         (change("cassle_zoo", "training", to="long"), "training must be given as dict"),
     ],
 )
