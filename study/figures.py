@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _RIGHT, _WRONG = "#009e73", "#d55e00"
 _ROWS = 3  # queries of each kind in a gallery
 _PER_ROW = 4  # metrics in a row of panels
+_CELL = 0.65  # inches of a picture in a gallery
 
 
 def tasks_figure(
@@ -105,7 +106,7 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
         raise ConfigError(f"{first.arm} and {second.arm} find equally for every query of {task}.")
     shown = list(dict.fromkeys([*differing[:_ROWS], *differing[-_ROWS:]]))
     width = len(pairs[0][0]) - 1
-    figure = _figure(1.0 * (2 * width + 2), len(shown) + 0.9)
+    figure = _figure(_CELL * (2 * width + 2), _CELL * len(shown) + 0.6)
     grid = figure.subplots(len(shown), 2 * width + 2, squeeze=False)
     for row, place in enumerate(shown):
         old, new = pairs[place]
@@ -116,12 +117,12 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
                 _picture(grid[row][at + number], data, index, is_right)
             if row == 0:
                 name = (first.arm, second.arm)[column]
-                grid[0][at].set_title(name, fontsize=9, loc="left")
+                grid[0][at].set_title(name, fontsize=8, loc="left")
     nearest = [(right(a)[0], right(b)[0]) for a, b in pairs]
     figure.suptitle(
         f"{task}: of {len(pairs)} queries the nearest is right for {second.arm} only in "
         f"{nearest.count((False, True))}, for {first.arm} only in {nearest.count((True, False))}",
-        fontsize=10,
+        fontsize=8.5,
     )
     return figure
 
@@ -143,6 +144,6 @@ def _picture(axis: "Axes", data: EvalData, index: int, is_right: bool | None) ->
         # Dashes tell wrong from right without colour.
         spine.set(
             color={True: _RIGHT, False: _WRONG, None: "#444444"}[is_right],
-            linewidth=1.0 if is_right is None else 2.5,
+            linewidth=1.0 if is_right is None else 2.0,
             linestyle="--" if is_right is False else "-",
         )
