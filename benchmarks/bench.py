@@ -30,6 +30,11 @@ ROWS = (
     "extraction",
     "loading",
     "start",
+    "retrieval",
+    "scaling",
+    "overhead",
+    "stream_size",
+    "gpu",
 )
 OUT = Path(__file__).parent / "results" / "bench.json"
 PACKAGES = ("cassle-zoo", "torch", "torchvision", "timm", "pillow", "numpy", "kornia", "lightly")

@@ -3,7 +3,7 @@
 import torch
 
 from cassle_zoo.eval.base import Subject, Task
-from cassle_zoo.eval.knn import nearest_by_cosine
+from cassle_zoo.nearest import nearest_by_cosine
 
 SHOWN = 5
 MAX_QUERIES = 200

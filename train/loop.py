@@ -76,7 +76,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 write_json(out / CONFIG_FILE, config.to_dict())
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
             bad_pictures = BadPictures(dataset, config.data.max_bad_share)
-            for note in notes:
+            for note in (*notes, *getattr(dataset, "notes", ())):
                 report.message(note)
             for batch in batches(config, dataset, trainer.step, total):
                 for name in bad_pictures.note(distributed.gather(batch["bad"].to(device))):

@@ -123,6 +123,9 @@ class Trainer:
                 f"the checkpoint in {str(out)!r} does not fit the run: {error!s:.500}; continue "
                 "with the versions of cassle_zoo, torch and timm that wrote it."
             ) from error
+        if distributed.rank() == 0:
+            for name in damaged:  # else the next checkpoint would push out the intact one
+                (out / name).unlink(missing_ok=True)
         notes = [f"{name} is damaged; using the one before." for name in damaged]
         return [*notes, f"continuing after step {self.step}."]
 

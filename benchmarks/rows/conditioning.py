@@ -4,19 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.row import Check, Row, speeds, take_turns, times_faster
-from benchmarks.rows.training import BATCH, config, photographs, with_precision
+from benchmarks.rows.training import BATCH, config, random_batch, with_precision
 
 STEPS = 1
 
 
 def measure(rounds: int) -> Row:
     """Measure steps on a batch that is there already, with and without conditioning."""
-    from cassle_zoo.train.data import batches, open_dataset
     from cassle_zoo.train.methods import ConditioningConfig
 
-    with photographs() as folder:
-        plain = config(folder, conditioning=ConditioningConfig(how="none", descriptors=()))
-        (batch,) = batches(plain, open_dataset(plain.data), 0, 1)
+    plain = config(conditioning=ConditioningConfig(how="none", descriptors=()))
+    batch = random_batch(BATCH)
     contestants: dict[str, Callable[[], None]] = {}
     for precision in ("fp32", "bf16"):
         contestants[f"{precision}"] = _steps(with_precision(config(), precision), batch)

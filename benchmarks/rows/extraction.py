@@ -5,21 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pictures import jpeg_folder
+from benchmarks.pictures import jpeg_folder, photo
 from benchmarks.row import Check, Row, speeds, take_turns, times_faster
 
-BATCH, SIZE = 32, 224
+NAME, BATCH, SIZE = "resnet50_cassle_simclr", 32, 224
 
 
 def measure(rounds: int) -> Row:
     """Measure from tensors and from JPEG files, and compare the features."""
-    import timm
     import torch
     from torch.nn.functional import cosine_similarity
 
-    model = timm.create_model("resnet50", num_classes=0).eval()
-    _settle(model)
-    images = torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    from cassle_zoo import create_model, eval_transform
+
+    # Trained weights: features of random ones are hardly different from picture to picture.
+    overlay = {"input_size": (3, SIZE, SIZE)}
+    model = create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    transform = eval_transform(model)
+    images = torch.stack([transform(photo(seed)) for seed in range(BATCH)])
     contestants: dict[str, Callable[[], Any]] = {
         "fp32": lambda: _ours(model, list(images), "fp32", "as_is"),
         "auto": lambda: _ours(model, list(images), "auto", "as_is"),
@@ -64,21 +67,6 @@ def _silent(run: Callable[[], Any]) -> Callable[[], None]:
         run()
 
     return turn
-
-
-def _settle(model: Any) -> None:
-    """Give the BatchNorms statistics as after training, so that features are of usual size."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    model.train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-            torch.nn.init.uniform_(module.weight, 0.3, 0.7, generator=generator)
-    with torch.no_grad():
-        model(torch.randn(8, 3, SIZE, SIZE, generator=generator))
-    model.eval()
 
 
 def _ours(model: Any, inputs: Any, precision: str, transform: Any) -> Any:

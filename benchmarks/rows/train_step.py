@@ -29,7 +29,7 @@ def measure(rounds: int) -> Row:
             "bare fp32": _bare("fp32"),
             "bare bf16": _bare("bf16"),
         }
-        seconds = take_turns(contestants, rounds)
+        seconds = take_turns(contestants, rounds, warm=0)  # every turn warms up itself
         decoding = _decoding(run) * COUNTED
     middle = medians(seconds)
     shares = {name: (middle[f"bare {name}"] + decoding) / middle[name] for name in ("fp32", "bf16")}
@@ -112,6 +112,7 @@ def _bare(precision: str) -> Callable[[], None]:
             model.zero_grad(set_to_none=True)
             loss.backward()
 
+    turn()
     return turn
 
 

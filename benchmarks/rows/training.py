@@ -40,6 +40,21 @@ def photographs() -> Iterator[str]:
         yield str(jpeg_folder(Path(folder), PICTURES))
 
 
+def random_batch(count: int, size: int = SIZE) -> dict[str, Any]:
+    """Return what a loader gives, with crops of noise, for when decoding is not the question."""
+    import torch
+
+    from cassle_zoo.augment import draw_uniforms
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, 2, 3, size, size)
+    return {
+        "crops": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
+        "uniforms": draw_uniforms(2 * count, generator).view(count, 2, -1),
+        "source": torch.tensor([[375, 500]]).expand(count, 2),
+    }
+
+
 def timed_steps(steps: Iterator[Any], counted: int = COUNTED) -> float:
     """Do `SKIPPED` steps, and return the seconds of the next `counted`."""
     for _ in range(SKIPPED):
