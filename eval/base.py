@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cassle_zoo.errors import ConfigError, DataError
 from cassle_zoo.eval.feature_cache import FeatureCache
-from cassle_zoo.eval.sources import FeatureSource, features_of
+from cassle_zoo.eval.feature_match import features_of
+from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features import eval_transform, extract_features
 
 TaskKind = Literal["classification", "retrieval", "regression", "detection"]
@@ -64,6 +65,7 @@ class EvalData:
         tasks: At least one.
         notes: What a reader of the numbers must know: splits, licence, what was left out.
         names: Of the pictures, for galleries: file names without folders of the user.
+        root: Folder that the names are relative to; None if the pictures are no files there.
     """
 
     name: str
@@ -72,6 +74,7 @@ class EvalData:
     tasks: tuple[Task, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    root: Path | None = None
 
     def tasks_of(self, *kinds: TaskKind) -> tuple[Task, ...]:
         """Return the tasks of some kinds.
