@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,13 +141,20 @@ def _measure(
 
 @contextmanager
 def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
-    """Say in errors which of several models they are about."""
-    try:
-        yield
-    except CassleZooError as error:
-        if len(among) == 1 or model in str(error):
-            raise
-        raise type(error)(f"{model}: {error}") from error
+    """Say in warnings, and of several models in errors, which model they are about."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        print(f"warning: {model}: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        # One line, without the source of the library.
+        warnings.showwarning = show  # type: ignore[assignment]
+        try:
+            yield
+        except CassleZooError as error:
+            if len(among) == 1 or model in str(error):
+                raise
+            raise type(error)(f"{model}: {error}") from error
 
 
 def _usage() -> str:
