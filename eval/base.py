@@ -68,6 +68,7 @@ class EvalData:
         notes: What a reader of the numbers must know: splits, licence, what was left out.
         names: Of the pictures, for galleries: file names without folders of the user.
         root: Folder that the names are relative to; None if the pictures are no files there.
+        captions: Of the pictures, for galleries: what they show, in words.
     """
 
     name: str
@@ -77,6 +78,7 @@ class EvalData:
     notes: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     root: Path | None = None
+    captions: tuple[str, ...] = ()
 
     def tasks_of(self, *kinds: TaskKind) -> tuple[Task, ...]:
         """Return the tasks of some kinds.
@@ -207,8 +209,8 @@ class Subject:
         if found.skipped:
             first = found.skipped[0]
             raise DataError(
-                f"{self.data.name}: {len(found.skipped)} pictures cannot be read, the first is "
-                f"{first.source}: {first.reason}"
+                f"{self.data.name}: {len(found.skipped)} of {len(self.data.pictures)} pictures "
+                f"cannot be read, the first is {first.source}: {first.reason}"
             )
         return found.features
 

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.eval.recording import check_folder
 from cassle_zoo.eval.results import Result
 from cassle_zoo.eval.sources import RANDOM_INIT, RAW_PIXELS
 
@@ -93,8 +94,12 @@ class ReportArguments:
         title: Its heading.
     """
 
-    results: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS...")]
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    results: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RESULTS...", help_behavior_hint="(required)"),
+    ]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o", "--out"])] = Path("report.html")
     title: str = "Evaluation report"
 
 
@@ -103,9 +108,15 @@ def run_from_cli(argv: Sequence[str]) -> int:
     from cassle_zoo.eval.report_page import render_report
 
     arguments = tyro.cli(ReportArguments, prog="cassle-zoo eval report", args=list(argv))
+    if not arguments.results:
+        raise ConfigError(
+            "name the results to report: cassle-zoo eval report RESULTS... -o report.html"
+        )
+    if arguments.output.is_dir():
+        raise ConfigError(f"-o {arguments.output} is a folder; name the page, such as report.html.")
+    check_folder(arguments.output.parent, "-o")
     entries, problems = read_entries(arguments.results)
     page = render_report(arguments.title, compare(entries), problems)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(page, encoding="utf-8")
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)

@@ -67,7 +67,7 @@ class Retrieval:
                 )
             if lonely:
                 protocol[f"{task.name}, left out"] = (
-                    f"{lonely} queries without another of their class"
+                    f"{lonely} of the queries, without another of their class"
                 )
             scores = retrieve(
                 subject.features[queries],
@@ -152,9 +152,10 @@ def _positions(queries: Tensor, gallery: Tensor) -> Tensor:
 
 
 def _shown(data: EvalData, task: Task, index: int, cosine: float | None = None) -> Shown:
+    name = data.names[index] if data.names else f"picture {index}"
     return Shown(
         image=data.pictures[index][0],
-        name=data.names[index] if data.names else f"picture {index}",
+        name=f"{name}, {data.captions[index]}" if data.captions else name,
         label=task.classes[int(task.targets[index])],
         cosine=cosine,
     )
