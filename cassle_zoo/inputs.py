@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.errors import ConfigError, DataError
 from cassle_zoo.images import UnreadableImageError, array_to_image, list_image_files, open_image
+
+_ARCHIVES = (".tar", ".zip", ".tgz", ".gz", ".xz", ".bz2", ".7z")
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,9 @@ def expand_inputs(inputs: Any) -> tuple[list[InputImage], list[Skipped]]:
 def _expand_path(
     path: str | os.PathLike[str], images: list[InputImage], skipped: list[Skipped]
 ) -> None:
+    if Path(path).suffix.lower() in _ARCHIVES and not Path(path).is_dir():
+        skipped.append(Skipped(os.fspath(path), "an archive: unpack it and give the folder"))
+        return
     errors: list[Skipped] = []
     files = list_image_files(
         path, on_error=lambda folder, reason: errors.append(Skipped(str(folder), reason))

@@ -5,15 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from cassle_zoo.errors import ConfigError, DataError
 from cassle_zoo.eval.feature_cache import FeatureCache
-from cassle_zoo.eval.sources import FeatureSource, features_of
+from cassle_zoo.eval.feature_match import features_of
+from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features import eval_transform, extract_features
+from cassle_zoo.settings import Range, check_fields
 
 TaskKind = Literal["classification", "retrieval", "regression", "detection"]
 
@@ -64,6 +67,8 @@ class EvalData:
         tasks: At least one.
         notes: What a reader of the numbers must know: splits, licence, what was left out.
         names: Of the pictures, for galleries: file names without folders of the user.
+        root: Folder that the names are relative to; None if the pictures are no files there.
+        captions: Of the pictures, for galleries: what they show, in words.
     """
 
     name: str
@@ -72,6 +77,8 @@ class EvalData:
     tasks: tuple[Task, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    root: Path | None = None
+    captions: tuple[str, ...] = ()
 
     def tasks_of(self, *kinds: TaskKind) -> tuple[Task, ...]:
         """Return the tasks of some kinds.
@@ -102,19 +109,17 @@ class Compute:
         progress: Whether to show progress bars; by default on a terminal.
     """
 
-    seed: int = 0
-    batch_size: int = 64
-    workers: int = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    batch_size: Annotated[int, Range(1)] = 64
+    workers: Annotated[int, Range(0)] = 0
     device: str | None = None
     cache: Path | None = None
     no_cache: bool = False
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name, low in (("seed", 0), ("batch_size", 1), ("workers", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+        """Check types and ranges."""
+        check_fields(self)
 
 
 class Subject:
@@ -158,16 +163,38 @@ class Subject:
         Those of models that have a name are kept on disk.
 
         Raises:
-            DataError: If pictures cannot be read, or a feature file is not about these pictures.
+            DataError: If pictures cannot be read, a feature file is not about these pictures, or
+                the features cannot be used: NaN, infinite, all zero, or without width.
         """
+        features = self._features()
+        self._check(features)
+        return features
+
+    def _features(self) -> Tensor:
         if self.source.features is not None:
-            return features_of(self.source.features, self.data.names, len(self.data.pictures))
+            data = self.data
+            return features_of(self.source.features, data.names, len(data.pictures), data.root)
         if self.compute.no_cache or self.source.argument is None:
             return self._extract()
         weights = self.source.sha256 or self.source.name
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
         key = (weights, self.data.sha256, steps, str(self.compute.device))
         return FeatureCache(self.compute.cache).get(key, self._extract)
+
+    def _check(self, features: Tensor) -> None:
+        whose = f"{self.source.name} on {self.data.name}"
+        if features.ndim != 2 or not features.shape[1]:
+            raise DataError(f"the features of {whose} are {tuple(features.shape)}; (N, D) needed.")
+        bad = (~torch.isfinite(features)).any(1).nonzero().flatten()
+        if len(bad):
+            first = int(bad[0])
+            name = self.data.names[first] if self.data.names else f"number {first}"
+            raise DataError(
+                f"{len(bad)} of {len(features)} feature vectors of {whose} are NaN or infinite, "
+                f"the first is that of picture {name}."
+            )
+        if not features.any():
+            raise DataError(f"all features of {whose} are zero.")
 
     def _extract(self) -> Tensor:
         found = extract_features(
@@ -182,8 +209,8 @@ class Subject:
         if found.skipped:
             first = found.skipped[0]
             raise DataError(
-                f"{self.data.name}: {len(found.skipped)} pictures cannot be read, the first is "
-                f"{first.source}: {first.reason}"
+                f"{self.data.name}: {len(found.skipped)} of {len(self.data.pictures)} pictures "
+                f"cannot be read, the first is {first.source}: {first.reason}"
             )
         return found.features
 

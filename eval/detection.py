@@ -14,7 +14,7 @@ import math
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from timm.data.config import resolve_model_data_config
@@ -32,6 +32,7 @@ from cassle_zoo.eval.detection_ap import Boxes
 from cassle_zoo.eval.detection_data import DetectionPictures
 from cassle_zoo.eval.seeded import Batches, seed_of, seeded
 from cassle_zoo.inference import inference
+from cassle_zoo.settings import NOT_NEGATIVE, POSITIVE, Range, check_fields
 
 ANCHORS = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
@@ -56,27 +57,32 @@ class DetectorSettings:
         rois: Regions of a picture that the classifier is trained on.
     """
 
-    iterations: int = 24000
-    train_batch: int = 16
-    lr: float = 0.02
-    warmup: int = 100
-    weight_decay: float = 1e-4
-    sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-    max_size: int = 1333
-    rois: int = 512
+    iterations: Annotated[int, Range(1)] = 24000
+    train_batch: Annotated[int, Range(1)] = 16
+    lr: Annotated[float, POSITIVE] = 0.02
+    warmup: Annotated[int, Range(0)] = 100
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
+    sizes: Annotated[tuple[int, ...], Range(1)] = (
+        480,
+        512,
+        544,
+        576,
+        608,
+        640,
+        672,
+        704,
+        736,
+        768,
+        800,
+    )
+    max_size: Annotated[int, Range(1)] = 1333
+    rois: Annotated[int, Range(1)] = 512
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, low in (("iterations", 1), ("train_batch", 1), ("max_size", 1), ("rois", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-        if not self.sizes or min(self.sizes) < 1:
-            raise ConfigError(f"sizes must be positive, at least one, got {self.sizes}.")
-        if not (self.lr > 0 and self.warmup >= 0 and self.weight_decay >= 0):
-            raise ConfigError(
-                "lr must be positive, warmup and weight_decay not negative, got "
-                f"{self.lr}, {self.warmup}, {self.weight_decay}."
-            )
+        check_fields(self)
+        if not self.sizes:
+            raise ConfigError("sizes must be at least one number.")
 
 
 def build_detector(model: nn.Module, classes: int, settings: DetectorSettings) -> FasterRCNN:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from PIL import Image
@@ -25,6 +25,7 @@ from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
 from cassle_zoo.eval.seeded import Batches, Draw, seed_of, seeded
 from cassle_zoo.images import to_rgb
 from cassle_zoo.inference import choose_device, embed, inference
+from cassle_zoo.settings import NOT_NEGATIVE, Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,35 +49,25 @@ class TrainSettings:
         precision: fp32, bf16, or auto: bf16 for training where the hardware has it.
     """
 
-    epochs: int = 30
-    train_batch: int = 64
+    epochs: Annotated[int, Range(1)] = 30
+    train_batch: Annotated[int, Range(2)] = 64
     optimizer: str = "sgd"
-    weight_decay: float = 1e-4
-    layer_decay: float = 1.0
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    min_scale: float = 0.2
-    flip: float = 0.5
-    color_jitter: float = 0.0
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
+    layer_decay: Annotated[float, Range(0, 1)] = 1.0
+    warmup_epochs: Annotated[float, NOT_NEGATIVE] = 1.0
+    label_smoothing: Annotated[float, Range(0, 1)] = 0.0
+    min_scale: Annotated[float, Range(0, 1, open_low=True)] = 0.2
+    flip: Annotated[float, Range(0, 1)] = 0.5
+    color_jitter: Annotated[float, Range(0, 1)] = 0.0
     precision: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, low, high in (
-            ("epochs", 1, math.inf),
-            ("train_batch", 2, math.inf),
-            ("weight_decay", 0, math.inf),
-            ("layer_decay", 0, 1),
-            ("warmup_epochs", 0, self.epochs),
-            ("label_smoothing", 0, 1),
-            ("min_scale", 1e-6, 1),
-            ("flip", 0, 1),
-            ("color_jitter", 0, 1),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(
-                    f"{name} must be in [{low:g}, {high:g}], got {getattr(self, name)}."
-                )
+        check_fields(self)
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"warmup_epochs must be at most epochs, {self.epochs}, got {self.warmup_epochs}."
+            )
 
 
 class Classifier(nn.Module):

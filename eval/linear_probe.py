@@ -8,6 +8,8 @@ fit is the optimum to a proven tolerance (`cassle_zoo.eval.logistic_regression`)
 depends on neither seed nor order.
 """
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from cassle_zoo.errors import DataError
 from cassle_zoo.eval.accuracy import accuracies
-from cassle_zoo.eval.logistic_regression import TOLERANCE, fit_path
+from cassle_zoo.eval.logistic_regression import TOLERANCE, Fit, fit_path
 
 WEIGHT_GRID: tuple[float, ...] = tuple(10 ** (-6 + step / 4) for step in range(45))
 """45 log-spaced regularisation weights from 1e-6 to 1e5."""
@@ -95,26 +97,37 @@ def linear_probe(
         The accuracies and how they came about.
 
     Raises:
-        DataError: If features are not finite, shapes or labels do not fit, there are fewer than
-            two classes, or a class has no training sample.
+        DataError: If features are not finite or too large to compute with, shapes or labels do
+            not fit, there are fewer than two classes, or a class has no training sample.
+
+    Warns:
+        UserWarning: Once, if floating point does not let all fits reach the tolerance.
     """
     classes = _check(train, val, test, num_classes)
     if not weights or not all(weight > 0 for weight in weights):
         raise DataError(f"regularisation weights must be positive, at least one: {weights!r}.")
     device = train.features.device
     val, test = _to(val, device), _to(test, device)
-    fits = fit_path(
-        train.features, train.labels.to(device), classes, weights, tolerance=sweep_tolerance
-    )
+    train = _to(train, device)
+    fits = _fit(train, classes, weights, sweep_tolerance)
     scores = [accuracies(fit.logits(val.features), val.labels)["top1"] for fit in fits]
     best = max(zip(scores, fits, strict=True), key=lambda pair: (pair[0], -pair[1].weight))[1]
-    (final,) = fit_path(
-        torch.cat([train.features, val.features]),
-        torch.cat([train.labels.to(device), val.labels]),
-        classes,
-        [best.weight],
-        start=best.coefficients,
+    both = Labelled(
+        features=torch.cat([train.features, val.features]),
+        labels=torch.cat([train.labels, val.labels]),
     )
+    (final,) = _fit(both, classes, [best.weight], TOLERANCE, start=best.coefficients)
+    inexact = [fit for fit in fits if not fit.excess <= sweep_tolerance]
+    inexact += [final] if not final.excess <= TOLERANCE else []
+    if inexact:
+        worst = max(inexact, key=lambda fit: fit.excess)
+        excess = f"a share of {worst.excess:.0e}" if math.isfinite(worst.excess) else "any share"
+        warnings.warn(
+            f"{len(inexact)} of {len(fits) + 1} fits of the linear probe are not proven to be "
+            f"optimal: at w={worst.weight:g} the objective may exceed its minimum by {excess}. "
+            f"Features are as large as {_largest(both):.1e}.",
+            stacklevel=2,
+        )
     found = accuracies(final.logits(test.features), test.labels)
     return ProbeResult(
         top1=found["top1"],
@@ -125,6 +138,34 @@ def linear_probe(
         validation_top1=tuple(scores),
         objectives=tuple(fit.objective for fit in fits),
     )
+
+
+def _fit(
+    data: Labelled,
+    classes: int,
+    weights: Sequence[float],
+    tolerance: float,
+    start: Tensor | None = None,
+) -> list[Fit]:
+    """Fit, without a warning for every w."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "logistic regression, w=")
+        try:
+            fits = fit_path(
+                data.features, data.labels, classes, weights, tolerance=tolerance, start=start
+            )
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            fits = []
+    if not fits or not all(math.isfinite(fit.objective) for fit in fits):
+        raise DataError(
+            f"the linear probe cannot be fitted in floating point: features are as large as "
+            f"{_largest(data):.1e}. Is the network broken? Else scale its features down."
+        )
+    return fits
+
+
+def _largest(data: Labelled) -> float:
+    return float(data.features.abs().max())
 
 
 def _to(data: Labelled, device: torch.device) -> Labelled:

@@ -1,25 +1,30 @@
 """`cassle-zoo eval`: an evaluator, with any setting overridden, on models side by side."""
 
 import dataclasses
-import re
-import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.errors import CassleZooError, ConfigError, unknown_name
 from cassle_zoo.eval import report
-from cassle_zoo.eval.base import Compute, EvalData, Evaluator, Outcome
+from cassle_zoo.eval.base import Compute, EvalData, Evaluator
+from cassle_zoo.eval.command import public_command
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.evaluators import EVALUATORS
+from cassle_zoo.eval.feature_cache import FeatureCache
 from cassle_zoo.eval.harness import evaluate
+from cassle_zoo.eval.recording import check_folder, check_output, place_for, write
 from cassle_zoo.eval.results import Result
+from cassle_zoo.eval.sources import FORMS, open_source
 from cassle_zoo.eval.tables import format_table
 
 REPORT = "report"
+DEFAULT_DATASET = "emoji64"
 
 Settings = TypeVar("Settings", bound=Evaluator)
 
@@ -40,11 +45,18 @@ class Arguments(Generic[Settings]):
         settings: Settings of the evaluator.
     """
 
-    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
+    models: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="MODEL...", help_behavior_hint="(required)"),
+    ]
     data: Path
-    dataset: str = "emoji64"
+    dataset: str = DEFAULT_DATASET
     download: bool = False
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    output: Annotated[
+        Path | None,
+        tyro.conf.arg(aliases=["-o", "--out"], metavar="PATH", help_behavior_hint="(optional)"),
+    ] = None
     compute: Annotated[Compute, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Compute)
     settings: Annotated[Settings, tyro.conf.arg(name="")]
 
@@ -71,74 +83,78 @@ def run_evaluator(task: str, argv: Sequence[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
         args=list(argv),
     )
-    if not arguments.models:
-        raise ConfigError("name at least one model to measure.")
-    if _is_file(arguments.output) and len(arguments.models) > 1:
-        raise ConfigError(
-            f"{arguments.output} is one file, but {len(arguments.models)} models are measured; "
-            "give a folder."
-        )
+    models = tuple(dict.fromkeys(arguments.models))
+    if len(models) < len(arguments.models):
+        print("note: a model that is named twice is measured once", file=sys.stderr)
+    _check(arguments, models)
     data = open_data(arguments.dataset, arguments.data, download=arguments.download)
-    results = []
-    for model in arguments.models:
-        command = public_command(task, argv, model, arguments.models)
-        result, outcome = evaluate(
-            task, arguments.settings, model, data, arguments.compute, command=command
-        )
-        if arguments.output is not None:
-            path = record(arguments.output, data, result, outcome)
-            print(f"recorded: {path}", file=sys.stderr)
-        results.append(result)
-    print(format_table(results))
+    results: list[Result] = []
+    try:
+        for model in models:
+            with _naming(model, among=models):
+                _measure(task, model, data, arguments, results)
+    finally:
+        # Whatever becomes of the rest, what was found is shown.
+        if results:
+            print(format_table(results))
     return 0
 
 
-def record(output: Path, data: EvalData, result: Result, outcome: Outcome) -> Path:
-    """Write a result, and beside it the files of its outcome.
-
-    Args:
-        output: `FILE.json`, or a folder, in which the file is named after what was measured.
-        data: What was measured on.
-        result: What was found.
-        outcome: What belongs beside it.
-
-    Returns:
-        The JSON file.
-    """
-    path = output
-    if not _is_file(output):
-        parts = (result.task, data.name, str(result.model["name"]))
-        path = output / ("--".join(re.sub(r"[^A-Za-z0-9._-]+", "_", p) for p in parts) + ".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = []
-    for name, content in outcome.files.items():
-        names.append(f"{path.stem}.{name}")
-        path.with_name(names[-1]).write_bytes(content)
-    dataclasses.replace(result, files=names).save(path)
-    return path
+def _check(arguments: Arguments[Any], models: Sequence[str]) -> None:
+    """Check what can be checked before anything is computed: models, output and cache."""
+    if not models:
+        raise ConfigError(f"name at least one model to measure. {FORMS}")
+    if arguments.dataset not in DATASETS:
+        raise unknown_name("data set", arguments.dataset, DATASETS)
+    if arguments.output is not None:
+        check_output(arguments.output, len(models))
+    runs = False
+    for model in models:
+        with _naming(model, among=models):
+            # Not kept, so that only one model at a time is in memory.
+            runs |= open_source(model, seed=arguments.compute.seed).model is not None
+    if runs and not arguments.compute.no_cache:
+        folder = FeatureCache(arguments.compute.cache).folder
+        check_folder(folder, "--cache FOLDER, or keep nothing with --no-cache")
 
 
-def _is_file(output: Path | None) -> bool:
-    return output is not None and output.suffix == ".json"
+def _measure(
+    task: str, model: str, data: EvalData, arguments: Arguments[Any], results: list[Result]
+) -> None:
+    """Measure one model, add the result to `results`, and record it if asked to."""
+    command = public_command(
+        task,
+        model,
+        arguments.data,
+        dataset=None if arguments.dataset == DEFAULT_DATASET else arguments.dataset,
+        download=arguments.download,
+        settings=[arguments.compute, arguments.settings],
+    )
+    settings, compute = arguments.settings, arguments.compute
+    result, outcome = evaluate(task, settings, model, data, compute, command=command)
+    results.append(result)
+    if arguments.output is not None:
+        path, remark = place_for(arguments.output, result)
+        write(path, result, outcome)
+        print(f"{remark}: {path}", file=sys.stderr)
 
 
-def public_command(task: str, argv: Sequence[str], model: str, models: Sequence[str]) -> str:
-    """Return the command for one model as results may show it: without the user's folders."""
-    shown: list[str] = []
-    words = iter([word for argument in argv for word in argument.split("=", 1)])
-    for word in words:
-        if word in ("-o", "--output", "--cache"):
-            next(words, None)
-        elif word == "--data":
-            shown += [word, Path(next(words, "")).name]
-        elif word not in models and word != "--no-cache":
-            shown.append(word)
-    return shlex.join(["cassle-zoo", "eval", task, _without_folders(model), *shown])
+@contextmanager
+def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
+    """Say in warnings, and of several models in errors, which model they are about."""
 
+    def show(message: Warning | str, *_: object) -> None:
+        print(f"warning: {model}: {message}", file=sys.stderr)
 
-def _without_folders(model: str) -> str:
-    prefix, colon, rest = model.partition(":")
-    return f"{prefix}:{Path(rest).name}" if colon and prefix in ("local-dir", "features") else model
+    with warnings.catch_warnings():
+        # One line, without the source of the library.
+        warnings.showwarning = show  # type: ignore[assignment]
+        try:
+            yield
+        except CassleZooError as error:
+            if len(among) == 1 or model in str(error):
+                raise
+            raise type(error)(f"{model}: {error}") from error
 
 
 def _usage() -> str:

@@ -10,12 +10,22 @@ from typing import Annotated
 
 import tyro
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.eval.recording import check_folder
 from cassle_zoo.eval.results import Result
 from cassle_zoo.eval.sources import RANDOM_INIT, RAW_PIXELS
 
 EXIT_LEFT_OUT = 1
 _PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".svg": "svg+xml"}
+_NOT_OPTIONS = (
+    "--data",
+    "--dataset",
+    "--download",
+    "--seed",
+    "--batch-size",
+    "--workers",
+    "--device",
+)
 _OWN = ("input", "chosen")  # parts of a protocol that each model has for itself
 
 
@@ -84,8 +94,12 @@ class ReportArguments:
         title: Its heading.
     """
 
-    results: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS...")]
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
+    results: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RESULTS...", help_behavior_hint="(required)"),
+    ]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o", "--out"])] = Path("report.html")
     title: str = "Evaluation report"
 
 
@@ -94,9 +108,15 @@ def run_from_cli(argv: Sequence[str]) -> int:
     from cassle_zoo.eval.report_page import render_report
 
     arguments = tyro.cli(ReportArguments, prog="cassle-zoo eval report", args=list(argv))
+    if not arguments.results:
+        raise ConfigError(
+            "name the results to report: cassle-zoo eval report RESULTS... -o report.html"
+        )
+    if arguments.output.is_dir():
+        raise ConfigError(f"-o {arguments.output} is a folder; name the page, such as report.html.")
+    check_folder(arguments.output.parent, "-o")
     entries, problems = read_entries(arguments.results)
     page = render_report(arguments.title, compare(entries), problems)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(page, encoding="utf-8")
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
@@ -177,23 +197,49 @@ def _with_files(result: Result, file: Path) -> tuple[Entry, list[str]]:
 
 
 def _labelled(entries: Sequence[Entry]) -> list[Entry]:
-    """Tell entries of one model apart by what differs: weights, seed, or time."""
+    """Tell entries of one model apart by what differs: weights, options, seed, or else time."""
     by_model: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_model[entry.label].append(entry)
     found = []
     for name, own in by_model.items():
-        marks = [
-            (f"weights {str(r.model['sha256'])[:8]}", f"seed {r.seed}", r.created)
-            for r in (entry.result for entry in own)
-        ]
-        varying = [i for i in range(3) if len({mark[i] for mark in marks}) > 1]
-        for entry, mark in zip(own, marks, strict=True):
-            # The time only if nothing else differs.
-            shown = [mark[i] for i in varying if i < 2 or varying == [2]]
-            label = f"{name} ({', '.join(shown)})" if shown else name
+        results = [entry.result for entry in own]
+        marks = _marks(results)
+        if len(set(marks)) < len(marks):
+            marks = [
+                ", ".join(filter(None, [m, r.created])) for m, r in zip(marks, results, strict=True)
+            ]
+        for place, (entry, mark) in enumerate(zip(own, marks, strict=True), start=1):
+            same = marks.count(mark) > 1
+            label = (
+                name if len(own) == 1 else f"{name} ({f'{mark}, file {place}' if same else mark})"
+            )
             found.append(dataclasses.replace(entry, label=label))
     return found
+
+
+def _marks(results: Sequence[Result]) -> list[str]:
+    """Return what tells results of one model apart: weights, options of the command, seed."""
+    weights = [f"weights {str(result.model['sha256'])[:8]}" for result in results]
+    seeds = [f"seed {result.seed}" for result in results]
+    options = [_options(result.command) for result in results]
+    shared = set.intersection(*map(set, options))
+    chosen = [" ".join(o for o in own if o not in shared) for own in options]
+    columns = [column for column in (weights, chosen, seeds) if len(set(column)) > 1]
+    return [", ".join(filter(None, row)) for row in zip(*columns, strict=True)] or [""] * len(
+        results
+    )
+
+
+def _options(command: str) -> list[str]:
+    """Split a command into those options, with their values, that are of the evaluator."""
+    options: list[str] = []
+    for word in command.split():
+        if word.startswith("--"):
+            options.append(word)
+        elif options:
+            options[-1] += f" {word}"
+    return [option for option in options if option.split()[0] not in _NOT_OPTIONS]
 
 
 def _data_notes(name: str, versions: int) -> list[str]:

@@ -36,7 +36,7 @@ class Shown:
 
     Attributes:
         image: The picture.
-        name: Of its file.
+        name: Of its file, and what else it may be found by.
         label: Name of its class.
         cosine: Similarity to the query; None for the query itself.
     """
@@ -109,7 +109,7 @@ def retrieval_page(title: str, summary: str, examples: Sequence[Example]) -> str
     kinds = {"right": "queries whose nearest is right", "wrong": "queries whose nearest is wrong"}
     body = (
         f"<h1>{escape(title)}</h1>\n<p>{escape(summary)}</p>\n"
-        f"{filter_form('Filter by class or file name', kinds)}\n<main>\n"
+        f"{filter_form('Filter by class or name', kinds)}\n<main>\n"
         + "\n".join(_section(example) for example in examples)
         + "\n</main>"
     )

@@ -21,6 +21,8 @@ CONDITIONS: tuple[str, ...] = ("right", "zero", "shuffled")
 def strength_figure(series: Series, title: str = "") -> "Figure":
     """Draw one model: a panel per augmentation, strength against the measure, a line per stage.
 
+    A stage whose values are those of the backbone everywhere (the last of a ResNet) is left out.
+
     Args:
         series: Of a result of `sensitivity`.
         title: Above the figure.
@@ -33,6 +35,10 @@ def strength_figure(series: Series, title: str = "") -> "Figure":
         if len(strengths) > 1:
             curves = _curves(series, augmentation)
             panels[augmentation] = {stage: (strengths, values) for stage, values in curves.items()}
+    for stage in {stage for lines in panels.values() for stage in lines} - {*_LAST}:
+        if all(lines.get(stage) == lines.get("backbone") for lines in panels.values()):
+            for lines in panels.values():
+                del lines[stage]
     return line_panels(
         panels, x_label="share of the training range", y_label=_measure(series), title=title
     )

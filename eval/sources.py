@@ -12,7 +12,12 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from cassle_zoo.errors import ConfigError, DataError, unknown_name
+from cassle_zoo.errors import (
+    ConfigError,
+    UnknownNameError,
+    WeightsUnavailableError,
+    unknown_name,
+)
 from cassle_zoo.feature_files import load_features
 from cassle_zoo.features import FeatureSet
 from cassle_zoo.hub_cache import hub_source, pinned_spec, unpinned_folder
@@ -31,6 +36,11 @@ RANDOM_INIT = "random-init:"
 RAW_PIXELS = "raw-pixels"
 FEATURES = "features:"
 TIMM = "timm:"
+FORMS = (
+    "Besides names of the zoo there are hf-hub:ORG/NAME, local-dir:FOLDER, timm:NAME, "
+    "random-init:ARCH, raw-pixels and features:FILE."
+)
+"""What may be measured, for messages."""
 POOLED = 16
 _SIDE = 64
 
@@ -45,7 +55,7 @@ class FeatureSource:
         sha256: Hash of the weights; None without weights.
         model: A module from images (B, 3, H, W) to features (B, D); None with only features.
         transform: From picture to the module's input (3, H, W); None for the module's own.
-        features: What is known if there is no network; see `features_of`.
+        features: What is known if there is no network; see `cassle_zoo.eval.feature_match`.
         projector: Loads the projector that the model was trained with, if it is known.
     """
 
@@ -113,45 +123,6 @@ def state_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def features_of(known: FeatureSet, names: Sequence[str], count: int) -> Tensor:
-    """Pick the features of the pictures of a data set from those of a file.
-
-    Args:
-        known: Features with their sources, in any order; others may be among them.
-        names: Names of the pictures: the ends of the sources. If empty, the file must hold just
-            the pictures, in their order.
-        count: Number of pictures N.
-
-    Returns:
-        Features (N, D).
-
-    Raises:
-        DataError: If a picture has no features, or its name is not unique.
-    """
-    if not names:
-        if len(known) != count:
-            raise DataError(
-                f"the file has features of {len(known)} pictures, the data set has {count}, and "
-                "without names they can only be matched by their order."
-            )
-        return known.features
-    depths = {name.count("/") + 1 for name in names}
-    wanted = set(names)
-    rows: dict[str, int] = {}
-    for row, source in enumerate(known.sources):
-        for end in {"/".join(Path(source).parts[-depth:]) for depth in depths} & wanted:
-            if end in rows:
-                raise DataError(f"the file has features of two pictures {end!r}.")
-            rows[end] = row
-    missing = [name for name in names if name not in rows]
-    if missing:
-        raise DataError(
-            f"the file has no features of {len(missing)} of {count} pictures, the first is "
-            f"{missing[0]!r}; its own begin with {known.sources[0]!r}."
-        )
-    return known.features[[rows[name] for name in names]]
-
-
 class MeanPool(nn.Module):
     """The baseline without a network: pixels, mean-pooled to 16x16 per channel."""
 
@@ -175,7 +146,7 @@ def _random_init(model: str, seed: int) -> FeatureSource:
 
     arch = model.removeprefix(RANDOM_INIT)
     if not timm.is_model(arch):
-        raise unknown_name("architecture", arch, timm.list_models())
+        raise _unknown("architecture", arch, timm.list_models())
     data = DATASETS["emoji64"]
     overlay = {
         "input_size": data.input_size,
@@ -210,7 +181,10 @@ def _pretrained(model: str) -> FeatureSource:
         here = source is not None or (folder / PROJECTOR_FILE).is_file()
         has_projector = here and own.get("projector") is not None
     else:
-        spec = pinned_spec(model)
+        try:
+            spec = pinned_spec(model)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{error} {FORMS}") from error
         name = argument = spec.full_name
         module = create_model(name, pretrained=True)
         sha256 = (spec.sha256 or {})[MODEL_FILE]
@@ -230,9 +204,23 @@ def _timm(model: str) -> FeatureSource:
 
     name = model.removeprefix(TIMM)
     if not timm.is_model(name):
-        raise unknown_name("model of timm", name, timm.list_models())
-    module: Any = timm.create_model(name, pretrained=True, num_classes=0)
+        raise _unknown("model of timm", name, timm.list_models())
+    # Of the Hub's client, the network and timm, errors of many types.
+    try:
+        module: Any = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:
+        raise WeightsUnavailableError(
+            f"timm's pretrained weights of {name} cannot be loaded: {error} They come from the "
+            "network once and are kept in the Hub's cache (HF_HOME); "
+            f"{RANDOM_INIT}{name} needs none, but is not trained."
+        ) from error
     return FeatureSource(name=model, argument=model, sha256=state_sha256(module), model=module)
+
+
+def _unknown(kind: str, name: str, names: Sequence[str]) -> UnknownNameError:
+    """Name the nearest of many names, and the other forms of models."""
+    found = unknown_name(kind, name, names, listed_by="timm.list_models()")
+    return UnknownNameError(f"{found} {FORMS}")
 
 
 def _feature_file(model: str) -> FeatureSource:

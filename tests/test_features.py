@@ -298,6 +298,12 @@ def test_empty_folder_among_others_is_reported(model: nn.Module, tmp_path: Path)
     assert result.skipped == [Skipped(str(tmp_path), "the folder holds no pictures")]
 
 
+def test_archives_are_to_be_unpacked(model: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "emoji64.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"emoji64.tar': an archive: unpack it and give the folder"):
+        extract_features(model, tmp_path / "emoji64.tar")
+
+
 class Stream(IterableDataset[object]):
     def __iter__(self) -> Iterator[object]:
         return iter(())

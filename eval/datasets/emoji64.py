@@ -29,6 +29,8 @@ def open_data(root: Path, download: bool = False) -> EvalData:
         tasks=(*classifying, *finding),
         notes={"validation": f"training pictures with {tasks.VALIDATION_RULE}"},
         names=tuple(record.file_name for record in data.records),
+        root=root if root.is_dir() else None,
+        captions=tuple(record.name.lower() for record in data.records),
     )
 
 

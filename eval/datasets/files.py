@@ -110,6 +110,7 @@ def classification(
         tasks=class_tasks(targets, splits, classes, metric),
         notes=notes,
         names=pictures.names,
+        root=pictures.root,
     )
 
 

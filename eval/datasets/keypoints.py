@@ -174,6 +174,7 @@ def _assemble(
         tasks=(task,),
         notes=notes,
         names=pictures.names,
+        root=pictures.root,
     )
 
 

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from cassle_zoo.errors import DataError
 from cassle_zoo.eval.base import Evaluator, Outcome, Subject
+from cassle_zoo.eval.emoji64_tasks import CLASSIFICATION_TASKS, RETRIEVAL_TASKS
 from cassle_zoo.eval.evaluators.knn import KNN
 from cassle_zoo.eval.evaluators.linear_probe import LinearProbe
 from cassle_zoo.eval.evaluators.retrieval import Retrieval
@@ -21,7 +23,18 @@ class Emoji64Suite:
     knn: KNN = field(default_factory=KNN)
 
     def evaluate(self, subject: Subject) -> Outcome:
-        """Return top-1 of probe and k-NN, recall@1 and mAP, by task; series of the probe."""
+        """Return top-1 of probe and k-NN, recall@1 and mAP, by task; series of the probe.
+
+        Raises:
+            DataError: If the data are not emoji64, whole or in part.
+        """
+        data = subject.data
+        if {task.name for task in data.tasks} != {*CLASSIFICATION_TASKS, *RETRIEVAL_TASKS}:
+            raise DataError(
+                f"emoji64 is measured on emoji64's tasks, but {data.name} has the tasks "
+                f"{', '.join(task.name for task in data.tasks)}; use linear-probe, knn or "
+                "retrieval."
+            )
         found = Retrieval(ks=(1,), classification="none", examples=0)
         parts: tuple[Evaluator, ...] = (self.linear, self.knn, found)
         outcomes = [part.evaluate(subject) for part in parts]

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cassle_zoo.augment import AugmentConfig
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.errors import DataError
 from cassle_zoo.eval import views
 from cassle_zoo.eval.base import EvalData, Outcome, Subject
 from cassle_zoo.eval.equivariance import PENALTIES, probe, ranks_of_first
@@ -19,6 +20,7 @@ from cassle_zoo.eval.projections import project
 from cassle_zoo.eval.sensitivity_figures import equivariance_figure
 from cassle_zoo.inference import choose_device, embed, inference
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.settings import Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,13 @@ class Equivariance:
         figures: Whether to draw figures, which needs the extra `figures`.
     """
 
-    pictures: int = 4000
-    candidates: int = 100
+    pictures: Annotated[int, Range(1)] = 4000
+    candidates: Annotated[int, Range(2)] = 100
     figures: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
 
     def evaluate(self, subject: Subject) -> Outcome:
         """Return `r2_single` and `r2_pair` of each descriptor and their means.
@@ -42,8 +48,6 @@ class Equivariance:
         """
         if self.figures:
             require_matplotlib()
-        if self.candidates < 2:
-            raise ConfigError(f"candidates must be at least 2, got {self.candidates}.")
         everything = torch.arange(len(subject.data.pictures))
         indices = views.draw_pictures(everything, self.pictures, subject.compute.seed)
         splits = split_pictures(subject.data, indices)

@@ -1,14 +1,15 @@
 """Few-shot classification."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.errors import DataError
 from cassle_zoo.eval.base import Outcome, Subject, Task
+from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.few_shot import (
     Episodes,
     draw_episodes,
@@ -16,6 +17,7 @@ from cassle_zoo.eval.few_shot import (
     mean_and_interval,
 )
 from cassle_zoo.eval.few_shot_solver import TOLERANCE
+from cassle_zoo.settings import POSITIVE, Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +35,18 @@ class FewShot:
         normalize: Whether to scale features to unit length first; the paper does not.
     """
 
-    ways: int = 5
-    shots: tuple[int, ...] = (1, 5)
-    queries: int = 16
-    episodes: int = 2000
+    ways: Annotated[int, Range(2)] = 5
+    shots: Annotated[tuple[int, ...], Range(1)] = (1, 5)
+    queries: Annotated[int, Range(1)] = 16
+    episodes: Annotated[int, Range(2)] = 2000
     pictures: Literal["all", "train", "val", "test"] = "all"
-    weight: float = 0.5
+    weight: Annotated[float, POSITIVE] = 0.5
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        """Check that there is something to do."""
-        if not self.shots or len(set(self.shots)) < len(self.shots):
-            raise ConfigError(f"shots must be one or more different numbers, got {self.shots}.")
+        """Check the numbers."""
+        check_fields(self)
+        check_distinct("shots", self.shots)
 
     def evaluate(self, subject: Subject) -> Outcome:
         """Return mean accuracy and half its 95 % interval for every number of shots.

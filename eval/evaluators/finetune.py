@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from timm.data.config import resolve_model_data_config
@@ -15,10 +15,12 @@ from cassle_zoo.devices import autocast_dtype
 from cassle_zoo.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.eval.accuracy import accuracies
 from cassle_zoo.eval.base import Outcome, Subject, Task
+from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.finetune import Augmented, Classifier, TrainSettings, finetune
 from cassle_zoo.eval.label_share import label_share
 from cassle_zoo.features import extract_features
 from cassle_zoo.inference import choose_device
+from cassle_zoo.settings import POSITIVE, Range
 
 _SHOWN = 10
 _MIN_CLASSES = 2
@@ -35,20 +37,14 @@ class Finetune(TrainSettings):
     """
 
     tasks: tuple[str, ...] = ()
-    labels: tuple[float, ...] = (1.0,)
-    lr: tuple[float, ...] = (0.01,)
+    labels: Annotated[tuple[float, ...], Range(0, 1, open_low=True)] = (1.0,)
+    lr: Annotated[tuple[float, ...], POSITIVE] = (0.01,)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         super().__post_init__()
-        for name, allowed, values in (
-            ("labels", "in (0, 1]", [0 < share <= 1 for share in self.labels]),
-            ("lr", "positive", [rate > 0 for rate in self.lr]),
-        ):
-            if not values or not all(values):
-                raise ConfigError(
-                    f"{name} must be {allowed}, at least one, got {getattr(self, name)}."
-                )
+        check_distinct("labels", self.labels)
+        check_distinct("lr", self.lr)
 
     def evaluate(self, subject: Subject) -> Outcome:
         """Return top-1, top-5 and mean per class on the test pictures of every task."""

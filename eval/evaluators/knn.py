@@ -1,11 +1,14 @@
 """k-nearest neighbours."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
+from cassle_zoo.errors import DataError
 from cassle_zoo.eval.base import Outcome, Subject
 from cassle_zoo.eval.knn import knn_predict
+from cassle_zoo.settings import POSITIVE, Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +20,35 @@ class KNN:
         temperature: Votes are weighted exp(cosine / temperature).
     """
 
-    k: int = 20
-    temperature: float = 0.07
+    k: Annotated[int, Range(1)] = 20
+    temperature: Annotated[float, POSITIVE] = 0.07
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
 
     def evaluate(self, subject: Subject) -> Outcome:
-        """Return `knn_top1` and `knn_mean_per_class` of every classification task."""
+        """Return `knn_top1` and `knn_mean_per_class` of every classification task.
+
+        Raises:
+            DataError: If there is only one class, or features have no direction.
+        """
         metrics = {}
         for task in subject.data.tasks_of("classification"):
             gallery = torch.cat([task.splits["train"], task.splits["val"]])
             test = task.splits["test"]
+            if len(task.targets[gallery].unique()) == 1:
+                raise DataError(
+                    f"task {task.name}: all training and validation pictures are of one class, so "
+                    "that k-NN is always right or always wrong; two are needed."
+                )
+            used = torch.cat([gallery, test])
+            zero = int((~subject.features[used].any(1)).sum())
+            if zero:
+                raise DataError(
+                    f"task {task.name}: {zero} of {len(used)} feature vectors are zero and have no "
+                    "direction that cosines could compare."
+                )
             predicted = knn_predict(
                 subject.features[gallery],
                 task.targets[gallery],

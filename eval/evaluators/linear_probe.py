@@ -1,14 +1,15 @@
 """Linear probe: the paper's protocol."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from cassle_zoo.devices import pick_device
-from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.base import Outcome, Subject, Task
 from cassle_zoo.eval.linear_probe import PROTOCOL, Labelled, ProbeResult, linear_probe
 from cassle_zoo.eval.logistic_regression import TOLERANCE
+from cassle_zoo.settings import Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +22,11 @@ class LinearProbe:
             can choose another w.
     """
 
-    sweep_tolerance: float = TOLERANCE
+    sweep_tolerance: Annotated[float, Range(0, 1, open_low=True)] = TOLERANCE
 
     def __post_init__(self) -> None:
         """Check the tolerance."""
-        if not 0 < self.sweep_tolerance < 1:
-            raise ConfigError(
-                f"sweep_tolerance must be between 0 and 1, got {self.sweep_tolerance}."
-            )
+        check_fields(self)
 
     def evaluate(self, subject: Subject) -> Outcome:
         """Return accuracies of every classification task, and how validation chose w."""

@@ -2,16 +2,18 @@
 
 import io
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.errors import DataError
 from cassle_zoo.eval.base import EvalData, Outcome, Subject, Task
+from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.retrieval import retrieve
 from cassle_zoo.eval.retrieval_page import Example, Shown, retrieval_page, retrieval_sheet
 from cassle_zoo.nearest import nearest_by_cosine
+from cassle_zoo.settings import Range, check_fields
 
 _SHEET_ROWS = 8
 
@@ -28,23 +30,22 @@ class Retrieval:
         shown: How many results to show of each.
     """
 
-    ks: tuple[int, ...] = (1, 5, 10)
+    ks: Annotated[tuple[int, ...], Range(1)] = (1, 5, 10)
     classification: Literal["train", "test", "none"] = "train"
-    examples: int = 40
-    shown: int = 8
+    examples: Annotated[int, Range(0)] = 40
+    shown: Annotated[int, Range(1)] = 8
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, value, low in [
-            ("examples", self.examples, 0),
-            ("shown", self.shown, 1),
-            *(("ks", k, 1) for k in self.ks),
-        ]:
-            if value < low:
-                raise ConfigError(f"{name} must be at least {low}, got {value}.")
+        check_fields(self)
+        check_distinct("ks", self.ks)
 
     def evaluate(self, subject: Subject) -> Outcome:
-        """Return `recall@k` and `mAP` of every retrieval and classification task."""
+        """Return `recall@k` and `mAP` of every retrieval and classification task.
+
+        Raises:
+            DataError: If there is only one class, or queries have nothing to find.
+        """
         data = subject.data
         tasks = (
             data.tasks_of("retrieval")
@@ -54,9 +55,19 @@ class Retrieval:
         metrics, protocol, files = {}, dict(self._protocol()), {}
         for task in tasks:
             queries, gallery, lonely = self._sides(task)
+            if len(gallery) and len(task.targets[torch.cat([queries, gallery])].unique()) == 1:
+                raise DataError(
+                    f"task {task.name}: all pictures are of one class, so that whatever is found "
+                    "is right; two are needed."
+                )
+            beyond = [f"recall@{k}" for k in self.ks if k > len(gallery)]
+            if beyond:
+                protocol[f"{task.name}, {' and '.join(beyond)}"] = (
+                    f"of all {len(gallery)} pictures there are to find"
+                )
             if lonely:
                 protocol[f"{task.name}, left out"] = (
-                    f"{lonely} queries without another of their class"
+                    f"{lonely} of the queries, without another of their class"
                 )
             scores = retrieve(
                 subject.features[queries],
@@ -141,9 +152,10 @@ def _positions(queries: Tensor, gallery: Tensor) -> Tensor:
 
 
 def _shown(data: EvalData, task: Task, index: int, cosine: float | None = None) -> Shown:
+    name = data.names[index] if data.names else f"picture {index}"
     return Shown(
         image=data.pictures[index][0],
-        name=data.names[index] if data.names else f"picture {index}",
+        name=f"{name}, {data.captions[index]}" if data.captions else name,
         label=task.classes[int(task.targets[index])],
         cosine=cosine,
     )

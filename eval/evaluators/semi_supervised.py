@@ -3,12 +3,14 @@
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Annotated
 
-from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.base import Outcome, Subject, Task
+from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.label_share import label_share
 from cassle_zoo.eval.linear_probe import PROTOCOL, Labelled, linear_probe
 from cassle_zoo.eval.logistic_regression import TOLERANCE
+from cassle_zoo.settings import Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +24,14 @@ class SemiSupervised:
         sweep_tolerance: As of the linear probe.
     """
 
-    fractions: tuple[float, ...] = (0.01, 0.1)
-    draws: int = 5
-    sweep_tolerance: float = TOLERANCE
+    fractions: Annotated[tuple[float, ...], Range(0, 1, open_low=True)] = (0.01, 0.1)
+    draws: Annotated[int, Range(1)] = 5
+    sweep_tolerance: Annotated[float, Range(0, 1, open_low=True)] = TOLERANCE
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not self.fractions or not all(0 < fraction <= 1 for fraction in self.fractions):
-            raise ConfigError(f"fractions must be above 0 and at most 1, got {self.fractions}.")
-        if self.draws < 1:
-            raise ConfigError(f"draws must be at least 1, got {self.draws}.")
+        check_fields(self)
+        check_distinct("fractions", self.fractions)
 
     def evaluate(self, subject: Subject) -> Outcome:
         """Return mean accuracies over the draws and standard deviations of top-1."""

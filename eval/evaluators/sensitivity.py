@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from cassle_zoo.eval.sensitivity_figures import projector_figure, stage_figure, 
 from cassle_zoo.eval.stages import BACKBONE, embed_stages
 from cassle_zoo.eval.views import View
 from cassle_zoo.inference import choose_device, inference
+from cassle_zoo.settings import NOT_NEGATIVE, Range, check_fields
 
 Measure = Literal["infonce", "mean_positive_cosine", "mean_negative_cosine", "self_distill", "cca"]
 MEASURES: Mapping[str, Callable[[Tensor, Tensor], float]] = MappingProxyType(
@@ -46,11 +47,15 @@ class Sensitivity:
         figures: Whether to draw figures, which needs the extra `figures`.
     """
 
-    pictures: int = 512
+    pictures: Annotated[int, Range(2)] = 512
     augmentations: tuple[str, ...] = views.AUGMENTATIONS
-    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    strengths: Annotated[tuple[float, ...], NOT_NEGATIVE] = (0.25, 0.5, 0.75, 1.0)
     measure: Measure = "infonce"
     figures: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
 
     def evaluate(self, subject: Subject) -> Outcome:
         """Return the measure at the greatest strength as metrics, and all else as series.
@@ -135,8 +140,6 @@ class Sensitivity:
         return [first, *plan, last]
 
     def _indices(self, subject: Subject) -> Tensor:
-        if self.pictures < 2:
-            raise ConfigError(f"pictures must be at least 2, got {self.pictures}.")
         candidates = views.held_out(subject.data)
         if not len(candidates):
             candidates = torch.arange(len(subject.data.pictures))

@@ -1,11 +1,13 @@
 """The spectrum of the features."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from cassle_zoo.eval import spectrum
 from cassle_zoo.eval.base import Outcome, Subject
 from cassle_zoo.eval.figures import render, require_matplotlib
 from cassle_zoo.eval.sensitivity_figures import spectrum_figure
+from cassle_zoo.settings import Range, check_fields
 
 SHARES = (90, 95, 99)
 
@@ -19,8 +21,12 @@ class Spectrum:
         figures: Whether to draw the spectrum, which needs the extra `figures`.
     """
 
-    components: tuple[int, int] = (5, 50)
+    components: Annotated[tuple[int, int], Range(1)] = (5, 50)
     figures: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
 
     def evaluate(self, subject: Subject) -> Outcome:
         """Return `alpha_req`, `rankme` and `components_90`, `_95`, `_99`; explained variances."""

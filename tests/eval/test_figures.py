@@ -78,6 +78,8 @@ def test_figures_of_one_and_several_models():
     one = drawn.strength_figure(SERIES)
     assert [axis.get_title() for axis in one.axes] == ["crop"]
     assert [line.get_label() for line in lines(one)] == ["stem", "backbone"]
+    last = {**SERIES, "infonce/crop/layer4": SERIES["infonce/crop/backbone"]}
+    assert [line.get_label() for line in lines(drawn.strength_figure(last))] == ["stem", "backbone"]
     both = {"ours": SERIES, "theirs": SERIES}
     compared = drawn.strength_comparison(both)
     assert [line.get_label() for line in lines(compared)] == ["ours", "theirs"]

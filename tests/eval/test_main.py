@@ -2,7 +2,7 @@
 
 import pytest
 
-from cassle_zoo.errors import ConfigError, UnknownNameError
+from cassle_zoo.errors import ConfigError, StorageError, UnknownNameError
 from cassle_zoo.eval.evaluators import EVALUATORS
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.results import Result
@@ -36,9 +36,69 @@ def test_results_are_recorded(arguments, tmp_path, capsys):
     }
 
 
-def test_several_models_need_a_folder(arguments):
+def test_other_measurements_are_kept_and_equal_ones_replaced(arguments, tmp_path, capsys):
+    folder = tmp_path / "results"
+
+    def run(*more):
+        assert run_from_cli(["knn", "raw-pixels", *arguments, "--out", str(folder), *more]) == 0
+        return capsys.readouterr().err.splitlines()[-1]
+
+    first = "knn--emoji64_modified_--raw-pixels"
+    assert run().startswith("recorded: ")
+    assert run("--batch-size", "7").startswith("recorded again: ")
+    assert run("--k", "5").startswith(f"recorded beside {first}.json, which is another measurem")
+    assert run("--k", "5").startswith(f"recorded again beside {first}.json")
+    assert run("--seed", "3").startswith("recorded beside")
+    files = sorted(folder.iterdir())
+    assert len(files) == 3
+    assert all(file.name.startswith(first) for file in files)
+    assert sorted(Result.load(file).protocol["k-NN"][8:12] for file in files) == ["k=20"] * 2 + [
+        "k=5,"
+    ]
+    page = tmp_path / "report.html"
+    assert run_from_cli(["report", str(folder), "-o", str(page)]) == 0
+    for label in ("raw-pixels (seed 0)", "raw-pixels (--k 5, seed 0)", "raw-pixels (seed 3)"):
+        assert label in page.read_text().replace("<wbr>", "")
+
+
+def test_a_file_that_was_named_is_replaced_and_that_is_said(arguments, tmp_path, capsys):
+    for k, remark in ((20, "recorded: "), (5, "recorded in place of another measurement: ")):
+        command = ["knn", "raw-pixels", *arguments, "-o", str(tmp_path / "a.json"), "--k", str(k)]
+        run_from_cli(command)
+        assert remark in capsys.readouterr().err
+
+
+def test_everything_is_checked_first(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("cassle_zoo.eval.main.open_data", None)
     with pytest.raises(ConfigError, match="give a folder"):
         run_from_cli(["knn", "raw-pixels", "a", *arguments, "-o", "one.json"])
+    with pytest.raises(UnknownNameError, match=r"random-init:resnet1: .*'resnet1'"):
+        run_from_cli(["knn", "raw-pixels", "random-init:resnet1", *arguments])
+    occupied = tmp_path / "occupied"
+    occupied.write_text("")
+    for option in ("-o", "--cache"):
+        with pytest.raises(ConfigError, match=rf"occupied .*choose another with {option}"):
+            run_from_cli(["knn", "raw-pixels", *arguments, option, str(occupied)])
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ConfigError, match="is a folder"):
+        run_from_cli(["knn", "raw-pixels", *arguments, "-o", str(tmp_path / "folder.json")])
+
+
+def test_the_table_is_shown_even_if_the_rest_fails(arguments, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("cassle_zoo.eval.main.write", fail)
+    with pytest.raises(StorageError):
+        run_from_cli(["knn", "raw-pixels", *arguments, "-o", str(tmp_path)])
+    assert "subcategory knn_top1" in capsys.readouterr().out
+
+
+def test_a_model_named_twice_is_measured_once(arguments, capsys):
+    assert run_from_cli(["knn", "raw-pixels", "raw-pixels", *arguments]) == 0
+    found = capsys.readouterr()
+    assert found.out.splitlines()[0].count("raw-pixels") == 1
+    assert "named twice" in found.err
 
 
 def test_unknown_names(arguments, emoji_tar):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.errors import ConfigError, DataError
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.report import Comparison, Entry, compare, read_entries
 from cassle_zoo.eval.report_page import render_report
@@ -211,6 +211,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_no_results(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"report RESULTS\.\.\. -o"):
+        run_from_cli(["report"])
+    with pytest.raises(ConfigError, match="is a folder; name the page"):
+        run_from_cli(["report", str(tmp_path), "-o", str(tmp_path)])
     with pytest.raises(DataError, match="no such file or folder"):
         read_entries([tmp_path / "nothing"])
     with pytest.raises(DataError, match="no recorded results"):

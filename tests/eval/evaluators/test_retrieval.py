@@ -26,7 +26,7 @@ def found(data):
     return measure(data, examples=3, shown=2)
 
 
-def test_every_task_has_scores_a_sheet_and_a_page(found):
+def test_every_task_has_scores_a_sheet_and_a_page(found, data):
     result, outcome = found
     tasks = {"subcategory", "skin_tone", "vendor", "flags", "identity"}
     assert set(result.metrics) == tasks
@@ -38,6 +38,9 @@ def test_every_task_has_scores_a_sheet_and_a_page(found):
     assert page.count("<section") == 3
     assert page.count("<li ") == 6
     assert "raw-pixels" in page
+    flags = outcome.files["flags.html"].decode()
+    queries = data.tasks_of("retrieval")[0].splits["query"]
+    assert data.captions[int(queries[0])] in flags.split("<section")[1].split(">")[0]
 
 
 def test_batch_size_and_workers_do_not_matter(found, data):
@@ -51,7 +54,7 @@ def test_leave_one_out(data):
     test = data.tasks_of("classification")[0].splits["test"]
     assert result.protocol["retrieval of classes"] == "query test, gallery all other test pictures"
     first = outcome.files["subcategory.html"].decode().split("<section")[1]
-    assert first.count(f'<span class="faint">{data.names[int(test[0])]}</span>') == 1
+    assert first.count(f'<span class="faint">{data.names[int(test[0])]}, ') == 1
     assert first.count("<li ") == 8
 
 
@@ -62,7 +65,9 @@ def test_queries_alone_in_their_class_are_left_out_and_counted(data):
     targets[test] = torch.tensor([1, *[0] * (len(test) - 1)])
     changed = dataclasses.replace(data, tasks=(dataclasses.replace(task, targets=targets),))
     result, _ = measure(changed, classification="test", examples=0)
-    assert result.protocol["subcategory, left out"] == "1 queries without another of their class"
+    assert result.protocol["subcategory, left out"] == (
+        "1 of the queries, without another of their class"
+    )
     with pytest.raises(DataError, match=r"1 of .* queries have no picture with their label"):
         targets[test[0]] = 99
         measure(changed, examples=0)

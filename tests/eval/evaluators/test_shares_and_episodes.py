@@ -99,7 +99,7 @@ def test_few_shot_settings_matter():
     expected = SMALL.evaluate(make_subject()).metrics
     for change in ({"normalize": True}, {"weight": 50.0}, {"pictures": "test"}):
         assert dataclasses.replace(SMALL, **change).evaluate(make_subject()).metrics != expected
-    with pytest.raises(ConfigError, match="different numbers"):
+    with pytest.raises(ConfigError, match="different values"):
         FewShot(shots=(1, 1))
 
 
