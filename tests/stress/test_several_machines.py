@@ -110,6 +110,7 @@ def test_killed_workers(pictures: Path, tmp_path: Path, alone: Path, row: Any) -
         process.terminate()
     line.else_lost = differences(out, alone)
     assert line.else_lost == 0
+    assert "ProcessLostError" in logs(out)
 
 
 @pytest.fixture
@@ -177,3 +178,4 @@ def test_cut_link(
             process.terminate()
     line.else_lost = differences(out, alone)
     assert line.else_lost == 0
+    assert "ProcessLostError" in logs(out)
