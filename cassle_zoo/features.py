@@ -16,6 +16,7 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from cassle_zoo.errors import ConfigError, DataError, UnknownNameError
+from cassle_zoo.fused import fastest
 from cassle_zoo.images import UnreadableImageError, to_rgb
 from cassle_zoo.inference import choose_device, embed, inference
 from cassle_zoo.inputs import InputImage, Skipped, expand_inputs
@@ -156,6 +157,7 @@ def extract_features(
     )  # fmt: skip
     remaining = iter(images)
     with bar, inference(model, target, precision):
+        network = fastest(model, target, precision)
         for batch, reasons in loader:
             for reason, image in zip(reasons, remaining, strict=False):
                 if reason is None:
@@ -163,7 +165,7 @@ def extract_features(
                 else:
                     skipped.append(Skipped(image.source, reason))
             if batch is not None:
-                rows.append(embed(model, batch.to(target, non_blocking=True)))
+                rows.append(embed(network, batch.to(target, non_blocking=True)))
             bar.update(len(reasons))
     if not rows:
         raise DataError(_nothing_read(skipped))

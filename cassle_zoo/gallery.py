@@ -6,16 +6,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
-from torch.nn import functional as F
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.errors import ConfigError
 from cassle_zoo.images import to_rgb
-
-# Entries of the similarity matrix held at a time: 64 MB in float32.
-_CHUNK_ENTRIES = 2**24
+from cassle_zoo.nearest import nearest_by_cosine
 
 _INK, _FAINT, _LINE, _PANEL, _ACCENT = "#1d2733", "#5f6b7a", "#d5dbe3", "#e9eff7", "#2f6fb2"
 
@@ -39,7 +35,7 @@ def nearest_neighbours(
 
     Raises:
         ConfigError: The shapes do not fit together, or ``k`` is out of range.
-        DataError: There are values that are not finite.
+        DataError: Features are not finite.
     """
     if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
         raise ConfigError(
@@ -53,19 +49,8 @@ def nearest_neighbours(
     largest = len(gallery) - exclude_self
     if not 1 <= k <= largest:
         raise ConfigError(f"k={k}: from 1 to {largest} neighbours can be found in this gallery.")
-    if not (query.isfinite().all() and gallery.isfinite().all()):
-        raise DataError("The features hold values that are not finite (NaN or infinity).")
-    query, gallery = F.normalize(query.float()), F.normalize(gallery.float())
-    rows = max(1, _CHUNK_ENTRIES // len(gallery))
-    found = []
-    for start in range(0, len(query), rows):
-        similarity = query[start : start + rows] @ gallery.T
-        if exclude_self:
-            similarity.diagonal(start).fill_(-torch.inf)
-        found.append(similarity.topk(k))
-    if not found:
-        return query.new_empty((0, k), dtype=torch.int64), query.new_empty((0, k))
-    return torch.cat([part.indices for part in found]), torch.cat([part.values for part in found])
+    cosines, indices = nearest_by_cosine(gallery, query, k, exclude_self=exclude_self)
+    return indices, cosines
 
 
 def contact_sheet(

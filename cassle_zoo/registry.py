@@ -5,7 +5,9 @@ from, that they are the published ones, and that all of them are loaded. It does
 itself, because importing timm is what may have triggered the registration.
 """
 
+import functools
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,7 @@ def _build(
 ) -> "nn.Module":
     from timm.models import model_entrypoint, resolve_pretrained_cfg
 
+    from cassle_zoo.initialisation import skip_random_weights
     from cassle_zoo.vit import MOCOV3_VITS, build_registered_vit
 
     if isinstance(pretrained_cfg, str) and pretrained_cfg:
@@ -93,18 +96,24 @@ def _build(
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
     if kwargs.get("features_only"):
         kwargs["num_classes"] = 0  # feature maps need no head, and a head would need weights
-    if pretrained:
-        if not _names_other_weights(cfg, name):
-            spec = resolve_spec(f"{name}.{cfg.tag}" if cfg.tag else name)
-            files = [CONFIG_FILE, MODEL_FILE]
-            folder = verified_folder(spec, files, cache_dir=kwargs.get("cache_dir"))
-            cfg = replace(cfg, file=str(folder / MODEL_FILE), hf_hub_id=None)
-        kwargs["pretrained_filter_fn"] = _checked_float32
+    if pretrained and not _names_other_weights(cfg, name):
+        spec = resolve_spec(f"{name}.{cfg.tag}" if cfg.tag else name)
+        files = [CONFIG_FILE, MODEL_FILE]
+        folder = verified_folder(spec, files, cache_dir=kwargs.get("cache_dir"))
+        cfg = replace(cfg, file=str(folder / MODEL_FILE), hf_hub_id=None)
     known = resolve_spec(name)
-    if known.arch in MOCOV3_VITS:
-        return build_registered_vit(name, known.arch, pretrained, pretrained_cfg=cfg, **kwargs)
-    build: Callable[..., nn.Module] = model_entrypoint(known.timm_arch)
-    return build(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
+    build: Callable[..., nn.Module] = (
+        functools.partial(build_registered_vit, name, known.arch)
+        if known.arch in MOCOV3_VITS
+        else model_entrypoint(known.timm_arch)
+    )
+    with ExitStack() as construction:
+        construction.enter_context(
+            skip_random_weights(pretrained and not kwargs.get("num_classes"))
+        )
+        if pretrained:
+            kwargs["pretrained_filter_fn"] = functools.partial(_checked, construction)
+        return build(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
 
 
 def _names_other_weights(cfg: "PretrainedCfg", name: str) -> bool:
@@ -123,9 +132,19 @@ def _names_other_weights(cfg: "PretrainedCfg", name: str) -> bool:
     return cfg.file not in files or cfg.hf_hub_id not in repositories
 
 
-def _checked_float32(state: dict[str, "Tensor"], model: "nn.Module") -> dict[str, "Tensor"]:
-    """Refuse an incomplete file; timm itself is not strict once the number of classes differs."""
+def _checked(
+    construction: ExitStack, state: dict[str, "Tensor"], model: "nn.Module"
+) -> dict[str, "Tensor"]:
+    """Refuse an incomplete file; timm itself is not strict once the number of classes differs.
+
+    timm calls this when the network is there: `construction` ends, so that loading is not slowed.
+    Weights that timm is going to adapt to other channels or sizes become float32 before.
+    """
     from cassle_zoo.strict import check_backbone_keys
 
     check_backbone_keys(state, model)
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    own = model.state_dict()
+    return {
+        k: v.float() if v.is_floating_point() and v.shape != own[k].shape else v
+        for k, v in state.items()
+    }

@@ -1,3 +1,4 @@
+import colorsys
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -225,15 +226,21 @@ def test_blur_equals_convolution() -> None:
         torch.testing.assert_close(blurred[index : index + 1], expected)
 
 
-def test_hsv_round_trip_and_known_colours() -> None:
-    images = torch.rand(2, 3, 9, 9, dtype=torch.float64)
-    torch.testing.assert_close(pixels.hsv_to_rgb(*pixels.rgb_to_hsv(images)), images)
-    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
-    assert pixels.adjust_hue(red, torch.tensor([1 / 3])).flatten().tolist() == pytest.approx(
-        [0, 1, 0], abs=1e-6
-    )
-    grey = pixels.adjust_saturation(images, torch.zeros(2, dtype=torch.float64))
-    torch.testing.assert_close(grey[:, 0], grey[:, 2])
+def test_hue_and_saturation_equal_the_way_through_hsv() -> None:
+    steps = torch.linspace(0, 1, 6, dtype=torch.float64)
+    colours = torch.cartesian_prod(steps, steps, steps)  # with greys, and equal largest channels
+    images = colours.T.reshape(1, 3, 6, 36)
+    for strength in (-0.5, -0.07, 0.0, 0.3, 1.0, 2.5):
+        factor = torch.tensor([strength], dtype=torch.float64)
+        hues, saturations = [], []
+        for colour in colours.tolist():
+            h, s, v = colorsys.rgb_to_hsv(*colour)
+            hues.append(colorsys.hsv_to_rgb((h + strength) % 1, s, v))
+            saturations.append(colorsys.hsv_to_rgb(h, min(1, s * abs(strength)), v))
+        turned = pixels.adjust_hue(images, factor).view(3, -1).T
+        torch.testing.assert_close(turned, torch.tensor(hues, dtype=torch.float64))
+        deepened = pixels.adjust_saturation(images, factor.abs()).view(3, -1).T
+        torch.testing.assert_close(deepened, torch.tensor(saturations, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ def check_same_run(config: TrainConfig, out: Path) -> None:
     if not path.exists():
         return
     # A setting that did not exist when the run began had what is now its default.
-    defaults = _flat(TrainConfig(name="", arch="", method=type(config.method)()).to_dict())
+    defaults = _flat(
+        TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
+    )
     try:
         old = defaults | _flat(read_json(path))
     except ValueError as error:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.base import EvalData, Outcome, Subject, Task
-from cassle_zoo.eval.knn import nearest_by_cosine
 from cassle_zoo.eval.retrieval import retrieve
 from cassle_zoo.eval.retrieval_page import Example, Shown, retrieval_page, retrieval_sheet
+from cassle_zoo.nearest import nearest_by_cosine
 
 _SHEET_ROWS = 8
 

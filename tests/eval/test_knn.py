@@ -4,7 +4,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from cassle_zoo.errors import ConfigError, DataError
-from cassle_zoo.eval.knn import knn_predict, nearest_by_cosine
+from cassle_zoo.eval.knn import knn_predict
 
 
 def data(seed=0, train=300, test=80, width=12, classes=5):
@@ -51,15 +51,6 @@ def test_half_precision_features_and_tiny_temperature():
 def test_more_neighbours_than_samples():
     features, labels, queries = data(train=5)
     assert knn_predict(features, labels, queries, num_classes=5, k=20).shape == (80,)
-
-
-def test_nearest_by_cosine_is_sorted_and_right():
-    features, _, queries = data()
-    cosine, index = nearest_by_cosine(features, queries, 9, chunk=33, gallery_chunk=50)
-    full = torch.nn.functional.cosine_similarity(queries[:, None], features[None], dim=2)
-    expected = full.topk(9, dim=1)
-    torch.testing.assert_close(cosine, expected.values)
-    assert torch.equal(index, expected.indices)
 
 
 @pytest.mark.parametrize("setting", ["k", "temperature", "chunk", "gallery_chunk"])
