@@ -8,7 +8,7 @@ BENCH_ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installs into one .venv at once would trip over each other
-.PHONY: help demo test bench quality lint format types layers documents style docs clean
+.PHONY: help demo test stress coverage bench quality lint format types layers documents style docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -22,6 +22,12 @@ test: $(VENV)/.installed-dev ## run the tests
 bench: $(VENV)/.installed-dev ## measure speed beside the peers (an hour on an idle machine)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
+stress: $(VENV)/.installed-dev ## run the long fault tests (some 20 minutes) and show what was lost
+	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest tests/fuzz tests/stress $(PYTEST_ARGS)
+
+coverage: $(VENV)/.installed-dev ## run the tests and show which lines they leave out
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 # One target per check, so that make -k quality shows everything that is wrong at once.
 quality: lint format types layers documents ## lint, format, types, layers, fresh generated documents
@@ -52,7 +58,7 @@ docs: $(VENV)/.installed-dev ## write the generated documents anew
 
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find cassle_zoo train eval hub tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cassle_zoo train eval hub study tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp stands only when everything before it succeeded, so a failed install is tried again.
 # What is installed with the dev extra includes what the demo needs.

@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS
 from cassle_zoo.errors import ArtifactError
+from cassle_zoo.model_config import FORMAT_VERSION
 from cassle_zoo.model_folder import (
     CARD_FILE,
     CONFIG_FILE,
     FOLDER_FILES,
-    FORMAT_VERSION,
     MODEL_FILE,
     PROJECTOR_FILE,
     file_sha256,
@@ -38,7 +37,8 @@ from cassle_zoo.model_folder import (
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.registry import timm_cfg
 from cassle_zoo.specs import ModelSpec
-from cassle_zoo.strict import load_strictly
+from cassle_zoo.strict import check_shapes, load_strictly
+from cassle_zoo.tensor_files import read_tensors, tensor_shapes
 
 __all__ = [
     "CARD_FILE",
@@ -79,12 +79,11 @@ def make_config(
     """
     names = () if projector is None else projector.descriptors
     cfg = {k: list(v) if isinstance(v, tuple) else v for k, v in timm_cfg(spec).items()}
-    pool = getattr(backbone, "global_pool", None)
     return {
         "architecture": spec.timm_arch,
         "num_classes": 0,
         "num_features": backbone.num_features,
-        "global_pool": pool if isinstance(pool, str) else getattr(pool, "pool_type", ""),
+        "global_pool": pool_name(backbone),
         **({"model_args": dict(spec.model_args)} if spec.model_args else {}),
         "pretrained_cfg": {"tag": spec.tag, **cfg},
         "cassle_zoo": {
@@ -96,6 +95,12 @@ def make_config(
             "training": dict(training),
         },
     }
+
+
+def pool_name(backbone: nn.Module) -> str:
+    """Return timm's name of how a backbone pools its features; empty if it has none."""
+    pool = getattr(backbone, "global_pool", None)
+    return pool if isinstance(pool, str) else str(getattr(pool, "pool_type", ""))
 
 
 def save_artifact(
@@ -220,13 +225,7 @@ def backbone_keys(folder: str | Path) -> frozenset[str]:
     Raises:
         ArtifactError: If the file is missing or not a safetensors file.
     """
-    path = Path(folder) / MODEL_FILE
-    _require_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return frozenset(file.keys())
-    except SafetensorError as error:
-        raise ArtifactError(_damaged(path, error)) from error
+    return frozenset(tensor_shapes(Path(folder) / MODEL_FILE))
 
 
 def read_projector_config(folder: str | Path) -> ProjectorConfig:
@@ -252,31 +251,27 @@ def load_projector(folder: str | Path) -> ConditionedProjector:
         ArtifactError: If a file is missing or invalid, or weights and configuration contradict
             each other.
     """
-    projector = ConditionedProjector(read_projector_config(folder))
+    config = read_projector_config(folder)
     path = Path(folder) / PROJECTOR_FILE
+    shapes = tensor_shapes(path)
+    # Without memory for the weights, since anybody may have written the configuration.
+    with torch.device("meta"):
+        check_shapes(build_projector(config, folder), shapes, path)
+    projector = ConditionedProjector(config)
     load_strictly(projector, read_tensors(path), path)
     return projector
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+def build_projector(config: ProjectorConfig, folder: str | Path) -> ConditionedProjector:
+    """Build a projector, untrained, from the configuration that a folder holds.
 
     Raises:
-        ArtifactError: If the file is missing or not a safetensors file.
+        ArtifactError: If torch cannot build it, for example because it would not fit into memory.
     """
-    _require_file(path)
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ArtifactError(_damaged(path, error)) from error
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
+        return ConditionedProjector(config)
+    except (RuntimeError, TypeError) as error:  # torch's for sizes that it cannot represent
+        reason = " ".join(str(error).split())[:200]
         raise ArtifactError(
-            f"{path} is missing; write the folder anew with `cassle-zoo hub export RUN -o DIR`."
-        )
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return f"{path} is damaged or not a safetensors file ({error}); get the file again."
+            f"{Path(folder) / CONFIG_FILE}: cassle_zoo.projector cannot be built ({reason})."
+        ) from error

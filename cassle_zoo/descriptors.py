@@ -21,6 +21,32 @@ DESCRIPTOR_WIDTHS: Mapping[str, int] = MappingProxyType(
     }
 )
 
+DESCRIPTOR_COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "blur": ("sigma of the Gaussian blur in pixels; 0 if there was none",),
+        "color": (
+            "(brightness factor - 1) / range",
+            "(contrast factor - 1) / range",
+            "(saturation factor - 1) / range",
+            "hue shift / range",
+        ),
+        "color_diff": tuple(
+            f"mean {channel} before minus after the colour jitter, of pictures in [0, 1]"
+            for channel in ("red", "green", "blue")
+        ),
+        "crop": (
+            "centre y of the crop, as a share of the picture's height",
+            "centre x, as a share of the width; 1 - x if the view was flipped",
+            "height, as a share of the picture's",
+            "width, as a share of the picture's",
+        ),
+        "flip": ("1 if the view was flipped horizontally, else 0",),
+        "grayscale": ("1 if the view was made grey, else 0",),
+    }
+)
+"""What each number of each descriptor means. A colour factor's range is the upper minus the lower
+bound of its interval; `color` and `color_diff` are 0 if the jitter was not applied."""
+
 PAPER_DESCRIPTORS: tuple[str, ...] = ("blur", "color", "color_diff", "crop", "grayscale")
 """The paper's main setting: 13 numbers (section 4)."""
 

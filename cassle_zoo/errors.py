@@ -60,19 +60,24 @@ class NonFiniteLossError(CassleZooError, RuntimeError):
     """The training loss became NaN or infinite."""
 
 
-def unknown_name(kind: str, value: str, options: Iterable[str]) -> UnknownNameError:
+def unknown_name(
+    kind: str, value: str, options: Iterable[str], *, listed_by: str | None = None
+) -> UnknownNameError:
     """Build the error for a name that does not exist, with the nearest names that do.
 
     Args:
         kind: What the name was meant to be, for example ``"model"``.
         value: The name as given.
         options: All names that exist.
+        listed_by: What prints all names, where they are too many for a message.
 
     Returns:
         The error, to be raised by the caller.
     """
-    names = sorted(options)
+    names = sorted(set(options))
     near = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    if listed_by is not None:
+        return UnknownNameError(f"Unknown {kind} {value!r}.{hint} {listed_by} lists all names.")
     shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
     return UnknownNameError(f"Unknown {kind} {value!r}.{hint} Available: {shown}.")

@@ -7,6 +7,7 @@ when a model is built.
 """
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,12 +88,42 @@ def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -
     try:
         with skip_random_weights(complete and not timm_kwargs.get("features_only")):
             model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained, **timm_kwargs)
-    except RuntimeError as error:
-        raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
-    if pretrained and not timm_kwargs.get("features_only"):
+    except Exception as error:
+        _check_buildable(folder, config)
+        if isinstance(error, RuntimeError):
+            raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
+        raise  # what the caller asked for is to blame
+    if not timm_kwargs.get("features_only"):
         # For a feature extractor timm is strict itself: its number of classes is ours, 0.
-        check_backbone_keys(keys, model)
+        if pretrained:
+            check_backbone_keys(keys, model)
+        if pretrained or not timm_kwargs:
+            _check_width(folder, config, model)
     return model
+
+
+def _check_buildable(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check that timm builds what config.json describes, whatever else the caller asked for."""
+    import timm
+
+    try:
+        timm.create_model(f"local-dir:{folder}", num_classes=0)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        raise ArtifactError(
+            f"{folder / CONFIG_FILE}: timm {timm.__version__} cannot build "
+            f"{config['architecture']!r} with model_args {config.get('model_args', {})} and this "
+            f"pretrained_cfg ({reason}); use the timm version that it was trained with, or get the "
+            "folder again."
+        ) from error
+
+
+def _check_width(folder: Path, config: Mapping[str, Any], model: Any) -> None:
+    if model.num_features != config["num_features"]:
+        raise ArtifactError(
+            f"{folder / CONFIG_FILE}: num_features is {config['num_features']}, but the model has "
+            f"{model.num_features}."
+        )
 
 
 def create_projector(
@@ -115,7 +146,7 @@ def create_projector(
         ChecksumError: If a file is not the published one.
         ArtifactError: If a file is missing or unreadable, or the model has no projector.
     """
-    from cassle_zoo.artifact import load_projector, read_projector_config
+    from cassle_zoo.artifact import build_projector, load_projector, read_projector_config
     from cassle_zoo.projector import ConditionedProjector
 
     files = [CONFIG_FILE, PROJECTOR_FILE] if pretrained else [CONFIG_FILE]
@@ -123,7 +154,7 @@ def create_projector(
     if folder is not None:
         if pretrained:
             return load_projector(folder)
-        return ConditionedProjector(read_projector_config(folder))
+        return build_projector(read_projector_config(folder), folder)
     spec = pinned_spec(name)
     if pretrained:
         return load_projector(verified_folder(spec, files, cache_dir=cache_dir))

@@ -142,7 +142,7 @@ def _save_npz(features: FeatureSet, path: Path) -> None:
 
 def _load_npz(path: Path) -> FeatureSet:
     with np.load(path, allow_pickle=False) as arrays:
-        features = torch.from_numpy(arrays["features"].astype(np.float32))
+        features = torch.from_numpy(arrays["features"].astype(np.float32, casting="same_kind"))
         sources = arrays["sources"].astype(np.str_).tolist()
         skipped = [Skipped(*row) for row in arrays["skipped"].tolist()]
     return FeatureSet(features, sources, skipped)

@@ -10,11 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cassle_zoo.errors import ArtifactError, ChecksumError, WeightsUnavailableError
-from cassle_zoo.hub_download import download, download_all, endpoint
+from cassle_zoo.errors import (
+    ArtifactError,
+    ChecksumError,
+    UnknownNameError,
+    WeightsUnavailableError,
+)
+from cassle_zoo.hub_download import download, download_all, endpoint, is_offline
 from cassle_zoo.model_folder import (
-    CARD_FILE,
     CONFIG_FILE,
+    FIX,
+    FOLDER_FILES,
     LOCAL_PREFIX,
     MODEL_FILE,
     PROJECTOR_FILE,
@@ -64,14 +70,14 @@ def hub_source(name: str) -> HubSource | None:
     if name.startswith(LOCAL_PREFIX) or not (on_hub or "@" in name):
         return None
     base, at, revision = name.removeprefix(HUB_PREFIX).partition("@")
-    if not base or (at and not revision):
+    if not base or (at and not revision) or (on_hub and "/" not in base):
         raise ArtifactError(
             f"{name!r} is incomplete; write 'hf-hub:ORG/NAME', 'hf-hub:ORG/NAME@REVISION' or "
             "'NAME@REVISION'."
         )
     if on_hub:
         return HubSource(repo=base, revision=revision or None)
-    spec = resolve_spec(base)
+    spec = pinned_spec(name)
     if spec.hub_repo is None:
         raise WeightsUnavailableError(
             f"{spec.full_name!r} has no Hub repository, so it has no revision {revision!r}; leave "
@@ -88,7 +94,13 @@ def pinned_spec(name: str) -> ModelSpec:
     Raises:
         UnknownNameError: If there is no such model or tag.
     """
-    return resolve_spec(name.partition("@")[0])
+    base = name.partition("@")[0]
+    if "/" in base:
+        raise UnknownNameError(
+            f"{name!r} is no model of the registry. Write '{HUB_PREFIX}{name}' for a repository on "
+            f"the Hub, or '{LOCAL_PREFIX}{name}' for a folder."
+        )
+    return resolve_spec(base)
 
 
 def unpinned_folder(
@@ -118,7 +130,15 @@ def unpinned_folder(
     if source is None:
         return None
     folder = download(source.repo, source.revision, [CONFIG_FILE], cache_dir=cache_dir, force=force)
-    found = read_config(folder)["cassle_zoo"]["name"]
+    try:
+        found = read_config(folder)["cassle_zoo"]["name"]
+    except ArtifactError as error:
+        reason, fix, _ = str(error).partition(FIX)
+        if not fix:
+            raise
+        raise ArtifactError(
+            f"{reason}This is the file of {source.repo!r} in the cache. {_repair(name, cache_dir)}"
+        ) from error
     if source.model not in (None, found):
         raise ArtifactError(
             f"{source.repo!r} at {folder.name} holds {found!r} and not {source.model!r}; load it "
@@ -191,8 +211,9 @@ def is_cached_file(spec: ModelSpec, path: str | Path) -> bool:
 
 def _repair(name: str, cache_dir: str | Path | None) -> str:
     cache = f"HF_HUB_CACHE={shlex.quote(str(cache_dir))} " if cache_dir else ""
+    first = "Unset HF_HUB_OFFLINE, and download" if is_offline() else "Download"
     return (
-        f"Download it again with `{cache}cassle-zoo hub pull {name} --force`; if that does not "
+        f"{first} it again with `{cache}cassle-zoo hub pull {name} --force`; if that does not "
         f"help, {endpoint()} serves a damaged file."
     )
 
@@ -222,8 +243,8 @@ def fetch(name: str, *, cache_dir: str | Path | None = None, force: bool = False
     described = read_config(folder)["cassle_zoo"]["projector"] is not None
     needed = [MODEL_FILE, PROJECTOR_FILE] if described else [MODEL_FILE]
     if source := hub_source(name):
-        patterns = ["*.safetensors", CONFIG_FILE, CARD_FILE]
-        download_all(source.repo, folder.name, patterns, cache_dir=cache_dir, force=force)
+        # By known names only: what else a repository lists is never asked for.
+        download_all(source.repo, folder.name, FOLDER_FILES, cache_dir=cache_dir, force=force)
         download(source.repo, folder.name, needed, cache_dir=cache_dir)  # an error if one lacks
     for file in needed:
         if not (folder / file).is_file():

@@ -119,6 +119,13 @@ def endpoint() -> str:
     return redacted(constants.ENDPOINT)
 
 
+def is_offline() -> bool:
+    """Return whether `HF_HUB_OFFLINE` forbids all requests."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def client_errors() -> tuple[type[Exception], ...]:
     """Return the errors that huggingface_hub raises."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -163,7 +170,7 @@ def _explained(
             f"{_token_state()}. Check the name; for a private repository, {_LOG_IN}."
         )
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
-    if constants.HF_HUB_OFFLINE or isinstance(reason, OfflineModeIsEnabled):
+    if is_offline() or isinstance(reason, OfflineModeIsEnabled):
         return WeightsUnavailableError(
             f"{file} of {repo!r} at {revision!r} is not downloaded into the cache {cache}, because "
             "HF_HUB_OFFLINE is set. Unset it, or give the cache that has the file with cache_dir "

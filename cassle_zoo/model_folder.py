@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS
 from cassle_zoo.errors import ArtifactError, ChecksumError
 from cassle_zoo.json_files import read_json
+from cassle_zoo.model_config import WrongConfigError, check_config
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 
 MODEL_FILE = "model.safetensors"
@@ -19,16 +19,9 @@ CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 REFERENCE_FILE = "reference.safetensors"
 FOLDER_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, REFERENCE_FILE, CARD_FILE)
-FORMAT_VERSION = 1
 LOCAL_PREFIX = "local-dir:"
 
 WEIGHTS_ROOT = Path(__file__).parent / "weights"
-
-# Arguments of timm.create_model that do not describe an architecture.
-_LOADING_ARGS = ("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit")
-
-# timm fields that say where weights come from; in a model folder they lie beside config.json.
-_SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 
 
 def local_folder(name: str) -> Path | None:
@@ -109,84 +102,45 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             itself.
     """
     path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing, so {folder} is not a model folder. {_FIX}")
+    require_file(path)
     try:
         config = read_json(path)
     except ValueError as error:
-        raise ArtifactError(f"{path} is not a JSON object ({error}). {_FIX}") from error
+        raise ArtifactError(f"{path} is not a JSON object ({error}). {FIX}") from error
+    if "cassle_zoo" not in config:
+        raise ArtifactError(
+            f"{path}: the key cassle_zoo is missing; other models are loaded with "
+            "timm.create_model."
+        )
     try:
-        _check_config(config)
-    except _Wrong as error:
-        raise ArtifactError(f"{path}: {error} {_FIX}") from None
+        check_config(config)
+    except WrongConfigError as error:
+        raise ArtifactError(f"{path}: {error} {FIX}") from None
     return dict(config)
 
 
-_FIX = "Write the folder anew with `cassle-zoo hub export RUN -o DIR`."
+FIX = (
+    "Get the folder again from where it came, or write it anew with `cassle-zoo hub export RUN -o "
+    "DIR`."
+)
+"""What errors about a damaged model folder end with."""
 
 
-class _Wrong(Exception):
-    """What is wrong with a config.json, without the file's name."""
+def require_file(path: Path) -> None:
+    """Check that a file of a model folder is there.
 
-
-def _check_config(config: Any) -> None:
-    if isinstance(config, dict) and "cassle_zoo" not in config:
-        raise _Wrong(
-            "the key cassle_zoo is missing; other models are loaded with timm.create_model."
-        )
-    architecture = _get(config, "architecture", str)
-    if not architecture.replace("_", "").isalnum():
-        raise _Wrong(f"architecture {architecture!r} is not the name of a timm model.")
-    if _get(config, "num_classes", int) != 0:
-        raise _Wrong(f"num_classes is {config['num_classes']}, but backbones have 0.")
-    if _get(config, "num_features", int) < 1:
-        raise _Wrong(f"num_features is {config['num_features']}, but must be positive.")
-    cfg = _get(config, "pretrained_cfg", dict)
-    outside = sorted(set(cfg) & set(_SOURCE_FIELDS))
-    if outside:
-        raise _Wrong(f"pretrained_cfg points outside the folder with {', '.join(outside)}.")
-    for key in ("input_size", "mean", "std"):
-        values = _get(cfg, key, list)
-        if len(values) != 3 or not all(isinstance(v, (int, float)) for v in values):
-            raise _Wrong(f"pretrained_cfg.{key} must be three numbers, not {values}.")
-    _check_model_args(config.get("model_args", {}))
-    _check_own(_get(config, "cassle_zoo", dict))
-
-
-def _check_model_args(values: Any) -> None:
-    """Check that what timm passes on to its builders does not load another file."""
-    if not isinstance(values, dict):
-        raise _Wrong(f"model_args must be given as dict, found {values!r}.")
-    for name in values:
-        if name in _LOADING_ARGS or name.startswith("pretrained"):
-            raise _Wrong(f"model_args sets {name}, which no model folder may.")
-
-
-def _check_own(own: dict[str, Any]) -> None:
-    version = _get(own, "format_version", int)
-    if version != FORMAT_VERSION:
-        raise _Wrong(
-            f"format_version is {version}, but this cassle_zoo reads {FORMAT_VERSION}; "
-            "use the cassle_zoo version that wrote it."
-        )
-    for key, kind in (("name", str), ("method", str), ("training", dict)):
-        _get(own, key, kind)
-    descriptors = _get(own, "descriptors", list)
-    if not all(isinstance(d, dict) and isinstance(d.get("name"), str) for d in descriptors):
-        raise _Wrong(f"descriptors must be a list of names and widths, not {descriptors}.")
-    widths = {d["name"]: d.get("width") for d in descriptors}
-    for name, width in widths.items():
-        if DESCRIPTOR_WIDTHS.get(name) != width:
-            raise _Wrong(f"descriptor {name!r} of width {width} is unknown to this cassle_zoo.")
-    if own.get("projector") is None:
+    Raises:
+        ArtifactError: If it, or the folder, is missing.
+    """
+    if path.is_file():
         return
-    names = _get(_get(own, "projector", dict), "descriptors", list)
-    if names != list(widths) or names != sorted(names):
-        raise _Wrong(f"descriptors {list(widths)} contradict the projector's {names}.")
-
-
-def _get(values: Any, key: str, kind: type) -> Any:
-    if not isinstance(values, dict) or not isinstance(values.get(key), kind):
-        found = values.get(key) if isinstance(values, dict) else values
-        raise _Wrong(f"{key} must be given as {kind.__name__}, found {found!r}.")
-    return values[key]
+    folder = path.parent
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ArtifactError(f"{folder} {what}, so it holds no {path.name}. Check the path.")
+    if path.name == CONFIG_FILE:
+        raise ArtifactError(
+            f"{path} is missing, so {folder} is not a model folder. `cassle-zoo hub export RUN -o "
+            "DIR`, `hub convert` and `hub pull` write such folders."
+        )
+    raise ArtifactError(f"{path} is missing. {FIX}")

@@ -40,6 +40,7 @@ plain projector)."""
 _HYPERNETS = ("hypernet", "hypernet_bn")
 
 Count = Annotated[int, Range(1)]
+Depth = Annotated[int, Range(1, 100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +51,14 @@ class ProjectorConfig:
         in_features: Width of the backbone's features.
         out_features: Width of the projection.
         hidden_features: Width of the hidden layers; `None` means `in_features`.
-        depth: Number of Linear layers.
+        depth: Number of Linear layers, at most 100.
         last_bn: Whether a BatchNorm follows the last Linear (which then has no bias, unless it is
             generated: a bias that differs from sample to sample is not undone by BatchNorm).
         last_bn_affine: Whether that BatchNorm has weight and bias.
         conditioning: One of :data:`CONDITIONINGS`.
         descriptors: Names of the descriptors that make up omega; stored in sorted order.
-        encoder_depth: Number of Linear layers of the augmentation encoder (or hypernetwork).
+        encoder_depth: Number of Linear layers of the augmentation encoder (or hypernetwork), at
+            most 100.
         encoder_width: Width of its hidden layers, and of its output for `cat`.
 
     Raises:
@@ -67,12 +69,12 @@ class ProjectorConfig:
     in_features: Count
     out_features: Count = 128
     hidden_features: Annotated[int | None, Range(1)] = None
-    depth: Count = 2
+    depth: Depth = 2
     last_bn: bool = False
     last_bn_affine: bool = True
     conditioning: Annotated[str, OneOf(CONDITIONINGS)] = "cat"
     descriptors: tuple[str, ...] = PAPER_DESCRIPTORS
-    encoder_depth: Count = 6
+    encoder_depth: Depth = 6
     encoder_width: Count = 64
 
     def __post_init__(self) -> None:

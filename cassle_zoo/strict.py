@@ -38,6 +38,28 @@ def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
     )
 
 
+def check_shapes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Check that weights would fit a module exactly; the module may be on the meta device.
+
+    Args:
+        module: What they are meant for.
+        shapes: Their shapes by name.
+        path: The file they are in, for the message.
+
+    Raises:
+        ArtifactError: If a name or a shape differs.
+    """
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    if expected == shapes:
+        return
+    wrong = sorted(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
+    shown = "; ".join(
+        f"{k} is {shapes.get(k, 'missing')}, expected {expected.get(k, 'nothing')}"
+        for k in wrong[:3]
+    )
+    raise ArtifactError(f"{path} does not fit its configuration: {shown}.")
+
+
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Load weights that must fit a module exactly.
 

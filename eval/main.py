@@ -52,7 +52,7 @@ class Arguments(Generic[Settings]):
 def run_from_cli(argv: Sequence[str]) -> int:
     """Run `cassle-zoo eval ARGV...` and return its exit status."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
+        print(_usage(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if argv[0] == REPORT:
         return report.run_from_cli(argv[1:])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cassle_zoo.errors import CassleZooError
 from cassle_zoo.hub.card import checked_card
-from cassle_zoo.hub.cards import read_results
+from cassle_zoo.hub.recorded import own_and_baselines, read_results
 from cassle_zoo.model_folder import CARD_FILE, bundled_folder
 from cassle_zoo.specs import MODEL_SPECS
 
@@ -23,8 +23,8 @@ def bundled_cards() -> dict[Path, str]:
     for name, spec in MODEL_SPECS.items():
         folder = bundled_folder(spec)
         if spec.released and folder.is_dir():
-            own = [result for result in results if result["model"]["name"] == name]
-            cards[folder / CARD_FILE] = checked_card(folder, own)
+            shown = own_and_baselines(name, spec.timm_arch, results)
+            cards[folder / CARD_FILE] = checked_card(folder, shown)
     return cards
 
 

@@ -8,23 +8,19 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from cassle_zoo import __version__
-from cassle_zoo.descriptors import DescriptorLayout
+from cassle_zoo.descriptors import DESCRIPTOR_COLUMNS, DescriptorLayout
 from cassle_zoo.errors import ArtifactError
 from cassle_zoo.hub.card_results import (
     TASK_TYPE,
     check_result,
     eval_results,
-    inline,
     results_section,
 )
-from cassle_zoo.hub.citation import citation
+from cassle_zoo.hub.card_training import code_version, known_data, training_section
+from cassle_zoo.hub.citation import REPOSITORY, citation
+from cassle_zoo.hub.recorded import RANDOM_INIT, RAW_PIXELS, is_baseline
 from cassle_zoo.model_folder import CARD_FILE, MODEL_FILE, file_sha256, read_config
-from cassle_zoo.specs import DATASETS, MODEL_SPECS, DatasetInfo
-
-CARD_REPO = "hf-hub:ORG/NAME"
-"""Stands in a card for the repository, whose name `hub push` fills in."""
-
+from cassle_zoo.specs import MODEL_SPECS
 
 CARD_REPO = "hf-hub:ORG/NAME"
 """Stands in a card for the repository's name, which `hub push` fills in."""
@@ -35,7 +31,8 @@ def write_card(folder: str | Path, results: Sequence[Mapping[str, Any]] = ()) ->
 
     Args:
         folder: The model folder.
-        results: Recorded results of this model (the content of the JSON files).
+        results: Recorded results of this model, and of baselines to stand beside them (the content
+            of the JSON files).
 
     Returns:
         The path of README.md.
@@ -62,6 +59,8 @@ def checked_card(folder: Path, results: Sequence[Mapping[str, Any]]) -> str:
     found = file_sha256(folder / MODEL_FILE)
     for result in results:
         check_result(result)
+        if is_baseline(result):
+            continue
         measured = result["model"]["sha256"]
         if measured != found:
             raise ArtifactError(
@@ -78,7 +77,9 @@ def render_card(
 
     Args:
         config: Content of the folder's config.json.
-        results: Recorded results of this model (the content of the JSON files).
+        results: Recorded results of this model, and of baselines to stand beside them (the content
+            of the JSON files). The baselines are raw pixels and the random initialisation of this
+            architecture; others are left out, and those that were measured in another way.
 
     Returns:
         The card, its metrics in the metadata (`model-index`) and in the text.
@@ -88,10 +89,12 @@ def render_card(
     """
     for result in results:
         check_result(result)
+    baselines = (RAW_PIXELS, RANDOM_INIT + config["architecture"])
+    results = [r for r in results if not is_baseline(r) or r["model"]["name"] in baselines]
     own = config["cassle_zoo"]
     is_ours = own["projector"] is not None  # the others are backbones of foreign checkpoints
     data = ModelCardData(
-        license=config["pretrained_cfg"]["license"],
+        license=config["pretrained_cfg"].get("license", "unknown"),
         library_name="timm",
         pipeline_tag=TASK_TYPE,
         tags=[
@@ -106,10 +109,10 @@ def render_card(
         _introduction(config),
         _usage(config),
         _projector(own),
-        _training(own),
+        training_section(own),
         results_section(results),
         _limits(own),
-        f"## Citation\n\n{citation(_version(own))}" if is_ours else "",
+        f"## Citation\n\n{citation(code_version(own))}" if is_ours else "",
     )
     text = "\n\n".join(section for section in sections if section)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
@@ -117,7 +120,7 @@ def render_card(
 
 def _is_conditioned(own: Mapping[str, Any]) -> bool:
     projector = own["projector"]
-    return projector is not None and projector["conditioning"] != "none"
+    return projector is not None and projector.get("conditioning") != "none"
 
 
 def _introduction(config: Mapping[str, Any]) -> str:
@@ -167,6 +170,10 @@ print(features.shape)  # (1, {config["num_features"]})
 
 With cassle_zoo, which reads folders of pictures and skips damaged files:
 
+```sh
+pip install git+{REPOSITORY}
+```
+
 ```python
 import cassle_zoo
 
@@ -197,67 +204,23 @@ projector = cassle_zoo.create_projector("{CARD_REPO}", pretrained=True).eval()
     if not _is_conditioned(own):
         return head + "projections = projector(features)\n```"
     layout = DescriptorLayout(tuple(config["descriptors"]))
+    meanings = [(name, text) for name in layout.names for text in DESCRIPTOR_COLUMNS[name]]
     rows = "\n".join(
-        f"| `{name}` | {columns.start} to {columns.stop - 1} |"
-        for name, columns in layout.slices().items()
+        f"| {column} | `{name}` | {text} |" for column, (name, text) in enumerate(meanings)
     )
     return (
         f"{head}projections = projector(features, descriptors)  # descriptors: "
         f"(batch, {layout.width})\n```\n\n"
-        f"Conditioning: `{config['conditioning']}` on\n\n"
-        f"| descriptor | columns |\n|---|---|\n{rows}"
+        f"Conditioning: `{config['conditioning']}` on what was done to each view:\n\n"
+        f"| column | descriptor | meaning |\n|---|---|---|\n{rows}\n\n"
+        "`range` is the upper minus the lower bound of that factor's or shift's interval; `color` "
+        "and `color_diff` are 0 where the jitter was not applied. `cassle_zoo.augment.describe` "
+        "computes the numbers."
     )
-
-
-def _version(own: Mapping[str, Any]) -> str:
-    return inline(own["training"].get("cassle_zoo", __version__))
-
-
-def _dataset(own: Mapping[str, Any]) -> DatasetInfo | None:
-    return DATASETS.get(str(own["training"].get("data")))
-
-
-def _training(own: Mapping[str, Any]) -> str:
-    training = own["training"]
-    data = _dataset(own)
-    lines = []
-    if data is None:
-        lines.append(f"- Data: {inline(training.get('data') or 'not recorded')}")
-        lines.append(f"- Licence of the data: {inline(training.get('data_license', 'unknown'))}")
-    else:
-        lines.append(f"- Data: {data.title}. {data.description}")
-        lines.append(f"- Licence of the data: {data.license}.")
-    code = f"cassle_zoo {_version(own)}"
-    if "source" in training:
-        code = f"{inline(training['source'])}; converted by {code}"
-    lines.append(f"- Code: {code}")
-    lines += [
-        f"- {key.replace('_', ' ').capitalize()}: {inline(value)}"
-        for key, value in training.items()
-        if key not in _SHOWN_APART and value is not None
-    ]
-    command = training.get("command", f"cassle-zoo train {own['name']} --data DATA --out RUN")
-    settings = "\n".join(
-        f"- `{section}`: {inline(_settings(values))}"
-        for section, values in training.get("config", {}).items()
-    )
-    return "\n\n".join(
-        ["## Training", "\n".join(lines), f"```sh\n{command}\n```"]
-        + ([f"The settings, whether the recipe's or overridden:\n\n{settings}"] * bool(settings))
-    )
-
-
-_SHOWN_APART = ("data", "data_license", "source", "cassle_zoo", "command", "config")
-
-
-def _settings(values: Any) -> str:
-    if not isinstance(values, dict):
-        return str(values)
-    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _limits(own: Mapping[str, Any]) -> str:
-    data = _dataset(own)
+    data = known_data(own)
     lines = [] if data is None else [f"- {data.limits}"]
     lines.append("- Nothing is known about pictures unlike the training data; measure first.")
     if _is_conditioned(own):

@@ -1,18 +1,23 @@
 """Checks a model card as far as that is possible without the Hub.
 
 The Hub's own validator is a service; what is checked here is what huggingface_hub parses, the
-fields that the Hub needs to show a model and its results, and that the card holds no token.
+fields that the Hub needs to show a model and its results, that the card holds no token, and signs
+of damage. Cards have no published hash, since people edit them.
 """
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard, get_token
 
 REQUIRED = ("license", "library_name", "pipeline_tag", "tags")
 
-_FRONT_MATTER = re.compile(r"\s*---\r?\n.*?\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 
@@ -27,7 +32,10 @@ def card_problems(content: bytes) -> list[str]:
     except UnicodeDecodeError as error:
         return [f"the card is not UTF-8 ({error.reason} at byte {error.start})"]
     problems = ["the card holds a token of the Hub; revoke it"] if holds_token(text) else []
-    if not _FRONT_MATTER.match(text):
+    if _CONTROL.search(text):
+        problems.append("the card holds control characters, so it is damaged")
+    metadata_text = _FRONT_MATTER.match(text)
+    if metadata_text is None:
         return [*problems, "the card has no metadata between two lines of '---'"]
     try:
         card: Any = ModelCard(text)
@@ -37,6 +45,9 @@ def card_problems(content: bytes) -> list[str]:
         return [*problems, f"the card's metadata cannot be read ({type(error).__name__}: {reason})"]
     if not card.text.strip():
         problems.append("the card has no text")
+    if _has_open_fence(card.text):
+        problems.append("a block of code in the card has no end, so the card is cut off or damaged")
+    problems += [f"the card's metadata says {key} twice" for key in _twice(metadata_text[1])]
     metadata = card.data.to_dict()
     problems += [f"the card's metadata lacks {key}" for key in REQUIRED if not metadata.get(key)]
     if again.data.to_dict() != metadata:
@@ -54,6 +65,79 @@ def _results_problems(card: Any) -> list[str]:
         if not isinstance(result.metric_value, int | float)
         or not math.isfinite(result.metric_value)
     ]
+
+
+def _has_open_fence(text: str) -> bool:
+    """Tell whether a block of code is not closed (CommonMark, section 4.5)."""
+    fence = ""
+    for line in text.splitlines():
+        match = _FENCE.fullmatch(line)
+        if match is None:
+            continue
+        marks, rest = match.groups()
+        if not fence:
+            fence = marks
+        elif marks.startswith(fence) and not rest.strip():
+            fence = ""
+    return bool(fence)
+
+
+def _twice(text: str) -> list[str]:
+    """Return the keys that a mapping of a YAML text has twice: a reader sees only the last."""
+    nodes: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    seen: set[int] = set()
+    found = []
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            found += sorted({key for key in keys if keys.count(key) > 1})
+            nodes += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+    return found
+
+
+def forged_results(card: ModelCard, recorded: ModelCard) -> list[str]:
+    """Return which results of a card are not the recorded ones, in its metadata and its tables.
+
+    Args:
+        card: The card.
+        recorded: The card as it would be written from the recorded results; if it has none,
+            nothing can be said.
+    """
+    expected, found = _metrics(recorded), _metrics(card)
+    if not expected:
+        return []
+    rows = _rows(recorded.text)
+    tasks = {task for task, _ in rows}
+    wrong = {key for key, value in found.items() if expected.get(key) != value}
+    wrong |= {
+        key for key, row in _rows(card.text).items() if key[0] in tasks and rows.get(key) != row
+    }
+    return [f"{task} {metric} is not what eval/results recorded" for task, metric in sorted(wrong)]
+
+
+def _metrics(card: ModelCard) -> Mapping[tuple[str, str], Any]:
+    data: Any = card.data
+    return {
+        (str(result.dataset_config), str(result.metric_name)): result.metric_value
+        for result in data.eval_results or []
+    }
+
+
+def _rows(text: str) -> Mapping[tuple[str, str], tuple[str, ...]]:
+    """Return the rows of the tables in a text that have three cells or more, by the first two."""
+    lines = (line.strip() for line in text.splitlines())
+    rows = [
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in lines
+        if line.startswith("|")
+    ]
+    return {(row[0], row[1]): row for row in rows if len(row) > 2}
 
 
 def holds_token(text: str) -> bool:

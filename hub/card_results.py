@@ -7,28 +7,55 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from cassle_zoo.errors import ArtifactError
+from cassle_zoo.hub.recorded import is_baseline, is_comparable
 
 TASK_TYPE = "image-feature-extraction"
 RESULT_FIELDS = ("task", "model", "data", "protocol", "metrics", "seed", "command")
 
 
 def results_section(results: Sequence[Mapping[str, Any]]) -> str:
-    """Write the section of recorded results; empty if there are none."""
+    """Write the section of recorded results; empty if there are none of the model.
+
+    Args:
+        results: Of the model, and of the baselines that stand beside it if they were measured in
+            the same way.
+    """
+    baselines = [result for result in results if is_baseline(result)]
     blocks = []
     for result in results:
-        rows = "\n".join(
-            f"| {inline(task)} | {inline(metric)} | {value:.4g} |"
-            for task, metric, value in _values(result)
-        )
+        if is_baseline(result):
+            continue
+        beside = [other for other in baselines if is_comparable(result, other)]
         protocol = "; ".join(f"{k} {inline(v)}" for k, v in result["protocol"].items())
         blocks.append(
             f"### {result['task']}\n\n"
+            f"{_table([result, *beside])}\n\n"
+            f"All values are shares of test data, within 0 and 1; one run.{_legend(beside)}\n\n"
             f"Protocol: {protocol}; seed {result['seed']}.\n"
             f"Data: {result['data']['name']}, sha256 `{result['data']['sha256']}`.\n\n"
-            f"| task | metric | value |\n|---|---|---|\n{rows}\n\n"
             f"```sh\n{result['command']}\n```"
         )
     return "\n\n".join(["## Results", *blocks]) if blocks else ""
+
+
+def _table(results: Sequence[Mapping[str, Any]]) -> str:
+    own, *beside = results
+    lines = [["task", "metric", "this model", *(other["model"]["name"] for other in beside)]]
+    lines.append(["---"] * len(lines[0]))
+    for task, metric, value in _values(own):
+        others = (other["metrics"].get(task, {}).get(metric) for other in beside)
+        shown = ("-" if other is None else f"{other:.4g}" for other in others)
+        lines.append([task, metric, f"{value:.4g}", *shown])
+    return "\n".join("| " + " | ".join(map(inline, line)) + " |" for line in lines)
+
+
+def _legend(beside: Sequence[Mapping[str, Any]]) -> str:
+    if not beside:
+        return ""
+    return (
+        " Measured in the same way: `raw-pixels`, the pictures shrunk to 16x16, and "
+        "`random-init:`, the network before training."
+    )
 
 
 def check_result(result: Mapping[str, Any]) -> None:
@@ -54,7 +81,7 @@ def _values(result: Mapping[str, Any]) -> Iterable[tuple[str, str, float]]:
 
 
 def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
-    """Return recorded results as metadata of the card."""
+    """Return the recorded results of the model itself as metadata of the card."""
     return [
         EvalResult(
             task_type=TASK_TYPE,
@@ -67,11 +94,21 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
             metric_type="accuracy" if "recall" not in metric else "recall",
             metric_name=metric,
             metric_value=value,
-            metric_args=dict(result["protocol"]),
+            metric_args=_protocol_of(metric, result["protocol"]),
         )
         for result in results
+        if not is_baseline(result)
         for task, metric, value in _values(result)
     ]
+
+
+_PROTOCOL_OF = {"linear": "linear probe", "knn": "k-NN", "recall": "retrieval"}
+
+
+def _protocol_of(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what concerns a metric: the whole protocol at every metric would hide the values."""
+    part = next((v for k, v in _PROTOCOL_OF.items() if metric.startswith(k)), "")
+    return {part: protocol[part]} if part in protocol else dict(protocol)
 
 
 def inline(value: Any) -> str:

@@ -5,22 +5,25 @@ Everything in it comes from the specs, the bundled config.json files and the rec
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cassle_zoo.errors import ArtifactError, CassleZooError
+from cassle_zoo.hub.recorded import (
+    RESULTS_FOLDER,
+    Result,
+    is_baseline,
+    own_and_baselines,
+    read_results,
+)
 from cassle_zoo.model_folder import MODEL_FILE, bundled_folder, read_config
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, ModelSpec
 
 DOCUMENT = Path("MODEL_CARDS.md")
-RESULTS_FOLDER = Path(__file__).resolve().parent.parent / "eval" / "results"
 
 _REQUIRED = ("task", "model", "data", "protocol", "metrics", "seed", "versions", "command")
-_RAW_PIXELS = "raw-pixels"
-_RANDOM_INIT = "random-init:"
 _COLUMNS = (
     ("subcategory", "linear_top1"),
     ("subcategory", "knn_top1"),
@@ -56,8 +59,6 @@ All values are percentages on test data, measured with frozen features.
 
 Raw pixels are strong at flags and identity, since Noto and Twemoji draw many emojis alike."""
 
-Result = Mapping[str, Any]
-
 
 def render_model_cards(
     results: Sequence[Result],
@@ -69,14 +70,14 @@ def render_model_cards(
     Args:
         results: Content of recorded results.
         specs: The models of the zoo; those with weights get a section.
-        configs: Content of config.json by full name, of each released model.
+        configs: Content of config.json by full name, of each bundled model.
 
     Returns:
         Markdown text.
 
     Raises:
-        ArtifactError: If a result is malformed, a released model has no result or no
-            configuration, or its result was measured with other weights.
+        ArtifactError: If a result is malformed, a released model has no result or, unless it is
+            on the Hub, no configuration, or its result was measured with other weights.
     """
     for result in results:
         _check(result)
@@ -94,29 +95,17 @@ def render_model_cards(
     return "\n\n".join(parts) + "\n"
 
 
-def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
-    """Read all recorded results of a folder, in the order of their file names.
-
-    Raises:
-        ArtifactError: If a file is not JSON.
-    """
-    results = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            results.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ArtifactError(f"{path} is not JSON: {error}") from error
-    return results
-
-
 def current_text(results: Sequence[Result] | Path = RESULTS_FOLDER) -> str:
     """Return what MODEL_CARDS.md should be now.
 
     Args:
         results: Recorded results, or the folder that holds them.
     """
-    released = [spec for spec in MODEL_SPECS.values() if spec.released]
-    configs = {spec.full_name: read_config(bundled_folder(spec)) for spec in released}
+    configs = {
+        spec.full_name: read_config(bundled_folder(spec))
+        for spec in MODEL_SPECS.values()
+        if spec.released and bundled_folder(spec).is_dir()
+    }
     found = read_results(results) if isinstance(results, Path) else results
     return render_model_cards(found, MODEL_SPECS.values(), configs)
 
@@ -159,8 +148,7 @@ def _comparison(results: Sequence[Result], released: Sequence[ModelSpec]) -> str
 
     def key(result: Result) -> tuple[int, int, str]:
         name = result["model"]["name"]
-        baseline = name == _RAW_PIXELS or name.startswith(_RANDOM_INIT)
-        return (0 if baseline else 1, order.get(name, len(order)), name)
+        return (0 if is_baseline(result) else 1, order.get(name, len(order)), name)
 
     header = ["model", *(f"{task}, {_title(metric)}" for task, metric in _COLUMNS)]
     rows = [
@@ -181,8 +169,6 @@ def _section(
     spec: ModelSpec, results: Sequence[Result], configs: Mapping[str, Mapping[str, Any]]
 ) -> str:
     name = spec.full_name
-    if name not in configs:
-        raise ArtifactError(f"the released model {name} has no config.json.")
     own = [result for result in results if result["model"]["name"] == name]
     if not own:
         raise ArtifactError(
@@ -197,12 +183,9 @@ def _section(
                 f"a result of {name} was measured with weights of sha256 {found}, but the released "
                 f"ones have {expected}; evaluate it again."
             )
-    baselines = [
-        result
-        for result in results
-        if result["model"]["name"] in (_RAW_PIXELS, _RANDOM_INIT + spec.timm_arch)
-    ]
-    parts = [f"## {name}", _facts(spec), _training(configs[name]["cassle_zoo"]["training"], name)]
+    shown = own_and_baselines(name, spec.timm_arch, results)
+    baselines = [result for result in shown if is_baseline(result)]
+    parts = [f"## {name}", _facts(spec), _how_it_was_made(spec, configs)]
     parts += [_evaluation(result, baselines) for result in own]
     return "\n\n".join(parts)
 
@@ -218,6 +201,18 @@ def _facts(spec: ModelSpec) -> str:
         f"- Licence of the weights: {spec.license}; of the data: {data.license}.\n"
         f"- {data.limits}\n"
         f"- sha256 of `{MODEL_FILE}`: `{(spec.sha256 or {})[MODEL_FILE]}`"
+    )
+
+
+def _how_it_was_made(spec: ModelSpec, configs: Mapping[str, Mapping[str, Any]]) -> str:
+    if spec.full_name in configs:
+        return _training(configs[spec.full_name]["cassle_zoo"]["training"], spec.full_name)
+    if spec.hub_repo is None:
+        raise ArtifactError(f"the released model {spec.full_name} has no config.json.")
+    return (
+        "### Training\n\n"
+        "The weights are not bundled: `config.json` in "
+        f"`hf-hub:{spec.hub_repo}@{spec.hub_revision}` says how they were made."
     )
 
 

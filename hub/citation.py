@@ -1,5 +1,7 @@
 """What to cite, as model cards show it; CITATION.cff says the same of the repository."""
 
+REPOSITORY = "https://github.com/cassle-zoo/cassle-zoo"
+
 _PAPER = """\
 ```bibtex
 @article{przewiezlikowski2024cassle,
@@ -18,7 +20,8 @@ _SOFTWARE = """\
 @software{{cassle_zoo,
   title   = {{cassle-zoo: a model zoo and feature extraction library for CASSLE}},
   author  = {{{{The cassle-zoo contributors}}}},
-  version = {{{version}}}
+  version = {{{version}}},
+  url     = {{{url}}}
 }}
 ```"""
 
@@ -29,6 +32,6 @@ def citation(version: str) -> str:
     Args:
         version: Version of cassle_zoo.
     """
-    software = _SOFTWARE.format(version=version)
+    software = _SOFTWARE.format(version=version, url=REPOSITORY)
     paper = f"The method ([arXiv:2306.06082](https://arxiv.org/abs/2306.06082)):\n\n{_PAPER}"
     return f"{paper}\n\nThe software:\n\n{software}"

@@ -30,6 +30,7 @@ def publish(
     org: str,
     *,
     private: bool = False,
+    replace_card: bool = False,
     dry_run: bool = False,
     on_plan: Callable[[PushPlan], None] | None = None,
 ) -> Iterator[Published]:
@@ -38,6 +39,7 @@ def publish(
     Args:
         org: User or organisation on the Hub.
         private: Whether new repositories are private.
+        replace_card: Whether to replace README.md files that the repositories have.
         dry_run: Whether to find out only what would be done.
         on_plan: Called with what is about to be done, for each model.
 
@@ -56,12 +58,14 @@ def publish(
             if not folder.is_dir():
                 folder = pull(name, Path(scratch) / name)
             if dry_run:
-                plan = plan_push(folder, repo_id, private=private)
+                plan = plan_push(folder, repo_id, private=private, replace_card=replace_card)
                 if on_plan is not None:
                     on_plan(plan)
                 yield Published(name=name, plan=plan, pushed=None)
             else:
-                done = push(folder, repo_id, private=private, on_plan=on_plan)
+                done = push(
+                    folder, repo_id, private=private, replace_card=replace_card, on_plan=on_plan
+                )
                 yield Published(name=name, plan=done.plan, pushed=done)
 
 

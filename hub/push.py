@@ -85,7 +85,12 @@ class Pushed:
 
 
 def plan_push(
-    folder: str | Path, repo_id: str, *, private: bool = False, replace_card: bool = False
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    replace_card: bool = False,
 ) -> PushPlan:
     """Verify a model folder, and find out what a push would do. Writes nothing anywhere.
 
@@ -93,12 +98,14 @@ def plan_push(
         folder: The model folder.
         repo_id: `ORG/NAME`.
         private: Whether a new repository is to be private.
+        create_pr: Whether a pull request is to be opened, for which the repository must exist.
         replace_card: Whether to replace a README.md that the repository has.
 
     Raises:
         ArtifactError: If a check of :func:`cassle_zoo.hub.verify.verify_folder` fails; all that
             fail are named. If a file is a symbolic link that leads out of the folder.
-        ConfigError: If `repo_id` is malformed, or is public though `private` is wanted.
+        ConfigError: If `repo_id` is malformed, is public though `private` is wanted, or does not
+            exist though `create_pr` is wanted.
         HubError: If the Hub refuses or cannot be reached.
     """
     folder = Path(folder)
@@ -107,9 +114,14 @@ def plan_push(
     _check_links(folder, names)
     failed = [check for check in verify_folder(folder) if not check.passed]
     if failed:
-        reasons = "; ".join(f"{check.name}: {check.detail}" for check in failed)
-        raise ArtifactError(f"{folder} is not uploaded. {reasons}")
+        reasons = "; ".join(f"{check.name}: {check.detail.rstrip('. ')}" for check in failed)
+        raise ArtifactError(f"{folder} is not uploaded. {reasons}.")
     repository = inspect_repository(repo_id)
+    if repository is None and create_pr:
+        raise ConfigError(
+            f"there is no repository {repo_id!r} for a pull request, or your token may not see it, "
+            "so nothing is uploaded; check the name, or leave out --create-pr to create it."
+        )
     if repository is not None and private and not repository.private:
         raise ConfigError(
             f"{repo_id!r} exists and is public, so nothing is uploaded; make it private in its "
@@ -186,11 +198,13 @@ def push(
 
     Raises:
         ArtifactError: If a check of the folder fails.
-        ConfigError: If `repo_id` is malformed, or is public though `private` is wanted.
+        ConfigError: As :func:`plan_push`.
         HubError: If the Hub refuses or cannot be reached, the repository changed meanwhile, or
             a file did not arrive as it was sent.
     """
-    plan = plan_push(folder, repo_id, private=private, replace_card=replace_card)
+    plan = plan_push(
+        folder, repo_id, private=private, create_pr=create_pr, replace_card=replace_card
+    )
     if on_plan is not None:
         on_plan(plan)
     sent = [file for file in plan.files if file.is_sent]

@@ -39,6 +39,7 @@ from cassle_zoo.model_folder import (
     REFERENCE_FILE,
     file_sha256,
     read_config,
+    require_file,
 )
 from cassle_zoo.projector import ConditionedProjector
 
@@ -106,8 +107,7 @@ def recorded_hashes(folder: str | Path) -> dict[str, str]:
         ArtifactError: If the file is missing, or was not written by :func:`write_reference`.
     """
     path = Path(folder) / REFERENCE_FILE
-    if not path.is_file():
-        raise ArtifactError(_missing(path))
+    _require_reference(path)
     try:
         with safe_open(path, framework="pt") as file:
             hashes = json.loads((file.metadata() or {})[_HEADER_KEY])
@@ -134,14 +134,13 @@ def reference_errors(folder: str | Path) -> dict[str, float]:
     """
     folder = Path(folder)
     path = folder / REFERENCE_FILE
-    if not path.is_file():
-        raise ArtifactError(_missing(path))
+    _require_reference(path)
     config = read_config(folder)
     stored = read_tensors(path)
     model, projector = load_folder(folder, config)
     size = tuple(config["pretrained_cfg"]["input_size"])
     images = stored.get("images")
-    if images is None or images.dtype != torch.uint8 or images.shape[1:] != size:
+    if images is None or images.dtype != torch.uint8 or images.shape[1:] != size or not len(images):
         raise ArtifactError(f"{path} holds no pictures of the model's input size {size}.")
     try:
         found = _outputs(config, model, projector, stored)
@@ -190,8 +189,12 @@ def _hashed(folder: Path) -> list[str]:
     return [name for name in _HASHED_FILES if (folder / name).is_file()]
 
 
-def _missing(path: Path) -> str:
-    return f"{path} is missing; write it with `python -m cassle_zoo.hub.reference {path.parent}`."
+def _require_reference(path: Path) -> None:
+    if path.parent.is_dir() and not path.is_file():
+        raise ArtifactError(
+            f"{path} is missing; write it with `python -m cassle_zoo.hub.reference {path.parent}`."
+        )
+    require_file(path)
 
 
 def main(folders: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """A model repository on the Hub: what it holds, and what its answers mean for the user."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from cassle_zoo.hub_download import client_errors, endpoint, redacted
 from cassle_zoo.model_folder import FOLDER_FILES, file_sha256
 
 _REASON_CHARACTERS = 500
+
+# Sentences of the client about arguments that our user has not given.
+_ABOUT_ARGUMENTS = re.compile(r"[^.]*`repo_type`[^.]*\.?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +74,11 @@ def check_repo_id(repo_id: str) -> None:
     """
     try:
         validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ConfigError(f"{redacted(str(error))} Write ORG/NAME.") from None
+    except HFValidationError:
+        raise ConfigError(
+            f"{redacted(repr(repo_id))} cannot be the name of a repository; write ORG/NAME, with "
+            "letters, digits, '-', '_' and '.', and at most 96 characters."
+        ) from None
     if "/" not in repo_id:
         raise ConfigError(f"repository {repo_id!r} has no owner; write ORG/NAME.")
 
@@ -129,27 +136,28 @@ def _explained(error: Exception, repo_id: str) -> str:
         cause = cause.__cause__
     if isinstance(cause, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE forbids to ask for {where}; unset it."
-    reason = redacted(" ".join(str(cause).split()))[:_REASON_CHARACTERS].rstrip(". ")
+    reason = re.sub(_ABOUT_ARGUMENTS, "", redacted(" ".join(str(cause).split())))
     response: Any = getattr(cause, "response", None)
     status = None if response is None else response.status_code
-    return f"{where}: {_advice(status)} ({type(cause).__name__}: {reason})"
+    details = f"{type(cause).__name__}: {reason}"[:_REASON_CHARACTERS].rstrip(".: ")
+    return f"{where}: {_advice(status)} ({details})."
 
 
 def _advice(status: int | None) -> str:
     token = "your token" if get_token() else "a request without token"
     if status is None:
-        return "the connection failed, or the answer made no sense; run the same command again."
+        return "the connection failed, or the answer made no sense; run the same command again"
     if status == 401:
-        return f"{token} is not accepted; log in with `hf auth login` or set HF_TOKEN."
+        return f"{token} is not accepted; log in with `hf auth login` or set HF_TOKEN"
     if status in (402, 403):
-        return f"{token} has no right to do this; it needs write access to the repository."
+        return f"{token} has no right to do this; it needs write access to the repository"
     if status == 404:
-        return "there is no such repository, or your token may not see it."
+        return "there is no such repository, or your token may not see it"
     if status in (409, 412):
-        return "it changed meanwhile; nothing was committed. Run the same command again."
+        return "it changed meanwhile; nothing was committed. Run the same command again"
     if status >= 500:
         return (
             "the Hub failed. Run the same command again later: files that have arrived are not "
-            "sent twice."
+            "sent twice"
         )
-    return "the Hub refused."
+    return "the Hub refused"

@@ -1,16 +1,21 @@
 """Checks a model folder, or a repository on the Hub, and collects all that is wrong."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cassle_zoo.artifact import load_projector
+from huggingface_hub import ModelCard
+
+from cassle_zoo.artifact import load_projector, pool_name
 from cassle_zoo.errors import ArtifactError, CassleZooError, ChecksumError, HubError
 from cassle_zoo.factory import create_model
-from cassle_zoo.hub.card_check import card_problems, holds_token
+from cassle_zoo.hub.card import CARD_REPO, render_card
+from cassle_zoo.hub.card_check import card_problems, forged_results, holds_token
 from cassle_zoo.hub.names import model_name
 from cassle_zoo.hub.pull import fetch_with_card
+from cassle_zoo.hub.recorded import is_baseline, read_results
 from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_errors
 from cassle_zoo.hub.remote import inspect_repository
 from cassle_zoo.hub_cache import hub_source, pinned_spec
@@ -22,8 +27,11 @@ from cassle_zoo.model_folder import (
     MODEL_FILE,
     PROJECTOR_FILE,
     REFERENCE_FILE,
+    bundled_folder,
+    file_sha256,
     local_folder,
     read_config,
+    require_file,
     verify_files,
 )
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
@@ -130,7 +138,8 @@ def _config(folder: Path) -> str:
 
 def _hashes(folder: Path, pinned: ModelSpec | None) -> str:
     recorded = recorded_hashes(folder)
-    verify_files(folder, recorded)
+    again = f"`python -m cassle_zoo.hub.reference {folder}`"
+    verify_files(folder, recorded, f"Get it again, or if the change is yours, run {again}.")
     unrecorded = [
         name
         for name in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
@@ -138,8 +147,7 @@ def _hashes(folder: Path, pinned: ModelSpec | None) -> str:
     ]
     if unrecorded:
         raise ArtifactError(
-            f"{REFERENCE_FILE} has no hash of {', '.join(unrecorded)}; write it again with "
-            f"`python -m cassle_zoo.hub.reference {folder}`."
+            f"{REFERENCE_FILE} has no hash of {', '.join(unrecorded)}; write it again with {again}."
         )
     released = pinned or MODEL_SPECS.get(read_config(folder)["cassle_zoo"]["name"])
     published = {} if released is None else dict(released.sha256 or {})
@@ -152,6 +160,11 @@ def _hashes(folder: Path, pinned: ModelSpec | None) -> str:
 
 def _backbone(folder: Path) -> str:
     model = create_model(f"{LOCAL_PREFIX}{folder}", pretrained=True)
+    stated, pool = read_config(folder).get("global_pool", ""), pool_name(model)
+    if stated != pool:
+        raise ArtifactError(
+            f"{CONFIG_FILE} says global_pool {stated!r}, but the model's is {pool!r}."
+        )
     return f"all {len(model.state_dict())} tensors loaded"
 
 
@@ -173,12 +186,26 @@ def _reference(folder: Path) -> str:
 
 def _card(folder: Path) -> str:
     path = folder / CARD_FILE
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing.")
-    problems = card_problems(path.read_bytes())
+    require_file(path)
+    content = path.read_bytes()
+    problems = card_problems(content)
     if problems:
         raise ArtifactError("; ".join(problems))
-    return f"{CARD_FILE} is valid"
+    card, generated = ModelCard(content.decode("utf-8-sig")), _generated_card(folder)
+    if wrong := forged_results(card, generated):
+        raise ArtifactError("; ".join(wrong))
+    same = re.sub(r"hf-hub:[\w.-]+/[\w.-]+", CARD_REPO, str(card)) == str(generated)
+    bundled = [bundled_folder(spec).resolve() for spec in MODEL_SPECS.values()]
+    if not same and folder.resolve() in bundled:
+        raise ArtifactError(f"{path} is not the card of this version; reinstall cassle-zoo.")
+    return f"{CARD_FILE} is valid, {'as generated' if same else 'not the generated text'}"
+
+
+def _generated_card(folder: Path) -> ModelCard:
+    """Write a folder's card anew; with the recorded results, if there are any of its weights."""
+    config, sha256 = read_config(folder), file_sha256(folder / MODEL_FILE)
+    shown = [r for r in read_results() if is_baseline(r) or r["model"]["sha256"] == sha256]
+    return render_card(config, results=shown)
 
 
 def verify(

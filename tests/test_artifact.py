@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,17 +216,34 @@ def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
     [
         (change("architecture", to="../resnet18"), "not the name of a timm model"),
         (change("architecture", to=3), "architecture must be given as str, found 3"),
-        (change("num_features", to=0), "must be positive"),
+        (change("num_features", to=0), "must be a positive whole number"),
+        (change("num_features", to=True), "must be a positive whole number"),
+        (change("global_pool", to=7), "global_pool must be given as str, found 7"),
         (change("pretrained_cfg", "file", to="/etc/passwd"), "points outside the folder with file"),
         (change("pretrained_cfg", "url", to="https://x"), "points outside the folder with url"),
         (change("pretrained_cfg", "mean", to=[0.5]), "mean must be three numbers"),
-        (change("pretrained_cfg", "std", to=["a", 1, 1]), "std must be three numbers"),
+        (
+            change("pretrained_cfg", "mean", to=[0.5, 0.5, float("nan")]),
+            "mean must be three numbers",
+        ),
+        (change("pretrained_cfg", "mean", to=[10**400, 0, 0]), "mean must be three numbers"),
+        (change("pretrained_cfg", "std", to=["a", 1, 1]), "std must be three positive numbers"),
+        (change("pretrained_cfg", "std", to=[0.5, 0, 0.5]), "std must be three positive numbers"),
+        (change("pretrained_cfg", "input_size", to=[3, -1, 64]), "three positive whole numbers"),
+        (change("pretrained_cfg", "input_size", to=[3, 64.5, 64]), "three positive whole numbers"),
+        (change("pretrained_cfg", "input_size", to=[3, 10**6, 64]), "16384 is the largest"),
+        (change("pretrained_cfg", "crop_pct", to=0), r"crop_pct is 0, but must be within \(0, 1\]"),
+        (change("pretrained_cfg", "crop_pct", to="all"), "crop_pct is 'all'"),
+        (change("pretrained_cfg", "interpolation", to="magic"), "'magic', .* one of nearest, bil"),
+        (change("pretrained_cfg", "crop_mode", to=[]), "crop_mode is .*one of center"),
+        (change("pretrained_cfg", "classifier", to=5), "classifier is 5, but must name layers"),
         (change("cassle_zoo", to=None), "cassle_zoo must be given as dict"),
         (change("cassle_zoo", "format_version", to=2), "format_version is 2.*reads 1"),
         (change("cassle_zoo", "descriptors", to=[{"name": "hue", "width": 1}]), "'hue'"),
         (change("cassle_zoo", "descriptors", to=["blur"]), "descriptors must be a list of"),
         (change("cassle_zoo", "descriptors", to=[]), "contradict"),
         (change("cassle_zoo", "projector", "descriptors", to=["crop", "blur"]), "contradict"),
+        (lambda config: config["cassle_zoo"].pop("projector"), "projector is missing"),
         (change("cassle_zoo", "training", to="long"), "training must be given as dict"),
     ],
 )
@@ -244,7 +262,7 @@ def test_a_wrong_config_is_refused_by_file_and_reason(
     assert "cassle-zoo hub export" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00", "[" * 100_000])
 def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / CONFIG_FILE).write_text(text)
     with pytest.raises(ArtifactError, match=CONFIG_FILE):
@@ -253,10 +271,15 @@ def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -
 
 def test_binary_config_and_missing_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ArtifactError, match="not JSON"):
+    with pytest.raises(ArtifactError, match="is not a JSON object"):
         read_config(tmp_path)
-    with pytest.raises(ArtifactError, match="not a model folder"):
+    with pytest.raises(ArtifactError, match=r"nowhere does not exist.*Check the path\.$"):
         read_config(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match=r"config\.json is not a folder"):
+        read_config(tmp_path / CONFIG_FILE)
+    (tmp_path / CONFIG_FILE).unlink()
+    with pytest.raises(ArtifactError, match=r"is not a model folder.* write such folders\.$"):
+        read_config(tmp_path)
 
 
 def test_the_projector_must_fit_its_config(tmp_path: Path, contents: dict[str, Any]) -> None:
@@ -270,6 +293,38 @@ def test_the_projector_must_fit_its_config(tmp_path: Path, contents: dict[str, A
     (folder / CONFIG_FILE).write_text(json.dumps(config))
     with pytest.raises(ArtifactError, match=r"config\.json: unknown projector fields"):
         load_projector(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("out_features", 10**9, r"layers\.3\.bias is \(4,\), expected \(1000000000,\)"),
+        ("in_features", 10**9, r"layers\.0\.weight"),
+        ("encoder_width", 10**9, r"encoder\.0\.weight"),
+        ("out_features", 10**18, "cannot be built"),
+        ("depth", 10**9, "depth must be a whole number within"),
+        ("encoder_depth", 10**9, "encoder_depth must be a whole number within"),
+    ],
+)
+@pytest.mark.parametrize("conditioning", ["cat", "hypernet_bn"])
+def test_a_giant_projector_costs_no_memory(
+    tmp_path: Path,
+    contents: dict[str, Any],
+    conditioning: str,
+    field: str,
+    value: int,
+    message: str,
+) -> None:
+    folder = save_artifact(tmp_path / "m", **contents)
+    projector = contents["config"]["cassle_zoo"]["projector"]
+    projector |= {"conditioning": conditioning, field: value}
+    (folder / CONFIG_FILE).write_text(json.dumps(contents["config"]))
+    if conditioning == "hypernet_bn" and "must be" not in message:
+        message = "does not fit|cannot be built"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ArtifactError, match=message):
+        load_projector(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2**18
 
 
 def test_a_folder_without_projector_says_so(tmp_path: Path, contents: dict[str, Any]) -> None:

@@ -123,6 +123,31 @@ def test_list_filters(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not published" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["resnet18_casle_simclr"], "Did you mean 'resnet18_cassle_simclr'"),
+        (["resnet18_cassle_simclr.emoji46"], "Did you mean 'resnet18_cassle_simclr.emoji64'"),
+        (["in100"], "'*in100*'"),
+        (["vit_base_mocov3", "--pretrained"], "has published weights"),
+    ],
+)
+def test_list_of_nothing(
+    args: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", *args]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    assert expected in err
+
+
+def test_help_of_train_says_where_the_settings_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "cassle-zoo train RECIPE --help lists every setting" in capsys.readouterr().out
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", MODEL]) == 0
     fields = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

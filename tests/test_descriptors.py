@@ -1,6 +1,11 @@
 import pytest
 
-from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS, PAPER_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.descriptors import (
+    DESCRIPTOR_COLUMNS,
+    DESCRIPTOR_WIDTHS,
+    PAPER_DESCRIPTORS,
+    DescriptorLayout,
+)
 from cassle_zoo.errors import ConfigError, UnknownNameError
 
 
@@ -34,3 +39,7 @@ def test_bad_names() -> None:
         DescriptorLayout(("crop", "flip", "crop"))
     with pytest.raises(ConfigError, match="not the string"):
         DescriptorLayout("crop")  # type: ignore[arg-type]
+
+
+def test_every_number_has_a_meaning() -> None:
+    assert {name: len(texts) for name, texts in DESCRIPTOR_COLUMNS.items()} == DESCRIPTOR_WIDTHS

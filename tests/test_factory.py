@@ -1,4 +1,6 @@
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +201,8 @@ def test_an_incomplete_folder_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("local-dir:", "names no folder"), ("local-dir:/nowhere", "config.json")]
+    ("name", "message"),
+    [("local-dir:", "names no folder"), ("local-dir:/nowhere", "/nowhere does not exist")],
 )
 def test_a_folder_that_is_none_is_refused(name: str, message: str) -> None:
     calls = (cassle_zoo.create_model, cassle_zoo.create_projector, cassle_zoo.model_info)
@@ -213,6 +216,42 @@ def test_an_architecture_that_timm_lacks_is_refused(folder: Path, tmp_path: Path
     (tmp_path / CONFIG_FILE).write_text(text)
     with pytest.raises(ArtifactError, match=r"timm .* has no model 'resnet19'"):
         cassle_zoo.create_model(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model_args": {"nonsense": 1}}, "TypeError.*nonsense"),
+        ({"model_args": {"block": "basic"}}, "AttributeError"),
+        ({"model_args": {"act_layer": "magic"}}, "KeyError.*magic"),
+        ({"model_args": {"output_stride": 5}}, "AssertionError"),
+        ({"model_args": {"layers": [1]}}, "Error"),
+        ({"pretrained_cfg": {"magic": 1}}, "TypeError.*magic"),
+    ],
+)
+@pytest.mark.parametrize("kwargs", [{}, {"num_classes": 3}])
+def test_a_configuration_that_timm_cannot_build_is_to_blame(
+    folder: Path, tmp_path: Path, values: dict[str, Any], reason: str, kwargs: dict[str, Any]
+) -> None:
+    config = model_folder.read_config(folder)
+    values = {k: {**config.get(k, {}), **v} for k, v in values.items()}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({**config, **values}))
+    with pytest.raises(ArtifactError, match=rf"config\.json: timm .* cannot build .*{reason}"):
+        cassle_zoo.create_model(f"local-dir:{tmp_path}", **kwargs)
+
+
+def test_arguments_that_timm_does_not_take_are_the_callers_mistake(folder: Path) -> None:
+    with pytest.raises(TypeError, match="nonsense"):
+        cassle_zoo.create_model(f"local-dir:{folder}", pretrained=True, nonsense=1)
+
+
+def test_the_width_of_the_features_is_that_of_the_model(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / MODEL_FILE, tmp_path)
+    config = {**model_folder.read_config(folder), "num_features": 511}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    for pretrained in (False, True):
+        with pytest.raises(ArtifactError, match="num_features is 511, but the model has 512"):
+            cassle_zoo.create_model(f"local-dir:{tmp_path}", pretrained)
 
 
 def test_errors_are_what_callers_expect() -> None:

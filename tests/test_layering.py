@@ -1,4 +1,4 @@
-"""Who may import whom: train -> eval -> core, hub -> core; the command line sits above all."""
+"""Who may import whom: study -> train, hub; train -> eval -> core; hub -> core; cli above all."""
 
 import ast
 from collections.abc import Iterator
@@ -11,16 +11,18 @@ MAX_LINES = 320
 
 # Layer -> the layers that it must not import. The core is what lies directly in cassle_zoo.
 FORBIDDEN = {
-    "core": {"train", "eval", "hub", "cli"},
-    "eval": {"train", "hub", "cli"},
-    "hub": {"train", "eval", "cli"},
-    "train": {"hub", "cli"},
+    "core": {"train", "eval", "hub", "study", "cli"},
+    "eval": {"train", "hub", "study", "cli"},
+    "hub": {"train", "eval", "study", "cli"},
+    "train": {"hub", "study", "cli"},
+    "study": {"cli"},
 }
 FOLDERS = {
     "core": ROOT / "cassle_zoo",
     "eval": ROOT / "eval",
     "hub": ROOT / "hub",
     "train": ROOT / "train",
+    "study": ROOT / "study",
     "cli": ROOT / "cassle_zoo" / "cli",
 }
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "huggingface_hub", "safetensors", "tqdm"}
@@ -62,7 +64,7 @@ def violations(layer: str, source: str) -> list[str]:
     found = []
     for line, name in imported(ast.parse(source)):
         parts = name.split(".")
-        if parts[0] in {"train", "eval", "hub"}:
+        if parts[0] in {"train", "eval", "hub", "study"}:
             found.append(f"line {line}: {name} is importable as cassle_zoo.{name} only")
         if parts[0] == "cassle_zoo" and parts[1:2] and parts[1] in FORBIDDEN.get(layer, ()):
             found.append(f"line {line}: {layer} must not import {name}")
@@ -82,6 +84,8 @@ def test_every_layer_is_there() -> None:
         ("hub", "from cassle_zoo.eval import knn"),
         ("train", "from cassle_zoo.hub import export"),
         ("train", "from eval import knn"),
+        ("train", "from cassle_zoo.study import design"),
+        ("study", "from cassle_zoo.cli import main"),
         ("cli", "import hub.export"),
     ],
 )

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("cassle_zoo", "train", "eval", "hub")
-PACKAGES = ("cli", "train", "train/methods", "train/recipes", "eval", "hub")
+SOURCES = ("cassle_zoo", "train", "eval", "hub", "study")
+PACKAGES = ("cli", "train", "train/methods", "train/recipes", "eval", "hub", "study")
 
 
 def copy_sources(folder: Path) -> Path:
@@ -80,6 +80,7 @@ def test_wheel_contains_the_package_only(wheel: Path) -> None:
     for folder, patterns in {
         "cassle_zoo": ["**/*.py", "samples/*", "weights/**/*"],
         "eval": ["results/*.json", "datasets/splits/*"],
+        "study": ["findings.md", "records/*.json"],
     }.items():
         prefix = "" if folder == "cassle_zoo" else "cassle_zoo/"
         expected = {
@@ -94,7 +95,7 @@ def test_wheel_contains_the_package_only(wheel: Path) -> None:
 @pytest.mark.slow
 def test_wheel_works_alone(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import cassle_zoo, cassle_zoo.train, cassle_zoo.eval, cassle_zoo.hub\n"
+        "import cassle_zoo, cassle_zoo.train, cassle_zoo.eval, cassle_zoo.hub, cassle_zoo.study\n"
         "from cassle_zoo.cli.main import main\n"
         "print(cassle_zoo.__file__)\n"
         "main(['list'])\n"
@@ -127,7 +128,7 @@ def test_released_weights_load_from_the_wheel(installed: Path, tmp_path: Path) -
 def test_checkout_without_symlinks_fails_to_build(tmp_path: Path) -> None:
     """Where git cannot make symlinks it writes files with the target's name."""
     source = copy_sources(tmp_path)
-    for name in ("train", "eval", "hub"):
+    for name in ("train", "eval", "hub", "study"):
         link = source / "cassle_zoo" / name
         target = link.readlink()
         link.unlink()

@@ -40,7 +40,7 @@ ZERO_IS_ALLOWED = re.compile(
 )
 ANY_NUMBER_IS_ALLOWED = ("mean",)
 EMPTY_IS_ALLOWED = ("loggers",)
-TEXTS = ("root", "dataset", "split", "device", "optimizer", "name", "arch")  # checked where used
+TEXTS = ("root", "dataset", "split", "device", "name")  # checked where used
 
 
 def fields() -> Iterator[Any]:

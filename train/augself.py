@@ -38,7 +38,8 @@ class AugSelfConfig:
             as the authors' code does by mistake (for their numbers).
 
     Raises:
-        ConfigError: If a weight is negative or not finite.
+        ConfigError: If a weight is negative or not finite, or `first_flip_for_both` is set without
+            a weight for `crop`.
     """
 
     crop: Weight = 0.0
@@ -51,6 +52,12 @@ class AugSelfConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self, "augself.")
+        if self.first_flip_for_both and self.crop == 0:
+            raise ConfigError(
+                "augself.first_flip_for_both changes only the difference of crops, but "
+                "augself.crop is 0; give it a weight (the AugSelf paper has 0.5), or leave out the "
+                "switch."
+            )
 
     @property
     def weights(self) -> dict[str, float]:

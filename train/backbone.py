@@ -1,12 +1,14 @@
 """The network to be trained, by name."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.errors import ConfigError, unknown_name
 from cassle_zoo.specs import BACKBONES, MODEL_SPECS
 from cassle_zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
 
@@ -33,21 +35,52 @@ def resolve_arch(arch: str, size: int) -> Architecture:
         size: Height and width of the views in pixels.
 
     Raises:
-        ConfigError: If there is no such architecture.
+        UnknownNameError: If there is no such architecture.
     """
     known = BACKBONES.get(_short_name(arch))
     timm_arch = arch if known is None else known.timm_arch
     if not timm.is_model(timm_arch):
-        raise ConfigError(
-            f"arch {arch!r} is neither one of {', '.join(BACKBONES)} nor a timm model; "
-            "see timm.list_models()."
-        )
+        names = [*BACKBONES, *timm.list_models()]
+        raise unknown_name("arch", arch, names, listed_by="timm.list_models()")
     args: dict[str, Any] = {} if known is None else dict(known.model_args)
     cfg = timm.get_pretrained_cfg(timm_arch)
     # Some networks, ViTs above all, are built for one size of input.
     if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
         args["img_size"] = size
     return Architecture(timm_arch=timm_arch, model_args=args)
+
+
+@functools.lru_cache
+def feature_width(arch: str, size: int) -> int:
+    """Return the width of a network's features, after checking that it takes views of that size.
+
+    The network is built without memory for its weights, which takes a fraction of a second.
+
+    Args:
+        arch: As in :func:`resolve_arch`.
+        size: Height and width of the views in pixels.
+
+    Raises:
+        UnknownNameError: If there is no such architecture.
+        ConfigError: If it cannot be built for that size, or its patches would leave a rest.
+    """
+    resolved = resolve_arch(arch, size)
+    try:
+        with torch.device("meta"):
+            model: Any = timm.create_model(resolved.timm_arch, num_classes=0, **resolved.model_args)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"arch {arch!r} cannot be built for views of augment.size {size}: {error!s:.200}"
+        ) from error
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    patch = patch_size if isinstance(patch_size, int) else max(patch_size)
+    if size % patch:
+        below = size // patch * patch
+        raise ConfigError(
+            f"augment.size {size} is no multiple of the {patch} px patches of arch {arch!r}; use "
+            f"{f'{below} or ' if below else ''}{below + patch}."
+        )
+    return int(model.num_features)
 
 
 def build_backbone(arch: str, size: int) -> nn.Module:
@@ -60,7 +93,7 @@ def build_backbone(arch: str, size: int) -> nn.Module:
         size: Height and width of the views in pixels.
 
     Raises:
-        ConfigError: If there is no such architecture.
+        UnknownNameError: If there is no such architecture.
     """
     resolved = resolve_arch(arch, size)
     vit = MOCOV3_VITS.get(_short_name(arch))

@@ -1,19 +1,24 @@
 """All settings of a training run. Each field is checked when a configuration is made."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from timm.optim import list_optimizers
+
 from cassle_zoo.augment import AugmentConfig
-from cassle_zoo.descriptors import DescriptorLayout
 from cassle_zoo.devices import PRECISIONS
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.errors import ConfigError, unknown_name
 from cassle_zoo.settings import NOT_NEGATIVE, POSITIVE, OneOf, Range, check_fields
 from cassle_zoo.train.augself import AugSelfConfig
+from cassle_zoo.train.backbone import feature_width
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
 
 LOGGERS = ("csv", "tensorboard")
+_OPTIMIZERS = tuple(map(str, list_optimizers()))
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +54,15 @@ class OptimConfig:
     Attributes:
         epochs: Passes over the data.
         batch_size: Pictures per step (each gives two views).
-        optimizer: Name for timm's optimiser factory; `momentum` is SGD without Nesterov.
+        optimizer: Name for timm's optimiser factory; `momentum` is SGD without Nesterov. A prefix
+            `lookahead_` is allowed.
         base_lr: Peak learning rate at batch 256; scaled linearly with the batch size.
         warmup_epochs: Epochs of linear increase from 0, before the cosine decay to 0.
         momentum: Momentum of SGD.
         weight_decay: Weight decay.
-        decay_all: Whether biases and normalisation weights decay too, as in the paper.
+        decay_all: Whether weight decay goes for every trained parameter, as in the paper's code
+            and MoCo-v3's; if not, it spares biases, normalisation weights, and what timm's model
+            lists in `no_weight_decay()`, such as a ViT's positions and class token.
     """
 
     epochs: Annotated[int, Range(1)] = 100
@@ -69,6 +77,13 @@ class OptimConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self, "optim.")
+        if self.optimizer.removeprefix("lookahead_") not in _OPTIMIZERS:
+            raise unknown_name(
+                "optim.optimizer",
+                self.optimizer,
+                _OPTIMIZERS,
+                listed_by="timm.optim.list_optimizers()",
+            )
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"optim.warmup_epochs must be within [0, optim.epochs = {self.epochs}], "
@@ -121,7 +136,8 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        name: Name of the model that the run produces, `ARCH_METHOD.TAG`.
+        name: Name of the model that the run produces, `ARCH_METHOD.TAG`; letters, digits, `_`, `-`
+            and `.` only.
         arch: Any timm model name, or `vit_small` or `vit_base`, MoCo-v3's ViTs.
         method: Settings of the SSL method.
         conditioning: What the projector is told about the augmentation.
@@ -132,7 +148,9 @@ class TrainConfig:
         run: Seed, device, logs and checkpoints.
 
     Raises:
-        ConfigError: If method and conditioning do not go together.
+        ConfigError: If the name has other characters, the views do not fit the architecture, or
+            method, conditioning and architecture do not go together.
+        UnknownNameError: If there is no such architecture.
     """
 
     name: str
@@ -146,10 +164,15 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        """Check that method and conditioning go together, as far as any backbone is concerned."""
+        """Check every field, and that they go together."""
         check_fields(self)
-        width = DescriptorLayout(self.conditioning.descriptors).width
-        self.method.projector(max(width, 1), self.conditioning)
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"name {self.name!r} must be letters, digits, '_', '-' and '.' only, and begin "
+                "with a letter or digit; it is no path (--out is)."
+            )
+        width = feature_width(self.arch, self.augment.size)
+        self.method.projector(width, self.conditioning)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON types."""

@@ -5,8 +5,10 @@ augmentation. All of it depends only on (seed, epoch, sample, view): not on the 
 nor on where a run was interrupted.
 """
 
+import signal
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +22,12 @@ from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.distributed import share
+from cassle_zoo.train.guards import WORKER_ADVICE
+from cassle_zoo.train.pictures import FolderPictures, ReaderPictures
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
+WORKER_GRACE = 30  # seconds
 Sample = dict[str, Tensor]
 
 
@@ -41,6 +46,10 @@ def open_dataset(config: DataConfig) -> Any:
             return pretraining_dataset(config.root)
         except DataError as error:
             raise DataError(f"{error} For pictures of your own add --data.dataset ''.") from error
+    root = Path(config.root)
+    if not config.dataset and root.is_dir():
+        split = root / config.split
+        return FolderPictures(split if split.is_dir() else root)
     from timm.data import ImageDataset, create_dataset
 
     try:
@@ -57,36 +66,18 @@ def open_dataset(config: DataConfig) -> Any:
         raise DataError(
             f"cannot open data set {config.dataset or 'folder'!r} at {config.root!r}: {reason}"
         ) from error
-    return ReaderPictures(dataset.reader) if isinstance(dataset, ImageDataset) else dataset
+    if isinstance(dataset, ImageDataset):
+        return ReaderPictures(dataset.reader)
+    _check_shards(dataset)
+    return dataset
 
 
-class ReaderPictures(Dataset[tuple[Image.Image, int]]):
-    """Pictures of one of timm's readers; unlike timm's own data set it hides no bad picture."""
-
-    def __init__(self, reader: Any) -> None:
-        """Keep the reader."""
-        self.reader = reader
-
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self.reader)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return a picture and its label.
-
-        Raises:
-            UnreadableImageError: If it cannot be decoded.
-            OSError: If the file cannot be read.
-        """
-        source, label = self.reader[index]
-        image = open_image(source)
-        if not isinstance(source, Image.Image):
-            source.close()
-        return image, label
-
-    def filename(self, index: int) -> str:
-        """Return the name of the picture's file."""
-        return str(self.reader.filename(index))
+def _check_shards(dataset: Any) -> None:
+    """Check that what an `_info.json` names lies in its folder."""
+    split = getattr(getattr(dataset, "reader", None), "split_info", None)
+    for name in getattr(split, "filenames", ()):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"shard {name!r} is outside the data set's folder, so it is not read.")
 
 
 class Crops:
@@ -212,9 +203,9 @@ def steps_per_epoch(dataset: Any, batch_size: int) -> int:
     if length == 0:
         raise DataError("the data set is empty or does not state its size; pass --data.samples N.")
     if length < batch_size:
+        fix = f"pass --optim.batch-size {length} or less" if length > 1 else "at least 2 are needed"
         raise DataError(
-            f"the data set has {length} pictures, fewer than one batch of {batch_size}; "
-            f"pass --optim.batch-size {length} or less."
+            f"the data set has {length} pictures, fewer than one batch of {batch_size}; {fix}."
         )
     return length // batch_size
 
@@ -244,12 +235,17 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
             num_workers=workers,
             pin_memory=pin,
             generator=_seeded(config),
+            worker_init_fn=_outlast_stop_signals,
         )
         try:
             yield from loader
         except DataError as error:
             # A worker's error comes with its traceback as text; the last line is the message.
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+        except (ConnectionError, EOFError) as error:
+            raise DataError(
+                f"a data worker died while it sent a picture ({error!r}). {WORKER_ADVICE}"
+            ) from error
         return
     per_epoch = steps_per_epoch(dataset, batch_size)
     rows = share(batch_size)
@@ -261,11 +257,18 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
             batch_size=None,
             num_workers=workers,
             generator=_seeded(config),
+            worker_init_fn=_outlast_stop_signals,
         )
         for index, batch in enumerate(_collated(loader, rows.stop - rows.start, per_epoch)):
             if index >= skip and step < last:
                 yield batch
                 step += 1
+
+
+def _outlast_stop_signals(_: int) -> None:
+    """Let a worker go on for a while: queues signal all processes, but the step must end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
 
 
 def _seeded(config: TrainConfig) -> torch.Generator:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cassle_zoo.devices import pick_device
 from cassle_zoo.errors import ConfigError
+from cassle_zoo.train.rendezvous import fresh_store
 
 
 @contextlib.contextmanager
@@ -47,8 +48,13 @@ def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
     own = pick_device(device)
     if own.type == "cuda":
         torch.cuda.set_device(own)
+    store = fresh_store(timeout)
     dist.init_process_group(
-        "nccl" if own.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
+        "nccl" if own.type == "cuda" else "gloo",
+        store=store,
+        rank=-1 if store is None else int(os.environ["RANK"]),
+        world_size=-1 if store is None else int(os.environ["WORLD_SIZE"]),
+        timeout=datetime.timedelta(seconds=timeout),
     )
     try:
         yield own

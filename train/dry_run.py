@@ -4,7 +4,7 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,8 @@ class Cost:
     device: str
 
     def __str__(self) -> str:
-        """Return a table."""
-        rows = [(f"{name} parameters", f"{count:,}") for name, count in self.parameters.items()]
-        rows += [
-            ("steps", f"{self.steps:,} ({self.steps_per_epoch:,} per epoch)"),
+        """Return a table of what was measured."""
+        rows = [
             ("peak memory", f"{self.peak_bytes / 2**30:.2f} GiB ({self.device})"),
             ("a step", f"{self.step_seconds:.3g} s"),
         ]
@@ -60,16 +58,17 @@ class Cost:
         else:
             rows.append(("a batch", f"{self.load_seconds:.3g} s to read and crop"))
         rows.append(("time", f"about {_duration(self.seconds)} at this speed"))
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        return _table(rows)
 
 
-def dry_run(config: TrainConfig) -> Cost:
+def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) -> Cost:
     """Do a few steps of a run, on its own data if there are any, else on noise; write nothing.
 
     Args:
         config: All settings. Without `data.root` the number of pictures is `data.samples`, or what
-            is known about the data set in the run's name.
+            is known about the data set.
+        report: Is told the counts as soon as the model is built, and then after each step, since
+            the first steps of a large model can take minutes.
 
     Raises:
         ConfigError: If the configuration cannot be trained.
@@ -79,6 +78,9 @@ def dry_run(config: TrainConfig) -> Cost:
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     total = config.optim.epochs * per_epoch
     trainer = Trainer(config, per_epoch)
+    parameters = count_parameters(trainer)
+    tell = report or (lambda _: None)
+    tell(_count_table(parameters, total, per_epoch))
     count = 1 + _TIMED_STEPS
     load_seconds = None
     if config.data.root:
@@ -87,12 +89,12 @@ def dry_run(config: TrainConfig) -> Cost:
         load_seconds /= workers
     else:
         samples = [_noise(config)] * count
-    step_seconds = _time_steps(trainer, samples, total)
+    step_seconds = _time_steps(trainer, samples, total, tell)
     waits = load_seconds or 0.0
     # Workers read while the step runs; without workers one waits for the other.
     each = max(step_seconds, waits) if config.data.workers else step_seconds + waits
     return Cost(
-        parameters=count_parameters(trainer),
+        parameters=parameters,
         steps_per_epoch=per_epoch,
         steps=total,
         peak_bytes=_peak_bytes(trainer.device),
@@ -123,15 +125,15 @@ def _count(module: nn.Module | None) -> int:
 
 
 def _pictures(config: TrainConfig) -> int:
-    tag = config.name.partition(".")[2]
     if config.data.samples is not None:
         return config.data.samples
-    if tag not in DATASETS:
-        raise DataError(
-            f"the number of pictures is not known for {config.name!r}; pass --data PATH, or "
-            "--data.samples N."
-        )
-    return DATASETS[tag].pictures
+    for name in (config.data.dataset, config.name.partition(".")[2]):
+        if name in DATASETS:
+            return DATASETS[name].pictures
+    raise DataError(
+        "how many pictures there are is not known: neither data.dataset nor the tag of the name "
+        f"{config.name!r} is one of {', '.join(DATASETS)}; pass --data PATH, or --data.samples N."
+    )
 
 
 def _load(config: TrainConfig, dataset: Any, count: int) -> tuple[float, list[Sample]]:
@@ -160,15 +162,18 @@ def _noise(config: TrainConfig) -> Sample:
     }
 
 
-def _time_steps(trainer: Trainer, samples: list[Sample], total: int) -> float:
+def _time_steps(
+    trainer: Trainer, samples: list[Sample], total: int, tell: Callable[[str], None]
+) -> float:
     """Return the median seconds of a step, after one that warms up."""
-    seconds = []
-    for sample in samples:
+    seconds: list[float] = []
+    for number, sample in enumerate(samples, 1):
         start = time.perf_counter()
         trainer.train_step(sample, total)  # it waits for the device: it returns the loss
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)
+        tell(f"step {number} of {len(samples)} took {seconds[-1]:.3g} s")
     timed = sorted(seconds[1:] or seconds)
     return timed[len(timed) // 2]
 
@@ -178,6 +183,16 @@ def _peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _count_table(parameters: dict[str, int], steps: int, per_epoch: int) -> str:
+    rows = [(f"{name} parameters", f"{count:,}") for name, count in parameters.items()]
+    return _table([*rows, ("steps", f"{steps:,} ({per_epoch:,} per epoch)")])
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def _duration(seconds: float) -> str:

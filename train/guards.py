@@ -22,6 +22,10 @@ from cassle_zoo.errors import (
     StorageError,
 )
 
+WORKER_ADVICE = (
+    "Usual reasons: not enough memory (pass fewer --data.workers) or shared memory (/dev/shm). "
+    "The same command continues from the last checkpoint."
+)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -137,11 +141,7 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
         if _is_out_of_memory(error):
             raise _memory_advice(error, batch_size) from error
         if "DataLoader worker (pid" in str(error):
-            raise DataError(
-                f"{str(error).strip()} Usual reasons: not enough memory (pass fewer "
-                "--data.workers) or shared memory (/dev/shm). The same command continues from the "
-                "last checkpoint."
-            ) from error
+            raise DataError(f"{str(error).strip().rstrip('.')}. {WORKER_ADVICE}") from error
         raise
     except OSError as error:
         if error.errno == errno.ENOMEM:

@@ -76,7 +76,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 write_json(out / CONFIG_FILE, config.to_dict())
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
             bad_pictures = BadPictures(dataset, config.data.max_bad_share)
-            for note in notes:
+            for note in (*notes, *getattr(dataset, "notes", ())):
                 report.message(note)
             for batch in batches(config, dataset, trainer.step, total):
                 for name in bad_pictures.note(distributed.gather(batch["bad"].to(device))):
@@ -180,7 +180,9 @@ def check_same_run(config: TrainConfig, out: Path) -> None:
     if not path.exists():
         return
     # A setting that did not exist when the run began had what is now its default.
-    defaults = _flat(TrainConfig(name="", arch="", method=type(config.method)()).to_dict())
+    defaults = _flat(
+        TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
+    )
     try:
         old = defaults | _flat(read_json(path))
     except ValueError as error:

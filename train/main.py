@@ -1,6 +1,7 @@
 """`cassle-zoo train`: a recipe, with any setting overridden, run in a folder."""
 
 import dataclasses
+import functools
 import json
 import shlex
 import sys
@@ -32,8 +33,9 @@ class Arguments:
         data: Folder or archive with the pictures (same as --data.root).
         out: Folder of the run.
         print_config: Print all settings as JSON and stop.
-        dry_run: Do a few steps, print what the run will cost (parameters, steps, memory, time) and
-            stop. Nothing is written. Without --data the pictures are noise.
+        dry_run: Print what the run will cost (parameters and steps at once, then memory and time,
+            measured on a few steps) and stop. Nothing is written. Without --data the pictures are
+            noise.
         config: The settings, preset by the recipe.
     """
 
@@ -87,7 +89,7 @@ def run_from_cli(argv: Sequence[str]) -> int:
         print(json.dumps(arguments.config.to_dict(), indent=2))
         return 0
     if arguments.dry_run:
-        print(dry_run(arguments.config))
+        print(dry_run(arguments.config, report=functools.partial(print, flush=True)))
         return 0
     if arguments.out is None:
         raise ConfigError("say where the run's files go with --out DIR.")

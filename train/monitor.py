@@ -1,5 +1,6 @@
 """A cheap look at the features during training: k-NN accuracy, and whether they collapse."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.augment import AugmentConfig
 from cassle_zoo.eval.knn import knn_predict
-from cassle_zoo.images import open_image
+from cassle_zoo.images import UnreadableImageError, open_image
 
 
 class Monitor:
@@ -43,6 +44,7 @@ class Monitor:
             `feature_std`: mean over the D dimensions of the standard deviation of L2-normalised
             features, times sqrt(D): 0 if all features are alike, near 1 if they are spread out.
             `knn_top1`: accuracy of k-NN, if the pictures have labels.
+            Nothing if no picture can be read.
         """
         was_training = backbone.training
         backbone.eval()
@@ -51,6 +53,8 @@ class Monitor:
             features.append(backbone(images.to(device)).float().cpu())
             labels += batch_labels
         backbone.train(was_training)
+        if not features:
+            return {}
         table = torch.cat(features)
         unit = nn.functional.normalize(table, dim=1)
         result = {"feature_std": float(unit.std(dim=0).mean() * unit.shape[1] ** 0.5)}
@@ -83,4 +87,6 @@ class Monitor:
         else:
             count = min(self.samples, len(self.dataset))
             for index in range(count):
-                yield self.dataset[index * len(self.dataset) // count]
+                # The loop reports bad pictures; here they are only left out.
+                with contextlib.suppress(UnreadableImageError, OSError):
+                    yield self.dataset[index * len(self.dataset) // count]

@@ -6,30 +6,38 @@ from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
+from torch import nn
 
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.train.config import OptimConfig
 from cassle_zoo.train.methods.base import ParamGroup
 
 
-def build_optimizer(groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    groups: Sequence[ParamGroup], config: OptimConfig, backbone: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """Return timm's optimiser of that name over a method's parameters.
 
+    Args:
+        groups: The parameters.
+        config: The optimiser, its peak learning rate and its weight decay.
+        backbone: The timm model among them, which knows what should not decay; for `decay_all`
+            False.
+
     Raises:
-        ConfigError: If timm has no optimiser of that name.
+        ConfigError: If the optimiser cannot be built, for example because its package is missing.
     """
     try:
         optimizer = create_optimizer_v2(
-            [part for group in groups for part in _split(group, config)],
+            [part for group in groups for part in _split(group, config, _spared(backbone))],
             opt=config.optimizer,
             lr=config.peak_lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         )
-    except ValueError as error:
+    except (AssertionError, ImportError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"optim.optimizer {config.optimizer!r}: {error} "
-            "See timm.optim.list_optimizers() for the names."
+            f"optim.optimizer {config.optimizer!r} cannot be used here: {error}"
         ) from error
     assert isinstance(optimizer, torch.optim.Optimizer)
     return optimizer
@@ -71,13 +79,23 @@ def learning_rate(step: int, per_epoch: int, config: OptimConfig) -> float:
     return config.peak_lr * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _split(group: ParamGroup, config: OptimConfig) -> list[dict[str, Any]]:
-    """Return torch's form of a group; biases and normalisation apart if they do not decay."""
+def _spared(backbone: Any) -> set[int]:
+    """Return the ids of a timm model's parameters that its authors do not let decay."""
+    names = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
+    return {id(p) for name, p in backbone.named_parameters() if name in names} if names else set()
+
+
+def _split(group: ParamGroup, config: OptimConfig, spared: set[int]) -> list[dict[str, Any]]:
+    """Return torch's form of a group; what does not decay, if anything, apart."""
     rates = {"lr_scale": group.lr_scale, "constant_lr": group.constant_lr}
     if config.decay_all:
         return [{"params": group.parameters, **rates}]
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for p in group.parameters:
+        (decaying if p.ndim > 1 and id(p) not in spared else others).append(p)
     parts = (
-        {"params": [p for p in group.parameters if p.ndim <= 1], "weight_decay": 0.0, **rates},
-        {"params": [p for p in group.parameters if p.ndim > 1], **rates},
+        {"params": others, "weight_decay": 0.0, **rates},
+        {"params": decaying, **rates},
     )
     return [part for part in parts if part["params"]]

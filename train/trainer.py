@@ -49,7 +49,8 @@ class Trainer:
         join_batch_norm(method, self.device)
         self.method = method.train()
         self._parallel = _parallel(self.method)
-        self.optimizer = build_optimizer(self.method.param_groups(), config.optim)
+        groups = self.method.param_groups()
+        self.optimizer = build_optimizer(groups, config.optim, self.method.backbone)
         self.step = 0
 
     def train_step(self, batch: dict[str, Tensor], total: int) -> dict[str, float]:
@@ -122,16 +123,15 @@ class Trainer:
                 f"the checkpoint in {str(out)!r} does not fit the run: {error!s:.500}; continue "
                 "with the versions of cassle_zoo, torch and timm that wrote it."
             ) from error
+        if distributed.rank() == 0:
+            for name in damaged:  # else the next checkpoint would push out the intact one
+                (out / name).unlink(missing_ok=True)
         notes = [f"{name} is damaged; using the one before." for name in damaged]
         return [*notes, f"continuing after step {self.step}."]
 
 
 def build_method(config: TrainConfig) -> Method:
-    """Build the backbone and the method around it, initialised from `config.run.seed`.
-
-    Raises:
-        ConfigError: If there is no architecture `config.arch`.
-    """
+    """Build the backbone and the method around it, initialised from `config.run.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         backbone: Any = build_backbone(config.arch, config.augment.size)

@@ -27,11 +27,7 @@ def add_actions(actions: Any) -> None:
     push.add_argument(
         "--create-pr", action="store_true", help="open a pull request instead of committing to main"
     )
-    push.add_argument(
-        "--replace-card",
-        action="store_true",
-        help="replace a README.md that the repository has; by default it stays",
-    )
+    _add_replace_card(push)
     _add_dry_run(push)
     push.set_defaults(run=run_push)
 
@@ -66,6 +62,7 @@ def add_actions(actions: Any) -> None:
     )
     publish.add_argument("--org", required=True, help="user or organisation on the Hub")
     _add_private(publish)
+    _add_replace_card(publish)
     _add_dry_run(publish)
     publish.set_defaults(run=run_publish)
 
@@ -75,6 +72,14 @@ def _add_private(parser: argparse.ArgumentParser) -> None:
         "--private",
         action="store_true",
         help="make a new repository private; refuse one that exists and is public",
+    )
+
+
+def _add_replace_card(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--replace-card",
+        action="store_true",
+        help="replace a README.md that the repository has; by default it stays",
     )
 
 
@@ -90,7 +95,11 @@ def run_push(args: argparse.Namespace) -> int:
 
     if args.dry_run:
         plan = plan_push(
-            args.folder, args.repo_id, private=args.private, replace_card=args.replace_card
+            args.folder,
+            args.repo_id,
+            private=args.private,
+            create_pr=args.create_pr,
+            replace_card=args.replace_card,
         )
         _print_plan(plan)
         target = "a pull request" if args.create_pr else "main"
@@ -132,7 +141,13 @@ def run_publish(args: argparse.Namespace) -> int:
     from cassle_zoo.hub.publish import publish, registry_lines
 
     published = []
-    for item in publish(args.org, private=args.private, dry_run=args.dry_run, on_plan=_print_plan):
+    for item in publish(
+        args.org,
+        private=args.private,
+        replace_card=args.replace_card,
+        dry_run=args.dry_run,
+        on_plan=_print_plan,
+    ):
         if item.pushed is not None:
             print(f"commit: {item.pushed.url}")
         published.append(item)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cassle_zoo import __version__
-from cassle_zoo.cli import demo, evaluate, features, hub, info, listing, train
+from cassle_zoo.cli import demo, evaluate, features, hub, info, listing, reproduce, train
 from cassle_zoo.errors import CassleZooError
 
 EXIT_ERROR = 2
@@ -26,7 +26,13 @@ class Command(Protocol):
         """Describe the command's arguments, and set ``run`` as their default."""
 
 
-COMMANDS: tuple[Command, ...] = (listing, info, features, demo, train, evaluate, hub)
+COMMANDS: tuple[Command, ...] = (listing, info, features, demo, train, evaluate, hub, reproduce)
+# Settings of trainer, evaluators and study define their options.
+PARSING_THEMSELVES: dict[str, Callable[[list[str]], int]] = {
+    train.NAME: train.run,
+    evaluate.NAME: evaluate.run,
+    reproduce.NAME: reproduce.run,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,11 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    # Settings of trainer and evaluators define their options, so these parse them themselves.
-    if arguments[:1] == [train.NAME]:
-        return train.run(arguments[1:])
-    if arguments[:1] == [evaluate.NAME]:
-        return evaluate.run(arguments[1:])
+    if arguments and arguments[0] in PARSING_THEMSELVES:
+        return PARSING_THEMSELVES[arguments[0]](arguments[1:])
     args = build_parser().parse_args(arguments)
     status: int = args.run(args)
     return status

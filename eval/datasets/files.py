@@ -1,7 +1,8 @@
 """Data sets whose pictures are files: reading, checking and identifying them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor
 from cassle_zoo.errors import DataError
 from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.images import open_image
+from cassle_zoo.model_folder import file_sha256
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; what lies outside of the picture is black."""
 
 _SHOWN = 5
+_READERS = 8  # threads: disks answer several requests faster than one by one
 
 
 class FilePictures:
@@ -38,29 +41,40 @@ class FilePictures:
 
 
 def fingerprint(pictures: FilePictures, targets: Tensor, splits: Mapping[str, Tensor]) -> str:
-    """Identify a data set without reading its pictures.
+    """Identify a data set, which reads every file once.
 
     Returns:
-        A hash of the names and sizes in bytes of the files, in order, and of targets and splits.
+        A hash of the names and contents of the files, in order, and of boxes, targets and splits.
 
     Raises:
-        DataError: If files are missing.
+        DataError: If files are missing or cannot be read.
     """
-    digest = hashlib.sha256()
-    missing = []
-    for name in pictures.names:
-        try:
-            digest.update(f"{name} {(pictures.root / name).stat().st_size}\n".encode())
-        except OSError:
-            missing.append(name)
+    missing = [name for name in pictures.names if not (pictures.root / name).is_file()]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(pictures)} pictures are not in {pictures.root}, the first is "
             f"{missing[0]}. Was the archive unpacked completely?"
         )
+    digest = hashlib.sha256()
+    hashes = content_hashes([pictures.root / name for name in pictures.names])
+    for name, content in zip(pictures.names, hashes, strict=True):
+        digest.update(f"{name} {content}\n".encode())
     digest.update(repr(pictures.boxes).encode())
     update_with_labels(digest, targets, splits)
     return digest.hexdigest()
+
+
+def content_hashes(paths: Iterable[Path]) -> Iterator[str]:
+    """Yield the sha256 of each file's content, in order.
+
+    Raises:
+        DataError: If a file cannot be read.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        try:
+            yield from pool.map(file_sha256, paths)
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}.") from error
 
 
 def update_with_labels(
@@ -106,12 +120,8 @@ def class_tasks(
     metric: str = "top1",
     name: str = "classes",
 ) -> tuple[Task, ...]:
-    """Return the tasks of a data set with classes.
-
-    They are to tell the class, and, given a test picture, to find one of the same class among
-    training and validation pictures, if there are any.
-    """
-    telling = Task(
+    """Return the one task of a data set with classes: to tell the class."""
+    task = Task(
         name=name,
         kind="classification",
         targets=targets,
@@ -119,18 +129,7 @@ def class_tasks(
         classes=tuple(classes),
         metric=metric,
     )
-    gallery = torch.cat([splits["train"], splits["val"]])
-    if not len(gallery):
-        return (telling,)
-    finding = Task(
-        name=f"same of {name}",
-        kind="retrieval",
-        targets=targets,
-        splits={"query": splits["test"], "gallery": gallery},
-        classes=tuple(classes),
-        metric="recall@1",
-    )
-    return telling, finding
+    return (task,)
 
 
 def check_labels(labels: Tensor, classes: Sequence[str]) -> None:

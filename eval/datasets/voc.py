@@ -12,6 +12,7 @@ from torchvision.datasets import VOCDetection
 
 from cassle_zoo.errors import DataError
 from cassle_zoo.eval.base import EvalData, Task
+from cassle_zoo.eval.datasets.files import content_hashes
 from cassle_zoo.images import open_image
 
 NAME = "voc07+12"
@@ -63,11 +64,13 @@ def open_data(root: Path, download: bool = False) -> EvalData:
                 VOCDetection(str(root), year=year, image_set=image_set, download=True)
             for picture, annotation in _listed(root / DEVKIT / f"VOC{year}", image_set):
                 content = _read(annotation)
-                size = _size(picture)
-                digest.update(f"{split} {year} {picture.name} {size}\n".encode() + content)
+                digest.update(f"{split} {year} {picture.name}\n".encode() + content)
+                if not picture.is_file():
+                    raise _missing(picture)
                 pictures.append(picture)
                 objects.append(_objects(content, annotation))
         splits[split] = torch.arange(start, len(pictures))
+    digest.update("\n".join(content_hashes(pictures)).encode())
     task = Task(
         name="objects",
         kind="detection",
@@ -136,13 +139,6 @@ def _padded(objects: list[list[list[float]]]) -> Tensor:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:
-        raise _missing(path) from None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
     except OSError:
         raise _missing(path) from None
 

@@ -21,7 +21,7 @@ class Emoji64Suite:
     knn: KNN = field(default_factory=KNN)
 
     def evaluate(self, subject: Subject) -> Outcome:
-        """Return top-1 of probe and k-NN, recall@1 and mAP, by task."""
+        """Return top-1 of probe and k-NN, recall@1 and mAP, by task; series of the probe."""
         found = Retrieval(ks=(1,), classification="none", examples=0)
         parts: tuple[Evaluator, ...] = (self.linear, self.knn, found)
         outcomes = [part.evaluate(subject) for part in parts]
@@ -30,4 +30,5 @@ class Emoji64Suite:
             for task, values in outcome.metrics.items():
                 metrics.setdefault(task, {}).update(values)
         protocol = {key: value for o in outcomes for key, value in o.protocol.items()}
-        return Outcome(metrics=metrics, protocol=protocol)
+        series = {key: values for o in outcomes for key, values in o.series.items()}
+        return Outcome(metrics=metrics, protocol=protocol, series=series)

@@ -8,6 +8,7 @@ from cassle_zoo.devices import pick_device
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.base import Outcome, Subject, Task
 from cassle_zoo.eval.linear_probe import PROTOCOL, Labelled, ProbeResult, linear_probe
+from cassle_zoo.eval.logistic_regression import TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +17,11 @@ class LinearProbe:
 
     Attributes:
         sweep_tolerance: Proven bound on how far (relatively) the objectives of the sweep over w
-            are above their minima; the final fit always reaches 5e-7.
+            are above their minima; the final fit always reaches 5e-7. A larger one is faster and
+            can choose another w.
     """
 
-    sweep_tolerance: float = 1e-4
+    sweep_tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
         """Check the tolerance."""

@@ -8,6 +8,7 @@ from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.base import Outcome, Subject, Task
 from cassle_zoo.eval.label_share import label_share
 from cassle_zoo.eval.linear_probe import PROTOCOL, Labelled, linear_probe
+from cassle_zoo.eval.logistic_regression import TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class SemiSupervised:
 
     fractions: tuple[float, ...] = (0.01, 0.1)
     draws: int = 5
-    sweep_tolerance: float = 1e-4
+    sweep_tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
         """Check the numbers."""

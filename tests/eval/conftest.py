@@ -1,48 +1,12 @@
 """A tiny data set with the structure of emoji64."""
 
-import random
 import tarfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from tiny_emoji64 import make_records, write_folder
 
-from cassle_zoo.eval.emoji64_records import SKIN_TONES, VENDORS, Record, format_metadata
-
-
-def picture(seed: int, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> Image.Image:
-    rng = random.Random(seed)
-    pixels = rng.randbytes(size[0] * size[1] * len(mode))
-    return Image.frombytes(mode, size, pixels).resize((64, 64), Image.Resampling.NEAREST)
-
-
-def make_records() -> list[Record]:
-    records = []
-    for subcategory, bases, tones in [
-        ("face", 16, ("none",)),
-        ("person", 16, ("none", *SKIN_TONES, "mixed")),
-        ("country-flag", 14, ("none",)),
-        ("rare", 3, ("none",)),
-    ]:
-        for number in range(bases):
-            base = f"{subcategory.upper()}-{number}"
-            for tone in tones:
-                code = base if tone == "none" else f"{base}-{tone.upper()}"
-                for vendor in VENDORS[: 2 if subcategory == "country-flag" else 3]:
-                    records.append(
-                        Record(
-                            file_name=f"{vendor}/{code.lower()}.png",
-                            vendor=vendor,
-                            unified=code,
-                            base=base,
-                            name=f"NAME, {number}",
-                            category="Any",
-                            subcategory=subcategory,
-                            skin_tone=tone,
-                            split="test" if number % 5 == 4 else "train",
-                        )
-                    )
-    return records
+from cassle_zoo.eval.emoji64_records import VENDORS, Record
 
 
 @pytest.fixture(scope="session")
@@ -51,13 +15,9 @@ def records() -> list[Record]:
 
 
 @pytest.fixture(scope="session")
-def emoji_folder(records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def emoji_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("emoji64")
-    for vendor in VENDORS:
-        (root / vendor).mkdir()
-    for seed, record in enumerate(records):
-        picture(seed).save(root / record.file_name)
-    (root / "metadata.csv").write_text(format_metadata(records))
+    write_folder(root)
     return root
 
 

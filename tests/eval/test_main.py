@@ -54,3 +54,10 @@ def test_help_lists_the_evaluations(capsys):
     assert run_from_cli(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in EVALUATORS)
+
+
+def test_no_evaluation_named(capsys):
+    assert run_from_cli([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "knn" in err

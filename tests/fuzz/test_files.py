@@ -165,9 +165,15 @@ def test_feature_files(tmp_path: Path, ending: str, data: st.DataObject) -> None
     if ending == "parquet":
         pytest.importorskip("pyarrow")
     path = tmp_path / f"features.{ending}"
-    save_features(FeatureSet(torch.rand(3, 2), ["a", "b", "c"]), path)
+    save_features(FeatureSet(torch.arange(6.0).view(3, 2), ["a", "b", "c"]), path)
     path.write_bytes(data.draw(damaged(path.read_bytes())))
-    only_our_errors(lambda: load_features(path))
+
+    def read() -> None:
+        loaded = load_features(path)
+        assert len(loaded.features) == len(loaded.sources)
+        assert all(isinstance(source, str) for source in loaded.sources)
+
+    only_our_errors(read)
 
 
 @pytest.mark.parametrize("name", ["features", "sources", "skipped"])

@@ -12,6 +12,7 @@ from torch import nn
 from cassle_zoo.artifact import MODEL_FILE, file_sha256, make_config, read_config, save_artifact
 from cassle_zoo.errors import ArtifactError
 from cassle_zoo.hub.card import render_card, write_card
+from cassle_zoo.hub.citation import REPOSITORY
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS
 
@@ -63,10 +64,15 @@ def result(folder: Path, **changes: Any) -> dict[str, Any]:
         "task": "emoji64",
         "model": {"name": NAME, "sha256": file_sha256(folder / MODEL_FILE)},
         "data": {"name": "emoji64", "sha256": "7435a21e"},
-        "protocol": {"knn": {"k": 20, "temperature": 0.07}, "probe": "L-BFGS"},
+        "protocol": {
+            "input": "3x64x64",
+            "k-NN": {"k": 20, "temperature": 0.07},
+            "linear probe": "L-BFGS",
+            "retrieval": "cosine",
+        },
         "metrics": {
-            "skin_tone": {"knn_top1": 0.731, "probe_top1": 0.8125},
-            "flags": {"recall_at_1": 0.9},
+            "skin_tone": {"knn_top1": 0.731, "linear_top1": 0.8125},
+            "flags": {"recall@1": 0.9},
         },
         "seed": 0,
         "versions": {"torch": "2"},
@@ -89,9 +95,14 @@ def test_the_card_has_what_a_user_asks(folder: Path) -> None:
         "`local-dir:DIR` in place of",
         "cassle-zoo hub verify hf-hub:ORG/NAME",
         "(batch, 13)",
-        "| `crop` | 8 to 11 |",
+        f"pip install git+{REPOSITORY}",
+        "| 0 | `blur` | sigma of the Gaussian blur in pixels; 0 if there was none |",
+        "| 8 | `crop` | centre y of the crop, as a share of the picture's height |",
+        "| 12 | `grayscale` | 1 if",
         "Twemoji graphics CC-BY 4.0",
-        f"cassle-zoo train {NAME} --data DATA --out RUN",
+        f"cassle-zoo train {NAME} --data emoji64.tar --out RUN",
+        "npm pack emoji-datasource-google@16.0.0",
+        "python -m cassle_zoo.eval.emoji64_build *.tgz -o emoji64.tar",
         "epochs=25, base_lr=0.24",
         "cassle_zoo 0.1.0",
         "0123abcd",
@@ -99,6 +110,7 @@ def test_the_card_has_what_a_user_asks(folder: Path) -> None:
         "arXiv:2306.06082",
         "Knowledge-Based Systems",
         "version = {0.1.0}",
+        f"url     = {{{REPOSITORY}}}",
     ):
         assert text in card.text, text
     assert "## Results" not in card.text
@@ -122,15 +134,43 @@ def test_results_round_trip_through_the_metadata(folder: Path) -> None:
     }
     assert found == {
         ("skin_tone", "knn_top1"): ("accuracy", 0.731),
-        ("skin_tone", "probe_top1"): ("accuracy", 0.8125),
-        ("flags", "recall_at_1"): ("recall", 0.9),
+        ("skin_tone", "linear_top1"): ("accuracy", 0.8125),
+        ("flags", "recall@1"): ("recall", 0.9),
     }
     first = card.data.eval_results[0]
-    assert first.metric_args == recorded["protocol"]
+    assert first.metric_args == {"k-NN": {"k": 20, "temperature": 0.07}}
     assert (first.dataset_name, first.dataset_revision) == ("emoji64", "7435a21e")
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
-    for text in ("| skin_tone | probe_top1 | 0.8125 |", "seed 0", recorded["command"], "k': 20"):
+    for text in ("| skin_tone | linear_top1 | 0.8125 |", "seed 0", recorded["command"], "k': 20"):
         assert text in card.text, text
+
+
+def test_metrics_stand_beside_baselines_that_were_measured_in_the_same_way(folder: Path) -> None:
+    def baseline(name: str, value: float, **changes: Any) -> dict[str, Any]:
+        model = {"name": name, "sha256": None}
+        return result(folder, model=model, metrics={"flags": {"recall@1": value}}, **changes)
+
+    own = result(folder)
+    others = [
+        baseline("raw-pixels", 0.5, protocol={**own["protocol"], "input": "3x16x16"}),
+        baseline("random-init:resnet18", 0.25),
+        baseline("random-init:resnet50", 0.125),
+    ]
+    text = ModelCard.load(write_card(folder, [*others, own])).text
+    assert "| task | metric | this model | raw-pixels | random-init:resnet18 |" in text
+    assert "| flags | recall@1 | 0.9 | 0.5 | 0.25 |" in text
+    assert "| skin_tone | linear_top1 | 0.8125 | - | - |" in text
+    for changes in ({"seed": 1}, {"data": {"name": "x", "sha256": "y"}}, {"protocol": {"a": "b"}}):
+        other = baseline("raw-pixels", 0.5, **changes)
+        card = ModelCard.load(write_card(folder, [own, other]))
+        assert "| task | metric | this model |\n" in card.text
+        assert len(card.data.eval_results) == 3
+
+
+def test_the_repository_is_the_one_that_the_readme_and_the_citation_name() -> None:
+    root = Path(__file__).parents[2]
+    assert f"git clone {REPOSITORY} " in (root / "README.md").read_text("utf-8")
+    assert f'repository-code: "{REPOSITORY}"' in (root / "CITATION.cff").read_text("utf-8")
 
 
 def test_the_same_input_gives_the_same_card(folder: Path) -> None:
@@ -163,8 +203,8 @@ def test_an_incomplete_result_is_refused(folder: Path, field: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", None])
 def test_a_result_that_is_no_number_is_refused(folder: Path, value: Any) -> None:
-    with pytest.raises(ArtifactError, match=r"flags recall_at_1 is .*not a finite number"):
-        write_card(folder, [result(folder, metrics={"flags": {"recall_at_1": value}})])
+    with pytest.raises(ArtifactError, match=r"flags recall@1 is .*not a finite number"):
+        write_card(folder, [result(folder, metrics={"flags": {"recall@1": value}})])
 
 
 def test_the_baseline_says_that_it_is_unconditioned(tmp_path: Path) -> None:

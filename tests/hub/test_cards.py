@@ -3,8 +3,10 @@ import json
 
 import pytest
 
+from cassle_zoo import model_folder
 from cassle_zoo.errors import ArtifactError
 from cassle_zoo.hub import cards
+from cassle_zoo.hub.recorded import read_results
 from cassle_zoo.specs import MODEL_SPECS
 
 SPEC = dataclasses.replace(
@@ -101,6 +103,23 @@ def test_mistakes_are_errors():
         cards.render_model_cards([broken], [SPEC], CONFIGS)
 
 
+def test_a_model_that_is_on_the_hub_only():
+    on_hub = dataclasses.replace(SPEC, hub_repo="org/name", hub_revision="c" * 40)
+    text = cards.render_model_cards(RESULTS, [on_hub], {})
+    assert f"`config.json` in `hf-hub:org/name@{'c' * 40}` says how" in text
+    assert "| flags | recall@1 | 87.6 | 41.2 | 32.1 |" in text
+
+
+def test_what_is_not_bundled_is_not_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", tmp_path)
+    monkeypatch.setattr(
+        cards,
+        "MODEL_SPECS",
+        {SPEC.full_name: dataclasses.replace(SPEC, hub_repo="org/name", hub_revision="c" * 40)},
+    )
+    assert "The weights are not bundled" in cards.current_text(RESULTS)
+
+
 def test_values_cannot_break_tables():
     text = cards.render_model_cards([result("a|b\nc", 0.5)], [], {})
     assert "| a\\|b c | 50.0 |" in text
@@ -109,10 +128,10 @@ def test_values_cannot_break_tables():
 def test_reads_results_sorted_by_file_name(tmp_path):
     for name in ("b", "a"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"task": name}))
-    assert [r["task"] for r in cards.read_results(tmp_path)] == ["a", "b"]
+    assert [r["task"] for r in read_results(tmp_path)] == ["a", "b"]
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"c\.json is not JSON"):
-        cards.read_results(tmp_path)
+        read_results(tmp_path)
 
 
 def test_freshness(tmp_path, monkeypatch, capsys):

@@ -21,7 +21,7 @@ from cassle_zoo.hub.publish import publish, registry_lines
 from cassle_zoo.hub.pull import pull
 from cassle_zoo.hub.push import push
 from cassle_zoo.hub.verify import verify
-from cassle_zoo.model_folder import FOLDER_FILES, MODEL_FILE, REFERENCE_FILE, file_sha256
+from cassle_zoo.model_folder import CARD_FILE, FOLDER_FILES, MODEL_FILE, REFERENCE_FILE, file_sha256
 from cassle_zoo.specs import MODEL_SPECS
 
 
@@ -168,7 +168,14 @@ def test_the_zoo_is_published_and_pinned(
         assert not inbox.repositories.exists(f"{org}/{name}")
         assert main(["hub", "publish", "--org", org, "--private"]) == 0
         output = capsys.readouterr().out
+        edited = {CARD_FILE: b"---\nlicense: mit\n---\nBetter words.\n"}
+        first = inbox.repositories.resolve(f"{org}/{name}", "main")
+        inbox.repositories.commit(f"{org}/{name}", "refs/heads/main", first, edited, "Edit")
+        assert next(iter(publish(org, dry_run=True))).plan.files[-1].state == "kept"
+        assert main(["hub", "publish", "--org", org, "--replace-card"]) == 0
+        output = capsys.readouterr().out
         (again,) = publish(org)
+        assert again.plan.files[-1].state == "unchanged"
     assert f"{org}/{name}" in inbox.repositories.private
     commit = inbox.repositories.resolve(f"{org}/{name}", "main")
     assert again.pushed is not None and again.pushed.commit == commit

@@ -1,6 +1,7 @@
 """Uploads by the real client to a server on this machine."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,13 @@ def test_a_pull_request_leaves_main(uploads: UploadServer, folder: Path, unverif
     assert uploads.repositories.resolve(REPO, "main") == first.commit
 
 
+def test_a_pull_request_needs_a_repository(uploads: UploadServer, folder: Path) -> None:
+    for call in (plan_push, push):
+        with pytest.raises(ConfigError, match=r"no repository 'org/toy' for a pull request.*--cre"):
+            call(folder, REPO, create_pr=True)
+    assert not WRITING & set(uploads.steps)
+
+
 def test_a_plan_says_everything_and_writes_nothing(uploads: UploadServer, folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     (folder / "checkpoints").mkdir()
@@ -172,15 +180,17 @@ def test_a_folder_that_fails_a_check_is_not_uploaded(uploads: UploadServer, fold
     (folder / "README.md").write_text("no metadata")
     config = (folder / CONFIG_FILE).read_text()
     (folder / CONFIG_FILE).write_text(config.replace("0.5,", "0.6,"))
-    with pytest.raises(ArtifactError, match=r"(?s)hashes:.*reference:.*card:"):
+    with pytest.raises(ArtifactError, match=r"(?s)hashes:.*reference:.*card:") as caught:
         push(folder, REPO)
+    assert not re.search(r"[.;:][.;:]", str(caught.value))
     assert uploads.steps == []
 
 
 @pytest.mark.parametrize("repo_id", ["toy", "a/b/c", "org/..", "../org", "org/to y", "org/toy.git"])
 def test_malformed_names(uploads: UploadServer, folder: Path, repo_id: str) -> None:
-    with pytest.raises(ConfigError, match="ORG/NAME"):
+    with pytest.raises(ConfigError, match="write ORG/NAME") as caught:
         push(folder, repo_id)
+    assert "repo_type" not in str(caught.value)
     assert uploads.steps == []
 
 
@@ -227,6 +237,8 @@ def test_a_failure_commits_nothing_and_tells_no_token(
     with pytest.raises(HubError, match=r"'org/toy' at http://127\.0\.0\.1") as caught:
         push(folder, REPO)
     assert TOKEN not in reported(caught.value)
+    assert re.search(r"[^.:]\)\.$", str(caught.value))
+    assert not re.search(r"[.;:] ?[.;,)]|repo_type", str(caught.value))
     assert not uploads.repositories.exists(REPO) or commits(uploads) == ["initial commit"]
     uploads.faults.clear()
     push(folder, REPO)

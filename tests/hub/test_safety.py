@@ -21,7 +21,7 @@ from cassle_zoo.hub.pull import pull
 from cassle_zoo.hub.push import push
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.hub.verify import verify, verify_folder
-from cassle_zoo.model_folder import MODEL_FILE, PROJECTOR_FILE, REFERENCE_FILE
+from cassle_zoo.model_folder import FOLDER_FILES, MODEL_FILE, PROJECTOR_FILE, REFERENCE_FILE
 
 PICKLES = ("pytorch_model.bin", "model.pth", "projector.pt")
 
@@ -125,10 +125,19 @@ def test_names_in_a_repository_lead_nowhere(
         found = list(list_tree(*args, **kwargs))
         return [*found, type(found[0])(path=name, size=3, oid="0" * 40)]
 
+    repo_info = HfApi.repo_info
+
+    def with_evil_sibling(*args: Any, **kwargs: Any) -> Any:
+        found = repo_info(*args, **kwargs)
+        if found.siblings:  # where older clients look first
+            found.siblings.append(type(found.siblings[0])(rfilename=name))
+        return found
+
     monkeypatch.setattr(HfApi, "list_repo_tree", with_evil_name)
-    with pytest.raises(CassleZooError, match=r"Invalid filename .*'\.\.' path segment"):
-        pull(repo, tmp_path / "pulled")
-    assert not (tmp_path / "pulled").exists()
+    monkeypatch.setattr(HfApi, "repo_info", with_evil_sibling)
+    pulled = pull(repo, tmp_path / "pulled")
+    assert {path.name for path in pulled.iterdir()} == set(FOLDER_FILES)
+    assert not list(tmp_path.rglob("evil*"))
     assert not any("evil.safetensors" in address for address in hub.proxy.requests)
 
 

@@ -11,13 +11,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from toy import TOY
 
+from cassle_zoo import model_folder
 from cassle_zoo.cli.main import main
 from cassle_zoo.errors import ConfigError
+from cassle_zoo.hub.card import write_card
 from cassle_zoo.hub.card_check import card_problems
 from cassle_zoo.hub.names import model_name
 from cassle_zoo.hub.reference import recorded_hashes, write_reference
 from cassle_zoo.hub.verify import verify, verify_folder
-from cassle_zoo.model_folder import CARD_FILE, CONFIG_FILE, MODEL_FILE
+from cassle_zoo.model_folder import CARD_FILE, CONFIG_FILE, MODEL_FILE, file_sha256
 from cassle_zoo.specs import MODEL_SPECS
 
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
@@ -100,7 +102,14 @@ def test_a_missing_file(folder: Path, file: str) -> None:
 
 def test_what_is_no_model_folder_at_all(tmp_path: Path) -> None:
     assert failures(tmp_path).keys() == set(ALL)
-    assert failures(tmp_path / "missing").keys() == set(ALL)
+    found = failures(tmp_path / "missing")
+    assert found.keys() == set(ALL)
+    assert all("is not a folder" in text or "does not exist" in text for text in found.values())
+
+
+def test_a_change_of_ones_own_is_not_mended_by_installing_again(folder: Path) -> None:
+    edit_config(folder, lambda config: config["cassle_zoo"].update(method="byol"))
+    assert f"run `python -m cassle_zoo.hub.reference {folder}`" in failures(folder)["hashes"]
 
 
 def test_other_weights_with_hashes_of_their_own_fail_the_reference(folder: Path) -> None:
@@ -156,6 +165,15 @@ INDEX = """model-index:
         ("---\n---\ntext", "no metadata"),
         ("# A model", "no metadata"),
         (CARD.format(extra="") + "hf_" + "a1" * 17, "holds a token"),
+        (CARD.format(extra="license: apache-2.0\n"), "says license twice"),
+        (
+            CARD.format(extra=INDEX.format(name="m", value="0.5\n      value: 0.9")),
+            "says value twice",
+        ),
+        (CARD.format(extra="a: &x {b: 1}\nc: *x\n"), None),
+        (CARD.format(extra="") + "a\x00b", "control characters"),
+        (CARD.format(extra="") + "```python\nimport timm\n", "has no end"),
+        (CARD.format(extra="") + "````\n```\n````\n", None),
     ],
 )
 def test_cards(content: str, message: str | None) -> None:
@@ -164,6 +182,96 @@ def test_cards(content: str, message: str | None) -> None:
         assert problems == []
     else:
         assert any(message in problem for problem in problems), problems
+
+
+@pytest.fixture
+def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Write the card of the folder with results that are recorded of its weights."""
+    own = {
+        "task": "toys",
+        "model": {"name": TOY.full_name, "sha256": file_sha256(folder / MODEL_FILE)},
+        "data": {"name": "toys", "sha256": "abc"},
+        "protocol": {"k-NN": "k=20"},
+        "metrics": {"colour": {"knn_top1": 0.5, "linear_top1": 0.625}},
+        "seed": 0,
+        "command": "cassle-zoo eval toys",
+    }
+    pixels = {**own, "model": {"name": "raw-pixels", "sha256": None}}
+    pixels["metrics"] = {"colour": {"knn_top1": 0.25}}
+    monkeypatch.setattr("cassle_zoo.hub.verify.read_results", lambda: [pixels, own])
+    write_card(folder, [pixels, own])
+    return [pixels, own]
+
+
+def card_detail(folder: Path) -> str:
+    return next(check.detail for check in verify_folder(folder) if check.name == "card")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "claim"),
+    [
+        ("      value: 0.5\n", "      value: 0.75\n", "colour knn_top1"),
+        ("      name: linear_top1\n", "      name: linear_top5\n", "colour linear_top5"),
+        ("| colour | knn_top1 | 0.5 | 0.25 |", "| colour | knn_top1 | 0.8 | 0.25 |", "colour knn"),
+        ("| colour | knn_top1 | 0.5 | 0.25 |", "| colour | knn_top1 | 0.5 | 0.2 |", "colour knn"),
+        ("## Limits", "| colour | knn_top5 | 0.9 |\n\n## Limits", "colour knn_top5"),
+    ],
+)
+def test_forged_results(
+    folder: Path, recorded: list[dict[str, Any]], old: str, new: str, claim: str
+) -> None:
+    assert failures(folder) == {}
+    text = (folder / CARD_FILE).read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    (folder / CARD_FILE).write_text(text.replace(old, new), encoding="utf-8")
+    found = failures(folder)
+    assert found.keys() == {"card"}
+    assert claim in found["card"] and "is not what eval/results recorded" in found["card"]
+
+
+def test_a_card_may_be_edited_but_that_is_said(
+    folder: Path, recorded: list[dict[str, Any]]
+) -> None:
+    assert card_detail(folder).endswith("as generated")
+    text = (folder / CARD_FILE).read_text(encoding="utf-8")
+    (folder / CARD_FILE).write_text(text.replace("ORG/NAME", "some/one"), encoding="utf-8")
+    assert card_detail(folder).endswith("as generated")
+    (folder / CARD_FILE).write_text(text + "\nMore words.\n", encoding="utf-8")
+    assert failures(folder) == {}
+    assert card_detail(folder).endswith("not the generated text")
+
+
+def test_the_card_of_a_bundled_model_is_the_generated_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = folder.rename(folder.parent / TOY.full_name)
+    monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", bundled.parent)
+    monkeypatch.setitem(MODEL_SPECS, TOY.full_name, replace(TOY, sha256=None))
+    assert failures(bundled) == {}
+    with (bundled / CARD_FILE).open("a") as card:
+        card.write("\nMore words.\n")
+    assert "not the card of this version; reinstall" in failures(bundled)["card"]
+
+
+def test_results_of_other_weights_are_the_authors_own_claim(
+    folder: Path, recorded: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cassle_zoo.hub.verify.read_results", lambda: recorded[:1])
+    assert failures(folder) == {}
+
+
+def test_a_reference_without_pictures(folder: Path) -> None:
+    path = folder / "reference.safetensors"
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    save_file({key: value[:0] for key, value in load_file(path).items()}, path, header)
+    assert "holds no pictures" in failures(folder)["reference"]
+
+
+def test_settings_that_are_not_the_models(folder: Path) -> None:
+    edit_config(folder, lambda config: config.update(global_pool="max"))
+    write_reference(folder)
+    assert "says global_pool 'max', but the model's is 'avg'" in failures(folder)["backbone"]
 
 
 def test_a_card_that_is_no_text() -> None:

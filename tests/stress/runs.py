@@ -20,6 +20,7 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
 
 EPOCHS = 12
+KILLS = int(os.environ.get("CASSLE_ZOO_KILLS", "50"))
 STOPPED, EXPLAINED = 143, 3
 DICE = random.Random(int(os.environ.get("CASSLE_ZOO_SEED", "0")))
 _fork = multiprocessing.get_context("fork")
@@ -49,19 +50,15 @@ class Run:
         """Return what it printed."""
         return self.log.read_text()
 
-    def signal(self, number: int) -> None:
-        """Send a signal."""
-        os.kill(self.process.pid, number)
-
-    def let_it_work(self, most: float = 1.0) -> None:
-        """Wait for one more checkpoint, and then for up to so many seconds."""
-        before = _age(self.out)
-        while self.process.is_alive() and _age(self.out) == before:
+    def wait_for_checkpoint(self) -> None:
+        """Wait for one more checkpoint, or for the end of the run."""
+        before = checkpoint_time(self.out)
+        while self.process.is_alive() and checkpoint_time(self.out) == before:
             time.sleep(0.002)
-        time.sleep(DICE.uniform(0, most))
 
 
-def _age(out: Path) -> int:
+def checkpoint_time(out: Path) -> int:
+    """Return when the latest checkpoint was written; 0 if there is none (or not for a moment)."""
     try:
         return (out / LATEST).stat().st_mtime_ns
     except FileNotFoundError:
@@ -87,10 +84,15 @@ def start(config: TrainConfig, out: Path, before: Callable[[], Any] = lambda: No
     return Run(process, out, log)
 
 
+def steps_saved(out: Path) -> int:
+    """Return the step after which the next start continues."""
+    state, _ = load_checkpoint(out)
+    return 0 if state is None else int(state["step"])
+
+
 def steps_lost(out: Path) -> int:
     """Count the logged steps that the next start does again."""
-    state, _ = load_checkpoint(out)
-    return steps_logged(out) - (0 if state is None else int(state["step"]))
+    return steps_logged(out) - steps_saved(out)
 
 
 def logged(run: Path) -> dict[tuple[str, str], str]:

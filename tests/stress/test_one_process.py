@@ -5,22 +5,35 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import DICE, EPOCHS, EXPLAINED, STOPPED, Run, differences, start, steps_logged, steps_lost
-from tiny import configuration
+from runs import (
+    DICE,
+    EPOCHS,
+    EXPLAINED,
+    KILLS,
+    STOPPED,
+    Run,
+    differences,
+    start,
+    steps_logged,
+    steps_lost,
+    steps_saved,
+)
+from tiny import CHECKPOINT_EVERY, configuration
 
 from cassle_zoo.train import trainer
 from cassle_zoo.train.checkpoint import LATEST, PREVIOUS
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.trainer import Trainer
 
-KILLS = int(os.environ.get("CASSLE_ZOO_KILLS", "50"))
 TIMES = max(2, KILLS // 5)
+CHECKPOINT_BYTES = 1_700_000  # rounded up
 
 
 @pytest.fixture
@@ -28,101 +41,41 @@ def config(pictures: Path) -> TrainConfig:
     return configuration(pictures, epochs=EPOCHS)
 
 
-def repeat(
-    fault: Callable[[Path], Run],
-    times: int,
-    *,
-    status: int,
-    says: str = "",
-    config: TrainConfig,
-    folder: Path,
-    undisturbed: Path,
-    row: Any,
-) -> None:
-    """Disturb runs until a fault has happened so many times; let each finish, and compare."""
-    runs = [folder / "run0"]
-    while row.injected < times:
-        run = fault(runs[-1])
-        found = run.wait()
-        if found == 0:  # it had finished before the fault
-            runs.append(folder / f"run{len(runs)}")
-            continue
-        row.injected += 1
-        assert found == status, run.said()
-        assert says in run.said()
-        row.steps_lost += steps_lost(runs[-1])
-        row.survived += 1
-    last = start(config, runs[-1])
-    assert last.wait() == 0, last.said()
-    row.else_lost = sum(differences(run, undisturbed) for run in runs)
-    assert row.else_lost == 0
-
-
-def test_sigkill(config: TrainConfig, tmp_path: Path, undisturbed: Path, row: Any) -> None:
-    def fault(out: Path) -> Run:
-        run = start(config, out)
-        if DICE.random() < 0.5:  # else perhaps before the first step
-            run.let_it_work(0.3)
-        run.process.join(DICE.uniform(0, 0.3))
-        run.signal(signal.SIGKILL)
-        return run
-
-    repeat(
-        fault, KILLS, status=-signal.SIGKILL, config=config, folder=tmp_path,
-        undisturbed=undisturbed, row=row("SIGKILL at a random moment"),
-    )  # fmt: skip
-
-
-def test_sigterm(config: TrainConfig, tmp_path: Path, undisturbed: Path, row: Any) -> None:
-    line = row("SIGTERM at a random moment")
-
-    def fault(out: Path) -> Run:
-        run = start(config, out)
-        run.let_it_work(0.3)
-        run.signal(signal.SIGTERM)
-        return run
-
-    repeat(
-        fault, TIMES, status=STOPPED, says="the same command continues", config=config,
-        folder=tmp_path, undisturbed=undisturbed, row=line,
-    )  # fmt: skip
-    assert line.steps_lost == 0
-
-
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a small file system: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+def repeat(config: TrainConfig, tmp_path: Path, undisturbed: Path, row: Any) -> Callable[..., Any]:
+    """Call with a fault: it disturbs runs, lets each of them end, and compares them."""
 
+    def repeat(
+        name: str,
+        fault: Callable[[Path], Run],
+        *,
+        status: int,
+        says: str = "",
+        times: int = TIMES,
+        folder: Path = tmp_path,
+    ) -> Any:
+        line = row(name)
+        runs = [folder / "run0"]
+        while line.injected < times:
+            run = fault(runs[-1])
+            found = run.wait()
+            if found == 0:  # it had finished before the fault
+                runs.append(folder / f"run{len(runs)}")
+                continue
+            line.injected += 1
+            assert found == status, run.said()
+            assert says in run.said()
+            lost = steps_lost(runs[-1])
+            assert lost <= CHECKPOINT_EVERY
+            line.steps_lost += lost
+            line.survived += 1
+        last = start(config, runs[-1])
+        assert last.wait() == 0, last.said()
+        line.else_lost = sum(differences(run, undisturbed) for run in runs)
+        assert line.else_lost == 0
+        return line
 
-def test_full_disk(config: TrainConfig, small_disk: Path, undisturbed: Path, row: Any) -> None:
-    size = 1_700_000  # of a checkpoint, and a bit
-
-    def fault(out: Path) -> Run:
-        step = a_later_step(out)
-        start(config, out, lambda: stop_at(step)).wait()
-        ballast = small_disk / "ballast"
-        free = shutil.disk_usage(small_disk).free
-        ballast.write_bytes(bytes(max(0, free - DICE.randrange(size))))
-        run = start(config, out)
-        run.process.join()
-        ballast.unlink()
-        return run
-
-    def stop_at(step: int) -> None:
-        at_step(step, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-
-    repeat(
-        fault, TIMES, status=EXPLAINED, says="No space left on device; the checkpoints",
-        config=config, folder=small_disk, undisturbed=undisturbed,
-        row=row("disk full (a small tmpfs)"),
-    )  # fmt: skip
+    return repeat
 
 
 def at_step(step: int, fault: Callable[[Trainer], Any]) -> None:
@@ -139,6 +92,70 @@ def at_step(step: int, fault: Callable[[Trainer], Any]) -> None:
 
 def a_later_step(out: Path) -> int:
     return steps_logged(out) + DICE.randrange(1, 12)
+
+
+def terminate(_: Trainer) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigkill(config: TrainConfig, repeat: Callable[..., Any]) -> None:
+    def fault(out: Path) -> Run:
+        run = start(config, out)
+        if DICE.random() < 0.5:  # else perhaps before the first step
+            run.wait_for_checkpoint()
+        run.process.join(DICE.uniform(0, 0.3))
+        run.process.kill()
+        return run
+
+    repeat("SIGKILL at a random moment", fault, status=-signal.SIGKILL, times=KILLS)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm(pictures: Path, repeat: Callable[..., Any], workers: int) -> None:
+    config = configuration(pictures, epochs=EPOCHS, workers=workers)
+
+    def fault(out: Path) -> Run:
+        run = start(config, out, os.setsid)
+        run.wait_for_checkpoint()
+        run.process.join(DICE.uniform(0, 0.3))
+        if run.process.is_alive():
+            os.killpg(run.process.pid, signal.SIGTERM)
+        return run
+
+    name = "SIGTERM to " + ("the run and its data worker" if workers else "the run")
+    says = "the same command continues"
+    line = repeat(name, fault, status=STOPPED, says=says)
+    assert line.steps_lost == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("only root on Linux can mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount a small file system: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_full_disk(config: TrainConfig, small_disk: Path, repeat: Callable[..., Any]) -> None:
+    def fault(out: Path) -> Run:
+        step = a_later_step(out)
+        start(config, out, lambda: at_step(step, terminate)).wait()
+        ballast = small_disk / "ballast"
+        room = DICE.randrange(CHECKPOINT_BYTES)
+        ballast.write_bytes(bytes(max(0, shutil.disk_usage(small_disk).free - room)))
+        run = start(config, out)
+        run.process.join()
+        ballast.unlink()
+        return run
+
+    says = "No space left on device; the checkpoints"
+    repeat("disk full (a small tmpfs)", fault, status=EXPLAINED, says=says, folder=small_disk)
 
 
 def exhaust_memory(_: Trainer) -> None:
@@ -178,9 +195,14 @@ def kill_worker(_: Trainer) -> None:
     ],
 )
 def test_explained(
-    config: TrainConfig, pictures: Path, tmp_path: Path, undisturbed: Path, row: Any,
-    name: str, fault: Callable[[Trainer], Any], says: str,
-) -> None:  # fmt: skip
+    pictures: Path,
+    repeat: Callable[..., Any],
+    name: str,
+    fault: Callable[[Trainer], Any],
+    says: str,
+) -> None:
+    if fault is exhaust_memory and sys.platform != "linux":
+        pytest.skip("reads its size from /proc")
     workers = 1 if fault is kill_worker else 0
     config = configuration(pictures, epochs=EPOCHS, workers=workers)
 
@@ -188,10 +210,7 @@ def test_explained(
         step = a_later_step(out)
         return start(config, out, lambda: at_step(step, fault))
 
-    repeat(
-        faulty, TIMES, status=EXPLAINED, says=says, config=config, folder=tmp_path,
-        undisturbed=undisturbed, row=row(name),
-    )  # fmt: skip
+    repeat(name, faulty, status=EXPLAINED, says=says)
 
 
 def cut(path: Path) -> None:
@@ -201,23 +220,25 @@ def cut(path: Path) -> None:
 def test_checkpoints_cut_short(
     config: TrainConfig, tmp_path: Path, undisturbed: Path, row: Any
 ) -> None:
-    def fault(out: Path) -> Run:
-        if (out / PREVIOUS).exists():
-            cut(out / LATEST)
-        step = a_later_step(out)
-        stop = start(config, out, lambda: at_step(step, lambda _: os.kill(os.getpid(), 15)))
-        return stop
-
+    out = tmp_path / "run"
+    start(config, out, lambda: at_step(7, terminate)).wait()
     line = row("latest checkpoint cut short")
-    repeat(
-        fault, TIMES + 1, status=STOPPED, config=config, folder=tmp_path,
-        undisturbed=undisturbed, row=line,
-    )  # fmt: skip
-    # The first time there was nothing to cut; each cut costs one step.
-    line.injected, line.survived, line.steps_lost = TIMES, line.survived - 1, TIMES
+    for _ in range(TIMES):
+        saved = steps_saved(out)
+        cut(out / LATEST)
+        line.injected += 1
+        line.steps_lost += saved - steps_saved(out)
+        step = a_later_step(out)
+        run = start(config, out, lambda step=step: at_step(step, terminate))
+        assert run.wait() in (STOPPED, 0), run.said()
+        assert f"{LATEST} is damaged; using the one before" in run.said()
+        line.survived += 1
+    last = start(config, out)
+    assert last.wait() == 0, last.said()
+    line.else_lost = differences(out, undisturbed)
+    assert line.else_lost == 0
 
     line = row("both checkpoints cut short: an error")
-    out = tmp_path / "run0"
     for _ in range(TIMES):
         line.injected += 1
         for name in (LATEST, PREVIOUS):

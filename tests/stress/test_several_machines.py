@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,22 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import DICE, differences, steps_logged
+from runs import DICE, EPOCHS, KILLS, checkpoint_time, differences, steps_logged
+from tiny import CHECKPOINT_EVERY
 
-from cassle_zoo.train.checkpoint import LATEST
-
-KILLS = max(2, int(os.environ.get("CASSLE_ZOO_KILLS", "50")) // 10)
-CUTS = int(os.environ.get("CASSLE_ZOO_CUTS", "2"))
-EPOCHS = "12"
+TIMES = max(2, KILLS // 10)  # a restart takes some ten seconds
 TINY = Path(__file__).with_name("tiny.py")
-TIMEOUT = 6
+TIMEOUT = 6  # seconds that a process waits for the others
+PAUSE = 0.1  # seconds between steps, so that the run lasts longer than all faults
 
 
 def torchrun(pictures: Path, out: Path, *options: str, pause: float = 0, prefix: Any = ()) -> Any:
     """Start torchrun; what it prints goes to a file beside the run."""
     command = [
         *prefix, sys.executable, "-m", "torch.distributed.run", "--max-restarts", "30", *options,
-        str(TINY), str(pictures), str(out), EPOCHS, str(TIMEOUT), str(pause),
+        *map(str, (TINY, pictures, out, EPOCHS, TIMEOUT, pause)),
     ]  # fmt: skip
     name = f"{out.name}-{options[-1].replace(':', '_')}.log"
     with out.with_name(name).open("w") as log:
@@ -48,11 +47,10 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 180) -> N
 def wait_for_progress(out: Path, process: Any) -> None:
     """Wait for two more checkpoints; return early if the run has ended."""
     for _ in range(2):
-        before = (out / LATEST).stat().st_mtime_ns if (out / LATEST).exists() else 0
+        before = checkpoint_time(out)
         wait_for(
-            lambda b=before: (
-                process.poll() is not None
-                or ((out / LATEST).exists() and (out / LATEST).stat().st_mtime_ns != b)
+            lambda before=before: (
+                process.poll() is not None or checkpoint_time(out) not in (before, 0)
             ),
             "a checkpoint",
         )
@@ -72,47 +70,58 @@ def alone(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def restarts(out: Path) -> list[int]:
+    """The steps after which the run was continued."""
+    return [int(step) for step in re.findall(r"continuing after step (\d+)", logs(out))]
+
+
+def disturb(out: Path, process: Any, line: Any, fault: Callable[[], Any]) -> None:
+    """Let a fault happen at a random moment, and wait until the run continues after it."""
+    wait_for_progress(out, process)
+    assert process.poll() is None, f"it ended before the fault: {logs(out)[-3000:]}"
+    time.sleep(DICE.uniform(0, 1.5))
+    before, done = len(restarts(out)), 0
+    fault()
+    line.injected += 1
+
+    def restarted() -> bool:
+        nonlocal done
+        done = max(done, steps_logged(out))
+        return len(restarts(out)) > before
+
+    wait_for(restarted, "the restart")
+    lost = done - restarts(out)[before]
+    assert lost <= CHECKPOINT_EVERY
+    line.steps_lost += lost
+    line.survived += 1
+
+
 def test_killed_workers(pictures: Path, tmp_path: Path, alone: Path, row: Any) -> None:
     line = row("torchrun: worker killed")
     out = tmp_path / "run"
-    process = torchrun(pictures, out, "--standalone", "--nproc-per-node", "2", pause=0.1)
-    while line.injected < KILLS:
-        wait_for_progress(out, process)
-        if process.poll() is not None:
-            break
-        time.sleep(DICE.uniform(0, 0.3))
-        os.kill(DICE.choice(workers(process)), signal.SIGKILL)
-        line.injected += 1
-        line.steps_lost += wait_for_restart(out, line.injected)
-        line.survived += 1
-    assert process.wait(300) == 0, logs(out)[-3000:]
+    process = torchrun(pictures, out, "--standalone", "--nproc-per-node", "2", pause=PAUSE)
+    try:
+        for _ in range(TIMES):
+            disturb(
+                out, process, line, lambda: os.kill(DICE.choice(workers(process)), signal.SIGKILL)
+            )
+        assert process.wait(300) == 0, logs(out)[-3000:]
+    finally:
+        process.terminate()
     line.else_lost = differences(out, alone)
     assert line.else_lost == 0
-
-
-def wait_for_restart(out: Path, count: int) -> int:
-    """Wait until the run continues for the so-manieth time; return the steps that were lost."""
-    done = 0
-    found: list[str] = []
-
-    def restarted() -> bool:
-        nonlocal done, found
-        done = max(done, steps_logged(out))
-        found = re.findall(r"continuing after step (\d+)", logs(out))
-        return len(found) >= count
-
-    wait_for(restarted, "the restart")
-    return done - int(found[count - 1])
 
 
 @pytest.fixture
 def machines() -> Iterator[Callable[[str], None]]:
     """Two network namespaces, `cza` and `czb`, and a switch; call with `up` or `down`: b's link."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root, and ip (Debian and Ubuntu: iproute2)")
 
     def ip(*words: str) -> None:
         done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"network namespaces need root: ip {' '.join(words)}: {done.stderr}")
+            pytest.skip(f"no network namespaces: ip {' '.join(words)}: {done.stderr.strip()}")
 
     def remove() -> None:
         for words in (["netns", "del", "cza"], ["netns", "del", "czb"], ["link", "del", "czs"]):
@@ -151,22 +160,20 @@ def test_cut_link(
             "--rdzv-backend", "c10d", "--rdzv-conf", f"is_host={2 - number}",
             "--rdzv-endpoint", "10.77.0.1:29500", "--local-addr", f"10.77.0.{number}",
         ]  # fmt: skip
-        processes.append(torchrun(pictures, out, *options, pause=0.1, prefix=prefix))
+        processes.append(torchrun(pictures, out, *options, pause=PAUSE, prefix=prefix))
+
+    def cut() -> None:
+        machines("down")
+        time.sleep(TIMEOUT + 4)
+        machines("up")
+
     try:
-        while line.injected < CUTS:
-            wait_for_progress(out, processes[0])
-            assert processes[0].poll() is None, "it ended before the link was cut"
-            time.sleep(DICE.uniform(0, 0.3))
-            machines("down")
-            line.injected += 1
-            time.sleep(TIMEOUT + 4)
-            machines("up")
-            line.steps_lost += wait_for_restart(out, line.injected)
-            line.survived += 1
+        for _ in range(TIMES):
+            disturb(out, processes[0], line, cut)
         for process in processes:
             assert process.wait(300) == 0, logs(out)[-3000:]
     finally:
         for process in processes:
-            process.kill()
+            process.terminate()
     line.else_lost = differences(out, alone)
     assert line.else_lost == 0

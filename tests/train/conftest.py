@@ -1,4 +1,7 @@
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,6 +9,9 @@ from PIL import Image
 
 from cassle_zoo.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from cassle_zoo.train.trainer import Trainer
+
+FaultAt = Callable[[int, Callable[[], Any]], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +41,23 @@ def config(pictures: Path) -> TrainConfig:
             threads=1, checkpoint_every=2, log_every=1, monitor_every=1, loggers=("csv",)
         ),
     )
+
+
+@pytest.fixture
+def fault_at() -> FaultAt:
+    """Return a context in which a fault happens before a step."""
+
+    @contextlib.contextmanager
+    def fault_at(step: int, fault: Callable[[], Any]) -> Iterator[None]:
+        train_step = Trainer.train_step
+
+        def faulty(self: Trainer, *args: Any) -> dict[str, float]:
+            if self.step == step:
+                fault()
+            return train_step(self, *args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "train_step", faulty)
+            yield
+
+    return fault_at

@@ -138,6 +138,11 @@ def test_bad_weights(changes: dict[str, float]) -> None:
         AugSelfConfig(**changes)
 
 
+def test_the_official_switch_needs_the_crop() -> None:
+    with pytest.raises(ConfigError, match=r"augself\.crop is 0"):
+        AugSelfConfig(color=0.5, first_flip_for_both=True)
+
+
 def test_views_without_all_descriptors(config: TrainConfig) -> None:
     method = build_method(augself(config, flip=1.0))
     assert method.augself is not None

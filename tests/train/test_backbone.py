@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from cassle_zoo.augment import AugmentConfig
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.errors import CassleZooError, UnknownNameError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.train import final
-from cassle_zoo.train.backbone import build_backbone, resolve_arch
+from cassle_zoo.train.backbone import build_backbone, feature_width, resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Views
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
@@ -35,8 +35,32 @@ def test_names(arch: str, size: int, timm_arch: str, model_args: dict[str, int])
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ConfigError, match=r"vit_smal' is neither one of .*vit_small"):
+    with pytest.raises(UnknownNameError, match=r"'vit_smal'\. Did you mean 'vit_small'"):
         build_backbone("vit_smal", 224)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "message"),
+    [
+        ("resnet1", 64, "Unknown arch 'resnet1'. Did you mean 'resnet"),
+        ("vit_small", 100, "augment.size 100 is no multiple of the 16 px patches .* 96 or 112"),
+        (
+            "xcit_nano_12_p16_224",
+            100,
+            "'xcit_nano_12_p16_224' cannot be built .* 100: .*patch_size",
+        ),
+    ],
+)
+def test_bad_networks_fail_when_the_configuration_is_made(
+    arch: str, size: int, message: str
+) -> None:
+    with pytest.raises(CassleZooError, match=message):
+        TrainConfig(name="mine", arch=arch, augment=AugmentConfig(size=size))
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "vit_small", "convnext_atto"])
+def test_width_of_features(arch: str) -> None:
+    assert feature_width(arch, 32) == build_backbone(arch, 32).num_features
 
 
 def test_mocov3_vits_are_frozen_where_they_should_be() -> None:

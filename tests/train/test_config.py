@@ -1,16 +1,20 @@
 import dataclasses
 import inspect
 import json
+import re
 from typing import Any
 
 import pytest
+import timm
 
 from cassle_zoo.cli.main import main
 from cassle_zoo.errors import CassleZooError, ConfigError, UnknownNameError
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.augself import AugSelfConfig
-from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig
+from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.main import parse, public_command, run_from_cli
+from cassle_zoo.train.methods import METHODS
+from cassle_zoo.train.methods.base import ParamGroup
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.optim import build_optimizer, learning_rate
 from cassle_zoo.train.recipes import RECIPES, get_recipe
@@ -28,12 +32,17 @@ def test_recipes_agree_with_the_registry(name: str) -> None:
     assert (config.augment.mean, config.augment.std) == (spec.mean, spec.std)
     documentation = inspect.getdoc(RECIPES[name]) or ""
     assert f"cassle-zoo train {name} " in documentation
+    assert re.search(r"Hardware(: .*Time: .*\d| and time: the same)", documentation, re.DOTALL)
     assert ("Not run" in documentation) != ("Result: " in documentation)
     json.dumps(config.to_dict())
 
 
 def test_every_registered_model_has_a_recipe() -> None:
     assert RECIPES.keys() == MODEL_SPECS.keys()
+
+
+def test_the_command_line_trains_every_method() -> None:
+    assert {get_recipe(name).method.name for name in RECIPES} == METHODS.keys()
 
 
 def test_unknown_recipe() -> None:
@@ -88,8 +97,37 @@ def test_optimizer_follows_the_paper() -> None:
     groups = method.param_groups()
     split = build_optimizer(groups, dataclasses.replace(config.optim, decay_all=False))
     assert {g["weight_decay"] for g in split.param_groups} == {0.0, 5e-4}
-    with pytest.raises(ConfigError, match="sdg"):
-        build_optimizer(groups, dataclasses.replace(config.optim, optimizer="sdg"))
+
+
+def test_unknown_optimizer() -> None:
+    with pytest.raises(UnknownNameError, match=r"'adamww'\. Did you mean 'adamw' .*names\.$"):
+        OptimConfig(optimizer="adamww")
+    assert OptimConfig(optimizer="lookahead_adamw").optimizer == "lookahead_adamw"
+
+
+def test_weight_decay_of_a_vit() -> None:
+    """MoCo-v3's code decays everything that is trained; `decay_all` False asks timm."""
+    config = get_recipe("vit_small_cassle_mocov3.in100")
+    assert config.optim.decay_all
+    backbone = timm.create_model("test_vit", num_classes=0)
+    named = dict(backbone.named_parameters())
+    groups = [ParamGroup(parameters=[*named.values()])]
+    everything = build_optimizer(groups, config.optim, backbone)
+    assert [g["weight_decay"] for g in everything.param_groups] == [0.1]
+    optim = dataclasses.replace(config.optim, decay_all=False)
+    spared, decayed = build_optimizer(groups, optim, backbone).param_groups
+    assert (spared["weight_decay"], decayed["weight_decay"]) == (0.0, 0.1)
+    ids = {id(p) for p in spared["params"]}
+    names = {name for name, p in named.items() if id(p) in ids}
+    assert {"pos_embed", "cls_token", "norm.weight", "blocks.0.attn.qkv.bias"} <= names
+    assert not any(named[n].ndim > 1 for n in names - {"pos_embed", "cls_token"})
+    assert "blocks.0.attn.qkv.weight" not in names
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "../x", "a b", ".hidden"])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"name {name!r}")):
+        TrainConfig(name=name, arch="resnet18")
 
 
 def test_command_line_overrides() -> None:

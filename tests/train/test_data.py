@@ -1,7 +1,11 @@
 import dataclasses
+import io
+import json
+import pickle
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,19 +121,62 @@ def test_fewer_pictures_than_a_batch() -> None:
     assert steps_per_epoch(range(22), 22) == 1
 
 
+def write_shard(folder: Path, members: dict[str, bytes], filename: str = "train.tar") -> None:
+    with tarfile.open(folder / "train.tar", "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    split = {"name": "train", "num_samples": 22, "filenames": [filename], "shard_lengths": [22]}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
+
+
 def test_webdataset_stream(config: TrainConfig, pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip("webdataset")
-    with tarfile.open(tmp_path / "train-000.tar", "w") as tar:
-        for index, path in enumerate(sorted(pictures.rglob("*.png"))):
-            tar.add(path, f"{index:06d}.png")
-            label = tmp_path / "label.cls"
-            label.write_text(str(index % 2))
-            tar.add(label, f"{index:06d}.cls")
-    (tmp_path / "_info.json").write_text(
-        '{"splits": {"train": {"name": "train", "num_samples": 22,'
-        ' "filenames": ["train-000.tar"], "shard_lengths": [22]}}}'
-    )
+    members = {}
+    for index, path in enumerate(sorted(pictures.rglob("*.png"))):
+        members[f"{index:06d}.png"] = path.read_bytes()
+        members[f"{index:06d}.cls"] = str(index % 2).encode()
+    write_shard(tmp_path, members)
     config = with_data(config, dataset="wds/pictures", root=str(tmp_path), workers=1)
     everything = read(config)
     assert len(everything) == 10
     assert_same(everything[7:], read(config, 7))
+
+
+class Trap:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("filename", ["train.tar", "pipe:touch {mark}", "pipe:touch {mark} #.tar"])
+def test_shards_run_no_code(
+    config: TrainConfig, pictures: Path, tmp_path: Path, filename: str
+) -> None:
+    pytest.importorskip("webdataset")
+    mark = tmp_path / "mark"
+    trap, picture = pickle.dumps(Trap(mark)), next(pictures.rglob("*.png")).read_bytes()
+    endings = {"png": picture, "cls": b"0", "pyd": trap, "pickle": trap, "pth": trap, "npz": trap}
+    members = {f"{i:06d}.{end}": content for i in range(22) for end, content in endings.items()}
+    write_shard(tmp_path, members, filename.format(mark=mark))
+    config = with_data(config, dataset="wds/pictures", root=str(tmp_path))
+    if filename == "train.tar":
+        assert len(read(config, 0, 1)) == 1
+    else:
+        with pytest.raises(DataError):
+            read(config, 0, 1)
+    assert not mark.exists()
+    pickle.loads(trap)
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("filename", ["/etc/shards.tar", "../shards.tar"])
+def test_shards_stay_in_their_folder(config: TrainConfig, tmp_path: Path, filename: str) -> None:
+    pytest.importorskip("webdataset")
+    write_shard(tmp_path, {}, filename)
+    with pytest.raises(DataError, match="outside the data set's folder"):
+        open_dataset(with_data(config, dataset="wds/x", root=str(tmp_path)).data)

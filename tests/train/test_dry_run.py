@@ -59,9 +59,17 @@ def test_unknown_size(config: TrainConfig) -> None:
         dry_run(with_data(config, root=""))
 
 
+def test_the_data_set_counts_more_than_the_name(config: TrainConfig) -> None:
+    changed = dataclasses.replace(with_data(config, root="", dataset="emoji64"), name="my.in100")
+    assert dry_run(changed).steps_per_epoch == 8718 // 4
+
+
 def test_fewer_steps_than_are_timed(config: TrainConfig) -> None:
     optim = dataclasses.replace(config.optim, epochs=1, batch_size=22)
-    cost = dry_run(dataclasses.replace(config, optim=optim, method=MoCoV2Config(queue_size=8)))
+    config = dataclasses.replace(config, optim=optim, method=MoCoV2Config(queue_size=8))
+    told: list[str] = []
+    cost = dry_run(config, told.append)
+    assert [text.split()[0] for text in told] == ["backbone", "step"]
     assert cost.steps == 1
     assert cost.step_seconds > 0
 

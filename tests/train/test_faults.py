@@ -5,24 +5,19 @@ import errno
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from cassle_zoo.cli.main import main
-from cassle_zoo.errors import ArtifactError, DataError, NotEnoughMemoryError, StorageError
-from cassle_zoo.train import data, logs, loop
+from cassle_zoo.errors import ArtifactError, NotEnoughMemoryError, StorageError
+from cassle_zoo.train import logs, loop
 from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data import ReaderPictures
 from cassle_zoo.train.trainer import Trainer
 
 
@@ -34,18 +29,6 @@ def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
 @pytest.fixture
 def config(config: TrainConfig) -> TrainConfig:
     return change(config, "run", checkpoint_every=1, monitor_every=0)
-
-
-def stop_at(step: int, fault: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `fault` happen before a step."""
-    train_step = Trainer.train_step
-
-    def faulty(self: Trainer, *args: Any) -> dict[str, float]:
-        if self.step == step:
-            fault()
-        return train_step(self, *args)
-
-    monkeypatch.setattr(Trainer, "train_step", faulty)
 
 
 def assert_continues(config: TrainConfig, out: Path, after: int) -> None:
@@ -67,32 +50,27 @@ def assert_continues(config: TrainConfig, out: Path, after: int) -> None:
     ids=["gpu", "cpu", "python", "fork"],
 )  # fmt: skip
 def test_out_of_memory_advises(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    config: TrainConfig, tmp_path: Path, fault_at: Any, error: Exception
 ) -> None:
     def fail() -> None:
         raise error
 
-    with monkeypatch.context() as patch:
-        stop_at(7, fail, patch)
-        advice = r"batches of 4.*torchrun.*--optim\.batch-size 2.*--dry-run"
-        with pytest.raises(NotEnoughMemoryError, match=advice) as caught:
-            loop.train(config, tmp_path)
+    advice = r"batches of 4.*torchrun.*--optim\.batch-size 2.*--dry-run"
+    with fault_at(7, fail), pytest.raises(NotEnoughMemoryError, match=advice) as caught:
+        loop.train(config, tmp_path)
     assert "\n" not in str(caught.value)
     assert_continues(config, tmp_path, after=7)
 
 
-def test_other_errors_pass(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_errors_pass(config: TrainConfig, tmp_path: Path, fault_at: Any) -> None:
     for error in (RuntimeError("shapes differ"), OSError(errno.EIO, "Input/output error")):
 
         def fail(error: Exception = error) -> None:
             raise error
 
-        with monkeypatch.context() as patch:
-            stop_at(0, fail, patch)
-            with pytest.raises(type(error), match=str(error.args[-1])) as caught:
-                loop.train(config, tmp_path)
+        message = str(error.args[-1])
+        with fault_at(0, fail), pytest.raises(type(error), match=message) as caught:
+            loop.train(config, tmp_path)
         assert caught.value is error
 
 
@@ -215,6 +193,20 @@ def test_checkpoint_cut_short(
         loop.train(config, tmp_path / "cut")
 
 
+def test_a_damaged_checkpoint_does_not_push_out_the_intact_one(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    loop.train(config, tmp_path)
+    cut(tmp_path / LATEST)
+    trainer = Trainer(config, per_epoch=5)
+    trainer.restore(tmp_path)
+    trainer.save(tmp_path)
+    cut(tmp_path / LATEST)
+    state, damaged = load_checkpoint(tmp_path)
+    assert state is not None
+    assert (state["step"], damaged) == (9, [LATEST])
+
+
 def test_checkpoint_that_does_not_fit(config: TrainConfig, tmp_path: Path) -> None:
     for state in ({"step": 1}, {"step": 1, "method": {"x": torch.zeros(1)}}):
         save_checkpoint(tmp_path, state)
@@ -230,79 +222,6 @@ def test_damaged_config_json(config: TrainConfig, tmp_path: Path, text: str) -> 
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="holds no settings"):
         loop.train(config, tmp_path)
-
-
-def test_killed_data_worker(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kill_worker() -> None:
-        for process in torch.multiprocessing.active_children():
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-
-    # Many epochs, so that the worker still has something to do.
-    config = change(change(config, "data", workers=1), "optim", epochs=8)
-    with monkeypatch.context() as patch:
-        stop_at(3, kill_worker, patch)
-        with pytest.raises(DataError, match=r"is killed by signal: Killed.*--data.workers"):
-            loop.train(config, tmp_path)
-    state, _ = load_checkpoint(tmp_path)
-    assert state is not None
-    assert state["step"] >= 3
-    assert loop.train(config, tmp_path).finished
-
-
-def test_vanishing_file(
-    config: TrainConfig, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    root = tmp_path / "pictures"
-    shutil.copytree(pictures, root)
-    victim = root / "class1" / "07.png"
-    config = change(config, "data", root=str(root))
-    stop_at(2, victim.unlink, monkeypatch)
-    assert loop.train(config, tmp_path / "run").finished
-    assert capsys.readouterr().err.count("07.png' cannot be read; another one is used") == 1
-
-
-def test_vanishing_archive(
-    config: TrainConfig, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "pictures.tar"
-    with tarfile.open(root, "w") as tar:
-        tar.add(pictures, ".")
-    config = change(config, "data", root=str(root))
-    stop_at(2, lambda: os.truncate(root, 9000), monkeypatch)
-    with pytest.raises(DataError, match="cannot be read"):
-        loop.train(config, tmp_path / "run")
-
-
-def test_error_in_a_worker_is_one_line(config: TrainConfig, tmp_path: Path) -> None:
-    for index in range(22):
-        (tmp_path / f"{index}.jpg").write_bytes(b"not a picture")
-    config = change(config, "data", root=str(tmp_path), workers=1)
-    with pytest.raises(DataError) as caught:
-        list(data.batches(config, data.open_dataset(config.data), 0, 2))
-    assert str(caught.value).startswith("picture number ")
-    assert "Traceback" not in str(caught.value)
-
-
-def test_many_bad_neighbours_are_replaced(config: TrainConfig) -> None:
-    class Pictures(ReaderPictures):
-        def __init__(self) -> None:
-            pass
-
-        def __len__(self) -> int:
-            return 100
-
-        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-            if index < 40:
-                raise OSError("bad")
-            return Image.new("RGB", (20, 20)), 0
-
-    got = list(data.batches(config, Pictures(), 0, 25))
-    bad = torch.cat([batch["bad"] for batch in got])
-    assert sorted(bad[bad >= 0].tolist()) == list(range(40))
 
 
 def test_storage_error_on_the_command_line(

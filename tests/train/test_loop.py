@@ -195,11 +195,6 @@ def test_one_process_per_folder(config: TrainConfig, tmp_path: Path) -> None:
         loop.train(config, tmp_path)
 
 
-def test_unknown_arch(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="resnet51"):
-        loop.train(dataclasses.replace(config, arch="resnet51"), tmp_path)
-
-
 def test_seed_and_conditioning_matter(config: TrainConfig) -> None:
     first, again, other = (
         build_method(change(config, "run", seed=seed)).backbone.state_dict()["conv1.0.weight"]

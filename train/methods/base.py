@@ -37,7 +37,8 @@ class ConditioningConfig:
 
     Attributes:
         how: `cat`, `add`, `mul`, `hypernet`, `hypernet_bn`, `raw_cat`, `raw_add`, `raw_mul`;
-            `none` is the unconditioned baseline.
+            `none` is the unconditioned baseline. `hypernet` has no BatchNorm, so it leaves out the
+            one that ends the projectors of mocov3, barlow_twins and simsiam, as the paper's code.
         descriptors: Names of the descriptors that make up omega.
         depth: Linear layers of the augmentation encoder.
         width: Width of the augmentation encoder.
@@ -131,7 +132,7 @@ class MethodConfig(abc.ABC):
 
     Attributes:
         name: The method's name in model names.
-        last_bn: Whether a BatchNorm follows the projector's last layer.
+        last_bn: Whether a BatchNorm follows the projector's last layer, except with `hypernet`.
         last_bn_affine: Whether that BatchNorm has weight and bias.
         depth: Linear layers of the projector.
         hidden_features: Width of the projector's hidden layers; `None` means the backbone's.
@@ -163,7 +164,7 @@ class MethodConfig(abc.ABC):
             depth=self.depth,
             hidden_features=self.hidden_features,
             out_features=self.out_features,
-            last_bn=self.last_bn,
+            last_bn=self.last_bn and conditioning.how != "hypernet",
             last_bn_affine=self.last_bn_affine,
             conditioning=conditioning.how,
             descriptors=conditioning.descriptors,

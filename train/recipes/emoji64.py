@@ -2,7 +2,9 @@
 
 The other methods' recipes are SimCLR's with a row of the table below. Their teachers and queues
 forget faster than in the paper (momentum 0.99, 4,096 keys), because 35 epochs are only 2,380 steps,
-and projectors of 8,192 become 2,048.
+and projectors of 8,192 become 2,048. Barlow Twins has its own paper's optimiser, LARS: its loss is
+in the thousands, and with SGD no learning rate from 6e-5 to 0.03 brought the features much above
+untrained ones in one or two epochs (docs/methods.md).
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ _RESNET18: dict[str, tuple[MethodConfig, dict[str, Any]]] = {
     "mocov3": (MoCoV3Config(momentum=0.99), {}),
     "barlow_twins": (
         BarlowTwinsConfig(hidden_features=2048, out_features=2048),
-        {"base_lr": 0.03, "warmup_epochs": 3},
+        {"optimizer": "lars", "base_lr": 0.4, "weight_decay": 1.5e-6, "warmup_epochs": 3},
     ),
     "byol": (BYOLConfig(momentum=0.99), {}),
     "simsiam": (SimSiamConfig(depth=2), {"base_lr": 0.06, "warmup_epochs": 0}),
@@ -43,7 +45,7 @@ def resnet18_cassle_simclr() -> TrainConfig:
 
     Command: `cassle-zoo train resnet18_cassle_simclr.emoji64 --data emoji64.tar --out RUN`
     Hardware: one core with AVX512-BF16 (the bundled weights: `--run.threads 1`). Time: 43 minutes
-    of processor time. Result: 70.0 % subcategory, 77.0 % skin tone (MODEL_CARDS.md).
+    of processor time. Result: 69.9 % subcategory, 77.0 % skin tone (MODEL_CARDS.md).
     """
     return TrainConfig(
         name="resnet18_cassle_simclr.emoji64",
@@ -58,7 +60,7 @@ def resnet18_simclr() -> TrainConfig:
     """SimCLR without conditioning, else as `resnet18_cassle_simclr`.
 
     Command: `cassle-zoo train resnet18_simclr.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_simclr(), "resnet18_simclr.emoji64")
 
@@ -77,7 +79,7 @@ def resnet18_mocov2() -> TrainConfig:
     """MoCo v2 without conditioning, else as `resnet18_cassle_mocov2`.
 
     Command: `cassle-zoo train resnet18_mocov2.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_mocov2(), "resnet18_mocov2.emoji64")
 
@@ -96,7 +98,7 @@ def resnet18_mocov3() -> TrainConfig:
     """MoCo v3 without conditioning, else as `resnet18_cassle_mocov3`.
 
     Command: `cassle-zoo train resnet18_mocov3.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_mocov3(), "resnet18_mocov3.emoji64")
 
@@ -115,7 +117,7 @@ def resnet18_barlow_twins() -> TrainConfig:
     """Barlow Twins without conditioning, else as `resnet18_cassle_barlow_twins`.
 
     Command: `cassle-zoo train resnet18_barlow_twins.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_barlow_twins(), "resnet18_barlow_twins.emoji64")
 
@@ -134,7 +136,7 @@ def resnet18_byol() -> TrainConfig:
     """BYOL without conditioning, else as `resnet18_cassle_byol`.
 
     Command: `cassle-zoo train resnet18_byol.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_byol(), "resnet18_byol.emoji64")
 
@@ -153,7 +155,7 @@ def resnet18_simsiam() -> TrainConfig:
     """SimSiam without conditioning, else as `resnet18_cassle_simsiam`.
 
     Command: `cassle-zoo train resnet18_simsiam.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_simsiam(), "resnet18_simsiam.emoji64")
 
@@ -172,7 +174,7 @@ def resnet18_vicreg() -> TrainConfig:
     """VICReg without conditioning, else as `resnet18_cassle_vicreg`.
 
     Command: `cassle-zoo train resnet18_vicreg.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet18_cassle_vicreg(), "resnet18_vicreg.emoji64")
 
@@ -197,7 +199,7 @@ def resnet50_simclr() -> TrainConfig:
     """SimCLR without conditioning, else as `resnet50_cassle_simclr`.
 
     Command: `cassle-zoo train resnet50_simclr.emoji64 --data emoji64.tar --out RUN`
-    Not run yet.
+    Hardware and time: the same. Not run yet.
     """
     return without_conditioning(resnet50_cassle_simclr(), "resnet50_simclr.emoji64")
 

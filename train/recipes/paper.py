@@ -1,4 +1,9 @@
-"""The paper's own protocols (section 4 and appendix). Nobody has run them with this code yet."""
+"""The paper's own protocols (section 4 and appendix). Nobody has run them with this code yet.
+
+Memory and time are estimates for bf16. On a CPU, with small batches, it was counted which tensors
+autograd keeps and how many operations a step has; the time is that of the whole run's operations
+on a GPU that does 100 TFLOP/s all the time and never waits for pictures. `--dry-run` measures both.
+"""
 
 import dataclasses
 
@@ -16,6 +21,7 @@ def resnet50_cassle_simclr_in100() -> TrainConfig:
 
     `--data` is a folder with a sub-folder `train` of the 100 classes' pictures.
     Command: `cassle-zoo train resnet50_cassle_simclr.in100 --data DIR --out RUN`
+    Hardware: a GPU with more than 22 GiB. Time: 8.5 hours or more (estimates, see above).
     Not run.
     """
     return TrainConfig(
@@ -30,7 +36,7 @@ def resnet50_simclr_in100() -> TrainConfig:
     """SimCLR without conditioning, else as `resnet50_cassle_simclr_in100`.
 
     Command: `cassle-zoo train resnet50_simclr.in100 --data DIR --out RUN`
-    Not run.
+    Hardware and time: the same. Not run.
     """
     return without_conditioning(resnet50_cassle_simclr_in100(), "resnet50_simclr.in100")
 
@@ -39,6 +45,7 @@ def resnet50_cassle_mocov2_in100() -> TrainConfig:
     """CASSLE-MoCo v2, resnet50, ImageNet-100, 224 px, 500 epochs, batch 256.
 
     Command: `cassle-zoo train resnet50_cassle_mocov2.in100 --data DIR --out RUN`
+    Hardware: a GPU with more than 11 GiB. Time: 5.7 hours or more (estimates, see above).
     Not run.
     """
     return _in100("resnet50", MoCoV2Config(), OptimConfig(epochs=500, weight_decay=1e-4))
@@ -48,7 +55,7 @@ def resnet50_mocov2_in100() -> TrainConfig:
     """MoCo v2 without conditioning, else as `resnet50_cassle_mocov2_in100`.
 
     Command: `cassle-zoo train resnet50_mocov2.in100 --data DIR --out RUN`
-    Not run.
+    Hardware and time: the same. Not run.
     """
     return without_conditioning(resnet50_cassle_mocov2_in100(), "resnet50_mocov2.in100")
 
@@ -58,6 +65,7 @@ def resnet50_cassle_mocov3_in100() -> TrainConfig:
 
     The learning rate and the weight decay are those of MoCo v3 (arXiv 2104.02057, appendix).
     Command: `cassle-zoo train resnet50_cassle_mocov3.in100 --data DIR --out RUN`
+    Hardware: a GPU with more than 22 GiB. Time: 11.5 hours or more (estimates, see above).
     Not run.
     """
     return _in100("resnet50", MoCoV3Config(), _ADAMW)
@@ -67,7 +75,7 @@ def resnet50_mocov3_in100() -> TrainConfig:
     """MoCo v3 without conditioning, else as `resnet50_cassle_mocov3_in100`.
 
     Command: `cassle-zoo train resnet50_mocov3.in100 --data DIR --out RUN`
-    Not run.
+    Hardware and time: the same. Not run.
     """
     return without_conditioning(resnet50_cassle_mocov3_in100(), "resnet50_mocov3.in100")
 
@@ -77,6 +85,7 @@ def resnet50_cassle_barlow_twins_in100() -> TrainConfig:
 
     Biases and normalisations learn at 0.024 of the learning rate.
     Command: `cassle-zoo train resnet50_cassle_barlow_twins.in100 --data DIR --out RUN`
+    Hardware: a GPU with more than 24 GiB. Time: 8.9 hours or more (estimates, see above).
     Not run.
     """
     return _in100("resnet50", BarlowTwinsConfig(), OptimConfig(epochs=500, warmup_epochs=10))
@@ -86,7 +95,7 @@ def resnet50_barlow_twins_in100() -> TrainConfig:
     """Barlow Twins without conditioning, else as `resnet50_cassle_barlow_twins_in100`.
 
     Command: `cassle-zoo train resnet50_barlow_twins.in100 --data DIR --out RUN`
-    Not run.
+    Hardware and time: the same. Not run.
     """
     return without_conditioning(resnet50_cassle_barlow_twins_in100(), "resnet50_barlow_twins.in100")
 
@@ -97,6 +106,7 @@ def vit_small_cassle_mocov3_in100() -> TrainConfig:
     The learning rate and the weight decay are those of MoCo v3 (arXiv 2104.02057, appendix).
     12 heads, fixed sin-cos positions, frozen patch projection.
     Command: `cassle-zoo train vit_small_cassle_mocov3.in100 --data DIR --out RUN`
+    Hardware: a GPU with more than 17 GiB. Time: 13 hours or more (estimates, see above).
     Not run.
     """
     return _in100("vit_small", MoCoV3Config(), _ADAMW)
@@ -106,7 +116,7 @@ def vit_small_mocov3_in100() -> TrainConfig:
     """MoCo v3 without conditioning, else as `vit_small_cassle_mocov3_in100`.
 
     Command: `cassle-zoo train vit_small_mocov3.in100 --data DIR --out RUN`
-    Not run.
+    Hardware and time: the same. Not run.
     """
     return without_conditioning(vit_small_cassle_mocov3_in100(), "vit_small_mocov3.in100")
 
@@ -117,6 +127,7 @@ def vit_base_cassle_mocov3_in100() -> TrainConfig:
     The learning rate and the weight decay are those of MoCo v3 (arXiv 2104.02057, appendix).
     12 heads, fixed sin-cos positions, frozen patch projection.
     Command: `cassle-zoo train vit_base_cassle_mocov3.in100 --data DIR --out RUN`
+    Hardware: a GPU with more than 34 GiB. Time: 50 hours or more (estimates, see above).
     Not run.
     """
     return _in100("vit_base", MoCoV3Config(), _ADAMW)
@@ -126,7 +137,7 @@ def vit_base_mocov3_in100() -> TrainConfig:
     """MoCo v3 without conditioning, else as `vit_base_cassle_mocov3_in100`.
 
     Command: `cassle-zoo train vit_base_mocov3.in100 --data DIR --out RUN`
-    Not run.
+    Hardware and time: the same. Not run.
     """
     return without_conditioning(vit_base_cassle_mocov3_in100(), "vit_base_mocov3.in100")
 
@@ -136,6 +147,7 @@ def resnet18_cassle_simclr_stl10() -> TrainConfig:
 
     `--data` is the folder of torchvision's STL-10.
     Command: `cassle-zoo train resnet18_cassle_simclr.stl10 --data DIR --out RUN`
+    Hardware: a GPU with more than 2 GiB. Time: 15 minutes or more (estimates, see above).
     Not run.
     """
     return TrainConfig(
@@ -151,7 +163,7 @@ def resnet18_simclr_stl10() -> TrainConfig:
     """SimCLR without conditioning, else as `resnet18_cassle_simclr_stl10`.
 
     Command: `cassle-zoo train resnet18_simclr.stl10 --data DIR --out RUN`
-    Not run.
+    Hardware and time: the same. Not run.
     """
     return without_conditioning(resnet18_cassle_simclr_stl10(), "resnet18_simclr.stl10")
 

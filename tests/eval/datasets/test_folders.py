@@ -44,6 +44,21 @@ def test_held_out_pictures_do_not_depend_on_order():
     assert len(expected) == 6
 
 
+def test_hash_is_of_contents_names_and_labels(tmp_path, save_picture):
+    fill(tmp_path, save_picture, {"train/a": 5, "train/b": 5, "test/a": 2, "test/b": 2})
+    before = open_data("folder", tmp_path).sha256
+    assert open_data("folder", tmp_path).sha256 == before
+    first, second = (tmp_path / "train" / "a" / f"00{i}.png" for i in (0, 1))
+    content = first.read_bytes()
+    assert content != second.read_bytes()
+    first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert open_data("folder", tmp_path).sha256 != before
+    first.write_bytes(content)
+    assert open_data("folder", tmp_path).sha256 == before
+    first.rename(first.with_stem("moved"))
+    assert open_data("folder", tmp_path).sha256 != before
+
+
 @pytest.mark.parametrize("name", ["val", "valid"])
 def test_folder_with_its_own_validation_pictures(name, tmp_path, save_picture):
     layout = {"train/a": 2, "train/b": 2, f"{name}/a": 1, "test/a": 1, "test/b": 3}

@@ -34,6 +34,14 @@ def test_pictures_splits_and_objects(voc_root):
     assert [red > 190 for red, _, _ in pixels] == [True, True, False, False]
 
 
+def test_the_hash_sees_pictures(voc_root):
+    before = open_data("voc07+12", voc_root).sha256
+    path = voc_root / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000000.jpg"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert open_data("voc07+12", voc_root).sha256 != before
+
+
 def test_the_devkit_itself_is_taken_and_the_hash_sees_labels(voc_root):
     data = open_data("voc07+12", voc_root)
     same = open_data("voc07+12", voc_root / "VOCdevkit")

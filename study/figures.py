@@ -1,0 +1,148 @@
+"""Figures of the study's page."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from cassle_zoo.errors import ConfigError
+from cassle_zoo.eval.base import EvalData
+from cassle_zoo.eval.figures import MARKERS, PALETTE, require_matplotlib
+from cassle_zoo.eval.sensitivity_figures import stage_figure
+from cassle_zoo.study.records import Record
+from cassle_zoo.study.summary import Metric, spread, values
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_RIGHT, _WRONG = "#009e73", "#d55e00"
+_ROWS = 3  # queries of each kind in a gallery
+_PER_ROW = 4  # metrics in a row of panels
+
+
+def tasks_figure(
+    records: Sequence[Record], arms: Sequence[str], metrics: Sequence[Metric]
+) -> "Figure":
+    """Draw a panel per metric: each seed of each arm, with mean and standard deviation.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    rows = -(-len(metrics) // _PER_ROW)
+    figure = _figure(11.0, 2.9 * rows + 0.6)
+    axes = list(figure.subplots(rows, _PER_ROW, squeeze=False).flat)
+    for axis in axes[len(metrics) :]:
+        axis.set_visible(False)
+    for axis, metric in zip(axes, metrics, strict=False):
+        for place, arm in enumerate(arms):
+            sample = list(values(records, arm, metric).values())
+            if not sample:
+                continue
+            found = spread(sample)
+            colour = PALETTE[place % len(PALETTE)]
+            axis.plot([place] * len(sample), sample, "_", color=colour, markersize=9, alpha=0.7)
+            axis.errorbar(
+                place, found.mean, yerr=found.std, fmt=MARKERS[place % len(MARKERS)],
+                color=colour, capsize=4, markersize=6, label=arm,
+            )  # fmt: skip
+        axis.set_title(metric.title, fontsize=9.5)
+        axis.set_xticks([])
+        axis.margins(x=0.3, y=0.2)
+        axis.tick_params(labelsize=8)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(arms), frameon=False)
+    return figure
+
+
+def sensitivity_figure(records: Sequence[Record], arms: Sequence[str]) -> "Figure":
+    """Draw the sensitivity at full strength by stage, means over seeds; a line per arm.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    by_arm: dict[str, Mapping[str, Sequence[float]]] = {}
+    for arm in arms:
+        series = [r.results["sensitivity"].series for r in records if r.arm == arm and not r.error]
+        if series:
+            by_arm[arm] = {
+                name: [fmean(point) for point in zip(*(s[name] for s in series), strict=True)]
+                for name in series[0]
+            }
+    return stage_figure(by_arm)
+
+
+def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> "Figure":
+    """Show queries for which two models find different neighbours, gains and losses alike.
+
+    Args:
+        data: The pictures.
+        task: One that both records have neighbours of.
+        first: Shown left of the query's other neighbours: the baseline.
+        second: What is compared with it.
+
+    Raises:
+        ConfigError: If the records are of different queries, or agree about every query.
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    labels = next(t.targets for t in data.tasks if t.name == task)
+    pairs = list(zip(first.neighbours[task], second.neighbours[task], strict=True))
+    if any(a[0] != b[0] for a, b in pairs):
+        raise ConfigError(f"{first.arm} and {second.arm} were recorded with different queries.")
+
+    def right(row: Sequence[int]) -> list[bool]:
+        return [bool(labels[index] == labels[row[0]]) for index in row[1:]]
+
+    def gain(place: int) -> tuple[int, int]:
+        """More of the neighbours are right, or the right ones are nearer."""
+        old, new = (right(row) for row in pairs[place])
+        return sum(new) - sum(old), (new > old) - (new < old)
+
+    order = sorted(range(len(pairs)), key=gain, reverse=True)
+    differing = [place for place in order if right(pairs[place][0]) != right(pairs[place][1])]
+    if not differing:
+        raise ConfigError(f"{first.arm} and {second.arm} find equally for every query of {task}.")
+    shown = list(dict.fromkeys([*differing[:_ROWS], *differing[-_ROWS:]]))
+    width = len(pairs[0][0]) - 1
+    figure = _figure(1.0 * (2 * width + 2), len(shown) + 0.9)
+    grid = figure.subplots(len(shown), 2 * width + 2, squeeze=False)
+    for row, place in enumerate(shown):
+        old, new = pairs[place]
+        _picture(grid[row][0], data, old[0], None)
+        grid[row][width + 1].set_visible(False)
+        for column, (rows, at) in enumerate(((old, 1), (new, width + 2))):
+            for number, (index, is_right) in enumerate(zip(rows[1:], right(rows), strict=True)):
+                _picture(grid[row][at + number], data, index, is_right)
+            if row == 0:
+                name = (first.arm, second.arm)[column]
+                grid[0][at].set_title(name, fontsize=9, loc="left")
+    nearest = [(right(a)[0], right(b)[0]) for a, b in pairs]
+    figure.suptitle(
+        f"{task}: of {len(pairs)} queries the nearest is right for {second.arm} only in "
+        f"{nearest.count((False, True))}, for {first.arm} only in {nearest.count((True, False))}",
+        fontsize=10,
+    )
+    return figure
+
+
+def _figure(width: float, height: float) -> "Figure":
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _picture(axis: "Axes", data: EvalData, index: int, is_right: bool | None) -> None:
+    axis.imshow(data.pictures[index][0])
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        # Dashes tell wrong from right without colour.
+        spine.set(
+            color={True: _RIGHT, False: _WRONG, None: "#444444"}[is_right],
+            linewidth=1.0 if is_right is None else 2.5,
+            linestyle="--" if is_right is False else "-",
+        )

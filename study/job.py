@@ -1,0 +1,181 @@
+"""One job of the study: train, package, evaluate, record."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+
+from cassle_zoo.devices import pick_device
+from cassle_zoo.eval.base import Compute, EvalData, Evaluator, Subject
+from cassle_zoo.eval.evaluators.emoji64 import Emoji64Suite
+from cassle_zoo.eval.evaluators.equivariance import Equivariance
+from cassle_zoo.eval.evaluators.linear_probe import LinearProbe
+from cassle_zoo.eval.evaluators.sensitivity import Sensitivity
+from cassle_zoo.eval.evaluators.spectrum import Spectrum
+from cassle_zoo.eval.harness import evaluate
+from cassle_zoo.eval.results import Result
+from cassle_zoo.eval.sources import open_source
+from cassle_zoo.hub.export import EXPORT_FILE, export_run
+from cassle_zoo.json_files import read_json
+from cassle_zoo.settings import Range, check_fields
+from cassle_zoo.study.design import GRID, Job
+from cassle_zoo.study.neighbours import neighbours
+from cassle_zoo.study.records import Record, settings_of
+from cassle_zoo.train.checkpoint import write_json
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.loop import check_same_run, train
+
+GRID_EVALUATORS: dict[str, Evaluator] = {"linear-probe": LinearProbe()}
+EVALUATORS: dict[str, Evaluator] = {
+    "emoji64": Emoji64Suite(),
+    "sensitivity": Sensitivity(figures=False),
+    "equivariance": Equivariance(figures=False),
+    "spectrum": Spectrum(figures=False),
+}
+CACHE = "cache"
+_SECONDS_FILE = "seconds.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where to compute.
+
+    Attributes:
+        device: Device of training and evaluation; a GPU by default if there is one.
+        threads: CPU threads of torch; its own choice by default. Rounding, and so results, may
+            depend on it.
+        data_workers: Processes that decode and crop for a training.
+    """
+
+    device: str | None = None
+    threads: Annotated[int | None, Range(1)] = None
+    data_workers: Annotated[int, Range(0)] = 1
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
+
+
+def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str) -> bool:
+    """Train, or continue training, in `folder/train`; a finished training is left as it is.
+
+    Args:
+        job: What to train.
+        folder: Of the job.
+        data: The pictures.
+        machine: Where to compute.
+        command: What to run to do it again.
+
+    Returns:
+        Whether it is finished; if not, a signal stopped it, and the same call continues.
+
+    Raises:
+        CassleZooError: See `cassle_zoo.train.loop.train`.
+    """
+    config = job_config(job, data, machine)
+    if (folder / "train" / "final" / EXPORT_FILE).exists():
+        check_same_run(config, folder / "train")
+        return True
+    started = time.perf_counter()
+    before = _seconds(folder)
+    try:
+        return train(config, folder / "train", command=command).finished
+    finally:
+        write_json(folder / _SECONDS_FILE, {"train": before + time.perf_counter() - started})
+
+
+def job_config(job: Job, data: Path, machine: Machine) -> TrainConfig:
+    """Return all settings of a job's training."""
+    config = job.arm.config
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, root=str(data), workers=machine.data_workers),
+        run=dataclasses.replace(
+            config.run,
+            seed=job.seed,
+            device=machine.device,
+            threads=machine.threads,
+            loggers=("csv",),
+        ),
+    )
+
+
+def evaluate_job(job: Job, folder: Path, data: EvalData, machine: Machine, command: str) -> Record:
+    """Package a finished training as `folder/model`, and measure that; see `train_job`."""
+    started = time.perf_counter()
+    subject = package(job, folder, data, machine)
+    in_grid = job.arm.group == GRID
+    results = measure(subject, GRID_EVALUATORS if in_grid else EVALUATORS, command)
+    found = {} if in_grid else neighbours(subject)
+    seconds = time.perf_counter() - started
+    return make_record(job, folder, machine, seconds, results=results, neighbours=found)
+
+
+def package(job: Job, folder: Path, data: EvalData, machine: Machine) -> Subject:
+    """Write a finished training as a model folder `folder/model`, to be measured on data."""
+    model = folder / "model"
+    export_run(folder / "train", model, overwrite=True)
+    compute = Compute(seed=job.seed, device=machine.device, cache=folder / CACHE, progress=False)
+    return Subject(open_source(f"local-dir:{model}"), data, compute)
+
+
+def measure(
+    subject: Subject, evaluators: Mapping[str, Evaluator], command: str
+) -> dict[str, Result]:
+    """Return the results of evaluations by name."""
+    return {
+        task: evaluate(
+            task, evaluator, subject.source, subject.data, subject.compute, command=command
+        )[0]
+        for task, evaluator in evaluators.items()
+    }
+
+
+def clean(folder: Path) -> None:
+    """Remove what a recorded job no longer needs: checkpoints and kept features."""
+    shutil.rmtree(folder / CACHE, ignore_errors=True)
+    for checkpoint in (folder / "train").glob("checkpoint*.pt"):
+        checkpoint.unlink()
+
+
+def make_record(
+    job: Job, folder: Path, machine: Machine, seconds: float = 0.0, **found: Any
+) -> Record:
+    """Return a job's record.
+
+    Args:
+        job: What was trained.
+        folder: Of the job.
+        machine: Where it was computed.
+        seconds: Spent on evaluation.
+        **found: What else a record holds: `results` and `neighbours`, or `error`.
+    """
+    return Record(
+        arm=job.arm.name,
+        group=job.arm.group,
+        against=job.arm.against,
+        seed=job.seed,
+        settings=settings_of(job),
+        seconds={"train": _seconds(folder), "evaluate": seconds},
+        device=device_name(machine.device),
+        **found,
+    )
+
+
+def device_name(device: str | None) -> str:
+    """Return the name of the GPU, or of another device with torch's number of threads."""
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
+        return torch.cuda.get_device_name(chosen)
+    count = torch.get_num_threads()
+    return f"{chosen.type} ({count} thread{'s' if count > 1 else ''})"
+
+
+def _seconds(folder: Path) -> float:
+    path = folder / _SECONDS_FILE
+    return float(read_json(path)["train"]) if path.exists() else 0.0

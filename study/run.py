@@ -1,0 +1,270 @@
+"""Walks through the study's jobs; several processes, and later calls, may share one folder.
+
+In the folder: `records/JOB.json` (what was measured; a job with a record is done), `runs/JOB/`
+(its training and its model), `log.txt`.
+"""
+
+import contextlib
+import datetime
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+from cassle_zoo.errors import CassleZooError, ConfigError, NonFiniteLossError
+from cassle_zoo.eval.base import EvalData
+from cassle_zoo.eval.datasets import open_data
+from cassle_zoo.settings import NOT_NEGATIVE, check_fields
+from cassle_zoo.study.design import MAIN, METHODS, Design, Job
+from cassle_zoo.study.job import (
+    Machine,
+    clean,
+    evaluate_job,
+    job_config,
+    make_record,
+    train_job,
+)
+from cassle_zoo.study.records import Record, choose
+from cassle_zoo.train.guards import locked
+from cassle_zoo.train.loop import check_same_run
+
+STOPPED = 143
+_POLL = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """A walk through the jobs.
+
+    Attributes:
+        out: Folder of the study.
+        data: `emoji64.tar` or its folder.
+        design: Budgets and arms.
+        machine: Where to compute.
+        only: Shell patterns of names of jobs, arms or groups to run; the grid is always run.
+        hours: No job is started after so many hours.
+    """
+
+    out: Path
+    data: Path
+    design: Design = field(default_factory=Design)
+    machine: Machine = field(default_factory=Machine)
+    only: tuple[str, ...] = ("*",)
+    hours: Annotated[float | None, NOT_NEGATIVE] = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self)
+
+    def __call__(self) -> int:
+        """Run jobs until none is left that another process is not running.
+
+        Returns:
+            0; `STOPPED` after a signal or when the hours are over.
+        """
+        started = time.monotonic()
+        opened: list[EvalData] = []
+        while todo := self.todo():
+            if self.hours is not None and time.monotonic() - started > 3600 * self.hours:
+                self._log(f"{self.hours:g} hours are over; the same command continues.")
+                return STOPPED
+            with self._claim(todo) as job:
+                if job is None and self.choice_is_open():
+                    time.sleep(_POLL)  # others are training the last of the grid
+                elif job is None:
+                    break
+                else:
+                    opened = opened or [open_data("emoji64", self.data)]
+                    if not self._run(job, opened[0]):
+                        return STOPPED
+        return 0
+
+    def record_path(self, job: Job) -> Path:
+        """Return where a job's record is, or will be."""
+        return self.out / "records" / f"{job.name}.json"
+
+    def todo(self) -> list[Job]:
+        """Return the jobs without a record, as far as they can be known yet, in order.
+
+        Raises:
+            ConfigError: If there is a record, but of other settings.
+        """
+        return [job for job in self.jobs() if not self._is_done(job)]
+
+    def choice_is_open(self) -> bool:
+        """Return whether the grid is not finished, so that no other job is known."""
+        return not all(self.record_path(job).exists() for job in self.design.grid())
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs asked for: the grid's until it is finished, then all.
+
+        Raises:
+            ConfigError: If no job has such a name.
+        """
+        grid = self.design.grid()
+        known = self.design.jobs(self.design.recipe_choice())
+        if not any(self._is_wanted(job) for job in (*grid, *known)):
+            raise ConfigError(
+                f"no job is called {' or '.join(self.only)}; the arms are "
+                f"{', '.join(dict.fromkeys(job.arm.name for job in (*grid, *known)))}."
+            )
+        if self.choice_is_open():
+            return list(grid)
+        records = [Record.load(self.record_path(job)) for job in grid]
+        choice = choose(records) if records else self.design.recipe_choice()
+        return [*grid, *(job for job in self.design.jobs(choice) if self._is_wanted(job))]
+
+    def _is_wanted(self, job: Job) -> bool:
+        names = (job.name, job.arm.name, job.arm.group)
+        return any(fnmatch(name, pattern) for name in names for pattern in self.only)
+
+    def _is_done(self, job: Job) -> bool:
+        if not self.record_path(job).exists():
+            return False
+        check_same_run(job_config(job, self.data, self.machine), self._folder(job) / "train")
+        return True
+
+    def _folder(self, job: Job) -> Path:
+        return self.out / "runs" / job.name
+
+    @contextlib.contextmanager
+    def _claim(self, todo: Sequence[Job]) -> Iterator[Job | None]:
+        """Hold the first job that no other process holds; None if there is none."""
+        with contextlib.ExitStack() as stack:
+            for job in todo:
+                try:
+                    stack.enter_context(locked(self._folder(job)))
+                except ConfigError:
+                    continue
+                if not self.record_path(job).exists():  # finished since `todo` was made
+                    yield job
+                    return
+            yield None
+
+    def _run(self, job: Job, data: EvalData) -> bool:
+        """Do a job; return False if it was stopped."""
+        folder, command = self._folder(job), self.command(job)
+        self._log(f"{job.name}: training, {job.arm.config.optim.epochs} epochs")
+        try:
+            if not train_job(job, folder, self.data, self.machine, command):
+                self._log(f"{job.name}: stopped; the same command continues.")
+                return False
+        except NonFiniteLossError as error:
+            record = make_record(job, folder, self.machine, error=str(error))
+            self._log(f"{job.name}: {error}")
+        else:
+            record = evaluate_job(job, folder, data, self.machine, command)
+        record.save(self.record_path(job))
+        clean(folder)
+        minutes = {part: f"{seconds / 60:.1f}" for part, seconds in record.seconds.items()}
+        self._log(
+            f"{job.name}: done in {minutes['train']} + {minutes['evaluate']} min; {self._left()}"
+        )
+        return True
+
+    def command(self, job: Job) -> str:
+        """Return what to run to get a job's record."""
+        design = self.design
+        words = ["cassle-zoo reproduce study --data emoji64.tar -o OUT"]
+        words.append(f"--epochs {design.epochs}")
+        words.append(f"--grid-epochs {design.grid_epochs}" if design.choose else "--no-choose")
+        option = {MAIN: "--seeds", METHODS: "--method-seeds"}.get(job.arm.group)
+        if option:
+            words.append(f"{option} {job.seed + 1}")
+        return " ".join([*words, f"--only {job.name}"])
+
+    def _left(self) -> str:
+        """Say how much is left, and how long one process will take for it by what is done."""
+        records = [Record.load(path) for path in (self.out / "records").glob("*.json")]
+        epochs = sum(record.settings["optim"]["epochs"] for record in records)
+        train = sum(record.seconds["train"] for record in records)
+        evaluate = sum(record.seconds["evaluate"] for record in records) / len(records)
+        left = [job.arm.config.optim.epochs for job in self.todo()]
+        hours = (sum(left) * train / epochs + len(left) * evaluate) / 3600
+        of_what = " of the grid" if self.choice_is_open() else ""
+        return f"{len(left)} left{of_what}, about {hours:.1f} hours of one process"
+
+    def _log(self, text: str) -> None:
+        line = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S} {text}"
+        print(line, file=sys.stderr, flush=True)
+        with (self.out / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+
+def run_study(walk: Walk, workers: int = 1) -> int:
+    """Walk with one or more processes, which a SIGTERM or SIGINT stops cleanly.
+
+    Args:
+        walk: What to do.
+        workers: Number of processes.
+
+    Returns:
+        The worst exit status of the walks: see `Walk`.
+
+    Raises:
+        ConfigError: If jobs were recorded with other settings, or none is called as asked for.
+    """
+    walk.out.mkdir(parents=True, exist_ok=True)
+    walk.todo()
+    if workers == 1:
+        return _interruptible(walk)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_exit_with, args=(walk,)) for _ in range(workers)]
+    with _forwarding(processes):
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    # A process that a signal killed has a negative status.
+    return max(abs(process.exitcode or 0) for process in processes)
+
+
+class _Stop(BaseException):
+    """Raised by a signal outside of training, which handles signals itself."""
+
+
+def _interruptible(walk: Callable[[], int]) -> int:
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise _Stop
+
+    with _handling(stop):
+        try:
+            return walk()
+        except _Stop:
+            return STOPPED
+
+
+def _exit_with(walk: Walk) -> None:
+    try:
+        status = _interruptible(walk)
+    except CassleZooError as error:
+        raise SystemExit(f"cassle-zoo: error: {error}") from None
+    raise SystemExit(status)
+
+
+@contextlib.contextmanager
+def _forwarding(processes: Sequence[SpawnProcess]) -> Iterator[None]:
+    def stop(signum: int, frame: FrameType | None) -> None:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+
+    with _handling(stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, old in previous.items():
+            signal.signal(signum, old)

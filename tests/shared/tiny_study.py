@@ -1,0 +1,21 @@
+"""The study's design with a small network."""
+
+import dataclasses
+
+from cassle_zoo.study.design import Design
+from cassle_zoo.study.job import Machine
+from cassle_zoo.train.recipes.emoji64 import resnet18_cassle_simclr
+
+MACHINE = Machine(device="cpu", threads=1, data_workers=0)
+
+
+def small_design() -> Design:
+    recipe = resnet18_cassle_simclr()
+    base = dataclasses.replace(
+        recipe,
+        arch="test_resnet",
+        augment=dataclasses.replace(recipe.augment, size=32),
+        optim=dataclasses.replace(recipe.optim, batch_size=64),
+        run=dataclasses.replace(recipe.run, monitor_every=0, checkpoint_every=1),
+    )
+    return Design(base=base, epochs=1, grid_epochs=1, seeds=2)

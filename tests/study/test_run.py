@@ -1,0 +1,170 @@
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
+from cassle_zoo.study import run
+from cassle_zoo.study.design import GRID
+from cassle_zoo.study.records import Record, best_of, choose, load_records, validation_score
+from cassle_zoo.study.run import STOPPED, Walk, run_study
+from cassle_zoo.train.guards import locked
+
+FIRST = "test_resnet_simclr-seed0"
+
+
+def only(walk: Walk, *patterns: str, **changes: Any) -> Walk:
+    return dataclasses.replace(walk, only=patterns, **changes)
+
+
+@pytest.mark.slow
+def test_the_best_of_the_grid_on_validation_data_decides(finished: Walk) -> None:
+    assert finished.todo() == []
+    records = load_records(finished.out / "records")
+    grid = [record for record in records if record.group == GRID]
+    rest = [record for record in records if record.group != GRID]
+    assert (len(grid), len(rest)) == (2, 7)
+    scores = {r.arm: validation_score(r) for r in grid}
+    assert all(0 < score <= 1 for score in scores.values())
+    chosen = choose(grid)
+    best = next(r for r in grid if scores[r.arm] == max(scores.values()))
+    assert best.settings["optim"]["base_lr"] == chosen.base_lr
+    for record in rest:
+        assert record.settings["optim"]["base_lr"] == chosen.base_lr
+        assert record.settings["optim"]["weight_decay"] == chosen.weight_decay
+
+
+def test_test_data_play_no_part_in_choices(record: Record) -> None:
+    def with_probe(seed: int, *validation: float, test: float) -> Record:
+        series = {f"{i}: validation top-1 by w": [0.1, v] for i, v in enumerate(validation)}
+        metrics = {"vendor": {"linear_top1": test}}
+        result = dataclasses.replace(
+            record.results["emoji64"], series={**series, "other": [1.0]}, metrics=metrics
+        )
+        return dataclasses.replace(record, seed=seed, results={"emoji64": result})
+
+    worse, better = with_probe(0, 0.2, 0.4, test=0.9), with_probe(1, 0.3, 0.4, test=0.1)
+    assert validation_score(worse) == pytest.approx(0.3)
+    assert best_of([worse, better]) is better
+    with pytest.raises(DataError, match="seed 0, has no validation accuracies"):
+        best_of([record])
+
+
+@pytest.mark.slow
+def test_arms_are_equal_but_for_what_their_names_say(finished: Walk) -> None:
+    records = {(r.arm, r.seed): r for r in load_records(finished.out / "records")}
+    plain = records["test_resnet_simclr", 1]
+    for name, part in [
+        ("test_resnet_cassle_simclr", "conditioning"),
+        ("test_resnet_simclr-augself", "augself"),
+    ]:
+        other = records[name, 1]
+        assert other.against == plain.arm
+        differing = {k for k in other.settings if other.settings[k] != plain.settings[k]}
+        assert differing == {"name", part}
+        assert set(other.results) == {"emoji64", "sensitivity", "equivariance", "spectrum"}
+        assert other.seconds["train"] > 0
+        assert other.results["emoji64"].seed == 1
+        # Queries with their neighbours, the same queries for all.
+        for task in ("flags", "identity", "skin_tone"):
+            rows, rows_of_plain = other.neighbours[task], plain.neighbours[task]
+            assert [row[0] for row in rows] == [row[0] for row in rows_of_plain]
+            assert all(row[0] not in row[1:] for row in rows)
+
+
+@pytest.mark.slow
+def test_a_stopped_walk_continues_and_what_is_done_stays(walk: Walk) -> None:
+    both = only(walk, "test_resnet_simclr-seed*")
+    assert run_study(dataclasses.replace(both, hours=0)) == STOPPED
+    assert [job.name for job in both.todo()] == [FIRST, "test_resnet_simclr-seed1"]
+    assert run_study(only(walk, FIRST)) == 0
+    path = walk.out / "records" / f"{FIRST}.json"
+    written = path.stat().st_mtime_ns
+    assert not list((walk.out / "runs").rglob("checkpoint*"))
+    assert run_study(both) == 0
+    assert path.stat().st_mtime_ns == written
+    assert both.todo() == []
+    assert "0 left, about 0.0 hours" in (walk.out / "log.txt").read_text()
+    # Without its record a trained model is measured again, to the same numbers, not trained again.
+    first = Record.load(path)
+    export = walk.out / "runs" / FIRST / "train" / "final" / "export.json"
+    trained = export.stat().st_mtime_ns
+    path.unlink()
+    assert run_study(both) == 0
+    assert Record.load(path).results["emoji64"].metrics == first.results["emoji64"].metrics
+    assert Record.load(path).seconds["train"] == first.seconds["train"]
+    assert export.stat().st_mtime_ns == trained
+    longer = dataclasses.replace(walk.design, epochs=2)
+    with pytest.raises(ConfigError, match=r"optim\.epochs: 1 there, 2 now"):
+        run_study(dataclasses.replace(both, design=longer))
+
+
+def test_what_another_process_holds_is_left_to_it(walk: Walk) -> None:
+    one = only(walk, FIRST)
+    with locked(walk.out / "runs" / FIRST):
+        assert run_study(one) == 0
+    assert [job.name for job in one.todo()] == [FIRST]
+
+
+def test_a_diverged_training_is_recorded(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_: Any) -> bool:
+        raise NonFiniteLossError("the loss became nan")
+
+    monkeypatch.setattr(run, "train_job", diverge)
+    assert run_study(only(walk, FIRST)) == 0
+    record = Record.load(walk.out / "records" / f"{FIRST}.json")
+    assert record.error == "the loss became nan"
+    assert validation_score(record) == 0
+
+
+def test_unknown_names_are_refused(walk: Walk) -> None:
+    with pytest.raises(ConfigError, match="no job is called resnet99"):
+        run_study(only(walk, "resnet99"))
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text in ("{", "[]", "{}", '{"results": {"emoji64": 3}}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"x\.json"):
+            load_records(tmp_path)
+
+
+def test_records_survive_a_round_trip(record: Record, tmp_path: Path) -> None:
+    record.save(tmp_path / "deep" / "a.json")
+    assert load_records(tmp_path / "deep") == [record]
+
+
+_PROGRAM = """
+import dataclasses, sys
+from pathlib import Path
+sys.path.insert(0, {shared!r})
+from tiny_study import MACHINE, small_design
+from cassle_zoo.study.run import Walk, run_study
+design = dataclasses.replace(small_design(), choose=False, epochs=200)
+walk = Walk(out=Path({out!r}), data=Path({data!r}), design=design, machine=MACHINE, only=("main",))
+raise SystemExit(run_study(walk, {workers}))
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_stops_all_workers_which_save_their_work(emoji: Path, tmp_path: Path) -> None:
+    shared = Path(__file__).parents[1] / "shared"
+    program = _PROGRAM.format(shared=str(shared), out=str(tmp_path), data=str(emoji), workers=2)
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("runs/*/train/checkpoint.pt"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == STOPPED
+    assert said.count("stopped; the same command continues") == 2
+    assert not list(tmp_path.glob("records/*"))

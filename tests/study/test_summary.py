@@ -1,0 +1,79 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.study.records import Record
+from cassle_zoo.study.summary import (
+    Metric,
+    markdown_table,
+    paired,
+    show_difference,
+    show_spread,
+    spread,
+    values,
+)
+
+SHARE = Metric(evaluation="emoji64", part="flags", name="recall@1", title="flags", scale=100)
+
+
+def test_spread_is_that_of_a_sample() -> None:
+    sample = [70.5, 69.0, 72.25]
+    found = spread(sample)
+    assert found.mean == pytest.approx(np.mean(sample))
+    assert found.std == pytest.approx(np.std(sample, ddof=1))
+    assert show_spread(found) == "70.6 ± 1.6"
+    assert show_spread(spread([70.5])) == "70.5"
+    with pytest.raises(ConfigError, match="no values"):
+        spread([])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 20])
+def test_paired_interval_is_that_of_the_paired_t_test(count: int) -> None:
+    rng = np.random.default_rng(count)
+    first, second = rng.normal(70, 2, count), rng.normal(68, 2, count)
+    # Seeds in different orders, and one without a partner.
+    found = paired(
+        dict(enumerate(first)), {99: 0.0} | dict(reversed(list(enumerate(second.tolist()))))
+    )
+    assert found is not None
+    expected = stats.ttest_rel(first, second)
+    interval = expected.confidence_interval(0.95)
+    assert found.mean == pytest.approx(np.mean(first - second))
+    assert found.mean - found.half_width == pytest.approx(interval.low)
+    assert found.mean + found.half_width == pytest.approx(interval.high)
+    assert (found.sign != 0) == (expected.pvalue < 0.05)
+
+
+def test_few_pairs() -> None:
+    assert paired({0: 1.0}, {1: 1.0}) is None
+    single = paired({0: 3.0}, {0: 1.0})
+    assert single is not None
+    assert (single.half_width, single.sign, show_difference(single)) == (None, 0, "+2.0")
+
+
+def test_differences_that_exclude_zero_are_bold() -> None:
+    assert show_difference(paired({0: 3.0, 1: 3.2}, {0: 1.0, 1: 1.0})) == (  # type: ignore[arg-type]
+        "**+2.1 [+0.8, +3.4]**"
+    )
+    assert paired({0: 1.0, 1: 1.0}, {0: 3.0, 1: 3.2}).sign == -1  # type: ignore[union-attr]
+    wide = paired({0: 3.0, 1: 0.0}, {0: 1.0, 1: 1.0})
+    assert wide is not None
+    assert wide.sign == 0
+    assert "**" not in show_difference(wide)
+
+
+def test_values_leave_out_what_diverged(record: Record) -> None:
+    broken = dataclasses.replace(record, seed=1, results={}, error="the loss became nan")
+    assert values([record, broken], record.arm, SHARE) == {0: 25.0}
+    assert values([record], "another", SHARE) == {}
+    unknown = dataclasses.replace(SHARE, name="recall@7")
+    with pytest.raises(DataError, match="recall@7"):
+        values([record], record.arm, unknown)
+
+
+def test_markdown_table() -> None:
+    table = markdown_table(["arm", "a"], [["x", "1"], ["y", "2"]])
+    assert table.splitlines() == ["| arm | a |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]

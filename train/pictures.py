@@ -1,0 +1,83 @@
+"""Pictures in folders (found as `extract_features` finds them) and archives."""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from cassle_zoo.errors import DataError
+from cassle_zoo.images import list_image_files, open_image
+
+
+class FolderPictures(Dataset[tuple[Image.Image, int]]):
+    """All pictures of a folder and the folders below it.
+
+    Attributes:
+        root: The folder.
+        notes: A line on each folder that cannot be opened, and is left out.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """List the files; a picture's label is the number of its folder's name.
+
+        Raises:
+            DataError: If there are no pictures.
+        """
+        self.root = root
+        self.notes: list[str] = []
+        self._files = list_image_files(root, on_error=self._left_out)
+        if not self._files:
+            reasons = "; ".join(self.notes) or "it holds no pictures"
+            raise DataError(f"cannot open {str(root)!r} as a folder of pictures: {reasons}")
+        names = sorted({file.parent.name for file in self._files})
+        labels = {name: label for label, name in enumerate(names)}
+        self._labels = [labels[file.parent.name] for file in self._files]
+
+    def _left_out(self, folder: Path, reason: str) -> None:
+        self.notes.append(f"folder {str(folder)!r} is left out: {reason}.")
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return a picture and its label.
+
+        Raises:
+            UnreadableImageError: If it cannot be read.
+        """
+        return open_image(self._files[index]), self._labels[index]
+
+    def filename(self, index: int) -> str:
+        """Return the name of the picture's file, within the folder."""
+        return str(self._files[index].relative_to(self.root))
+
+
+class ReaderPictures(Dataset[tuple[Image.Image, int]]):
+    """Pictures of timm's reader of archives; unlike timm's own data set it hides no bad picture."""
+
+    def __init__(self, reader: Any) -> None:
+        """Keep the reader."""
+        self.reader = reader
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return a picture and its label.
+
+        Raises:
+            UnreadableImageError: If it cannot be decoded.
+            OSError: If the file cannot be read.
+        """
+        source, label = self.reader[index]
+        image = open_image(source)
+        if not isinstance(source, Image.Image):
+            source.close()
+        return image, label
+
+    def filename(self, index: int) -> str:
+        """Return the name of the picture's file."""
+        return str(self.reader.filename(index))
