@@ -8,7 +8,6 @@ interrupted benchmark continues.
 """
 
 import argparse
-import importlib
 import importlib.metadata
 import json
 import os
@@ -58,8 +57,7 @@ def main() -> int:
         file = kept / f"{name}.json"
         if not file.exists():
             print(f"{name} ...", file=sys.stderr, flush=True)
-            command = [sys.executable, "-m", "benchmarks.one_row", name, str(args.rounds)]
-            if subprocess.run([*command, str(file)], check=False).returncode:
+            if not measured(name, args.rounds, file):
                 failed = True
                 continue
         rows[name] = json.loads(file.read_text(encoding="utf-8"))
@@ -75,9 +73,14 @@ def main() -> int:
     return 0
 
 
-def measure(name: str, rounds: int) -> dict[str, Any]:
-    """Measure one row in this process."""
-    row: Row = importlib.import_module(f"benchmarks.rows.{name}").measure(rounds)
+def measured(name: str, rounds: int, file: Path) -> bool:
+    """Measure a row in a process of its own, which writes `file`; return whether it could."""
+    command = [sys.executable, "-m", "benchmarks.one_row", name, str(rounds), str(file)]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def as_record(row: Row) -> dict[str, Any]:
+    """Return a row as JSON types."""
     return asdict(row)
 
 

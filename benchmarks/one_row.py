@@ -1,12 +1,13 @@
 """Measure one row in this process: ``python -m benchmarks.one_row NAME ROUNDS FILE``."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
 
-from benchmarks.bench import measure
+from benchmarks.bench import as_record
 
 if __name__ == "__main__":
     name, rounds, file = sys.argv[1:]
-    measured = json.dumps(measure(name, int(rounds)))
-    Path(file).write_text(measured, encoding="utf-8")
+    row = importlib.import_module(f"benchmarks.rows.{name}").measure(int(rounds))
+    Path(file).write_text(json.dumps(as_record(row)), encoding="utf-8")

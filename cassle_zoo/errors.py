@@ -56,6 +56,10 @@ class StorageError(CassleZooError, OSError):
     """Nothing can be written: the disk is full, or a quota or limit is reached."""
 
 
+class ProcessLostError(CassleZooError, RuntimeError):
+    """One of the processes that train together, or the network between them, is gone."""
+
+
 class NonFiniteLossError(CassleZooError, RuntimeError):
     """The training loss became NaN or infinite."""
 

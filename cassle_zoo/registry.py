@@ -142,6 +142,7 @@ def _checked(
     """
     from cassle_zoo.strict import check_backbone_keys
 
+    construction.close()
     check_backbone_keys(state, model)
     own = model.state_dict()
     return {

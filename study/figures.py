@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _RIGHT, _WRONG = "#009e73", "#d55e00"
 _ROWS = 3  # queries of each kind in a gallery
 _PER_ROW = 4  # metrics in a row of panels
+_CELL = 0.65  # inches of a picture in a gallery
 
 
 def tasks_figure(
@@ -79,8 +80,8 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
     Args:
         data: The pictures.
         task: One that both records have neighbours of.
-        first: Shown left of the query's other neighbours: the baseline.
-        second: What is compared with it.
+        first: The baseline, shown at the left, beside the queries.
+        second: What is compared with it, shown at the right.
 
     Raises:
         ConfigError: If the records are of different queries, or agree about every query.
@@ -105,23 +106,21 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
         raise ConfigError(f"{first.arm} and {second.arm} find equally for every query of {task}.")
     shown = list(dict.fromkeys([*differing[:_ROWS], *differing[-_ROWS:]]))
     width = len(pairs[0][0]) - 1
-    figure = _figure(1.0 * (2 * width + 2), len(shown) + 0.9)
+    figure = _figure(_CELL * (2 * width + 2), _CELL * len(shown) + 0.5)
     grid = figure.subplots(len(shown), 2 * width + 2, squeeze=False)
     for row, place in enumerate(shown):
         old, new = pairs[place]
         _picture(grid[row][0], data, old[0], None)
         grid[row][width + 1].set_visible(False)
-        for column, (rows, at) in enumerate(((old, 1), (new, width + 2))):
+        for rows, at in ((old, 1), (new, width + 2)):
             for number, (index, is_right) in enumerate(zip(rows[1:], right(rows), strict=True)):
                 _picture(grid[row][at + number], data, index, is_right)
-            if row == 0:
-                name = (first.arm, second.arm)[column]
-                grid[0][at].set_title(name, fontsize=9, loc="left")
     nearest = [(right(a)[0], right(b)[0]) for a, b in pairs]
     figure.suptitle(
         f"{task}: of {len(pairs)} queries the nearest is right for {second.arm} only in "
-        f"{nearest.count((False, True))}, for {first.arm} only in {nearest.count((True, False))}",
-        fontsize=10,
+        f"{nearest.count((False, True))}, for {first.arm} only in {nearest.count((True, False))}\n"
+        f"left: query, and what {first.arm} finds; right: {second.arm}",
+        fontsize=8.5,
     )
     return figure
 
@@ -143,6 +142,6 @@ def _picture(axis: "Axes", data: EvalData, index: int, is_right: bool | None) ->
         # Dashes tell wrong from right without colour.
         spine.set(
             color={True: _RIGHT, False: _WRONG, None: "#444444"}[is_right],
-            linewidth=1.0 if is_right is None else 2.5,
+            linewidth=1.0 if is_right is None else 2.0,
             linestyle="--" if is_right is False else "-",
         )

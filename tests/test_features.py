@@ -53,6 +53,19 @@ def reference(model: nn.Module, images: list[Image.Image]) -> Tensor:
         return model(torch.stack([transform(image) for image in images]))
 
 
+def test_reading_in_threads_changes_nothing(
+    model: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for threads in (1, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        results.append(extract_features(model, folder, batch_size=4))
+    alone, together = results
+    assert torch.equal(alone.features, together.features)
+    assert (alone.sources, alone.skipped) == (together.sources, together.skipped)
+    assert len(alone.skipped) == 1
+
+
 def test_folder_keeps_order_and_names_what_it_left_out(model: nn.Module, folder: Path) -> None:
     result = extract_features(model, folder)
     names = ["0.png", "1.png", "2.png", "sub/3.png", "sub/4.png"]

@@ -19,6 +19,7 @@ from cassle_zoo.errors import (
     DataError,
     NonFiniteLossError,
     NotEnoughMemoryError,
+    ProcessLostError,
     StorageError,
 )
 
@@ -132,6 +133,7 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
         StorageError: If the disk is full.
         DataError: If a data worker was killed.
+        ProcessLostError: If another process, or the network to it, is gone.
     """
     try:
         yield
@@ -142,6 +144,12 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
             raise _memory_advice(error, batch_size) from error
         if "DataLoader worker (pid" in str(error):
             raise DataError(f"{str(error).strip().rstrip('.')}. {WORKER_ADVICE}") from error
+        if isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error):
+            reason = str(error).strip().partition("\n")[0]
+            raise ProcessLostError(
+                f"lost the other processes ({reason}). Under torchrun --max-restarts N the run "
+                "starts again from the last checkpoint; so it does when the command is given anew."
+            ) from error
         raise
     except OSError as error:
         if error.errno == errno.ENOMEM:

@@ -56,6 +56,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
         StorageError: If the disk is full.
         ArtifactError: If all checkpoints are damaged.
+        ProcessLostError: If another process, or the network to it, is gone.
     """
     out = Path(out)
     with (

@@ -79,7 +79,9 @@ def disturb(out: Path, process: Any, line: Any, fault: Callable[[], Any]) -> Non
     """Let a fault happen at a random moment, and wait until the run continues after it."""
     wait_for_progress(out, process)
     assert process.poll() is None, f"it ended before the fault: {logs(out)[-3000:]}"
-    time.sleep(DICE.uniform(0, 1.5))
+    step = steps_logged(out) + DICE.randrange(CHECKPOINT_EVERY)
+    wait_for(lambda: process.poll() is not None or steps_logged(out) >= step, "a step")
+    time.sleep(DICE.uniform(0, 0.3))
     before, done = len(restarts(out)), 0
     fault()
     line.injected += 1
@@ -110,6 +112,7 @@ def test_killed_workers(pictures: Path, tmp_path: Path, alone: Path, row: Any) -
         process.terminate()
     line.else_lost = differences(out, alone)
     assert line.else_lost == 0
+    assert "ProcessLostError" in logs(out)
 
 
 @pytest.fixture
@@ -177,3 +180,4 @@ def test_cut_link(
             process.terminate()
     line.else_lost = differences(out, alone)
     assert line.else_lost == 0
+    assert "ProcessLostError" in logs(out)

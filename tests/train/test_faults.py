@@ -14,7 +14,12 @@ import pytest
 import torch
 
 from cassle_zoo.cli.main import main
-from cassle_zoo.errors import ArtifactError, NotEnoughMemoryError, StorageError
+from cassle_zoo.errors import (
+    ArtifactError,
+    NotEnoughMemoryError,
+    ProcessLostError,
+    StorageError,
+)
 from cassle_zoo.train import logs, loop
 from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
@@ -60,6 +65,26 @@ def test_out_of_memory_advises(
         loop.train(config, tmp_path)
     assert "\n" not in str(caught.value)
     assert_continues(config, tmp_path, after=7)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error"),
+        torch.distributed.DistBackendError("NCCL error"),
+    ],
+    ids=["gloo", "nccl"],
+)
+def test_lost_processes_are_told(
+    config: TrainConfig, tmp_path: Path, fault_at: Any, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    says = r"lost the other processes \(.*rror\)\. Under torchrun --max-restarts"
+    with fault_at(3, fail), pytest.raises(ProcessLostError, match=says):
+        loop.train(config, tmp_path)
+    assert_continues(config, tmp_path, after=3)
 
 
 def test_other_errors_pass(config: TrainConfig, tmp_path: Path, fault_at: Any) -> None:
