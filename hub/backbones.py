@@ -155,7 +155,8 @@ def _resnets(state: State) -> tuple[str, ...]:
     if stem[-1] != 7:
         raise CheckpointError(
             f"the first convolution is {stem[-1]}x{stem[-2]}, the stem for small pictures (CIFAR); "
-            "timm's ResNets have 7x7, so there is no model that these weights fit."
+            "timm's ResNets have 7x7. The tensors do not show its padding, nor whether a max-pool "
+            "follows, and a wrong guess would give wrong features in silence."
         )
     blocks = {tuple(map(int, m.groups())) for key in state if (m := _BLOCK.match(key))}
     stages = tuple(sum(stage == n for stage, _ in blocks) for n in range(1, 5))
