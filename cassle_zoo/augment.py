@@ -3,7 +3,7 @@
 `sample_params` draws everything random of a view from an explicit generator, `apply_params` is a
 deterministic function of pixels and parameters, and `describe` turns the parameters into omega.
 The recipe is the paper's (section 4): random resized crop, flip, colour jitter, grayscale, blur.
-Cropping needs the whole picture, so it happens where that is decoded (`crop.crop_image`, in the
+Cropping needs the whole picture, so it happens where that is decoded (`crop.cut_crops`, in the
 data workers); all else is batched and runs on the device of its input.
 """
 

@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 _TRIES = 10
@@ -49,13 +51,13 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def crop_image(image: Image.Image, box: Box, size: int) -> Tensor:
-    """Cut `box` (top, left, height, width) out of an RGB picture and resize it (bilinear).
+def cut_crops(image: Image.Image, boxes: Sequence[Box], size: int) -> Tensor:
+    """Cut boxes out of an RGB picture and resize each to a square (bilinear, antialiased).
 
     Returns:
-        (3, size, size) uint8.
+        (len(boxes), 3, size, size) uint8.
     """
-    top, left, height, width = box
-    crop = image.crop((left, top, left + width, top + height))
-    tensor: Tensor = pil_to_tensor(crop.resize((size, size), Image.Resampling.BILINEAR))
-    return tensor
+    pixels = pil_to_tensor(image)
+    # Pillow's own resize gives the same but for rounding, and takes three times as long.
+    crops = [pixels[None, :, top : top + h, left : left + w] for top, left, h, w in boxes]
+    return torch.cat([interpolate(c, (size, size), mode="bilinear", antialias=True) for c in crops])

@@ -1,14 +1,13 @@
 """Views with their omegas as a transform, for training loops other than ours."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from cassle_zoo.augment import AugmentConfig, apply_params, describe, sample_params
-from cassle_zoo.crop import crop_image
+from cassle_zoo.crop import cut_crops
 from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.errors import ConfigError
 
@@ -61,8 +60,7 @@ class DescribedViews:
         image = image.convert("RGB")
         source = torch.tensor([[image.height, image.width]]).expand(self.views, 2)
         params = sample_params(self.config, source, generator=self._generator())
-        boxes: list[Any] = params.box.tolist()
-        crops = torch.stack([crop_image(image, tuple(box), self.config.size) for box in boxes])
+        crops = cut_crops(image, params.box.tolist(), self.config.size)
         images, color_diff = apply_params(crops, params, self.config)
         omegas = describe(params, color_diff, self.layout, self.config)
         return list(images), list(omegas)

@@ -22,7 +22,7 @@ from cassle_zoo.augment import (
     params_from_uniforms,
     view_generator,
 )
-from cassle_zoo.crop import crop_image
+from cassle_zoo.crop import cut_crops
 from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS, DescriptorLayout
 from cassle_zoo.errors import ConfigError, unknown_name
 from cassle_zoo.eval.base import EvalData, Pictures, Subject
@@ -241,9 +241,6 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         image = open_image(self.pictures[self.indices[row]][0])
         source = torch.tensor([[image.height, image.width]])
-        crops = []
-        for view in self.views:
-            top, left, height, width = view.params(self.uniforms[row : row + 1], source).box[0]
-            box = (int(top), int(left), int(height), int(width))
-            crops.append(crop_image(image, box, view.config.size))
-        return torch.stack(crops), source[0]
+        uniforms = self.uniforms[row : row + 1]
+        boxes = torch.cat([view.params(uniforms, source).box for view in self.views]).tolist()
+        return cut_crops(image, boxes, self.views[0].config.size), source[0]

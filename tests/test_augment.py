@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cassle_zoo import pixels
 from cassle_zoo.augment import (
@@ -21,7 +22,7 @@ from cassle_zoo.augment import (
     sample_params,
     view_generator,
 )
-from cassle_zoo.crop import crop_box, crop_image
+from cassle_zoo.crop import crop_box, cut_crops
 from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS, PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.errors import ConfigError
 
@@ -193,7 +194,7 @@ def test_crop_of_extreme_pictures(size: tuple[int, int]) -> None:
     assert 0 <= left <= left + w <= width
     assert min(h, w) >= 1
     picture = Image.new("RGB", (width, height), (10, 20, 30))
-    crop = crop_image(picture, (top, left, h, w), 8)
+    (crop,) = cut_crops(picture, [(top, left, h, w)], 8)
     assert crop.shape == (3, 8, 8)
     assert crop[:, 0, 0].tolist() == [10, 20, 30]
 
@@ -201,8 +202,20 @@ def test_crop_of_extreme_pictures(size: tuple[int, int]) -> None:
 def test_crop_cuts_the_right_place() -> None:
     picture = np.zeros((40, 60, 3), dtype=np.uint8)
     picture[10:20, 30:50] = 255
-    crop = crop_image(Image.fromarray(picture), (10, 30, 10, 20), 16)
+    (crop,) = cut_crops(Image.fromarray(picture), [(10, 30, 10, 20)], 16)
     assert crop.min() == 255
+
+
+def test_crops_are_those_of_pillow_but_for_rounding() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    boxes = [(0, 0, 90, 120), (7, 11, 80, 64), (30, 40, 5, 9), (89, 119, 1, 1)]
+    for crop, (top, left, h, w) in zip(cut_crops(picture, boxes, 32), boxes, strict=True):
+        cut = picture.crop((left, top, left + w, top + h))
+        expected = pil_to_tensor(cut.resize((32, 32), Image.Resampling.BILINEAR))
+        difference = (crop.int() - expected.int()).abs()
+        assert difference.max() <= 1
+        assert difference.float().mean() < 0.05
 
 
 def test_view_generator_depends_on_each_argument() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from cassle_zoo.augment import AugmentConfig, draw_uniforms, view_generator
-from cassle_zoo.crop import crop_box, crop_image
+from cassle_zoo.crop import crop_box, cut_crops
 from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import DataConfig, TrainConfig
@@ -101,7 +101,7 @@ class Crops:
         scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
         boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
         return {
-            "crops": torch.stack([crop_image(image, box, self.augment.size) for box in boxes]),
+            "crops": cut_crops(image, boxes, self.augment.size),
             "uniforms": uniforms,
             "source": torch.tensor([height, width]),
             "bad": torch.tensor(-1),
