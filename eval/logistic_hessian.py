@@ -1,7 +1,8 @@
 """The Hessian of multinomial logistic regression, and Newton steps by conjugate gradients.
 
 It is the sum over samples of ``x x^T (kron) S`` with ``S = diag(p) - p p^T``, plus ``2 w I``; never
-formed, only multiplied with, in float32.
+formed, only multiplied with, in float32. Vectors are (C, D), a row per class: products with few
+columns would take 1.4 times as long.
 """
 
 from collections.abc import Callable
@@ -31,31 +32,31 @@ class Hessian:
         Args:
             samples: (N, D) float32, in their principal axes.
             squares: Their squares.
-            probabilities: (N, C) float64, of the classes.
+            probabilities: (C, N) float64, of the classes.
             weight: Regularisation weight w.
             hard: Whether to use the preconditioner that takes longer to build.
         """
         self.samples = samples
         self.weight = weight
         self.p = probabilities.float()
-        self.likeliest = probabilities.argmax(1, keepdim=True)
+        self.likeliest = probabilities.argmax(0, keepdim=True)
         build = _precondition_by_class if hard else _precondition_diagonally
         self.precondition = build(samples, squares, probabilities, weight)
 
     def multiply(self, direction: Tensor) -> Tensor:
-        """Multiply with (D, C)."""
-        scores = self.samples @ direction
+        """Multiply with (C, D)."""
+        scores = direction @ self.samples.T
         # Relative to the likeliest class: p near 1 cancels, in float32 to nothing but noise.
-        scores = scores - scores.gather(1, self.likeliest)
-        centred = self.p * (scores - (self.p * scores).sum(1, keepdim=True))
-        product: Tensor = self.samples.T @ centred + 2 * self.weight * direction
-        return product
+        scores -= scores.gather(0, self.likeliest)
+        scores -= (self.p * scores).sum(0, keepdim=True)
+        scores *= self.p
+        return torch.addmm(direction, scores, self.samples, beta=2 * self.weight)
 
     def solve(self, target: Tensor, residual: float) -> tuple[Tensor, int]:
-        """Solve for a target (D, C) by preconditioned conjugate gradients.
+        """Solve for a target by preconditioned conjugate gradients.
 
         Args:
-            target: Right-hand side, float64.
+            target: Right-hand side (C, D), float64.
             residual: Norm of what may remain of it, relative.
 
         Returns:
@@ -88,14 +89,14 @@ def _precondition_diagonally(
 
     They account for classes that are confused with each other.
     """
-    mean_s = torch.diag(probabilities.sum(0)) - probabilities.T @ probabilities
-    mixing = torch.linalg.eigh(mean_s).eigenvectors
-    spread = probabilities @ mixing.square() - (probabilities @ mixing).square()
-    diagonal = squares.T @ spread.clamp_min(0).float() + 2 * weight
+    mean_s = torch.diag(probabilities.sum(1)) - probabilities @ probabilities.T
+    mixing = torch.linalg.eigh(mean_s).eigenvectors.T.contiguous()
+    spread = mixing.square() @ probabilities - (mixing @ probabilities).square()
+    diagonal = spread.clamp_min(0).float() @ squares + 2 * weight
     mixing = mixing.float()
 
     def precondition(r: Tensor) -> Tensor:
-        mixed: Tensor = ((r @ mixing) / diagonal) @ mixing.T
+        mixed: Tensor = mixing.T @ ((mixing @ r) / diagonal)
         return mixed
 
     return precondition
@@ -110,10 +111,10 @@ def _precondition_by_class(
     Woodbury identity), of the others the diagonal.
     """
     spread = (probabilities * (1 - probabilities)).float()
-    top = spread.T.topk(min(_RANK, len(samples)), dim=1)
+    top = spread.topk(min(_RANK, len(samples)), dim=1)
     chosen = samples[top.indices] * top.values.sqrt()[:, :, None]  # (C, rank, D)
     exact = chosen.square().sum(1)
-    rest = (squares.T @ spread).T - exact
+    rest = spread @ squares - exact
     # Without the floor, float32 cannot hold both what is exact and what is left.
     scale = (rest.clamp_min(0) + 2 * weight + _FLOOR * exact).rsqrt()
     chosen *= scale[:, None, :]
@@ -123,9 +124,8 @@ def _precondition_by_class(
     basis = torch.linalg.solve_triangular(factor, chosen, upper=False)
 
     def precondition(r: Tensor) -> Tensor:
-        scaled = r.T * scale
-        scaled = scaled - (basis.transpose(1, 2) @ (basis @ scaled[:, :, None]))[:, :, 0]
-        inverted: Tensor = (scaled * scale).T
-        return inverted
+        scaled = r * scale
+        scaled -= (basis.transpose(1, 2) @ (basis @ scaled[:, :, None]))[:, :, 0]
+        return scaled * scale
 
     return precondition

@@ -97,7 +97,7 @@ def fit_path(
             weight=weight,
             objective=objective,
             excess=excess,
-            coefficients=problem.axes @ theta,
+            coefficients=problem.axes @ theta.T,
         )
     return [fits[weight] for weight in weights]
 
@@ -113,23 +113,23 @@ class _Problem:
         self.samples32 = self.samples.float()
         self.squares32 = self.samples32.square()
         self.labels = labels
-        self.targets = torch.nn.functional.one_hot(labels, num_classes).double()
+        self.targets = torch.nn.functional.one_hot(labels, num_classes).double().T.contiguous()
         self.hard = False
 
     def to_axes(self, coefficients: Tensor | None) -> Tensor:
         if coefficients is not None:
-            projected: Tensor = self.axes.T @ coefficients
+            projected: Tensor = coefficients.T @ self.axes
             return projected
-        return self.axes.new_zeros(self.axes.shape[1], self.targets.shape[1])
+        return self.axes.new_zeros(len(self.targets), self.axes.shape[1])
 
     def evaluate(self, theta: Tensor, weight: float) -> tuple[float, Tensor]:
-        """Return the objective and the predicted probabilities (N, C)."""
-        log_p = torch.log_softmax(self.samples @ theta, dim=1)
-        loss = -log_p.gather(1, self.labels[:, None]).sum() + weight * theta.square().sum()
+        """Return the objective and the predicted probabilities (C, N)."""
+        log_p = torch.log_softmax(theta @ self.samples.T, dim=0)
+        loss = -log_p.gather(0, self.labels[None]).sum() + weight * theta.square().sum()
         return float(loss), log_p.exp()
 
     def gradient(self, theta: Tensor, probabilities: Tensor, weight: float) -> Tensor:
-        gradient: Tensor = self.samples.T @ (probabilities - self.targets) + 2 * weight * theta
+        gradient: Tensor = (probabilities - self.targets) @ self.samples + 2 * weight * theta
         return gradient
 
     def newton_step(
