@@ -150,7 +150,9 @@ hf-lfs-netloc = "127.0.0.1:9"
 offline = true
 """
     )
-    command = [sys.executable, "-m", "olah.server", "-c", str(config), "--log-path", str(folder)]
+    # Of another environment if need be: olah wants a newer client than the oldest we support.
+    python = os.environ.get("CASSLE_ZOO_OLAH_PYTHON", sys.executable)
+    command = [python, "-m", "olah.server", "-c", str(config), "--log-path", str(folder)]
     with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
     endpoint = f"http://127.0.0.1:{port}"
