@@ -200,8 +200,7 @@ def _assemble(name: str, root: Path, recipe: _Recipe, parts: dict[str, Any]) -> 
     shown_name, notes = published_name(name, sizes, recipe.published)
     splits, notes["splits"] = _splits(name, recipe, sizes)
     labels = [label for _, own in samples.values() for label in own]
-    first = next(iter(parts.values()))
-    classes = tuple(first.categories if name == "caltech101" else first.classes)
+    classes = _classes(name, next(iter(parts.values())))
     if recipe.reader in (datasets.CIFAR10, datasets.CIFAR100, _STL10):
         return _from_arrays(shown_name, parts, labels, splits, classes, notes)
     names = [file.relative_to(root).as_posix() for own, _ in samples.values() for file in own]
@@ -214,6 +213,12 @@ def _assemble(name: str, root: Path, recipe: _Recipe, parts: dict[str, Any]) -> 
         notes=notes,
         metric=recipe.metric,
     )
+
+
+def _classes(name: str, data: Any) -> tuple[str, ...]:
+    if name == "flowers" and not hasattr(data, "classes"):  # so in torchvision 0.21
+        return tuple(map(str, range(1, 103)))
+    return tuple(data.categories if name == "caltech101" else data.classes)
 
 
 def _splits(name: str, recipe: _Recipe, sizes: dict[str, int]) -> tuple[dict[str, Tensor], str]:
