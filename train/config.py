@@ -16,6 +16,7 @@ from cassle_zoo.train.backbone import feature_width
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
 
+STREAMS = ("hfids/", "tfds/", "wds/")
 LOGGERS = ("csv", "tensorboard")
 _OPTIMIZERS = tuple(map(str, list_optimizers()))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -31,7 +32,8 @@ class DataConfig:
             images (no labels needed), `wds/NAME`, `hfds/NAME`, `torch/NAME`, `tfds/NAME`.
         split: Split to train on, as the data set names it.
         samples: Number of samples of a streamed data set (`wds/`) that does not state it.
-        workers: Processes that decode and crop; 0 does it in the main process.
+        workers: Processes that decode and crop; 0 does it in the main process. The shards of a
+            stream are shared out among them, so there the order of the pictures depends on it.
         max_bad_share: Share of the pictures that may be unreadable before the run stops.
     """
 
@@ -45,6 +47,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self, "data.")
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the pictures are read in the data set's own order."""
+        return self.dataset.startswith(STREAMS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,30 +5,31 @@ augmentation. All of it depends only on (seed, epoch, sample, view): not on the 
 nor on where a run was interrupted.
 """
 
+import functools
 import signal
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from cassle_zoo.augment import AugmentConfig, draw_uniforms, view_generator
 from cassle_zoo.crop import crop_box, cut_crops
 from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import DataConfig, TrainConfig
-from cassle_zoo.train.distributed import share
+from cassle_zoo.train.distributed import count, rank, share
 from cassle_zoo.train.guards import WORKER_ADVICE
 from cassle_zoo.train.pictures import FolderPictures, ReaderPictures
+from cassle_zoo.train.shard_list import list_shards
+from cassle_zoo.train.shards import Shards
+from cassle_zoo.train.streams import Sample, StreamBatches, StreamViews, TimmStream
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
 WORKER_GRACE = 30  # seconds
-Sample = dict[str, Tensor]
 
 
 def open_dataset(config: DataConfig) -> Any:
@@ -50,17 +51,22 @@ def open_dataset(config: DataConfig) -> Any:
     if not config.dataset and root.is_dir():
         split = root / config.split
         return FolderPictures(split if split.is_dir() else root)
+    if config.dataset.startswith("wds/"):
+        listed = list_shards(root, config.split, config.samples)
+        return Shards(listed, rank(), count(), config.workers)
     from timm.data import ImageDataset, create_dataset
 
+    create = functools.partial(
+        create_dataset,
+        config.dataset,
+        root=config.root,
+        split=config.split,
+        is_training=True,
+        num_samples=config.samples,
+        input_img_mode="RGB",
+    )
     try:
-        dataset = create_dataset(
-            config.dataset,
-            root=config.root,
-            split=config.split,
-            is_training=True,
-            num_samples=config.samples,
-            input_img_mode="RGB",
-        )
+        dataset = create()
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         reason = str(error) or "there is no such folder or archive"
         raise DataError(
@@ -68,16 +74,9 @@ def open_dataset(config: DataConfig) -> Any:
         ) from error
     if isinstance(dataset, ImageDataset):
         return ReaderPictures(dataset.reader)
-    _check_shards(dataset)
+    if isinstance(dataset, IterableDataset):
+        return TimmStream(create, len(dataset))  # type: ignore[arg-type]
     return dataset
-
-
-def _check_shards(dataset: Any) -> None:
-    """Check that what an `_info.json` names lies in its folder."""
-    split = getattr(getattr(dataset, "reader", None), "split_info", None)
-    for name in getattr(split, "filenames", ()):
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise DataError(f"shard {name!r} is outside the data set's folder, so it is not read.")
 
 
 class Crops:
@@ -139,23 +138,6 @@ class MapViews(Dataset[Sample]):
             f"picture number {wanted} and {MAX_CONSECUTIVE_BAD - 1} drawn to replace it, one after "
             f"the other, cannot be read; the last error: {reason}"
         )
-
-
-class StreamViews(IterableDataset[Sample]):
-    """Views of a streamed data set; a sample is identified by a checksum of its pixels."""
-
-    def __init__(self, dataset: Any, crops: Crops, epoch: int) -> None:
-        """Wrap a stream of (PIL image, label) pairs."""
-        self.dataset = dataset
-        self.crops = crops
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Yield the views of one epoch."""
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(self.epoch)
-        for image, _ in self.dataset:
-            yield self.crops(image, self.epoch, zlib.crc32(image.tobytes()))
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -225,44 +207,56 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         `bad` (B,) index of the picture that could not be read and was replaced, or -1.
     """
     crops = Crops(config.augment, config.run.seed)
-    batch_size, workers = config.optim.batch_size, config.data.workers
-    pin = torch.cuda.is_available()
-    if not isinstance(dataset, IterableDataset):
-        sampler = EpochBatches(len(dataset), batch_size, config.run.seed, first, last)
-        loader = DataLoader(
-            MapViews(dataset, crops),
-            batch_sampler=sampler,
-            num_workers=workers,
-            pin_memory=pin,
+    if isinstance(dataset, Shards | TimmStream):
+        made = _stream_batches(config, dataset, crops, first, last)
+    else:
+        made = _map_batches(config, dataset, crops, first, last)
+    try:
+        yield from made
+    except DataError as error:
+        # A worker's error comes with its traceback as text; the last line is the message.
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+    except (ConnectionError, EOFError) as error:
+        raise DataError(
+            f"a data worker died while it sent a picture ({error!r}). {WORKER_ADVICE}"
+        ) from error
+
+
+def _map_batches(
+    config: TrainConfig, dataset: Any, crops: Crops, first: int, last: int
+) -> Iterator[Sample]:
+    sampler = EpochBatches(len(dataset), config.optim.batch_size, config.run.seed, first, last)
+    yield from DataLoader(
+        MapViews(dataset, crops),
+        batch_sampler=sampler,
+        num_workers=config.data.workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=_seeded(config),
+        worker_init_fn=_outlast_stop_signals,
+    )
+
+
+def _stream_batches(
+    config: TrainConfig, dataset: Shards | TimmStream, crops: Crops, first: int, last: int
+) -> Iterator[Sample]:
+    def make_loader(views: StreamViews) -> DataLoader[Any]:
+        return DataLoader(
+            views,
+            batch_size=None,
+            num_workers=config.data.workers,
             generator=_seeded(config),
             worker_init_fn=_outlast_stop_signals,
         )
-        try:
-            yield from loader
-        except DataError as error:
-            # A worker's error comes with its traceback as text; the last line is the message.
-            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
-        except (ConnectionError, EOFError) as error:
-            raise DataError(
-                f"a data worker died while it sent a picture ({error!r}). {WORKER_ADVICE}"
-            ) from error
-        return
-    per_epoch = steps_per_epoch(dataset, batch_size)
-    rows = share(batch_size)
+
+    rows = share(config.optim.batch_size)
+    stream = StreamBatches(dataset, crops, make_loader, config.run.seed, config.data.max_bad_share)
+    per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     step = first
     while step < last:
-        epoch, skip = divmod(step, per_epoch)
-        loader = DataLoader(
-            StreamViews(dataset, crops, epoch),
-            batch_size=None,
-            num_workers=workers,
-            generator=_seeded(config),
-            worker_init_fn=_outlast_stop_signals,
-        )
-        for index, batch in enumerate(_collated(loader, rows.stop - rows.start, per_epoch)):
-            if index >= skip and step < last:
-                yield batch
-                step += 1
+        epoch, start = divmod(step, per_epoch)
+        stop = min(per_epoch, start + last - step)
+        yield from stream.epoch(epoch, rows.stop - rows.start, start, stop)
+        step += stop - start
 
 
 def _outlast_stop_signals(_: int) -> None:
@@ -272,23 +266,5 @@ def _outlast_stop_signals(_: int) -> None:
 
 
 def _seeded(config: TrainConfig) -> torch.Generator:
-    """Return the generator from which a loader seeds its workers (streams shuffle with it)."""
+    """Return the generator from which a loader seeds its workers."""
     return torch.Generator().manual_seed(config.run.seed)
-
-
-def _collated(samples: Any, batch_size: int, count: int) -> Iterator[Sample]:
-    """Yield `count` full batches, taking samples round-robin from the workers."""
-    group: list[Sample] = []
-    made = 0
-    for sample in samples:
-        group.append(sample)
-        if len(group) == batch_size:
-            yield default_collate(group)
-            group = []
-            made += 1
-            if made == count:
-                return
-    raise DataError(
-        f"the stream ended after {made} batches of {batch_size}, but {count} were expected; "
-        "correct --data.samples."
-    )

@@ -15,7 +15,8 @@ from cassle_zoo.augment import draw_uniforms
 from cassle_zoo.errors import DataError
 from cassle_zoo.specs import DATASETS
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data import N_VIEWS, Sample, batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.data import N_VIEWS, batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.streams import Sample
 from cassle_zoo.train.trainer import Trainer
 
 _TIMED_STEPS = 3

@@ -85,6 +85,7 @@ class BadPictures:
         self._dataset = dataset
         self._limit = max_share * len(dataset)
         self._indices: set[int] = set()
+        self._count = 0
 
     def note(self, bad: Tensor) -> list[str]:
         """Take the `bad` column of a batch; return the names of pictures not seen bad before.
@@ -95,9 +96,11 @@ class BadPictures:
         new = sorted(set(bad[bad >= 0].tolist()) - self._indices)
         self._indices.update(new)
         names = [self._name(index) for index in new]
-        if len(self._indices) > self._limit:
+        weight = getattr(self._dataset, "weight", None)  # a lost shard counts for all in it
+        self._count += sum(map(weight, new)) if weight else len(new)
+        if self._count > self._limit:
             raise DataError(
-                f"{len(self._indices)} of {len(self._dataset)} pictures cannot be read, the last "
+                f"{self._count} of {len(self._dataset)} pictures cannot be read, the last "
                 f"is {names[-1]}; remove them or raise --data.max-bad-share."
             )
         return names

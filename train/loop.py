@@ -171,8 +171,8 @@ class Silence:
 def check_same_run(config: TrainConfig, out: Path) -> None:
     """Check that `out` does not hold a run with other settings.
 
-    Settings that do not change the result (`data.root`, `data.workers`, and all of `run` but the
-    seed) may differ.
+    Settings that do not change the result may differ: `data.root`, `data.workers` (but not of a
+    stream, whose order depends on it), and all of `run` but the seed.
 
     Raises:
         ConfigError: Naming each setting that differs, with both values.
@@ -194,7 +194,7 @@ def check_same_run(config: TrainConfig, out: Path) -> None:
     differing = [
         f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not _is_free(name)
+        if old.get(name) != new.get(name) and not _is_free(name, config)
     ]
     if differing:
         raise ConfigError(
@@ -203,10 +203,12 @@ def check_same_run(config: TrainConfig, out: Path) -> None:
         )
 
 
-def _is_free(name: str) -> bool:
+def _is_free(name: str, config: TrainConfig) -> bool:
     if name.startswith("run."):
         return name not in ("run.seed", "run.precision", "run.channels_last")
-    return name in ("data.root", "data.workers", "data.max_bad_share")
+    if name == "data.workers":  # among which the shards of a stream are shared out
+        return not config.data.is_stream
+    return name in ("data.root", "data.max_bad_share")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
