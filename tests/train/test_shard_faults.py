@@ -1,6 +1,7 @@
 """What is lost of WebDataset shards is counted, named and made up for; bad lists are refused."""
 
 import dataclasses
+import json
 import os
 import re
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from shard_files import LENGTH, NAMES, members, write_shards, write_tar
+from shard_files import LENGTH, NAMES, members, write_info, write_shards, write_tar
 
 from cassle_zoo.errors import DataError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import batches, open_dataset
+from cassle_zoo.train.shard_list import list_shards
+from cassle_zoo.train.shards import Shards
 
 pytest.importorskip("webdataset")
 
@@ -106,3 +109,74 @@ def test_more_samples_than_there_are(config: TrainConfig) -> None:
     with pytest.raises(DataError, match=r"--data\.samples 100 is more than the 24 pictures"):
         open_dataset(changed(config, samples=100).data)
     assert len(open_dataset(changed(config, samples=20).data)) == 20
+
+
+def test_more_workers_than_shards(config: TrainConfig) -> None:
+    run = changed(config, workers=2)
+    listed = list_shards(Path(run.data.root), "train", None)
+    one = dataclasses.replace(listed, files=listed.files[:1], lengths=(LENGTH,), pictures=LENGTH)
+    dataset = Shards(one, rank=0, processes=1, workers=2)
+    assert "workers without a shard have nothing to do (--data.workers 1)" in dataset.notes[0]
+    assert len(list(batches(run, dataset, 0, 2))) == 2
+    assert not Shards(listed, rank=0, processes=2, workers=2).notes
+
+
+def test_shards_for_several_processes(config: TrainConfig) -> None:
+    listed = list_shards(Path(config.data.root), "train", None)
+    with pytest.raises(DataError, match=r"4 shard\(s\) cannot be shared out among 5 processes"):
+        Shards(listed, rank=0, processes=5, workers=1)
+    assert "evenly among 3 processes" in Shards(listed, rank=0, processes=3, workers=1).notes[0]
+    shares = [Shards(listed, rank=rank, processes=2, workers=1) for rank in (0, 1)]
+    numbers = [{item.number for item in share.read(0, 0, 0)} for share in shares]
+    assert [len(share) for share in numbers] == [12, 12]
+    assert numbers[0].isdisjoint(numbers[1])
+
+
+SPLIT = {"filenames": ["a.tar"], "shard_lengths": [12], "num_samples": 12}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "it is not an object"),
+        ("\0", "cannot read"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"splits": []}', "no object 'splits'"),
+        ("{}", "no object 'splits'"),
+        ('{"splits": {"val": {}}}', "no split 'train', only: val"),
+        ('{"splits": {"train": {}}}', "'filenames' must list its shards"),
+        ('{"splits": {"train": null}}', "must be an object, not None"),
+        ({"filenames": [5, None]}, "'filenames' must be a list of str"),
+        ({"filenames": "x"}, "'filenames' must be a list of str"),
+        ({"shard_lengths": 5}, "'shard_lengths' must be a list of int"),
+        ({"shard_lengths": [6, 6]}, "number of pictures of each shard"),
+        ({"shard_lengths": [-12]}, "number of pictures of each shard"),
+        ({"num_samples": 1e30}, "'num_samples' must be a number of pictures"),
+        ({"num_samples": 10**30}, "'num_samples' must be a number of pictures"),
+        ({"num_samples": "48"}, "'num_samples' must be a number of pictures"),
+        ({"num_samples": 48}, "'num_samples' is 48, but its 'shard_lengths' add up to 12"),
+        ({"num_samples": 0, "shard_lengths": []}, "--data.samples N"),
+        ({"filenames": ["../a.tar"]}, "outside the data set's folder"),
+    ],
+)
+def test_lists_from_strangers(tmp_path: Path, text: Any, message: str) -> None:
+    if isinstance(text, dict):
+        text = json.dumps({"splits": {"train": {**SPLIT, **text}}})
+    (tmp_path / "_info.json").write_text(text)
+    with pytest.raises(DataError, match=re.escape(message)):
+        list_shards(tmp_path, "train", None)
+
+
+def test_lists(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no _info\.json"):
+        list_shards(tmp_path, "train", None)
+    pattern = "a-{0..2}.tar"
+    with pytest.raises(DataError, match=r"--data\.samples N"):
+        list_shards(tmp_path, pattern, None)
+    listed = list_shards(tmp_path, pattern, 30)
+    assert [file.name for file in listed.files] == ["a-0.tar", "a-1.tar", "a-2.tar"]
+    assert (listed.lengths, listed.pictures) == ((), 30)
+    write_info(tmp_path, filenames=[f"a-{n}.tar" for n in range(5)], shard_lengths=[1, 2, 3, 4, 5])
+    listed = list_shards(tmp_path, pattern, None)
+    assert (listed.lengths, listed.pictures) == ((1, 2, 3), 6)
+    assert list_shards(tmp_path, "train", None).pictures == 15
