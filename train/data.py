@@ -5,7 +5,6 @@ augmentation. All of it depends only on (seed, epoch, sample, view): not on the 
 nor on where a run was interrupted.
 """
 
-import functools
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +12,20 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cassle_zoo.augment import AugmentConfig, draw_uniforms, view_generator
 from cassle_zoo.crop import crop_box, cut_crops
 from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, open_image
+from cassle_zoo.train.archives import TarPictures
 from cassle_zoo.train.config import DataConfig, TrainConfig
-from cassle_zoo.train.distributed import count, rank, share
+from cassle_zoo.train.distributed import share
 from cassle_zoo.train.guards import WORKER_ADVICE
-from cassle_zoo.train.pictures import FolderPictures, ReaderPictures
-from cassle_zoo.train.shard_list import list_shards
+from cassle_zoo.train.pictures import FolderPictures
 from cassle_zoo.train.shards import Shards
 from cassle_zoo.train.streams import Sample, StreamBatches, StreamViews, TimmStream
+from cassle_zoo.train.timm_data import open_timm_data
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
@@ -37,6 +37,7 @@ def open_dataset(config: DataConfig) -> Any:
 
     Raises:
         DataError: If there are no pictures at `config.root`.
+        MissingDependencyError: If a package is needed that is not installed.
     """
     if not config.root:
         raise DataError("no data given: pass --data PATH (a folder, a tar file, ...).")
@@ -48,35 +49,26 @@ def open_dataset(config: DataConfig) -> Any:
         except DataError as error:
             raise DataError(f"{error} For pictures of your own add --data.dataset ''.") from error
     root = Path(config.root)
-    if not config.dataset and root.is_dir():
-        split = root / config.split
-        return FolderPictures(split if split.is_dir() else root)
-    if config.dataset.startswith("wds/"):
-        listed = list_shards(root, config.split, config.samples)
-        return Shards(listed, rank(), count(), config.workers)
-    from timm.data import ImageDataset, create_dataset
-
-    create = functools.partial(
-        create_dataset,
-        config.dataset,
-        root=config.root,
-        split=config.split,
-        is_training=True,
-        num_samples=config.samples,
-        input_img_mode="RGB",
-    )
-    try:
-        dataset = create()
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error) or "there is no such folder or archive"
+    if config.dataset:
+        dataset = open_timm_data(config)
+    else:
+        dataset = _open_folder(root, config.split) if root.is_dir() else TarPictures(root)
+    if not config.is_stream and config.samples not in (None, len(dataset)):
         raise DataError(
-            f"cannot open data set {config.dataset or 'folder'!r} at {config.root!r}: {reason}"
-        ) from error
-    if isinstance(dataset, ImageDataset):
-        return ReaderPictures(dataset.reader)
-    if isinstance(dataset, IterableDataset):
-        return TimmStream(create, len(dataset))  # type: ignore[arg-type]
+            f"--data.samples {config.samples} is for streams, but there are {len(dataset)} "
+            f"pictures in {config.root!r}; leave it out."
+        )
     return dataset
+
+
+def _open_folder(root: Path, split: str) -> FolderPictures:
+    if not split or not (root / split).is_dir():
+        return FolderPictures(root)
+    pictures = FolderPictures(root / split)
+    pictures.notes.append(
+        f"of {str(root)!r} the folder {split!r} is used; --data.split '' takes all folders."
+    )
+    return pictures
 
 
 class Crops:

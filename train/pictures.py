@@ -1,7 +1,6 @@
-"""Pictures in folders (found as `extract_features` finds them) and archives."""
+"""Pictures in folders, found as `extract_features` finds them."""
 
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -52,32 +51,3 @@ class FolderPictures(Dataset[tuple[Image.Image, int]]):
     def filename(self, index: int) -> str:
         """Return the name of the picture's file, within the folder."""
         return str(self._files[index].relative_to(self.root))
-
-
-class ReaderPictures(Dataset[tuple[Image.Image, int]]):
-    """Pictures of timm's reader of archives; unlike timm's own data set it hides no bad picture."""
-
-    def __init__(self, reader: Any) -> None:
-        """Keep the reader."""
-        self.reader = reader
-
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self.reader)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return a picture and its label.
-
-        Raises:
-            UnreadableImageError: If it cannot be decoded.
-            OSError: If the file cannot be read.
-        """
-        source, label = self.reader[index]
-        image = open_image(source)
-        if not isinstance(source, Image.Image):
-            source.close()
-        return image, label
-
-    def filename(self, index: int) -> str:
-        """Return the name of the picture's file."""
-        return str(self.reader.filename(index))

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cassle_zoo.errors import DataError, MissingDependencyError
+from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, image_endings, open_image
 from cassle_zoo.train.shard_list import ShardList
 
@@ -68,14 +68,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
 
         Raises:
             DataError: If there are fewer shards than processes.
-            MissingDependencyError: If webdataset is not installed.
         """
-        try:
-            import webdataset  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError(
-                'WebDataset shards need webdataset: pip install "cassle-zoo[wds]".'
-            ) from error
         count = len(shards.files)
         if count < processes:
             raise DataError(

@@ -19,7 +19,7 @@ from cassle_zoo.errors import DataError
 from cassle_zoo.train import data, loop
 from cassle_zoo.train.checkpoint import load_checkpoint
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.pictures import ReaderPictures
+from cassle_zoo.train.timm_data import ForeignPictures
 
 
 def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
@@ -111,7 +111,7 @@ def test_error_in_a_worker_is_one_line(config: TrainConfig, tmp_path: Path) -> N
 
 
 def test_many_bad_neighbours_are_replaced(config: TrainConfig) -> None:
-    class Pictures(ReaderPictures):
+    class Pictures(ForeignPictures):
         def __init__(self) -> None:
             pass
 
