@@ -9,7 +9,7 @@ from timm.optim import list_optimizers
 
 from cassle_zoo.augment import AugmentConfig
 from cassle_zoo.devices import PRECISIONS
-from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.settings import NOT_NEGATIVE, POSITIVE, OneOf, Range, check_fields
 from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.backbone import feature_width
@@ -17,6 +17,7 @@ from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
 
 STREAMS = ("hfids/", "tfds/", "wds/")
+_DATASETS = (*STREAMS, "hfds/", "torch/")
 LOGGERS = ("csv", "tensorboard")
 _OPTIMIZERS = tuple(map(str, list_optimizers()))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -29,8 +30,10 @@ class DataConfig:
     Attributes:
         root: Folder or archive that holds the data.
         dataset: `emoji64`, or a name for timm's dataset factory: empty for a folder or tar of
-            images (no labels needed), `wds/NAME`, `hfds/NAME`, `torch/NAME`, `tfds/NAME`.
-        split: Split to train on, as the data set names it.
+            images (no labels needed), `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`,
+            `tfds/NAME`.
+        split: Split to train on, as the data set names it; of a folder, the folder of this name
+            if there is one.
         samples: Number of samples of a streamed data set (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
             stream are shared out among them, so there the order of the pictures depends on it.
@@ -47,6 +50,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self, "data.")
+        if self.dataset not in ("", "emoji64") and not self.dataset.startswith(_DATASETS):
+            options = ("emoji64", *(f"{prefix}NAME" for prefix in _DATASETS))
+            error = unknown_name("data.dataset", self.dataset, options)
+            raise UnknownNameError(f"{error} '' is for a folder or tar of pictures.")
 
     @property
     def is_stream(self) -> bool:

@@ -44,7 +44,7 @@ class Monitor:
             `feature_std`: mean over the D dimensions of the standard deviation of L2-normalised
             features, times sqrt(D): 0 if all features are alike, near 1 if they are spread out.
             `knn_top1`: accuracy of k-NN, if the pictures have labels.
-            Nothing if no picture can be read.
+            Nothing if fewer than two pictures can be read.
         """
         was_training = backbone.training
         backbone.eval()
@@ -53,7 +53,7 @@ class Monitor:
             features.append(backbone(images.to(device)).float().cpu())
             labels += batch_labels
         backbone.train(was_training)
-        if not features:
+        if len(labels) < 2:
             return {}
         table = torch.cat(features)
         unit = nn.functional.normalize(table, dim=1)

@@ -5,12 +5,12 @@ import os
 import re
 import shutil
 import tarfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bad_pictures import bomb
 from PIL import Image
 
 from cassle_zoo.cli.main import main
@@ -28,14 +28,6 @@ GOOD = (
 )
 BAD = ("bomb.png", "empty.png", "gone.png", "pipe.png", "text.png", "truncated.png")
 MODEL = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-
-
-def bomb() -> bytes:
-    """Return a PNG of 100 bytes that claims to hold 10 gigapixels."""
-    header = b"IHDR" + (100_000).to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
-    chunks = (header, b"IDAT" + zlib.compress(b""), b"IEND")
-    packed = ((len(c) - 4).to_bytes(4) + c + zlib.crc32(c).to_bytes(4) for c in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 @pytest.fixture
