@@ -85,6 +85,10 @@ def open_timm_data(config: DataConfig) -> Any:
 
             listed = list_shards(Path(config.root), config.split, config.samples)
             return Shards(listed, rank(), count(), config.workers)
+        if config.dataset == "torch/stl10":  # which timm's factory leaves out
+            from torchvision.datasets import STL10
+
+            return ForeignPictures(STL10(config.root, split=config.split))
         dataset = create()
     except ImportError as error:
         raise MissingDependencyError(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from bad_pictures import bomb
 from PIL import Image
+from torchvision.datasets import STL10
 
 from cassle_zoo.errors import DataError, MissingDependencyError, UnknownNameError
 from cassle_zoo.images import UnreadableImageError
@@ -18,6 +19,7 @@ from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.data import open_dataset
 from cassle_zoo.train.monitor import Monitor
+from cassle_zoo.train.recipes import get_recipe
 from cassle_zoo.train.timm_data import ForeignPictures
 
 
@@ -76,6 +78,22 @@ def test_whatever_a_decoder_raises_is_one_bad_picture() -> None:
     for index in range(3):
         with pytest.raises(UnreadableImageError, match=f"number {index}"):
             ForeignPictures(Source())[index]
+
+
+def test_stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = get_recipe("resnet18_cassle_simclr.stl10").data
+    data = dataclasses.replace(data, root=str(tmp_path))
+    with pytest.raises(DataError, match="Dataset not found or corrupted"):
+        open_dataset(data)
+    (tmp_path / STL10.base_folder).mkdir()
+    pixels = torch.arange(2 * 3 * 96 * 96).remainder(251).to(torch.uint8).numpy()
+    pixels.tofile(tmp_path / STL10.base_folder / "unlabeled_X.bin")
+    monkeypatch.setattr(STL10, "_check_integrity", lambda _: True)
+    dataset = open_dataset(data)
+    assert len(dataset) == 2
+    image, label = dataset[1]
+    assert (image.size, label) == ((96, 96), -1)
+    assert dataset.filename(1) == "number 1"
 
 
 def test_samples_are_for_streams(config: TrainConfig, pictures: Path) -> None:
