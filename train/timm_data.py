@@ -48,7 +48,8 @@ class ForeignPictures(Dataset[tuple[Image.Image, int]]):
         except MemoryError:
             raise
         except Exception as error:
-            raise UnreadableImageError(self.filename(index), str(error) or repr(error)) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise UnreadableImageError(self.filename(index), reason) from error
         image = open_image(source)
         if not isinstance(source, Image.Image):
             source.close()

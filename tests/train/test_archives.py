@@ -30,6 +30,7 @@ def test_the_same_as_the_folder(pictures: Path, archive: Path) -> None:
     assert isinstance(tar, TarPictures)
     assert len(tar) == len(folder) == 22
     assert tar.notes == []
+    tar[0]  # opens the file, which workers that are not forked cannot be sent
     for copy in (tar, pickle.loads(pickle.dumps(tar))):
         for index in range(22):
             assert copy.filename(index) == f"./{folder.filename(index)}"
