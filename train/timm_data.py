@@ -1,6 +1,7 @@
 """Data sets that timm's factory knows, and WebDataset shards."""
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ class ForeignPictures(Dataset[tuple[Image.Image, int]]):
         return image, -1 if label is None else label
 
     def filename(self, index: int) -> str:
-        """Return the name of the picture's file, or its number."""
+        """Return the name of the picture's file, within its folder, or its number."""
         files = getattr(self.source, "samples", None)
         if isinstance(files, list) and isinstance(files[index], tuple):  # torchvision's folders
-            return str(files[index][0])
+            return os.path.relpath(files[index][0], self.source.root)
         return f"number {index}"
 
 

@@ -67,7 +67,7 @@ def test_a_bomb_is_one_bad_picture(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert loop.train(config, tmp_path / "run").finished  # it looks at the features, too
-    assert capsys.readouterr().err.count("class1/07.png' cannot be read") == 1
+    assert capsys.readouterr().err.count("'class1/07.png' cannot be read") == 1
 
 
 def test_whatever_a_decoder_raises_is_one_bad_picture() -> None:
