@@ -128,6 +128,12 @@ def same_everywhere(value: int, device: torch.device) -> bool:
     return len(set(gather(torch.tensor([value], device=device)).tolist())) == 1
 
 
+def wait() -> None:
+    """Wait until all processes have come here."""
+    if count() > 1:
+        dist.barrier()
+
+
 def in_any(flag: bool, device: torch.device) -> bool:
     """Return whether the flag is set in any process."""
     return bool(gather(torch.tensor([flag], device=device)).any())

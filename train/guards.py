@@ -5,6 +5,7 @@ import errno
 import fcntl
 import math
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,7 @@ WORKER_ADVICE = (
     "Usual reasons: not enough memory (pass fewer --data.workers) or shared memory (/dev/shm). "
     "The same command continues from the last checkpoint."
 )
+SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -54,11 +56,18 @@ class StopRequest:
     def __init__(self) -> None:
         """Nothing was asked yet."""
         self.requested = False
+        self._since = 0.0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Note the signal; a second one acts at once, as usual."""
-        self.requested = True
-        signal.signal(signum, signal.SIG_DFL)
+        """Note the signal; a later one acts at once, as usual."""
+        now = time.monotonic()
+        # torchrun hands on the SIGTERM that a queue has sent to all processes already.
+        again = signum == signal.SIGTERM and now < self._since + SAME_REQUEST
+        if self.requested and not again:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        elif not self.requested:
+            self.requested, self._since = True, now
 
 
 @contextlib.contextmanager

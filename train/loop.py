@@ -108,6 +108,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             report.close()
             if first and trainer.step == total:
                 final.write(out / "final", trainer.method, config, steps=total, command=command)
+            # Here a second signal does not yet end a process for which others wait.
+            distributed.wait()
     return TrainResult(steps=trainer.step, finished=trainer.step == total)
 
 
