@@ -123,6 +123,14 @@ def mean(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
     return dict(zip(values, (summed / count()).tolist(), strict=True))
 
 
+def collect(value: Any) -> list[Any]:
+    """Return what each process gave, any plain Python value, in the order of their ranks."""
+    values = [value] * count()
+    if count() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def same_everywhere(value: int, device: torch.device) -> bool:
     """Return whether all processes have the same value."""
     return len(set(gather(torch.tensor([value], device=device)).tolist())) == 1

@@ -1,4 +1,4 @@
-"""What a run is made of, settings and pictures, and that it is the same when continued."""
+"""What a run is made of, settings and pictures: the same when continued, and in all processes."""
 
 import hashlib
 from pathlib import Path
@@ -8,11 +8,14 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.json_files import read_json
+from cassle_zoo.train import distributed
 from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
 
 CONFIG_FILE = "config.json"
 _PICTURES = "pictures"
+# What each machine may have its own way.
+_PER_MACHINE = ("data.root", "data.workers", "run.device", "run.threads")
 
 Fingerprint = dict[str, Any]
 
@@ -83,6 +86,30 @@ def check_same_run(config: TrainConfig, out: Path, pictures: Fingerprint | None 
         )
 
 
+def check_same_everywhere(config: TrainConfig, pictures: Fingerprint) -> None:
+    """Check that all processes were started with the same settings and see the same pictures.
+
+    Raises:
+        ConfigError: Naming a process that differs from process 0, and all in which it does.
+    """
+    settings = {k: v for k, v in _flat(config.to_dict()).items() if k not in _PER_MACHINE}
+    (expected, there), *others = distributed.collect((settings, pictures))
+    for number, (found, seen) in enumerate(others, start=1):
+        differing = [
+            f"{name}: {expected.get(name)!r} in process 0, {found.get(name)!r} in {number}"
+            for name in sorted(expected.keys() | found.keys())
+            if expected.get(name) != found.get(name)
+        ]
+        if seen != there:
+            words = _difference(there, seen, "in process 0", f"in {number}")
+            differing.append(f"pictures: {words}")
+        if differing:
+            raise ConfigError(
+                f"process {number} differs from process 0 ({'; '.join(differing)}); start all "
+                "with the same command, and with the same pictures on each machine."
+            )
+
+
 def _tells_names(dataset: Any) -> bool:
     # timm's streams have the method, but it only fails; its reader of Hugging Face data sets, which
     # keeps one in `dataset`, reads the whole picture and tells a path of this machine.
@@ -91,11 +118,11 @@ def _tells_names(dataset: Any) -> bool:
     return hasattr(dataset, "filename") and not stream and not hugging_face
 
 
-def _difference(old: Any, new: Fingerprint) -> str:
+def _difference(old: Any, new: Fingerprint, where: str = "there", other: str = "now") -> str:
     count = old.get("count") if isinstance(old, dict) else None
     if count != new["count"]:
-        return f"{count} there, {new['count']} now"
-    return f"{count} there and now, but with other names, or in another order"
+        return f"{count} {where}, {new['count']} {other}"
+    return f"{count} {where} and {other}, but with other names, or in another order"
 
 
 def _is_free(name: str) -> bool:

@@ -12,7 +12,12 @@ from cassle_zoo.train import distributed, final
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import batches, open_dataset, steps_per_epoch
 from cassle_zoo.train.distributed import joined
-from cassle_zoo.train.fingerprint import check_same_run, pictures_fingerprint, write_settings
+from cassle_zoo.train.fingerprint import (
+    check_same_everywhere,
+    check_same_run,
+    pictures_fingerprint,
+    write_settings,
+)
 from cassle_zoo.train.guards import BadPictures, explained, locked, stop_signals
 from cassle_zoo.train.logs import Progress, open_loggers
 from cassle_zoo.train.monitor import Monitor
@@ -47,7 +52,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
 
     Raises:
         ConfigError: If `out` holds a run with other settings or pictures, or is used by another
-            process.
+            process, or the processes of `torchrun` have different ones.
         DataError: If there are no pictures, or too many that cannot be read.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
@@ -65,8 +70,9 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         dataset = open_dataset(config.data)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
+        pictures = pictures_fingerprint(dataset)
+        check_same_everywhere(config, pictures)
         with locked(out) if first else contextlib.nullcontext():
-            pictures = pictures_fingerprint(dataset)
             check_same_run(config, out, pictures)
             trainer = Trainer(config, per_epoch, device)
             notes = trainer.restore(out)
