@@ -139,7 +139,7 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
         batch_size: Pictures per step.
 
     Raises:
-        NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
+        NotEnoughMemoryError: If the memory of the machine or a GPU, or shared memory, is exhausted.
         StorageError: If the disk is full.
         DataError: If a data worker was killed.
         ProcessLostError: If another process, or the network to it, is gone.
@@ -149,6 +149,13 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
     except CassleZooError:
         raise
     except (MemoryError, RuntimeError) as error:
+        if "</torch_" in str(error):  # what torch calls its files in shared memory
+            reason = str(error).rpartition("RuntimeError: ")[2].strip()
+            raise NotEnoughMemoryError(
+                f"no room in shared memory for what the data workers read ({reason}). Enlarge "
+                "/dev/shm (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or pass "
+                "fewer --data.workers; 0 needs none. The same command continues."
+            ) from error
         if _is_out_of_memory(error):
             raise _memory_advice(error, batch_size) from error
         if "DataLoader worker (pid" in str(error):
