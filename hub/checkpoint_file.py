@@ -72,6 +72,11 @@ DICT_TYPES: tuple[str, ...] = (
     "pytorch_lightning.utilities.parsing.AttributeDict",
 )
 
+_IF_TRUSTED = (
+    "If you trust the file, open it with the code that wrote it, and save the weights alone: "
+    "torch.save(checkpoint['state_dict'], 'weights.pth')."
+)
+
 
 def read_checkpoint(path: str | Path) -> Any:
     """Read a file written by `torch.save`.
@@ -99,6 +104,11 @@ def read_checkpoint(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, error)) from None
     except Exception as error:  # torch's reader lets out whatever a damaged file leads to
+        if "weights_only" in str(error):  # then torch advises to run the code in the file
+            raise CheckpointError(
+                f"{path} is not read: it is a TorchScript archive, or in torch's old tar format, "
+                f"and loading these may run code. {_IF_TRUSTED}"
+            ) from None
         raise CheckpointError(
             f"{path} is damaged, or not a file written by torch.save "
             f"({type(error).__name__}: {error})."
@@ -108,13 +118,12 @@ def read_checkpoint(path: str | Path) -> Any:
 def _refusal(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL (\S+)", str(error))
     if found is None:
-        reason = str(error).strip().splitlines()[-1]
         return (
-            f"{path} is not read, because it holds more than tensors and plain values ({reason})."
+            f"{path} is not read: it is no file of torch.save, or holds more than tensors and "
+            f"plain values, and loading such objects may run code. {_IF_TRUSTED}"
         )
     return (
         f"{path} is not read: it refers to {found[1]}, and loading such objects may run code. Only "
         "tensors, plain values, and the settings that Lightning, omegaconf, argparse and numpy "
-        "store are read. If you trust the file, open it with the code that wrote it, and save the "
-        "weights alone: torch.save(checkpoint['state_dict'], 'weights.pth')."
+        f"store are read. {_IF_TRUSTED}"
     )
