@@ -79,8 +79,9 @@ def _unpack(content: bytes, path: Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:
         raise ArtifactError(
-            f"{str(path)!r} is no checkpoint of a run: it holds more than tensors and plain values, "
-            "or is no file of torch.save; nothing in it was run. Remove it, or use another --out."
+            f"{str(path)!r} is no checkpoint of a run: it holds more than tensors and plain "
+            "values, or is no file of torch.save; nothing in it was run. Remove it, or use another "
+            "--out."
         ) from None
     if not isinstance(state, dict):
         raise ArtifactError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint.")
