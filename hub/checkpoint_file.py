@@ -98,7 +98,7 @@ def read_checkpoint(path: str | Path) -> Any:
     safe += [(OrderedDict, name) for name in DICT_TYPES]
     try:
         with torch.serialization.safe_globals(safe):
-            return torch.load(
+            content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except pickle.UnpicklingError as error:
@@ -113,6 +113,27 @@ def read_checkpoint(path: str | Path) -> Any:
             f"{path} is damaged, or not a file written by torch.save "
             f"({type(error).__name__}: {error})."
         ) from error
+
+    _check_tensors(content, path)
+    return content
+
+
+def _check_tensors(content: Any, path: Path) -> None:
+    """Check that the file holds the content of every tensor; seen without reading it."""
+    size = path.stat().st_size
+    values, seen = [content], set[int]()
+    while values:
+        value = values.pop()
+        if isinstance(value, torch.Tensor):
+            # torch.save does not compress: what is larger than its file repeats a few numbers.
+            if value.is_meta or value.numel() * value.element_size() > size:
+                raise CheckpointError(
+                    f"{path} holds a tensor of shape {tuple(value.shape)}, but not its content; "
+                    "get the file again from where it came."
+                )
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))  # a pickle may hold itself
+            values += value.values() if isinstance(value, dict) else value
 
 
 def _refusal(path: Path, error: Exception) -> str:

@@ -80,6 +80,17 @@ def test_the_refusal_does_not_advise_to_run_code(tmp_path: Path, write: Any) -> 
     assert "weights_only" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "tensor", [torch.empty(3, device="meta"), torch.zeros(1).expand(2**40)], ids=["meta", "repeats"]
+)
+def test_tensors_without_content_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
+    loop: list[Any] = [{"model": (tensor,)}]
+    loop.append(loop)
+    torch.save({"epochs": [1], "models": loop}, tmp_path / "ckpt.pth")
+    with pytest.raises(CheckpointError, match=r"tensor of shape \(\d+,\), but not its content"):
+        read_checkpoint(tmp_path / "ckpt.pth")
+
+
 def test_the_refusal_names_the_type_and_a_way_out(tmp_path: Path) -> None:
     torch.save({"state_dict": torch.nn.Linear(2, 2)}, tmp_path / "ckpt.pth")
     with pytest.raises(CheckpointError, match=r"refers to torch\.nn.*Linear.*save the weights"):
