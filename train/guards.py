@@ -29,6 +29,7 @@ WORKER_ADVICE = (
     "The same command continues from the last checkpoint."
 )
 SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -37,10 +38,24 @@ def locked(folder: Path) -> Iterator[None]:
     """Create `folder` and hold it against other processes; the lock dies with the process.
 
     Raises:
-        ConfigError: If another process holds it.
+        ConfigError: If another process holds it, or it is no folder.
+        StorageError: If nothing may be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"--out {str(folder)!r} is a file or a broken link, or lies below one; name a folder."
+        ) from None
+    except OSError as error:
+        if error.errno not in _FORBIDDEN:
+            raise
+        raise StorageError(
+            f"cannot write in {str(folder)!r}: {error.strerror}; use another --out, or get the "
+            "right to write there."
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -56,7 +56,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         DataError: If there are no pictures, or too many that cannot be read.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
-        StorageError: If the disk is full.
+        StorageError: If the disk is full, or `out` may not be written.
         ArtifactError: If all checkpoints are damaged.
         ProcessLostError: If another process, or the network to it, is gone.
     """
@@ -74,6 +74,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         check_same_everywhere(config, pictures)
         with locked(out) if first else contextlib.nullcontext():
             check_same_run(config, out, pictures)
+            final.check_folder(out / "final")
             trainer = Trainer(config, per_epoch, device)
             notes = trainer.restore(out)
             if trainer.step > total:

@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cassle_zoo.errors import ArtifactError, ConfigError
+from cassle_zoo.errors import ArtifactError, ConfigError, StorageError
 from cassle_zoo.train import loop
 from cassle_zoo.train.checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import OptimConfig, RunConfig, TrainConfig
@@ -70,3 +72,30 @@ def test_checkpoint_with_an_impossible_step(config: TrainConfig, tmp_path: Path,
     save_checkpoint(tmp_path, {**state, "step": step})
     with pytest.raises(ArtifactError, match=f"tells {step!r} as its step"):
         loop.train(config, tmp_path)
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_no_folder_where_the_model_goes(config: TrainConfig, tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "final")
+    with pytest.raises(ConfigError, match=r"final' is a file or a broken link.*remove it"):
+        loop.train(config, tmp_path)
+    assert not (tmp_path / CSV_FILE).exists()
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_out_is_no_folder(config: TrainConfig, tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--out .* is a file.*name a folder"):
+        loop.train(config, tmp_path / "file" / below)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_out_that_may_not_be_written(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StorageError, match=rf"{os.strerror(number)}; use another --out"):
+        loop.train(config, tmp_path / "run")

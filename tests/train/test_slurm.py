@@ -49,8 +49,8 @@ def test_what_srun_is_told_and_its_status(job: dict[str, str], tmp_path: Path, s
     assert start({**job, "STATUS": str(status)}, tmp_path).wait(60) == status
     assert (tmp_path / "log").read_text() == (
         "srun cpus=12 torchrun --nnodes 2 --nproc-per-node gpu --max-restarts 3 "
-        "--rdzv-backend c10d --rdzv-endpoint node7:23456 --rdzv-id 123456 -m cassle_zoo train RECIPE --data my data "
-        "--out OUT --optim.epochs 3\n"
+        "--rdzv-backend c10d --rdzv-endpoint node7:23456 --rdzv-id 123456 "
+        "-m cassle_zoo train RECIPE --data my data --out OUT --optim.epochs 3\n"
     )
 
 
