@@ -39,7 +39,7 @@ class DataConfig:
     dataset: str = ""
     split: str = "train"
     samples: Annotated[int | None, Range(1)] = None
-    workers: Annotated[int, Range(0)] = 1
+    workers: Annotated[int, Range(0, 1024)] = 1
     max_bad_share: Annotated[float, Range(0, 1)] = 0.05
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class RunConfig:
     device: str | None = None
     precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
     channels_last: bool = True
-    threads: Annotated[int | None, Range(1)] = None
+    threads: Annotated[int | None, Range(1, 1024)] = None
     timeout: Annotated[float, Range(1, 1e6)] = 600.0
     checkpoint_every: Annotated[int, Range(1)] = 100
     log_every: Annotated[int, Range(1)] = 10
