@@ -19,12 +19,17 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used ({reason}); this machine has: "
-            f"{', '.join(['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))])}."
-        ) from None
+        raise _unusable(device, str(error).splitlines()[0]) from None
+    if chosen.type == "meta":
+        raise _unusable(device, "it computes nothing")
     return chosen
+
+
+def _unusable(device: str | torch.device, reason: str) -> ConfigError:
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return ConfigError(
+        f"device {str(device)!r} cannot be used ({reason}); this machine has: {', '.join(there)}."
+    )
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -53,7 +53,7 @@ class NotEnoughMemoryError(CassleZooError, MemoryError):
 
 
 class StorageError(CassleZooError, OSError):
-    """Nothing can be written: the disk is full, or a quota or limit is reached."""
+    """Nothing can be written: the disk is full, a limit is reached, or it is not allowed."""
 
 
 class ProcessLostError(CassleZooError, RuntimeError):

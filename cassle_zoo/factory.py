@@ -92,6 +92,7 @@ def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -
         _check_buildable(folder, config)
         if isinstance(error, RuntimeError):
             raise ArtifactError(f"{folder} cannot be loaded: {error}") from error
+        _check_buildable(folder, config, pretrained)
         raise  # what the caller asked for is to blame
     if not timm_kwargs.get("features_only"):
         # For a feature extractor timm is strict itself: its number of classes is ours, 0.
@@ -102,12 +103,12 @@ def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -
     return model
 
 
-def _check_buildable(folder: Path, config: Mapping[str, Any]) -> None:
+def _check_buildable(folder: Path, config: Mapping[str, Any], pretrained: bool = False) -> None:
     """Check that timm builds what config.json describes, whatever else the caller asked for."""
     import timm
 
     try:
-        timm.create_model(f"local-dir:{folder}", num_classes=0)
+        timm.create_model(f"local-dir:{folder}", pretrained, num_classes=0)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         raise ArtifactError(

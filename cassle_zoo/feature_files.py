@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from cassle_zoo.inputs import Skipped
 
 # The safetensors format limits its header, where the names are kept, to 100 MB.
 _MAX_METADATA = 90_000_000
+_URI = "file:"
 
 
 def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
@@ -29,6 +31,7 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
     * ``.safetensors``: tensor ``features``; metadata ``sources`` and ``skipped`` as JSON.
     * ``.npz``: arrays ``features``, ``sources``, ``skipped`` (source and reason per row).
     * ``.csv``: columns ``source, f0, f1, ...``, exact to the last bit; ``skipped`` is not kept.
+      A file name that is not UTF-8 is written as a URI (``file:caf%E9.png``), in Parquet as well.
     * ``.parquet``: columns ``source`` and ``features`` (lists of fixed length); ``skipped`` as JSON
       in the schema's metadata. Needs ``pip install "cassle-zoo[parquet]"``.
 
@@ -150,15 +153,15 @@ def _load_npz(path: Path) -> FeatureSet:
 
 def _save_csv(features: FeatureSet, path: Path) -> None:
     matrix = _matrix(features).numpy()
-    # File names need not be valid text; surrogateescape keeps their bytes.
-    with path.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with path.open("x", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["source", *(f"f{column}" for column in range(matrix.shape[1]))])
         for source, row in zip(features.sources, matrix, strict=True):
-            writer.writerow([source, *(format(value, ".9g") for value in row)])
+            writer.writerow([_as_text(source), *(format(value, ".9g") for value in row)])
 
 
 def _load_csv(path: Path) -> FeatureSet:
+    # Earlier versions wrote the bytes of names that are no valid text as they are.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file)
         header = next(rows)
@@ -166,7 +169,7 @@ def _load_csv(path: Path) -> FeatureSet:
             raise ValueError("the first line is not source,f0,f1,...")
         sources, values = [], []
         for source, *numbers in rows:
-            sources.append(source)
+            sources.append(_from_text(source))
             values.append(np.array(numbers, dtype=np.float32))
     matrix = np.stack(values) if values else np.empty((0, len(header) - 1), np.float32)
     if matrix.shape[1] != len(header) - 1:
@@ -177,11 +180,7 @@ def _load_csv(path: Path) -> FeatureSet:
 def _save_parquet(features: FeatureSet, path: Path) -> None:
     pa, parquet = _pyarrow()
     matrix = _matrix(features).numpy()
-    # Parquet strings must be valid text; bytes of file names that are not become a sign.
-    names = [
-        source.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        for source in features.sources
-    ]
+    names = [_as_text(source) for source in features.sources]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
     table = pa.table({"source": pa.array(names, pa.string()), "features": vectors})
     table = table.replace_schema_metadata({"skipped": _skipped_to_json(features)})
@@ -196,7 +195,21 @@ def _load_parquet(path: Path) -> FeatureSet:
     matrix = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
     metadata = table.schema.metadata or {}
     skipped = _skipped_from_json(metadata.get(b"skipped", b"[]").decode())
-    return FeatureSet(torch.from_numpy(matrix), table["source"].to_pylist(), skipped)
+    sources = [_from_text(name) for name in table["source"].to_pylist()]
+    return FeatureSet(torch.from_numpy(matrix), sources, skipped)
+
+
+def _as_text(source: str) -> str:
+    """Return a name as valid text: one with bytes that are none becomes a URI, file:caf%E9.png."""
+    name = source.encode("utf-8", "surrogateescape")
+    valid = name.decode("utf-8", "replace") == source
+    return source if valid and not source.startswith(_URI) else _URI + quote_from_bytes(name)
+
+
+def _from_text(text: str) -> str:
+    if not text.startswith(_URI):
+        return text
+    return unquote_to_bytes(text.removeprefix(_URI)).decode("utf-8", "surrogateescape")
 
 
 class _Format(NamedTuple):

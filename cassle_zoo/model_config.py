@@ -6,14 +6,28 @@ from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS
 
 FORMAT_VERSION = 1
 
-LARGEST_SIDE = 16_384
+LARGEST_SIDE = 2048
 """Largest height and width of pictures in pixels: what is larger is a mistake or an attack."""
+
+SMALLEST_STD = 1e-6
+"""Smallest standard deviation of pixels within [0, 1]; dividing by less overflows."""
+
+MOST_LAYERS = 1000
+"""Most layers in a stage; far more take minutes to build before the weights turn out not to fit."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 
 # Arguments of timm.create_model that do not describe an architecture.
-_LOADING_ARGS = ("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit")
+_LOADING_ARGS = (
+    "features_only",
+    "out_indices",
+    "checkpoint_path",
+    "cache_dir",
+    "scriptable",
+    "exportable",
+    "no_jit",
+)
 
 # timm fields that say where weights come from; in a model folder they lie beside config.json.
 _SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
@@ -54,7 +68,11 @@ def _check_preprocessing(cfg: dict[str, Any]) -> None:
     for key, allows, what in (
         ("input_size", _is_count, "positive whole numbers"),
         ("mean", _is_number, "numbers"),
-        ("std", lambda v: _is_number(v) and v > 0, "positive numbers"),
+        (
+            "std",
+            lambda v: _is_number(v) and v >= SMALLEST_STD,
+            f"numbers of at least {SMALLEST_STD}",
+        ),
     ):
         values = _get(cfg, key, list)
         if len(values) != 3 or not all(map(allows, values)):
@@ -85,6 +103,21 @@ def _check_model_args(values: Any) -> None:
     for name in values:
         if name in _LOADING_ARGS or name.startswith("pretrained"):
             raise WrongConfigError(f"model_args sets {name}, which no model folder may.")
+        if ("layers" in name or "depth" in name) and _largest(values[name]) > MOST_LAYERS:
+            raise WrongConfigError(
+                f"model_args sets {name} to {values[name]!r}; {MOST_LAYERS} layers are the most."
+            )
+
+
+def _largest(value: Any) -> float:
+    values, largest = [value], 0.0
+    while values:
+        item = values.pop()
+        if isinstance(item, list):
+            values += item
+        elif isinstance(item, int | float):
+            largest = max(largest, item)
+    return largest
 
 
 def _check_own(own: dict[str, Any]) -> None:

@@ -177,6 +177,10 @@ class Emoji64Train(Dataset[tuple[Image.Image, int]]):
         """Return a picture (64x64 RGB) and its subcategory label."""
         return self.data.image(index), self.targets[index]
 
+    def filename(self, index: int) -> str:
+        """Return the name of the picture's file, within the data set."""
+        return self.data.records[index].file_name
+
 
 def pretraining_dataset(path: str | os.PathLike[str]) -> Emoji64Train:
     """Open the train split of emoji64 for pretraining.

@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from cassle_zoo.errors import ArtifactError
+from cassle_zoo.hub.markdown import inline, shell_block
 from cassle_zoo.hub.recorded import is_baseline, is_comparable
 
 TASK_TYPE = "image-feature-extraction"
@@ -33,7 +34,7 @@ def results_section(results: Sequence[Mapping[str, Any]]) -> str:
             f"All values are shares of test data, within 0 and 1; one run.{_legend(beside)}\n\n"
             f"Protocol: {protocol}; seed {result['seed']}.\n"
             f"Data: {result['data']['name']}, sha256 `{result['data']['sha256']}`.\n\n"
-            f"```sh\n{result['command']}\n```"
+            f"{shell_block(result['command'])}"
         )
     return "\n\n".join(["## Results", *blocks]) if blocks else ""
 
@@ -109,8 +110,3 @@ def _protocol_of(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """Return what concerns a metric: the whole protocol at every metric would hide the values."""
     part = next((v for k, v in _PROTOCOL_OF.items() if metric.startswith(k)), "")
     return {part: protocol[part]} if part in protocol else dict(protocol)
-
-
-def inline(value: Any) -> str:
-    """Write a value on one line, so that it cannot change the structure of the document."""
-    return " ".join(str(value).replace("|", "\\|").split())

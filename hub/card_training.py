@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cassle_zoo import __version__
-from cassle_zoo.hub.card_results import inline
+from cassle_zoo.hub.markdown import inline, shell_block
 from cassle_zoo.specs import DATASETS, DatasetInfo
 
 _HOW_TO_GET_DATA: Mapping[str, str] = {
@@ -67,8 +67,9 @@ def training_section(own: Mapping[str, Any]) -> str:
 def _command(own: Mapping[str, Any]) -> str:
     training, data = own["training"], str(own["training"].get("data"))
     root = "emoji64.tar" if data == "emoji64" else "DATA"
-    command = training.get("command", f"cassle-zoo train {own['name']} --data {root} --out RUN")
-    shown = f"```sh\n{command}\n```"
+    usual = f"cassle-zoo train {own['name']} --data {root} --out RUN"
+    command = str(training.get("command", usual))
+    shown = shell_block(command)
     if not command.startswith("cassle-zoo train"):
         return shown
     return f"{shown}\n\n{_HOW_TO_GET_DATA.get(data, _OTHER_DATA)}"

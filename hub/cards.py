@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.errors import ArtifactError, CassleZooError
+from cassle_zoo.hub.markdown import inline, shell_block
 from cassle_zoo.hub.recorded import (
     RESULTS_FOLDER,
     Result,
@@ -219,7 +220,7 @@ def _how_it_was_made(spec: ModelSpec, configs: Mapping[str, Mapping[str, Any]]) 
 def _training(training: Mapping[str, Any], name: str) -> str:
     command = training.get("command", f"cassle-zoo train {name} --data emoji64.tar --out RUN")
     lines = [
-        f"- {key}: {_inline(value)}"
+        f"- {key}: {inline(value)}"
         for key, value in training.items()
         if key not in ("command", "config", "data") and value is not None
     ]
@@ -229,8 +230,8 @@ def _training(training: Mapping[str, Any], name: str) -> str:
             if isinstance(values, Mapping)
             else values
         )
-        lines.append(f"- settings, {section}: {_inline(shown)}")
-    return f"### Training\n\n```sh\n{command}\n```\n\n" + "\n".join(lines)
+        lines.append(f"- settings, {section}: {inline(shown)}")
+    return f"### Training\n\n{shell_block(command)}\n\n" + "\n".join(lines)
 
 
 def _evaluation(result: Result, baselines: Sequence[Result]) -> str:
@@ -246,9 +247,9 @@ def _evaluation(result: Result, baselines: Sequence[Result]) -> str:
         for metric in metrics
     ]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    protocol = "\n".join(f"- {key}: {_inline(value)}" for key, value in result["protocol"].items())
+    protocol = "\n".join(f"- {key}: {inline(value)}" for key, value in result["protocol"].items())
     return (
-        f"### Results on {result['task']}\n\n```sh\n{result['command']}\n```\n\n"
+        f"### Results on {result['task']}\n\n{shell_block(result['command'])}\n\n"
         f"{_table(header, rows)}\n\n"
         f"{protocol}\n"
         f"- data: {result['data']['name']}, sha256 `{result['data']['sha256']}`\n"
@@ -258,7 +259,7 @@ def _evaluation(result: Result, baselines: Sequence[Result]) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(_inline, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(inline, line)) + " |" for line in lines)
 
 
 def _title(metric: str) -> str:
@@ -267,11 +268,6 @@ def _title(metric: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _inline(value: Any) -> str:
-    """Write a value on one line, so that it cannot change the structure of the document."""
-    return " ".join(str(value).replace("|", "\\|").split())
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ DICT_TYPES: tuple[str, ...] = (
     "pytorch_lightning.utilities.parsing.AttributeDict",
 )
 
+_IF_TRUSTED = (
+    "If you trust the file, open it with the code that wrote it, and save the weights alone: "
+    "torch.save(checkpoint['state_dict'], 'weights.pth')."
+)
+
 
 def read_checkpoint(path: str | Path) -> Any:
     """Read a file written by `torch.save`.
@@ -93,28 +98,53 @@ def read_checkpoint(path: str | Path) -> Any:
     safe += [(OrderedDict, name) for name in DICT_TYPES]
     try:
         with torch.serialization.safe_globals(safe):
-            return torch.load(
+            content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, error)) from None
     except Exception as error:  # torch's reader lets out whatever a damaged file leads to
+        if "weights_only" in str(error):  # then torch advises to run the code in the file
+            raise CheckpointError(
+                f"{path} is not read: it is a TorchScript archive, or in torch's old tar format, "
+                f"and loading these may run code. {_IF_TRUSTED}"
+            ) from None
         raise CheckpointError(
             f"{path} is damaged, or not a file written by torch.save "
             f"({type(error).__name__}: {error})."
         ) from error
 
+    _check_tensors(content, path)
+    return content
+
+
+def _check_tensors(content: Any, path: Path) -> None:
+    """Check that the file holds the content of every tensor; seen without reading it."""
+    size = path.stat().st_size
+    values, seen = [content], set[int]()
+    while values:
+        value = values.pop()
+        if isinstance(value, torch.Tensor):
+            # torch.save does not compress: what is larger than its file repeats a few numbers.
+            if value.is_meta or value.numel() * value.element_size() > size:
+                raise CheckpointError(
+                    f"{path} holds a tensor of shape {tuple(value.shape)}, but not its content; "
+                    "get the file again from where it came."
+                )
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))  # a pickle may hold itself
+            values += value.values() if isinstance(value, dict) else value
+
 
 def _refusal(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL (\S+)", str(error))
     if found is None:
-        reason = str(error).strip().splitlines()[-1]
         return (
-            f"{path} is not read, because it holds more than tensors and plain values ({reason})."
+            f"{path} is not read: it is no file of torch.save, or holds more than tensors and "
+            f"plain values, and loading such objects may run code. {_IF_TRUSTED}"
         )
     return (
         f"{path} is not read: it refers to {found[1]}, and loading such objects may run code. Only "
         "tensors, plain values, and the settings that Lightning, omegaconf, argparse and numpy "
-        "store are read. If you trust the file, open it with the code that wrote it, and save the "
-        "weights alone: torch.save(checkpoint['state_dict'], 'weights.pth')."
+        f"store are read. {_IF_TRUSTED}"
     )

@@ -1,6 +1,5 @@
 """Works out what a checkpoint is: its format, backbone, method, and projector."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from cassle_zoo.hub.backbones import FoundBackbone, identify_backbone, mocov3_he
 from cassle_zoo.hub.foreign import find_backbone
 from cassle_zoo.hub.official import PARTS, OfficialProjector, is_official, read_projector
 from cassle_zoo.hub.official_method import choose_method, method_in_name, possible_methods
+from cassle_zoo.json_files import read_json
 from cassle_zoo.specs import BACKBONES, DATASETS
 
 # Of args.json, what describes the training; paths and the like stay out of the model folder.
@@ -192,12 +192,11 @@ def read_args(path: Path) -> Mapping[str, Any]:
     for beside in (path.with_suffix(".args.json"), path.with_name("args.json")):
         if beside.is_file():
             try:
-                values = json.loads(beside.read_text(encoding="utf-8"))
+                return read_json(beside)
             except ValueError as error:
-                raise CheckpointError(f"{beside} is not JSON ({error}).") from error
-            if not isinstance(values, dict):
-                raise CheckpointError(f"{beside} must hold the arguments by name.")
-            return values
+                raise CheckpointError(
+                    f"{beside} must hold the arguments by name, as a JSON object ({error})."
+                ) from error
     return {}
 
 

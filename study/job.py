@@ -28,7 +28,8 @@ from cassle_zoo.study.neighbours import neighbours
 from cassle_zoo.study.records import Record, settings_of
 from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.loop import check_same_run, train
+from cassle_zoo.train.fingerprint import check_same_run
+from cassle_zoo.train.loop import train
 
 GRID_EVALUATORS: dict[str, Evaluator] = {"linear-probe": LinearProbe()}
 EVALUATORS: dict[str, Evaluator] = {

@@ -24,7 +24,7 @@ from cassle_zoo.study.design import Arm, Job
 from cassle_zoo.study.job import Machine, clean, job_config, measure, package, train_job
 from cassle_zoo.study.records import Record
 from cassle_zoo.train.checkpoint import write_json
-from cassle_zoo.train.loop import check_same_run
+from cassle_zoo.train.fingerprint import check_same_run
 from cassle_zoo.train.recipes import get_recipe
 
 RESULTS = Path(__file__).resolve().parent.parent / "eval" / "results"

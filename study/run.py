@@ -32,8 +32,8 @@ from cassle_zoo.study.job import (
     train_job,
 )
 from cassle_zoo.study.records import Record, choose
+from cassle_zoo.train.fingerprint import check_same_run
 from cassle_zoo.train.guards import locked
-from cassle_zoo.train.loop import check_same_run
 
 STOPPED = 143
 _POLL = 5.0

@@ -240,6 +240,19 @@ def test_a_configuration_that_timm_cannot_build_is_to_blame(
         cassle_zoo.create_model(f"local-dir:{tmp_path}", **kwargs)
 
 
+def test_a_configuration_that_breaks_the_loading_is_to_blame(folder: Path, tmp_path: Path) -> None:
+    state = load_file(folder / MODEL_FILE)
+    state["conv1.0.weight"] = state.pop("conv1.weight")  # as other kinds of resnet name it
+    save_file(state, tmp_path / MODEL_FILE)
+    config = model_folder.read_config(folder)
+    config["pretrained_cfg"] |= {"first_conv": "conv1.0"}
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    assert cassle_zoo.create_model(f"local-dir:{tmp_path}").num_features == 512
+    # What fails differs between versions of timm.
+    with pytest.raises(ArtifactError, match=r"cannot (build .*AttributeError|be loaded)"):
+        cassle_zoo.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+
 def test_arguments_that_timm_does_not_take_are_the_callers_mistake(folder: Path) -> None:
     with pytest.raises(TypeError, match="nonsense"):
         cassle_zoo.create_model(f"local-dir:{folder}", pretrained=True, nonsense=1)

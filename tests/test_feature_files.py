@@ -42,17 +42,19 @@ def test_round_trip_is_exact(tmp_path: Path, ending: str, count: int) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ".npz", ".csv"])
+ODD = [os.fsdecode(b"/caf\xe9 %41.png"), "caf\u00e9 \ufffd%41.png", "file:%41.png", "a.png"]
+
+
+@endings
 def test_names_that_are_no_valid_text(tmp_path: Path, ending: str) -> None:
-    name = os.fsdecode(b"caf\xe9.png")
-    save_features(FeatureSet(torch.ones(1, 2), [name]), tmp_path / f"out{ending}")
-    assert load_features(tmp_path / f"out{ending}").sources == [name]
+    save_features(FeatureSet(torch.ones(4, 2), ODD), tmp_path / f"out{ending}")
+    assert load_features(tmp_path / f"out{ending}").sources == ODD
 
 
-@pytest.mark.skipif(not has_pyarrow, reason="needs pyarrow")
-def test_parquet_replaces_what_is_no_valid_text(tmp_path: Path) -> None:
-    save_features(FeatureSet(torch.ones(1, 2), [os.fsdecode(b"\xe9.png")]), tmp_path / "a.parquet")
-    assert load_features(tmp_path / "a.parquet").sources == ["\ufffd.png"]
+def test_csv_is_valid_text(tmp_path: Path) -> None:
+    save_features(FeatureSet(torch.ones(4, 1), ODD), tmp_path / "out.csv")
+    text = (tmp_path / "out.csv").read_text(encoding="utf-8")
+    assert text.split()[1:3] == ["file:/caf%E9%20%2541.png,1", "caf\u00e9"]
 
 
 def test_others_can_read_the_files(tmp_path: Path) -> None:

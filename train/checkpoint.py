@@ -73,12 +73,16 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _unpack(content: bytes, path: Path) -> dict[str, Any]:
-    # A content with the right hash, but not ours, makes torch raise anything.
+    # A content with the right hash, but not ours, makes torch raise anything. What torch says is
+    # left out: it advises to load the file in a way that runs code in it.
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise ArtifactError(f"{str(path)!r} is no checkpoint of a run: {reason}") from error
+    except Exception:
+        raise ArtifactError(
+            f"{str(path)!r} is no checkpoint of a run: it holds more than tensors and plain "
+            "values, or is no file of torch.save; nothing in it was run. Remove it, or use another "
+            "--out."
+        ) from None
     if not isinstance(state, dict):
         raise ArtifactError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint.")
     return state

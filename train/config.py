@@ -10,7 +10,7 @@ from timm.optim import list_optimizers
 from cassle_zoo.augment import AugmentConfig
 from cassle_zoo.devices import PRECISIONS
 from cassle_zoo.errors import ConfigError, UnknownNameError, unknown_name
-from cassle_zoo.settings import NOT_NEGATIVE, POSITIVE, OneOf, Range, check_fields
+from cassle_zoo.settings import NOT_NEGATIVE, OneOf, Range, check_fields
 from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.backbone import feature_width
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
@@ -44,7 +44,7 @@ class DataConfig:
     dataset: str = ""
     split: str = "train"
     samples: Annotated[int | None, Range(1)] = None
-    workers: Annotated[int, Range(0)] = 1
+    workers: Annotated[int, Range(0, 1024)] = 1
     max_bad_share: Annotated[float, Range(0, 1)] = 0.05
 
     def __post_init__(self) -> None:
@@ -132,8 +132,8 @@ class RunConfig:
     device: str | None = None
     precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
     channels_last: bool = True
-    threads: Annotated[int | None, Range(1)] = None
-    timeout: Annotated[float, POSITIVE] = 600.0
+    threads: Annotated[int | None, Range(1, 1024)] = None
+    timeout: Annotated[float, Range(1, 1e6)] = 600.0
     checkpoint_every: Annotated[int, Range(1)] = 100
     log_every: Annotated[int, Range(1)] = 10
     monitor_every: Annotated[int, Range(0)] = 5

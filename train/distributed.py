@@ -18,6 +18,8 @@ from cassle_zoo.devices import pick_device
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.train.rendezvous import fresh_store
 
+_TOLD_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
 
 @contextlib.contextmanager
 def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
@@ -32,9 +34,10 @@ def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
         The device of this process.
 
     Raises:
-        ConfigError: If a machine has fewer GPUs than processes, or there is no such device.
+        ConfigError: If a machine has fewer GPUs than processes, there is no such device, or the
+            environment tells of several processes, but not all that torchrun does.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if dist.is_initialized() or _announced() == 1:
         yield pick_device(device)
         return
     if device is None and torch.cuda.is_available():
@@ -61,6 +64,21 @@ def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _announced() -> int:
+    """Return how many processes there should be, as torchrun tells in the environment."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    missing = [name for name in _TOLD_BY_TORCHRUN if name not in os.environ]
+    if not text.isdecimal() or text == "0" or (text != "1" and missing):
+        but = (
+            f"{' and '.join(missing)} are not set" if missing else "that is no number of processes"
+        )
+        raise ConfigError(
+            f"the environment variable WORLD_SIZE is {text!r}, but {but}; start several processes "
+            "with torchrun, or unset WORLD_SIZE to train in one."
+        )
+    return int(text)
 
 
 def count() -> int:
@@ -123,9 +141,23 @@ def mean(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
     return dict(zip(values, (summed / count()).tolist(), strict=True))
 
 
+def collect(value: Any) -> list[Any]:
+    """Return what each process gave, any plain Python value, in the order of their ranks."""
+    values = [value] * count()
+    if count() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def same_everywhere(value: int, device: torch.device) -> bool:
     """Return whether all processes have the same value."""
     return len(set(gather(torch.tensor([value], device=device)).tolist())) == 1
+
+
+def wait() -> None:
+    """Wait until all processes have come here."""
+    if count() > 1:
+        dist.barrier()
 
 
 def in_any(flag: bool, device: torch.device) -> bool:

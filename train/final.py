@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors.torch import save
 
+from cassle_zoo.errors import ConfigError
 from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
@@ -18,6 +19,19 @@ from cassle_zoo.train.methods import Method
 BACKBONE_FILE = "backbone.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
 EXPORT_FILE = "export.json"
+
+
+def check_folder(folder: Path) -> None:
+    """Check, before a run, that its end can write `folder`.
+
+    Raises:
+        ConfigError: If something else has that name.
+    """
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise ConfigError(
+            f"{str(folder)!r} is a file or a broken link, but the finished model goes into a "
+            "folder of that name; remove it, or use another --out."
+        )
 
 
 def write(

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import math
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,8 @@ WORKER_ADVICE = (
     "Usual reasons: not enough memory (pass fewer --data.workers) or shared memory (/dev/shm). "
     "The same command continues from the last checkpoint."
 )
+SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -35,10 +38,24 @@ def locked(folder: Path) -> Iterator[None]:
     """Create `folder` and hold it against other processes; the lock dies with the process.
 
     Raises:
-        ConfigError: If another process holds it.
+        ConfigError: If another process holds it, or it is no folder.
+        StorageError: If nothing may be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"--out {str(folder)!r} is a file or a broken link, or lies below one; name a folder."
+        ) from None
+    except OSError as error:
+        if error.errno not in _FORBIDDEN:
+            raise
+        raise StorageError(
+            f"cannot write in {str(folder)!r}: {error.strerror}; use another --out, or get the "
+            "right to write there."
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -54,11 +71,18 @@ class StopRequest:
     def __init__(self) -> None:
         """Nothing was asked yet."""
         self.requested = False
+        self._since = 0.0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Note the signal; a second one acts at once, as usual."""
-        self.requested = True
-        signal.signal(signum, signal.SIG_DFL)
+        """Note the signal; a later one acts at once, as usual."""
+        now = time.monotonic()
+        # torchrun hands on the SIGTERM that a queue has sent to all processes already.
+        again = signum == signal.SIGTERM and now < self._since + SAME_REQUEST
+        if self.requested and not again:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        elif not self.requested:
+            self.requested, self._since = True, now
 
 
 @contextlib.contextmanager
@@ -133,7 +157,7 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
         batch_size: Pictures per step.
 
     Raises:
-        NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
+        NotEnoughMemoryError: If the memory of the machine or a GPU, or shared memory, is exhausted.
         StorageError: If the disk is full.
         DataError: If a data worker was killed.
         ProcessLostError: If another process, or the network to it, is gone.
@@ -143,6 +167,13 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
     except CassleZooError:
         raise
     except (MemoryError, RuntimeError) as error:
+        if "</torch_" in str(error):  # what torch calls its files in shared memory
+            reason = str(error).rpartition("RuntimeError: ")[2].strip()
+            raise NotEnoughMemoryError(
+                f"no room in shared memory for what the data workers read ({reason}). Enlarge "
+                "/dev/shm (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or pass "
+                "fewer --data.workers; 0 needs none. The same command continues."
+            ) from error
         if _is_out_of_memory(error):
             raise _memory_advice(error, batch_size) from error
         if "DataLoader worker (pid" in str(error):

@@ -9,6 +9,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 CSV_FILE = "metrics.csv"
+_LONGEST = 1000  # characters in a line
 
 
 class Logger(Protocol):
@@ -29,8 +30,7 @@ class CsvLogger:
         path = folder / CSV_FILE
         rows: list[list[str]] = []
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.reader(file) if len(row) == 3 and _within(row[0], step)]
+            rows = _rows_until(path, step)
         # Aside and renamed, so that no moment is without the earlier rows.
         temporary = folder / f".{CSV_FILE}.tmp"
         with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -111,5 +111,13 @@ class Progress:
         self._bar.close()
 
 
+def _rows_until(path: Path, step: int) -> list[list[str]]:
+    """Return the rows up to a step that are whole; a crash or an editor may have spoilt others."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    parsed = (next(csv.reader([line]), []) for line in text.splitlines() if len(line) < _LONGEST)
+    return [row for row in parsed if len(row) == 3 and _within(row[0], step)]
+
+
 def _within(text: str, step: int) -> bool:
-    return text.isdigit() and int(text) <= step
+    # Not isdigit, which takes ² as well.
+    return text.isascii() and text.isdecimal() and int(text) <= step

@@ -6,21 +6,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cassle_zoo.errors import ConfigError
-from cassle_zoo.json_files import read_json
 from cassle_zoo.train import distributed, final
-from cassle_zoo.train.checkpoint import write_json
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import batches, open_dataset, steps_per_epoch
 from cassle_zoo.train.distributed import joined
+from cassle_zoo.train.fingerprint import (
+    check_same_everywhere,
+    check_same_run,
+    pictures_fingerprint,
+    write_settings,
+)
 from cassle_zoo.train.guards import BadPictures, explained, locked, stop_signals
 from cassle_zoo.train.logs import Progress, open_loggers
 from cassle_zoo.train.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
-
-CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +47,16 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
     Args:
         config: All settings.
         out: Folder of the run; created if missing. If it holds an interrupted run with the same
-            settings, that run is continued.
+            settings and pictures, that run is continued.
         command: The command line that started the run, for the model card.
 
     Raises:
-        ConfigError: If `out` holds a run with other settings, or is used by another process.
+        ConfigError: If `out` holds a run with other settings or pictures, or is used by another
+            process, or the processes of `torchrun` have different ones.
         DataError: If there are no pictures, or too many that cannot be read.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
-        StorageError: If the disk is full.
+        StorageError: If the disk is full, or `out` may not be written.
         ArtifactError: If all checkpoints are damaged.
         ProcessLostError: If another process, or the network to it, is gone.
     """
@@ -68,13 +70,22 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         dataset = open_dataset(config.data)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
+        pictures = pictures_fingerprint(dataset)
+        check_same_everywhere(config, pictures)
         with locked(out) if first else contextlib.nullcontext():
-            check_same_run(config, out)
+            check_same_run(config, out, pictures)
+            final.check_folder(out / "final")
             trainer = Trainer(config, per_epoch, device)
             notes = trainer.restore(out)
+            if trainer.step > total:
+                raise ConfigError(
+                    f"{str(out)!r} holds a run that is {trainer.step} steps long already, but with "
+                    f"these pictures and settings it has {total}; point --data at the pictures it "
+                    "began with, or use another --out."
+                )
             report = Reporter(config, out, trainer.step, total) if first else Silence()
             if first:
-                write_json(out / CONFIG_FILE, config.to_dict())
+                write_settings(config, pictures, out)
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
             bad_pictures = BadPictures(dataset, config.data.max_bad_share)
             for note in (*notes, *getattr(dataset, "notes", ())):
@@ -104,6 +115,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             report.close()
             if first and trainer.step == total:
                 final.write(out / "final", trainer.method, config, steps=total, command=command)
+            # Here a second signal does not yet end a process for which others wait.
+            distributed.wait()
     return TrainResult(steps=trainer.step, finished=trainer.step == total)
 
 
@@ -166,56 +179,3 @@ class Silence:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def check_same_run(config: TrainConfig, out: Path) -> None:
-    """Check that `out` does not hold a run with other settings.
-
-    Settings that do not change the result may differ: `data.root`, `data.workers` (but not of a
-    stream, whose order depends on it), and all of `run` but the seed.
-
-    Raises:
-        ConfigError: Naming each setting that differs, with both values.
-    """
-    path = out / CONFIG_FILE
-    if not path.exists():
-        return
-    # A setting that did not exist when the run began had what is now its default.
-    defaults = _flat(
-        TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
-    )
-    try:
-        old = defaults | _flat(read_json(path))
-    except ValueError as error:
-        raise ConfigError(
-            f"{str(path)!r} holds no settings ({error}); use another --out."
-        ) from None
-    new = _flat(config.to_dict())
-    differing = [
-        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not _is_free(name, config)
-    ]
-    if differing:
-        raise ConfigError(
-            f"{str(out)!r} holds a run with other settings ({'; '.join(differing)}); "
-            "use another --out, or the same settings to continue it."
-        )
-
-
-def _is_free(name: str, config: TrainConfig) -> bool:
-    if name.startswith("run."):
-        return name not in ("run.seed", "run.precision", "run.channels_last")
-    if name == "data.workers":  # among which the shards of a stream are shared out
-        return not config.data.is_stream
-    return name in ("data.root", "data.max_bad_share")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

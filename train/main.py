@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -96,5 +97,6 @@ def run_from_cli(argv: Sequence[str]) -> int:
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:
         return INTERRUPTED
-    print(f"finished: {arguments.out / 'final'}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process says it for all
+        print(f"finished: {arguments.out / 'final'}", file=sys.stderr)
     return 0

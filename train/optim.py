@@ -25,7 +25,8 @@ def build_optimizer(
             False.
 
     Raises:
-        ConfigError: If the optimiser cannot be built, for example because its package is missing.
+        ConfigError: If the optimiser cannot be built, for example because its package is missing,
+            or needs second derivatives.
     """
     try:
         optimizer = create_optimizer_v2(
@@ -40,6 +41,11 @@ def build_optimizer(
             f"optim.optimizer {config.optimizer!r} cannot be used here: {error}"
         ) from error
     assert isinstance(optimizer, torch.optim.Optimizer)
+    if getattr(optimizer, "is_second_order", False):
+        raise ConfigError(
+            f"optim.optimizer {config.optimizer!r} cannot be used here: it needs second "
+            "derivatives, which are not computed; momentum, lars, adamw and others do not."
+        )
     return optimizer
 
 

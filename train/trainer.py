@@ -103,7 +103,12 @@ class Trainer:
             ArtifactError: If all checkpoints are damaged, or do not fit.
         """
         state, damaged = load_checkpoint(out)
-        found = 0 if state is None else int(state.get("step", 0))
+        found = 0 if state is None else state.get("step")
+        if type(found) is not int or found < 0:
+            raise ArtifactError(
+                f"the checkpoint in {str(out)!r} tells {found!r} as its step, so it is none of "
+                "ours; remove it, or use another --out."
+            )
         if not distributed.same_everywhere(found, self.device):
             raise ConfigError(
                 f"process {distributed.rank()} finds a checkpoint of step {found} in "

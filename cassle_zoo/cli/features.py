@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cassle_zoo.cli.terminal import printable
+
 if TYPE_CHECKING:
     from cassle_zoo.inputs import Skipped
 
@@ -67,5 +69,5 @@ def run(args: argparse.Namespace) -> int:
 def report_skipped(skipped: "Sequence[Skipped]") -> int:
     """Name on stderr what was left out; return the exit status that says whether there was any."""
     for item in skipped:
-        print(f"cassle-zoo: left out {item.source}: {item.reason}", file=sys.stderr)
+        print(printable(f"cassle-zoo: left out {item.source}: {item.reason}"), file=sys.stderr)
     return EXIT_SKIPPED if skipped else 0

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from cassle_zoo import __version__
 from cassle_zoo.cli import demo, evaluate, features, hub, info, listing, reproduce, train
+from cassle_zoo.cli.terminal import printable
 from cassle_zoo.errors import CassleZooError
 
 EXIT_ERROR = 2
@@ -105,5 +106,5 @@ def _guarded(run: Callable[[], int]) -> int:
 
 
 def _report(error: Exception) -> int:
-    print(f"cassle-zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"cassle-zoo: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return EXIT_ERROR

@@ -227,6 +227,7 @@ def test_unknown_data_and_odd_text_do_not_break_the_card(folder: Path) -> None:
         "data": "my\n---\n# photos | €",
         "data_license": "mine: 'all rights'",
         "notes": "a\n\n## Heading",
+        "command": "cassle-zoo train x --out '\n```\n## Out\n````'",
     }
     config["cassle_zoo"]["name"] = "x: {y}\n- z"
     card = ModelCard(str(render_card(config, results=[result(folder)])))
@@ -234,6 +235,7 @@ def test_unknown_data_and_odd_text_do_not_break_the_card(folder: Path) -> None:
     assert "- Data: my --- # photos \\| €" in card.text
     assert "- Licence of the data: mine: 'all rights'" in card.text
     assert "\n## Heading" not in card.text
+    assert "`````sh\ncassle-zoo train x --out '\n```\n## Out\n````'\n`````\n" in card.text
 
 
 def test_a_released_model_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

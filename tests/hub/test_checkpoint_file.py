@@ -1,9 +1,11 @@
 """Foreign checkpoints are read without running anything in them."""
 
 import argparse
+import io
 import os
 import pickle
 import sys
+import tarfile
 import types
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -51,6 +53,42 @@ def test_a_malicious_file_is_refused_and_runs_nothing(
         read_checkpoint(path)
     assert not witness.exists()
     assert "antigravity" not in sys.modules
+
+
+def torchscript(path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+
+
+def old_tar(path: Path) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            content = pickle.dumps({})
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def bare_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"a": 1}, protocol=4))
+
+
+@pytest.mark.parametrize("write", [torchscript, old_tar, bare_pickle])
+def test_the_refusal_does_not_advise_to_run_code(tmp_path: Path, write: Any) -> None:
+    write(tmp_path / "ckpt.pth")
+    with pytest.raises(CheckpointError, match=r"may run code.*save the weights") as caught:
+        read_checkpoint(tmp_path / "ckpt.pth")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.empty(3, device="meta"), torch.zeros(1).expand(2**40)], ids=["meta", "repeats"]
+)
+def test_tensors_without_content_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
+    loop: list[Any] = [{"model": (tensor,)}]
+    loop.append(loop)
+    torch.save({"epochs": [1], "models": loop}, tmp_path / "ckpt.pth")
+    with pytest.raises(CheckpointError, match=r"tensor of shape \(\d+,\), but not its content"):
+        read_checkpoint(tmp_path / "ckpt.pth")
 
 
 def test_the_refusal_names_the_type_and_a_way_out(tmp_path: Path) -> None:

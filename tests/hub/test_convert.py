@@ -196,7 +196,7 @@ def test_args_json_beside_the_file(
     assert "secret" not in json.dumps(own)
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
 def test_an_args_json_that_is_none_is_refused(
     resnet: tuple[Path, nn.Module, PaperProjector], tmp_path: Path, content: str
 ) -> None:

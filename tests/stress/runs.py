@@ -68,6 +68,7 @@ def checkpoint_time(out: Path) -> int:
 def start(config: TrainConfig, out: Path, before: Callable[[], Any] = lambda: None) -> Run:
     """Train in a process forked off this one, so that nothing need be imported anew."""
     log = out.with_name(f"{out.name}.log")
+    log.write_text("")  # for a process that is killed at once
 
     def work() -> None:
         sys.stdout = sys.stderr = log.open("w", buffering=1)

@@ -12,6 +12,7 @@ from cassle_zoo.errors import CassleZooError, ConfigError, UnknownNameError
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from cassle_zoo.train.loop import TrainResult
 from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.methods.base import ParamGroup
@@ -58,6 +59,8 @@ def test_unknown_recipe() -> None:
         (OptimConfig, {"warmup_epochs": 101}, "optim.warmup_epochs"),
         (OptimConfig, {"base_lr": float("nan")}, "optim.base_lr"),
         (DataConfig, {"workers": -1}, "data.workers"),
+        (DataConfig, {"workers": 99999}, "data.workers"),
+        (RunConfig, {"threads": 100_000}, "run.threads"),
         (RunConfig, {"precision": "fp16"}, "fp16"),
         (RunConfig, {"threads": 0}, "run.threads"),
         (RunConfig, {"loggers": ("wandb",)}, "wandb"),
@@ -190,3 +193,20 @@ def test_bad_command_lines(argv: list[str]) -> None:
     except SystemExit as error:
         status = error.code
     assert status == 2
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(None, 1), ("0", 1), ("1", 0)])
+def test_one_process_says_that_the_run_is_finished(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str | None,
+    lines: int,
+) -> None:
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    result = TrainResult(steps=1, finished=True)
+    monkeypatch.setattr("cassle_zoo.train.main.train", lambda *args, **kwargs: result)
+    assert run_from_cli(["resnet18_simclr.emoji64", "--out", "RUN"]) == 0
+    assert capsys.readouterr().err.count("finished: RUN/final") == lines

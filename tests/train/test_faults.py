@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -61,6 +62,31 @@ def test_out_of_memory_advises(
         raise error
 
     advice = r"batches of 4.*torchrun.*--optim\.batch-size 2.*--dry-run"
+    with fault_at(7, fail), pytest.raises(NotEnoughMemoryError, match=advice) as caught:
+        loop.train(config, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert_continues(config, tmp_path, after=7)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)",
+        "unable to resize file </torch_1_2_0> to the right size: File too large (27)",
+    ],
+)
+def test_shared_memory_advises(
+    config: TrainConfig, tmp_path: Path, fault_at: Any, reason: str
+) -> None:
+    def fail() -> None:
+        raise RuntimeError(
+            "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent "
+            f"call last):\n  File ...\nRuntimeError: {reason}\n"
+        )
+
+    advice = (
+        rf"shared memory .*\({re.escape(reason)}\)\. Enlarge /dev/shm.*--data\.workers; 0 needs"
+    )
     with fault_at(7, fail), pytest.raises(NotEnoughMemoryError, match=advice) as caught:
         loop.train(config, tmp_path)
     assert "\n" not in str(caught.value)

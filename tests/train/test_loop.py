@@ -175,6 +175,31 @@ def test_sigterm_saves_and_stops(config: TrainConfig, undisturbed: Path, tmp_pat
     assert_same_weights(out, undisturbed)
 
 
+@pytest.mark.parametrize(
+    ("signals", "later", "ends_by"),
+    [
+        ("TERM TERM TERM", 0, None),
+        ("INT TERM", 0, None),
+        ("TERM TERM", 11, "TERM"),
+        ("INT INT", 0, "INT"),
+        ("TERM INT", 0, "INT"),
+    ],
+)
+def test_which_further_signal_acts_at_once(signals: str, later: float, ends_by: str | None) -> None:
+    code = f"""
+import signal, time
+from cassle_zoo.train.guards import stop_signals
+with stop_signals() as stop:
+    clock = time.monotonic
+    for number, name in enumerate({signals!r}.split()):
+        time.monotonic = lambda: clock() + number * {later}
+        signal.raise_signal(getattr(signal, "SIG" + name))
+    raise SystemExit(7 if stop.requested else 8)
+"""
+    status = subprocess.run([sys.executable, "-c", code], check=False).returncode
+    assert status == (-getattr(signal, f"SIG{ends_by}") if ends_by else 7)
+
+
 def test_non_finite_loss(config: TrainConfig, tmp_path: Path) -> None:
     config = change(config, "optim", base_lr=1e20)
     with pytest.raises(NonFiniteLossError, match="base-lr"):
@@ -246,6 +271,7 @@ def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
     content = pickle.dumps(Evil())
     digest = hashlib.sha256(content).hexdigest().encode()
     (tmp_path / LATEST).write_bytes(digest + b"\n" + content)
-    with pytest.raises(ArtifactError, match="no checkpoint"):
+    with pytest.raises(ArtifactError, match="no checkpoint") as caught:
         load_checkpoint(tmp_path)
+    assert "weights_only" not in str(caught.value)  # torch's advice is to run it
     assert not marker.exists()

@@ -13,7 +13,7 @@ import cassle_zoo
 from cassle_zoo.errors import CassleZooError, ConfigError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.projector import CONDITIONINGS
-from cassle_zoo.train import loop
+from cassle_zoo.train import fingerprint, loop
 from cassle_zoo.train.checkpoint import load_checkpoint
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
@@ -181,7 +181,7 @@ def test_runs_from_before_a_setting_existed_are_continued(
 ) -> None:
     config = short(config)
     loop.train(config, tmp_path)
-    path = tmp_path / loop.CONFIG_FILE
+    path = tmp_path / fingerprint.CONFIG_FILE
     old = json.loads(path.read_text())
     del old["augself"], old["method"]["depth"]
     path.write_text(json.dumps(old))

@@ -2,27 +2,34 @@
 
 import csv
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from cassle_zoo.train.checkpoint import LATEST
 from cassle_zoo.train.methods import METHODS
 
 FOLDER = Path(__file__).parent
 
 
+def command(processes: int, script: str, *arguments: object) -> list[str]:
+    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {processes}"
+    launcher = [*f"{torchrun} --max-restarts 1".split()] if processes > 1 else []
+    return [sys.executable, *launcher, str(FOLDER / script), *map(str, arguments)]
+
+
 def launch(processes: int, script: str, *arguments: object) -> str:
     """Run a script in so many processes; return what it wrote on stderr."""
-    torchrun = f"-m torch.distributed.run --standalone --nproc-per-node {processes}"
-    command = [*f"{torchrun} --max-restarts 1".split()] if processes > 1 else []
-    command += [str(FOLDER / script), *map(str, arguments)]
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=600, check=False
-    )
+    words = command(processes, script, *arguments)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
 
@@ -56,9 +63,30 @@ def test_same_as_one_process(runs: dict[int, Path], processes: int, name: str) -
 
 
 def test_a_killed_worker_is_replaced(pictures: Path, tmp_path: Path) -> None:
-    for killed in ("yes", "no"):
-        text = launch(2, "restarting.py", pictures, tmp_path / killed, killed)
-        assert ("continuing after step 7" in text) == (killed == "yes"), text[-3000:]
+    for fault in ("killed", "none"):
+        text = launch(2, "restarting.py", pictures, tmp_path / fault, fault)
+        assert ("continuing after step 7" in text) == (fault == "killed"), text[-3000:]
     for file in ("backbone.safetensors", "projector.safetensors"):
-        left, right = (load_file(tmp_path / killed / "final" / file) for killed in ("yes", "no"))
+        left, right = (load_file(tmp_path / fault / "final" / file) for fault in ("killed", "none"))
         assert all(torch.equal(value, right[key]) for key, value in left.items())
+
+
+def test_a_signal_to_all_that_torchrun_hands_on(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = command(2, "restarting.py", pictures, out, "slow")
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as torchrun:
+        try:
+            while not (out / LATEST).exists():
+                assert torchrun.poll() is None
+                time.sleep(0.05)
+            workers = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text()
+            for pid in (*map(int, workers.split()), torchrun.pid):  # as a queue does
+                os.kill(pid, signal.SIGTERM)
+            said = torchrun.communicate(timeout=120)[1]
+        finally:
+            torchrun.kill()
+    stopped = re.search(r"stopped after step (\d+); the same command continues", said)
+    assert stopped is not None, said[-3000:]
+    assert torchrun.returncode == 1  # torchrun's own, whatever became of the processes
+    text = launch(2, "restarting.py", pictures, out, "none")
+    assert f"continuing after step {stopped[1]}." in text
