@@ -60,7 +60,7 @@ class ForeignPictures(Dataset[tuple[Image.Image, int]]):
         """Return the name of the picture's file, within its folder, or its number."""
         files = getattr(self.source, "samples", None)
         if isinstance(files, list) and isinstance(files[index], tuple):  # torchvision's folders
-            return os.path.relpath(files[index][0], self.source.root)
+            return str(os.path.relpath(files[index][0], self.source.root))
         return f"number {index}"
 
 
