@@ -23,7 +23,7 @@ bench: $(VENV)/.installed-dev ## measure speed beside the peers (an hour on an i
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
-stress: $(VENV)/.installed-dev ## run the long fault tests (some 20 minutes) and show what was lost
+stress: $(VENV)/.installed-dev ## run the long fault tests (some 10 minutes) and show what was lost
 	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest tests/fuzz tests/stress $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## run the tests and show which lines they leave out
