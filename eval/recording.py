@@ -35,10 +35,11 @@ def check_folder(folder: Path, option: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"nothing can be written to the folder {folder} ({error.strerror}); choose another "
-            f"with {option}."
+            f"nothing can be written to the folder {str(folder)!r} ({reason}); choose another with "
+            f"{option}."
         ) from error
 
 

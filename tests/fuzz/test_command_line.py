@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cassle_zoo.cli.main import main
@@ -60,5 +60,6 @@ def test_settings_of_training(flag: str, value: str) -> None:
 
 
 @given(st.sampled_from(["knn", "emoji64", "spectrum"]), st.sampled_from(FLAGS), st.text(max_size=5))
+@example("knn", "--out", "\0")
 def test_settings_of_evaluation(task: str, flag: str, value: str) -> None:
     run(["eval", task, "raw-pixels", "--data", "nowhere", flag, value])
