@@ -71,7 +71,7 @@ def test_the_pictures_tell_models_apart(folder: Path) -> None:
 @pytest.mark.parametrize("file", [MODEL_FILE, PROJECTOR_FILE])
 def test_one_changed_weight_is_noticed(folder: Path, file: str) -> None:
     state = load((folder / file).read_bytes())
-    key = next(k for k, v in state.items() if v.ndim > 1)
+    key = next(k for k, v in sorted(state.items()) if v.ndim > 1 and not k.startswith("fc."))
     state[key][0] += 0.05
     save_file(state, folder / file)
     assert max(reference_errors(folder).values()) > TOLERANCE
