@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from cassle_zoo.errors import DataError
 
@@ -17,6 +17,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 # Pillow hands EPS to Ghostscript and WMF to the system, and can name but not decode the others.
 _REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+_UPRIGHT = 1  # as EXIF puts it
 _UNPREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
@@ -228,6 +229,8 @@ def _check_regular_file(path: PathLike) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     # Broken EXIF data make the rotation unknown, not the picture unreadable.
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) == _UPRIGHT:
+            return image  # which exif_transpose would copy
         return ImageOps.exif_transpose(image)
     except Exception:
         return image

@@ -5,8 +5,10 @@ augmentation. All of it depends only on (seed, epoch, sample, view): not on the 
 nor on where a run was interrupted.
 """
 
+import functools
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cassle_zoo.augment import AugmentConfig, draw_uniforms, view_generator
 from cassle_zoo.crop import crop_box, cut_crops
+from cassle_zoo.devices import pick_device
 from cassle_zoo.errors import DataError
 from cassle_zoo.images import UnreadableImageError, open_image
 from cassle_zoo.train.archives import TarPictures
@@ -30,6 +33,7 @@ from cassle_zoo.train.timm_data import open_timm_data
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
 WORKER_GRACE = 30  # seconds
+_NICENESS = 10  # of workers that share the processors with the computation
 
 
 def open_dataset(config: DataConfig) -> Any:
@@ -224,7 +228,7 @@ def _map_batches(
         num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
         generator=_seeded(config),
-        worker_init_fn=_outlast_stop_signals,
+        worker_init_fn=_worker_start(config),
     )
 
 
@@ -237,7 +241,7 @@ def _stream_batches(
             batch_size=None,
             num_workers=config.data.workers,
             generator=_seeded(config),
-            worker_init_fn=_outlast_stop_signals,
+            worker_init_fn=_worker_start(config),
         )
 
     rows = share(config.optim.batch_size)
@@ -251,8 +255,16 @@ def _stream_batches(
         step += stop - start
 
 
-def _outlast_stop_signals(_: int) -> None:
+def _worker_start(config: TrainConfig) -> Callable[[int], None]:
+    """Return what each worker does first."""
+    # Threads that wait for one which a worker pushed aside cost a fifth of a bf16 step's speed.
+    niceness = _NICENESS if pick_device(config.run.device).type == "cpu" else 0
+    return functools.partial(_start_worker, niceness)
+
+
+def _start_worker(niceness: int, _: int) -> None:
     """Let a worker go on for a while: queues signal all processes, but the step must end."""
+    os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
 

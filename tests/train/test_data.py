@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import os
 import pickle
 import shutil
 import tarfile
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from cassle_zoo.errors import DataError
 from cassle_zoo.train.config import TrainConfig
@@ -39,6 +41,21 @@ def test_batches(config: TrainConfig) -> None:
     assert got[0]["crops"].dtype == torch.uint8
     assert got[0]["source"].tolist() == [[20, 28]] * 4
     assert not torch.equal(got[0]["crops"][:, 0], got[0]["crops"][:, 1])
+
+
+class AsWideAsNice:
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, _: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (20 + os.nice(0), 20)), 0
+
+
+def test_workers_leave_the_processors_to_the_computation(config: TrainConfig) -> None:
+    on_cpu = dataclasses.replace(config.run, device="cpu")
+    config = with_data(dataclasses.replace(config, run=on_cpu), workers=1)
+    (batch,) = batches(config, AsWideAsNice(), 0, 1)
+    assert (batch["source"][:, 1] == 20 + min(19, os.nice(0) + 10)).all()
 
 
 def test_epochs_differ_and_cover_the_data(config: TrainConfig) -> None:
