@@ -68,3 +68,9 @@ def test_an_interrupted_benchmark_continues(
     assert list(json.loads(out.read_text())["rows"]) == ["loading", "gpu"]
     assert list(tmp_path.iterdir()) == [out]
     assert "| row gpu |  | share: **0.5** (≥ 0.9) | no |" in capsys.readouterr().out
+
+
+def test_the_readme_shows_what_was_recorded() -> None:
+    root = Path(__file__).parent.parent
+    record = json.loads((root / "benchmarks" / "results" / "bench.json").read_text())
+    assert bench.table(record["rows"]) in (root / "README.md").read_text()
