@@ -19,7 +19,7 @@ demo: $(VENV)/.installed ## features and nearest neighbours of sample pictures, 
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-dev ## measure speed beside the peers (an hour on an idle machine)
+bench: $(VENV)/.installed-dev ## measure speed beside the peers (half an hour on an idle machine)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
