@@ -77,7 +77,7 @@ def test_everything_is_checked_first(arguments, tmp_path, monkeypatch):
     occupied = tmp_path / "occupied"
     occupied.write_text("")
     for option in ("-o", "--cache"):
-        with pytest.raises(ConfigError, match=rf"occupied .*choose another with {option}"):
+        with pytest.raises(ConfigError, match=rf"occupied.*choose another with {option}"):
             run_from_cli(["knn", "raw-pixels", *arguments, option, str(occupied)])
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(ConfigError, match="is a folder"):
