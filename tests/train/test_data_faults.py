@@ -1,6 +1,5 @@
 """What happens to the data while a run goes on: workers die, files vanish, many are bad."""
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from changes import change
 from PIL import Image
 
 from cassle_zoo.errors import DataError
@@ -20,11 +20,6 @@ from cassle_zoo.train import data, loop
 from cassle_zoo.train.checkpoint import load_checkpoint
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.timm_data import ForeignPictures
-
-
-def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
-    new = dataclasses.replace(getattr(config, group), **changes)
-    return dataclasses.replace(config, **{group: new})
 
 
 @pytest.fixture

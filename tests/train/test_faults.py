@@ -1,6 +1,5 @@
 """What the machine does to a run: disk, memory, workers, damaged files; tests/stress has more."""
 
-import dataclasses
 import errno
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from changes import change
 
 from cassle_zoo.cli.main import main
 from cassle_zoo.errors import (
@@ -25,11 +25,6 @@ from cassle_zoo.train import logs, loop
 from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.trainer import Trainer
-
-
-def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
-    new = dataclasses.replace(getattr(config, group), **changes)
-    return dataclasses.replace(config, **{group: new})
 
 
 @pytest.fixture

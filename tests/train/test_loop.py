@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import json
 import os
 import random
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from changes import change
 from safetensors.torch import load_file
 
 from cassle_zoo.errors import ArtifactError, ConfigError, NonFiniteLossError
@@ -36,11 +36,6 @@ def assert_same_weights(left: Path, right: Path) -> None:
     assert a.keys() == b.keys()
     for key, value in a.items():
         assert torch.equal(value, b[key]), key
-
-
-def change(config: TrainConfig, group: str, **changes: Any) -> TrainConfig:
-    new = dataclasses.replace(getattr(config, group), **changes)
-    return dataclasses.replace(config, **{group: new})
 
 
 @pytest.fixture
