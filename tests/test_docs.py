@@ -1,7 +1,9 @@
-"""The code in docs/ runs as it stands."""
+"""The code in docs/ runs as it stands, and the settings that documents name exist."""
 
+import dataclasses
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ from PIL import Image
 from torch import nn
 
 from cassle_zoo.demo import SAMPLES
+from cassle_zoo.train.methods import METHODS
+from cassle_zoo.train.recipes import get_recipe
 
-DOC = Path(__file__).parent.parent / "docs" / "use_in_your_loop.md"
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOC = ROOT / "docs" / "use_in_your_loop.md"
 SECTIONS = dict(
     re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", DOC.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 )
@@ -41,6 +47,21 @@ def trained(namespace: dict[str, Any], projector: nn.Module) -> bool:
     assert math.isfinite(namespace["loss"].item())
     encoder: Any = projector.encoder
     return bool(encoder[0].weight.grad.abs().max() > 0) and encoder[1].num_batches_tracked == 8
+
+
+def settings() -> Iterator[str]:
+    """All flags of `cassle-zoo train` that set a field of a group."""
+    config = get_recipe("resnet18_cassle_simclr.emoji64")
+    groups = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
+    for name, group in [*groups, *(("method", method) for method in METHODS.values())]:
+        if dataclasses.is_dataclass(group):
+            yield from (f"--{name}.{f.name}".replace("_", "-") for f in dataclasses.fields(group))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_settings_that_exist(document: Path) -> None:
+    text = document.read_text("utf-8")
+    assert set(re.findall(r"--[a-z]+\.[a-z][a-z-]*", text)) <= set(settings())
 
 
 def test_the_sections_are_those_tested_below() -> None:
