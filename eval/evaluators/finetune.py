@@ -50,7 +50,7 @@ class Finetune(TrainSettings):
         """Return top-1, top-5 and mean per class on the test pictures of every task."""
         metrics: dict[str, dict[str, float]] = {}
         series: dict[str, list[float]] = {}
-        chosen = []
+        counts, chosen = [], []
         for task in self._tasks(subject):
             metrics[task.name] = {}
             for share in self.labels:
@@ -61,13 +61,17 @@ class Finetune(TrainSettings):
                 values = run.test(model, "test")
                 metrics[task.name] |= {f"{kind}_{name}": value for name, value in values.items()}
                 series[f"{task.name}: loss of {kind} by epoch"] = losses
-                chosen.append(
-                    f"{task.name} {100 * share:g}% labels: {run.count} pictures, lr {lr:g}"
-                )
+                which = f"{task.name} {100 * share:g}% labels"
+                counts.append(f"{which}: {run.count} pictures")
+                chosen.append(f"{which}: {lr:g}")
         return Outcome(
             metrics=metrics,
             series=series,
-            protocol={**self._protocol(subject), "runs": "; ".join(chosen)},
+            protocol={
+                **self._protocol(subject),
+                "labels": "; ".join(counts),
+                "chosen lr": "; ".join(chosen),
+            },
         )
 
     def _tasks(self, subject: Subject) -> Sequence[Task]:
