@@ -31,7 +31,7 @@ from cassle_zoo.study.job import (
     make_record,
     train_job,
 )
-from cassle_zoo.study.records import Record, choose
+from cassle_zoo.study.records import Record, check_settings, choose
 from cassle_zoo.train.fingerprint import check_same_run
 from cassle_zoo.train.guards import locked
 
@@ -126,8 +126,10 @@ class Walk:
         return any(fnmatch(name, pattern) for name in names for pattern in self.only)
 
     def _is_done(self, job: Job) -> bool:
-        if not self.record_path(job).exists():
+        path = self.record_path(job)
+        if not path.exists():
             return False
+        check_settings(Record.load(path), job)  # the folder of its training may be gone
         check_same_run(job_config(job, self.data, self.machine), self._folder(job) / "train")
         return True
 
