@@ -1,6 +1,6 @@
 """Reads batches, in worker processes or in this one, with the same errors from both."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ Collate = Callable[[list[Any]], Any]
 
 def read_batches(
     dataset: Any,
-    batches: Iterable[Sequence[Any]],
+    batches: Iterable[list[Any]],
     *,
     workers: int,
     collate: Collate = default_collate,
@@ -54,7 +54,7 @@ class _Batches(Dataset[Any]):
         self.dataset = dataset
         self.collate = collate
 
-    def __getitems__(self, keys: Sequence[Any]) -> Any:
+    def __getitems__(self, keys: list[Any]) -> Any:
         try:
             return self.collate([self.dataset[key] for key in keys])
         except DataError as error:
