@@ -11,7 +11,8 @@ import pytest
 
 from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
 from cassle_zoo.study import run
-from cassle_zoo.study.design import GRID
+from cassle_zoo.study.design import GRID, Job
+from cassle_zoo.study.job import make_record
 from cassle_zoo.study.main import StudyArguments, make_walk
 from cassle_zoo.study.records import Record, best_of, choose, load_records, validation_score
 from cassle_zoo.study.run import STOPPED, Walk, run_study
@@ -122,6 +123,23 @@ def test_a_diverged_training_is_recorded(walk: Walk, monkeypatch: pytest.MonkeyP
     record = Record.load(walk.out / "records" / f"{FIRST}.json")
     assert record.error == "the loss became nan"
     assert validation_score(record) == 0
+
+
+def test_what_cannot_be_measured_does_not_hold_up_the_others(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(job: Job, folder: Path, *_: Any) -> Record:
+        if job.name == FIRST:
+            raise DataError("all features are equal")
+        return make_record(job, folder, walk.machine)
+
+    monkeypatch.setattr(run, "train_job", lambda *_: True)
+    monkeypatch.setattr(run, "evaluate_job", measure)
+    both = only(walk, "test_resnet_simclr-seed*")
+    with pytest.raises(DataError, match=f"{FIRST}: all features are equal"):
+        run_study(both)
+    assert [job.name for job in both.todo()] == [FIRST]
+    assert f"{FIRST}: failed: all features are equal" in (walk.out / "log.txt").read_text()
 
 
 def test_a_record_of_other_settings_is_refused(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
