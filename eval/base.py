@@ -45,7 +45,8 @@ class Task:
             fewer.
         splits: Indices of pictures, int64, by split.
         classes: Names of the classes in the order of their numbers; empty for regression.
-        metric: What is usually reported: `top1`, `mean_per_class`, `r2` or `recall@1`.
+        metric: What is usually reported, and decides on validation data: `top1` or
+            `mean_per_class` of classification, else `r2`, `recall@1` or `mAP50`.
     """
 
     name: str

@@ -18,6 +18,7 @@ from cassle_zoo.eval.base import Outcome, Subject, Task
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.finetune import Augmented, Classifier, TrainSettings, finetune
 from cassle_zoo.eval.label_share import label_share
+from cassle_zoo.eval.linear_probe import METRICS
 from cassle_zoo.features import extract_features
 from cassle_zoo.inference import choose_device
 from cassle_zoo.settings import POSITIVE, Range
@@ -89,7 +90,8 @@ class Finetune(TrainSettings):
         rule = "training + validation data, tested once after the last epoch in fp32"
         if len(self.lr) > 1:
             tried = ", ".join(f"{rate:g}" for rate in self.lr)
-            rule += f"; lr of {tried} by top-1 on validation data (ties: smallest)"
+            by = " or ".join(sorted({METRICS[task.metric] for task in self._tasks(subject)}))
+            rule += f"; lr of {tried} by {by} on validation data (ties: smallest)"
         settings.append(f"momentum: 0.9, precision: {'fp32' if dtype is None else 'bf16'}")
         if min(self.labels) < 1:
             rule += (
@@ -126,7 +128,8 @@ class _Run:
         rates = sorted(self.settings.lr)
         if len(rates) == 1:
             return rates[0]
-        scores = [self.test(self.train(lr, ("train",))[0], "val")["top1"] for lr in rates]
+        metric = self.task.metric
+        scores = [self.test(self.train(lr, ("train",))[0], "val")[metric] for lr in rates]
         return rates[scores.index(max(scores))]
 
     def train(self, lr: float, splits: Sequence[str]) -> tuple[Classifier, list[float]]:
