@@ -98,7 +98,6 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
             argument=None,
             sha256=state_sha256(model),
             model=model,
-            transform=None,
         )
     if model == RAW_PIXELS:
         return FeatureSource(
