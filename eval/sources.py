@@ -174,13 +174,13 @@ def _pretrained(model: str) -> FeatureSource:
         name = own["name"]
         network = _network(config["architecture"], config.get("model_args", {}))
         module = create_model(f"local-dir:{folder}", pretrained=True)
-        # No path, because results are published; the commit, because branches move.
         source = hub_source(model)
-        argument = (
-            f"hf-hub:{source.repo}@{folder.name}"
-            if source
-            else f"local-dir:{folder.resolve().name}"
-        )
+        if source is not None:
+            # The commit, because branches move, and the projector is to be of the same one.
+            model = argument = f"hf-hub:{source.repo}@{folder.name}"
+        else:
+            # No path, because results are published.
+            argument = f"local-dir:{folder.resolve().name}"
         sha256 = file_sha256(folder / MODEL_FILE)
         # Of a repository the projector is downloaded when it is asked for.
         here = source is not None or (folder / PROJECTOR_FILE).is_file()
