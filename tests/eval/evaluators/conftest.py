@@ -33,7 +33,7 @@ class Pictures(Dataset):
         return 100
 
     def __getitem__(self, index):
-        return picture(index), 0
+        return picture(int(index)), 0
 
 
 def picture(seed):
