@@ -22,5 +22,15 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     if logits.shape[1] > TOP:
         best = logits.topk(TOP, dim=1).indices
         found["top5"] = float((best == labels[:, None]).any(1).double().mean())
-    per_class = torch.stack([correct[labels == label].mean() for label in labels.unique()])
-    return {**found, "mean_per_class": float(per_class.mean())}
+    return {**found, "mean_per_class": mean_per_class(correct, labels)}
+
+
+def mean_per_class(correct: Tensor, labels: Tensor) -> float:
+    """Return the mean over the classes in `labels` of the share that is right in each.
+
+    Args:
+        correct: (N,) float64, 1 where the prediction is right, else 0.
+        labels: (N,) integers.
+    """
+    shares = [correct[labels == label].mean() for label in labels.unique()]
+    return float(torch.stack(shares).mean())

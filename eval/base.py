@@ -1,7 +1,7 @@
 """What evaluators get and give: a `Subject` (features of a data set) in, an `Outcome` out."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +45,8 @@ class Task:
             fewer.
         splits: Indices of pictures, int64, by split.
         classes: Names of the classes in the order of their numbers; empty for regression.
-        metric: What is usually reported: `top1`, `mean_per_class`, `r2` or `recall@1`.
+        metric: What is usually reported, and decides on validation data: `top1` or
+            `mean_per_class` of classification, else `r2`, `recall@1` or `mAP50`.
     """
 
     name: str
@@ -174,12 +175,21 @@ class Subject:
         if self.source.features is not None:
             data = self.data
             return features_of(self.source.features, data.names, len(data.pictures), data.root)
-        if self.compute.no_cache or self.source.argument is None:
-            return self._extract()
-        weights = self.source.sha256 or self.source.name
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
-        key = (weights, self.data.sha256, steps, str(self.compute.device))
-        return FeatureCache(self.compute.cache).get(key, self._extract)
+        return self.kept([steps], self._extract)
+
+    def kept(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
+        """Return what the network makes of the pictures, kept on disk if the model has a name.
+
+        Args:
+            key: What it depends on beside network, data and device.
+            extract: Computes it.
+        """
+        source, compute = self.source, self.compute
+        if compute.no_cache or source.argument is None:
+            return extract()
+        own = (source.sha256 or source.name, source.network, self.data.sha256, str(compute.device))
+        return FeatureCache(compute.cache).get([*own, *key], extract)
 
     def _check(self, features: Tensor) -> None:
         whose = f"{self.source.name} on {self.data.name}"

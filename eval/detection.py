@@ -20,7 +20,6 @@ import torch
 from timm.data.config import resolve_model_data_config
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
@@ -28,6 +27,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from tqdm import tqdm
 
 from cassle_zoo.errors import ConfigError, NonFiniteLossError
+from cassle_zoo.eval.batches import read_batches
 from cassle_zoo.eval.detection_ap import Boxes
 from cassle_zoo.eval.detection_data import DetectionPictures
 from cassle_zoo.eval.seeded import Batches, seed_of, seeded
@@ -165,15 +165,10 @@ def train_detector(
         DataError: If a picture cannot be read.
     """
     batches = Batches(rows, settings.train_batch, settings.iterations, seed)
-    loader = DataLoader(
-        data,
-        batch_sampler=list(itertools.islice(batches, settings.iterations)),
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),
-    )
+    drawn = list(itertools.islice(batches, settings.iterations))
     bar = tqdm(
-        loader, unit="step", desc="detector", file=sys.stderr,
+        read_batches(data, drawn, workers=workers, collate=list),
+        total=len(drawn), unit="step", desc="detector", file=sys.stderr,
         disable=None if progress is None else not progress,
     )  # fmt: skip
     losses: list[float] = []
@@ -231,12 +226,9 @@ def detect(
         DataError: If a picture cannot be read.
     """
     draws = [[(0, index)] for index in rows.tolist()]
-    loader = DataLoader(
-        data, batch_sampler=draws, num_workers=workers, collate_fn=list,
-        generator=torch.Generator(),
-    )  # fmt: skip
     bar = tqdm(
-        loader, unit="img", desc="detection", file=sys.stderr,
+        read_batches(data, draws, workers=workers, collate=list),
+        total=len(draws), unit="img", desc="detection", file=sys.stderr,
         disable=None if progress is None else not progress,
     )  # fmt: skip
     found = []

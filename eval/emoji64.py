@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 from cassle_zoo.errors import DataError
 from cassle_zoo.eval.emoji64_records import Record, format_metadata, parse_metadata
 
-IMAGE_SIZE = 64
 METADATA_FILE = "metadata.csv"
 EMOJI64_SHA256 = "7435a21e3b7823dbc28eca8f7bd0021deed3c92dcad0c2971430f42fe947a679"
 """`Emoji64.sha256` of the published data set."""

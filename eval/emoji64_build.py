@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -101,7 +102,12 @@ def build_emoji64(
         DataError: If a package is missing, of another version, damaged or unsafe.
     """
     contents = _read_packages([Path(package) for package in packages])
-    emoji = json.loads(contents["noto"]["emoji.json"])
+    try:
+        emoji = json.loads(contents["noto"]["emoji.json"])
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"the package {PACKAGES[0].name} has no emoji.json, or a damaged one: {error!r}."
+        ) from error
     pictures = {p.vendor: _pictures(p, contents[p.vendor]) for p in PACKAGES}
     records = tuple(_records(emoji, pictures))
     files = {METADATA: format_metadata(records).encode()}
@@ -245,7 +251,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
                 if member.isfile() and _wanted(name):
                     file = archive.extractfile(member)
                     files[name] = file.read() if file is not None else b""
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} is not a complete npm package: {error}") from error
     return files
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,6 +39,9 @@ class FeatureCache:
 
         Returns:
             The features, bit for bit as extracted. A damaged file is replaced.
+
+        Warns:
+            UserWarning: If they cannot be kept: the disk is full, for example.
         """
         text = "\n".join([_FORMAT, *key])
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
@@ -47,6 +51,14 @@ class FeatureCache:
             except (SafetensorError, KeyError):
                 path.unlink(missing_ok=True)
         features = extract().contiguous()
+        try:
+            self._keep(features, path)
+        except OSError as error:  # after hours, no reason to lose them
+            reason = error.strerror or error
+            warnings.warn(f"the features are not kept in {self.folder}: {reason}.", stacklevel=2)
+        return features
+
+    def _keep(self, features: Tensor, path: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -54,4 +66,3 @@ class FeatureCache:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        return features

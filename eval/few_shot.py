@@ -3,6 +3,9 @@
 An episode draws N classes, K support and Q query pictures of each without replacement. A
 multinomial logistic regression is fitted to the support, to its optimum, and asked for the queries.
 The episodes depend on the labels and the seed alone: they are the same for every model.
+
+The paper's code fits one class against the rest (scikit-learn's liblinear), and draws the queries
+of classes with too few pictures with replacement, which are left out here.
 """
 
 from collections.abc import Sequence

@@ -17,11 +17,12 @@ from PIL import Image
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cassle_zoo.devices import autocast_dtype
 from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
+from cassle_zoo.eval.batches import read_batches
 from cassle_zoo.eval.seeded import Batches, Draw, seed_of, seeded
 from cassle_zoo.images import to_rgb
 from cassle_zoo.inference import choose_device, embed, inference
@@ -114,7 +115,6 @@ class Augmented(Dataset[tuple[Tensor, int]]):
         try:
             image = to_rgb(self.pictures[index][0])
         except (OSError, SyntaxError, DataError) as error:
-            # With one argument, so that it reaches the main process from a worker as it is.
             raise DataError(f"picture {index} cannot be read: {error}") from error
         with seeded(seed_of(self.seed, epoch, index)):
             return self.transform(image), int(self.labels[index])
@@ -156,15 +156,9 @@ def finetune(
     target = choose_device(backbone, device)
     dtype = autocast_dtype(settings.precision, target)
     batches = Batches(rows, settings.train_batch, settings.epochs, samples.seed)
-    loader = DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=target.type == "cuda",
-        generator=torch.Generator(),  # without, the loader would advance the global one
-    )
+    read = read_batches(samples, batches, workers=workers, pin_memory=target.type == "cuda")
     bar = tqdm(
-        loader, unit="step", desc=f"fine-tuning, lr {lr:g}", file=sys.stderr,
+        read, total=len(batches), unit="step", desc=f"fine-tuning, lr {lr:g}", file=sys.stderr,
         disable=None if progress is None else not progress,
     )  # fmt: skip
     losses: list[float] = []

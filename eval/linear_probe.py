@@ -2,21 +2,22 @@
 
 Protocol (the paper's, section 4; Kornblith et al., 2019): features are not normalised; the
 objective is summed cross-entropy plus w times the squared norm of weights and bias; w is the one
-of 45 that classifies the validation data best, and the smallest such w if several do equally well;
-the classifier is fitted again on training and validation data with that w, and tested once. Each
-fit is the optimum to a proven tolerance (`cassle_zoo.eval.logistic_regression`), so the result
-depends on neither seed nor order.
+of 45 that classifies the validation data best by the metric that is reported of the data set, and
+the smallest such w if several do equally well; the classifier is fitted again on training and
+validation data with that w, and tested once. Each fit is the optimum to a proven tolerance
+(`cassle_zoo.eval.logistic_regression`), so the result depends on neither seed nor order.
 """
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.errors import DataError, unknown_name
 from cassle_zoo.eval.accuracy import accuracies
 from cassle_zoo.eval.logistic_regression import TOLERANCE, Fit, fit_path
 
@@ -32,9 +33,11 @@ PROTOCOL: dict[str, object] = {
     "tolerance": TOLERANCE,
 }
 
+METRICS: Mapping[str, str] = MappingProxyType({"top1": "top-1", "mean_per_class": "mean per class"})
+"""Accuracies that w may be chosen by, in words."""
+
 _SHOWN = 10
 _MIN_CLASSES = 2
-_MATRIX = 2  # dimensions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +64,7 @@ class ProbeResult:
         best_weight: The chosen w.
         weights: All w that were tried.
         validation_top1: Accuracy on the validation data for each of `weights`.
+        validation_mean_per_class: Mean over their classes, likewise.
         objectives: Objective on the training data for each of `weights`.
     """
 
@@ -70,7 +74,14 @@ class ProbeResult:
     best_weight: float
     weights: tuple[float, ...]
     validation_top1: tuple[float, ...]
+    validation_mean_per_class: tuple[float, ...]
     objectives: tuple[float, ...]
+
+
+def protocol(metrics: Iterable[str]) -> dict[str, object]:
+    """Return `PROTOCOL` for w chosen by some of `METRICS`."""
+    words = " or ".join(sorted({METRICS[metric] for metric in metrics}))
+    return {**PROTOCOL, "selection": f"{words} on validation data, ties: smallest w"}
 
 
 def linear_probe(
@@ -79,6 +90,7 @@ def linear_probe(
     test: Labelled,
     *,
     num_classes: int | None = None,
+    metric: str = "top1",
     weights: Sequence[float] = WEIGHT_GRID,
     sweep_tolerance: float = TOLERANCE,
 ) -> ProbeResult:
@@ -89,6 +101,7 @@ def linear_probe(
         val: What w is chosen on.
         test: What is reported on.
         num_classes: Number of classes C; by default one more than the largest training label.
+        metric: One of `METRICS`, by which w is chosen.
         weights: Regularisation weights to try.
         sweep_tolerance: Proven bound on the relative excess over their minima of the objectives
             among which w is chosen; the final fit always reaches `TOLERANCE`.
@@ -99,10 +112,13 @@ def linear_probe(
     Raises:
         DataError: If features are not finite or too large to compute with, shapes or labels do
             not fit, there are fewer than two classes, or a class has no training sample.
+        UnknownNameError: If there is no such metric.
 
     Warns:
         UserWarning: Once, if floating point does not let all fits reach the tolerance.
     """
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
     classes = _check(train, val, test, num_classes)
     if not weights or not all(weight > 0 for weight in weights):
         raise DataError(f"regularisation weights must be positive, at least one: {weights!r}.")
@@ -110,8 +126,9 @@ def linear_probe(
     val, test = _to(val, device), _to(test, device)
     train = _to(train, device)
     fits = _fit(train, classes, weights, sweep_tolerance)
-    scores = [accuracies(fit.logits(val.features), val.labels)["top1"] for fit in fits]
-    best = max(zip(scores, fits, strict=True), key=lambda pair: (pair[0], -pair[1].weight))[1]
+    scores = [accuracies(fit.logits(val.features), val.labels) for fit in fits]
+    ranks = [(score[metric], -fit.weight) for score, fit in zip(scores, fits, strict=True)]
+    best = fits[ranks.index(max(ranks))]
     both = Labelled(
         features=torch.cat([train.features, val.features]),
         labels=torch.cat([train.labels, val.labels]),
@@ -135,7 +152,8 @@ def linear_probe(
         mean_per_class=found["mean_per_class"],
         best_weight=best.weight,
         weights=tuple(weights),
-        validation_top1=tuple(scores),
+        validation_top1=tuple(score["top1"] for score in scores),
+        validation_mean_per_class=tuple(score["mean_per_class"] for score in scores),
         objectives=tuple(fit.objective for fit in fits),
     )
 
@@ -190,7 +208,7 @@ def _check(train: Labelled, val: Labelled, test: Labelled, num_classes: int | No
 
 def _check_part(name: str, part: Labelled, width: int, classes: int | None) -> None:
     features, labels = part.features, part.labels
-    fits = features.ndim == _MATRIX and features.shape[-1] == width
+    fits = features.ndim == 2 and features.shape[-1] == width
     if not fits or labels.shape != features.shape[:1]:
         raise DataError(
             f"{name} features {tuple(features.shape)} and labels {tuple(labels.shape)} do not "

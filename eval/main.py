@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from cassle_zoo.errors import CassleZooError, ConfigError, unknown_name
+from cassle_zoo.errors import CassleZooError, ConfigError, DataError, unknown_name
 from cassle_zoo.eval import report
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.command import public_command
@@ -154,7 +154,9 @@ def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
         except CassleZooError as error:
             if len(among) == 1 or model in str(error):
                 raise
-            raise type(error)(f"{model}: {error}") from error
+            # Some errors about data take other arguments than a message.
+            kind = DataError if isinstance(error, DataError) else type(error)
+            raise kind(f"{model}: {error}") from error
 
 
 def _usage() -> str:

@@ -203,19 +203,26 @@ def _labelled(entries: Sequence[Entry]) -> list[Entry]:
         by_model[entry.label].append(entry)
     found = []
     for name, own in by_model.items():
-        results = [entry.result for entry in own]
-        marks = _marks(results)
-        if len(set(marks)) < len(marks):
-            marks = [
-                ", ".join(filter(None, [m, r.created])) for m, r in zip(marks, results, strict=True)
-            ]
-        for place, (entry, mark) in enumerate(zip(own, marks, strict=True), start=1):
-            same = marks.count(mark) > 1
-            label = (
-                name if len(own) == 1 else f"{name} ({f'{mark}, file {place}' if same else mark})"
-            )
-            found.append(dataclasses.replace(entry, label=label))
+        if len(own) == 1:
+            found += own
+            continue
+        marks = _different_marks([entry.result for entry in own])
+        found += [
+            dataclasses.replace(entry, label=f"{name} ({mark})")
+            for entry, mark in zip(own, marks, strict=True)
+        ]
     return found
+
+
+def _different_marks(results: Sequence[Result]) -> list[str]:
+    marks = _marks(results)
+    if len(set(marks)) < len(marks):
+        pairs = zip(marks, results, strict=True)
+        marks = [", ".join(filter(None, [mark, result.created])) for mark, result in pairs]
+    return [
+        f"{mark}, file {place}" if marks.count(mark) > 1 else mark
+        for place, mark in enumerate(marks, start=1)
+    ]
 
 
 def _marks(results: Sequence[Result]) -> list[str]:

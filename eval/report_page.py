@@ -9,8 +9,10 @@ from cassle_zoo.eval.page import breakable, data_uri, escape, filter_form, rende
 from cassle_zoo.eval.report import Comparison, Entry
 from cassle_zoo.eval.tables import format_value, is_share
 
-_HIGHER = ("r2", "auc", "correlation")
-_LOWER = ("error", "loss", "mse", "mae", "std")
+_HIGHER = ("r2", "mrr", "auc", "correlation")
+_LOWER = ("error", "loss", "mse", "mae")
+_NEITHER = ("std", "ci95")
+"""Of the spread of another metric."""
 _AXIS = "strength"
 """Series `strength/NAME` are what other series `.../NAME/...` are drawn over."""
 _FEW_CURVES = 4
@@ -169,6 +171,8 @@ def _column_classes(entries: Sequence[Entry]) -> list[str]:
 def _direction(metric: str) -> int:
     """Return 1 if more of a metric is better, -1 if less is, 0 if neither."""
     name = metric.lower()
+    if name.endswith(_NEITHER):
+        return 0
     if any(part in name for part in _LOWER):
         return -1
     return int(is_share(metric) or any(part in name for part in _HIGHER))

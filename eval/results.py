@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from cassle_zoo.errors import DataError
@@ -148,19 +149,28 @@ def _check(content: Mapping[str, Any], source: str) -> None:
         kind, value = _TYPES[name], content[name]
         if not isinstance(value, kind) or isinstance(value, bool):
             raise DataError(f"{source}: {name} is {value!r}, expected {kind.__name__}.")
-    for part in ("model", "data"):
-        if set(content[part]) != {"name", "sha256"} or not isinstance(content[part]["name"], str):
-            raise DataError(f"{source}: {part} is {content[part]!r}, expected name and sha256.")
+    for part, kinds in {"model": (str, NoneType), "data": (str,)}.items():
+        own = content[part]
+        if set(own) != {"name", "sha256"} or not (
+            isinstance(own["name"], str) and isinstance(own["sha256"], kinds)
+        ):
+            raise DataError(f"{source}: {part} is {own!r}, expected name and sha256.")
     for task, metrics in content["metrics"].items():
         if not isinstance(metrics, dict):
             raise DataError(f"{source}: metrics of {task} are {metrics!r}, expected an object.")
         for metric, value in metrics.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
+            if not _is_number(value):
                 raise DataError(f"{source}: {task} {metric} is {value!r}, expected a number.")
+    for name, value in content["seconds"].items():
+        if not _is_number(value):
+            raise DataError(f"{source}: seconds of {name} are {value!r}, expected a number.")
     for name, values in content.get("series", {}).items():
         if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
             raise DataError(f"{source}: series {name} is {values!r}, expected a list of numbers.")
     for name in content.get("files", []):
         if not isinstance(name, str) or Path(name).name != name:
             raise DataError(f"{source}: {name!r} is not the name of a file beside the result.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,7 +1,8 @@
 """What can be evaluated: models by name, modules, untrained networks, raw pixels, features."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,8 @@ class FeatureSource:
         name: Name in results: of the model, without folders.
         argument: What the command line calls it; None if only Python can name it.
         sha256: Hash of the weights; None without weights.
+        network: What computes with these weights: timm's name and arguments, such as the number of
+            heads, which the weights do not show.
         model: A module from images (B, 3, H, W) to features (B, D); None with only features.
         transform: From picture to the module's input (3, H, W); None for the module's own.
         features: What is known if there is no network; see `cassle_zoo.eval.feature_match`.
@@ -63,6 +66,7 @@ class FeatureSource:
     argument: str | None
     sha256: str | None
     model: nn.Module | None
+    network: str = ""
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
     projector: Callable[[], ConditionedProjector] | None = None
@@ -94,7 +98,6 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
             argument=None,
             sha256=state_sha256(model),
             model=model,
-            transform=None,
         )
     if model == RAW_PIXELS:
         return FeatureSource(
@@ -158,7 +161,7 @@ def _random_init(model: str, seed: int) -> FeatureSource:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module: Any = timm.create_model(arch, num_classes=0, pretrained_cfg_overlay=overlay)
-    return FeatureSource(name=model, argument=model, sha256=state_sha256(module), model=module)
+    return _of_timm(model, module, arch)
 
 
 def _pretrained(model: str) -> FeatureSource:
@@ -166,16 +169,18 @@ def _pretrained(model: str) -> FeatureSource:
 
     folder = unpinned_folder(model, [CONFIG_FILE, MODEL_FILE])
     if folder is not None:
-        own = read_config(folder)["cassle_zoo"]
+        config = read_config(folder)
+        own = config["cassle_zoo"]
         name = own["name"]
+        network = _network(config["architecture"], config.get("model_args", {}))
         module = create_model(f"local-dir:{folder}", pretrained=True)
-        # No path, because results are published; the commit, because branches move.
         source = hub_source(model)
-        argument = (
-            f"hf-hub:{source.repo}@{folder.name}"
-            if source
-            else f"local-dir:{folder.resolve().name}"
-        )
+        if source is not None:
+            # The commit, because branches move, and the projector is to be of the same one.
+            model = argument = f"hf-hub:{source.repo}@{folder.name}"
+        else:
+            # No path, because results are published.
+            argument = f"local-dir:{folder.resolve().name}"
         sha256 = file_sha256(folder / MODEL_FILE)
         # Of a repository the projector is downloaded when it is asked for.
         here = source is not None or (folder / PROJECTOR_FILE).is_file()
@@ -186,6 +191,7 @@ def _pretrained(model: str) -> FeatureSource:
         except UnknownNameError as error:
             raise UnknownNameError(f"{error} {FORMS}") from error
         name = argument = spec.full_name
+        network = _network(spec.timm_arch, spec.model_args)
         module = create_model(name, pretrained=True)
         sha256 = (spec.sha256 or {})[MODEL_FILE]
         has_projector = PROJECTOR_FILE in (spec.sha256 or {})
@@ -195,8 +201,13 @@ def _pretrained(model: str) -> FeatureSource:
         argument=argument,
         sha256=sha256,
         model=module,
+        network=network,
         projector=projector if has_projector else None,
     )
+
+
+def _network(arch: str, model_args: Mapping[str, Any]) -> str:
+    return f"{arch} {json.dumps(dict(model_args), sort_keys=True)}"
 
 
 def _timm(model: str) -> FeatureSource:
@@ -214,7 +225,17 @@ def _timm(model: str) -> FeatureSource:
             "network once and are kept in the Hub's cache (HF_HOME); "
             f"{RANDOM_INIT}{name} needs none, but is not trained."
         ) from error
-    return FeatureSource(name=model, argument=model, sha256=state_sha256(module), model=module)
+    return _of_timm(model, module, name)
+
+
+def _of_timm(model: str, module: nn.Module, network: str) -> FeatureSource:
+    return FeatureSource(
+        name=model,
+        argument=model,
+        sha256=state_sha256(module),
+        model=module,
+        network=network,
+    )
 
 
 def _unknown(kind: str, name: str, names: Sequence[str]) -> UnknownNameError:

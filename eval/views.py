@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset
 
 from cassle_zoo.augment import (
     AugmentConfig,
@@ -26,6 +26,7 @@ from cassle_zoo.crop import cut_crops
 from cassle_zoo.descriptors import DESCRIPTOR_WIDTHS, DescriptorLayout
 from cassle_zoo.errors import ConfigError, unknown_name
 from cassle_zoo.eval.base import EvalData, Pictures, Subject
+from cassle_zoo.eval.batches import read_batches
 from cassle_zoo.images import open_image
 
 FACTORS: tuple[str, ...] = ("brightness", "contrast", "saturation", "hue")
@@ -212,20 +213,15 @@ def read_crops(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Read pictures and cut the crops of each view out of them.
 
-    Yields:
-        crops: (B, V, 3, S, S) uint8.
-        source: (B, 2) heights and widths of the pictures.
+    Returns:
+        Batches of crops, (B, V, 3, S, S) uint8, with (B, 2) heights and widths of the pictures.
 
     Raises:
         DataError: If a picture cannot be read.
     """
-    loader = DataLoader(
-        _Crops(pictures, indices.tolist(), uniforms, views),
-        batch_size=batch_size,
-        num_workers=workers,
-        generator=torch.Generator(),  # or it would advance the global one
-    )
-    yield from loader
+    crops = _Crops(pictures, indices.tolist(), uniforms, views)
+    batches = BatchSampler(range(len(indices)), batch_size, drop_last=False)
+    return read_batches(crops, batches, workers=workers)
 
 
 class _Crops(Dataset[tuple[Tensor, Tensor]]):
@@ -234,9 +230,6 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.pictures, self.indices = pictures, indices
         self.uniforms, self.views = uniforms, views
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         image = open_image(self.pictures[self.indices[row]][0])

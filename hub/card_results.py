@@ -11,7 +11,7 @@ from cassle_zoo.hub.markdown import inline, shell_block
 from cassle_zoo.hub.recorded import is_baseline, is_comparable
 
 TASK_TYPE = "image-feature-extraction"
-RESULT_FIELDS = ("task", "model", "data", "protocol", "metrics", "seed", "command")
+RESULT_FIELDS = ("task", "model", "data", "protocol", "metrics", "seed", "versions", "command")
 
 
 def results_section(results: Sequence[Mapping[str, Any]]) -> str:
@@ -92,7 +92,7 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
             dataset_config=task,
             dataset_split="test",
             dataset_revision=result["data"]["sha256"],
-            metric_type="accuracy" if "recall" not in metric else "recall",
+            metric_type=_metric_type(metric),
             metric_name=metric,
             metric_value=value,
             metric_args=_protocol_of(metric, result["protocol"]),
@@ -103,7 +103,25 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
     ]
 
 
-_PROTOCOL_OF = {"linear": "linear probe", "knn": "k-NN", "recall": "retrieval"}
+_METRIC_TYPES = {
+    "recall": "recall",
+    "mAP": "mean_average_precision",
+    "top1": "accuracy",
+    "top5": "accuracy",
+    "mean_per_class": "accuracy",
+    "accuracy": "accuracy",
+}
+_PROTOCOL_OF = {
+    "linear": "linear probe",
+    "knn": "k-NN",
+    "recall": "retrieval",
+    "mAP": "retrieval",
+}
+
+
+def _metric_type(metric: str) -> str:
+    """Return what the Hub calls a metric; its own name if the Hub does not know it."""
+    return next((kind for part, kind in _METRIC_TYPES.items() if part in metric), metric)
 
 
 def _protocol_of(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,13 +55,20 @@ def training_section(own: Mapping[str, Any]) -> str:
         if key not in _SHOWN_APART and value is not None
     ]
     settings = "\n".join(
-        f"- `{section}`: {inline(_settings(values))}"
+        f"- `{section}`: {settings_text(values)}"
         for section, values in training.get("config", {}).items()
     )
     return "\n\n".join(
         ["## Training", "\n".join(lines), _command(own)]
         + ([f"The settings, whether the recipe's or overridden:\n\n{settings}"] * bool(settings))
     )
+
+
+def settings_text(values: Any) -> str:
+    """Write a section of a training's settings on one line."""
+    if isinstance(values, Mapping):
+        values = ", ".join(f"{key}={value}" for key, value in values.items())
+    return inline(values)
 
 
 def _command(own: Mapping[str, Any]) -> str:
@@ -76,9 +83,3 @@ def _command(own: Mapping[str, Any]) -> str:
 
 
 _SHOWN_APART = ("data", "data_license", "source", "cassle_zoo", "command", "config")
-
-
-def _settings(values: Any) -> str:
-    if not isinstance(values, dict):
-        return str(values)
-    return ", ".join(f"{key}={value}" for key, value in values.items())

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.errors import ArtifactError, CassleZooError
+from cassle_zoo.hub.card_results import check_result
+from cassle_zoo.hub.card_training import settings_text
 from cassle_zoo.hub.markdown import inline, shell_block
 from cassle_zoo.hub.recorded import (
     RESULTS_FOLDER,
@@ -24,7 +26,6 @@ from cassle_zoo.specs import DATASETS, MODEL_SPECS, ModelSpec
 
 DOCUMENT = Path("MODEL_CARDS.md")
 
-_REQUIRED = ("task", "model", "data", "protocol", "metrics", "seed", "versions", "command")
 _COLUMNS = (
     ("subcategory", "linear_top1"),
     ("subcategory", "knn_top1"),
@@ -81,7 +82,7 @@ def render_model_cards(
             on the Hub, no configuration, or its result was measured with other weights.
     """
     for result in results:
-        _check(result)
+        check_result(result)
     specs = list(specs)
     released = [spec for spec in specs if spec.released]
     waiting = [f"`{spec.full_name}`" for spec in specs if not spec.released]
@@ -132,14 +133,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _check(result: Result) -> None:
-    missing = [key for key in _REQUIRED if key not in result]
-    if missing:
-        raise ArtifactError(
-            f"a recorded result lacks {', '.join(missing)}; record it anew with `cassle-zoo eval`."
-        )
 
 
 def _comparison(results: Sequence[Result], released: Sequence[ModelSpec]) -> str:
@@ -224,13 +217,10 @@ def _training(training: Mapping[str, Any], name: str) -> str:
         for key, value in training.items()
         if key not in ("command", "config", "data") and value is not None
     ]
-    for section, values in training.get("config", {}).items():
-        shown = (
-            ", ".join(f"{key}={value}" for key, value in values.items())
-            if isinstance(values, Mapping)
-            else values
-        )
-        lines.append(f"- settings, {section}: {inline(shown)}")
+    lines += [
+        f"- settings, {section}: {settings_text(values)}"
+        for section, values in training.get("config", {}).items()
+    ]
     return f"### Training\n\n{shell_block(command)}\n\n" + "\n".join(lines)
 
 

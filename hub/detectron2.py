@@ -7,7 +7,9 @@ name, so that `res5.0.conv1.weight` becomes `roi_heads.res5.0.conv1.weight` in a
 NumPy 2 cannot be read by the NumPy 1 that Detectron2 is often run with, and pickles run code.
 """
 
+import os
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
 
     Args:
         model: Name of a ResNet-50 with pretrained weights, or `local-dir:DIR`.
-        path: File to write, ending in `.pth`.
+        path: File to write, ending in `.pth`; it is whole or not there. Its folder is made.
 
     Returns:
         The settings that Detectron2 needs to feed the network as it was trained, by name.
@@ -81,7 +83,13 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
     weights = detectron2_state(create_model(model, pretrained=True).state_dict())
     info = model_info(model)
     content = {"model": weights, "__author__": "cassle-zoo", "matching_heuristics": True}
-    torch.save(content, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        torch.save(content, staged)
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
     return {
         "MODEL.WEIGHTS": path.name,
         "MODEL.PIXEL_MEAN": _pixels(info.mean),

@@ -13,8 +13,8 @@ RANDOM_INIT = "random-init:"
 
 Result = Mapping[str, Any]
 
-# What a protocol says about the features themselves, and so differs between any two models.
-_OF_THE_FEATURES = ("input", "chosen w")
+# Parts of a protocol about the features themselves, which differ between any two models.
+_OF_THE_FEATURES = ("input", "chosen")
 
 
 def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
@@ -57,7 +57,7 @@ def is_comparable(one: Result, other: Result) -> bool:
     """Return whether two results were measured in the same way on the same data."""
 
     def how(result: Result) -> dict[str, Any]:
-        return {k: v for k, v in result["protocol"].items() if k not in _OF_THE_FEATURES}
+        return {k: v for k, v in result["protocol"].items() if not k.startswith(_OF_THE_FEATURES)}
 
     return bool(
         one["task"] == other["task"]

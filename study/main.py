@@ -199,6 +199,9 @@ def make_walk(arguments: StudyArguments) -> Walk:
     """
     if arguments.workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {arguments.workers}.")
+    threads = arguments.threads
+    if threads is None and arguments.workers > 1:
+        threads = _share_of_cores(arguments.workers)
     return Walk(
         out=arguments.output,
         data=arguments.data,
@@ -211,7 +214,7 @@ def make_walk(arguments: StudyArguments) -> Walk:
         ),
         machine=Machine(
             device=arguments.device,
-            threads=arguments.threads or _share_of_cores(arguments.workers),
+            threads=threads,
             data_workers=arguments.data_workers,
         ),
         only=arguments.only,
@@ -219,6 +222,8 @@ def make_walk(arguments: StudyArguments) -> Walk:
     )
 
 
-def _share_of_cores(workers: int) -> int | None:
-    """Return the threads of each of several processes; torch's choice if there is one process."""
-    return max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
+def _share_of_cores(workers: int) -> int:
+    """Return the threads of each of several processes."""
+    is_linux = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+    return max(1, cores // workers)

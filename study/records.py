@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.errors import ConfigError, DataError
 from cassle_zoo.eval.results import Result
 from cassle_zoo.json_files import read_json
 from cassle_zoo.study.design import Choice, Job
@@ -88,6 +88,30 @@ def settings_of(job: Job) -> dict[str, Any]:
     """Return the settings that decide about a job's result."""
     values = job.arm.config.to_dict()
     return {name: value for name, value in values.items() if name not in _FREE}
+
+
+def check_settings(record: Record, job: Job) -> None:
+    """Check that a record is of a job's settings; those that only one of both knows may differ.
+
+    Raises:
+        ConfigError: Naming the settings that differ, with both values.
+    """
+    now = json.loads(json.dumps(settings_of(job)))  # tuples as in the record: lists
+    differing = sorted(_differing(record.settings, now))
+    if differing:
+        raise ConfigError(
+            f"the record of {job.name} is of other settings ({'; '.join(differing)}); use another "
+            "folder, or the same settings."
+        )
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in old.keys() & new.keys():
+        before, now = old[name], new[name]
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            yield from _differing(before, now, f"{prefix}{name}.")
+        elif before != now:
+            yield f"{prefix}{name}: {before!r} there, {now!r} now"
 
 
 def validation_score(record: Record) -> float:

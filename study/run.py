@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-from cassle_zoo.errors import CassleZooError, ConfigError, NonFiniteLossError
+from cassle_zoo.errors import CassleZooError, ConfigError, DataError, NonFiniteLossError
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.settings import NOT_NEGATIVE, check_fields
@@ -31,7 +31,7 @@ from cassle_zoo.study.job import (
     make_record,
     train_job,
 )
-from cassle_zoo.study.records import Record, choose
+from cassle_zoo.study.records import Record, check_settings, choose
 from cassle_zoo.train.fingerprint import check_same_run
 from cassle_zoo.train.guards import locked
 
@@ -68,10 +68,14 @@ class Walk:
 
         Returns:
             0; `STOPPED` after a signal or when the hours are over.
+
+        Raises:
+            DataError: At the end, if what a training gave could not be measured.
         """
         started = time.monotonic()
         opened: list[EvalData] = []
-        while todo := self.todo():
+        failed: dict[str, DataError] = {}
+        while todo := [job for job in self.todo() if job.name not in failed]:
             if self.hours is not None and time.monotonic() - started > 3600 * self.hours:
                 self._log(f"{self.hours:g} hours are over; the same command continues.")
                 return STOPPED
@@ -82,8 +86,14 @@ class Walk:
                     break
                 else:
                     opened = opened or [open_data("emoji64", self.data)]
-                    if not self._run(job, opened[0]):
-                        return STOPPED
+                    try:
+                        if not self._run(job, opened[0]):
+                            return STOPPED
+                    except DataError as error:  # features that collapsed, say: the others go on
+                        self._log(f"{job.name}: failed: {error}")
+                        failed[job.name] = error
+        if failed:
+            raise DataError("; ".join(f"{name}: {error}" for name, error in failed.items()))
         return 0
 
     def record_path(self, job: Job) -> Path:
@@ -126,8 +136,10 @@ class Walk:
         return any(fnmatch(name, pattern) for name in names for pattern in self.only)
 
     def _is_done(self, job: Job) -> bool:
-        if not self.record_path(job).exists():
+        path = self.record_path(job)
+        if not path.exists():
             return False
+        check_settings(Record.load(path), job)  # the folder of its training may be gone
         check_same_run(job_config(job, self.data, self.machine), self._folder(job) / "train")
         return True
 

@@ -181,3 +181,16 @@ def read_lines(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}.") from error
+
+
+def read_pairs(path: Path) -> dict[str, str]:
+    """Return the lines of a text file, each a key and, after a space, a value.
+
+    Raises:
+        DataError: If there is no such file, or a line is no such pair.
+    """
+    pairs = [line.split(maxsplit=1) for line in read_lines(path)]
+    wrong = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
+    if wrong is not None:
+        raise DataError(f"{path}, line {wrong}: expected a key and a value.")
+    return {key: value for key, value in pairs}

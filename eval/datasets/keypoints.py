@@ -25,6 +25,7 @@ from cassle_zoo.eval.datasets.files import (
     fingerprint,
     published_name,
     read_lines,
+    read_pairs,
 )
 from cassle_zoo.eval.datasets.folders import refuse_download
 
@@ -127,14 +128,18 @@ def open_celeba(root: Path, download: bool = False) -> EvalData:
             "list_landmarks_align_celeba.txt. --download fetches them."
         )
     # The first two lines are the number of pictures and the names of the columns.
-    rows = [line.split() for line in read_lines(base / "list_landmarks_align_celeba.txt")[2:]]
-    parts = dict(line.split() for line in read_lines(base / "list_eval_partition.txt"))
+    listed = base / "list_landmarks_align_celeba.txt"
+    rows = [line.split() for line in read_lines(listed)[2:]]
+    parts = read_pairs(base / "list_eval_partition.txt")
     names = [row[0] for row in rows]
     if set(names) != parts.keys() or not set(parts.values()) <= _CELEBA_PARTS.keys():
         raise DataError(f"{base}: landmarks and partition are not of the same pictures.")
-    if any(len(row) != 1 + 2 * _CELEBA_POINTS for row in rows):
-        raise DataError(f"{base}: expected ten numbers a line in list_landmarks_align_celeba.txt.")
-    values = torch.tensor([[float(value) for value in row[1:]] for row in rows])
+    try:
+        values = torch.tensor([[float(value) for value in row[1:]] for row in rows])
+    except ValueError as error:
+        raise DataError(f"{listed}: {error}.") from error
+    if values.shape != (len(names), 2 * _CELEBA_POINTS):
+        raise DataError(f"{listed}: expected lines of ten numbers.")
     of_part = [_CELEBA_PARTS[parts[name]] for name in names]
     splits = {
         part: torch.tensor([i for i, own in enumerate(of_part) if own == part], dtype=torch.int64)

@@ -9,7 +9,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from cassle_zoo.errors import DataError
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets.files import published_name, read_lines, shown
+from cassle_zoo.eval.datasets.files import published_name, read_lines, read_pairs, shown
 from cassle_zoo.eval.datasets.folders import (
     ClassFolders,
     assemble,
@@ -152,10 +152,12 @@ def _read_lists(root: Path, lists: Mapping[str, str]) -> dict[str, ClassFolders]
 
 def _read_cub200(root: Path) -> dict[str, ClassFolders]:
     """Read `images.txt` (ID CLASS/PICTURE) and `train_test_split.txt` (ID 1-if-train)."""
-    files = dict(line.split(maxsplit=1) for line in read_lines(root / "images.txt"))
-    is_train = dict(line.split() for line in read_lines(root / "train_test_split.txt"))
+    files = read_pairs(root / "images.txt")
+    is_train = read_pairs(root / "train_test_split.txt")
     if files.keys() != is_train.keys():
         raise DataError(f"{root}: images.txt and train_test_split.txt are of different pictures.")
+    if not set(is_train.values()) <= {"0", "1"}:
+        raise DataError(f"{root / 'train_test_split.txt'}: expected 0 or 1 after the number.")
     classes = sorted({file.partition("/")[0] for file in files.values()})
     number = {name: index for index, name in enumerate(classes)}
     parts = {}

@@ -61,7 +61,7 @@ def open_data(root: Path, download: bool = False) -> EvalData:
         start = len(pictures)
         for year, image_set in parts:
             if download:
-                VOCDetection(str(root), year=year, image_set=image_set, download=True)
+                _fetch(root, year, image_set)
             for picture, annotation in _listed(root / DEVKIT / f"VOC{year}", image_set):
                 content = _read(annotation)
                 digest.update(f"{split} {year} {picture.name}\n".encode() + content)
@@ -91,6 +91,13 @@ def open_data(root: Path, download: bool = False) -> EvalData:
         notes={"splits": f"{rule} ({', '.join(f'{len(rows)}' for rows in splits.values())})"},
         names=tuple(f"{path.parents[1].name}/{path.name}" for path in pictures),
     )
+
+
+def _fetch(root: Path, year: str, image_set: str) -> None:
+    try:
+        VOCDetection(str(root), year=year, image_set=image_set, download=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{NAME} could not be downloaded into {root}: {error}") from error
 
 
 def _listed(folder: Path, image_set: str) -> list[tuple[Path, Path]]:

@@ -14,7 +14,6 @@ from cassle_zoo.errors import DataError
 from cassle_zoo.eval import views
 from cassle_zoo.eval.base import EvalData, Outcome, Subject
 from cassle_zoo.eval.equivariance import PENALTIES, probe, ranks_of_first
-from cassle_zoo.eval.feature_cache import FeatureCache
 from cassle_zoo.eval.figures import render, require_matplotlib
 from cassle_zoo.eval.projections import project
 from cassle_zoo.eval.sensitivity_figures import equivariance_figure
@@ -134,18 +133,9 @@ def _encode(
     subject: Subject, indices: Tensor, recipe: AugmentConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return features of pictures and of their views, (N, D) each, and both ω, (N, 14) each."""
-    compute, source = subject.compute, subject.source
-
-    def extract() -> Tensor:
-        return _extract(subject, indices, recipe)
-
-    if compute.no_cache:
-        table = extract()
-    else:
-        drawn = hashlib.sha256(indices.numpy().tobytes()).hexdigest()
-        parts = (source.sha256 or source.name, subject.data.sha256, "equivariance", drawn)
-        key = (*parts, str(recipe), str(compute.seed), str(compute.device))
-        table = FeatureCache(compute.cache).get(key, extract)
+    drawn = hashlib.sha256(indices.numpy().tobytes()).hexdigest()
+    key = ("equivariance", drawn, str(recipe), str(subject.compute.seed))
+    table = subject.kept(key, lambda: _extract(subject, indices, recipe))
     width = views.ALL_OMEGA.width
     features = (table.shape[1] - 2 * width) // 2
     original, augmented, clear, omega = table.split([features, features, width, width], dim=1)

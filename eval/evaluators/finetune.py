@@ -18,6 +18,7 @@ from cassle_zoo.eval.base import Outcome, Subject, Task
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.finetune import Augmented, Classifier, TrainSettings, finetune
 from cassle_zoo.eval.label_share import label_share
+from cassle_zoo.eval.linear_probe import METRICS
 from cassle_zoo.features import extract_features
 from cassle_zoo.inference import choose_device
 from cassle_zoo.settings import POSITIVE, Range
@@ -50,7 +51,7 @@ class Finetune(TrainSettings):
         """Return top-1, top-5 and mean per class on the test pictures of every task."""
         metrics: dict[str, dict[str, float]] = {}
         series: dict[str, list[float]] = {}
-        chosen = []
+        counts, chosen = [], []
         for task in self._tasks(subject):
             metrics[task.name] = {}
             for share in self.labels:
@@ -61,13 +62,17 @@ class Finetune(TrainSettings):
                 values = run.test(model, "test")
                 metrics[task.name] |= {f"{kind}_{name}": value for name, value in values.items()}
                 series[f"{task.name}: loss of {kind} by epoch"] = losses
-                chosen.append(
-                    f"{task.name} {100 * share:g}% labels: {run.count} pictures, lr {lr:g}"
-                )
+                which = f"{task.name} {100 * share:g}% labels"
+                counts.append(f"{which}: {run.count} pictures")
+                chosen.append(f"{which}: {lr:g}")
         return Outcome(
             metrics=metrics,
             series=series,
-            protocol={**self._protocol(subject), "runs": "; ".join(chosen)},
+            protocol={
+                **self._protocol(subject),
+                "labels": "; ".join(counts),
+                "chosen lr": "; ".join(chosen),
+            },
         )
 
     def _tasks(self, subject: Subject) -> Sequence[Task]:
@@ -85,7 +90,8 @@ class Finetune(TrainSettings):
         rule = "training + validation data, tested once after the last epoch in fp32"
         if len(self.lr) > 1:
             tried = ", ".join(f"{rate:g}" for rate in self.lr)
-            rule += f"; lr of {tried} by top-1 on validation data (ties: smallest)"
+            by = " or ".join(sorted({METRICS[task.metric] for task in self._tasks(subject)}))
+            rule += f"; lr of {tried} by {by} on validation data (ties: smallest)"
         settings.append(f"momentum: 0.9, precision: {'fp32' if dtype is None else 'bf16'}")
         if min(self.labels) < 1:
             rule += (
@@ -122,7 +128,8 @@ class _Run:
         rates = sorted(self.settings.lr)
         if len(rates) == 1:
             return rates[0]
-        scores = [self.test(self.train(lr, ("train",))[0], "val")["top1"] for lr in rates]
+        metric = self.task.metric
+        scores = [self.test(self.train(lr, ("train",))[0], "val")[metric] for lr in rates]
         return rates[scores.index(max(scores))]
 
     def train(self, lr: float, splits: Sequence[str]) -> tuple[Classifier, list[float]]:

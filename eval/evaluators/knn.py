@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 
 from cassle_zoo.errors import DataError
+from cassle_zoo.eval.accuracy import mean_per_class
 from cassle_zoo.eval.base import Outcome, Subject
 from cassle_zoo.eval.knn import knn_predict
 from cassle_zoo.settings import POSITIVE, Range, check_fields
@@ -57,13 +58,11 @@ class KNN:
                 k=self.k,
                 temperature=self.temperature,
             )
-            correct = (predicted == task.targets[test]).double()
-            per_class = [
-                correct[task.targets[test] == label].mean() for label in task.targets[test].unique()
-            ]
+            labels = task.targets[test]
+            correct = (predicted == labels).double()
             metrics[task.name] = {
                 "knn_top1": float(correct.mean()),
-                "knn_mean_per_class": float(torch.stack(per_class).mean()),
+                "knn_mean_per_class": mean_per_class(correct, labels),
             }
         rule = f"cosine, k={self.k}, votes weighted exp(cosine / {self.temperature:g})"
         return Outcome(metrics=metrics, protocol={"k-NN": rule})

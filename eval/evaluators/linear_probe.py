@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cassle_zoo.devices import pick_device
 from cassle_zoo.eval.base import Outcome, Subject, Task
-from cassle_zoo.eval.linear_probe import PROTOCOL, Labelled, ProbeResult, linear_probe
+from cassle_zoo.eval.linear_probe import METRICS, Labelled, ProbeResult, linear_probe, protocol
 from cassle_zoo.eval.logistic_regression import TOLERANCE
 from cassle_zoo.settings import Range, check_fields
 
@@ -36,7 +36,8 @@ class LinearProbe:
         metrics: dict[str, dict[str, float]] = {}
         chosen: dict[str, float] = {}
         series: dict[str, list[float]] = {}
-        for task in subject.data.tasks_of("classification"):
+        tasks = subject.data.tasks_of("classification")
+        for task in tasks:
             probe = self._fit(features, task)
             values = {
                 "linear_top1": probe.top1,
@@ -45,13 +46,15 @@ class LinearProbe:
             }
             metrics[task.name] = {key: value for key, value in values.items() if value is not None}
             chosen[task.name] = probe.best_weight
-            series[f"{task.name}: validation top-1 by w"] = list(probe.validation_top1)
-        rules = {**PROTOCOL, "tolerance of the sweep": self.sweep_tolerance}
-        protocol = {
+            name = f"{task.name}: validation {METRICS[task.metric]} by w"
+            series[name] = list(getattr(probe, f"validation_{task.metric}"))
+        rules = protocol(task.metric for task in tasks)
+        rules["tolerance of the sweep"] = self.sweep_tolerance
+        words = {
             "linear probe": ", ".join(f"{key}: {value}" for key, value in rules.items()),
             "chosen w": ", ".join(f"{name} {weight:.3g}" for name, weight in chosen.items()),
         }
-        return Outcome(metrics=metrics, protocol=protocol, series=series)
+        return Outcome(metrics=metrics, protocol=words, series=series)
 
     def _fit(self, features: Tensor, task: Task) -> ProbeResult:
         def select(split: str) -> Labelled:
@@ -60,5 +63,8 @@ class LinearProbe:
 
         parts = [select(split) for split in ("train", "val", "test")]
         return linear_probe(
-            *parts, num_classes=len(task.classes), sweep_tolerance=self.sweep_tolerance
+            *parts,
+            num_classes=len(task.classes),
+            metric=task.metric,
+            sweep_tolerance=self.sweep_tolerance,
         )

@@ -1,6 +1,7 @@
 """Retrieval by cosine."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -82,21 +83,13 @@ class Retrieval:
                 "mAP": float(scores.average_precision.mean()),
             }
             if self.examples:
-                title = f"{task.name} of {data.name}, {subject.source.name}"
                 numbers = (f"{name} {100 * v:.1f} %" for name, v in metrics[task.name].items())
+                sides = f"{len(queries)} queries among {len(gallery)} pictures"
                 found = self._examples(subject, task, queries, gallery)
-                page = retrieval_page(
-                    title,
-                    f"{', '.join(numbers)} of {len(queries)} queries among {len(gallery)} "
-                    f"pictures; {len(found)} queries are shown.",
-                    found,
-                )
-                files[f"{task.name}.html"] = page.encode()
-                buffer = io.BytesIO()
-                retrieval_sheet(title, found[:: -(-len(found) // _SHEET_ROWS)]).save(
-                    buffer, "PNG", optimize=True
-                )
-                files[f"{task.name}.png"] = buffer.getvalue()
+                title = f"{task.name} of {data.name}, {subject.source.name}"
+                text = f"{', '.join(numbers)} of {sides}; {len(found)} queries are shown."
+                files[f"{task.name}.html"] = retrieval_page(title, text, found).encode()
+                files[f"{task.name}.png"] = _sheet(title, found)
         return Outcome(metrics=metrics, protocol=protocol, files=files)
 
     def _protocol(self) -> dict[str, str]:
@@ -143,6 +136,13 @@ class Retrieval:
                 Example(query=_shown(subject.data, task, query), found=others[: self.shown])
             )
         return found
+
+
+def _sheet(title: str, found: Sequence[Example]) -> bytes:
+    buffer = io.BytesIO()
+    shown = found[:: -(-len(found) // _SHEET_ROWS)]
+    retrieval_sheet(title, shown).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _positions(queries: Tensor, gallery: Tensor) -> Tensor:

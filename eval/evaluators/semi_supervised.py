@@ -8,7 +8,7 @@ from typing import Annotated
 from cassle_zoo.eval.base import Outcome, Subject, Task
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.label_share import label_share
-from cassle_zoo.eval.linear_probe import PROTOCOL, Labelled, linear_probe
+from cassle_zoo.eval.linear_probe import Labelled, linear_probe, protocol
 from cassle_zoo.eval.logistic_regression import TOLERANCE
 from cassle_zoo.settings import Range, check_fields
 
@@ -37,21 +37,23 @@ class SemiSupervised:
         """Return mean accuracies over the draws and standard deviations of top-1."""
         metrics: dict[str, dict[str, float]] = {}
         counts = []
-        for task in subject.data.tasks_of("classification"):
+        tasks = subject.data.tasks_of("classification")
+        for task in tasks:
             values = metrics.setdefault(task.name, {})
             for fraction in self.fractions:
                 found, known = self._measure(subject, task, fraction)
                 share = f"{100 * fraction:g}%"
                 values |= {f"{share}_{name}": value for name, value in found.items()}
                 counts.append(f"{task.name} {known} at {share}")
-        rules = ", ".join(f"{key}: {value}" for key, value in PROTOCOL.items())
-        protocol = {
+        rules = protocol(task.metric for task in tasks)
+        text = ", ".join(f"{key}: {value}" for key, value in rules.items())
+        words = {
             "known labels": "of train and of val the same share of every class (rounded, at least "
             f"one picture), {self.draws} draws by hash of seed and name; no other label is used; "
             f"pictures: {', '.join(counts)}",
-            "linear probe": f"{rules}, tolerance of the sweep: {self.sweep_tolerance:g}",
+            "linear probe": f"{text}, tolerance of the sweep: {self.sweep_tolerance:g}",
         }
-        return Outcome(metrics=metrics, protocol=protocol)
+        return Outcome(metrics=metrics, protocol=words)
 
     def _measure(
         self, subject: Subject, task: Task, fraction: float
@@ -75,6 +77,7 @@ class SemiSupervised:
             probe = linear_probe(
                 *(Labelled(features=subject.features[r], labels=task.targets[r]) for r in rows),
                 num_classes=len(task.classes),
+                metric=task.metric,
                 sweep_tolerance=self.sweep_tolerance,
             )
             results["top1"].append(probe.top1)

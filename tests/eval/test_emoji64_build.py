@@ -159,6 +159,19 @@ def test_truncated_package(packages, tmp_path):
         build_emoji64([archive, *packages[1:]], tmp_path / "out.tar")
 
 
+def test_damaged_package(packages, tmp_path):
+    archive = pack(packages[0], tmp_path / "bad.tgz")
+    content = bytearray(archive.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 20] = b"\xff" * 20
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.tgz is not a complete npm package"):
+        build_emoji64([archive, *packages[1:]], tmp_path / "out.tar")
+    (packages[0] / "emoji.json").write_text("[")
+    with pytest.raises(DataError, match=r"emoji-datasource-google has no emoji\.json, or a"):
+        build_emoji64(packages, tmp_path / "out.tar")
+
+
 def test_command(packages, tmp_path, capsys):
     out = tmp_path / "emoji64.tar"
     assert main([*map(str, packages), "-o", str(out)]) == 0

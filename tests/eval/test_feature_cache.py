@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 import torch
 
@@ -34,6 +36,16 @@ def test_a_damaged_file_is_replaced(tmp_path):
     file.write_bytes(file.read_bytes()[:20])
     assert cache.get(KEY, lambda: torch.ones(2, 2)).sum() == 4
     assert cache.get(KEY, never).sum() == 4
+
+
+def test_a_full_disk_loses_no_features(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    with pytest.warns(UserWarning, match=r"not kept in .*: No space left on device"):
+        assert FeatureCache(tmp_path).get(KEY, lambda: torch.ones(2, 2)).sum() == 4
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder(monkeypatch, tmp_path):

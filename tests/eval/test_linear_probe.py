@@ -13,8 +13,15 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from cassle_zoo.errors import DataError
-from cassle_zoo.eval.linear_probe import WEIGHT_GRID, Labelled, linear_probe
+from cassle_zoo.errors import DataError, UnknownNameError
+from cassle_zoo.eval.linear_probe import (
+    METRICS,
+    PROTOCOL,
+    WEIGHT_GRID,
+    Labelled,
+    linear_probe,
+    protocol,
+)
 from cassle_zoo.eval.logistic_regression import TOLERANCE, fit_path
 
 GOLDEN = os.environ.get("CASSLE_ZOO_GOLDEN", "")
@@ -133,6 +140,25 @@ def test_protocol():
     by_class = [correct[test.labels.numpy() == c].mean() for c in range(5)]
     assert result.mean_per_class == pytest.approx(np.mean(by_class))
     assert result.top5 is None
+
+
+def test_the_metric_chooses():
+    features, labels = problem(360, seed=3, noise=2)
+    labels[5:300][labels[5:300] > 1] = 0  # rare classes count in one metric only
+    rows = (slice(0, 200), slice(200, 260), slice(260, 360))
+    data = [Labelled(features=features[s], labels=labels[s]) for s in rows]
+    found = {m: linear_probe(*data, weights=[1e-2, 1.0, 1e2], metric=m) for m in METRICS}
+    assert {m: result.best_weight for m, result in found.items()} == {
+        "top1": 100.0,
+        "mean_per_class": 0.01,
+    }
+    for metric, result in found.items():
+        scores = getattr(result, f"validation_{metric}")
+        assert result.best_weight == result.weights[int(np.argmax(scores))]
+    assert "selection': 'mean per class on validation" in str(protocol(["mean_per_class"]))
+    assert protocol(["top1"]) == PROTOCOL
+    with pytest.raises(UnknownNameError, match="recall"):
+        linear_probe(*data, metric="recall")
 
 
 def test_ties_go_to_the_smallest_weight():

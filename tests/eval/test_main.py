@@ -2,10 +2,11 @@
 
 import pytest
 
-from cassle_zoo.errors import ConfigError, StorageError, UnknownNameError
+from cassle_zoo.errors import ConfigError, DataError, StorageError, UnknownNameError
 from cassle_zoo.eval.evaluators import EVALUATORS
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.results import Result
+from cassle_zoo.images import UnreadableImageError
 
 
 @pytest.fixture
@@ -99,6 +100,15 @@ def test_a_model_named_twice_is_measured_once(arguments, capsys):
     found = capsys.readouterr()
     assert found.out.splitlines()[0].count("raw-pixels") == 1
     assert "named twice" in found.err
+
+
+def test_of_several_models_errors_name_the_one(arguments, monkeypatch):
+    def fail(*_args, **_settings):
+        raise UnreadableImageError("a.png", "it is empty")
+
+    monkeypatch.setattr("cassle_zoo.eval.main.evaluate", fail)
+    with pytest.raises(DataError, match=r"^raw-pixels: Cannot read image 'a.png': it is empty"):
+        run_from_cli(["knn", "raw-pixels", "random-init:test_resnet", *arguments])
 
 
 def test_unknown_names(arguments, emoji_tar):

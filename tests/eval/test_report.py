@@ -98,6 +98,21 @@ def test_less_error_is_better_and_equal_numbers_are_both_best() -> None:
     assert row[1:] == ["20.0\xa0★ best", "30.0", "20.0\xa0★ best"]
 
 
+def test_no_spread_is_the_best() -> None:
+    names = ("5way_1shot_accuracy", "5way_1shot_accuracy_ci95", "1%_top1_std", "omega_mrr")
+    results = [
+        result(model, metrics={"t": dict.fromkeys(names, value)})
+        for model, value in (("a", 0.2), ("b", 0.3))
+    ]
+    rows = Page(render_report("", comparisons(*results))).rows[1:]
+    assert [["best" in cell for cell in row[1:]] for row in rows] == [
+        [False, True],
+        [False, False],
+        [False, False],
+        [False, True],
+    ]
+
+
 def test_protocol_command_and_versions_are_there() -> None:
     page = Page(render_report("", comparisons(result("one"), result("two"))))
     methods = {own["id"] for tag, own in page.tags if tag == "details"}

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -71,6 +73,17 @@ def test_modules_and_names():
         open_source("nothing_like_it")
     with pytest.raises(WeightsUnavailableError):
         open_source("resnet50_cassle_simclr.in100")
+
+
+def test_network_is_told_apart_from_weights(tmp_path):
+    assert open_source("random-init:resnet18").network == "resnet18"
+    assert open_source("resnet18_cassle_simclr").network == "resnet18 {}"
+    folder = bundled_folder(resolve_spec("resnet18_cassle_simclr"))
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"] = {"drop_rate": 0.5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert open_source(f"local-dir:{tmp_path}").network == 'resnet18 {"drop_rate": 0.5}'
 
 
 def test_projectors_come_with_their_models(tmp_path):

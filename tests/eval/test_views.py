@@ -6,7 +6,7 @@ from PIL import Image
 from torchvision import transforms
 
 from cassle_zoo.augment import AugmentConfig, apply_params, describe
-from cassle_zoo.errors import ConfigError, UnknownNameError
+from cassle_zoo.errors import ConfigError, DataError, UnknownNameError
 from cassle_zoo.eval import views
 from cassle_zoo.eval.views import ALL_OMEGA, make_view
 
@@ -136,3 +136,15 @@ def test_pictures_that_are_not_square():
     )  # fmt: skip
     assert crops.shape == (1, 1, 3, 32, 32)
     assert view.params(uniforms, source).box.tolist() == [[0, 20, 20, 20]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_that_cannot_be_read(workers):
+    view = make_view(views.ORIGINAL, RECIPE)
+    empty = [(Image.new("RGB", (0, 0)), None)]
+    crops = views.read_crops(
+        empty, torch.tensor([0]), views.picture_uniforms(torch.tensor([0]), 0), [view],
+        batch_size=1, workers=workers,
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"^Cannot read image .*is empty: 0x0 pixels.$"):
+        list(crops)

@@ -72,7 +72,7 @@ def result(folder: Path, **changes: Any) -> dict[str, Any]:
         },
         "metrics": {
             "skin_tone": {"knn_top1": 0.731, "linear_top1": 0.8125},
-            "flags": {"recall@1": 0.9},
+            "flags": {"recall@1": 0.9, "mAP": 0.875},
         },
         "seed": 0,
         "versions": {"torch": "2"},
@@ -136,9 +136,11 @@ def test_results_round_trip_through_the_metadata(folder: Path) -> None:
         ("skin_tone", "knn_top1"): ("accuracy", 0.731),
         ("skin_tone", "linear_top1"): ("accuracy", 0.8125),
         ("flags", "recall@1"): ("recall", 0.9),
+        ("flags", "mAP"): ("mean_average_precision", 0.875),
     }
     first = card.data.eval_results[0]
     assert first.metric_args == {"k-NN": {"k": 20, "temperature": 0.07}}
+    assert card.data.eval_results[-1].metric_args == {"retrieval": "cosine"}
     assert (first.dataset_name, first.dataset_revision) == ("emoji64", "7435a21e")
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     for text in ("| skin_tone | linear_top1 | 0.8125 |", "seed 0", recorded["command"], "k': 20"):
@@ -152,7 +154,11 @@ def test_metrics_stand_beside_baselines_that_were_measured_in_the_same_way(folde
 
     own = result(folder)
     others = [
-        baseline("raw-pixels", 0.5, protocol={**own["protocol"], "input": "3x16x16"}),
+        baseline(
+            "raw-pixels",
+            0.5,
+            protocol={**own["protocol"], "input": "3x16x16", "chosen lr": "0.1"},
+        ),
         baseline("random-init:resnet18", 0.25),
         baseline("random-init:resnet50", 0.125),
     ]
@@ -164,7 +170,13 @@ def test_metrics_stand_beside_baselines_that_were_measured_in_the_same_way(folde
         other = baseline("raw-pixels", 0.5, **changes)
         card = ModelCard.load(write_card(folder, [own, other]))
         assert "| task | metric | this model |\n" in card.text
-        assert len(card.data.eval_results) == 3
+        assert len(card.data.eval_results) == 4
+
+
+def test_metrics_that_the_hub_does_not_know_keep_their_names(folder: Path) -> None:
+    metrics = {"spectrum": {"rankme": 41.5}}
+    card = ModelCard.load(write_card(folder, [result(folder, metrics=metrics)]))
+    assert [r.metric_type for r in card.data.eval_results] == ["rankme"]
 
 
 def test_the_repository_is_the_one_that_the_readme_and_the_citation_name() -> None:

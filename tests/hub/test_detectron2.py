@@ -16,8 +16,9 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "detectron2_r50_c4.json"
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("detectron2") / "r50.pth"
+    path = tmp_path_factory.mktemp("detectron2") / "new" / "r50.pth"
     export_detectron2(MODEL, path)
+    assert [found.name for found in path.parent.iterdir()] == ["r50.pth"]
     return path
 
 

@@ -180,6 +180,8 @@ def test_measured_models_are_named_by_commit(hub: Any, repo: str, pinned: str) -
 
     source = open_source(f"hf-hub:{repo}")
     assert source.argument == f"hf-hub:{repo}@{pinned}"
+    assert source.projector is not None
+    assert source.projector.args == (source.argument,)  # type: ignore[attr-defined]
     registered = open_source(f"{NAME}@{pinned}")
     assert registered.argument == NAME
     assert source.name == registered.name == NAME

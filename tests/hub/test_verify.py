@@ -194,6 +194,7 @@ def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
         "protocol": {"k-NN": "k=20"},
         "metrics": {"colour": {"knn_top1": 0.5, "linear_top1": 0.625}},
         "seed": 0,
+        "versions": {"torch": "2"},
         "command": "cassle-zoo eval toys",
     }
     pixels = {**own, "model": {"name": "raw-pixels", "sha256": None}}

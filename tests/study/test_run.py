@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import pytest
 
 from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
 from cassle_zoo.study import run
-from cassle_zoo.study.design import GRID
+from cassle_zoo.study.design import GRID, Job
+from cassle_zoo.study.job import make_record
+from cassle_zoo.study.main import StudyArguments, make_walk
 from cassle_zoo.study.records import Record, best_of, choose, load_records, validation_score
 from cassle_zoo.study.run import STOPPED, Walk, run_study
 from cassle_zoo.train.guards import locked
@@ -120,6 +123,57 @@ def test_a_diverged_training_is_recorded(walk: Walk, monkeypatch: pytest.MonkeyP
     record = Record.load(walk.out / "records" / f"{FIRST}.json")
     assert record.error == "the loss became nan"
     assert validation_score(record) == 0
+
+
+def test_what_cannot_be_measured_does_not_hold_up_the_others(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(job: Job, folder: Path, *_: Any) -> Record:
+        if job.name == FIRST:
+            raise DataError("all features are equal")
+        return make_record(job, folder, walk.machine)
+
+    monkeypatch.setattr(run, "train_job", lambda *_: True)
+    monkeypatch.setattr(run, "evaluate_job", measure)
+    both = only(walk, "test_resnet_simclr-seed*")
+    with pytest.raises(DataError, match=f"{FIRST}: all features are equal"):
+        run_study(both)
+    assert [job.name for job in both.todo()] == [FIRST]
+    assert f"{FIRST}: failed: all features are equal" in (walk.out / "log.txt").read_text()
+
+
+def test_a_record_of_other_settings_is_refused(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(*_: Any) -> bool:
+        raise NonFiniteLossError("the loss became nan")
+
+    monkeypatch.setattr(run, "train_job", diverge)
+    one = only(walk, FIRST)
+    assert run_study(one) == 0
+    assert one.todo() == []
+    shutil.rmtree(walk.out / "runs")
+    assert one.todo() == []
+    longer = dataclasses.replace(walk.design, epochs=2)
+    with pytest.raises(ConfigError, match=rf"{FIRST}.*optim\.epochs: 1 there, 2 now"):
+        run_study(dataclasses.replace(one, design=longer))
+    # A setting that came later does not make an old record another one.
+    path = walk.out / "records" / f"{FIRST}.json"
+    record = Record.load(path)
+    optim = dict(record.settings["optim"])
+    del optim["warmup_epochs"]
+    dataclasses.replace(record, settings={**record.settings, "optim": optim}).save(path)
+    assert one.todo() == []
+
+
+def test_threads_are_shared_out_unless_given(tmp_path: Path) -> None:
+    def threads(**settings: int) -> int | None:
+        return make_walk(StudyArguments(data=tmp_path, output=tmp_path, **settings)).machine.threads
+
+    assert threads() is None
+    assert threads(workers=10_000) == 1
+    assert threads(workers=2, threads=3) == 3
+    for workers in (1, 2):
+        with pytest.raises(ConfigError, match="threads must be a whole number of at least 1"):
+            threads(workers=workers, threads=0)
 
 
 def test_unknown_names_are_refused(walk: Walk) -> None:

@@ -182,6 +182,17 @@ def write_sun397(root, save):
             save(root / "SUN397" / line[1:])
 
 
+@pytest.mark.parametrize(("line", "message"), [("3", "line 3: expected a key"), ("3 2", "0 or 1")])
+def test_damaged_cub200(line, message, tmp_path, save_picture):
+    write_cub200(tmp_path, save_picture)
+    path = tmp_path / "train_test_split.txt"
+    lines = path.read_text().splitlines()
+    lines[2] = line
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=message):
+        open_data("cub200", tmp_path)
+
+
 def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_picture, monkeypatch):
     write_sun397(tmp_path, save_picture)
     with pytest.raises(DataError, match=r"9 lines; .* for 19,850"):

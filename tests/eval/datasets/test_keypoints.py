@@ -127,6 +127,23 @@ def test_celeba(tmp_path, save_picture):
         open_data("celeba", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg", r"line 2: expected a key and"),
+        ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg 9", "not of the same pictures"),
+        ("list_landmarks_align_celeba.txt", " 109 ", " x ", r"txt: could not convert .*'x'"),
+        ("list_landmarks_align_celeba.txt", " 109 ", " ", "expected lines of ten numbers"),
+    ],
+)
+def test_damaged_celeba(file, old, new, message, tmp_path, save_picture):
+    write_celeba(tmp_path, save_picture)
+    path = tmp_path / "celeba" / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=message):
+        open_data("celeba", tmp_path)
+
+
 def test_celeba_missing(tmp_path, save_picture):
     with pytest.raises(DataError, match=r"list_eval_partition.txt"):
         open_data("celeba", tmp_path)

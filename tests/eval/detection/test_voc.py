@@ -1,4 +1,5 @@
 import pickle
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -89,6 +90,15 @@ def test_empty_list(voc_root):
     (voc_root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main" / "trainval.txt").write_text("\n")
     with pytest.raises(DataError, match="trainval list of VOC2012 is empty"):
         open_data("voc07+12", voc_root)
+
+
+def test_a_failed_download_is_told(tmp_path, monkeypatch):
+    def fetch(*_args, **_settings):
+        raise URLError("no network")
+
+    monkeypatch.setattr("cassle_zoo.eval.datasets.voc.VOCDetection", fetch)
+    with pytest.raises(DataError, match=r"voc07\+12 could not be downloaded into .*no network"):
+        open_data("voc07+12", tmp_path, download=True)
 
 
 def test_downloading_is_left_to_torchvision_and_only_when_asked(voc_root, monkeypatch):

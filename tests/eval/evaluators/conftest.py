@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 from torchvision import transforms
 
 from cassle_zoo.eval.base import Compute, EvalData, Subject, Task
@@ -27,6 +28,14 @@ class TinyNet(nn.Module):
         return self.layer1(self.stem(images)).mean((2, 3))
 
 
+class Pictures(Dataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        return picture(int(index)), 0
+
+
 def picture(seed):
     rng = random.Random(seed)
     small = Image.frombytes("RGB", (6, 6), rng.randbytes(6 * 6 * 3))
@@ -44,8 +53,7 @@ def data():
         splits={"train": index[:60], "val": index[60:80], "test": index[80:]},
         classes=("even", "odd"),
     )
-    pictures = [(picture(seed), 0) for seed in range(100)]
-    return EvalData(name="small", sha256="0" * 64, pictures=pictures, tasks=(task,))
+    return EvalData(name="small", sha256="0" * 64, pictures=Pictures(), tasks=(task,))
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ def make_subject(data, tmp_path):
         transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
         source = FeatureSource(
             name="tiny",
-            argument=None,
+            argument="tiny",
             sha256="tiny",
             model=TinyNet(),
             transform=transform,

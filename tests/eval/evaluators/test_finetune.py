@@ -1,3 +1,4 @@
+import dataclasses
 import random
 
 import numpy as np
@@ -10,6 +11,7 @@ from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError, Unknow
 from cassle_zoo.eval.base import Compute, EvalData, Subject, Task
 from cassle_zoo.eval.evaluators.finetune import Finetune
 from cassle_zoo.eval.harness import evaluate
+from cassle_zoo.eval.recording import measurement
 from cassle_zoo.eval.sources import open_source
 from cassle_zoo.feature_files import save_features
 from cassle_zoo.features import FeatureSet
@@ -65,7 +67,7 @@ def test_it_learns():
     losses = result.series["colour: loss of finetune by epoch"]
     assert len(losses) == 6
     assert losses[-1] < 0.5 * losses[0]
-    assert "colour 100% labels: 27 pictures, lr 0.1" in result.protocol["runs"]
+    assert result.protocol["labels"] == "colour 100% labels: 27 pictures"
     assert "precision: fp32" in result.protocol["fine-tuning"]
 
 
@@ -106,7 +108,10 @@ def test_the_model_is_not_changed():
 
 def test_learning_rate_is_chosen_on_validation():
     result = run(lr=(0.1, 1e-9), epochs=4)
-    assert result.protocol["runs"].endswith("lr 0.1")
+    assert result.protocol["chosen lr"] == "colour 100% labels: 0.1"
+    # What was found does not make it another measurement.
+    other = {**result.protocol, "chosen lr": "colour 100% labels: 1e-09"}
+    assert measurement(dataclasses.replace(result, protocol=other)) == measurement(result)
     assert "lr of 0.1, 1e-09 by top-1 on validation" in result.protocol["final fit"]
 
 
@@ -115,7 +120,7 @@ def test_few_labels():
     names = {"finetune_1%_top1", "finetune_1%_mean_per_class", "finetune_top1"}
     assert names < set(result.metrics["colour"])
     # One of each of three classes, of training and validation each.
-    assert "colour 1% labels: 6 pictures" in result.protocol["runs"]
+    assert "colour 1% labels: 6 pictures" in result.protocol["labels"]
     assert "a share of each class" in result.protocol["final fit"]
 
 
@@ -166,7 +171,7 @@ def test_wrong_data(tmp_path):
     with pytest.raises(DataError, match="no test pictures"):
         run(plates(splits={**splits, "test": torch.tensor([], dtype=torch.long)}))
     for workers in (0, 1):
-        with pytest.raises(DataError, match="picture 3 cannot be read: truncated"):
+        with pytest.raises(DataError, match=r"^picture 3 cannot be read: truncated$"):
             run(plates(broken=(3,)), compute=Compute(progress=False, workers=workers))
     with pytest.raises(DataError, match="truncated"):
         run(plates(broken=(30,)))

@@ -10,6 +10,7 @@ from cassle_zoo.eval.base import Compute, EvalData, Subject, Task
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.evaluators import EVALUATORS
 from cassle_zoo.eval.evaluators.few_shot import FewShot
+from cassle_zoo.eval.evaluators.linear_probe import LinearProbe
 from cassle_zoo.eval.evaluators.regression import Regression
 from cassle_zoo.eval.evaluators.semi_supervised import SemiSupervised
 from cassle_zoo.eval.harness import evaluate
@@ -51,6 +52,20 @@ EVALUATORS_BY_KIND = [
     ("classification", SemiSupervised(draws=2)),
     ("regression", Regression()),
 ]
+
+
+def test_the_metric_of_the_data_chooses():
+    subject = make_subject()
+    expected = {"top1": "top-1", "mean_per_class": "mean per class"}
+    for metric, words in expected.items():
+        (task,) = subject.data.tasks
+        tasks = (dataclasses.replace(task, metric=metric),)
+        subject.data = dataclasses.replace(subject.data, tasks=tasks)
+        probe = LinearProbe(sweep_tolerance=0.1).evaluate(subject)
+        assert list(probe.series) == [f"told: validation {words} by w"]
+        share = SemiSupervised(fractions=(0.5,), draws=1, sweep_tolerance=0.1).evaluate(subject)
+        for outcome in (probe, share):
+            assert f"selection: {words} on validation" in outcome.protocol["linear probe"]
 
 
 def test_commands():
