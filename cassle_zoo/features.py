@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from tqdm import tqdm
 
+from cassle_zoo.devices import to_device
 from cassle_zoo.errors import ConfigError, DataError, UnknownNameError
 from cassle_zoo.fused import fastest
 from cassle_zoo.images import UnreadableImageError, to_rgb
@@ -169,7 +170,7 @@ def extract_features(
                 else:
                     skipped.append(Skipped(image.source, reason))
             if batch is not None:
-                rows.append(embed(network, batch.to(target, non_blocking=True)))
+                rows.append(embed(network, to_device(batch, target)))
             bar.update(len(reasons))
     if not rows:
         raise DataError(_nothing_read(skipped))
