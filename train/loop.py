@@ -91,7 +91,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             for note in (*notes, *getattr(dataset, "notes", ())):
                 report.message(note)
             for batch in batches(config, dataset, trainer.step, total):
-                for name in bad_pictures.note(distributed.gather(batch["bad"].to(device))):
+                for name in bad_pictures.note(distributed.gather_cpu(batch["bad"], device)):
                     report.message(f"picture {name} cannot be read; another one is used instead.")
                 values = trainer.train_step(batch, total)
                 report.step(trainer.step, values)
