@@ -226,7 +226,7 @@ def _map_batches(
         MapViews(dataset, crops),
         batch_sampler=sampler,
         num_workers=config.data.workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pick_device(config.run.device).type == "cuda",
         generator=_seeded(config),
         worker_init_fn=_worker_start(config),
     )
