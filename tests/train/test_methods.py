@@ -14,8 +14,10 @@ from cassle_zoo.errors import CassleZooError, ConfigError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.projector import CONDITIONINGS
 from cassle_zoo.train import fingerprint, loop
+from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.checkpoint import load_checkpoint
 from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.data import batches, open_dataset
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.trainer import Trainer
 
@@ -129,10 +131,28 @@ def test_every_combination_trains_or_is_refused_with_the_reason(
     trainer = Trainer(config, 4)
     has_last_bn = METHODS[name].last_bn and how != "hypernet"  # as the paper's hypernetwork
     assert trainer.method.projector.config.last_bn == has_last_bn
-    from cassle_zoo.train.data import batches, open_dataset
-
     for batch in batches(config, open_dataset(config.data), 0, 1):
         trainer.train_step(batch, 4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_is_close_to_fp32(config: TrainConfig, name: str) -> None:
+    """What GPUs use by default, and only those CPUs that have it."""
+    augself = AugSelfConfig(crop=0.5, flip=0.5)
+    config = short(config, method=small(name), augself=augself)
+    (batch,) = batches(config, open_dataset(config.data), 0, 1)
+    losses = []
+    for precision in ("fp32", "bf16"):
+        run = dataclasses.replace(config.run, device="cpu", precision=precision)
+        trainer = Trainer(dataclasses.replace(config, run=run), 4)
+        losses.append(trainer.train_step(batch, 4)["loss"])
+        for group in trainer.method.param_groups():
+            for p in group.parameters:
+                assert p.grad is not None
+                assert p.grad.dtype == p.dtype == torch.float32
+                assert p.grad.isfinite().all()
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.15)
 
 
 def test_bad_conditioning_fails_when_the_configuration_is_made(config: TrainConfig) -> None:
