@@ -150,7 +150,8 @@ def extract_features(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
-        pin_memory=target.type == "cuda",
+        # Tensors taken as they are may lie on the GPU already, where nothing can be pinned.
+        pin_memory=target.type == "cuda" and transform != "as_is",
         # Without its own generator the loader would advance the global one.
         generator=torch.Generator(),
     )
