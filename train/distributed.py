@@ -39,7 +39,10 @@ def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
             that torchrun does.
     """
     if dist.is_initialized() or _announced() == 1:
-        yield pick_device(device)
+        own = pick_device(device)
+        # Else what asks for the current GPU, such as the thread that pins batches, takes the first.
+        with torch.cuda.device(own) if own.type == "cuda" else contextlib.nullcontext():
+            yield own
         return
     if device in (None, "cuda") and torch.cuda.is_available():
         local = int(os.environ["LOCAL_RANK"])

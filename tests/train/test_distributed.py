@@ -1,7 +1,8 @@
 """Two processes with half of the batch each give the gradients of one process with all of it."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,19 @@ def test_one_gpu_for_all_processes_is_refused() -> None:
         joined("cuda:0", 1),
     ):
         pass
+
+
+def test_the_gpu_of_one_process_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [torch.device("cuda:0")]
+
+    @contextlib.contextmanager
+    def use(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(distributed, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device", use)
+    with joined("cuda:1", timeout=1) as own:
+        assert current[-1] == own == torch.device("cuda:1")
+    assert current == [torch.device("cuda:0")]
