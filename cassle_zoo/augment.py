@@ -20,6 +20,7 @@ from torch import Tensor
 from cassle_zoo import pixels
 from cassle_zoo.crop import N_CROP_UNIFORMS, crop_box
 from cassle_zoo.descriptors import DescriptorLayout
+from cassle_zoo.devices import to_device
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.settings import POSITIVE, Range, check_fields
 
@@ -205,17 +206,16 @@ def apply_params(
     images = crops.float().div_(255) if crops.dtype == torch.uint8 else crops.clone()
     _update(images, params.flip, lambda x: x.flip(3))
     before = images.mean(dim=(2, 3))
-    factors = params.factors.to(images.device, images.dtype)
+    factors = to_device(params.factors.to(images.dtype), images.device)
     for step in params.order.unbind(1):  # each image has its own order
         for op, adjust in enumerate(_JITTER_OPS):
             _update(images, params.jitter & (step == op), adjust, factors[:, op])
     color_diff = before - images.mean(dim=(2, 3))
     _update(images, params.grayscale, pixels.grayscale)
     blur = functools.partial(pixels.gaussian_blur, kernel_size=config.kernel)
-    _update(images, params.blur, blur, params.sigma.to(images.device, images.dtype))
-    device = images.device
-    mean = torch.tensor(config.mean, dtype=images.dtype, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(config.std, dtype=images.dtype, device=device).view(1, 3, 1, 1)
+    _update(images, params.blur, blur, to_device(params.sigma.to(images.dtype), images.device))
+    statistics = torch.tensor([config.mean, config.std], dtype=images.dtype).view(2, 3, 1, 1)
+    mean, std = to_device(statistics, images.device)
     return images.sub_(mean).div_(std), color_diff
 
 
@@ -241,7 +241,9 @@ def describe(
         "grayscale": params.grayscale.unsqueeze(1),
     }
     columns = [
-        color_diff.float() if name == "color_diff" else parts[name].float().to(color_diff.device)
+        color_diff.float()
+        if name == "color_diff"
+        else to_device(parts[name].float(), color_diff.device)
         for name in layout.names
     ]
     return torch.cat(columns, dim=1) if columns else color_diff.new_zeros(len(params), 0).float()
@@ -260,7 +262,7 @@ def _update(
     images: Tensor, mask: Tensor, op: Callable[..., Tensor], strengths: Tensor | None = None
 ) -> None:
     """Replace images[mask] in place. `mask` is on the CPU, so that a GPU need not be waited for."""
-    index = mask.nonzero().squeeze(1).to(images.device)
+    index = to_device(mask.nonzero().squeeze(1), images.device)
     if len(index):
         chosen = images[index]
         images[index] = op(chosen) if strengths is None else op(chosen, strengths[index])

@@ -1,6 +1,7 @@
 """Which device to run on, and in which precision."""
 
 import torch
+from torch import Tensor
 
 from cassle_zoo.errors import ConfigError, unknown_name
 
@@ -30,6 +31,15 @@ def _unusable(device: str | torch.device, reason: str) -> ConfigError:
     return ConfigError(
         f"device {str(device)!r} cannot be used ({reason}); this machine has: {', '.join(there)}."
     )
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the CPU to a device, without waiting until a GPU has done its earlier work.
+
+    On MPS torch may read the source when it is gone already (pytorch issue 189690), so it is waited
+    for.
+    """
+    return x.to(device, non_blocking=device.type != "mps")
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from tqdm import tqdm
 
+from cassle_zoo.devices import to_device
 from cassle_zoo.errors import ConfigError, DataError, UnknownNameError
 from cassle_zoo.fused import fastest
 from cassle_zoo.images import UnreadableImageError, to_rgb
@@ -149,7 +150,8 @@ def extract_features(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
-        pin_memory=target.type == "cuda",
+        # Tensors taken as they are may lie on the GPU already, where nothing can be pinned.
+        pin_memory=target.type == "cuda" and transform != "as_is",
         # Without its own generator the loader would advance the global one.
         generator=torch.Generator(),
     )
@@ -169,7 +171,7 @@ def extract_features(
                 else:
                     skipped.append(Skipped(image.source, reason))
             if batch is not None:
-                rows.append(embed(network, batch.to(target, non_blocking=True)))
+                rows.append(embed(network, to_device(batch, target)))
             bar.update(len(reasons))
     if not rows:
         raise DataError(_nothing_read(skipped))

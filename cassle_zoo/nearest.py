@@ -70,7 +70,7 @@ def nearest_by_cosine(
 
 def _unit(features: Tensor, out: Tensor) -> Tensor:
     """Write features (N, D) as float32 of length 1 into the first rows of `out`."""
-    features = features.float()
+    features = features.detach().float()
     lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     if not lengths.isfinite().all():
         if not features.isfinite().all():

@@ -6,6 +6,8 @@ All take and return (B, 3, H, W) floating-point RGB in [0, 1] and strengths of s
 import torch
 from torch import Tensor
 
+from cassle_zoo.devices import to_device
+
 CONTRAST_LUMA = (0.2989, 0.587, 0.114)
 GRAYSCALE_LUMA = (0.299, 0.587, 0.114)
 
@@ -80,7 +82,7 @@ def _blur_matrix(taps: Tensor, size: int) -> Tensor:
     period = max(2 * (size - 1), 1)
     source = source.remainder(period)
     source = torch.minimum(source, period - source) if size > 1 else torch.zeros_like(source)
-    index = source.to(taps.device).expand(len(taps), -1, -1)
+    index = to_device(source, taps.device).expand(len(taps), -1, -1)
     weights = taps.unsqueeze(1).expand(-1, size, -1)
     matrix = torch.zeros(len(taps), size, size, dtype=taps.dtype, device=taps.device)
     return matrix.scatter_add_(2, index, weights)

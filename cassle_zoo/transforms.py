@@ -10,6 +10,7 @@ from cassle_zoo.augment import AugmentConfig, apply_params, describe, sample_par
 from cassle_zoo.crop import cut_crops
 from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.errors import ConfigError
+from cassle_zoo.images import to_rgb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,12 @@ class DescribedViews:
         """Make the views of one picture.
 
         Args:
-            image: Of any size and mode; converted to RGB.
+            image: Of any size and mode; converted by :func:`cassle_zoo.images.to_rgb`.
 
         Returns:
             The views, each (3, size, size) float32 and normalised, and their omegas, each (D,).
         """
-        image = image.convert("RGB")
+        image = to_rgb(image)
         source = torch.tensor([[image.height, image.width]]).expand(self.views, 2)
         params = sample_params(self.config, source, generator=self._generator())
         crops = cut_crops(image, params.box.tolist(), self.config.size)

@@ -2,6 +2,7 @@ import io
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
-from cassle_zoo import factory
+from cassle_zoo import factory, features
 from cassle_zoo.errors import ConfigError, DataError, UnknownNameError
 from cassle_zoo.features import eval_transform, extract_features
 from cassle_zoo.inference import embed
@@ -271,6 +272,19 @@ def test_tensors_as_they_are(model: nn.Module) -> None:
         extract_features(model, picture(0), transform="as_is")
     with pytest.raises(ConfigError, match="differ in shape"):
         extract_features(model, [ready[0], ready[0, :, 1:]], transform="as_is")
+
+
+@pytest.mark.parametrize(("transform", "pinned"), [("as_is", False), (None, True)])
+def test_tensors_that_may_be_on_the_gpu_are_not_pinned(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, transform: Any, pinned: bool
+) -> None:
+    def loader(*_: object, pin_memory: bool, **__: object) -> None:
+        raise RuntimeError(f"pin_memory={pin_memory}")
+
+    monkeypatch.setattr(features, "choose_device", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(features, "DataLoader", loader)
+    with pytest.raises(RuntimeError, match=f"pin_memory={pinned}"):
+        extract_features(model, torch.zeros(2, 3, 32, 32), transform=transform)
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,3 +50,9 @@ def test_not_finite(value: float) -> None:
     for gallery, queries in ((broken, features(2)), (features(2), broken)):
         with pytest.raises(DataError, match="not finite"):
             nearest_by_cosine(gallery, queries, 1)
+
+
+def test_features_of_a_network_that_is_being_trained() -> None:
+    gallery = features(5).requires_grad_()
+    cosine, _ = nearest_by_cosine(gallery, gallery, 2)
+    assert not cosine.requires_grad

@@ -88,3 +88,11 @@ def test_bad_settings() -> None:
         DescribedViews(views=0)
     with pytest.raises(UnknownNameError, match="colour"):
         DescribedViews(descriptors=("colour",))
+
+
+def test_transparent_is_white() -> None:
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    white = Image.new("RGB", (16, 16), "white")
+    [expected], _ = DescribedViews(config=PLAIN, views=1)(white)
+    [found], _ = DescribedViews(config=PLAIN, views=1)(clear)
+    assert torch.equal(found, expected)

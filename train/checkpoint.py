@@ -89,11 +89,16 @@ def _unpack(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys, so that the file is either old or new, never half."""
+    """Write JSON with sorted keys, as `write_whole` does."""
+    write_whole(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is either old or new, never half, even if the power fails."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -33,7 +33,7 @@ class DataConfig:
             images (no labels needed), `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`,
             `tfds/NAME`.
         split: Split to train on, as the data set names it; of a folder, the folder of this name
-            if there is one.
+            (all of it if it has no folder `train`, or for an empty name).
         samples: Number of samples of a streamed data set (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
             stream are shared out among them, so there the order of the pictures depends on it.

@@ -40,23 +40,18 @@ def open_dataset(config: DataConfig) -> Any:
     """Open the pictures: a data set of (PIL image, label) pairs.
 
     Raises:
-        DataError: If there are no pictures at `config.root`.
+        DataError: If there are no pictures at `config.root`, or not this split or number of them.
         MissingDependencyError: If a package is needed that is not installed.
     """
     if not config.root:
         raise DataError("no data given: pass --data PATH (a folder, a tar file, ...).")
+    dataset: Any
     if config.dataset == "emoji64":
-        from cassle_zoo.eval.emoji64 import pretraining_dataset
-
-        try:
-            return pretraining_dataset(config.root)
-        except DataError as error:
-            raise DataError(f"{error} For pictures of your own add --data.dataset ''.") from error
-    root = Path(config.root)
-    if config.dataset:
+        dataset = _open_emoji64(config)
+    elif config.dataset:
         dataset = open_timm_data(config)
     else:
-        dataset = _open_folder(root, config.split) if root.is_dir() else TarPictures(root)
+        dataset = _open_pictures(Path(config.root), config.split)
     if not config.is_stream and config.samples not in (None, len(dataset)):
         raise DataError(
             f"--data.samples {config.samples} is for streams, but there are {len(dataset)} "
@@ -65,14 +60,30 @@ def open_dataset(config: DataConfig) -> Any:
     return dataset
 
 
-def _open_folder(root: Path, split: str) -> FolderPictures:
-    if not split or not (root / split).is_dir():
-        return FolderPictures(root)
-    pictures = FolderPictures(root / split)
-    pictures.notes.append(
-        f"of {str(root)!r} the folder {split!r} is used; --data.split '' takes all folders."
-    )
-    return pictures
+def _open_emoji64(config: DataConfig) -> Any:
+    from cassle_zoo.eval.emoji64 import pretraining_dataset
+
+    if config.split != DataConfig.split:
+        raise DataError(
+            f"of emoji64 only the split {DataConfig.split!r} is for training; leave out "
+            f"--data.split {config.split!r}."
+        )
+    try:
+        return pretraining_dataset(config.root)
+    except DataError as error:
+        raise DataError(f"{error} For pictures of your own add --data.dataset ''.") from error
+
+
+def _open_pictures(root: Path, split: str) -> FolderPictures | TarPictures:
+    if split and (root / split).is_dir():
+        pictures = FolderPictures(root / split)
+        pictures.notes.append(
+            f"of {str(root)!r} the folder {split!r} is used; --data.split '' takes all folders."
+        )
+        return pictures
+    if root.exists() and split not in ("", DataConfig.split):
+        raise DataError(f"{str(root)!r} has no folder {split!r}; --data.split '' takes all of it.")
+    return FolderPictures(root) if root.is_dir() else TarPictures(root)
 
 
 class Crops:
@@ -226,7 +237,7 @@ def _map_batches(
         MapViews(dataset, crops),
         batch_sampler=sampler,
         num_workers=config.data.workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pick_device(config.run.device).type == "cuda",
         generator=_seeded(config),
         worker_init_fn=_worker_start(config),
     )

@@ -26,21 +26,25 @@ def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
     """Join the processes that `torchrun` started, for as long as the context is open.
 
     Args:
-        device: Device to train on; `None` gives each process of a machine a GPU of its own, if
-            there are GPUs.
+        device: Device to train on; `None` or `cuda` gives each process of a machine a GPU of its
+            own, if there are GPUs.
         timeout: Seconds that a process waits for the others before it gives up.
 
     Yields:
         The device of this process.
 
     Raises:
-        ConfigError: If a machine has fewer GPUs than processes, there is no such device, or the
-            environment tells of several processes, but not all that torchrun does.
+        ConfigError: If a machine has fewer GPUs than processes, or they are told to share one,
+            there is no such device, or the environment tells of several processes, but not all
+            that torchrun does.
     """
     if dist.is_initialized() or _announced() == 1:
-        yield pick_device(device)
+        own = pick_device(device)
+        # Else what asks for the current GPU, such as the thread that pins batches, takes the first.
+        with torch.cuda.device(own) if own.type == "cuda" else contextlib.nullcontext():
+            yield own
         return
-    if device is None and torch.cuda.is_available():
+    if device in (None, "cuda") and torch.cuda.is_available():
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
             raise ConfigError(
@@ -48,6 +52,11 @@ def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
                 f"number {local + 1} here; lower --nproc-per-node, or pass --run.device cpu."
             )
         device = f"cuda:{local}"
+    elif str(device).startswith("cuda:") and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            f"--run.device {device} is one GPU for all processes of this machine; leave it out, "
+            "and each gets its own."
+        )
     own = pick_device(device)
     if own.type == "cuda":
         torch.cuda.set_device(own)
@@ -125,6 +134,14 @@ def gather(x: Tensor) -> Tensor:
     return joint
 
 
+def gather_cpu(x: Tensor, device: torch.device) -> Tensor:
+    """Join rows that lie on the CPU, by way of the processes' devices.
+
+    With one process they stay where they are, so that its GPU need not be waited for.
+    """
+    return x if count() == 1 else gather(x.to(device)).cpu()
+
+
 def total(x: Tensor) -> Tensor:
     """Return the sum over all processes, element by element; gradients flow back."""
     summed: Tensor = _Sum.apply(x)
@@ -151,7 +168,7 @@ def collect(value: Any) -> list[Any]:
 
 def same_everywhere(value: int, device: torch.device) -> bool:
     """Return whether all processes have the same value."""
-    return len(set(gather(torch.tensor([value], device=device)).tolist())) == 1
+    return len(set(gather_cpu(torch.tensor([value]), device).tolist())) == 1
 
 
 def wait() -> None:
@@ -162,15 +179,16 @@ def wait() -> None:
 
 def in_any(flag: bool, device: torch.device) -> bool:
     """Return whether the flag is set in any process."""
-    return bool(gather(torch.tensor([flag], device=device)).any())
+    return bool(gather_cpu(torch.tensor([flag]), device).any())
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = len(x)
+        x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
+        dist.all_gather(parts, x)
         return torch.cat(parts)
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import timm
 import torch
 from safetensors.torch import save
 
+from cassle_zoo import __version__
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.train.backbone import resolve_arch
-from cassle_zoo.train.checkpoint import write_json
+from cassle_zoo.train.checkpoint import write_json, write_whole
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
 
@@ -34,6 +34,11 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def is_written(folder: Path) -> bool:
+    """Return whether :func:`write` has come to its end in `folder`."""
+    return all((folder / name).is_file() for name in (BACKBONE_FILE, PROJECTOR_FILE, EXPORT_FILE))
+
+
 def write(
     folder: Path, method: Method, config: TrainConfig, *, steps: int, command: str | None = None
 ) -> None:
@@ -45,9 +50,7 @@ def write(
     folder.mkdir(exist_ok=True)
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
-        temporary = folder / f".{name}.tmp"
-        temporary.write_bytes(save(state))  # save_file would ignore the umask
-        temporary.replace(folder / name)
+        write_whole(folder / name, save(state))  # save_file would ignore the umask
     write_json(
         folder / EXPORT_FILE,
         {
@@ -66,21 +69,25 @@ def write(
 
 def code_version() -> dict[str, Any]:
     """Return the versions of the code and libraries, and the git commit if it runs from a clone."""
-    here = Path(__file__).resolve().parent
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
-        "cassle_zoo": metadata.version("cassle-zoo"),
-        "commit": git.stdout.strip() if git.returncode == 0 else None,
+        "cassle_zoo": __version__,
+        "commit": _commit(Path(__file__).resolve().parents[1]),
         "torch": torch.__version__,
         "timm": timm.__version__,
         "python": platform.python_version(),
     }
+
+
+def _commit(root: Path) -> str | None:
+    """Return the commit of a clone; `None` of an installed package, also within another clone."""
+    if not (root / ".git").exists():
+        return None
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        git = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or not its clone
+        return None
+    return git.stdout.strip()
 
 
 def _public(config: TrainConfig) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class TensorBoardLogger:
         """Write a scalar per value."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # else the last two minutes before an error would be lost
 
     def close(self) -> None:
         """Flush and close."""

@@ -83,6 +83,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                     f"these pictures and settings it has {total}; point --data at the pictures it "
                     "began with, or use another --out."
                 )
+            finished_before = trainer.step == total and final.is_written(out / "final")
             report = Reporter(config, out, trainer.step, total) if first else Silence()
             if first:
                 write_settings(config, pictures, out)
@@ -91,7 +92,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             for note in (*notes, *getattr(dataset, "notes", ())):
                 report.message(note)
             for batch in batches(config, dataset, trainer.step, total):
-                for name in bad_pictures.note(distributed.gather(batch["bad"].to(device))):
+                for name in bad_pictures.note(distributed.gather_cpu(batch["bad"], device)):
                     report.message(f"picture {name} cannot be read; another one is used instead.")
                 values = trainer.train_step(batch, total)
                 report.step(trainer.step, values)
@@ -113,7 +114,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                     )
                     break
             report.close()
-            if first and trainer.step == total:
+            # Not again: it tells with which command, commit and versions the run was finished.
+            if first and trainer.step == total and not finished_before:
                 final.write(out / "final", trainer.method, config, steps=total, command=command)
             # Here a second signal does not yet end a process for which others wait.
             distributed.wait()

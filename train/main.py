@@ -74,7 +74,9 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 def public_command(argv: Sequence[str]) -> str:
     """Return the command line as a model card may show it: without the user's folders."""
-    words = [word for argument in argv for word in argument.split("=", 1)]
+    words: list[str] = []
+    for argument in argv:
+        words += argument.split("=", 1) if argument.startswith("--") else [argument]
     for index, flag in enumerate(words[:-1]):
         if flag == "--out":
             words[index + 1] = "RUN"

@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -36,16 +36,36 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         """Yield pictures and labels."""
-        yield from self._open()
+        yield from _unbroken(self._open())
 
     def read(self, seed: int, epoch: int, turn: int) -> Iterator[Picture | Lost]:
         """Yield the pictures of an epoch; a checksum of its pixels identifies each."""
         stream = self._open()
         if hasattr(stream, "set_epoch"):
             stream.set_epoch(epoch)
-        for image, label in stream:
+        for image, label in _unbroken(stream):
             number = zlib.crc32(image.tobytes())
             yield Picture(number=number, source=image, label=label, name=f"number {number}")
+
+
+def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image.Image, int]]:
+    """Yield what timm's reader gives; what breaks it ends the stream, so it cannot be passed over.
+
+    Raises:
+        DataError: If the reader raises anything, such as its decoders for a damaged picture.
+    """
+    count = 0
+    try:
+        for item in stream:
+            yield item
+            count += 1
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the stream broke off after {count} pictures ({type(error).__name__}: {error}). "
+            "timm's streams cannot go on after a damaged picture; WebDataset shards (wds/NAME) can."
+        ) from error
 
 
 class StreamViews(IterableDataset[Sample | Lost]):

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cassle_zoo.augment import AugmentConfig, apply_params, describe, params_from_uniforms
 from cassle_zoo.descriptors import DescriptorLayout
+from cassle_zoo.devices import to_device
 from cassle_zoo.train.augself import ALL_DESCRIPTORS
 from cassle_zoo.train.methods import Views
 
@@ -25,7 +26,7 @@ def make_views(
         device: Where to augment.
         memory_format: Of the resulting images.
     """
-    crops = batch["crops"].to(device, non_blocking=True)
+    crops = to_device(batch["crops"], device)
     images, omegas = [], []
     for view in range(crops.shape[1]):
         params = params_from_uniforms(config, batch["uniforms"][:, view], batch["source"])

@@ -160,7 +160,7 @@ def test_command_for_the_card_hides_folders() -> None:
     argv = [
         "r.emoji64",
         "--data",
-        "/a/b/pics",
+        "/a/b=c/pics",
         "--out=/c/run",
         "--data.root",
         "/d/e",

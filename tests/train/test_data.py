@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from cassle_zoo.errors import DataError
+from cassle_zoo.train import data
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import Sample, batches, open_dataset, steps_per_epoch
 from cassle_zoo.train.guards import BadPictures
@@ -56,6 +58,24 @@ def test_workers_leave_the_processors_to_the_computation(config: TrainConfig) ->
     config = with_data(dataclasses.replace(config, run=on_cpu), workers=1)
     (batch,) = batches(config, AsWideAsNice(), 0, 1)
     assert (batch["source"][:, 1] == 20 + min(19, os.nice(0) + 10)).all()
+
+
+@pytest.mark.parametrize(("device", "pinned"), [(None, True), ("cpu", False)])
+def test_batches_are_pinned_for_the_gpu_of_the_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, device: str | None, pinned: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked: list[bool] = []
+
+    class Loader(DataLoader[Any]):
+        def __init__(self, *args: Any, pin_memory: bool, **kwargs: Any) -> None:
+            asked.append(pin_memory)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(data, "DataLoader", Loader)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, device=device))
+    assert len(list(batches(config, AsWideAsNice(), 0, 1))) == 1
+    assert asked == [pinned]
 
 
 def test_epochs_differ_and_cover_the_data(config: TrainConfig) -> None:

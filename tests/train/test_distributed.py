@@ -1,7 +1,8 @@
 """Two processes with half of the batch each give the gradients of one process with all of it."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from cassle_zoo.errors import ConfigError
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.train.distributed import gather
+from cassle_zoo.train import distributed
+from cassle_zoo.train.distributed import gather, gather_cpu, joined
 from cassle_zoo.train.methods import METHODS, Method, Views
 from cassle_zoo.train.methods.mocov2 import MoCoV2
 
@@ -127,3 +130,54 @@ def test_gather(results: list[dict[str, dict[str, Tensor]]]) -> None:
 def test_one_process_gathers_nothing() -> None:
     x = torch.randn(3)
     assert gather(x) is x
+    assert gather_cpu(x, torch.device("meta")) is x
+
+
+@pytest.fixture
+def second_of_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun tells the second of two processes, on a machine that seems to have two GPUs."""
+    told = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (told | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(distributed, "pick_device", torch.device)
+    for where, name in (
+        (torch.cuda, "set_device"),
+        (dist, "init_process_group"),
+        (dist, "barrier"),
+        (dist, "destroy_process_group"),
+    ):
+        monkeypatch.setattr(where, name, lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("second_of_two_gpus")
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_each_process_gets_its_own_gpu(device: str | None) -> None:
+    with joined(device, timeout=1) as own:
+        assert own == torch.device("cuda:1")
+
+
+@pytest.mark.usefixtures("second_of_two_gpus")
+def test_one_gpu_for_all_processes_is_refused() -> None:
+    with (
+        pytest.raises(ConfigError, match="cuda:0 is one GPU for all processes"),
+        joined("cuda:0", 1),
+    ):
+        pass
+
+
+def test_the_gpu_of_one_process_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [torch.device("cuda:0")]
+
+    @contextlib.contextmanager
+    def use(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(distributed, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device", use)
+    with joined("cuda:1", timeout=1) as own:
+        assert current[-1] == own == torch.device("cuda:1")
+    assert current == [torch.device("cuda:0")]

@@ -1,5 +1,6 @@
 """Every method, plain and conditioned, in the real loop."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -14,10 +15,12 @@ from cassle_zoo.errors import CassleZooError, ConfigError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.projector import CONDITIONINGS
 from cassle_zoo.train import fingerprint, loop
+from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.checkpoint import load_checkpoint
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
-from cassle_zoo.train.trainer import Trainer
+from cassle_zoo.train.data import batches, open_dataset
+from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig, Views
+from cassle_zoo.train.trainer import Trainer, build_method
 
 SMALL: dict[str, dict[str, int]] = {
     "simclr": {},
@@ -129,10 +132,53 @@ def test_every_combination_trains_or_is_refused_with_the_reason(
     trainer = Trainer(config, 4)
     has_last_bn = METHODS[name].last_bn and how != "hypernet"  # as the paper's hypernetwork
     assert trainer.method.projector.config.last_bn == has_last_bn
-    from cassle_zoo.train.data import batches, open_dataset
-
     for batch in batches(config, open_dataset(config.data), 0, 1):
         trainer.train_step(batch, 4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_is_close_to_fp32(config: TrainConfig, name: str) -> None:
+    """What GPUs use by default, and only those CPUs that have it."""
+    augself = AugSelfConfig(crop=0.5, flip=0.5)
+    config = short(config, method=small(name), augself=augself)
+    (batch,) = batches(config, open_dataset(config.data), 0, 1)
+    losses = []
+    for precision in ("fp32", "bf16"):
+        run = dataclasses.replace(config.run, device="cpu", precision=precision)
+        trainer = Trainer(dataclasses.replace(config, run=run), 4)
+        losses.append(trainer.train_step(batch, 4)["loss"])
+        for group in trainer.method.param_groups():
+            for p in group.parameters:
+                assert p.grad is not None
+                assert p.grad.dtype == p.dtype == torch.float32
+                assert p.grad.isfinite().all()
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.15)
+
+
+@pytest.mark.parametrize("how", ["cat", "hypernet_bn", "none"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_stays_on_its_device(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    """`meta` stands in for a GPU: torch refuses to mix it with tensors of the CPU."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    conditioning = ConditioningConfig(how=how, descriptors=("crop",), depth=2, width=8)
+    augself = AugSelfConfig(crop=0.5, flip=0.5, first_flip_for_both=True)
+    config = short(config, method=small(name), conditioning=conditioning, augself=augself)
+    method = build_method(config).to("meta").train()
+    x1, x2, all1, all2 = (
+        torch.empty(5, *s, device="meta") for s in [(3, 32, 32)] * 2 + [(14,)] * 2
+    )
+    views = Views(
+        images=(x1, x2), descriptors=(all1[:, :4], all2[:, :4]), all_descriptors=(all1, all2)
+    )
+    loss, logs = method(views)
+    loss.backward()
+    method.after_step(0.5)
+    tensors = [loss, *logs.values(), *method.buffers(), *method.parameters()]
+    grads = [p.grad for group in method.param_groups() for p in group.parameters]
+    assert {t.device.type for t in (*tensors, *grads)} == {"meta"}
 
 
 def test_bad_conditioning_fails_when_the_configuration_is_made(config: TrainConfig) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from shard_files import picture, write_shards
 from torch.utils.data import IterableDataset
 
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.errors import ConfigError, DataError
 from cassle_zoo.train import loop
 from cassle_zoo.train.checkpoint import load_checkpoint
 from cassle_zoo.train.config import TrainConfig
@@ -105,3 +105,18 @@ def test_other_streams_are_opened_anew(config: TrainConfig) -> None:
         list(zip(range(5), stream, strict=False))
         got = list(batches(config, stream, 0, 6))
         assert len({crops.numpy().tobytes() for batch in got for crops in batch["crops"]}) == 24
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_that_breaks_off(config: TrainConfig, workers: int) -> None:
+    class Broken(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+            yield Image.new("RGB", (40, 40)), 0
+            raise OSError("image file is truncated")
+
+    stream = TimmStream(Broken, 24)
+    said = r"broke off after 1 pictures \(OSError: image file is truncated\)\. .* shards .* can\."
+    with pytest.raises(DataError, match=f"^the stream {said}$"):
+        next(batches(changed(config, workers=workers), stream, 0, 1))
+    with pytest.raises(DataError, match=said):
+        list(stream)

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import struct
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,15 @@ def test_a_split_that_takes_the_place_of_the_folder_is_named(
 def test_one_picture_has_no_spread(config: TrainConfig) -> None:
     monitor = Monitor(open_dataset(config.data), config.augment, samples=1)
     assert monitor(torch.nn.Flatten(), torch.device("cpu")) == {}
+
+
+def test_a_split_that_is_not_there(pictures: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "pictures.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(pictures, "pictures")
+    for root in (pictures, archive):
+        assert len(open_dataset(DataConfig(root=str(root)))) == 22
+        with pytest.raises(DataError, match=r"has no folder 'val'; --data\.split '' takes all"):
+            open_dataset(DataConfig(root=str(root), split="val"))
+    with pytest.raises(DataError, match="of emoji64 only the split 'train'"):
+        open_dataset(DataConfig(root=str(archive), dataset="emoji64", split="test"))
