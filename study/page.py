@@ -61,7 +61,9 @@ _INTRODUCTION = """\
 _READING = """\
 Values are means ± sample standard deviations over seeds. Differences are paired by seed (equal
 initialisation, order and augmentation); in brackets the 95 % t interval, bold where it excludes 0.
-With three seeds such an interval is wide (t = 4.3): what is not bold is not shown to be absent."""
+With few seeds such an interval is wide (t = 12.7 for two, 4.3 for three): what is not bold is not
+shown to be absent. Each interval stands for itself: of twenty differences that are none, one is
+bold by chance."""
 
 
 def page_text(records: Sequence[Record], findings: str = "") -> str:
@@ -145,14 +147,17 @@ def difference_table(
 
 
 def _setting(records: Sequence[Record]) -> str:
-    main = next(record for record in records if record.group == MAIN)
-    optim = main.settings["optim"]
+    optims = [record.settings["optim"] for record in records if record.group != GRID]
+    budgets, batches = (
+        " or ".join(map(str, sorted({optim[name] for optim in optims})))
+        for name in ("epochs", "batch_size")
+    )
     hours = sum(record.seconds["train"] for record in records) / 3600
     devices = ", ".join(sorted({record.device for record in records}))
     text = (
         "## Setting\n\n"
-        f"Every training: {optim['epochs']} epochs of emoji64's train split (no labels), batch "
-        f"{optim['batch_size']}; {len(records)} trainings, {hours:.1f} hours in all, on "
+        f"Every training: {budgets} epochs of emoji64's train split (no labels), batch {batches}; "
+        f"{len(records)} trainings, {hours:.1f} hours in all, on "
         f"{devices}. Compared arms have equal settings but for what their names say, and are "
         "evaluated alike; a record in `study/records/` holds the settings and the results of each."
     )
