@@ -175,7 +175,7 @@ def finetune(
             )
             for group in optimizer.param_groups:
                 group["lr"] = lr * share * group.get("lr_scale", 1.0)
-            batch = images.to(target, memory_format=torch.channels_last, non_blocking=True)
+            batch = images.to(target, memory_format=torch.channels_last)
             with torch.autocast(target.type, dtype, enabled=dtype is not None):
                 logits = model(batch)
             loss = cross_entropy(

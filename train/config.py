@@ -117,7 +117,8 @@ class RunConfig:
     Attributes:
         seed: Seeds initialisation, order of the data and augmentation.
         device: Device to train on; `None` picks a GPU if there is one.
-        precision: `auto`, `fp32` or `bf16` (autocast); `auto` is bf16 where it is native.
+        precision: `auto`, `fp32` or `bf16` (autocast); `auto` is bf16 where it is native. Of TF32
+            in fp32 on GPUs torch's own switches decide (by default convolutions use it).
         channels_last: Memory format of images and convolutions; faster where bf16 is native.
         threads: CPU threads of torch; `None` leaves torch's choice.
         timeout: Seconds that one of several processes (torchrun) waits for the others.
