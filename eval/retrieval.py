@@ -81,6 +81,7 @@ def retrieve(
     for name, value in [("chunk", chunk), *(("k", k) for k in ks)]:
         if value < 1:
             raise ConfigError(f"{name} is {value}, expected at least 1.")
+    queries, gallery = queries.detach(), gallery.detach()
     _check(queries, query_labels, gallery, gallery_labels)
     relevant = _relevant(query_labels, gallery_labels, positions)
     unit = queries.float() / _lengths(queries, "query")[:, None]
@@ -162,10 +163,13 @@ def _lengths(features: Tensor, name: str) -> Tensor:
 def _similarity(unit: Tensor, gallery: Tensor, scale: Tensor, buffer: Tensor) -> _Floats:
     """Return cosines (m, N), held in `buffer`."""
     cosine = buffer[: len(unit)]
+    # Scaling in a block of its own: rows of `buffer` are too far apart for the cache.
+    products = torch.empty((len(unit), _BLOCK), device=buffer.device)
     for start in range(0, len(gallery), _BLOCK):
-        columns = slice(start, start + _BLOCK)
-        torch.mm(unit, gallery[columns].float().T, out=cosine[:, columns])
-        cosine[:, columns] *= scale[columns]
+        part = gallery[start : start + _BLOCK].float()
+        block = products[:, : len(part)]
+        torch.mm(unit, part.T, out=block)
+        torch.mul(block, scale[start : start + _BLOCK], out=cosine[:, start : start + len(part)])
     return cosine.cpu().numpy()
 
 

@@ -142,3 +142,10 @@ def test_wrong_data() -> None:
     expect("6 of 6", items, lonely, items, lonely, positions=lonely)
     expect("k is 0", items, own, items, own, ks=(1, 0))
     expect("chunk is 0", items, own, items, own, chunk=0)
+
+
+def test_features_of_a_network_that_is_being_trained() -> None:
+    features = torch.randn(6, 4, requires_grad=True)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    found = retrieve(features, labels, features, labels, positions=torch.arange(6))
+    assert not found.average_precision.requires_grad
