@@ -155,7 +155,8 @@ def _comparison(results: Sequence[Result], released: Sequence[ModelSpec]) -> str
     seeds = sorted({result["seed"] for result in results})
     return (
         f"## Comparison\n\n{_table(header, rows)}\n\n"
-        f"Seeds: {', '.join(map(str, seeds))}; one run each."
+        f"Seeds: {', '.join(map(str, seeds))}; one run each. SimCLR with and without CASSLE and "
+        "AugSelf, trained alike: [docs/study.md](docs/study.md)."
     )
 
 
