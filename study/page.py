@@ -8,6 +8,7 @@ from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.figures import render
 from cassle_zoo.study.design import CONDITIONING, DEPTH, GRID, MAIN, METHODS, OMEGA
 from cassle_zoo.study.figures import gallery_figure, sensitivity_figure, tasks_figure
+from cassle_zoo.study.metrics import KEPT, KEPT_PAIRED, SHORT, SPECTRUM, TASKS, USED
 from cassle_zoo.study.records import Record, best_of, choose, validation_score
 from cassle_zoo.study.summary import (
     Metric,
@@ -22,36 +23,6 @@ from cassle_zoo.study.summary import (
 PAGE, FOLDER = "study.md", "study"
 FINDINGS = Path(__file__).resolve().parent / "findings.md"
 
-
-def _task(part: str, name: str, title: str) -> Metric:
-    return Metric(evaluation="emoji64", part=part, name=name, title=title, scale=100)
-
-
-TASKS = (
-    _task("subcategory", "linear_top1", "subcategory linear"),
-    _task("subcategory", "knn_top1", "subcategory k-NN"),
-    _task("skin_tone", "linear_top1", "skin tone linear"),
-    _task("skin_tone", "knn_top1", "skin tone k-NN"),
-    _task("vendor", "linear_top1", "vendor linear"),
-    _task("vendor", "knn_top1", "vendor k-NN"),
-    _task("flags", "recall@1", "flags recall@1"),
-    _task("identity", "recall@1", "identity recall@1"),
-)
-KEPT = tuple(
-    Metric(evaluation="equivariance", part=part, name="r2_single", title=f"R² {part}", scale=100)
-    for part in ("crop", "color", "color_diff", "blur", "grayscale", "flip", "mean")
-)
-SPECTRUM = tuple(
-    Metric(evaluation="spectrum", part="spectrum", name=name, title=title)
-    for name, title in (
-        ("rankme", "RankMe"),
-        ("alpha_req", "α-ReQ"),
-        ("components_90", "components for 90 %"),
-        ("components_99", "components for 99 %"),
-    )
-)
-SHORT = (*TASKS[:6:2], *TASKS[6:], KEPT[-1])
-"""Columns of the ablations: linear probes, recalls, and the mean R² of ω."""
 
 _INTRODUCTION = """\
 # Does CASSLE keep what SimCLR forgets?
@@ -218,15 +189,24 @@ def _verdict(records: Sequence[Record], first: str, second: str) -> str:
 def _kept(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
     yield (
         "## What the features keep of the augmentation\n\nR² in percent of predicting ω by ridge "
-        "regression from the features of one view."
+        "regression from the features of one view:"
     )
     yield spread_table(records, arms, KEPT)
     yield difference_table(records, _pairs(records, MAIN), KEPT)
+    yield "From the features of the view and of the whole picture:"
+    yield spread_table(records, arms, KEPT_PAIRED)
+    yield difference_table(records, _pairs(records, MAIN), KEPT_PAIRED)
     yield (
         "Sensitivity by stage at full strength, means over seeds: InfoNCE between pictures and "
         "their augmented versions; higher is less invariant."
     )
     yield f"![Sensitivity by stage]({FOLDER}/stages.png)"
+    told = {r.arm for r in records if r.settings["conditioning"]["how"] != "none"}
+    yield (
+        "Does the projector use ω? Cosine of its outputs for a picture and its view, told the "
+        "right ω, zeros, or another view's:"
+    )
+    yield spread_table(records, [arm for arm in arms if arm in told], USED, decimals=2)
     yield "The spectrum of the features:"
     yield spread_table(records, arms, SPECTRUM, decimals=2)
 

@@ -110,17 +110,17 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
 
 def show_spread(found: Spread, decimals: int = 1) -> str:
     """Write `mean ± standard deviation`, or the only value."""
-    text = f"{found.mean:.{decimals}f}"
+    text = f"{found.mean:z.{decimals}f}"
     return text if found.std is None else f"{text} ± {found.std:.{decimals}f}"
 
 
 def show_difference(found: Difference, decimals: int = 1) -> str:
     """Write `mean [low, high]`, bold if the interval excludes 0; or the only difference."""
-    mean = f"{found.mean:+.{decimals}f}"
+    mean = f"{found.mean:+z.{decimals}f}"
     if found.half_width is None:
         return mean
     low, high = found.mean - found.half_width, found.mean + found.half_width
-    text = f"{mean} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+    text = f"{mean} [{low:+z.{decimals}f}, {high:+z.{decimals}f}]"
     return f"**{text}**" if found.sign else text
 
 

@@ -8,7 +8,8 @@ from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.study import main
 from cassle_zoo.study.figures import gallery_figure, tasks_figure
-from cassle_zoo.study.page import PAGE, TASKS, page_text
+from cassle_zoo.study.metrics import TASKS
+from cassle_zoo.study.page import PAGE, page_text
 from cassle_zoo.study.records import RECORDS, Record, best_of, load_records
 from cassle_zoo.study.run import Walk
 

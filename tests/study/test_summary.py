@@ -26,6 +26,7 @@ def test_spread_is_that_of_a_sample() -> None:
     assert found.std == pytest.approx(np.std(sample, ddof=1))
     assert show_spread(found) == "70.6 ± 1.6"
     assert show_spread(spread([70.5])) == "70.5"
+    assert show_spread(spread([-0.01])) == "0.0"
     with pytest.raises(ConfigError, match="no values"):
         spread([])
 

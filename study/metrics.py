@@ -1,0 +1,51 @@
+"""The numbers that the study's page shows."""
+
+from cassle_zoo.study.summary import Metric
+
+
+def _task(part: str, name: str, title: str) -> Metric:
+    return Metric(evaluation="emoji64", part=part, name=name, title=title, scale=100)
+
+
+TASKS = (
+    _task("subcategory", "linear_top1", "subcategory linear"),
+    _task("subcategory", "knn_top1", "subcategory k-NN"),
+    _task("skin_tone", "linear_top1", "skin tone linear"),
+    _task("skin_tone", "knn_top1", "skin tone k-NN"),
+    _task("vendor", "linear_top1", "vendor linear"),
+    _task("vendor", "knn_top1", "vendor k-NN"),
+    _task("flags", "recall@1", "flags recall@1"),
+    _task("identity", "recall@1", "identity recall@1"),
+)
+KEPT, KEPT_PAIRED = (
+    tuple(
+        Metric(evaluation="equivariance", part=part, name=name, title=f"R² {part}", scale=100)
+        for part in ("crop", "color", "color_diff", "blur", "grayscale", "flip", "mean")
+    )
+    for name in ("r2_single", "r2_pair")
+)
+"""Predicting ω from the features of a view alone, and beside those of its picture."""
+
+USED = tuple(
+    Metric(
+        evaluation="sensitivity",
+        part=part,
+        name=f"projector_cosine_{condition}",
+        title=f"{part}, {condition} ω",
+    )
+    for part in ("recipe", "crop", "color")
+    for condition in ("right", "zero", "shuffled")
+)
+"""How near a conditioned projector brings a picture and its view, told this or that ω."""
+
+SPECTRUM = tuple(
+    Metric(evaluation="spectrum", part="spectrum", name=name, title=title)
+    for name, title in (
+        ("rankme", "RankMe"),
+        ("alpha_req", "α-ReQ"),
+        ("components_90", "components for 90 %"),
+        ("components_99", "components for 99 %"),
+    )
+)
+SHORT = (*TASKS[:6:2], *TASKS[6:], KEPT[-1])
+"""Columns of the ablations: linear probes, recalls, and the mean R² of ω."""
