@@ -33,7 +33,9 @@ def design() -> Design:
 @pytest.fixture(scope="session", autouse=True)
 def _few_pictures() -> Iterator[None]:
     """All evaluations, but of few pictures."""
-    small = Sensitivity(pictures=16, augmentations=("crop",), strengths=(1.0,), figures=False)
+    small = Sensitivity(
+        pictures=16, augmentations=("crop", "color"), strengths=(1.0,), figures=False
+    )
     found = Equivariance(pictures=200, candidates=5, figures=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(job.EVALUATORS, "sensitivity", small)

@@ -41,6 +41,9 @@ def test_the_page_says_what_was_recorded(finished: Walk, tmp_path: Path) -> None
         cells(text, f"{CASSLE} - {PLAIN}")[7].strip("*").startswith(f"{(d[0] + d[1]) / 2:+.1f} [")
     )
     assert f"| {CASSLE}-depth-2 | 1 |" in text
+    used = text.partition("Does the projector use ω?")[2].partition("spectrum")[0]
+    assert f"| {CASSLE} | 2 |" in used
+    assert PLAIN not in used
     best = best_of([r for r in records if r.arm == CASSLE])
     assert f"{CASSLE} seed {best.seed}" in text
     assert text.count("| 0.24 | 0.0005 |") == 1
