@@ -4,10 +4,9 @@ Both are the mean over all orders of ties (McSherry & Najork, ECIR 2008), so the
 the order of the gallery nor on how sums were rounded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ _SIMILARITIES = 2**27  # held at a time: 512 MB
 _BLOCK = 1024  # gallery features in one matrix product: they stay in the cache
 _FEW = 8  # limits for which counting is faster than sorting
 _SELECTING = 4  # fewer than one value in so many: selecting them first pays
-_PART = 2**17  # gallery features ranked at a time: a query's cosines with them stay in the cache
+_SORTED = 2**16  # values sorted at a time: they stay in the cache
 _SAFE = 1e-12, 1e12  # lengths whose squares float32 holds
 _SHORTEST, _LONGEST = 1e-30, 1e30  # features that float32 products can hold
 
@@ -78,35 +77,28 @@ def retrieve(
         DataError: If shapes do not fit, there are no queries, features are not finite or have no
             direction, or a query has no relevant one in the gallery.
     """
+    chunk = chunk if chunk is not None else max(1, _SIMILARITIES // max(1, len(gallery)))
     for name, value in [("chunk", chunk), *(("k", k) for k in ks)]:
-        if value is not None and value < 1:
+        if value < 1:
             raise ConfigError(f"{name} is {value}, expected at least 1.")
     queries, gallery = queries.detach(), gallery.detach()
     _check(queries, query_labels, gallery, gallery_labels)
-    members, own = _members(query_labels, gallery_labels, positions)
+    relevant = _relevant(query_labels, gallery_labels, positions)
     unit = queries.float() / _lengths(queries, "query")[:, None]
     scale = 1 / _lengths(gallery, "gallery")
-    held = min(_PART, len(gallery)) + max(map(len, members))
-    chunk = chunk if chunk is not None else max(1, _SIMILARITIES // held)
+    buffer = torch.empty((min(chunk, len(queries)), len(gallery)), device=gallery.device)
     precisions: list[float] = []
     best: list[_Integers] = []
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy sorts without the GIL
         for start in range(0, len(queries), chunk):
-            rows = slice(start, start + chunk)
-            right = _relevant_cosines(unit[rows], gallery, scale, members[rows], own[rows])
-            limits = [_limits(cosines) for cosines in right]
-            wrong = [np.zeros(len(of_query), dtype=np.int64) for of_query in limits]
-            for first, cosines in _cosines(unit[rows], gallery, scale):
-                counts = pool.map(
-                    _wrong_at_least, cosines, limits, members[rows], own[rows], repeat(first)
-                )
-                wrong = [total + more for total, more in zip(wrong, counts, strict=True)]
-            for precision, nearest in pool.map(_score, right, limits, wrong):
+            similarity = _similarity(unit[start : start + chunk], gallery, scale, buffer)
+            scores = pool.map(_score, similarity, relevant[start : start + chunk])
+            for precision, nearest in scores:
                 precisions.append(precision)
                 best.append(nearest)
-    of_best = torch.from_numpy(np.stack(best, axis=1))
+    counts = torch.from_numpy(np.stack(best, axis=1))
     return RetrievalScores(
-        recall={k: _recall(of_best, k) for k in ks},
+        recall={k: _recall(counts, k) for k in ks},
         average_precision=torch.tensor(precisions, dtype=torch.float64),
     )
 
@@ -126,24 +118,25 @@ def _check(queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_label
         raise DataError(f"there are {len(queries)} queries and {len(gallery)} gallery features.")
 
 
-def _members(
+def _relevant(
     query_labels: Tensor, gallery_labels: Tensor, positions: Tensor | None
-) -> tuple[list[_Integers], list[int]]:
-    """Return, for every query, the sorted indices of its label, and its own (-1 for none)."""
+) -> list[tuple[_Integers, int]]:
+    """Return, for every query, the indices of its relevant ones, and its own (-1 for none)."""
     labels = gallery_labels.cpu().numpy()
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
-    by_label = dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
-    found = [by_label.get(label, order[:0]) for label in query_labels.tolist()]
-    own = [-1] * len(found) if positions is None else positions.tolist()
-    lonely = sum(
-        not np.any(same[:2] != position) for same, position in zip(found, own, strict=True)
-    )
+    members = dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
+    own = [-1] * len(query_labels) if positions is None else positions.tolist()
+    found = []
+    for label, position in zip(query_labels.tolist(), own, strict=True):
+        same = members.get(label, order[:0])
+        found.append((same if position < 0 else same[same != position], position))
+    lonely = sum(not len(same) for same, _ in found)
     if lonely:
         raise DataError(
             f"{lonely} of {len(found)} queries have no picture with their label in the gallery."
         )
-    return found, own
+    return found
 
 
 def _lengths(features: Tensor, name: str) -> Tensor:
@@ -167,80 +160,40 @@ def _lengths(features: Tensor, name: str) -> Tensor:
     return length.float()
 
 
-def _relevant_cosines(
-    unit: Tensor,
-    gallery: Tensor,
-    scale: Tensor,
-    members: Sequence[_Integers],
-    own: Sequence[int],
-) -> list[_Floats]:
-    """Return, for every query, the sorted cosines of its relevant ones."""
-    rows_of: dict[int, list[int]] = {}
-    for row, same in enumerate(members):  # queries with a label share the array of its members
-        rows_of.setdefault(id(same), []).append(row)
-    found: list[_Floats] = [np.empty(0, dtype=np.float32)] * len(members)
-    for rows in rows_of.values():
-        same = members[rows[0]]
-        chosen = torch.from_numpy(same).to(gallery.device)
-        parts = [
-            cosines
-            for part in chosen.split(_PART)
-            for _, cosines in _cosines(unit[rows], gallery[part], scale[part])
-        ]
-        for row, cosines in zip(rows, np.concatenate(parts, axis=1), strict=True):
-            found[row] = np.sort(cosines[same != own[row]])
-    return found
-
-
-def _cosines(unit: Tensor, gallery: Tensor, scale: Tensor) -> Iterator[tuple[int, _Floats]]:
-    """Yield the first index of each part of the gallery, and cosines (m, P), soon overwritten."""
-    width = min(_PART, len(gallery))
-    buffer = torch.empty((len(unit), width), device=gallery.device)
+def _similarity(unit: Tensor, gallery: Tensor, scale: Tensor, buffer: Tensor) -> _Floats:
+    """Return cosines (m, N), held in `buffer`."""
+    cosine = buffer[: len(unit)]
     # Scaling in a block of its own: rows of `buffer` are too far apart for the cache.
-    products = torch.empty((len(unit), min(_BLOCK, width)), device=gallery.device)
-    for first in range(0, len(gallery), _PART):
-        part = buffer[:, : len(gallery) - first]
-        for start in range(0, part.shape[1], _BLOCK):
-            columns = slice(start, min(start + _BLOCK, part.shape[1]))
-            here = slice(first + columns.start, first + columns.stop)
-            block = products[:, : columns.stop - columns.start]
-            torch.mm(unit, gallery[here].float().T, out=block)
-            torch.mul(block, scale[here], out=part[:, columns])
-        yield first, part.cpu().numpy()
+    products = torch.empty((len(unit), _BLOCK), device=buffer.device)
+    for start in range(0, len(gallery), _BLOCK):
+        part = gallery[start : start + _BLOCK].float()
+        block = products[:, : len(part)]
+        torch.mm(unit, part.T, out=block)
+        torch.mul(block, scale[start : start + _BLOCK], out=cosine[:, start : start + len(part)])
+    return cosine.cpu().numpy()
 
 
-def _limits(right: _Floats) -> _Floats:
-    """Return from which cosine on others tie with each relevant one, then are before it."""
-    tied = right - np.float32(TIE)
-    before = np.nextafter(right + np.float32(TIE), np.float32(np.inf))
-    return np.concatenate([tied, before])
-
-
-def _wrong_at_least(
-    row: _Floats, limits: _Floats, members: _Integers, own: int, first: int
-) -> _Integers:
-    """Count the wrong ones that reach each limit, in a part of the gallery; overwrites `row`."""
-    low, high = np.searchsorted(members, [first, first + len(row)])
-    row[members[low:high] - first] = -np.inf
-    if first <= own < first + len(row):
-        row[own - first] = -np.inf
-    return _at_least(row, limits)
-
-
-def _score(right: _Floats, limits: _Floats, wrong: _Integers) -> tuple[float, _Integers]:
+def _score(row: _Floats, relevant: tuple[_Integers, int]) -> tuple[float, _Integers]:
     """Return the average precision of a query, and what the recall of its best one depends on.
 
     Args:
-        right: Cosines of the relevant ones, sorted.
-        limits: See `_limits`.
-        wrong: How many wrong ones reach each limit.
+        row: Cosines (N,); overwritten.
+        relevant: The relevant ones, and the query's own place.
 
     Returns:
         The average precision, and as (4,): how many wrong and how many relevant ones are before
         the best relevant one, then how many are tied with it (itself included).
     """
-    wrong_tied, wrong_before = np.split(wrong, 2)
-    right_tied, right_before = np.split(_at_least(right, limits), 2)
+    same, position = relevant
+    right = np.sort(row[same])
+    row[same] = -np.inf
+    if position >= 0:
+        row[position] = -np.inf
+    tied = right - np.float32(TIE)
+    before = np.nextafter(right + np.float32(TIE), np.float32(np.inf))
+    limits = np.concatenate([tied, before])
+    wrong_tied, wrong_before = np.split(_at_least(row, limits), 2)
+    right_tied, right_before = np.split(_at_least(right.copy(), limits), 2)
     counts = np.stack(
         [wrong_before, right_before, wrong_tied - wrong_before, right_tied - right_before]
     )
@@ -254,8 +207,11 @@ def _at_least(values: _Floats, limits: _Floats) -> _Integers:
     ahead = values >= limits[0]
     if _SELECTING * np.count_nonzero(ahead) < len(values):
         values = np.compress(ahead, values)
-    values.sort()
-    return len(values) - np.searchsorted(values, limits)
+    found = np.zeros(len(limits), dtype=np.int64)
+    for part in np.split(values, range(_SORTED, len(values), _SORTED)):
+        part.sort()
+        found += len(part) - np.searchsorted(part, limits)
+    return found
 
 
 def _average_precision(counts: Tensor) -> float:
