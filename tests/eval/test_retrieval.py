@@ -149,3 +149,11 @@ def test_features_of_a_network_that_is_being_trained() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     found = retrieve(features, labels, features, labels, positions=torch.arange(6))
     assert not found.average_precision.requires_grad
+
+
+def test_equal_pictures_tie_where_cosines_are_near_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures = 0.9 + 0.1 * torch.rand(200, 768, generator=generator)
+    gallery, labels = pictures.repeat(2, 1), torch.arange(400)  # each has a twin of another label
+    found = retrieve(pictures, torch.arange(200), gallery, labels)
+    torch.testing.assert_close(found.recall[1], torch.full((200,), 0.5, dtype=torch.float64))
