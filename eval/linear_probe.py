@@ -24,15 +24,6 @@ from cassle_zoo.eval.logistic_regression import TOLERANCE, Fit, fit_path
 WEIGHT_GRID: tuple[float, ...] = tuple(10 ** (-6 + step / 4) for step in range(45))
 """45 log-spaced regularisation weights from 1e-6 to 1e5."""
 
-PROTOCOL: dict[str, object] = {
-    "features": "not normalised",
-    "objective": "sum of cross-entropies + w * (|weight|^2 + |bias|^2)",
-    "w": "45 log-spaced values in [1e-6, 1e5]",
-    "selection": "top-1 on validation data, ties: smallest w",
-    "final_fit": "train + validation data, tested once",
-    "tolerance": TOLERANCE,
-}
-
 METRICS: Mapping[str, str] = MappingProxyType({"top1": "top-1", "mean_per_class": "mean per class"})
 """Accuracies that w may be chosen by, in words."""
 
@@ -79,9 +70,16 @@ class ProbeResult:
 
 
 def protocol(metrics: Iterable[str]) -> dict[str, object]:
-    """Return `PROTOCOL` for w chosen by some of `METRICS`."""
+    """Describe the protocol, with w chosen by some of `METRICS`."""
     words = " or ".join(sorted({METRICS[metric] for metric in metrics}))
-    return {**PROTOCOL, "selection": f"{words} on validation data, ties: smallest w"}
+    return {
+        "features": "not normalised",
+        "objective": "sum of cross-entropies + w * (|weight|^2 + |bias|^2)",
+        "w": "45 log-spaced values in [1e-6, 1e5]",
+        "selection": f"{words} on validation data, ties: smallest w",
+        "final_fit": "train + validation data, tested once",
+        "tolerance": TOLERANCE,
+    }
 
 
 def linear_probe(

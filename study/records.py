@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from cassle_zoo.errors import ConfigError, DataError
 from cassle_zoo.eval.results import Result
 from cassle_zoo.json_files import read_json
 from cassle_zoo.study.design import Choice, Job
+from cassle_zoo.train.fingerprint import flat_settings
 
 RECORDS = Path(__file__).resolve().parent / "records"
 """Those that docs/study.md is made from."""
@@ -97,21 +98,17 @@ def check_settings(record: Record, job: Job) -> None:
         ConfigError: Naming the settings that differ, with both values.
     """
     now = json.loads(json.dumps(settings_of(job)))  # tuples as in the record: lists
-    differing = sorted(_differing(record.settings, now))
+    old, new = flat_settings(record.settings), flat_settings(now)
+    differing = [
+        f"{name}: {old[name]!r} there, {new[name]!r} now"
+        for name in sorted(old.keys() & new.keys())
+        if old[name] != new[name]
+    ]
     if differing:
         raise ConfigError(
             f"the record of {job.name} is of other settings ({'; '.join(differing)}); use another "
             "folder, or the same settings."
         )
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name in old.keys() & new.keys():
-        before, now = old[name], new[name]
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            yield from _differing(before, now, f"{prefix}{name}.")
-        elif before != now:
-            yield f"{prefix}{name}: {before!r} there, {now!r} now"
 
 
 def validation_score(record: Record) -> float:

@@ -274,7 +274,7 @@ def _worker_start(config: TrainConfig) -> Callable[[int], None]:
 
 
 def _start_worker(niceness: int, _: int) -> None:
-    """Let a worker go on for a while: queues signal all processes, but the step must end."""
+    """Make way for the computation; outlast a stop signal, since the step must end first."""
     os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))

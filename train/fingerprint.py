@@ -1,6 +1,7 @@
 """What a run is made of, settings and pictures: the same when continued, and in all processes."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def check_same_run(config: TrainConfig, out: Path, pictures: Fingerprint | None 
     if not path.exists():
         return
     # A setting that did not exist when the run began had what is now its default.
-    defaults = _flat(
+    defaults = flat_settings(
         TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
     )
     try:
@@ -67,8 +68,8 @@ def check_same_run(config: TrainConfig, out: Path, pictures: Fingerprint | None 
             f"{str(path)!r} holds no settings ({error}); use another --out."
         ) from None
     before = stored.pop(_PICTURES, None)
-    old = defaults | _flat(stored)
-    new = _flat(config.to_dict())
+    old = defaults | flat_settings(stored)
+    new = flat_settings(config.to_dict())
     differing = [
         f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
         for name in sorted(old.keys() | new.keys())
@@ -93,7 +94,7 @@ def check_same_everywhere(config: TrainConfig, pictures: Fingerprint) -> None:
     Raises:
         ConfigError: Naming a process that differs from process 0, and all in which it does.
     """
-    settings = {k: v for k, v in _flat(config.to_dict()).items() if k not in _PER_MACHINE}
+    settings = {k: v for k, v in flat_settings(config.to_dict()).items() if k not in _PER_MACHINE}
     (expected, there), *others = distributed.collect((settings, pictures))
     for number, (found, seen) in enumerate(others, start=1):
         differing = [
@@ -109,6 +110,17 @@ def check_same_everywhere(config: TrainConfig, pictures: Fingerprint) -> None:
                 f"process {number} differs from process 0 ({'; '.join(differing)}); start all "
                 "with the same command, and with the same pictures on each machine."
             )
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name, as the command line has them."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _tells_names(dataset: Any) -> bool:
@@ -129,13 +141,3 @@ def _is_free(name: str, config: TrainConfig) -> bool:
     if name == "data.workers":  # among which the shards of a stream are shared out
         return not config.data.is_stream
     return name in ("data.root", "data.max_bad_share")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

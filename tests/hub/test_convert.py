@@ -181,7 +181,7 @@ def test_args_json_beside_the_file(
     path = tmp_path / "ckpt-1.pth"
     path.symlink_to(resnet[0])
     args = {
-        "framework": "moco", "dataset": "stl10", "logdir": "/home/me/secret", "max_epochs": 200,
+        "framework": "moco", "dataset": "stl10", "logdir": "runs/secret", "max_epochs": 200,
         "aug_treatment": "mlp", "aug_inj_type": "proj-cat", "aug_nn_depth": 3,
         "aug_cond": ["flip", "crop", "color", "color_diff", "blur"],
     }  # fmt: skip
