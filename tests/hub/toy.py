@@ -1,14 +1,16 @@
-"""A model folder small enough to be pushed, pulled and verified in every test."""
+"""A model folder small enough to be pushed, pulled and verified in every test; its damage."""
 
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file
 
 from cassle_zoo.artifact import make_config, save_artifact
 from cassle_zoo.hub.card import render_card
 from cassle_zoo.hub.reference import write_reference
+from cassle_zoo.model_folder import MODEL_FILE
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import ModelSpec
 
@@ -45,3 +47,19 @@ def save_toy(folder: Path, seed: int = 0) -> Path:
         card=str(render_card(config)),
         finish=write_reference,
     )
+
+
+def has_weights_of(model: torch.nn.Module, folder: Path) -> bool:
+    """Whether a model has the weights of a model folder, and no others."""
+    expected = load_file(folder / MODEL_FILE)
+    state = model.state_dict()
+    return state.keys() == expected.keys() and all(
+        torch.equal(state[k], expected[k]) for k in state
+    )
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change the last byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
