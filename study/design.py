@@ -16,8 +16,8 @@ from cassle_zoo.train.recipes.baseline import without_conditioning
 from cassle_zoo.train.recipes.emoji64 import resnet18_cassle_simclr
 
 GRID, MAIN, METHODS = "grid", "main", "methods"
-CONDITIONING, OMEGA, DEPTH = "conditioning", "omega", "depth"
-GROUPS = (GRID, MAIN, METHODS, CONDITIONING, OMEGA, DEPTH)
+REFERENCE, CONDITIONING, OMEGA, DEPTH = "reference", "conditioning", "omega", "depth"
+GROUPS = (GRID, MAIN, METHODS, REFERENCE, CONDITIONING, OMEGA, DEPTH)
 """Parts of the study, the most important first."""
 
 GRID_LR = (0.12, 0.24, 0.48)
@@ -87,8 +87,10 @@ class Design:
     """Budgets, and what follows from them.
 
     Attributes:
-        epochs: Of every training but the grid's.
+        epochs: Of the main arms and the other methods.
         grid_epochs: Of the trainings that the baseline's hyper-parameters are chosen on.
+        ablation_epochs: Of the ablations. If that is not `epochs`, the baseline and CASSLE-SimCLR
+            are trained as long once more, to compare with.
         seeds: Seeds of each main arm: 0, 1, ...; what is compared shares initialisation, order
             and augmentation.
         method_seeds: Seeds of each of the other methods.
@@ -98,6 +100,7 @@ class Design:
 
     epochs: Annotated[int, Range(1)] = 25
     grid_epochs: Annotated[int, Range(1)] = 10
+    ablation_epochs: Annotated[int, Range(1)] = 10
     seeds: Annotated[int, Range(1)] = 3
     method_seeds: Annotated[int, Range(1)] = 1
     choose: bool = True
@@ -193,11 +196,19 @@ class Design:
             *((OMEGA, subset, {"descriptors": names}) for subset, names in OMEGAS.items()),
             *((DEPTH, str(depth), {"depth": depth}) for depth in DEPTHS),
         ]
+        against = self._cassle
+        if self.ablation_epochs != self.epochs:
+            baseline, against = (
+                f"{arm}-{self.ablation_epochs}epochs" for arm in (self._baseline, self._cassle)
+            )
+            plain = without_conditioning(self.base, self.base.name)
+            yield self._arm(baseline, REFERENCE, plain, choice)
+            yield self._arm(against, REFERENCE, self.base, choice, against=baseline)
         for group, value, change in changes:
             conditioning = dataclasses.replace(self.base.conditioning, **change)
             config = dataclasses.replace(self.base, conditioning=conditioning)
             name = f"{self._cassle}-{group}-{value}"
-            yield self._arm(name, group, config, choice, against=self._cassle)
+            yield self._arm(name, group, config, choice, against=against)
 
     def _arm(
         self, name: str, group: str, config: TrainConfig, choice: Choice, against: str = ""
@@ -209,7 +220,8 @@ class Design:
             for key, value in dataclasses.asdict(choice).items()
             if getattr(own, key) == getattr(recipe, key)
         }
-        epochs = self.grid_epochs if group == GRID else self.epochs
+        budgets = {GRID: self.grid_epochs, MAIN: self.epochs, METHODS: self.epochs}
+        epochs = budgets.get(group, self.ablation_epochs)
         warmup = min(own.warmup_epochs, epochs)
         optim = dataclasses.replace(own, **chosen, epochs=epochs, warmup_epochs=warmup)
         settled = dataclasses.replace(config, name=f"{name}.emoji64", optim=optim)

@@ -74,13 +74,14 @@ class StudyArguments:
     Attributes:
         data: `emoji64.tar` or its folder.
         output: Folder of the study.
-        epochs: Of every training but the grid's.
+        epochs: Of the main arms and the other methods.
         grid_epochs: Of the trainings that learning rate and weight decay are chosen on.
+        ablation_epochs: Of the ablations, and of what they are compared with.
         seeds: Seeds of SimCLR, SimCLR + AugSelf and CASSLE-SimCLR.
         method_seeds: Seeds of the other methods.
         choose: Choose learning rate and weight decay of the baseline by a grid; else the recipe's.
-        only: Shell patterns of the jobs, arms or groups (main, methods, conditioning, omega, depth)
-            to run; the grid is run before all.
+        only: Shell patterns of the jobs, arms or groups (main, methods, reference, conditioning,
+            omega, depth) to run; the grid is run before all.
         hours: Start no job after so many hours.
         workers: Processes that work side by side.
         threads: CPU threads of each; by default the machine's cores are shared out.
@@ -93,6 +94,7 @@ class StudyArguments:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     epochs: int = 25
     grid_epochs: int = 10
+    ablation_epochs: int = 10
     seeds: int = 3
     method_seeds: int = 1
     choose: bool = True
@@ -208,6 +210,7 @@ def make_walk(arguments: StudyArguments) -> Walk:
         design=Design(
             epochs=arguments.epochs,
             grid_epochs=arguments.grid_epochs,
+            ablation_epochs=arguments.ablation_epochs,
             seeds=arguments.seeds,
             method_seeds=arguments.method_seeds,
             choose=arguments.choose,

@@ -47,5 +47,5 @@ SPECTRUM = tuple(
         ("components_99", "components for 99 %"),
     )
 )
-SHORT = (*TASKS[:6:2], *TASKS[6:], KEPT[-1])
-"""Columns of the ablations: linear probes, recalls, and the mean R² of ω."""
+KEPT_SHORT = tuple(m for m in KEPT_PAIRED if m.part in ("crop", "color_diff", "mean"))
+TASKS_SHORT = tuple(m for m in TASKS if m.title not in ("skin tone k-NN", "vendor k-NN"))

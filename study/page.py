@@ -8,7 +8,15 @@ from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.figures import render
 from cassle_zoo.study.design import CONDITIONING, DEPTH, GRID, MAIN, METHODS, OMEGA
 from cassle_zoo.study.figures import gallery_figure, sensitivity_figure, tasks_figure
-from cassle_zoo.study.metrics import KEPT, KEPT_PAIRED, SHORT, SPECTRUM, TASKS, USED
+from cassle_zoo.study.metrics import (
+    KEPT,
+    KEPT_PAIRED,
+    KEPT_SHORT,
+    SPECTRUM,
+    TASKS,
+    TASKS_SHORT,
+    USED,
+)
 from cassle_zoo.study.records import Record, best_of, choose, validation_score
 from cassle_zoo.study.summary import (
     Metric,
@@ -118,19 +126,19 @@ def difference_table(
 
 
 def _setting(records: Sequence[Record]) -> str:
-    optims = [record.settings["optim"] for record in records if record.group != GRID]
     budgets, batches = (
-        " or ".join(map(str, sorted({optim[name] for optim in optims})))
+        " or ".join(map(str, sorted({r.settings["optim"][name] for r in records if _is_long(r)})))
         for name in ("epochs", "batch_size")
     )
     hours = sum(record.seconds["train"] for record in records) / 3600
     devices = ", ".join(sorted({record.device for record in records}))
     text = (
         "## Setting\n\n"
-        f"Every training: {budgets} epochs of emoji64's train split (no labels), batch {batches}; "
-        f"{len(records)} trainings, {hours:.1f} hours in all, on "
-        f"{devices}. Compared arms have equal settings but for what their names say, and are "
-        "evaluated alike; a record in `study/records/` holds the settings and the results of each."
+        f"Every training, but for those of the grid and the ablations: {budgets} epochs of "
+        f"emoji64's train split (no labels), batch {batches}. {len(records)} trainings, "
+        f"{hours:.1f} hours in all, on {devices}. Compared arms have equal settings but for what "
+        "their names say, and are evaluated alike; a record in `study/records/` holds the settings "
+        "and the results of each."
     )
     grid = [record for record in records if record.group == GRID]
     if not grid:
@@ -154,6 +162,11 @@ def _setting(records: Sequence[Record]) -> str:
         "pictures, without labels). Other methods keep what their recipes set apart.\n\n"
         f"{table}"
     )
+
+
+def _is_long(record: Record) -> bool:
+    """Whether a record is of a main arm or of another method."""
+    return record.group in (MAIN, METHODS)
 
 
 def _tasks(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
@@ -214,9 +227,10 @@ def _kept(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
 def _others(records: Sequence[Record]) -> Iterator[str]:
     arms = arms_of(records, METHODS)
     if arms:
-        yield "## Other methods"
-        yield spread_table(records, sorted(arms), (*TASKS, KEPT[-1]))
-        yield difference_table(records, _pairs(records, METHODS), (*TASKS, KEPT[-1]))
+        metrics = (*TASKS, *KEPT_SHORT)
+        yield "## Other methods\n\nR² is that of a view beside its whole picture."
+        yield spread_table(records, sorted(arms), metrics)
+        yield difference_table(records, _pairs(records, METHODS), metrics)
 
 
 def _ablations(records: Sequence[Record]) -> Iterator[str]:
@@ -229,11 +243,15 @@ def _ablations(records: Sequence[Record]) -> Iterator[str]:
         own = [record for record in records if record.group == group]
         if own:
             [main] = {record.against for record in own}
+            [epochs] = {record.settings["optim"]["epochs"] for record in own}
             [base] = {r.against for r in records if r.arm == main} or {""}
-            first = [r for r in records if r.seed == 0 and r.arm in (base, main)]
+            first = [r for arm in (base, main) for r in records if (r.arm, r.seed) == (arm, 0)]
             arms = [*dict.fromkeys(record.arm for record in (*first, *own))]
-            yield f"## {title}\n\nSeed 0. {main} itself is cat, all of ω, depth 6."
-            yield spread_table([*first, *own], arms, SHORT)
+            yield (
+                f"## {title}\n\nSeed 0, {epochs} epochs. {main} is cat, all of ω, depth 6. R² is "
+                "that of a view beside its whole picture."
+            )
+            yield spread_table([*first, *own], arms, (*TASKS_SHORT, *KEPT_SHORT))
 
 
 def _galleries(records: Sequence[Record]) -> Iterator[str]:

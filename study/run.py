@@ -22,7 +22,7 @@ from cassle_zoo.errors import CassleZooError, ConfigError, DataError, NonFiniteL
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.settings import NOT_NEGATIVE, check_fields
-from cassle_zoo.study.design import MAIN, METHODS, Design, Job
+from cassle_zoo.study.design import GRID, MAIN, METHODS, Design, Job
 from cassle_zoo.study.job import (
     Machine,
     clean,
@@ -187,7 +187,10 @@ class Walk:
         words = ["cassle-zoo reproduce study --data emoji64.tar -o OUT"]
         words.append(f"--epochs {design.epochs}")
         words.append(f"--grid-epochs {design.grid_epochs}" if design.choose else "--no-choose")
-        option = {MAIN: "--seeds", METHODS: "--method-seeds"}.get(job.arm.group)
+        group = job.arm.group
+        if group not in (GRID, MAIN, METHODS):
+            words.append(f"--ablation-epochs {design.ablation_epochs}")
+        option = {MAIN: "--seeds", METHODS: "--method-seeds"}.get(group)
         if option:
             words.append(f"{option} {job.seed + 1}")
         return " ".join([*words, f"--only {job.name}"])

@@ -18,4 +18,4 @@ def small_design() -> Design:
         optim=dataclasses.replace(recipe.optim, batch_size=64),
         run=dataclasses.replace(recipe.run, monitor_every=0, checkpoint_every=1),
     )
-    return Design(base=base, epochs=1, grid_epochs=1, seeds=2)
+    return Design(base=base, epochs=1, grid_epochs=1, ablation_epochs=2, seeds=2)

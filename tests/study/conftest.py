@@ -45,13 +45,13 @@ def _few_pictures() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    """A finished study: a small grid, the main arms with two seeds, one ablation."""
+    """A finished study: a small grid, the main arms with two seeds, one ablation of two epochs."""
     walk = Walk(
         out=tmp_path_factory.mktemp("study"),
         data=emoji,
         design=small_design(),
         machine=MACHINE,
-        only=("main", "*-depth-2"),
+        only=("main", "reference", "*-depth-2"),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(design_module, "GRID_LR", (0.12, 0.24))

@@ -7,7 +7,8 @@ from cassle_zoo.errors import ConfigError
 from cassle_zoo.study.design import GROUPS, Choice, Design, Job
 
 CHOICE = Choice(base_lr=0.111, weight_decay=3e-4)
-JOBS = Design(epochs=7, grid_epochs=2, seeds=3, method_seeds=2).jobs(CHOICE)
+DESIGN = Design(epochs=7, grid_epochs=2, ablation_epochs=4, seeds=3, method_seeds=2)
+JOBS = DESIGN.jobs(CHOICE)
 BY_NAME = {job.name: job for job in JOBS}
 
 
@@ -24,14 +25,15 @@ def test_the_most_important_come_first() -> None:
         "resnet18_simclr-augself-seed0",
         "resnet18_simclr-seed1",
     ]
-    assert len({job.name for job in JOBS}) == len(JOBS) == 9 + 2 * 10 + 14
+    assert len({job.name for job in JOBS}) == len(JOBS) == 9 + 2 * 10 + 2 + 14
     assert {job.arm.group for job in JOBS} == set(GROUPS) - {"grid"}
 
 
 def test_budgets_are_equal() -> None:
-    assert {job.arm.config.optim.epochs for job in JOBS} == {7}
+    budgets = {(j.arm.group in ("main", "methods"), j.arm.config.optim.epochs) for j in JOBS}
+    assert budgets == {(True, 7), (False, 4)}
     assert {job.arm.config.optim.batch_size for job in JOBS} == {128}
-    assert {job.arm.config.optim.epochs for job in Design(grid_epochs=2).grid()} == {2}
+    assert {job.arm.config.optim.epochs for job in DESIGN.grid()} == {2}
     # A warm-up that is longer than the budget is cut.
     assert all(job.arm.config.optim.warmup_epochs <= 1 for job in Design(epochs=1).jobs(CHOICE))
 
@@ -46,15 +48,31 @@ def test_pairs_differ_in_the_conditioning_only(job: Job) -> None:
 
 
 def test_ablations_change_one_thing() -> None:
-    base = BY_NAME["resnet18_cassle_simclr-seed0"]
+    base = BY_NAME["resnet18_cassle_simclr-4epochs-seed0"]
     for job in JOBS:
         if job.arm.group in ("conditioning", "omega", "depth"):
+            assert job.arm.against == base.arm.name
             mine, theirs = settings(job), settings(base)
             assert {key for key in mine if mine[key] != theirs[key]} == {"conditioning"}
             a = dataclasses.asdict(job.arm.config.conditioning)
             b = dataclasses.asdict(base.arm.config.conditioning)
             changed = {"conditioning": "how", "omega": "descriptors", "depth": "depth"}
             assert {key for key in a if a[key] != b[key]} == {changed[job.arm.group]}
+
+
+def test_ablations_are_compared_with_the_main_arms_if_these_are_as_long() -> None:
+    jobs = Design(epochs=4, ablation_epochs=4).jobs(CHOICE)
+    assert "reference" not in {job.arm.group for job in jobs}
+    against = {j.arm.against for j in jobs if j.arm.group in ("conditioning", "omega", "depth")}
+    assert against == {"resnet18_cassle_simclr"}
+
+
+def test_the_references_are_shorter_main_arms() -> None:
+    for name in ("resnet18_simclr", "resnet18_cassle_simclr"):
+        mine, theirs = (settings(BY_NAME[f"{arm}-seed0"]) for arm in (f"{name}-4epochs", name))
+        assert {key for key in mine if mine[key] != theirs[key]} == {"optim"}
+        assert mine["optim"] == {**theirs["optim"], "epochs": 4}  # type: ignore[dict-item]
+    assert BY_NAME["resnet18_cassle_simclr-4epochs-seed0"].arm.against == "resnet18_simclr-4epochs"
 
 
 def test_the_choice_holds_unless_a_recipe_differs() -> None:

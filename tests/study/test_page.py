@@ -40,7 +40,12 @@ def test_the_page_says_what_was_recorded(finished: Walk, tmp_path: Path) -> None
     assert (
         cells(text, f"{CASSLE} - {PLAIN}")[7].strip("*").startswith(f"{(d[0] + d[1]) / 2:+.1f} [")
     )
-    assert f"| {CASSLE}-depth-2 | 1 |" in text
+    ablation = text.partition("## Depth")[2]
+    assert f"Seed 0, 2 epochs. {CASSLE}-2epochs is cat" in ablation
+    rows = [line.split(" | ")[0] for line in ablation.splitlines() if line.startswith("| test")]
+    assert rows == [
+        f"| {a}" for a in (f"{PLAIN}-2epochs", f"{CASSLE}-2epochs", f"{CASSLE}-depth-2")
+    ]
     used = text.partition("Does the projector use ω?")[2].partition("spectrum")[0]
     assert f"| {CASSLE} | 2 |" in used
     assert PLAIN not in used

@@ -31,7 +31,7 @@ def test_the_best_of_the_grid_on_validation_data_decides(finished: Walk) -> None
     records = load_records(finished.out / "records")
     grid = [record for record in records if record.group == GRID]
     rest = [record for record in records if record.group != GRID]
-    assert (len(grid), len(rest)) == (2, 7)
+    assert (len(grid), len(rest)) == (2, 9)
     scores = {r.arm: validation_score(r) for r in grid}
     assert all(0 < score <= 1 for score in scores.values())
     chosen = choose(grid)

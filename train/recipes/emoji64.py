@@ -2,9 +2,9 @@
 
 The other methods' recipes are SimCLR's with a row of the table below. Their teachers and queues
 forget faster than in the paper (momentum 0.99, 4,096 keys), because 35 epochs are only 2,380 steps,
-and projectors of 8,192 become 2,048. Barlow Twins has its own paper's optimiser, LARS: its loss is
-in the thousands, and with SGD no learning rate from 6e-5 to 0.03 brought the features much above
-untrained ones in one or two epochs (docs/methods.md).
+and projectors of 8,192 become 2,048. Barlow Twins has its own paper's optimiser, LARS that spares
+biases and normalisation: its loss is in the thousands, and with SGD no learning rate from 6e-5 to
+0.03 brought the features much above untrained ones in one or two epochs (docs/methods.md).
 """
 
 import dataclasses
@@ -28,7 +28,13 @@ _RESNET18: dict[str, tuple[MethodConfig, dict[str, Any]]] = {
     "mocov3": (MoCoV3Config(momentum=0.99), {}),
     "barlow_twins": (
         BarlowTwinsConfig(hidden_features=2048, out_features=2048),
-        {"optimizer": "lars", "base_lr": 0.4, "weight_decay": 1.5e-6, "warmup_epochs": 3},
+        {
+            "optimizer": "lars",
+            "base_lr": 0.4,
+            "weight_decay": 1.5e-6,
+            "decay_all": False,
+            "warmup_epochs": 3,
+        },
     ),
     "byol": (BYOLConfig(momentum=0.99), {}),
     "simsiam": (SimSiamConfig(depth=2), {"base_lr": 0.06, "warmup_epochs": 0}),
