@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.eval.moments import CHUNK, check_features, feature_mean, second_moments
 
 RANKME_EPSILON = 1e-7
 
 
-def covariance_spectrum(features: Tensor, *, chunk: int = 8192) -> Tensor:
+def covariance_spectrum(features: Tensor, *, chunk: int = CHUNK) -> Tensor:
     """Return the variances of the principal components.
 
     Args:
@@ -26,9 +27,9 @@ def covariance_spectrum(features: Tensor, *, chunk: int = 8192) -> Tensor:
     Raises:
         DataError: If there are too few features, they are not finite, or all are equal.
     """
-    _check(features)
-    mean = _mean(features, chunk)
-    moments = _second_moments(features, mean, chunk) / (len(features) - 1)
+    check_features(features)
+    mean = feature_mean(features, chunk)
+    moments = second_moments(features, mean, chunk) / (len(features) - 1)
     values: Tensor = torch.linalg.eigvalsh(moments).flip(0).clamp(min=0)
     values = values[: min(len(features) - 1, features.shape[1])]
     # Equal features leave rounding of their mean, no variance.
@@ -82,7 +83,7 @@ def alpha_req(variances: Tensor, *, first: int = 5, last: int = 50) -> float:
     return -float((x * (y - y.mean())).sum() / x.square().sum())
 
 
-def rankme(features: Tensor, *, chunk: int = 8192) -> float:
+def rankme(features: Tensor, *, chunk: int = CHUNK) -> float:
     """Return RankMe, a smooth rank (Garrido et al., ICML 2023, arXiv 2210.02885, equation 1).
 
     exp(-Σ_k p_k log p_k) with p_k = σ_k / Σ_j σ_j + 1e-7, of the min(N, D) singular values σ of
@@ -95,34 +96,11 @@ def rankme(features: Tensor, *, chunk: int = 8192) -> float:
     Raises:
         DataError: If there are too few features, they are not finite, or all are zero.
     """
-    _check(features)
+    check_features(features)
     zero = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    squares = torch.linalg.eigvalsh(_second_moments(features, zero, chunk)).flip(0).clamp(min=0)
+    squares = torch.linalg.eigvalsh(second_moments(features, zero, chunk)).flip(0).clamp(min=0)
     singular = squares[: min(features.shape)].sqrt()
     if not singular[0] > 0:
         raise DataError("all features are zero, they have no spectrum.")
     p = singular / singular.sum() + RANKME_EPSILON
     return float(torch.exp(-(p * p.log()).sum()))
-
-
-def _mean(features: Tensor, chunk: int) -> Tensor:
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for part in features.split(chunk):
-        total += part.double().sum(0)
-    return total / len(features)
-
-
-def _second_moments(features: Tensor, mean: Tensor, chunk: int) -> Tensor:
-    width = features.shape[1]
-    total = torch.zeros(width, width, dtype=torch.float64, device=features.device)
-    for part in features.split(chunk):
-        centred = part.double() - mean
-        total += centred.T @ centred
-    return total
-
-
-def _check(features: Tensor) -> None:
-    if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
-        raise DataError(f"features {tuple(features.shape)}: expected (N, D) with N at least 2.")
-    if not torch.isfinite(features).all():
-        raise DataError("features are NaN or infinite.")

@@ -14,7 +14,9 @@ from cassle_zoo.devices import pick_device
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator, Subject
 from cassle_zoo.eval.evaluators.emoji64 import Emoji64Suite
 from cassle_zoo.eval.evaluators.equivariance import Equivariance
+from cassle_zoo.eval.evaluators.knn import KNN
 from cassle_zoo.eval.evaluators.linear_probe import LinearProbe
+from cassle_zoo.eval.evaluators.retrieval import Retrieval
 from cassle_zoo.eval.evaluators.sensitivity import Sensitivity
 from cassle_zoo.eval.evaluators.spectrum import Spectrum
 from cassle_zoo.eval.harness import evaluate
@@ -32,11 +34,14 @@ from cassle_zoo.train.fingerprint import check_same_run
 from cassle_zoo.train.loop import train
 
 GRID_EVALUATORS: dict[str, Evaluator] = {"linear-probe": LinearProbe()}
+WHITENED = 128
 EVALUATORS: dict[str, Evaluator] = {
     "emoji64": Emoji64Suite(),
     "sensitivity": Sensitivity(figures=False),
     "equivariance": Equivariance(figures=False),
     "spectrum": Spectrum(figures=False),
+    "knn-whitened": KNN(whiten=WHITENED),
+    "retrieval-whitened": Retrieval(ks=(1,), classification="none", examples=0, whiten=WHITENED),
 }
 CACHE = "cache"
 _SECONDS_FILE = "seconds.json"

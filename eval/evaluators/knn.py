@@ -9,6 +9,7 @@ from cassle_zoo.errors import DataError
 from cassle_zoo.eval.accuracy import mean_per_class
 from cassle_zoo.eval.base import Outcome, Subject
 from cassle_zoo.eval.knn import knn_predict
+from cassle_zoo.eval.whitening import whiten
 from cassle_zoo.settings import POSITIVE, Range, check_fields
 
 
@@ -19,10 +20,13 @@ class KNN:
     Attributes:
         k: Number of neighbours.
         temperature: Votes are weighted exp(cosine / temperature).
+        whiten: Compare this many principal components of unit variance, fitted to training and
+            validation data without labels; by default the features as they are.
     """
 
     k: Annotated[int, Range(1)] = 20
     temperature: Annotated[float, POSITIVE] = 0.07
+    whiten: Annotated[int | None, Range(1)] = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -32,7 +36,9 @@ class KNN:
         """Return `knn_top1` and `knn_mean_per_class` of every classification task.
 
         Raises:
-            DataError: If there is only one class, or features have no direction.
+            ConfigError: If `whiten` is more than the width of the features.
+            DataError: If there is only one class, features have no direction, or there are too few
+                pictures to whiten.
         """
         metrics = {}
         for task in subject.data.tasks_of("classification"):
@@ -50,10 +56,11 @@ class KNN:
                     f"task {task.name}: {zero} of {len(used)} feature vectors are zero and have no "
                     "direction that cosines could compare."
                 )
+            features = whiten(subject.features, gallery, self.whiten)
             predicted = knn_predict(
-                subject.features[gallery],
+                features[gallery],
                 task.targets[gallery],
-                subject.features[test],
+                features[test],
                 num_classes=len(task.classes),
                 k=self.k,
                 temperature=self.temperature,
@@ -65,4 +72,6 @@ class KNN:
                 "knn_mean_per_class": mean_per_class(correct, labels),
             }
         rule = f"cosine, k={self.k}, votes weighted exp(cosine / {self.temperature:g})"
+        if self.whiten is not None:
+            rule += f", whitened to {self.whiten} principal components of training + validation"
         return Outcome(metrics=metrics, protocol={"k-NN": rule})

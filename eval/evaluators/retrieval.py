@@ -13,6 +13,7 @@ from cassle_zoo.eval.base import EvalData, Outcome, Subject, Task
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.retrieval import retrieve
 from cassle_zoo.eval.retrieval_page import Example, Shown, retrieval_page, retrieval_sheet
+from cassle_zoo.eval.whitening import whiten
 from cassle_zoo.nearest import nearest_by_cosine
 from cassle_zoo.settings import Range, check_fields
 
@@ -29,12 +30,15 @@ class Retrieval:
             training and validation pictures, among the other test pictures, or not at all.
         examples: How many queries to show on the page of a task, evenly spread; 0 for no pages.
         shown: How many results to show of each.
+        whiten: Compare this many principal components of unit variance, fitted to the gallery; by
+            default the features as they are.
     """
 
     ks: Annotated[tuple[int, ...], Range(1)] = (1, 5, 10)
     classification: Literal["train", "test", "none"] = "train"
     examples: Annotated[int, Range(0)] = 40
     shown: Annotated[int, Range(1)] = 8
+    whiten: Annotated[int | None, Range(1)] = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -45,7 +49,9 @@ class Retrieval:
         """Return `recall@k` and `mAP` of every retrieval and classification task.
 
         Raises:
-            DataError: If there is only one class, or queries have nothing to find.
+            ConfigError: If `whiten` is more than the width of the features.
+            DataError: If there is only one class, queries have nothing to find, or the gallery has
+                too few pictures to whiten.
         """
         data = subject.data
         tasks = (
@@ -70,10 +76,11 @@ class Retrieval:
                 protocol[f"{task.name}, left out"] = (
                     f"{lonely} of the queries, without another of their class"
                 )
+            features = whiten(subject.features, gallery, self.whiten)
             scores = retrieve(
-                subject.features[queries],
+                features[queries],
                 task.targets[queries],
-                subject.features[gallery],
+                features[gallery],
                 task.targets[gallery],
                 ks=self.ks,
                 positions=_positions(queries, gallery),
@@ -85,7 +92,7 @@ class Retrieval:
             if self.examples:
                 numbers = (f"{name} {100 * v:.1f} %" for name, v in metrics[task.name].items())
                 sides = f"{len(queries)} queries among {len(gallery)} pictures"
-                found = self._examples(subject, task, queries, gallery)
+                found = self._examples(subject.data, features, task, queries, gallery)
                 title = f"{task.name} of {data.name}, {subject.source.name}"
                 text = f"{', '.join(numbers)} of {sides}; {len(found)} queries are shown."
                 files[f"{task.name}.html"] = retrieval_page(title, text, found).encode()
@@ -98,6 +105,8 @@ class Retrieval:
             "nearest; mAP: average precision over the whole ranking; both are means over all "
             "orders of ties"
         )
+        if self.whiten is not None:
+            rule += f"; whitened to {self.whiten} principal components of the gallery"
         sides = {
             "train": "query test, gallery train + validation",
             "test": "query test, gallery all other test pictures",
@@ -118,23 +127,19 @@ class Retrieval:
         return test[shared], test, int((~shared).sum())
 
     def _examples(
-        self, subject: Subject, task: Task, queries: Tensor, gallery: Tensor
+        self, data: EvalData, features: Tensor, task: Task, queries: Tensor, gallery: Tensor
     ) -> list[Example]:
         count = min(self.examples, len(queries))
         chosen = queries[torch.arange(count) * len(queries) // count]
-        cosines, places = nearest_by_cosine(
-            subject.features[gallery], subject.features[chosen], self.shown + 1
-        )
+        cosines, places = nearest_by_cosine(features[gallery], features[chosen], self.shown + 1)
         found = []
         for query, own, indices in zip(chosen.tolist(), cosines, gallery[places], strict=True):
             others = [
-                _shown(subject.data, task, index, cosine)
+                _shown(data, task, index, cosine)
                 for index, cosine in zip(indices.tolist(), own.tolist(), strict=True)
                 if index != query
             ]
-            found.append(
-                Example(query=_shown(subject.data, task, query), found=others[: self.shown])
-            )
+            found.append(Example(query=_shown(data, task, query), found=others[: self.shown]))
         return found
 
 

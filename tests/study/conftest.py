@@ -40,6 +40,9 @@ def _few_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(job.EVALUATORS, "sensitivity", small)
         patch.setitem(job.EVALUATORS, "equivariance", found)
+        for name in ("knn-whitened", "retrieval-whitened"):
+            evaluator = dataclasses.replace(job.EVALUATORS[name], whiten=4)  # type: ignore[type-var]
+            patch.setitem(job.EVALUATORS, name, evaluator)
         yield
 
 

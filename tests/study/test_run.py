@@ -12,7 +12,7 @@ import pytest
 from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
 from cassle_zoo.study import run
 from cassle_zoo.study.design import GRID, Job
-from cassle_zoo.study.job import make_record
+from cassle_zoo.study.job import EVALUATORS, make_record
 from cassle_zoo.study.main import StudyArguments, make_walk
 from cassle_zoo.study.records import Record, best_of, choose, load_records, validation_score
 from cassle_zoo.study.run import STOPPED, Walk, run_study
