@@ -3,8 +3,8 @@
 from cassle_zoo.study.summary import Metric
 
 
-def _task(part: str, name: str, title: str) -> Metric:
-    return Metric(evaluation="emoji64", part=part, name=name, title=title, scale=100)
+def _task(part: str, name: str, title: str, evaluation: str = "emoji64") -> Metric:
+    return Metric(evaluation=evaluation, part=part, name=name, title=title, scale=100)
 
 
 TASKS = (
@@ -17,6 +17,15 @@ TASKS = (
     _task("flags", "recall@1", "flags recall@1"),
     _task("identity", "recall@1", "identity recall@1"),
 )
+WHITENED_TASKS = (
+    _task("subcategory", "knn_top1", "subcategory k-NN", "knn-whitened"),
+    _task("skin_tone", "knn_top1", "skin tone k-NN", "knn-whitened"),
+    _task("vendor", "knn_top1", "vendor k-NN", "knn-whitened"),
+    _task("flags", "recall@1", "flags recall@1", "retrieval-whitened"),
+    _task("identity", "recall@1", "identity recall@1", "retrieval-whitened"),
+)
+"""Tasks of neighbours, with whitened features."""
+
 KEPT, KEPT_PAIRED = (
     tuple(
         Metric(evaluation="equivariance", part=part, name=name, title=f"R² {part}", scale=100)

@@ -8,6 +8,7 @@ from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.figures import render
 from cassle_zoo.study.design import CONDITIONING, DEPTH, GRID, MAIN, METHODS, OMEGA
 from cassle_zoo.study.figures import gallery_figure, sensitivity_figure, tasks_figure
+from cassle_zoo.study.job import WHITENED
 from cassle_zoo.study.metrics import (
     KEPT,
     KEPT_PAIRED,
@@ -16,17 +17,11 @@ from cassle_zoo.study.metrics import (
     TASKS,
     TASKS_SHORT,
     USED,
+    WHITENED_TASKS,
 )
 from cassle_zoo.study.records import Record, best_of, choose, validation_score
-from cassle_zoo.study.summary import (
-    Metric,
-    markdown_table,
-    paired,
-    show_difference,
-    show_spread,
-    spread,
-    values,
-)
+from cassle_zoo.study.summary import markdown_table, paired, values
+from cassle_zoo.study.tables import difference_table, spread_table
 
 PAGE, FOLDER = "study.md", "study"
 FINDINGS = Path(__file__).resolve().parent / "findings.md"
@@ -60,7 +55,12 @@ def page_text(records: Sequence[Record], findings: str = "") -> str:
     if not arms:
         raise ConfigError("no main arm of the study is recorded; run `cassle-zoo reproduce study`.")
     parts = [_INTRODUCTION, findings.strip(), _setting(records), _READING]
-    parts += [*_tasks(records, arms), *_kept(records, arms), *_others(records)]
+    parts += [
+        *_tasks(records, arms),
+        *_whitened(records, arms),
+        *_kept(records, arms),
+        *_others(records),
+    ]
     parts += _ablations(records)
     parts += _galleries(records)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -97,32 +97,6 @@ def arms_of(records: Sequence[Record], group: str) -> list[str]:
     """Return the recorded arms of a group: what others are compared with first."""
     own = sorted((r for r in records if r.group == group), key=lambda r: (r.against != "", r.arm))
     return list(dict.fromkeys(record.arm for record in own))
-
-
-def spread_table(
-    records: Sequence[Record], arms: Sequence[str], metrics: Sequence[Metric], decimals: int = 1
-) -> str:
-    """Return a table of means and standard deviations: a row per arm, a column per metric."""
-    rows = []
-    for arm in arms:
-        samples = [list(values(records, arm, metric).values()) for metric in metrics]
-        cells = [show_spread(spread(s), decimals) if s else "diverged" for s in samples]
-        rows.append([arm, str(max(map(len, samples))), *cells])
-    return markdown_table(["arm", "seeds", *(metric.title for metric in metrics)], rows)
-
-
-def difference_table(
-    records: Sequence[Record], pairs: Sequence[tuple[str, str]], metrics: Sequence[Metric]
-) -> str:
-    """Return a table of paired differences: a row per pair of arms, a column per metric."""
-    rows = []
-    for first, second in pairs:
-        cells = []
-        for metric in metrics:
-            found = paired(values(records, first, metric), values(records, second, metric))
-            cells.append("-" if found is None else show_difference(found))
-        rows.append([f"{first} - {second}", *cells])
-    return markdown_table(["difference", *(metric.title for metric in metrics)], rows)
 
 
 def _setting(records: Sequence[Record]) -> str:
@@ -183,6 +157,17 @@ def _tasks(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
         "validation top-1 (as in the choice of the learning rate), a rule fixed before the "
         f"trainings: {', '.join(f'{r.arm} seed {r.seed}' for r in best)}."
     )
+
+
+def _whitened(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
+    yield (
+        "### With whitened features\n\nThe tasks of neighbours again, features whitened to "
+        f"{WHITENED} principal components of the pictures looked up in, without labels "
+        "(`cassle-zoo eval knn --whiten`): every component counts alike, not only those along "
+        "which the features spread most."
+    )
+    yield spread_table(records, arms, WHITENED_TASKS)
+    yield difference_table(records, _pairs(records, MAIN), WHITENED_TASKS)
 
 
 def _verdict(records: Sequence[Record], first: str, second: str) -> str:

@@ -1,0 +1,68 @@
+"""k-NN and retrieval with whitened features, where a nuisance fills the raw ones."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.eval.datasets import open_data
+from cassle_zoo.eval.evaluators.knn import KNN
+from cassle_zoo.eval.evaluators.retrieval import Retrieval
+from cassle_zoo.eval.main import run_from_cli
+
+
+@pytest.fixture(scope="module")
+def data(emoji_tar):
+    return open_data("emoji64", emoji_tar)
+
+
+def subject(data, loud):
+    """What a flag's name or a vendor says, a little noise, and strong directions of noise."""
+    tasks = {task.name: task for task in data.tasks}
+    generator = torch.Generator().manual_seed(0)
+    vendors = torch.eye(3)[tasks["vendor"].targets]
+    names = torch.randn(int(tasks["flags"].targets.max()) + 2, 5, generator=generator)
+    quiet = torch.cat([vendors, names[tasks["flags"].targets]], 1)
+    quiet += 0.05 * torch.randn(quiet.shape, generator=generator)
+    nuisance = 100 * torch.randn(len(quiet), loud, generator=generator)
+    features = torch.cat([quiet, nuisance], 1)
+    return SimpleNamespace(data=data, features=features, source=SimpleNamespace(name="made up"))
+
+
+def test_knn_sees_through_the_nuisance(data):
+    found = [KNN(whiten=whiten).evaluate(subject(data, loud=2)) for whiten in (None, 10)]
+    raw, whitened = (outcome.metrics["vendor"]["knn_top1"] for outcome in found)
+    assert raw < 0.6
+    assert whitened > 0.9
+    assert "whitened" not in found[0].protocol["k-NN"]
+    assert "whitened to 10 principal components" in found[1].protocol["k-NN"]
+
+
+def test_retrieval_sees_through_the_nuisance(data):
+    found = [
+        Retrieval(ks=(1,), classification="none", examples=1, whiten=whiten).evaluate(
+            subject(data, loud=1)
+        )
+        for whiten in (None, 6)
+    ]
+    raw, whitened = (outcome.metrics["flags"]["recall@1"] for outcome in found)
+    assert raw < 0.4
+    assert whitened > 0.7
+    assert found[0].files["flags.html"] != found[1].files["flags.html"]
+    assert "whitened to 6 principal components of the gallery" in found[1].protocol["retrieval"]
+
+
+def test_too_many_components(data):
+    with pytest.raises(ConfigError, match="10 components: expected 1 to 9"):
+        KNN(whiten=10).evaluate(subject(data, loud=1))
+    with pytest.raises(DataError, match="needs 18 pictures, got 14; use at most 7"):
+        Retrieval(classification="none", examples=0, whiten=9).evaluate(subject(data, loud=1))
+    with pytest.raises(ConfigError, match="whiten must be a whole number of at least 1"):
+        KNN(whiten=0)
+
+
+def test_command(emoji_folder, tmp_path, capsys):
+    argv = ["knn", "random-init:test_resnet", "--data", str(emoji_folder), "-o", str(tmp_path)]
+    assert run_from_cli([*argv, "--whiten", "5", "--no-cache", "--device", "cpu"]) == 0
+    assert "whitened to 5 principal components" in next(tmp_path.glob("*.json")).read_text()
