@@ -222,7 +222,12 @@ def _training(training: Mapping[str, Any], name: str) -> str:
         f"- settings, {section}: {settings_text(values)}"
         for section, values in training.get("config", {}).items()
     ]
-    return f"### Training\n\n{shell_block(command)}\n\n" + "\n".join(lines)
+    again = shell_block(f"cassle-zoo reproduce {name} --data emoji64.tar -o OUT")
+    return (
+        f"### Training\n\n{shell_block(command)}\n\n"
+        f"Again, from the training on, with every number compared:\n\n{again}\n\n"
+        + "\n".join(lines)
+    )
 
 
 def _evaluation(result: Result, baselines: Sequence[Result]) -> str:

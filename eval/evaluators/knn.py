@@ -9,7 +9,7 @@ from cassle_zoo.errors import DataError
 from cassle_zoo.eval.accuracy import mean_per_class
 from cassle_zoo.eval.base import Outcome, Subject
 from cassle_zoo.eval.knn import knn_predict
-from cassle_zoo.eval.whitening import whiten
+from cassle_zoo.eval.whitening import whitened
 from cassle_zoo.settings import POSITIVE, Range, check_fields
 
 
@@ -20,8 +20,8 @@ class KNN:
     Attributes:
         k: Number of neighbours.
         temperature: Votes are weighted exp(cosine / temperature).
-        whiten: Compare this many principal components of unit variance, fitted to training and
-            validation data without labels; by default the features as they are.
+        whiten: Compare this many principal components of unit variance, fitted without
+            labels to training and validation data; by default the features as they are.
     """
 
     k: Annotated[int, Range(1)] = 20
@@ -41,7 +41,9 @@ class KNN:
                 pictures to whiten.
         """
         metrics = {}
-        for task in subject.data.tasks_of("classification"):
+        tasks = subject.data.tasks_of("classification")
+        features = whitened(subject.features, subject.data, self.whiten)
+        for task in tasks:
             gallery = torch.cat([task.splits["train"], task.splits["val"]])
             test = task.splits["test"]
             if len(task.targets[gallery].unique()) == 1:
@@ -56,7 +58,6 @@ class KNN:
                     f"task {task.name}: {zero} of {len(used)} feature vectors are zero and have no "
                     "direction that cosines could compare."
                 )
-            features = whiten(subject.features, gallery, self.whiten)
             predicted = knn_predict(
                 features[gallery],
                 task.targets[gallery],

@@ -13,7 +13,7 @@ from cassle_zoo.eval.base import EvalData, Outcome, Subject, Task
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.retrieval import retrieve
 from cassle_zoo.eval.retrieval_page import Example, Shown, retrieval_page, retrieval_sheet
-from cassle_zoo.eval.whitening import whiten
+from cassle_zoo.eval.whitening import whitened
 from cassle_zoo.nearest import nearest_by_cosine
 from cassle_zoo.settings import Range, check_fields
 
@@ -30,8 +30,9 @@ class Retrieval:
             training and validation pictures, among the other test pictures, or not at all.
         examples: How many queries to show on the page of a task, evenly spread; 0 for no pages.
         shown: How many results to show of each.
-        whiten: Compare this many principal components of unit variance, fitted to the gallery; by
-            default the features as they are.
+        whiten: Compare this many principal components of unit variance, fitted without
+            labels to the training and validation data of classification tasks, or else to the
+            galleries; by default the features as they are.
     """
 
     ks: Annotated[tuple[int, ...], Range(1)] = (1, 5, 10)
@@ -50,7 +51,7 @@ class Retrieval:
 
         Raises:
             ConfigError: If `whiten` is more than the width of the features.
-            DataError: If there is only one class, queries have nothing to find, or the gallery has
+            DataError: If there is only one class, queries have nothing to find, or there are
                 too few pictures to whiten.
         """
         data = subject.data
@@ -59,6 +60,7 @@ class Retrieval:
             if self.classification == "none"
             else data.tasks_of("retrieval", "classification")
         )
+        features = whitened(subject.features, data, self.whiten)
         metrics, protocol, files = {}, dict(self._protocol()), {}
         for task in tasks:
             queries, gallery, lonely = self._sides(task)
@@ -76,7 +78,6 @@ class Retrieval:
                 protocol[f"{task.name}, left out"] = (
                     f"{lonely} of the queries, without another of their class"
                 )
-            features = whiten(subject.features, gallery, self.whiten)
             scores = retrieve(
                 features[queries],
                 task.targets[queries],
@@ -106,7 +107,7 @@ class Retrieval:
             "orders of ties"
         )
         if self.whiten is not None:
-            rule += f"; whitened to {self.whiten} principal components of the gallery"
+            rule += f"; whitened to {self.whiten} principal components, without labels"
         sides = {
             "train": "query test, gallery train + validation",
             "test": "query test, gallery all other test pictures",

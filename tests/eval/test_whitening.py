@@ -3,7 +3,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from cassle_zoo.errors import ConfigError, DataError
-from cassle_zoo.eval.whitening import Whitening, whiten
+from cassle_zoo.eval.base import EvalData, Task, TaskKind
+from cassle_zoo.eval.whitening import Whitening, whitened
 
 
 @pytest.fixture
@@ -27,12 +28,22 @@ def test_what_it_was_fitted_to_becomes_uncorrelated(features: torch.Tensor) -> N
     torch.testing.assert_close(found.T.cov(), torch.eye(8), atol=1e-5, rtol=0)
 
 
-def test_only_the_chosen_rows_are_fitted_to(features: torch.Tensor) -> None:
-    rows = torch.arange(0, 60, 2)
-    torch.testing.assert_close(
-        whiten(features, rows, 4), Whitening.fit(features[rows], 4)(features), rtol=0, atol=0
-    )
-    assert whiten(features, rows, None) is features
+def test_fitted_to_what_may_be_seen(features: torch.Tensor) -> None:
+    def task(name: str, kind: TaskKind, **splits: range) -> Task:
+        found = {key: torch.tensor(rows) for key, rows in splits.items()}
+        return Task(name=name, kind=kind, targets=torch.zeros(60), splits=found)
+
+    classes = task("a", "classification", train=range(20), val=range(20, 30), test=range(30, 60))
+    more = task("b", "classification", train=range(25), val=range(40, 45), test=range(50, 60))
+    found = task("c", "retrieval", query=range(10), gallery=range(10, 60))
+    for tasks, rows in [
+        ((classes, more, found), [*range(30), *range(40, 45)]),
+        ((found,), [*range(10, 60)]),
+    ]:
+        data = EvalData(name="made up", sha256="0", pictures=[], tasks=tasks)
+        expected = Whitening.fit(features[rows], 4)(features)
+        torch.testing.assert_close(whitened(features, data, 4), expected, rtol=0, atol=0)
+        assert whitened(features, data, None) is features
 
 
 def test_bad_input_is_named(features: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
 """Recipes on emoji64: real data of 8,718 training pictures that a CPU can learn from.
 
 The other methods' recipes are SimCLR's with a row of the table below. Their teachers and queues
-forget faster than in the paper (momentum 0.99, 4,096 keys), because 35 epochs are only 2,380 steps,
+forget faster than in the paper (momentum 0.99, 4,096 keys), because 25 epochs are only 1,700 steps,
 and projectors of 8,192 become 2,048. Barlow Twins has its own paper's optimiser, LARS that spares
 biases and normalisation: its loss is in the thousands, and with SGD no learning rate from 6e-5 to
 0.03 brought the features much above untrained ones in one or two epochs (docs/methods.md).
@@ -47,7 +47,7 @@ _RESNET18: dict[str, tuple[MethodConfig, dict[str, Any]]] = {
 
 
 def resnet18_cassle_simclr() -> TrainConfig:
-    """CASSLE-SimCLR, resnet18, 64 px, 35 epochs.
+    """CASSLE-SimCLR, resnet18, 64 px, 25 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_simclr.emoji64 --data emoji64.tar --out RUN`
     Hardware: one core with AVX512-BF16 (the bundled weights: `--run.threads 1`). Time: 43 minutes
@@ -58,7 +58,7 @@ def resnet18_cassle_simclr() -> TrainConfig:
         arch="resnet18",
         augment=AugmentConfig(size=64, mean=_HALF, std=_HALF),
         data=DataConfig(dataset="emoji64"),
-        optim=OptimConfig(epochs=35, batch_size=128, base_lr=0.24, warmup_epochs=1),
+        optim=OptimConfig(epochs=25, batch_size=128, base_lr=0.12, warmup_epochs=1),
     )
 
 
@@ -72,7 +72,7 @@ def resnet18_simclr() -> TrainConfig:
 
 
 def resnet18_cassle_mocov2() -> TrainConfig:
-    """CASSLE-MoCo v2, resnet18, 64 px, 35 epochs.
+    """CASSLE-MoCo v2, resnet18, 64 px, 25 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_mocov2.emoji64 --data emoji64.tar --out RUN`
     Hardware: CPU, 2 cores with AVX512-BF16. Time: about 30 minutes
@@ -91,7 +91,7 @@ def resnet18_mocov2() -> TrainConfig:
 
 
 def resnet18_cassle_mocov3() -> TrainConfig:
-    """CASSLE-MoCo v3, resnet18, 64 px, 35 epochs.
+    """CASSLE-MoCo v3, resnet18, 64 px, 25 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_mocov3.emoji64 --data emoji64.tar --out RUN`
     Hardware: CPU, 2 cores with AVX512-BF16. Time: about 60 minutes
@@ -110,7 +110,7 @@ def resnet18_mocov3() -> TrainConfig:
 
 
 def resnet18_cassle_barlow_twins() -> TrainConfig:
-    """CASSLE-Barlow Twins, resnet18, 64 px, 35 epochs.
+    """CASSLE-Barlow Twins, resnet18, 64 px, 25 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_barlow_twins.emoji64 --data emoji64.tar --out RUN`
     Hardware: CPU, 2 cores with AVX512-BF16. Time: about 50 minutes
@@ -129,7 +129,7 @@ def resnet18_barlow_twins() -> TrainConfig:
 
 
 def resnet18_cassle_byol() -> TrainConfig:
-    """CASSLE-BYOL, resnet18, 64 px, 35 epochs.
+    """CASSLE-BYOL, resnet18, 64 px, 25 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_byol.emoji64 --data emoji64.tar --out RUN`
     Hardware: CPU, 2 cores with AVX512-BF16. Time: about 50 minutes
@@ -148,7 +148,7 @@ def resnet18_byol() -> TrainConfig:
 
 
 def resnet18_cassle_simsiam() -> TrainConfig:
-    """CASSLE-SimSiam, resnet18, 64 px, 35 epochs.
+    """CASSLE-SimSiam, resnet18, 64 px, 25 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_simsiam.emoji64 --data emoji64.tar --out RUN`
     Hardware: CPU, 2 cores with AVX512-BF16. Time: about 40 minutes
@@ -167,7 +167,7 @@ def resnet18_simsiam() -> TrainConfig:
 
 
 def resnet18_cassle_vicreg() -> TrainConfig:
-    """CASSLE-VICReg, resnet18, 64 px, 35 epochs.
+    """CASSLE-VICReg, resnet18, 64 px, 25 epochs.
 
     Command: `cassle-zoo train resnet18_cassle_vicreg.emoji64 --data emoji64.tar --out RUN`
     Hardware: CPU, 2 cores with AVX512-BF16. Time: about 50 minutes
@@ -197,7 +197,7 @@ def resnet50_cassle_simclr() -> TrainConfig:
         base,
         name="resnet50_cassle_simclr.emoji64",
         arch="resnet50",
-        optim=dataclasses.replace(base.optim, epochs=12),
+        optim=dataclasses.replace(base.optim, epochs=12, base_lr=0.24),
     )
 
 
