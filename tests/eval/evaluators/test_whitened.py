@@ -18,13 +18,13 @@ def data(emoji_tar):
     return open_data("emoji64", emoji_tar)
 
 
-def subject(data, name, loud):
-    """What a task's label says, a little noise, and strong directions of noise: 5 and `loud`."""
+def subject(data, name, width, loud):
+    """What a label says, a little noise (`width`), and strong directions of noise (`loud`)."""
     targets = next(task.targets for task in data.tasks if task.name == name)
     generator = torch.Generator().manual_seed(0)
     count = int(targets.max()) + 1
     unlabelled = torch.randint(count, targets.shape, generator=generator)
-    codes = torch.randn(count, 5, generator=generator)
+    codes = torch.randn(count, width, generator=generator)
     quiet = codes[torch.where(targets < 0, unlabelled, targets)]
     quiet += 0.05 * torch.randn(quiet.shape, generator=generator)
     nuisance = 100 * torch.randn(len(quiet), loud, generator=generator)
@@ -33,7 +33,7 @@ def subject(data, name, loud):
 
 
 def test_knn_sees_through_the_nuisance(data):
-    found = [KNN(whiten=whiten).evaluate(subject(data, "vendor", 2)) for whiten in (None, 7)]
+    found = [KNN(whiten=whiten).evaluate(subject(data, "vendor", 5, 2)) for whiten in (None, 7)]
     raw, whitened = (outcome.metrics["vendor"]["knn_top1"] for outcome in found)
     assert raw < 0.6
     assert whitened > 0.9
@@ -44,28 +44,25 @@ def test_knn_sees_through_the_nuisance(data):
 def test_retrieval_sees_through_the_nuisance(data):
     found = [
         Retrieval(ks=(1,), classification="none", examples=1, whiten=whiten).evaluate(
-            subject(data, "flags", 1)
+            subject(data, "flags", 8, 1)
         )
-        for whiten in (None, 6)
+        for whiten in (None, 9)
     ]
     raw, whitened = (outcome.metrics["flags"]["recall@1"] for outcome in found)
     assert raw < 0.5
     assert whitened > 0.7
     assert found[0].files["flags.html"] != found[1].files["flags.html"]
-    assert "whitened to 6 principal components" in found[1].protocol["retrieval"]
+    assert "whitened to 9 principal components" in found[1].protocol["retrieval"]
 
 
 def test_too_many_components(data):
-    with pytest.raises(ConfigError, match="7 components: expected 1 to 6"):
-        KNN(whiten=7).evaluate(subject(data, "flags", 1))
-    few = subject(data, "flags", 1)
-    flags = next(task for task in data.tasks if task.name == "flags")
-    fewer = dataclasses.replace(
-        flags, splits={"query": flags.splits["query"][:11], "gallery": flags.splits["gallery"][:11]}
-    )
-    few.data = dataclasses.replace(data, tasks=(fewer,))
-    with pytest.raises(DataError, match="needs 12 pictures, got 11; use at most 5"):
-        Retrieval(ks=(1,), classification="none", examples=0, whiten=6).evaluate(few)
+    with pytest.raises(ConfigError, match="10 components: expected 1 to 9"):
+        KNN(whiten=10).evaluate(subject(data, "flags", 8, 1))
+    few = subject(data, "flags", 8, 1)
+    flags = tuple(task for task in data.tasks if task.name == "flags")
+    few.data = dataclasses.replace(data, tasks=flags)
+    with pytest.raises(DataError, match="needs 18 pictures, got 14; use at most 7"):
+        Retrieval(classification="none", examples=0, whiten=9).evaluate(few)
     with pytest.raises(ConfigError, match="whiten must be a whole number of at least 1"):
         KNN(whiten=0)
 
