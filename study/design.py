@@ -15,9 +15,9 @@ from cassle_zoo.train.recipes import get_recipe
 from cassle_zoo.train.recipes.baseline import without_conditioning
 from cassle_zoo.train.recipes.emoji64 import resnet18_cassle_simclr
 
-GRID, MAIN, METHODS = "grid", "main", "methods"
+GRID, MAIN, UNTRAINED, METHODS = "grid", "main", "untrained", "methods"
 REFERENCE, CONDITIONING, OMEGA, DEPTH = "reference", "conditioning", "omega", "depth"
-GROUPS = (GRID, MAIN, METHODS, REFERENCE, CONDITIONING, OMEGA, DEPTH)
+GROUPS = (GRID, MAIN, UNTRAINED, METHODS, REFERENCE, CONDITIONING, OMEGA, DEPTH)
 """Parts of the study, the most important first."""
 
 GRID_LR = (0.12, 0.24, 0.48)
@@ -61,12 +61,15 @@ class Arm:
         group: One of `GROUPS`.
         against: Name of the arm that it is compared with, on equal seeds; empty if none.
         config: All settings, but for the seed and the place of the data.
+        source: What is measured instead of a training, such as `raw-pixels`; then `config` plays no
+            part.
     """
 
     name: str
     group: str
     against: str = ""
     config: TrainConfig
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +94,8 @@ class Design:
         grid_epochs: Of the trainings that the baseline's hyper-parameters are chosen on.
         ablation_epochs: Of the ablations. If that is not `epochs`, the baseline and CASSLE-SimCLR
             are trained as long once more, to compare with.
-        seeds: Seeds of each main arm: 0, 1, ...; what is compared shares initialisation, order
-            and augmentation.
+        seeds: Seeds of each main arm: 0, 1, ...; what is compared shares the initial backbone,
+            order and augmentation.
         method_seeds: Seeds of each of the other methods.
         choose: Whether to choose learning rate and weight decay by the grid; else the recipe's.
         base: Settings of CASSLE-SimCLR.
@@ -144,6 +147,7 @@ class Design:
         others = sorted((*methods, *self._ablations(choice)), key=_is_expensive)
         return (
             *(Job(arm=arm, seed=seed) for seed in range(self.seeds) for arm in main),
+            *self._untrained(),
             *(Job(arm=arm, seed=0) for arm in others),
             *(Job(arm=arm, seed=seed) for seed in range(1, self.method_seeds) for arm in methods),
         )
@@ -165,6 +169,16 @@ class Design:
             self._arm(self._cassle, MAIN, self.base, choice, against=first),
             self._arm(f"{first}-augself", MAIN, rival, choice, against=first),
         )
+
+    def _untrained(self) -> Iterator[Job]:
+        for seed in range(self.seeds):
+            yield self._measured(f"random-init:{self.base.arch}", seed)
+        yield self._measured("raw-pixels", 0)
+
+    def _measured(self, source: str, seed: int) -> Job:
+        name = source.replace(":", "_")
+        arm = Arm(name=name, group=UNTRAINED, config=self.base, source=source)
+        return Job(arm=arm, seed=seed)
 
     def _methods(self, choice: Choice) -> Iterator[Arm]:
         for method in _OTHER_METHODS:

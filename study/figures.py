@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import torch
+
 from cassle_zoo.errors import ConfigError
-from cassle_zoo.eval.base import EvalData
+from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.eval.figures import MARKERS, PALETTE, require_matplotlib
 from cassle_zoo.eval.sensitivity_figures import stage_figure
 from cassle_zoo.study.records import Record
@@ -77,6 +79,8 @@ def sensitivity_figure(records: Sequence[Record], arms: Sequence[str]) -> "Figur
 def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> "Figure":
     """Show queries for which two models find different neighbours, gains and losses alike.
 
+    A picture of a gallery that equals the right one in every pixel is right.
+
     Args:
         data: The pictures.
         task: One that both records have neighbours of.
@@ -87,13 +91,14 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
         ConfigError: If the records are of different queries, or agree about every query.
         MissingDependencyError: If matplotlib is not installed.
     """
-    labels = next(t.targets for t in data.tasks if t.name == task)
+    meant = _labels_of_pictures(data, next(t for t in data.tasks if t.name == task))
     pairs = list(zip(first.neighbours[task], second.neighbours[task], strict=True))
     if any(a[0] != b[0] for a, b in pairs):
         raise ConfigError(f"{first.arm} and {second.arm} were recorded with different queries.")
 
     def right(row: Sequence[int]) -> list[bool]:
-        return [bool(labels[index] == labels[row[0]]) for index in row[1:]]
+        [label] = meant[row[0]]
+        return [label in meant[index] for index in row[1:]]
 
     def gain(place: int) -> tuple[int, int]:
         """More of the neighbours are right, or the right ones are nearer."""
@@ -123,6 +128,18 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
         fontsize=8.5,
     )
     return figure
+
+
+def _labels_of_pictures(data: EvalData, task: Task) -> dict[int, set[int]]:
+    """Return the labels of a task's pictures; in a gallery, also those of equal pictures."""
+    labels = task.targets.tolist()
+    meant = {i: {labels[i]} for split in task.splits.values() for i in split.tolist()}
+    alike: dict[bytes, set[int]] = {}
+    for index in task.splits.get("gallery", torch.tensor([])).tolist():
+        found = alike.setdefault(data.pictures[index][0].convert("RGBA").tobytes(), set())
+        found.add(labels[index])
+        meant[index] = found
+    return meant
 
 
 def _figure(width: float, height: float) -> "Figure":

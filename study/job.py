@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 
-from cassle_zoo.devices import pick_device
+from cassle_zoo.devices import autocast_dtype, pick_device
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator, Subject
 from cassle_zoo.eval.evaluators.emoji64 import Emoji64Suite
 from cassle_zoo.eval.evaluators.equivariance import Equivariance
@@ -111,23 +111,61 @@ def job_config(job: Job, data: Path, machine: Machine) -> TrainConfig:
     )
 
 
-def evaluate_job(job: Job, folder: Path, data: EvalData, machine: Machine, command: str) -> Record:
-    """Package a finished training as `folder/model`, and measure that; see `train_job`."""
+def evaluate_job(
+    job: Job,
+    folder: Path,
+    data: EvalData,
+    machine: Machine,
+    command: str,
+    before: Record | None = None,
+) -> Record:
+    """Measure a job's model, after packaging a finished training as `folder/model`.
+
+    Args:
+        job: What to measure.
+        folder: Of the job.
+        data: What to measure on.
+        machine: Where to compute.
+        command: What to run to do it again.
+        before: A record that lacks evaluations; it is completed.
+    """
     started = time.perf_counter()
-    subject = package(job, folder, data, machine)
-    in_grid = job.arm.group == GRID
-    results = measure(subject, GRID_EVALUATORS if in_grid else EVALUATORS, command)
-    found = {} if in_grid else neighbours(subject)
+    subject = _subject(job, folder, data, machine)
+    results = {} if before is None else dict(before.results)
+    wanted = evaluators_of(job)
+    missing = {name: evaluator for name, evaluator in wanted.items() if name not in results}
+    results |= measure(subject, missing, command)
+    if before is not None:
+        seconds = before.seconds["evaluate"] + time.perf_counter() - started
+        return dataclasses.replace(
+            before, results=results, seconds={**before.seconds, "evaluate": seconds}
+        )
+    found = {} if job.arm.group == GRID else neighbours(subject)
     seconds = time.perf_counter() - started
     return make_record(job, folder, machine, seconds, results=results, neighbours=found)
+
+
+def evaluators_of(job: Job) -> Mapping[str, Evaluator]:
+    """Return what is measured of a job's model."""
+    return GRID_EVALUATORS if job.arm.group == GRID else EVALUATORS
+
+
+def _subject(job: Job, folder: Path, data: EvalData, machine: Machine) -> Subject:
+    if not job.arm.source:
+        return package(job, folder, data, machine)
+    compute = _compute(job, folder, machine)
+    return Subject(open_source(job.arm.source, seed=job.seed), data, compute)
 
 
 def package(job: Job, folder: Path, data: EvalData, machine: Machine) -> Subject:
     """Write a finished training as a model folder `folder/model`, to be measured on data."""
     model = folder / "model"
     export_run(folder / "train", model, overwrite=True)
-    compute = Compute(seed=job.seed, device=machine.device, cache=folder / CACHE, progress=False)
-    return Subject(open_source(f"local-dir:{model}"), data, compute)
+    return Subject(open_source(f"local-dir:{model}"), data, _compute(job, folder, machine))
+
+
+def _compute(job: Job, folder: Path, machine: Machine) -> Compute:
+    return Compute(seed=job.seed, device=machine.device, cache=folder / CACHE, progress=False)
 
 
 def measure(
@@ -168,18 +206,27 @@ def make_record(
         seed=job.seed,
         settings=settings_of(job),
         seconds={"train": _seconds(folder), "evaluate": seconds},
-        device=device_name(machine.device),
+        device=device_name(
+            machine.device, "fp32" if job.arm.source else job.arm.config.run.precision
+        ),
         **found,
     )
 
 
-def device_name(device: str | None) -> str:
-    """Return the name of the GPU, or of another device with torch's number of threads."""
+def device_name(device: str | None, precision: str) -> str:
+    """Return the name of the GPU, or of another device with torch's number of threads; bf16 if so.
+
+    Args:
+        device: As for `pick_device`.
+        precision: As in the settings of a run.
+    """
     chosen = pick_device(device)
     if chosen.type == "cuda":
-        return torch.cuda.get_device_name(chosen)
-    count = torch.get_num_threads()
-    return f"{chosen.type} ({count} thread{'s' if count > 1 else ''})"
+        name = torch.cuda.get_device_name(chosen)
+    else:
+        count = torch.get_num_threads()
+        name = f"{chosen.type}, {count} thread{'s' if count > 1 else ''}"
+    return name if autocast_dtype(precision, chosen) is None else f"{name}, bf16"
 
 
 def _seconds(folder: Path) -> float:

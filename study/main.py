@@ -13,7 +13,8 @@ from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.study.design import Design
 from cassle_zoo.study.job import Machine
 from cassle_zoo.study.page import FINDINGS, write_page
-from cassle_zoo.study.records import RECORDS, load_records
+from cassle_zoo.study.processes import run_study
+from cassle_zoo.study.records import RECORDS, check_data, load_records
 from cassle_zoo.study.reproduce import (
     compare,
     comparison_table,
@@ -21,7 +22,7 @@ from cassle_zoo.study.reproduce import (
     recorded_results,
     reproduce,
 )
-from cassle_zoo.study.run import STOPPED, Walk, run_study
+from cassle_zoo.study.run import STOPPED, Walk
 
 STUDY, PAGE = "study", "page"
 
@@ -41,9 +42,10 @@ was interrupted. --help after the name lists the options; --list lists the names
 
 _MODEL_DESCRIPTION = """Train {name} by its recipe, if it is trained, measure it, and compare.
 
-A number agrees if it is off by no more than 3 standard deviations over the study's seeds (at least
-1 point; 2 points where fewer than 3 seeds are recorded; 0.5 for what is not trained). Exit status:
-0 all agree, 1 some do not, 143 stopped by a signal (the same command continues), 2 bad input."""
+A number agrees if it is off by no more than two trainings with different seeds may be (95 % for all
+numbers at once, by the spread over seeds in the study; at least 1 point); by 0.5 points if nothing
+is trained. Exit status: 0 all agree, 1 some do not, 143 stopped by a signal (the same command
+continues), 2 bad input."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class StudyArguments:
         method_seeds: Seeds of the other methods.
         choose: Choose learning rate and weight decay of the baseline by a grid; else the recipe's.
         only: Shell patterns of the jobs, arms or groups (main, methods, reference, conditioning,
-            omega, depth) to run; the grid is run before all.
+            omega, depth, untrained) to run; the grid is run before all.
         hours: Start no job after so many hours.
         workers: Processes that work side by side.
         threads: CPU threads of each; by default the machine's cores are shared out.
@@ -139,6 +141,7 @@ def run_from_cli(argv: Sequence[str]) -> int:
 def run_model(name: str, argv: Sequence[str]) -> int:
     """Run `cassle-zoo reproduce NAME ARGV...` and return its exit status."""
     recorded = find_recorded(name)
+    name = str(recorded.model["name"])
     arguments = tyro.cli(
         ModelArguments,
         prog=f"cassle-zoo reproduce {name}",
@@ -187,8 +190,10 @@ def run_page(argv: Sequence[str]) -> int:
         args=list(argv),
     )
     records = load_records(arguments.records)
-    findings = FINDINGS.read_text(encoding="utf-8") if FINDINGS.exists() else ""
     data = open_data("emoji64", arguments.data)
+    check_data(records, data)
+    published = arguments.records.resolve() == RECORDS
+    findings = FINDINGS.read_text(encoding="utf-8") if published else ""
     print(write_page(records, data, arguments.output, findings))
     return 0
 

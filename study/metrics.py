@@ -35,6 +35,29 @@ KEPT, KEPT_PAIRED = (
 )
 """Predicting ω from the features of a view alone, and beside those of its picture."""
 
+SENSITIVITY = tuple(
+    Metric(
+        evaluation="sensitivity",
+        part=part,
+        name="infonce_backbone",
+        title=part,
+        minus="original",
+    )
+    for part in (
+        "crop",
+        "color",
+        "brightness",
+        "contrast",
+        "saturation",
+        "hue",
+        "blur",
+        "grayscale",
+        "flip",
+        "recipe",
+    )
+)
+"""How much farther a picture is from its augmented version than from itself, in the features."""
+
 USED = tuple(
     Metric(
         evaluation="sensitivity",

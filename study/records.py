@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.results import Result
 from cassle_zoo.json_files import read_json
 from cassle_zoo.study.design import Choice, Job
@@ -80,13 +81,17 @@ def load_records(folder: Path) -> list[Record]:
     """Read all records of a folder, in the order of their names.
 
     Raises:
-        DataError: If a file is no record.
+        DataError: If there is no such folder, or a file is no record.
     """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {str(folder)!r} with records of the study.")
     return [Record.load(path) for path in sorted(folder.glob("*.json"))]
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """Return the settings that decide about a job's result."""
+    """Return the settings that decide about a job's result; only a name of what is not trained."""
+    if job.arm.source:
+        return {"name": job.arm.source}
     values = job.arm.config.to_dict()
     return {name: value for name, value in values.items() if name not in _FREE}
 
@@ -109,6 +114,22 @@ def check_settings(record: Record, job: Job) -> None:
             f"the record of {job.name} is of other settings ({'; '.join(differing)}); use another "
             "folder, or the same settings."
         )
+
+
+def check_data(records: Sequence[Record], data: EvalData) -> None:
+    """Check that records were measured on data.
+
+    Raises:
+        ConfigError: Naming the first record that was not, with both hashes.
+    """
+    for record in records:
+        for result in record.results.values():
+            if result.data["sha256"] != data.sha256:
+                raise ConfigError(
+                    f"the record of {record.arm}, seed {record.seed}, is of other data: sha256 "
+                    f"{result.data['sha256']}, but {data.name} as given has {data.sha256}; use the "
+                    "same data, or other records."
+                )
 
 
 def validation_score(record: Record) -> float:

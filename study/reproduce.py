@@ -2,11 +2,13 @@
 
 How far they may be off: on one machine a repetition is equal bit for bit. Other processors and
 versions round differently, and a training carries that on until it is another sample of the same
-distribution, as another seed would be. So a number may be off by three standard deviations over
-the seeds of the study, but by `LEAST` anyway, and by `UNKNOWN` where there are fewer than
-`ENOUGH_SEEDS` seeds. What is not trained may be off by `UNTRAINED`.
+distribution, as another seed would be. Two such samples differ by √2 standard deviations, which
+the study's main arms tell: pooled over 3 arms of 3 seeds, with 6 degrees of freedom. `T` times that
+covers all 17 numbers of a model at once with probability 95 %. What is not trained may be off by
+`UNTRAINED_TOLERANCE`.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from cassle_zoo.eval.results import Result
 from cassle_zoo.eval.sources import open_source
 from cassle_zoo.model_folder import CONFIG_FILE, bundled_folder, read_config
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.study.design import Arm, Job
+from cassle_zoo.study.design import MAIN, Arm, Job
 from cassle_zoo.study.job import Machine, clean, job_config, measure, package, train_job
 from cassle_zoo.study.records import Record
 from cassle_zoo.train.checkpoint import write_json
@@ -28,8 +30,8 @@ from cassle_zoo.train.fingerprint import check_same_run
 from cassle_zoo.train.recipes import get_recipe
 
 RESULTS = Path(__file__).resolve().parent.parent / "eval" / "results"
-UNKNOWN, LEAST, UNTRAINED = 0.02, 0.01, 0.005
-ENOUGH_SEEDS = 3
+T = 4.8  # Student's t of 6 degrees of freedom: outside with probability 0.05 / 17
+LEAST, UNTRAINED_TOLERANCE = 0.01, 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +117,13 @@ def compare(
     Args:
         recorded: What was recorded.
         found: What was measured now.
-        records: Those of the study, whose seeds say how far numbers may be off.
+        records: Those of the study, whose main arms say how far numbers may be off.
         tolerance: Says so instead, for all numbers.
 
     Raises:
         ConfigError: If a recorded number was not measured.
     """
     name = str(recorded.model["name"])
-    seeds = [r for r in records if r.settings["name"] == name and not r.error]
     rows = []
     for task, metrics in recorded.metrics.items():
         for metric, value in metrics.items():
@@ -130,8 +131,10 @@ def compare(
                 raise ConfigError(f"{name}: {task} {metric} is recorded, but was not measured.")
             allowed = tolerance
             if allowed is None:
-                sample = [r.results["emoji64"].metrics[task][metric] for r in seeds]
-                allowed = UNTRAINED if name not in MODEL_SPECS else _seed_tolerance(sample)
+                is_trained = name in MODEL_SPECS
+                allowed = (
+                    _seed_tolerance(records, task, metric) if is_trained else UNTRAINED_TOLERANCE
+                )
             rows.append(
                 Comparison(
                     task=task,
@@ -157,19 +160,31 @@ def comparison_table(rows: Sequence[Comparison]) -> str:
 
 
 def find_recorded(name: str) -> Result:
-    """Return the recorded result of a model.
+    """Return the recorded result of a model, with its tag or without.
 
     Raises:
         UnknownNameError: If nothing is recorded under this name.
     """
     results = recorded_results()
-    if name not in results:
-        raise unknown_name("recorded model", name, results)
-    return results[name]
+    full = f"{name}.emoji64"
+    if name not in results and full not in results:
+        raise unknown_name("name", name, (*results, "study", "page"))
+    return results[name if name in results else full]
 
 
-def _seed_tolerance(sample: Sequence[float]) -> float:
-    return max(3 * statistics.stdev(sample), LEAST) if len(sample) >= ENOUGH_SEEDS else UNKNOWN
+def _seed_tolerance(records: Sequence[Record], task: str, metric: str) -> float:
+    """Return how far two trainings may be apart, by the spread over seeds pooled over main arms."""
+    by_arm: dict[str, list[float]] = {}
+    for record in records:
+        if record.group == MAIN and not record.error:
+            value = record.results["emoji64"].metrics[task][metric]
+            by_arm.setdefault(record.arm, []).append(value)
+    samples = [sample for sample in by_arm.values() if len(sample) > 1]
+    freedom = sum(len(sample) - 1 for sample in samples)
+    if not freedom:
+        return LEAST
+    squares = sum((len(sample) - 1) * statistics.variance(sample) for sample in samples)
+    return max(T * math.sqrt(2 * squares / freedom), LEAST)
 
 
 def _recorded_job(name: str, out: Path, data: Path, machine: Machine) -> tuple[Job, Machine]:

@@ -6,32 +6,39 @@ In the folder: `records/JOB.json` (what was measured; a job with a record is don
 
 import contextlib
 import datetime
-import multiprocessing
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
-from cassle_zoo.errors import CassleZooError, ConfigError, DataError, NonFiniteLossError
+from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError, unknown_name
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.settings import NOT_NEGATIVE, check_fields
-from cassle_zoo.study.design import GRID, MAIN, METHODS, Design, Job
+from cassle_zoo.study.design import (
+    CONDITIONING,
+    DEPTH,
+    MAIN,
+    METHODS,
+    OMEGA,
+    REFERENCE,
+    UNTRAINED,
+    Design,
+    Job,
+)
 from cassle_zoo.study.job import (
     Machine,
     clean,
     evaluate_job,
+    evaluators_of,
     job_config,
     make_record,
     train_job,
 )
-from cassle_zoo.study.records import Record, check_settings, choose
+from cassle_zoo.study.records import Record, check_settings, choose, load_records
 from cassle_zoo.train.fingerprint import check_same_run
 from cassle_zoo.train.guards import locked
 
@@ -96,9 +103,14 @@ class Walk:
             raise DataError("; ".join(f"{name}: {error}" for name, error in failed.items()))
         return 0
 
+    @property
+    def records(self) -> Path:
+        """Folder of the records."""
+        return self.out / "records"
+
     def record_path(self, job: Job) -> Path:
         """Return where a job's record is, or will be."""
-        return self.out / "records" / f"{job.name}.json"
+        return self.records / f"{job.name}.json"
 
     def todo(self) -> list[Job]:
         """Return the jobs without a record, as far as they can be known yet, in order.
@@ -116,15 +128,15 @@ class Walk:
         """Return the jobs asked for: the grid's until it is finished, then all.
 
         Raises:
-            ConfigError: If no job has such a name.
+            UnknownNameError: If a pattern fits no name.
         """
         grid = self.design.grid()
         known = self.design.jobs(self.design.recipe_choice())
-        if not any(self._is_wanted(job) for job in (*grid, *known)):
-            raise ConfigError(
-                f"no job is called {' or '.join(self.only)}; the arms are "
-                f"{', '.join(dict.fromkeys(job.arm.name for job in (*grid, *known)))}."
-            )
+        names = [name for job in (*grid, *known) for name in _names(job)]
+        for pattern in self.only:
+            if not any(fnmatch(name, pattern) for name in names):
+                arms = dict.fromkeys(name for job in (*grid, *known) for name in _names(job)[1:])
+                raise unknown_name("job, arm or group", pattern, arms)
         if self.choice_is_open():
             return list(grid)
         records = [Record.load(self.record_path(job)) for job in grid]
@@ -132,16 +144,19 @@ class Walk:
         return [*grid, *(job for job in self.design.jobs(choice) if self._is_wanted(job))]
 
     def _is_wanted(self, job: Job) -> bool:
-        names = (job.name, job.arm.name, job.arm.group)
-        return any(fnmatch(name, pattern) for name in names for pattern in self.only)
+        return any(fnmatch(name, pattern) for name in _names(job) for pattern in self.only)
 
     def _is_done(self, job: Job) -> bool:
-        path = self.record_path(job)
-        if not path.exists():
+        record = self._record(job)
+        if record is None:
             return False
-        check_settings(Record.load(path), job)  # the folder of its training may be gone
+        check_settings(record, job)  # the folder of its training may be gone
         check_same_run(job_config(job, self.data, self.machine), self._folder(job) / "train")
-        return True
+        return bool(record.error) or record.results.keys() >= evaluators_of(job).keys()
+
+    def _record(self, job: Job) -> Record | None:
+        path = self.record_path(job)
+        return Record.load(path) if path.exists() else None
 
     def _folder(self, job: Job) -> Path:
         return self.out / "runs" / job.name
@@ -155,7 +170,7 @@ class Walk:
                     stack.enter_context(locked(self._folder(job)))
                 except ConfigError:
                     continue
-                if not self.record_path(job).exists():  # finished since `todo` was made
+                if not self._is_done(job):  # finished since `todo` was made
                     yield job
                     return
             yield None
@@ -163,16 +178,17 @@ class Walk:
     def _run(self, job: Job, data: EvalData) -> bool:
         """Do a job; return False if it was stopped."""
         folder, command = self._folder(job), self.command(job)
-        self._log(f"{job.name}: training, {job.arm.config.optim.epochs} epochs")
         try:
-            if not train_job(job, folder, self.data, self.machine, command):
+            if not self._trained(job):
                 self._log(f"{job.name}: stopped; the same command continues.")
                 return False
         except NonFiniteLossError as error:
             record = make_record(job, folder, self.machine, error=str(error))
             self._log(f"{job.name}: {error}")
         else:
-            record = evaluate_job(job, folder, data, self.machine, command)
+            self._log(f"{job.name}: evaluation")
+            before = self._record(job)
+            record = evaluate_job(job, folder, data, self.machine, command, before)
         record.save(self.record_path(job))
         clean(folder)
         minutes = {part: f"{seconds / 60:.1f}" for part, seconds in record.seconds.items()}
@@ -181,6 +197,13 @@ class Walk:
         )
         return True
 
+    def _trained(self, job: Job) -> bool:
+        """Train unless there is nothing to train; return False if that was stopped."""
+        if job.arm.source:
+            return True
+        self._log(f"{job.name}: training, {job.arm.config.optim.epochs} epochs")
+        return train_job(job, self._folder(job), self.data, self.machine, self.command(job))
+
     def command(self, job: Job) -> str:
         """Return what to run to get a job's record."""
         design = self.design
@@ -188,21 +211,23 @@ class Walk:
         words.append(f"--epochs {design.epochs}")
         words.append(f"--grid-epochs {design.grid_epochs}" if design.choose else "--no-choose")
         group = job.arm.group
-        if group not in (GRID, MAIN, METHODS):
+        if group in (REFERENCE, CONDITIONING, OMEGA, DEPTH):
             words.append(f"--ablation-epochs {design.ablation_epochs}")
-        option = {MAIN: "--seeds", METHODS: "--method-seeds"}.get(group)
+        option = {MAIN: "--seeds", UNTRAINED: "--seeds", METHODS: "--method-seeds"}.get(group)
         if option:
             words.append(f"{option} {job.seed + 1}")
+        if self.machine.threads is not None:
+            words.append(f"--threads {self.machine.threads}")
         return " ".join([*words, f"--only {job.name}"])
 
     def _left(self) -> str:
         """Say how much is left, and how long one process will take for it by what is done."""
-        records = [Record.load(path) for path in (self.out / "records").glob("*.json")]
-        epochs = sum(record.settings["optim"]["epochs"] for record in records)
+        records = load_records(self.records)
+        epochs = sum(r.settings["optim"]["epochs"] for r in records if "optim" in r.settings)
         train = sum(record.seconds["train"] for record in records)
         evaluate = sum(record.seconds["evaluate"] for record in records) / len(records)
-        left = [job.arm.config.optim.epochs for job in self.todo()]
-        hours = (sum(left) * train / epochs + len(left) * evaluate) / 3600
+        left = [0 if job.arm.source else job.arm.config.optim.epochs for job in self.todo()]
+        hours = (sum(left) * train / max(epochs, 1) + len(left) * evaluate) / 3600
         of_what = " of the grid" if self.choice_is_open() else ""
         return f"{len(left)} left{of_what}, about {hours:.1f} hours of one process"
 
@@ -213,73 +238,5 @@ class Walk:
             file.write(f"{line}\n")
 
 
-def run_study(walk: Walk, workers: int = 1) -> int:
-    """Walk with one or more processes, which a SIGTERM or SIGINT stops cleanly.
-
-    Args:
-        walk: What to do.
-        workers: Number of processes.
-
-    Returns:
-        The worst exit status of the walks: see `Walk`.
-
-    Raises:
-        ConfigError: If jobs were recorded with other settings, or none is called as asked for.
-    """
-    walk.out.mkdir(parents=True, exist_ok=True)
-    walk.todo()
-    if workers == 1:
-        return _interruptible(walk)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_exit_with, args=(walk,)) for _ in range(workers)]
-    with _forwarding(processes):
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-    # A process that a signal killed has a negative status.
-    return max(abs(process.exitcode or 0) for process in processes)
-
-
-class _Stop(BaseException):
-    """Raised by a signal outside of training, which handles signals itself."""
-
-
-def _interruptible(walk: Callable[[], int]) -> int:
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise _Stop
-
-    with _handling(stop):
-        try:
-            return walk()
-        except _Stop:
-            return STOPPED
-
-
-def _exit_with(walk: Walk) -> None:
-    try:
-        status = _interruptible(walk)
-    except CassleZooError as error:
-        raise SystemExit(f"cassle-zoo: error: {error}") from None
-    raise SystemExit(status)
-
-
-@contextlib.contextmanager
-def _forwarding(processes: Sequence[SpawnProcess]) -> Iterator[None]:
-    def stop(signum: int, frame: FrameType | None) -> None:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-
-    with _handling(stop):
-        yield
-
-
-@contextlib.contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for signum, old in previous.items():
-            signal.signal(signum, old)
+def _names(job: Job) -> tuple[str, str, str]:
+    return job.name, job.arm.name, job.arm.group

@@ -4,6 +4,7 @@ import importlib.util
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cassle_zoo.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.study.records import Record
@@ -21,6 +22,7 @@ class Metric:
         name: Of the number.
         title: For tables and figures.
         scale: Factor for tables and figures: 100 shows shares as percentages.
+        minus: Another part, whose number of the same name is subtracted; none if empty.
     """
 
     evaluation: str
@@ -28,6 +30,7 @@ class Metric:
     name: str
     title: str
     scale: float = 1.0
+    minus: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,13 @@ class Difference:
     Attributes:
         mean: Of the differences.
         half_width: Half of the 95 % t interval around the mean; None of a single pair.
+        p: Two-sided p-value of the t test that the mean is 0; None of a single pair.
         count: Number of pairs.
     """
 
     mean: float
     half_width: float | None
+    p: float | None
     count: int
 
     @property
@@ -103,9 +108,32 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
         return None
     count, mean = len(differences), statistics.fmean(differences)
     if count == 1:
-        return Difference(mean=mean, half_width=None, count=1)
+        return Difference(mean=mean, half_width=None, p=None, count=1)
+    student = _student_t()
     error = statistics.stdev(differences) / count**0.5
-    return Difference(mean=mean, half_width=_t_quantile(count - 1) * error, count=count)
+    quantile = float(student.ppf((1 + CONFIDENCE) / 2, count - 1))
+    distance = abs(mean) / error if error else (float("inf") if mean else 0.0)
+    p = 2 * float(student.sf(distance, count - 1))
+    return Difference(mean=mean, half_width=quantile * error, p=p, count=count)
+
+
+def holm(found: Sequence[Difference | None]) -> list[int]:
+    """Return the signs of the differences that are not 0, as a family (Holm, 1979).
+
+    With probability 95 % none of them is wrong.
+
+    Args:
+        found: The family; None and single pairs have sign 0 and do not count.
+    """
+    signs = [0] * len(found)
+    tested = sorted((d.p, i) for i, d in enumerate(found) if d is not None and d.p is not None)
+    for rank, (p, index) in enumerate(tested):
+        if p > (1 - CONFIDENCE) / (len(tested) - rank):
+            break
+        difference = found[index]
+        assert difference is not None
+        signs[index] = 1 if difference.mean > 0 else -1
+    return signs
 
 
 def show_spread(found: Spread, decimals: int = 1) -> str:
@@ -132,18 +160,20 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _value(record: Record, metric: Metric) -> float:
     try:
-        return record.results[metric.evaluation].metrics[metric.part][metric.name]
+        parts = record.results[metric.evaluation].metrics
+        base = parts[metric.minus][metric.name] if metric.minus else 0.0
+        return parts[metric.part][metric.name] - base
     except KeyError:
         raise DataError(
             f"the record of {record.arm}, seed {record.seed}, has no {metric.evaluation} "
-            f"{metric.part} {metric.name}."
+            f"{metric.part} {metric.name}; `cassle-zoo reproduce study` measures what is missing."
         ) from None
 
 
-def _t_quantile(freedom: int) -> float:
-    """Return the two-sided 95 % quantile of Student's t distribution."""
+def _student_t() -> Any:
+    """Return Student's t distribution."""
     if importlib.util.find_spec("scipy") is None:
         raise MissingDependencyError("intervals need scipy: pip install 'cassle-zoo[study]'.")
     from scipy.stats import t
 
-    return float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return t

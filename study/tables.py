@@ -27,7 +27,10 @@ def spread_table(
 
 
 def difference_table(
-    records: Sequence[Record], pairs: Sequence[tuple[str, str]], metrics: Sequence[Metric]
+    records: Sequence[Record],
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[Metric],
+    decimals: int = 1,
 ) -> str:
     """Return a table of paired differences: a row per pair of arms, a column per metric."""
     rows = []
@@ -35,6 +38,6 @@ def difference_table(
         cells = []
         for metric in metrics:
             found = paired(values(records, first, metric), values(records, second, metric))
-            cells.append("-" if found is None else show_difference(found))
+            cells.append("-" if found is None else show_difference(found, decimals))
         rows.append([f"{first} - {second}", *cells])
     return markdown_table(["difference", *(metric.title for metric in metrics)], rows)

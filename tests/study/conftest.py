@@ -14,8 +14,9 @@ from cassle_zoo.eval.results import Result
 from cassle_zoo.study import design as design_module
 from cassle_zoo.study import job
 from cassle_zoo.study.design import Design
+from cassle_zoo.study.processes import run_study
 from cassle_zoo.study.records import Record
-from cassle_zoo.study.run import Walk, run_study
+from cassle_zoo.study.run import Walk
 
 
 @pytest.fixture(scope="session")
@@ -33,13 +34,13 @@ def design() -> Design:
 @pytest.fixture(scope="session", autouse=True)
 def _few_pictures() -> Iterator[None]:
     """All evaluations, but of few pictures."""
-    small = Sensitivity(
-        pictures=16, augmentations=("crop", "color"), strengths=(1.0,), figures=False
-    )
+    small = Sensitivity(pictures=16, strengths=(1.0,), figures=False)
     found = Equivariance(pictures=200, candidates=5, figures=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(job.EVALUATORS, "sensitivity", small)
         patch.setitem(job.EVALUATORS, "equivariance", found)
+        spectrum = dataclasses.replace(job.EVALUATORS["spectrum"], components=(5, 40))  # type: ignore[type-var]
+        patch.setitem(job.EVALUATORS, "spectrum", spectrum)
         for name in ("knn-whitened", "retrieval-whitened"):
             evaluator = dataclasses.replace(job.EVALUATORS[name], whiten=4)  # type: ignore[type-var]
             patch.setitem(job.EVALUATORS, name, evaluator)
@@ -48,13 +49,13 @@ def _few_pictures() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    """A finished study: a small grid, the main arms with two seeds, one ablation of two epochs."""
+    """A finished study: a small grid, main arms, untrained features, an ablation of two epochs."""
     walk = Walk(
         out=tmp_path_factory.mktemp("study"),
         data=emoji,
         design=small_design(),
         machine=MACHINE,
-        only=("main", "reference", "*-depth-2"),
+        only=("main", "untrained", "reference", "*-depth-2"),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(design_module, "GRID_LR", (0.12, 0.24))

@@ -25,12 +25,16 @@ def test_the_most_important_come_first() -> None:
         "resnet18_simclr-augself-seed0",
         "resnet18_simclr-seed1",
     ]
-    assert len({job.name for job in JOBS}) == len(JOBS) == 9 + 2 * 10 + 2 + 14
+    assert len({job.name for job in JOBS}) == len(JOBS) == 9 + 4 + 2 * 10 + 2 + 14
     assert {job.arm.group for job in JOBS} == set(GROUPS) - {"grid"}
 
 
 def test_budgets_are_equal() -> None:
-    budgets = {(j.arm.group in ("main", "methods"), j.arm.config.optim.epochs) for j in JOBS}
+    budgets = {
+        (j.arm.group in ("main", "methods"), j.arm.config.optim.epochs)
+        for j in JOBS
+        if not j.arm.source
+    }
     assert budgets == {(True, 7), (False, 4)}
     assert {job.arm.config.optim.batch_size for job in JOBS} == {128}
     assert {job.arm.config.optim.epochs for job in DESIGN.grid()} == {2}
@@ -65,6 +69,13 @@ def test_ablations_are_compared_with_the_main_arms_if_these_are_as_long() -> Non
     assert "reference" not in {job.arm.group for job in jobs}
     against = {j.arm.against for j in jobs if j.arm.group in ("conditioning", "omega", "depth")}
     assert against == {"resnet18_cassle_simclr"}
+
+
+def test_untrained_features_are_measured_too() -> None:
+    jobs = {job.name: job for job in JOBS if job.arm.group == "untrained"}
+    names = {f"random-init_resnet18-seed{seed}" for seed in range(3)} | {"raw-pixels-seed0"}
+    assert jobs.keys() == names
+    assert jobs["random-init_resnet18-seed2"].arm.source == "random-init:resnet18"
 
 
 def test_the_references_are_shorter_main_arms() -> None:

@@ -48,9 +48,22 @@ def test_the_page_says_what_was_recorded(finished: Walk, tmp_path: Path) -> None
     ]
     used = text.partition("Does the projector use ω?")[2].partition("spectrum")[0]
     assert f"| {CASSLE} | 2 |" in used
+    for arm, seeds in (("random-init_test_resnet", "2"), ("raw-pixels", "1")):
+        assert cells(text, arm)[1] == seeds
+        assert text.count(f"| {arm} |") == 2  # tasks, and these with whitened features
+    sensitivity = text.partition("Sensitivity at full strength")[2]
+    found = [
+        r.results["sensitivity"].metrics["crop"]["infonce_backbone"]
+        - r.results["sensitivity"].metrics["original"]["infonce_backbone"]
+        for r in records
+        if r.arm == PLAIN
+    ]
+    assert cells(sensitivity, PLAIN)[2].startswith(f"{sum(found) / 2:.3f} ± ")
+    # What people say about the published records has no place here.
+    assert "a rule fixed before" not in text
     assert PLAIN not in used
     best = best_of([r for r in records if r.arm == CASSLE])
-    assert f"{CASSLE} seed {best.seed}" in text
+    assert f"{CASSLE} seed {best.seed} (" in page_text(records, "Found out.")
     assert text.count("| 0.24 | 0.0005 |") == 1
     figures = [line.partition("(")[2].rstrip(")") for line in text.splitlines() if line[:2] == "!["]
     assert {"study/tasks.png", "study/stages.png", "study/gallery_flags.png"} <= set(figures)
@@ -101,6 +114,25 @@ def test_galleries_show_gains_before_losses(record: Record, emoji: Path) -> None
     assert dashed == [False, True, True, False, False, False] + [False] * 4 + [True] * 2
     with pytest.raises(ConfigError, match="equally for every query"):
         gallery_figure(data, "skin_tone", old, old)
+
+
+def test_equal_pictures_are_equally_right(record: Record, emoji: Path) -> None:
+    data = open_data("emoji64", emoji)
+    flags = next(task for task in data.tasks if task.name == "flags")
+    (a, b, c), (query, other) = flags.splits["gallery"][:3].tolist(), flags.splits["query"][:2]
+    assert flags.targets[a] == flags.targets[query] != flags.targets[b]
+
+    def with_rows(arm: str, *rows: list[int]) -> Record:
+        return dataclasses.replace(record, arm=arm, neighbours={"flags": [*rows]})
+
+    old = with_rows("old", [int(query), b], [int(other), b])
+    new = with_rows("new", [int(query), a], [int(other), c])
+    title = gallery_figure(data, "flags", old, new).get_suptitle()
+    assert "right for new only in 1, for old only in 1" in title
+    pictures = [data.pictures[i] for i in range(len(data.pictures))]
+    pictures[b] = pictures[a]
+    title = gallery_figure(dataclasses.replace(data, pictures=pictures), "flags", old, new)
+    assert "right for new only in 0, for old only in 1" in title.get_suptitle()
 
 
 def test_without_main_arms_there_is_no_page(record: Record) -> None:

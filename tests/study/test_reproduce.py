@@ -1,18 +1,20 @@
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import t as student
 
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.errors import ConfigError, UnknownNameError
 from cassle_zoo.eval.results import Result
 from cassle_zoo.model_folder import bundled_folder, read_config
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.study import main, reproduce
 from cassle_zoo.study.design import Design
 from cassle_zoo.study.job import Machine
-from cassle_zoo.study.records import Record
-from cassle_zoo.study.reproduce import LEAST, UNKNOWN, UNTRAINED, compare
+from cassle_zoo.study.records import RECORDS, Record, load_records
+from cassle_zoo.study.reproduce import LEAST, UNTRAINED_TOLERANCE, T, compare, find_recorded
 from cassle_zoo.train.config import TrainConfig
 
 NAME = "resnet18_cassle_simclr.emoji64"
@@ -96,34 +98,52 @@ def test_a_changed_recipe_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "shares", "expected"),
+    ("name", "arms", "expected"),
     [
-        (NAME, (), UNKNOWN),
-        (NAME, (0.2, 0.3), UNKNOWN),
-        (NAME, (0.2, 0.3, 0.4), 0.3),
-        (NAME, (0.3, 0.3, 0.3), LEAST),
-        ("raw-pixels", (), UNTRAINED),
+        (NAME, [], LEAST),
+        (NAME, [(0.2,)], LEAST),
+        (NAME, [(0.3, 0.3, 0.3)], LEAST),
+        (NAME, [(0.2, 0.3, 0.4)], T * 2**0.5 * 0.1),
+        # Pooled: variances 0.01 and 0.02 of two and one degrees of freedom.
+        (NAME, [(0.2, 0.3, 0.4), (0.5, 0.7), (0.9,)], T * 2**0.5 * (0.04 / 3) ** 0.5),
+        ("raw-pixels", [(0.2, 0.3, 0.4)], UNTRAINED_TOLERANCE),
     ],
 )
-def test_tolerance_is_three_standard_deviations_over_seeds(
-    record: Record, name: str, shares: tuple[float, ...], expected: float
+def test_tolerance_is_what_two_seeds_may_differ_by(
+    record: Record, name: str, arms: list[tuple[float, ...]], expected: float
 ) -> None:
     first = record.results["emoji64"]
     recorded = dataclasses.replace(first, model={"name": name, "sha256": None})
     records = [
         dataclasses.replace(
             record,
+            arm=f"arm {number}",
             seed=seed,
-            settings={"name": NAME},
             results={"emoji64": dataclasses.replace(first, metrics={"flags": {"recall@1": share}})},
         )
+        for number, shares in enumerate(arms)
         for seed, share in enumerate(shares)
     ]
+    # What is no main arm, or diverged, says nothing.
+    records.append(dataclasses.replace(record, group="grid", results={}))
+    records.append(dataclasses.replace(record, error="the loss became nan", results={}))
     [row] = compare(recorded, recorded, records)
     assert row.tolerance == pytest.approx(expected)
     assert row.agrees
     [row] = compare(recorded, recorded, records, tolerance=0.123)
     assert row.tolerance == 0.123
+
+
+def test_the_constant_is_students() -> None:
+    samples = Counter(r.arm for r in load_records(RECORDS) if r.group == "main" and not r.error)
+    freedom = sum(count - 1 for count in samples.values())
+    assert pytest.approx(student.isf(0.05 / 17 / 2, freedom), abs=0.05) == T
+
+
+def test_short_names_are_found() -> None:
+    assert find_recorded("resnet18_cassle_simclr") == find_recorded(NAME)
+    with pytest.raises(UnknownNameError, match=r"'studdy'. Did you mean 'study'"):
+        find_recorded("studdy")
 
 
 def test_a_number_that_is_not_measured_is_no_agreement(record: Record) -> None:

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
-from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
+from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError, UnknownNameError
+from cassle_zoo.eval.datasets import open_data
+from cassle_zoo.study import job as job_module
 from cassle_zoo.study import run
-from cassle_zoo.study.design import GRID, Job
+from cassle_zoo.study.design import GRID, UNTRAINED, Job
 from cassle_zoo.study.job import EVALUATORS, make_record
-from cassle_zoo.study.main import StudyArguments, make_walk
+from cassle_zoo.study.main import StudyArguments, make_walk, run_from_cli
+from cassle_zoo.study.processes import run_study
 from cassle_zoo.study.records import Record, best_of, choose, load_records, validation_score
-from cassle_zoo.study.run import STOPPED, Walk, run_study
+from cassle_zoo.study.run import STOPPED, Walk
 from cassle_zoo.train.guards import locked
 
 FIRST = "test_resnet_simclr-seed0"
@@ -31,13 +34,15 @@ def test_the_best_of_the_grid_on_validation_data_decides(finished: Walk) -> None
     records = load_records(finished.out / "records")
     grid = [record for record in records if record.group == GRID]
     rest = [record for record in records if record.group != GRID]
-    assert (len(grid), len(rest)) == (2, 9)
+    assert (len(grid), len(rest)) == (2, 12)
     scores = {r.arm: validation_score(r) for r in grid}
     assert all(0 < score <= 1 for score in scores.values())
     chosen = choose(grid)
     best = next(r for r in grid if scores[r.arm] == max(scores.values()))
     assert best.settings["optim"]["base_lr"] == chosen.base_lr
     for record in rest:
+        if record.group == UNTRAINED:
+            continue
         assert record.settings["optim"]["base_lr"] == chosen.base_lr
         assert record.settings["optim"]["weight_decay"] == chosen.weight_decay
 
@@ -126,12 +131,16 @@ def test_a_diverged_training_is_recorded(walk: Walk, monkeypatch: pytest.MonkeyP
 
 
 def test_what_cannot_be_measured_does_not_hold_up_the_others(
-    walk: Walk, monkeypatch: pytest.MonkeyPatch
+    walk: Walk, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sha256 = open_data("emoji64", walk.data).sha256
+    data = {"name": "emoji64", "sha256": sha256}
+    found = dataclasses.replace(record.results["emoji64"], data=data)
+
     def measure(job: Job, folder: Path, *_: Any) -> Record:
         if job.name == FIRST:
             raise DataError("all features are equal")
-        return make_record(job, folder, walk.machine)
+        return make_record(job, folder, walk.machine, results=dict.fromkeys(EVALUATORS, found))
 
     monkeypatch.setattr(run, "train_job", lambda *_: True)
     monkeypatch.setattr(run, "evaluate_job", measure)
@@ -177,8 +186,45 @@ def test_threads_are_shared_out_unless_given(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_refused(walk: Walk) -> None:
-    with pytest.raises(ConfigError, match="no job is called resnet99"):
-        run_study(only(walk, "resnet99"))
+    with pytest.raises(UnknownNameError, match=r"group 'mian'. Did you mean 'main'.*untrained"):
+        run_study(only(walk, "methods", "mian"))
+
+
+def test_other_data_are_refused(walk: Walk, record: Record, tmp_path: Path) -> None:
+    record.save(walk.records / "other.json")
+    with pytest.raises(ConfigError, match="record of a_simclr, seed 0, is of other data: sha256 0"):
+        run_study(walk)
+    argv = ["page", "--data", str(walk.data), "--records", str(walk.records), "-o", str(tmp_path)]
+    with pytest.raises(ConfigError, match="is of other data"):
+        run_from_cli(argv)
+    argv[4] = str(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+        run_from_cli(argv)
+
+
+def test_the_folder_must_be_one(walk: Walk, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file' is a file, or lies below one"):
+        run_study(dataclasses.replace(walk, out=tmp_path / "file"))
+
+
+@pytest.mark.slow
+def test_a_record_that_lacks_an_evaluation_is_completed(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = only(walk, "raw-pixels")
+    with monkeypatch.context() as patch:
+        patch.delitem(job_module.EVALUATORS, "knn-whitened")
+        assert run_study(pixels) == 0
+        assert pixels.todo() == []
+    [before] = load_records(walk.records)
+    assert [job.name for job in pixels.todo()] == ["raw-pixels-seed0"]
+    assert run_study(pixels) == 0
+    [after] = load_records(walk.records)
+    assert after.results.keys() - before.results.keys() == {"knn-whitened"}
+    assert all(after.results[task] == result for task, result in before.results.items())
+    assert (after.neighbours, after.device) == (before.neighbours, "cpu, 1 thread")
+    assert after.settings == {"name": "raw-pixels"}
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
@@ -205,7 +251,8 @@ import dataclasses, sys
 from pathlib import Path
 sys.path.insert(0, {shared!r})
 from tiny_study import MACHINE, small_design
-from cassle_zoo.study.run import Walk, run_study
+from cassle_zoo.study.processes import run_study
+from cassle_zoo.study.run import Walk
 design = dataclasses.replace(small_design(), choose=False, epochs=200)
 walk = Walk(out=Path({out!r}), data=Path({data!r}), design=design, machine=MACHINE, only=("main",))
 raise SystemExit(run_study(walk, {workers}))
