@@ -93,8 +93,7 @@ class Whitening:
 def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor:
     """Return the features of a data set, whitened; as they are if `components` is None.
 
-    Fitted without labels to the training and validation pictures of all classification tasks; to
-    the galleries of retrieval tasks if there are none.
+    Fitted without labels to the pictures that `seen_pictures` names.
 
     Args:
         features: (N, D), of all pictures.
@@ -107,8 +106,18 @@ def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor
     """
     if components is None:
         return features
+    return Whitening.fit(features[seen_pictures(data)], components)(features)
+
+
+def seen_pictures(data: EvalData) -> Tensor:
+    """Return the indices of the pictures that may be fitted to.
+
+    Training and validation pictures of all classification tasks; the galleries of retrieval tasks
+    if there are none.
+    """
     names: tuple[str, ...] = ("train", "val")
     if not any(task.kind == "classification" for task in data.tasks):
         names = ("gallery",)
     seen = [t.splits[name] for t in data.tasks for name in names if name in t.splits]
-    return Whitening.fit(features[torch.cat(seen).unique()], components)(features)
+    unique: Tensor = torch.cat(seen).unique()
+    return unique

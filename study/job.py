@@ -26,6 +26,7 @@ from cassle_zoo.hub.export import EXPORT_FILE, export_run
 from cassle_zoo.json_files import read_json
 from cassle_zoo.settings import Range, check_fields
 from cassle_zoo.study.design import GRID, Job
+from cassle_zoo.study.directions import MainDirections
 from cassle_zoo.study.neighbours import neighbours
 from cassle_zoo.study.records import Record, settings_of
 from cassle_zoo.train.checkpoint import write_json
@@ -40,6 +41,7 @@ EVALUATORS: dict[str, Evaluator] = {
     "sensitivity": Sensitivity(figures=False),
     "equivariance": Equivariance(figures=False),
     "spectrum": Spectrum(figures=False),
+    "main-directions": MainDirections(),
     "knn-whitened": KNN(whiten=WHITENED),
     "retrieval-whitened": Retrieval(ks=(1,), classification="none", examples=0, whiten=WHITENED),
 }

@@ -79,5 +79,18 @@ SPECTRUM = tuple(
         ("components_99", "components for 99 %"),
     )
 )
+DIRECTIONS = tuple(
+    Metric(
+        evaluation="main-directions",
+        part="colour",
+        name=f"{name}_{count}",
+        title=f"{title}, {count}",
+        scale=100,
+    )
+    for name, title in (("variance", "variance"), ("r2", "R² colour"))
+    for count in (4, 8, 16, 32)
+)
+"""What the largest principal components hold."""
+
 KEPT_SHORT = tuple(m for m in KEPT_PAIRED if m.part in ("crop", "color_diff", "mean"))
 TASKS_SHORT = tuple(m for m in TASKS if m.title not in ("skin tone k-NN", "vendor k-NN"))

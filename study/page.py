@@ -10,6 +10,7 @@ from cassle_zoo.study.design import CONDITIONING, DEPTH, MAIN, METHODS, OMEGA, U
 from cassle_zoo.study.figures import gallery_figure, sensitivity_figure, tasks_figure
 from cassle_zoo.study.job import WHITENED
 from cassle_zoo.study.metrics import (
+    DIRECTIONS,
     KEPT,
     KEPT_PAIRED,
     KEPT_SHORT,
@@ -124,8 +125,16 @@ def _whitened(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
         "those along which the features spread most. This was added after the k-NN above had been "
         "seen, to look for its reason; no other number of components was tried on all seeds."
     )
-    yield spread_table(records, [*arms, *arms_of(records, UNTRAINED)], WHITENED_TASKS)
+    every = [*arms, *arms_of(records, UNTRAINED)]
+    yield spread_table(records, every, WHITENED_TASKS)
     yield difference_table(records, _pairs(records, MAIN), WHITENED_TASKS)
+    yield (
+        "What the directions hold along which features spread most: the share of the variance in "
+        "the largest 4 to 32 principal components, and the R² of predicting a picture's mean "
+        "colour from these alone, in percent:"
+    )
+    yield spread_table(records, every, DIRECTIONS)
+    yield difference_table(records, _pairs(records, MAIN), DIRECTIONS)
 
 
 def _verdict(records: Sequence[Record], first: str, second: str) -> str:

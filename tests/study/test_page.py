@@ -50,7 +50,7 @@ def test_the_page_says_what_was_recorded(finished: Walk, tmp_path: Path) -> None
     assert f"| {CASSLE} | 2 |" in used
     for arm, seeds in (("random-init_test_resnet", "2"), ("raw-pixels", "1")):
         assert cells(text, arm)[1] == seeds
-        assert text.count(f"| {arm} |") == 2  # tasks, and these with whitened features
+        assert text.count(f"| {arm} |") == 3  # tasks, the same whitened, main directions
     sensitivity = text.partition("Sensitivity at full strength")[2]
     found = [
         r.results["sensitivity"].metrics["crop"]["infonce_backbone"]

@@ -3,11 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import ttest_rel
 
 from cassle_zoo.errors import ConfigError, DataError
 from cassle_zoo.study.records import Record
 from cassle_zoo.study.summary import (
+    Difference,
     Metric,
+    holm,
     markdown_table,
     paired,
     show_difference,
@@ -78,3 +81,31 @@ def test_values_leave_out_what_diverged(record: Record) -> None:
 def test_markdown_table() -> None:
     table = markdown_table(["arm", "a"], [["x", "1"], ["y", "2"]])
     assert table.splitlines() == ["| arm | a |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
+
+
+def test_p_values_are_scipys() -> None:
+    first, second = {0: 1.0, 1: 2.0, 2: 4.0}, {0: 0.5, 1: 0.9, 2: 3.1}
+    found = paired(first, second)
+    assert found is not None
+    expected = ttest_rel(list(first.values()), list(second.values())).pvalue
+    assert found.p == pytest.approx(expected)
+    alike = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})  # a difference without any spread
+    assert alike is not None
+    assert alike.p == 0
+    same = paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
+    assert same is not None
+    assert same.p == 1
+
+
+def test_holm_corrects_for_the_number_of_tests() -> None:
+    def made(p: float | None, mean: float = 1.0) -> Difference:
+        return Difference(mean=mean, half_width=None if p is None else 1.0, p=p, count=3)
+
+    # Bounds from the smallest p on: 0.05/4, 0.05/3, 0.05/2, 0.05.
+    family = [made(0.06), None, made(0.012, -2.0), made(None), made(0.016), made(0.001)]
+    assert holm(family) == [0, 0, -1, 0, 1, 1]
+    assert holm([made(0.03), made(0.014), made(0.04)]) == [0, 1, 0]
+    # Nothing after the first that fails is accepted.
+    assert holm([made(0.02), made(0.04)]) == [1, 1]
+    assert holm([made(0.03), made(0.04)]) == [0, 0]
+    assert holm([]) == []
