@@ -214,10 +214,10 @@ _METHODS: Mapping[tuple[str, str], tuple[str, ...]] = {
 # File hashes of the weights in cassle_zoo/weights/<full name>/.
 _SHA256: Mapping[str, Mapping[str, str]] = {
     "resnet18_cassle_simclr.emoji64": {
-        "model.safetensors": "e88c734b74abb91c101354f6e30931cedb131b53abd5f63688178d7487dda569",
-        "projector.safetensors": "5f5478ac972dda990d200a92c233cc295239d1619e580315e244ed15cf2a9c2e",
-        "config.json": "35df6ac4c682d5544f83c18517d0c35bd69ecadef1007da6a1f9957d265670ab",
-        "reference.safetensors": "cba9a03f45fcef8e5c41d27eac5d8923ac11facd36a507cc0b8c1838170e7d2f",
+        "model.safetensors": "26ac50e640baf5a95e2b0c1a1b4130c940cab4972c61957c2481fc40a503a92d",
+        "projector.safetensors": "ddabb5eb006f005a5c9b660cee37e0ed7dc75bef079de9eac4fac7c0a5b66f0c",
+        "config.json": "9996fe872ffbe3dfb6e60a2c99d04ac4dddf431b7ca76231d0fa0e07ad246ebe",
+        "reference.safetensors": "4f3a4346f08379ca663371740492dee63ce0b296aacffd66a2051bd235ec4468",
     },
     "resnet50_cassle_simclr.emoji64": {
         "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",
