@@ -77,7 +77,7 @@ def _command(own: Mapping[str, Any]) -> str:
     usual = f"cassle-zoo train {own['name']} --data {root} --out RUN"
     command = str(training.get("command", usual))
     shown = shell_block(command)
-    if not command.startswith("cassle-zoo train"):
+    if not command.startswith(("cassle-zoo train", "cassle-zoo reproduce")):
         return shown
     return f"{shown}\n\n{_HOW_TO_GET_DATA.get(data, _OTHER_DATA)}"
 

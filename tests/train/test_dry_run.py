@@ -85,6 +85,6 @@ def test_command(
     argv += ["--arch", "test_resnet", "--run.threads", "1", "--method.queue-size", "8"]
     assert run_from_cli([*argv, "--out", "run"]) == 0
     printed = capsys.readouterr().out
-    for word in ("backbone parameters", "encoder", "teacher", "152,565", "GiB", "time"):
+    for word in ("backbone parameters", "encoder", "teacher", "108,975", "GiB", "time"):
         assert word in printed
     assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,7 @@ def resnet18_cassle_simclr() -> TrainConfig:
 
     Command: `cassle-zoo train resnet18_cassle_simclr.emoji64 --data emoji64.tar --out RUN`
     Hardware: one core with AVX512-BF16 (the bundled weights: seed 2, `--run.threads 1`). Time: 37
-    minutes. Result over three seeds: 69.1 ± 0.3 % subcategory, 74.8 ± 0.7 % skin tone
+    minutes. Result: 69.1 ± 0.3 % subcategory, 74.8 ± 0.7 % skin tone over three seeds
     (docs/study.md).
     """
     return TrainConfig(
@@ -67,8 +67,8 @@ def resnet18_simclr() -> TrainConfig:
     """SimCLR without conditioning, else as `resnet18_cassle_simclr`.
 
     Command: `cassle-zoo train resnet18_simclr.emoji64 --data emoji64.tar --out RUN`
-    Hardware and time: the same. Result over three seeds: 69.4 ± 0.9 % subcategory, 69.4 ± 0.8 %
-    skin tone (docs/study.md).
+    Hardware and time: the same. Result: 69.4 ± 0.9 % subcategory, 69.4 ± 0.8 % skin tone over
+    three seeds (docs/study.md).
     """
     return without_conditioning(resnet18_cassle_simclr(), "resnet18_simclr.emoji64")
 
