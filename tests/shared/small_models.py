@@ -1,0 +1,32 @@
+"""Small networks with seeded weights, and seeded pictures for them."""
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cassle_zoo.features import eval_transform
+
+_SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
+
+
+def make_model(name: str = "test_resnet", **options: object) -> nn.Module:
+    """Return one of timm's test models, without classifier, for pictures of 32 pixels."""
+    torch.manual_seed(0)
+    return timm.create_model(
+        name, **{"num_classes": 0, "pretrained_cfg_overlay": _SMALL, **options}
+    )
+
+
+def picture(seed: int, width: int = 40, height: int = 34) -> Image.Image:
+    """Return noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def reference(model: nn.Module, images: list[Image.Image]) -> Tensor:
+    """Return features computed in one plain batch."""
+    transform = eval_transform(model)
+    with torch.no_grad():
+        return model(torch.stack([transform(image) for image in images]))
