@@ -219,6 +219,12 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
         "config.json": "9996fe872ffbe3dfb6e60a2c99d04ac4dddf431b7ca76231d0fa0e07ad246ebe",
         "reference.safetensors": "4f3a4346f08379ca663371740492dee63ce0b296aacffd66a2051bd235ec4468",
     },
+    "resnet18_simclr.emoji64": {
+        "model.safetensors": "767ee629d8b01623e081ddeb2b996fb3baa1f4cd592b7cd936204293967ddb15",
+        "projector.safetensors": "b8d56856d54e608b56329201473e80ed0daf50ab1192f1058f21d087f1652167",
+        "config.json": "7a64da4c3b7e7e856f9985c62e5566a8b3a609394c0a32709bf88e872a787887",
+        "reference.safetensors": "23035fcd2cf5237beb2540dacf57687776059208de4f680630f34b4129dcfa8f",
+    },
     "resnet50_cassle_simclr.emoji64": {
         "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",
         "projector.safetensors": "d806d121622ff9ba74f8b352e21db3931447fbbc77b4a578368d29ed8f1a32f4",
