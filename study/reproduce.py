@@ -149,11 +149,13 @@ def compare(
 
 def comparison_table(rows: Sequence[Comparison]) -> str:
     """Write comparisons as a table, in percent."""
-    lines = [f"{'':32} recorded    found  tolerance"]
-    for row in rows:
+    names = [f"{row.task} {row.metric}" for row in rows]
+    width = max(map(len, names), default=0)
+    lines = [f"{'':{width}} recorded    found  tolerance"]
+    for name, row in zip(names, rows, strict=True):
         mark = "" if row.agrees else "  outside"
         lines.append(
-            f"{row.task + ' ' + row.metric:32} {100 * row.recorded:8.1f} {100 * row.found:8.1f} "
+            f"{name:{width}} {100 * row.recorded:8.1f} {100 * row.found:8.1f} "
             f"{'± ' + format(100 * row.tolerance, '.1f'):>10}{mark}"
         )
     return "\n".join(lines)
