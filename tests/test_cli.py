@@ -3,17 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from one_error import fails_with
 
 import cassle_zoo
-from cassle_zoo.artifact import make_config, save_artifact
 from cassle_zoo.cli import main as cli
 from cassle_zoo.cli.main import main
-from cassle_zoo.demo import SAMPLES
 from cassle_zoo.errors import DataError
 
 MODEL = "resnet18_cassle_simclr.emoji64"
@@ -21,36 +18,6 @@ MODEL = "resnet18_cassle_simclr.emoji64"
 
 def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "cassle_zoo", *args]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An untrained model in a folder, as a name for the command line."""
-    spec = cassle_zoo.model_info(MODEL)
-    backbone = cassle_zoo.create_model(MODEL)
-    config = make_config(spec, backbone, projector=None, training={})
-    folder = tmp_path_factory.mktemp("model") / "resnet18"
-    save_artifact(folder, config=config, backbone_state=backbone.state_dict(), projector=None)
-    return f"local-dir:{folder}"
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder with two pictures of different colours."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for name in ("red", "blue"):
-        Image.new("RGB", (64, 64), name).save(folder / f"{name}.png")
-    return folder
-
-
-def fails_with(run: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr of a command that ends in status 2."""
-    assert run() == 2
-    out, err = capsys.readouterr()
-    assert not out
-    assert err.count("\n") == 1
-    return err
 
 
 @pytest.mark.parametrize(
@@ -198,87 +165,6 @@ def test_closed_pipe_is_quiet() -> None:
         result = subprocess.run(command("list"), stdout=out, stderr=subprocess.PIPE, check=False)
     assert result.returncode == 141
     assert result.stderr == b""
-
-
-def test_features(
-    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "out" / "features.npz"
-    assert main(["features", model, str(pictures), "-o", str(output)]) == 0
-    assert capsys.readouterr().out == f"{output}: 2 pictures x 512 features\n"
-    loaded = cassle_zoo.load_features(output)
-    assert [Path(source).name for source in loaded.sources] == ["blue.png", "red.png"]
-    assert not loaded.features[0].equal(loaded.features[1])
-
-
-def test_features_leave_out_what_is_no_picture(
-    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bad = pictures / "broken.png"
-    bad.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    output = tmp_path / "features.safetensors"
-    assert main(["features", model, str(pictures), "-o", str(output), "--batch-size", "1"]) == 1
-    assert f"left out {bad}: " in capsys.readouterr().err
-    assert len(cassle_zoo.load_features(output)) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["resnet18_casle_simclr", "PICTURES", "-o", "x.npz"], "Did you mean"),
-        (["resnet50_cassle_simclr.in100", "PICTURES", "-o", "x.npz"], "cassle-zoo train"),
-        ([MODEL, "PICTURES/absent.png", "-o", "x.npz"], "absent.png"),
-        ([MODEL, "PICTURES", "-o", "x.txt"], ".safetensors, .npz, .csv, .parquet"),
-        (["local-dir:PICTURES", "PICTURES", "-o", "x.npz"], "config.json"),
-    ],
-)
-def test_features_errors(
-    arguments: list[str],
-    expected: str,
-    pictures: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    argv = [argument.replace("PICTURES", str(pictures)) for argument in arguments]
-    assert expected in fails_with(lambda: main(["features", *argv]), capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
-
-
-def test_demo_on_the_sample_pictures(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "demo"
-    assert main(["demo", "--model", model, "-o", str(folder)]) == 0
-    printed = capsys.readouterr().out
-    for name in ("neighbours.png", "neighbours.html", "features.safetensors"):
-        assert str(folder / name) in printed
-    with Image.open(folder / "neighbours.png") as sheet:
-        assert sheet.width > 500
-        assert sheet.height > 1000
-    samples = sorted(SAMPLES.glob("*.png"))
-    page = (folder / "neighbours.html").read_text("utf-8")
-    assert all(sample.stem in page for sample in samples)
-    assert len(cassle_zoo.load_features(folder / "features.safetensors")) == len(samples)
-
-
-def test_demo_on_own_pictures(
-    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (pictures / "notes.png").write_text("no picture")
-    folder = tmp_path / "demo"
-    assert main(["demo", str(pictures), "--model", model, "-o", str(folder)]) == 1
-    out, err = capsys.readouterr()
-    assert out.startswith("2 pictures")
-    assert "notes.png" in err
-
-
-def test_demo_needs_two_pictures(
-    model: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = ["demo", str(pictures / "red.png"), "--model", model, "-o", str(tmp_path / "demo")]
-    assert "two pictures" in fails_with(lambda: main(args), capsys)
 
 
 def test_train_arguments_reach_the_trainer_unread(monkeypatch: pytest.MonkeyPatch) -> None:
