@@ -110,8 +110,8 @@ def _tasks(records: Sequence[Record], arms: Sequence[str], *, published: bool) -
         return
     best = [best_of([r for r in records if r.arm == arm]) for arm in arms]
     yield (
-        "Weights of an arm are published of the seed with the best mean validation top-1 (as in "
-        "the choice of the learning rate), a rule fixed before the trainings: "
+        "Weights of an arm, where they are bundled, are of the seed with the best mean validation "
+        "top-1 (as in the choice of the learning rate), a rule fixed before the trainings: "
         + ", ".join(f"{r.arm} seed {r.seed} ({100 * validation_score(r):.1f} %)" for r in best)
         + "."
     )
