@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from torch import nn
+from tiny_artifact import TinyBackbone
 
 from cassle_zoo.artifact import MODEL_FILE, file_sha256, make_config, read_config, save_artifact
 from cassle_zoo.errors import ArtifactError
@@ -24,15 +24,6 @@ TRAINING = {
     "cassle_zoo": "0.1.0",
     "commit": "0123abcd",
 }
-
-
-class TinyBackbone(nn.Module):
-    num_features = 16
-    global_pool = "avg"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3)
 
 
 def make_folder(folder: Path, **projector: Any) -> Path:
