@@ -243,5 +243,5 @@ class Design:
 
 
 def _is_expensive(arm: Arm) -> bool:
-    """Whether a step takes about five times as long as SimCLR's on a CPU."""
+    """Whether a step takes several times as long as SimCLR's on a CPU."""
     return arm.config.arch.startswith("vit") or arm.config.conditioning.how.startswith("hypernet")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cassle_zoo.devices import autocast_dtype, pick_device
+from cassle_zoo.devices import autocast_dtype, pick_device, quickest_attention
 from cassle_zoo.errors import ArtifactError, ConfigError
 from cassle_zoo.train import distributed
 from cassle_zoo.train.augself import AugSelf
@@ -67,7 +67,10 @@ class Trainer:
         layout = self.method.projector.layout
         views = make_views(batch, config.augment, layout, self.device, self._memory_format)
         lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):
+        with (
+            torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None),
+            quickest_attention(self.device, self._dtype, config.augment.size),
+        ):
             loss, logs = self._parallel(views)
         values = {"loss": float(loss.detach())}
         values |= {name: float(value.detach()) for name, value in logs.items()}
