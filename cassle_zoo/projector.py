@@ -273,13 +273,12 @@ def _apply_generated_mlp(
     features: Tensor, weights: Tensor, widths: Sequence[int], norms: nn.ModuleList | None
 ) -> Tensor:
     """Run an MLP whose weights differ per sample: Linear with bias, ReLU between layers."""
+    shapes = list(pairwise(widths))
+    sizes = [size for n_in, n_out in shapes for size in (n_in * n_out, n_out)]
+    parts = iter(weights.split(sizes, dim=1))  # slices would each get a gradient of full size
     hidden = features
-    start = 0
-    for layer, (n_in, n_out) in enumerate(pairwise(widths)):
-        matrix = weights[:, start : start + n_in * n_out].view(-1, n_in, n_out)
-        start += n_in * n_out
-        bias = weights[:, start : start + n_out]
-        start += n_out
+    for layer, (n_in, n_out) in enumerate(shapes):
+        matrix, bias = next(parts).view(-1, n_in, n_out), next(parts)
         if layer > 0:
             hidden = F.relu(hidden)
         hidden = torch.baddbmm(bias.unsqueeze(1), hidden.unsqueeze(1), matrix).squeeze(1)
