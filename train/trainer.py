@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cassle_zoo.devices import autocast_dtype, pick_device, quickest_attention
 from cassle_zoo.errors import ArtifactError, ConfigError
+from cassle_zoo.small_maps import quickest_convolutions
 from cassle_zoo.train import distributed
 from cassle_zoo.train.augself import AugSelf
 from cassle_zoo.train.backbone import build_backbone
@@ -70,6 +71,7 @@ class Trainer:
         with (
             torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None),
             quickest_attention(self.device, self._dtype, config.augment.size),
+            quickest_convolutions(self.device),
         ):
             loss, logs = self._parallel(views)
         values = {"loss": float(loss.detach())}
