@@ -38,6 +38,7 @@ from cassle_zoo.study.job import (
     make_record,
     train_job,
 )
+from cassle_zoo.study.outlook import hours_left
 from cassle_zoo.study.records import Record, check_settings, choose, load_records
 from cassle_zoo.train.fingerprint import check_same_run
 from cassle_zoo.train.guards import locked
@@ -221,13 +222,9 @@ class Walk:
         return " ".join([*words, f"--only {job.name}"])
 
     def _left(self) -> str:
-        """Say how much is left, and how long one process will take for it by what is done."""
-        records = load_records(self.records)
-        epochs = sum(r.settings["optim"]["epochs"] for r in records if "optim" in r.settings)
-        train = sum(record.seconds["train"] for record in records)
-        evaluate = sum(record.seconds["evaluate"] for record in records) / len(records)
-        left = [0 if job.arm.source else job.arm.config.optim.epochs for job in self.todo()]
-        hours = (sum(left) * train / max(epochs, 1) + len(left) * evaluate) / 3600
+        """Say how much is left, and how long one process will take for it."""
+        left = self.todo()
+        hours = hours_left(left, load_records(self.records))
         of_what = " of the grid" if self.choice_is_open() else ""
         return f"{len(left)} left{of_what}, about {hours:.1f} hours of one process"
 
