@@ -16,6 +16,10 @@ class ConfigError(CassleZooError, ValueError):
     """A setting has a value that is not allowed."""
 
 
+class FolderInUseError(ConfigError):
+    """Another process works in the folder."""
+
+
 class UnknownNameError(CassleZooError, ValueError):
     """A name (of a model, method, task, ...) does not exist."""
 

@@ -18,7 +18,8 @@ def quickest_convolutions(device: torch.device) -> contextlib.AbstractContextMan
 
     On CPUs, those onto maps of at most 2 x 2 become matrix products: the last stage of a ResNet, if
     pictures have 64 pixels. For these oneDNN goes through all weights again for each picture of a
-    batch, and waits for memory. Results are equal but for rounding.
+    batch, and waits for memory. Results are equal but for rounding. What computes forward passes
+    again in the backward pass (activation checkpointing) needs the context there as well.
 
     Args:
         device: Where the computation runs.
@@ -79,10 +80,11 @@ def _is_small(
     groups: int = 1,
 ) -> bool:
     """Whether a call, as `torch.nn.Conv2d` makes it, is plain and has a small output."""
-    if groups != 1 or dilation != (1, 1) or x.ndim != 4:
+    plain = groups == 1 and dilation == (1, 1) and x.ndim == 4
+    if not (plain and isinstance(stride, tuple) and isinstance(padding, tuple)):
         return False
-    if not (isinstance(stride, tuple) and isinstance(padding, tuple)):
-        return False
+    if x.shape[1] != weight.shape[1]:
+        return False  # torch's error names the layer's channels
     rows, columns = _output_size(x, weight, stride, padding)
     return min(rows, columns) > 0 and rows * columns <= _LARGEST_MAP
 

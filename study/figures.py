@@ -1,7 +1,6 @@
 """Figures of the study's page."""
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +8,6 @@ import torch
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.eval.figures import MARKERS, PALETTE, require_matplotlib
-from cassle_zoo.eval.sensitivity_figures import stage_figure
 from cassle_zoo.study.records import Record
 from cassle_zoo.study.summary import Metric, spread, values
 
@@ -28,11 +26,13 @@ def tasks_figure(
 ) -> "Figure":
     """Draw a panel per metric: each seed of each arm, with mean and standard deviation.
 
+    All panels span equally many points, so that differences can be compared between them.
+
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
     rows = -(-len(metrics) // _PER_ROW)
-    figure = _figure(11.0, 2.9 * rows + 0.6)
+    figure = new_figure(11.0, 2.9 * rows + 0.6)
     axes = list(figure.subplots(rows, _PER_ROW, squeeze=False).flat)
     for axis in axes[len(metrics) :]:
         axis.set_visible(False)
@@ -50,30 +50,19 @@ def tasks_figure(
             )  # fmt: skip
         axis.set_title(metric.title, fontsize=9.5)
         axis.set_xticks([])
+        if axis.get_subplotspec().is_first_col():
+            axis.set_ylabel("%", fontsize=9)
         axis.margins(x=0.3, y=0.2)
         axis.tick_params(labelsize=8)
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
+    spans = [high - low for low, high in (axis.get_ylim() for axis in axes[: len(metrics)])]
+    for axis in axes[: len(metrics)]:
+        middle = sum(axis.get_ylim()) / 2
+        axis.set_ylim(middle - max(spans) / 2, middle + max(spans) / 2)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(arms), frameon=False)
     return figure
-
-
-def sensitivity_figure(records: Sequence[Record], arms: Sequence[str]) -> "Figure":
-    """Draw the sensitivity at full strength by stage, means over seeds; a line per arm.
-
-    Raises:
-        MissingDependencyError: If matplotlib is not installed.
-    """
-    by_arm: dict[str, Mapping[str, Sequence[float]]] = {}
-    for arm in arms:
-        series = [r.results["sensitivity"].series for r in records if r.arm == arm and not r.error]
-        if series:
-            by_arm[arm] = {
-                name: [fmean(point) for point in zip(*(s[name] for s in series), strict=True)]
-                for name in series[0]
-            }
-    return stage_figure(by_arm)
 
 
 def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> "Figure":
@@ -111,7 +100,7 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
         raise ConfigError(f"{first.arm} and {second.arm} find equally for every query of {task}.")
     shown = list(dict.fromkeys([*differing[:_ROWS], *differing[-_ROWS:]]))
     width = len(pairs[0][0]) - 1
-    figure = _figure(_CELL * (2 * width + 2), _CELL * len(shown) + 0.5)
+    figure = new_figure(_CELL * (2 * width + 2), _CELL * len(shown) + 0.5)
     grid = figure.subplots(len(shown), 2 * width + 2, squeeze=False)
     for row, place in enumerate(shown):
         old, new = pairs[place]
@@ -142,7 +131,12 @@ def _labels_of_pictures(data: EvalData, task: Task) -> dict[int, set[int]]:
     return meant
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of so many inches.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

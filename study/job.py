@@ -1,5 +1,6 @@
 """One job of the study: train, package, evaluate, record."""
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -68,6 +69,11 @@ class Machine:
         """Check every field."""
         check_fields(self)
 
+    def share_threads(self) -> None:
+        """Have this process compute with the threads asked for, evaluations too."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
 
 def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str) -> bool:
     """Train, or continue training, in `folder/train`; a finished training is left as it is.
@@ -80,21 +86,27 @@ def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str
         command: What to run to do it again.
 
     Returns:
-        Whether it is finished; if not, a signal stopped it, and the same call continues.
+        Whether to go on; if not, a signal asked to stop, and the same call continues.
 
     Raises:
         CassleZooError: See `cassle_zoo.train.loop.train`.
     """
     config = job_config(job, data, machine)
-    if (folder / "train" / "final" / EXPORT_FILE).exists():
+    if is_trained(folder):
         check_same_run(config, folder / "train")
         return True
     started = time.perf_counter()
     before = _seconds(folder)
     try:
-        return train(config, folder / "train", command=command).finished
+        return not train(config, folder / "train", command=command).stopped
     finally:
-        write_json(folder / _SECONDS_FILE, {"train": before + time.perf_counter() - started})
+        with contextlib.suppress(OSError):  # a full disk is told by what `train` raises
+            write_json(folder / _SECONDS_FILE, {"train": before + time.perf_counter() - started})
+
+
+def is_trained(folder: Path) -> bool:
+    """Return whether the folder of a job holds a finished training."""
+    return (folder / "train" / "final" / EXPORT_FILE).exists()
 
 
 def job_config(job: Job, data: Path, machine: Machine) -> TrainConfig:

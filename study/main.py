@@ -208,7 +208,7 @@ def make_walk(arguments: StudyArguments) -> Walk:
         raise ConfigError(f"--workers must be at least 1, got {arguments.workers}.")
     threads = arguments.threads
     if threads is None and arguments.workers > 1:
-        threads = _share_of_cores(arguments.workers)
+        threads = max(1, _cores() // arguments.workers)
     return Walk(
         out=arguments.output,
         data=arguments.data,
@@ -230,8 +230,7 @@ def make_walk(arguments: StudyArguments) -> Walk:
     )
 
 
-def _share_of_cores(workers: int) -> int:
-    """Return the threads of each of several processes."""
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
     is_linux = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
-    return max(1, cores // workers)
+    return len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1

@@ -58,17 +58,26 @@ SENSITIVITY = tuple(
 )
 """How much farther a picture is from its augmented version than from itself, in the features."""
 
-USED = tuple(
+LEVEL = Metric(evaluation="sensitivity", part="original", name="infonce_backbone", title="original")
+"""InfoNCE between pictures and themselves: how close together the features of all pictures lie."""
+
+USED = (
     Metric(
-        evaluation="sensitivity",
-        part=part,
-        name=f"projector_cosine_{condition}",
-        title=f"{part}, {condition} ω",
-    )
-    for part in ("recipe", "crop", "color")
-    for condition in ("right", "zero", "shuffled")
+        evaluation="equivariance", part="omega", name="omega_top1", title="finds ω, %", scale=100
+    ),
+    *(
+        Metric(
+            evaluation="sensitivity",
+            part=part,
+            name=f"projector_cosine_{condition}",
+            title=f"{part}, {condition} ω",
+        )
+        for part in ("recipe", "crop", "color")
+        for condition in ("right", "zero", "shuffled")
+    ),
 )
-"""How near a conditioned projector brings a picture and its view, told this or that ω."""
+"""How often the right ω brings a picture and its view closer together than 99 others, and how close
+they are, told this or that ω."""
 
 SPECTRUM = tuple(
     Metric(evaluation="spectrum", part="spectrum", name=name, title=title)
@@ -93,4 +102,6 @@ DIRECTIONS = tuple(
 """What the largest principal components hold."""
 
 KEPT_SHORT = tuple(m for m in KEPT_PAIRED if m.part in ("crop", "color_diff", "mean"))
+SENSITIVITY_SHORT = (LEVEL, *(m for m in SENSITIVITY if m.part in ("crop", "color", "recipe")))
+USED_SHORT = tuple(m for m in USED if m.part in ("omega", "recipe"))
 TASKS_SHORT = tuple(m for m in TASKS if m.title not in ("skin tone k-NN", "vendor k-NN"))

@@ -11,18 +11,21 @@ def hours_left(jobs: Sequence[Job], records: Sequence[Record]) -> float:
     """Return how many hours one process will take.
 
     An epoch takes as long as it did in trainings of the same kind (network, method and
-    conditioning), or in all of them if there are none; an evaluation as long as the mean.
+    conditioning), or in all of them if there are none; an evaluation as long as the mean. A
+    training with a record is done, whatever evaluation it lacks; those that failed are no measure.
 
     Args:
         jobs: What is left.
-        records: What is done; at least one.
+        records: What is done.
     """
-    evaluation = sum(record.seconds["evaluate"] for record in records) / len(records)
-    trained = [record for record in records if "optim" in record.settings]
+    whole = [record for record in records if not record.error]
+    evaluation = sum(record.seconds["evaluate"] for record in whole) / max(len(whole), 1)
+    trained = [record for record in whole if "optim" in record.settings]
+    recorded = {(record.arm, record.seed) for record in records}
     seconds = 0.0
     for job in jobs:
         seconds += evaluation
-        if not job.arm.source and trained:
+        if trained and not job.arm.source and (job.arm.name, job.seed) not in recorded:
             kind = _kind(settings_of(job))
             alike = [record for record in trained if _kind(record.settings) == kind] or trained
             seconds += job.arm.config.optim.epochs * _seconds_of_an_epoch(alike)
@@ -36,4 +39,4 @@ def _kind(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _seconds_of_an_epoch(records: Sequence[Record]) -> float:
     epochs = sum(record.settings["optim"]["epochs"] for record in records)
-    return float(sum(record.seconds["train"] for record in records)) / epochs
+    return sum(record.seconds["train"] for record in records) / float(epochs)

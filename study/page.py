@@ -1,34 +1,37 @@
 """Writes docs/study.md and its figures, from recorded results only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cassle_zoo.errors import ConfigError
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.figures import render
-from cassle_zoo.study.design import CONDITIONING, DEPTH, MAIN, METHODS, OMEGA, UNTRAINED
-from cassle_zoo.study.figures import gallery_figure, sensitivity_figure, tasks_figure
-from cassle_zoo.study.job import WHITENED
-from cassle_zoo.study.metrics import (
-    DIRECTIONS,
-    KEPT,
-    KEPT_PAIRED,
-    KEPT_SHORT,
-    SENSITIVITY,
-    SPECTRUM,
-    TASKS,
-    TASKS_SHORT,
-    USED,
-    WHITENED_TASKS,
+from cassle_zoo.study.arms import arms_of, gallery_pairs, pairs_of
+from cassle_zoo.study.design import MAIN, METHODS
+from cassle_zoo.study.figures import gallery_figure, tasks_figure
+from cassle_zoo.study.metrics import SENSITIVITY, TASKS
+from cassle_zoo.study.records import Record
+from cassle_zoo.study.sections import (
+    FOLDER,
+    STAGES,
+    STAGES_OF_METHODS,
+    TASKS_FIGURE,
+    ablations_section,
+    galleries_section,
+    kept_section,
+    others_section,
+    tasks_section,
+    whitened_section,
 )
-from cassle_zoo.study.records import Record, best_of, validation_score
-from cassle_zoo.study.setting import FLAGS, READING, setting
-from cassle_zoo.study.summary import holm, markdown_table, paired, values
-from cassle_zoo.study.tables import difference_table, spread_table
+from cassle_zoo.study.setting import READING, setting
+from cassle_zoo.study.stages import Panel, stages_figure
 
-PAGE, FOLDER = "study.md", "study"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = "study.md"
 FINDINGS = Path(__file__).resolve().parent / "findings.md"
-
 
 _INTRODUCTION = """\
 # Does CASSLE keep what SimCLR forgets?
@@ -50,15 +53,18 @@ def page_text(records: Sequence[Record], findings: str = "") -> str:
     arms = arms_of(records, MAIN)
     if not arms:
         raise ConfigError("no main arm of the study is recorded; run `cassle-zoo reproduce study`.")
-    parts = [_INTRODUCTION, findings.strip(), setting(records), READING]
-    parts += [
-        *_tasks(records, arms, published=bool(findings)),
-        *_whitened(records, arms),
-        *_kept(records, arms),
-        *_others(records),
+    parts = [
+        _INTRODUCTION,
+        findings.strip(),
+        setting(records),
+        READING,
+        *tasks_section(records, arms, published=bool(findings)),
+        *whitened_section(records, arms),
+        *kept_section(records, arms),
+        *others_section(records),
+        *ablations_section(records),
+        *galleries_section(records),
     ]
-    parts += _ablations(records)
-    parts += _galleries(records)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -75,187 +81,34 @@ def write_page(records: Sequence[Record], data: EvalData, out: Path, findings: s
         The page.
     """
     text = page_text(records, findings)
-    arms = arms_of(records, MAIN)
-    figures = {
-        "tasks.png": tasks_figure(records, arms, TASKS),
-        "stages.png": sensitivity_figure(records, arms),
-    }
-    for task, first, second in _gallery_pairs(records):
-        figures[f"gallery_{task}.png"] = gallery_figure(data, task, first, second)
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
+    for name, figure in _figures(records, data).items():
         (out / FOLDER / name).write_bytes(render(figure))
     (out / PAGE).write_text(text, encoding="utf-8")
     return out / PAGE
 
 
-def arms_of(records: Sequence[Record], group: str) -> list[str]:
-    """Return the recorded arms of a group: what others are compared with first."""
-    own = sorted((r for r in records if r.group == group), key=lambda r: (r.against != "", r.arm))
-    return list(dict.fromkeys(record.arm for record in own))
-
-
-def _tasks(records: Sequence[Record], arms: Sequence[str], *, published: bool) -> Iterator[str]:
-    pairs = _pairs(records, MAIN)
-    yield f"## Tasks\n\nIn percent, of test pictures. {FLAGS}"
-    yield f"![Every seed of every arm, by task]({FOLDER}/tasks.png)"
-    yield spread_table(records, [*arms, *arms_of(records, UNTRAINED)], TASKS)
-    yield difference_table(records, pairs, TASKS)
-    yield (
-        f"Of the {len(TASKS)} columns as a family (Holm's correction; with probability 95 % no "
-        "verdict of a line is wrong):"
-    )
-    yield "\n".join(f"- {a} against {b}: {_verdict(records, a, b)}." for a, b in pairs)
-    if not published:
-        return
-    best = [best_of([r for r in records if r.arm == arm]) for arm in arms]
-    yield (
-        "Weights of an arm, where they are bundled, are of the seed with the best mean validation "
-        "top-1 (as in the choice of the learning rate), a rule fixed before the trainings: "
-        + ", ".join(f"{r.arm} seed {r.seed} ({100 * validation_score(r):.1f} %)" for r in best)
-        + "."
-    )
-
-
-def _whitened(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
-    yield (
-        "### With whitened features\n\nThe tasks of neighbours again, with features whitened to "
-        f"{WHITENED} principal components, fitted to the training pictures without labels "
-        f"(`cassle-zoo eval knn --whiten {WHITENED}`): every component counts alike, not only "
-        "those along which the features spread most. This was added after the k-NN above had been "
-        "seen, to look for its reason; no other number of components was tried on all seeds."
-    )
-    every = [*arms, *arms_of(records, UNTRAINED)]
-    yield spread_table(records, every, WHITENED_TASKS)
-    yield difference_table(records, _pairs(records, MAIN), WHITENED_TASKS)
-    yield (
-        "What the directions hold along which features spread most: the share of the variance in "
-        "the largest 4 to 32 principal components, and the R² of predicting a picture's mean "
-        "colour from these alone, in percent:"
-    )
-    yield spread_table(records, every, DIRECTIONS)
-    yield difference_table(records, _pairs(records, MAIN), DIRECTIONS)
-
-
-def _verdict(records: Sequence[Record], first: str, second: str) -> str:
-    """Say in which tasks the first is better or worse, corrected for their number."""
-    found = [
-        paired(values(records, first, metric), values(records, second, metric)) for metric in TASKS
+def _figures(records: Sequence[Record], data: EvalData) -> "dict[str, Figure]":
+    arms, methods = arms_of(records, MAIN), pairs_of(records, METHODS)
+    main = [
+        Panel(title=m.title, augmentation=m.part, arms=dict(zip(arms, arms, strict=True)))
+        for m in SENSITIVITY
     ]
-    by_sign: dict[int, list[str]] = {1: [], -1: [], 0: []}
-    for metric, sign in zip(TASKS, holm(found), strict=True):
-        by_sign[sign].append(metric.title)
-    words = {1: "better", -1: "worse", 0: "undecided"}
-    return "; ".join(
-        f"{words[sign]} in {len(titles)}" + (f" ({', '.join(titles)})" if titles else "")
-        for sign, titles in by_sign.items()
-    )
-
-
-def _kept(records: Sequence[Record], arms: Sequence[str]) -> Iterator[str]:
-    yield (
-        "## What the features keep of the augmentation\n\nR² in percent of predicting ω by ridge "
-        "regression from the features of one view:"
-    )
-    yield spread_table(records, arms, KEPT)
-    yield difference_table(records, _pairs(records, MAIN), KEPT)
-    yield "From the features of the view and of the whole picture:"
-    yield spread_table(records, arms, KEPT_PAIRED)
-    yield difference_table(records, _pairs(records, MAIN), KEPT_PAIRED)
-    yield (
-        "Sensitivity at full strength: InfoNCE between pictures and their augmented versions, "
-        "minus that between the pictures and themselves, in the features; higher is less invariant."
-    )
-    yield spread_table(records, arms, SENSITIVITY, decimals=3)
-    yield difference_table(records, _pairs(records, MAIN), SENSITIVITY, decimals=3)
-    yield "By stage (not reduced by that of the pictures and themselves, `original`):"
-    yield f"![Sensitivity by stage]({FOLDER}/stages.png)"
-    told = {record.arm for record in records if _is_told(record)}
-    yield (
-        "Does the projector use ω? Cosine of its outputs for a picture and its view, told the "
-        "right ω, zeros, or another view's:"
-    )
-    yield spread_table(records, [arm for arm in arms if arm in told], USED, decimals=2)
-    yield "The spectrum of the features:"
-    yield spread_table(records, arms, SPECTRUM, decimals=2)
-
-
-def _others(records: Sequence[Record]) -> Iterator[str]:
-    arms = arms_of(records, METHODS)
-    if arms:
-        arms = sorted(arms)
-        yield "## Other methods"
-        yield _optimisers(records, arms)
-        for title, metrics, decimals in (
-            ("Tasks:", TASKS, 1),
-            ("R² of predicting ω from the features of view and picture:", KEPT_PAIRED, 1),
-            ("Sensitivity in the features, minus `original`:", SENSITIVITY, 3),
-            ("Spectrum:", SPECTRUM, 2),
-        ):
-            yield title
-            yield spread_table(records, arms, metrics, decimals)
-            yield difference_table(records, _pairs(records, METHODS), metrics, decimals)
-
-
-def _optimisers(records: Sequence[Record], arms: Sequence[str]) -> str:
-    """Return a table of what each arm was trained with."""
-    keys = ("optimizer", "base_lr", "weight_decay", "warmup_epochs", "epochs")
-    rows = []
-    for arm in arms:
-        optim = next(record.settings["optim"] for record in records if record.arm == arm)
-        rows.append([arm, *(str(optim[key]) for key in keys)])
-    titles = ["optimiser", "learning rate", "weight decay", "warm-up epochs", "epochs"]
-    return markdown_table(["arm", *titles], rows)
-
-
-def _is_told(record: Record) -> bool:
-    """Whether a record's projector is told ω."""
-    how: str = record.settings.get("conditioning", {}).get("how", "none")
-    return how != "none"
-
-
-def _ablations(records: Sequence[Record]) -> Iterator[str]:
-    titles = {
-        CONDITIONING: "How the projector is told ω",
-        OMEGA: "What of ω it is told",
-        DEPTH: "Depth of the augmentation encoder",
-    }
-    for group, title in titles.items():
-        own = [record for record in records if record.group == group]
-        if own:
-            [main] = {record.against for record in own}
-            [epochs] = {record.settings["optim"]["epochs"] for record in own}
-            [base] = {r.against for r in records if r.arm == main} or {""}
-            first = [r for arm in (base, main) for r in records if (r.arm, r.seed) == (arm, 0)]
-            arms = [*dict.fromkeys(record.arm for record in (*first, *own))]
-            yield (
-                f"## {title}\n\nSeed 0, {epochs} epochs. {main} is cat, all of ω, depth 6. R² is "
-                "that of a view beside its whole picture."
-            )
-            yield spread_table([*first, *own], arms, (*TASKS_SHORT, *KEPT_SHORT))
-
-
-def _galleries(records: Sequence[Record]) -> Iterator[str]:
-    found = list(_gallery_pairs(records))
-    if found:
-        yield (
-            "## Nearest neighbours\n\nSeed 0. A query, then its five nearest by either model; "
-            "solid frames are right. Shown are the queries with the greatest gains, above, and "
-            "the greatest losses, below: extremes, not a sample."
+    others = [
+        Panel(
+            title=f"{plain}: {augmentation}",
+            augmentation=augmentation,
+            arms={"plain": plain, "CASSLE": cassle},
         )
-    for task, first, second in found:
-        yield f"![{task}: {first.arm} and {second.arm}]({FOLDER}/gallery_{task}.png)"
-
-
-def _gallery_pairs(records: Sequence[Record]) -> Iterator[tuple[str, Record, Record]]:
-    """Yield tasks with the first seed's records of the baseline and of CASSLE."""
-    main = {r.arm: r for r in records if r.group == MAIN and r.seed == 0 and not r.error}
-    for record in main.values():
-        if _is_told(record) and record.against in main:
-            for task in record.neighbours:
-                yield task, main[record.against], record
-
-
-def _pairs(records: Sequence[Record], group: str) -> list[tuple[str, str]]:
-    own = sorted((r.arm, r.against) for r in records if r.group == group and r.against)
-    return list(dict.fromkeys(own))
+        for cassle, plain in methods
+        for augmentation in ("color", "crop")
+    ]
+    figures = {
+        TASKS_FIGURE: tasks_figure(records, arms, TASKS),
+        STAGES: stages_figure(records, main),
+    }
+    if others:
+        figures[STAGES_OF_METHODS] = stages_figure(records, others)
+    for task, first, second in gallery_pairs(records):
+        figures[f"gallery_{task}.png"] = gallery_figure(data, task, first, second)
+    return figures

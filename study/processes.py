@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -21,7 +23,7 @@ def run_study(walk: Walk, workers: int = 1) -> int:
         workers: Number of processes.
 
     Returns:
-        The worst exit status of the walks: see `Walk`.
+        0 finished, 143 stopped; of several processes, that of one that failed.
 
     Raises:
         ConfigError: If jobs were recorded with other settings or data, none is called as asked for,
@@ -40,13 +42,24 @@ def run_study(walk: Walk, workers: int = 1) -> int:
         return _interruptible(walk)
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_exit_with, args=(walk,)) for _ in range(workers)]
-    with _forwarding(processes):
+    with _forwarding(processes) as stopped:
         for process in processes:
             process.start()
+            if stopped.is_set():
+                process.terminate()
         for process in processes:
             process.join()
-    # A process that a signal killed has a negative status.
-    return max(abs(process.exitcode or 0) for process in processes)
+    return worst([process.exitcode or 0 for process in processes])
+
+
+def worst(statuses: Sequence[int]) -> int:
+    """Return the exit status of a walk of several processes: an error's, if there is one.
+
+    Args:
+        statuses: Of the processes; negative if a signal killed one.
+    """
+    found = [128 - status if status < 0 else status for status in statuses]
+    return max((status for status in found if status not in (0, STOPPED)), default=max(found))
 
 
 class _Stop(BaseException):
@@ -68,19 +81,24 @@ def _exit_with(walk: Walk) -> None:
     try:
         status = _interruptible(walk)
     except CassleZooError as error:
-        raise SystemExit(f"cassle-zoo: error: {error}") from None
+        print(f"cassle-zoo: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     raise SystemExit(status)
 
 
 @contextlib.contextmanager
-def _forwarding(processes: Sequence[SpawnProcess]) -> Iterator[None]:
+def _forwarding(processes: Sequence[SpawnProcess]) -> Iterator[threading.Event]:
+    """Hand a signal on to all processes; the event tells those that start later."""
+    stopped = threading.Event()
+
     def stop(signum: int, frame: FrameType | None) -> None:
+        stopped.set()
         for process in processes:
             if process.is_alive():
                 process.terminate()
 
     with _handling(stop):
-        yield
+        yield stopped
 
 
 @contextlib.contextmanager

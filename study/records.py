@@ -35,7 +35,7 @@ class Record:
         neighbours: By task, rows of indices of pictures: a query, then the nearest to it.
         seconds: Spent on `train` and `evaluate`.
         device: What it was trained on.
-        error: Why there are no results: the loss diverged.
+        error: Why there are no results: the loss diverged, or the features collapsed.
     """
 
     arm: str
@@ -135,7 +135,7 @@ def check_data(records: Sequence[Record], data: EvalData) -> None:
 def validation_score(record: Record) -> float:
     """Return the mean over tasks of the linear probe's top-1 on validation data, in [0, 1].
 
-    Each task's w is the best on the same data. Test data play no part. 0 if the loss diverged.
+    Each task's w is the best on the same data. Test data play no part. 0 without results.
 
     Raises:
         DataError: If the record has no linear probe.
@@ -168,6 +168,15 @@ def best_of(records: Sequence[Record]) -> Record:
 
 
 def choose(records: Sequence[Record]) -> Choice:
-    """Return the hyper-parameters of the best record of the grid."""
+    """Return the hyper-parameters of the best record of the grid.
+
+    Raises:
+        ConfigError: If none of them has a result.
+    """
+    if all(record.error for record in records):
+        raise ConfigError(
+            f"all {len(records)} trainings of the grid failed, the first with: {records[0].error} "
+            "Pass --no-choose to take the recipe's learning rate and weight decay."
+        )
     optim = best_of(records).settings["optim"]
     return Choice(base_lr=optim["base_lr"], weight_decay=optim["weight_decay"])

@@ -103,6 +103,7 @@ def reproduce(recorded: Result, out: Path, data: Path, machine: Machine) -> Resu
         if not train_job(job, out, data, machine, command):
             return None
         subject = package(job, out, pictures, machine)
+    machine.share_threads()
     result = measure(subject, {"emoji64": Emoji64Suite()}, command)["emoji64"]
     result.save(path)
     clean(out)

@@ -14,7 +14,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
-from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError, unknown_name
+from cassle_zoo.errors import (
+    ConfigError,
+    DataError,
+    FolderInUseError,
+    NonFiniteLossError,
+    unknown_name,
+)
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.settings import NOT_NEGATIVE, check_fields
@@ -34,6 +40,7 @@ from cassle_zoo.study.job import (
     clean,
     evaluate_job,
     evaluators_of,
+    is_trained,
     job_config,
     make_record,
     train_job,
@@ -78,31 +85,29 @@ class Walk:
             0; `STOPPED` after a signal or when the hours are over.
 
         Raises:
-            DataError: At the end, if what a training gave could not be measured.
+            CassleZooError: What a training raises, but for a diverged loss.
         """
+        self.machine.share_threads()
         started = time.monotonic()
         opened: list[EvalData] = []
-        failed: dict[str, DataError] = {}
-        while todo := [job for job in self.todo() if job.name not in failed]:
+        while True:
+            # Before `todo`: what follows the grid is unknown to a list made while it was open.
+            grid_was_open = self.choice_is_open()
+            todo = self.todo()
+            if not todo:
+                return 0
             if self.hours is not None and time.monotonic() - started > 3600 * self.hours:
                 self._log(f"{self.hours:g} hours are over; the same command continues.")
                 return STOPPED
             with self._claim(todo) as job:
-                if job is None and self.choice_is_open():
+                if job is None and grid_was_open:
                     time.sleep(_POLL)  # others are training the last of the grid
                 elif job is None:
-                    break
+                    return 0
                 else:
                     opened = opened or [open_data("emoji64", self.data)]
-                    try:
-                        if not self._run(job, opened[0]):
-                            return STOPPED
-                    except DataError as error:  # features that collapsed, say: the others go on
-                        self._log(f"{job.name}: failed: {error}")
-                        failed[job.name] = error
-        if failed:
-            raise DataError("; ".join(f"{name}: {error}" for name, error in failed.items()))
-        return 0
+                    if not self._run(job, opened[0]):
+                        return STOPPED
 
     @property
     def records(self) -> Path:
@@ -117,7 +122,8 @@ class Walk:
         """Return the jobs without a record, as far as they can be known yet, in order.
 
         Raises:
-            ConfigError: If there is a record, but of other settings.
+            ConfigError: If there is a record, but of other settings, or an incomplete one without
+                its model.
         """
         return [job for job in self.jobs() if not self._is_done(job)]
 
@@ -153,7 +159,16 @@ class Walk:
             return False
         check_settings(record, job)  # the folder of its training may be gone
         check_same_run(job_config(job, self.data, self.machine), self._folder(job) / "train")
-        return bool(record.error) or record.results.keys() >= evaluators_of(job).keys()
+        missing = evaluators_of(job).keys() - record.results.keys()
+        if record.error or not missing:
+            return True
+        if not job.arm.source and not is_trained(self._folder(job)):
+            raise ConfigError(
+                f"the record of {job.name} lacks {', '.join(sorted(missing))}, and its model is no "
+                f"longer in {str(self._folder(job))!r}: bring that folder back, or remove the "
+                "record to train the model again."
+            )
+        return False
 
     def _record(self, job: Job) -> Record | None:
         path = self.record_path(job)
@@ -169,7 +184,7 @@ class Walk:
             for job in todo:
                 try:
                     stack.enter_context(locked(self._folder(job)))
-                except ConfigError:
+                except FolderInUseError:
                     continue
                 if not self._is_done(job):  # finished since `todo` was made
                     yield job
@@ -178,18 +193,16 @@ class Walk:
 
     def _run(self, job: Job, data: EvalData) -> bool:
         """Do a job; return False if it was stopped."""
-        folder, command = self._folder(job), self.command(job)
+        folder = self._folder(job)
         try:
             if not self._trained(job):
                 self._log(f"{job.name}: stopped; the same command continues.")
                 return False
+            self._log(f"{job.name}: evaluation")
+            record = self._measured(job, data)
         except NonFiniteLossError as error:
             record = make_record(job, folder, self.machine, error=str(error))
             self._log(f"{job.name}: {error}")
-        else:
-            self._log(f"{job.name}: evaluation")
-            before = self._record(job)
-            record = evaluate_job(job, folder, data, self.machine, command, before)
         record.save(self.record_path(job))
         clean(folder)
         minutes = {part: f"{seconds / 60:.1f}" for part, seconds in record.seconds.items()}
@@ -197,6 +210,15 @@ class Walk:
             f"{job.name}: done in {minutes['train']} + {minutes['evaluate']} min; {self._left()}"
         )
         return True
+
+    def _measured(self, job: Job, data: EvalData) -> Record:
+        """Evaluate; that features cannot be measured, having collapsed, is recorded, too."""
+        folder, before = self._folder(job), self._record(job)
+        try:
+            return evaluate_job(job, folder, data, self.machine, self.command(job), before)
+        except DataError as error:
+            self._log(f"{job.name}: cannot be measured: {error}")
+            return make_record(job, folder, self.machine, error=str(error))
 
     def _trained(self, job: Job) -> bool:
         """Train unless there is nothing to train; return False if that was stopped."""

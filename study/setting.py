@@ -46,7 +46,7 @@ def setting(records: Sequence[Record]) -> str:
         [
             f"{record.settings['optim']['base_lr']:g}",
             f"{record.settings['optim']['weight_decay']:g}",
-            "diverged" if record.error else f"{100 * validation_score(record):.1f}",
+            "no result" if record.error else f"{100 * validation_score(record):.1f}",
         ]
         for record in grid
     ]

@@ -10,6 +10,7 @@ from cassle_zoo.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.study.records import Record
 
 CONFIDENCE = 0.95
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,9 @@ class Difference:
 
     Attributes:
         mean: Of the differences.
-        half_width: Half of the 95 % t interval around the mean; None of a single pair.
-        p: Two-sided p-value of the t test that the mean is 0; None of a single pair.
+        half_width: Half of the 95 % t interval around the mean; None of a single pair, and of equal
+            differences: counts of few pictures may agree by chance.
+        p: Two-sided p-value of the t test that the mean is 0; None likewise.
         count: Number of pairs.
     """
 
@@ -107,13 +109,12 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     if not differences:
         return None
     count, mean = len(differences), statistics.fmean(differences)
-    if count == 1:
-        return Difference(mean=mean, half_width=None, p=None, count=1)
+    if max(differences) - min(differences) <= _ROUNDING * max(1.0, abs(mean)):
+        return Difference(mean=mean, half_width=None, p=None, count=count)
     student = _student_t()
     error = statistics.stdev(differences) / count**0.5
     quantile = float(student.ppf((1 + CONFIDENCE) / 2, count - 1))
-    distance = abs(mean) / error if error else (float("inf") if mean else 0.0)
-    p = 2 * float(student.sf(distance, count - 1))
+    p = 2 * float(student.sf(abs(mean) / error, count - 1))
     return Difference(mean=mean, half_width=quantile * error, p=p, count=count)
 
 

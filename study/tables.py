@@ -21,7 +21,7 @@ def spread_table(
     rows = []
     for arm in arms:
         samples = [list(values(records, arm, metric).values()) for metric in metrics]
-        cells = [show_spread(spread(s), decimals) if s else "diverged" for s in samples]
+        cells = [show_spread(spread(s), decimals) if s else "no result" for s in samples]
         rows.append([arm, str(max(map(len, samples))), *cells])
     return markdown_table(["arm", "seeds", *(metric.title for metric in metrics)], rows)
 

@@ -18,6 +18,7 @@ from cassle_zoo.errors import (
     CassleZooError,
     ConfigError,
     DataError,
+    FolderInUseError,
     NonFiniteLossError,
     NotEnoughMemoryError,
     ProcessLostError,
@@ -38,7 +39,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Create `folder` and hold it against other processes; the lock dies with the process.
 
     Raises:
-        ConfigError: If another process holds it, or it is no folder.
+        FolderInUseError: If another process holds it.
+        ConfigError: If it is no folder.
         StorageError: If nothing may be written there.
     """
     try:
@@ -59,7 +61,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
+            raise FolderInUseError(
                 f"another process is training in {str(folder)!r}; wait, or use another --out."
             ) from None
         yield

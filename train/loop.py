@@ -31,10 +31,12 @@ class TrainResult:
     Attributes:
         steps: Optimiser steps done, in this call and before.
         finished: Whether that is all of them; if not, the same call continues the run.
+        stopped: Whether a signal asked to stop, be it in the last step.
     """
 
     steps: int
     finished: bool
+    stopped: bool
 
 
 def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -> TrainResult:
@@ -119,7 +121,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 final.write(out / "final", trainer.method, config, steps=total, command=command)
             # Here a second signal does not yet end a process for which others wait.
             distributed.wait()
-    return TrainResult(steps=trainer.step, finished=trainer.step == total)
+    return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)
 
 
 class Reporter:

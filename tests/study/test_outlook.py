@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from cassle_zoo.study.design import Design, Job
@@ -41,11 +43,18 @@ def test_an_epoch_takes_as_long_as_before_with_the_same_network_and_conditioning
     assert hours("raw-pixels-seed0") == pytest.approx(0.1)
     assert hours("resnet18_simclr-seed1") == pytest.approx(0.1 + 25 * 0.01)
     assert hours("resnet18_cassle_simclr-depth-2-seed0") == pytest.approx(0.1 + 10 * 0.02)
-    assert hours("vit_small_cassle_mocov3-seed0") == pytest.approx(0.1 + 25 * 0.1)
+    again = dataclasses.replace(jobs["vit_small_cassle_mocov3-seed0"], seed=1)
+    assert hours_left([again], records) == pytest.approx(0.1 + 25 * 0.1)
     mean = (0.01 + 0.02 + 0.1) / 3  # nothing like it is done
     hypernet = "resnet18_cassle_simclr-conditioning-hypernet-seed0"
     assert hours(hypernet) == pytest.approx(0.1 + 10 * mean)
     assert hours("raw-pixels-seed0", "resnet18_simclr-seed1") == pytest.approx(0.45)
+    # Its record lacks an evaluation.
+    assert hours("vit_small_cassle_mocov3-seed0") == pytest.approx(0.1)
+    # One that diverged at once is no measure of the time of an epoch.
+    failed = dataclasses.replace(done(jobs["resnet18_simclr-seed2"], 1.0), error="nan")
+    records.append(failed)
+    assert hours("resnet18_simclr-seed1") == pytest.approx(0.1 + 25 * 0.01)
 
 
 def test_nothing_trained_yet(jobs: dict[str, Job]) -> None:

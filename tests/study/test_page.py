@@ -50,7 +50,8 @@ def test_the_page_says_what_was_recorded(finished: Walk, tmp_path: Path) -> None
     assert f"| {CASSLE} | 2 |" in used
     for arm, seeds in (("random-init_test_resnet", "2"), ("raw-pixels", "1")):
         assert cells(text, arm)[1] == seeds
-        assert text.count(f"| {arm} |") == 3  # tasks, the same whitened, main directions
+        # Tasks, the same whitened, main directions, two kinds of R², sensitivity, spectrum.
+        assert text.count(f"| {arm} |") == 7
     sensitivity = text.partition("Sensitivity at full strength")[2]
     found = [
         r.results["sensitivity"].metrics["crop"]["infonce_backbone"]
@@ -58,7 +59,12 @@ def test_the_page_says_what_was_recorded(finished: Walk, tmp_path: Path) -> None
         for r in records
         if r.arm == PLAIN
     ]
-    assert cells(sensitivity, PLAIN)[2].startswith(f"{sum(found) / 2:.3f} ± ")
+    assert cells(sensitivity, PLAIN)[3].startswith(f"{sum(found) / 2:.3f} ± ")
+    rival = f"{PLAIN}-augself"
+    for pair in ((CASSLE, PLAIN), (rival, PLAIN), (CASSLE, rival)):
+        # Tasks, the same whitened, main directions, two kinds of R², sensitivity.
+        assert text.count(f"| {' - '.join(pair)} |") == 6
+        assert text.count(f"- {' against '.join(pair)}: better in") == 1
     # What people say about the published records has no place here.
     assert "a rule fixed before" not in text
     assert PLAIN not in used

@@ -1,9 +1,11 @@
+import contextlib
 import dataclasses
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,15 @@ import pytest
 from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError, UnknownNameError
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.study import job as job_module
-from cassle_zoo.study import run
+from cassle_zoo.study import main, run
 from cassle_zoo.study.design import GRID, UNTRAINED, Job
 from cassle_zoo.study.job import EVALUATORS, make_record
 from cassle_zoo.study.main import StudyArguments, make_walk, run_from_cli
-from cassle_zoo.study.processes import run_study
+from cassle_zoo.study.processes import run_study, worst
 from cassle_zoo.study.records import Record, best_of, choose, load_records, validation_score
 from cassle_zoo.study.run import STOPPED, Walk
 from cassle_zoo.train.guards import locked
+from cassle_zoo.train.trainer import Trainer
 
 FIRST = "test_resnet_simclr-seed0"
 
@@ -145,10 +148,98 @@ def test_what_cannot_be_measured_does_not_hold_up_the_others(
     monkeypatch.setattr(run, "train_job", lambda *_: True)
     monkeypatch.setattr(run, "evaluate_job", measure)
     both = only(walk, "test_resnet_simclr-seed*")
-    with pytest.raises(DataError, match=f"{FIRST}: all features are equal"):
-        run_study(both)
-    assert [job.name for job in both.todo()] == [FIRST]
-    assert f"{FIRST}: failed: all features are equal" in (walk.out / "log.txt").read_text()
+    assert run_study(both) == 0
+    assert [record.error for record in load_records(walk.records)] == ["all features are equal", ""]
+    said = (walk.out / "log.txt").read_text()
+    assert f"{FIRST}: cannot be measured: all features are equal" in said
+
+
+def test_what_a_training_raises_is_no_result(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose_a_worker(*_: Any) -> bool:
+        raise DataError("a data worker was killed")
+
+    monkeypatch.setattr(run, "train_job", lose_a_worker)
+    one = only(walk, FIRST)
+    with pytest.raises(DataError, match="worker was killed"):
+        run_study(one)
+    assert [job.name for job in one.todo()] == [FIRST]
+
+
+def test_a_grid_without_any_result_chooses_nothing(record: Record) -> None:
+    failed = dataclasses.replace(record, error="the loss became nan")
+    with pytest.raises(ConfigError, match=r"all 2 trainings.*became nan.*--no-choose"):
+        choose([failed, failed])
+
+
+def test_a_worker_that_waited_for_the_grid_goes_on(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process finishes the grid just after this one has found nothing to claim."""
+    walk = only(walk, FIRST, design=dataclasses.replace(walk.design, choose=True))
+    finished: list[str] = []
+    claim = Walk._claim
+    grid = [job.name for job in walk.design.grid()]
+
+    @contextlib.contextmanager
+    def claim_late(self: Walk, todo: Sequence[Job]) -> Iterator[Job | None]:
+        if todo[0].arm.group != GRID:
+            with claim(self, todo) as job:
+                yield job
+            return
+        for job in todo:
+            finish(job)
+        yield None
+
+    def finish(job: Job) -> None:
+        result = dataclasses.replace(
+            make_record(job, walk.out, walk.machine), results={}, error="" if finished else "nan"
+        )
+        finished.append(job.name)
+        result.save(walk.record_path(job))
+
+    monkeypatch.setattr(Walk, "_claim", claim_late)
+    monkeypatch.setattr(Walk, "_run", lambda self, job, data: finish(job) is None)
+    monkeypatch.setattr(Walk, "_is_done", lambda self, job: job.name in finished)
+    monkeypatch.setattr(run, "choose", lambda records: walk.design.recipe_choice())
+    monkeypatch.setattr(run, "_POLL", 0.0)
+    assert walk() == 0
+    assert finished == [*grid, FIRST]
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_last_step_stops_the_walk(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.train_step
+
+    def last(self: Trainer, batch: Any, total: int) -> Any:
+        values = step(self, batch, total)
+        if self.step == total:
+            signal.raise_signal(signal.SIGTERM)
+        return values
+
+    both = only(walk, "test_resnet_simclr-seed*")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", last)
+        assert run_study(both) == STOPPED
+    assert [job.name for job in both.todo()] == [FIRST, "test_resnet_simclr-seed1"]
+    assert (walk.out / "runs" / FIRST / "train" / "final" / "export.json").exists()
+    assert not (walk.out / "runs" / "test_resnet_simclr-seed1").exists()
+
+
+def test_a_folder_that_is_none_is_not_taken_for_anothers(walk: Walk) -> None:
+    walk.out.mkdir()
+    (walk.out / "runs").write_text("")
+    with pytest.raises(ConfigError, match="is a file or a broken link"):
+        run_study(only(walk, FIRST))
+
+
+def test_the_status_of_several_processes_is_that_of_one_that_failed() -> None:
+    assert worst([0, 0]) == 0
+    assert worst([0, STOPPED]) == STOPPED
+    assert worst([2, STOPPED, 0]) == 2
+    assert worst([0, -signal.SIGTERM]) == STOPPED
+    assert worst([STOPPED, -signal.SIGKILL]) == 137
 
 
 def test_a_record_of_other_settings_is_refused(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,12 +264,15 @@ def test_a_record_of_other_settings_is_refused(walk: Walk, monkeypatch: pytest.M
     assert one.todo() == []
 
 
-def test_threads_are_shared_out_unless_given(tmp_path: Path) -> None:
+def test_threads_are_shared_out_unless_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def threads(**settings: int) -> int | None:
         return make_walk(StudyArguments(data=tmp_path, output=tmp_path, **settings)).machine.threads
 
     assert threads() is None
-    assert threads(workers=10_000) == 1
+    monkeypatch.setattr(main, "_cores", lambda: 7)
+    assert [threads(workers=workers) for workers in (2, 3, 8)] == [3, 2, 1]
     assert threads(workers=2, threads=3) == 3
     for workers in (1, 2):
         with pytest.raises(ConfigError, match="threads must be a whole number of at least 1"):
@@ -225,6 +319,20 @@ def test_a_record_that_lacks_an_evaluation_is_completed(
     assert all(after.results[task] == result for task, result in before.results.items())
     assert (after.neighbours, after.device) == (before.neighbours, "cpu, 1 thread")
     assert after.settings == {"name": "raw-pixels"}
+
+
+def test_a_record_that_lacks_an_evaluation_needs_the_model_that_it_is_of(
+    walk: Walk, record: Record
+) -> None:
+    one = only(walk, FIRST)
+    [job] = one.todo()
+    record = dataclasses.replace(
+        make_record(job, walk.out, walk.machine),
+        results={name: record.results["emoji64"] for name in EVALUATORS if name != "spectrum"},
+    )
+    record.save(walk.record_path(job))
+    with pytest.raises(ConfigError, match=rf"{FIRST} lacks spectrum.*remove the record"):
+        one.todo()
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

@@ -89,12 +89,18 @@ def test_p_values_are_scipys() -> None:
     assert found is not None
     expected = ttest_rel(list(first.values()), list(second.values())).pvalue
     assert found.p == pytest.approx(expected)
-    alike = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})  # a difference without any spread
+
+
+def test_equal_differences_prove_nothing() -> None:
+    # One more query of 259 is right with either seed.
+    alike = paired({0: 2000 / 259, 1: 3000 / 259}, {0: 1900 / 259, 1: 2900 / 259})
     assert alike is not None
-    assert alike.p == 0
+    assert (alike.half_width, alike.p, alike.sign, alike.count) == (None, None, 0, 2)
+    assert alike.mean == pytest.approx(100 / 259)
+    assert holm([alike]) == [0]
     same = paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
     assert same is not None
-    assert same.p == 1
+    assert (same.mean, same.p, same.sign) == (0, None, 0)
 
 
 def test_holm_corrects_for_the_number_of_tests() -> None:

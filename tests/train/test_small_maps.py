@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from cassle_zoo import small_maps
 from cassle_zoo.small_maps import convolution_as_product, quickest_convolutions
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.data import batches, open_dataset
+from cassle_zoo.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 SHAPES = [  # input (C, H, W), kernel (O, h, w), stride, padding
@@ -86,21 +90,37 @@ def test_a_network_is_the_same_with_the_last_stage_as_products(
 
 
 @pytest.mark.parametrize(
-    ("layer", "side"),
+    ("layer", "shape"),
     [
-        (nn.Conv2d(4, 4, 3, padding=1), 3),  # nine positions
-        (nn.Conv2d(4, 4, 3, padding=1, groups=2), 2),
-        (nn.Conv2d(4, 4, 2, dilation=2), 4),
-        (nn.Conv2d(4, 4, 3, padding="same"), 2),
-        (nn.Conv1d(4, 4, 3, padding=1), 2),
+        (nn.Conv2d(4, 4, 3, padding=1), (2, 4, 3, 3)),  # nine positions
+        (nn.Conv2d(4, 4, 3, padding=1, groups=2), (2, 4, 2, 2)),
+        (nn.Conv2d(4, 4, 2, dilation=2), (2, 4, 3, 3)),
+        (nn.Conv2d(4, 4, 3, padding="same"), (2, 4, 2, 2)),
+        (nn.Conv2d(4, 4, 3, padding=1), (4, 2, 2)),  # no batch
     ],
 )
-def test_others_stay_torchs(layer: nn.Module, side: int, products: list[tuple[int, ...]]) -> None:
-    x = torch.randn(2, 4, *[side] * (1 if isinstance(layer, nn.Conv1d) else 2))
+def test_others_stay_torchs(
+    layer: nn.Module, shape: tuple[int, ...], products: list[tuple[int, ...]]
+) -> None:
+    x = torch.randn(shape)
     expected = layer(x)
     with quickest_convolutions(CPU):
         assert torch.equal(layer(x), expected)
     assert not products
+
+
+def test_bad_input_is_torchs_error() -> None:
+    with quickest_convolutions(CPU), pytest.raises(RuntimeError, match="channels"):
+        nn.Conv2d(4, 4, 3, padding=1)(torch.randn(2, 3, 2, 2))
+
+
+def test_steps_of_training_use_it(config: TrainConfig, products: list[tuple[int, ...]]) -> None:
+    augment = dataclasses.replace(config.augment, size=64)
+    run = dataclasses.replace(config.run, device="cpu")
+    config = dataclasses.replace(config, arch="resnet18", augment=augment, run=run)
+    batch = next(iter(batches(config, open_dataset(config.data), 0, 10)))
+    Trainer(config, 5).train_step(batch, 10)
+    assert [shape[1:] for shape in products] == [(512, 2, 2)] * 10  # five for each view
 
 
 def test_a_picture_that_is_too_small_is_torchs_error() -> None:
