@@ -155,8 +155,9 @@ def _comparison(results: Sequence[Result], released: Sequence[ModelSpec]) -> str
     seeds = sorted({result["seed"] for result in results})
     return (
         f"## Comparison\n\n{_table(header, rows)}\n\n"
-        f"Seeds: {', '.join(map(str, seeds))}; one run each. SimCLR with and without CASSLE and "
-        "AugSelf, trained alike: [docs/study.md](docs/study.md)."
+        f"Seed of the evaluation: {', '.join(map(str, seeds))}; one training each. Of several that "
+        "were trained alike, those are here that were best on validation data. Means over seeds, and "
+        "what CASSLE changes: [docs/study.md](docs/study.md)."
     )
 
 
