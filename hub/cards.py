@@ -156,8 +156,8 @@ def _comparison(results: Sequence[Result], released: Sequence[ModelSpec]) -> str
     return (
         f"## Comparison\n\n{_table(header, rows)}\n\n"
         f"Seed of the evaluation: {', '.join(map(str, seeds))}; one training each. Of several that "
-        "were trained alike, those are here that were best on validation data. Means over seeds, and "
-        "what CASSLE changes: [docs/study.md](docs/study.md)."
+        "were trained alike, those are here that were best on validation data. Means over seeds, "
+        "and what CASSLE changes: [docs/study.md](docs/study.md)."
     )
 
 

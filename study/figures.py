@@ -96,6 +96,9 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
 
     order = sorted(range(len(pairs)), key=gain, reverse=True)
     differing = [place for place in order if right(pairs[place][0]) != right(pairs[place][1])]
+    # Some territories have the flag of another: one query is enough.
+    by_picture = {_bytes(data, pairs[place][0][0]): place for place in reversed(differing)}
+    differing = [place for place in differing if place in by_picture.values()]
     if not differing:
         raise ConfigError(f"{first.arm} and {second.arm} find equally for every query of {task}.")
     shown = list(dict.fromkeys([*differing[:_ROWS], *differing[-_ROWS:]]))
@@ -125,10 +128,15 @@ def _labels_of_pictures(data: EvalData, task: Task) -> dict[int, set[int]]:
     meant = {i: {labels[i]} for split in task.splits.values() for i in split.tolist()}
     alike: dict[bytes, set[int]] = {}
     for index in task.splits.get("gallery", torch.tensor([])).tolist():
-        found = alike.setdefault(data.pictures[index][0].convert("RGBA").tobytes(), set())
+        found = alike.setdefault(_bytes(data, index), set())
         found.add(labels[index])
         meant[index] = found
     return meant
+
+
+def _bytes(data: EvalData, index: int) -> bytes:
+    """Return the pixels of a picture; equal pictures have equal ones."""
+    return data.pictures[index][0].convert("RGBA").tobytes()
 
 
 def new_figure(width: float, height: float) -> "Figure":
