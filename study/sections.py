@@ -197,8 +197,9 @@ def galleries_section(records: Sequence[Record]) -> Iterator[str]:
     if found:
         yield (
             "## Nearest neighbours\n\nSeed 0; the cosine of features as they are. A query, of the "
-            "test pictures, then its five nearest by either model; solid frames are right. Shown are the queries with the greatest gains, above, and "
-            "the greatest losses, below: extremes, not a sample."
+            "test pictures, then its five nearest by either model; solid frames are right. Shown "
+            "are the queries with the greatest gains, above, and the greatest losses, below: "
+            "extremes, not a sample."
         )
     for task, first, second in found:
         yield f"![{task}: {first.arm} and {second.arm}]({FOLDER}/gallery_{task}.png)"
