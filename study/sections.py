@@ -188,7 +188,9 @@ def ablations_section(records: Sequence[Record]) -> Iterator[str]:
             yield spread_table([*first, *own], arms, (*TASKS_SHORT, *KEPT_SHORT))
             yield "Sensitivity, and use of ω:"
             yield spread_table([*first, *own], arms, SENSITIVITY_SHORT, decimals=3)
-            yield spread_table(own, told_of(own, arms), USED_SHORT, decimals=2)
+            yield spread_table(
+                [*first, *own], told_of([*first, *own], arms), USED_SHORT, decimals=2
+            )
 
 
 def galleries_section(records: Sequence[Record]) -> Iterator[str]:

@@ -36,7 +36,7 @@ class TrainResult:
 
     steps: int
     finished: bool
-    stopped: bool
+    stopped: bool = False
 
 
 def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -> TrainResult:

@@ -66,7 +66,9 @@ def test_sigterm_to_the_workers_too(config: TrainConfig, tmp_path: Path, fault_a
 
     config = change(change(config, "data", workers=1), "optim", epochs=8)
     with fault_at(3, stop_all):
-        assert loop.train(config, tmp_path) == loop.TrainResult(steps=4, finished=False)
+        assert loop.train(config, tmp_path) == loop.TrainResult(
+            steps=4, finished=False, stopped=True
+        )
     assert loop.train(config, tmp_path).finished
 
 

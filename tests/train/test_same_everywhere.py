@@ -87,4 +87,4 @@ def test_what_differs_is_named(said: dict[str, str], case: str, difference: str)
 
 
 def test_folders_and_workers_may_differ(said: dict[str, str]) -> None:
-    assert said["own ways"] == "TrainResult(steps=1, finished=True)"
+    assert said["own ways"] == "TrainResult(steps=1, finished=True, stopped=False)"
