@@ -217,6 +217,8 @@ class Walk:
         try:
             return evaluate_job(job, folder, data, self.machine, self.command(job), before)
         except DataError as error:
+            if before is not None:
+                raise  # what it holds is not to be lost
             self._log(f"{job.name}: cannot be measured: {error}")
             return make_record(job, folder, self.machine, error=str(error))
 
