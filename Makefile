@@ -13,7 +13,7 @@ BENCH_ARGS ?=
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed ## features and nearest neighbours of sample pictures, written to demo/
+demo: $(VENV)/.installed ## features and nearest neighbours of sample images, written to demo/
 	$(BIN)/cassle-zoo demo -o demo
 
 test: $(VENV)/.installed-dev ## run the tests
@@ -21,10 +21,10 @@ test: $(VENV)/.installed-dev ## run the tests
 
 bench: $(VENV)/.installed-dev ## measure speed beside the peers (half an hour on an idle machine)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.speed.bench $(BENCH_ARGS)
 
 stress: $(VENV)/.installed-dev ## run the long fault tests (some 10 minutes) and show what was lost
-	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest tests/fuzz tests/stress $(PYTEST_ARGS)
+	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest tests/integration/fuzz tests/integration/stress $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## run the tests and show which lines they leave out
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
@@ -45,20 +45,20 @@ layers: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 documents: $(VENV)/.installed-dev
-	$(BIN)/python -m cassle_zoo.hub.cards --check
-	$(BIN)/python -m cassle_zoo.hub.bundled --check
+	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --check
+	$(BIN)/python -m cassle_zoo.hub.cards.bundled --check
 
 style: $(VENV)/.installed-dev ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed-dev ## write the generated documents anew
-	$(BIN)/python -m cassle_zoo.hub.cards
-	$(BIN)/python -m cassle_zoo.hub.bundled
+	$(BIN)/python -m cassle_zoo.hub.cards.model_cards
+	$(BIN)/python -m cassle_zoo.hub.cards.bundled
 
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find cassle_zoo train eval hub study tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cassle_zoo train eval hub tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp stands only when everything before it succeeded, so a failed install is tried again.
 # What is installed with the dev extra includes what the demo needs.

@@ -7,19 +7,18 @@ imports neither torch nor timm itself; the names below load what they need on fi
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo._timm_hook import register_with_timm
+from cassle_zoo.version import __version__
+from cassle_zoo.zoo.timm_hook import register_with_timm
 
 if TYPE_CHECKING:
-    from cassle_zoo.descriptors import DescriptorLayout
-    from cassle_zoo.errors import CassleZooError
-    from cassle_zoo.factory import create_model, create_projector, list_models, model_info
-    from cassle_zoo.feature_files import load_features, save_features
-    from cassle_zoo.features import FeatureSet, eval_transform, extract_features
+    from cassle_zoo.augmentation.descriptors import DescriptorLayout
+    from cassle_zoo.augmentation.transforms import DescribedViews
+    from cassle_zoo.common.errors import CassleZooError
+    from cassle_zoo.features.extract import FeatureSet, eval_transform, extract_features
+    from cassle_zoo.features.files import load_features, save_features
     from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
     from cassle_zoo.specs import ModelSpec
-    from cassle_zoo.transforms import DescribedViews
-
-__version__ = "0.1.0"
+    from cassle_zoo.zoo.create import create_model, create_projector, list_models, model_info
 
 __all__ = [
     "CassleZooError",
@@ -41,21 +40,21 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "CassleZooError": "errors",
+    "CassleZooError": "common.errors",
     "ConditionedProjector": "projector",
-    "DescribedViews": "transforms",
-    "DescriptorLayout": "descriptors",
-    "FeatureSet": "features",
+    "DescribedViews": "augmentation.transforms",
+    "DescriptorLayout": "augmentation.descriptors",
+    "FeatureSet": "features.extract",
     "ModelSpec": "specs",
     "ProjectorConfig": "projector",
-    "create_model": "factory",
-    "create_projector": "factory",
-    "eval_transform": "features",
-    "extract_features": "features",
-    "list_models": "factory",
-    "load_features": "feature_files",
-    "model_info": "factory",
-    "save_features": "feature_files",
+    "create_model": "zoo.create",
+    "create_projector": "zoo.create",
+    "eval_transform": "features.extract",
+    "extract_features": "features.extract",
+    "list_models": "zoo.create",
+    "load_features": "features.files",
+    "model_info": "zoo.create",
+    "save_features": "features.files",
 }
 
 

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
-from cassle_zoo.errors import ConfigError
-from cassle_zoo.hub_mixin import StrictHubMixin
-from cassle_zoo.settings import OneOf, Range, check_fields
+from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.common.config import OneOf, Range, check_fields
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.hub_mixin import StrictHubMixin
 
 CONDITIONINGS: tuple[str, ...] = (
     "cat",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cassle_zoo.errors import unknown_name
+from cassle_zoo.common.errors import unknown_name
 
 PAPER_ID = "arXiv:2306.06082"
 
@@ -96,7 +96,7 @@ class DatasetInfo:
         input_size: (channels, height, width) in pixels that models of this tag are trained at.
         mean: Normalisation mean.
         std: Normalisation standard deviation.
-        pictures: Number of pictures that models are trained on.
+        images: Number of images that models are trained on.
     """
 
     title: str
@@ -106,14 +106,14 @@ class DatasetInfo:
     input_size: tuple[int, int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    pictures: int
+    images: int
 
 
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
     {
         "emoji64": DatasetInfo(
             title="emoji64 (train split, no labels)",
-            description="8,718 emoji pictures of 64x64 pixels drawn by three vendors.",
+            description="8,718 emoji images of 64x64 pixels drawn by three vendors.",
             license=(
                 "Noto Emoji images Apache-2.0; Twemoji graphics CC-BY 4.0 (copyright Twitter, Inc. "
                 "and other contributors); Fluent Emoji MIT (copyright Microsoft)"
@@ -122,7 +122,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             input_size=(3, 64, 64),
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
-            pictures=8_718,
+            images=8_718,
         ),
         "in100": DatasetInfo(
             title="ImageNet-100",
@@ -132,7 +132,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             input_size=(3, 224, 224),
             mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225),
-            pictures=126_689,
+            images=126_689,
         ),
         "stl10": DatasetInfo(
             title="STL-10 (unlabelled split)",
@@ -142,7 +142,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             input_size=(3, 96, 96),
             mean=(0.43, 0.42, 0.39),
             std=(0.27, 0.26, 0.27),
-            pictures=100_000,
+            images=100_000,
         ),
     }
 )

@@ -1,1 +1,1 @@
-"""Evaluation of frozen backbones: data sets, protocols and recorded results."""
+"""Evaluation of frozen backbones: datasets, protocols and recorded results."""

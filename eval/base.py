@@ -1,4 +1,4 @@
-"""What evaluators get and give: a `Subject` (features of a data set) in, an `Outcome` out."""
+"""What evaluators get and give: a `EvalContext` (features of a dataset) in, an `Outcome` out."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,39 +11,39 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.feature_cache import FeatureCache
 from cassle_zoo.eval.feature_match import features_of
 from cassle_zoo.eval.sources import FeatureSource
-from cassle_zoo.features import eval_transform, extract_features
-from cassle_zoo.settings import Range, check_fields
+from cassle_zoo.features.extract import eval_transform, extract_features
 
 TaskKind = Literal["classification", "retrieval", "regression", "detection"]
 
 
-class Pictures(Protocol):
-    """Random access to the pictures of a data set; picklable, so that workers can read them."""
+class Images(Protocol):
+    """Random access to the images of a dataset; picklable, so that workers can read them."""
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
-        """Return a picture (any mode), and something that is ignored."""
+        """Return an image (any mode), and something that is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """Something to be told from the pictures of a data set.
+    """Something to be told from the images of a dataset.
 
     Attributes:
-        name: Unique within the data set, for example `skin_tone`.
+        name: Unique within the dataset, for example `skin_tone`.
         kind: `classification` and `regression` have the splits `train`, `val` and `test`;
             `retrieval` has `query` and `gallery`; `detection` has `train` and `test`.
-        targets: Of all N pictures: (N,) int64 class numbers, or (N, K) float32 values; pictures
+        targets: Of all N images: (N,) int64 class numbers, or (N, K) float32 values; images
             in no split may hold anything. For detection (N, K, 6) float32: of up to K objects the
             class number, left, top, right, bottom (pixels) and 0/1: difficult; -1 where there are
             fewer.
-        splits: Indices of pictures, int64, by split.
+        splits: Indices of images, int64, by split.
         classes: Names of the classes in the order of their numbers; empty for regression.
         metric: What is usually reported, and decides on validation data: `top1` or
             `mean_per_class` of classification, else `r2`, `recall@1` or `mAP50`.
@@ -59,22 +59,22 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvalData:
-    """A data set with its tasks.
+    """A dataset with its tasks.
 
     Attributes:
         name: As in results and on the command line.
-        sha256: Identifies pictures and labels.
-        pictures: The pictures, N in all; every task is about these.
+        sha256: Identifies images and labels.
+        images: The images, N in all; every task is about these.
         tasks: At least one.
         notes: What a reader of the numbers must know: splits, licence, what was left out.
-        names: Of the pictures, for galleries: file names without folders of the user.
-        root: Folder that the names are relative to; None if the pictures are no files there.
-        captions: Of the pictures, for galleries: what they show, in words.
+        names: Of the images, for galleries: file names without folders of the user.
+        root: Folder that the names are relative to; None if the images are no files there.
+        captions: Of the images, for galleries: what they show, in words.
     """
 
     name: str
     sha256: str
-    pictures: Pictures
+    images: Images
     tasks: tuple[Task, ...]
     notes: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
@@ -102,8 +102,8 @@ class Compute:
 
     Attributes:
         seed: Seed of random initialisations and of whatever an evaluator draws.
-        batch_size: Pictures at a time.
-        workers: Processes that read pictures.
+        batch_size: Images at a time.
+        workers: Processes that read images.
         device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
         cache: Folder that keeps extracted features; None for the user's cache folder.
         no_cache: Extract features anew, and keep none.
@@ -123,12 +123,12 @@ class Compute:
         check_fields(self)
 
 
-class Subject:
-    """A feature source on a data set: what is being measured.
+class EvalContext:
+    """A feature source on a dataset: what is being measured.
 
     Attributes:
         source: The model, or what stands for it.
-        data: The data set.
+        data: The dataset.
         compute: How to compute.
     """
 
@@ -154,17 +154,17 @@ class Subject:
 
     @property
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """What turns a picture into the network's input (C, H, W)."""
+        """What turns an image into the network's input (C, H, W)."""
         return self.source.transform or eval_transform(self.model)
 
     @cached_property
     def features(self) -> Tensor:
-        """Features (N, D) of all pictures, float32 on the CPU; extracted once.
+        """Features (N, D) of all images, float32 on the CPU; extracted once.
 
         Those of models that have a name are kept on disk.
 
         Raises:
-            DataError: If pictures cannot be read, a feature file is not about these pictures, or
+            DataError: If images cannot be read, a feature file is not about these images, or
                 the features cannot be used: NaN, infinite, all zero, or without width.
         """
         features = self._features()
@@ -174,12 +174,12 @@ class Subject:
     def _features(self) -> Tensor:
         if self.source.features is not None:
             data = self.data
-            return features_of(self.source.features, data.names, len(data.pictures), data.root)
+            return features_of(self.source.features, data.names, len(data.images), data.root)
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
         return self.kept([steps], self._extract)
 
     def kept(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
-        """Return what the network makes of the pictures, kept on disk if the model has a name.
+        """Return what the network makes of the images, kept on disk if the model has a name.
 
         Args:
             key: What it depends on beside network, data and device.
@@ -201,7 +201,7 @@ class Subject:
             name = self.data.names[first] if self.data.names else f"number {first}"
             raise DataError(
                 f"{len(bad)} of {len(features)} feature vectors of {whose} are NaN or infinite, "
-                f"the first is that of picture {name}."
+                f"the first is that of image {name}."
             )
         if not features.any():
             raise DataError(f"all features of {whose} are zero.")
@@ -209,7 +209,7 @@ class Subject:
     def _extract(self) -> Tensor:
         found = extract_features(
             self.model,
-            self.data.pictures,
+            self.data.images,
             transform=self.transform,
             batch_size=self.compute.batch_size,
             num_workers=self.compute.workers,
@@ -219,7 +219,7 @@ class Subject:
         if found.skipped:
             first = found.skipped[0]
             raise DataError(
-                f"{self.data.name}: {len(found.skipped)} of {len(self.data.pictures)} pictures "
+                f"{self.data.name}: {len(found.skipped)} of {len(self.data.images)} images "
                 f"cannot be read, the first is {first.source}: {first.reason}"
             )
         return found.features
@@ -233,7 +233,7 @@ class Outcome:
         metrics: Values by task (or stage, or augmentation) and metric; accuracies are in [0, 1].
         protocol: How it was measured, by part, in words and numbers; no paths.
         series: Curves by name, for figures: `{"explained_variance": [0.4, ...]}`.
-        files: Pictures and pages to be written beside the result, by name with ending.
+        files: Images and pages to be written beside the result, by name with ending.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -245,7 +245,7 @@ class Outcome:
 class Evaluator(Protocol):
     """A frozen dataclass whose fields are the settings, and so the command's options."""
 
-    def evaluate(self, subject: Subject) -> Outcome:
+    def evaluate(self, context: EvalContext) -> Outcome:
         """Measure.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 
 Collate = Callable[[list[Any]], Any]
 
@@ -19,11 +19,11 @@ def read_batches(
     collate: Collate = default_collate,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """Read the batches of a map-style data set.
+    """Read the batches of a map-style dataset.
 
     Args:
         dataset: Picklable; raises a DataError for what cannot be read.
-        batches: Keys of the data set, by batch.
+        batches: Keys of the dataset, by batch.
         workers: Processes that read; 0 for this one.
         collate: Makes a batch of samples.
         pin_memory: Whether tensors go to pinned memory.
@@ -32,7 +32,7 @@ def read_batches(
         The batches.
 
     Raises:
-        DataError: As the data set raises it. (A DataLoader would write the worker's traceback into
+        DataError: As the dataset raises it. (A DataLoader would write the worker's traceback into
             the message, and make a RuntimeError of an error of several arguments.)
     """
     loader: DataLoader[Any] = DataLoader(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.common.errors import ConfigError
 
 
 def check_distinct(name: str, values: Sequence[object]) -> None:

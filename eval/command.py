@@ -17,7 +17,7 @@ def public_command(
     Args:
         task: Name of the evaluation.
         model: As on the command line.
-        data: Where the data set lies; its last part is shown.
+        data: Where the dataset lies; its last part is shown.
         dataset: Its name; None for the default.
         download: Whether it may be fetched.
         settings: Dataclasses whose fields are options.

@@ -26,13 +26,13 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 from tqdm import tqdm
 
-from cassle_zoo.errors import ConfigError, NonFiniteLossError
+from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range, check_fields
+from cassle_zoo.common.errors import ConfigError, NonFiniteLossError
+from cassle_zoo.common.seeds import Batches, seed_of, seeded
 from cassle_zoo.eval.batches import read_batches
 from cassle_zoo.eval.detection_ap import Boxes
-from cassle_zoo.eval.detection_data import DetectionPictures
-from cassle_zoo.eval.seeded import Batches, seed_of, seeded
-from cassle_zoo.inference import inference
-from cassle_zoo.settings import NOT_NEGATIVE, POSITIVE, Range, check_fields
+from cassle_zoo.eval.detection_data import DetectionImages
+from cassle_zoo.features.inference import inference
 
 ANCHORS = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
@@ -48,13 +48,13 @@ class DetectorSettings:
     Attributes:
         iterations: Steps of SGD with momentum 0.9; after 3/4 and 11/12 of them the learning rate
             falls to a tenth.
-        train_batch: Pictures in a step.
+        train_batch: Images in a step.
         lr: Learning rate.
         warmup: Steps over which the learning rate rises from a thousandth.
         weight_decay: Of all weights but those of BatchNorm.
         sizes: Short sides (pixels) that training draws from; the last is that of the test.
         max_size: Limit (pixels) of the long side.
-        rois: Regions of a picture that the classifier is trained on.
+        rois: Regions of an image that the classifier is trained on.
     """
 
     iterations: Annotated[int, Range(1)] = 24000
@@ -91,7 +91,7 @@ def build_detector(model: nn.Module, classes: int, settings: DetectorSettings) -
     Args:
         model: timm's, with four stages at strides 4 to 32.
         classes: Number of classes, without the background.
-        settings: Sizes of pictures and number of regions.
+        settings: Sizes of images and number of regions.
 
     Raises:
         ConfigError: If it is another network.
@@ -130,7 +130,7 @@ def build_detector(model: nn.Module, classes: int, settings: DetectorSettings) -
 
 def train_detector(
     model: nn.Module,
-    data: DetectionPictures,
+    data: DetectionImages,
     rows: Tensor,
     *,
     classes: int,
@@ -147,13 +147,13 @@ def train_detector(
 
     Args:
         model: See `build_detector`; not changed.
-        data: Pictures with their objects.
-        rows: (N,) int64: the pictures to train on.
+        data: Images with their objects.
+        rows: (N,) int64: the images to train on.
         classes: Number of classes.
         settings: How to train.
         device: Where to train.
-        seed: Of the order of the pictures, the heads, and the sampling of regions.
-        workers: Processes that read pictures.
+        seed: Of the order of the images, the heads, and the sampling of regions.
+        workers: Processes that read images.
         progress: Whether to show a progress bar; by default on a terminal.
 
     Returns:
@@ -162,7 +162,7 @@ def train_detector(
     Raises:
         ConfigError: See `build_detector`.
         NonFiniteLossError: If the loss becomes NaN or infinite.
-        DataError: If a picture cannot be read.
+        DataError: If an image cannot be read.
     """
     batches = Batches(rows, settings.train_batch, settings.iterations, seed)
     drawn = list(itertools.islice(batches, settings.iterations))
@@ -205,25 +205,25 @@ def learning_rate(step: int, settings: DetectorSettings) -> float:
 
 def detect(
     detector: FasterRCNN,
-    data: DetectionPictures,
+    data: DetectionImages,
     rows: Tensor,
     *,
     device: torch.device,
     workers: int = 0,
     progress: bool | None = None,
 ) -> list[Boxes]:
-    """Detect objects: up to 100 in a picture, with a score of at least 0.05.
+    """Detect objects: up to 100 in an image, with a score of at least 0.05.
 
     Args:
         detector: From `train_detector`.
-        data: The pictures, which are looked at one by one, because a batch is padded.
+        data: The images, which are looked at one by one, because a batch is padded.
         rows: (N,) int64: which of them.
         device: Where to compute.
-        workers: Processes that read pictures.
+        workers: Processes that read images.
         progress: Whether to show a progress bar; by default on a terminal.
 
     Raises:
-        DataError: If a picture cannot be read.
+        DataError: If an image cannot be read.
     """
     draws = [[(0, index)] for index in rows.tolist()]
     bar = tqdm(

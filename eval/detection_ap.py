@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 
 THRESHOLDS: tuple[float, ...] = tuple((50 + 5 * step) / 100 for step in range(10))
 """Intersections over union from 0.5 to 0.95 above which a detection may count."""
@@ -22,7 +22,7 @@ RECALLS = 11
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Boxes:
-    """Boxes in a picture: what is there, or what was found.
+    """Boxes in an image: what is there, or what was found.
 
     Attributes:
         boxes: (N, 4) left, top, right, bottom in pixels.
@@ -46,8 +46,8 @@ def average_precisions(
     """Return the average precision of each class.
 
     Args:
-        found: Detections in each picture.
-        truth: Objects in each picture, in the same order.
+        found: Detections in each image.
+        truth: Objects in each image, in the same order.
         classes: Number of classes C; labels are in [0, C).
         thresholds: T intersections over union.
 
@@ -55,12 +55,10 @@ def average_precisions(
         (C, T) float64 in [0, 1]; NaN for classes without an object that counts.
 
     Raises:
-        DataError: If the numbers of pictures differ.
+        DataError: If the numbers of images differ.
     """
     if len(found) != len(truth):
-        raise DataError(
-            f"there are detections in {len(found)} pictures, but {len(truth)} pictures."
-        )
+        raise DataError(f"there are detections in {len(found)} images, but {len(truth)} images.")
     limits = torch.tensor(thresholds, dtype=torch.float64)
     return torch.stack([_of_class(found, truth, label, limits) for label in range(classes)])
 

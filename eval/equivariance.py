@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 
 PENALTIES: tuple[float, ...] = tuple(10 ** (exponent / 2) for exponent in range(-12, 9))
 """Per sample and standardised feature: 21 values from 1e-6 to 1e4."""
@@ -85,7 +85,7 @@ def r2_scores(targets: Tensor, predictions: Tensor) -> Tensor:
     y = targets.double()
     total = (y - y.mean(0)).square().sum(0)
     if not (total > 0).all():
-        raise DataError("R² is not defined: a target is the same for all held-out pictures.")
+        raise DataError("R² is not defined: a target is the same for all held-out images.")
     return 1 - (y - predictions).square().sum(0) / total
 
 
@@ -95,7 +95,7 @@ def probe(
     splits: Mapping[str, Tensor],
     columns: Mapping[str, slice],
 ) -> dict[str, float]:
-    """Return R² on held-out pictures of each group of targets, the mean over its columns.
+    """Return R² on held-out images of each group of targets, the mean over its columns.
 
     The penalty is, for each group, the one of `PENALTIES` with the highest R² on `val` after
     fitting `train`; then train and val are fitted, and `test` is predicted once.

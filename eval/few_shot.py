@@ -1,11 +1,11 @@
 """Few-shot classification: many small random problems on frozen features.
 
-An episode draws N classes, K support and Q query pictures of each without replacement. A
+An episode draws N classes, K support and Q query images of each without replacement. A
 multinomial logistic regression is fitted to the support, to its optimum, and asked for the queries.
 The episodes depend on the labels and the seed alone: they are the same for every model.
 
 The paper's code fits one class against the rest (scikit-learn's liblinear), and draws the queries
-of classes with too few pictures with replacement, which are left out here.
+of classes with too few images with replacement, which are left out here.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError, DataError
-from cassle_zoo.eval.few_shot_solver import solve_episodes
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.eval.solvers.few_shot import solve_episodes
 
 _CHUNK = 100
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episodes:
-    """Which pictures take part. The class within an episode is the position along `ways`.
+    """Which images take part. The class within an episode is the position along `ways`.
 
     Attributes:
-        support: (episodes, ways, shots) indices of pictures.
-        query: (episodes, ways, queries) indices of pictures.
-        left_out: Classes with fewer than shots + queries pictures, which never take part.
+        support: (episodes, ways, shots) indices of images.
+        query: (episodes, ways, queries) indices of images.
+        left_out: Classes with fewer than shots + queries images, which never take part.
     """
 
     support: Tensor
@@ -48,17 +48,17 @@ def draw_episodes(
     """Draw episodes.
 
     Args:
-        labels: (N,) classes of all pictures.
-        rows: Indices of the pictures to draw from.
+        labels: (N,) classes of all images.
+        rows: Indices of the images to draw from.
         ways: Classes of an episode, at least 2.
-        shots: Support pictures of a class.
-        queries: Query pictures of a class.
+        shots: Support images of a class.
+        queries: Query images of a class.
         episodes: How many.
         generator: Of random numbers, on the CPU.
 
     Raises:
         ConfigError: If a number is too small.
-        DataError: If too few classes have enough pictures.
+        DataError: If too few classes have enough images.
     """
     for name, value, low in (
         ("ways", ways, 2),
@@ -76,8 +76,8 @@ def draw_episodes(
     eligible = [label for label in members if label not in left_out]
     if len(eligible) < ways:
         raise DataError(
-            f"{ways}-way episodes with {shots} support and {queries} query pictures a class need "
-            f"{ways} classes of {shots + queries} pictures, but {len(eligible)} of {len(members)} "
+            f"{ways}-way episodes with {shots} support and {queries} query images a class need "
+            f"{ways} classes of {shots + queries} images, but {len(eligible)} of {len(members)} "
             "classes have so many."
         )
     drawn = torch.empty((episodes, ways, shots + queries), dtype=torch.int64)
@@ -94,7 +94,7 @@ def episode_accuracies(features: Tensor, episodes: Episodes, weight: float = 0.5
     """Fit and test every episode.
 
     Args:
-        features: (N, D) of all pictures.
+        features: (N, D) of all images.
         episodes: What to fit and test on.
         weight: Regularisation weight w of the objective: sum of cross-entropies plus
             w * (|weight|^2 + |bias|^2). 0.5 is scikit-learn's C = 1.

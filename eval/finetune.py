@@ -1,7 +1,7 @@
-"""Fine-tuning: a linear classifier on the backbone, and both trained on labelled pictures.
+"""Fine-tuning: a linear classifier on the backbone, and both trained on labelled images.
 
-A plain loop around timm's optimisers, schedule and augmentation. A picture's augmentation depends
-on seed, epoch and picture only, so the number of workers does not matter.
+A plain loop around timm's optimisers, schedule and augmentation. An image's augmentation depends
+on seed, epoch and image only, so the number of workers does not matter.
 """
 
 import copy
@@ -20,13 +20,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from cassle_zoo.devices import autocast_dtype
-from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
+from cassle_zoo.common.config import NOT_NEGATIVE, Range, check_fields
+from cassle_zoo.common.devices import autocast_dtype
+from cassle_zoo.common.errors import ConfigError, DataError, NonFiniteLossError
+from cassle_zoo.common.images import to_rgb
+from cassle_zoo.common.seeds import Batches, Draw, seed_of, seeded
 from cassle_zoo.eval.batches import read_batches
-from cassle_zoo.eval.seeded import Batches, Draw, seed_of, seeded
-from cassle_zoo.images import to_rgb
-from cassle_zoo.inference import choose_device, embed, inference
-from cassle_zoo.settings import NOT_NEGATIVE, Range, check_fields
+from cassle_zoo.features.inference import choose_device, embed, inference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,14 @@ class TrainSettings:
     and flips.
 
     Attributes:
-        epochs: Passes over the training pictures.
-        train_batch: Pictures in a step of training; those left over in an epoch are not used in it.
+        epochs: Passes over the training images.
+        train_batch: Images in a step of training; those left over in an epoch are not used in it.
         optimizer: One of `timm.optim.list_optimizers()`.
         weight_decay: Of all weights but biases and those of normalisation.
         layer_decay: Factor of the learning rate from each layer to the one below it.
         warmup_epochs: Linear warm-up, which is part of `epochs`; then half a cosine down to 0.
         label_smoothing: Share of a label that is spread over all classes.
-        min_scale: Smallest share of a picture that a random resized crop keeps.
+        min_scale: Smallest share of an image that a random resized crop keeps.
         flip: Probability of a horizontal flip.
         color_jitter: Strength of the jitter of brightness, contrast and saturation.
         precision: fp32, bf16, or auto: bf16 for training where the hardware has it.
@@ -90,32 +90,32 @@ class Classifier(nn.Module):
 
 
 class Augmented(Dataset[tuple[Tensor, int]]):
-    """Labelled pictures, each augmented by numbers that belong to seed, epoch and picture."""
+    """Labelled images, each augmented by numbers that belong to seed, epoch and image."""
 
     def __init__(
         self,
-        pictures: Any,
+        images: Any,
         labels: Tensor,
         transform: Callable[[Image.Image], Tensor],
         seed: int,
     ) -> None:
-        """Keep what is read: pictures by index, and (N,) labels of all of them."""
-        self.pictures = pictures
+        """Keep what is read: images by index, and (N,) labels of all of them."""
+        self.images = images
         self.labels = labels
         self.transform = transform
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
-        """Return the picture (3, H, W) as it looks in an epoch, and its label.
+        """Return the image (3, H, W) as it looks in an epoch, and its label.
 
         Raises:
             DataError: If it cannot be read.
         """
         epoch, index = draw
         try:
-            image = to_rgb(self.pictures[index][0])
+            image = to_rgb(self.images[index][0])
         except (OSError, SyntaxError, DataError) as error:
-            raise DataError(f"picture {index} cannot be read: {error}") from error
+            raise DataError(f"image {index} cannot be read: {error}") from error
         with seeded(seed_of(self.seed, epoch, index)):
             return self.transform(image), int(self.labels[index])
 
@@ -136,12 +136,12 @@ def finetune(
 
     Args:
         backbone: From images (B, 3, H, W) to features (B, D); not changed.
-        samples: The labelled pictures.
-        rows: (N,) int64: the pictures to train on.
+        samples: The labelled images.
+        rows: (N,) int64: the images to train on.
         classes: Number of classes C.
         lr: Peak learning rate.
         settings: How to train.
-        workers: Processes that read pictures.
+        workers: Processes that read images.
         device: Where to train, see `choose_device`.
         progress: Whether to show a progress bar; by default on a terminal.
 
@@ -151,7 +151,7 @@ def finetune(
     Raises:
         NonFiniteLossError: If the loss becomes NaN or infinite.
         ConfigError: If timm has no such optimiser, or there is no such device.
-        DataError: If a picture cannot be read.
+        DataError: If an image cannot be read.
     """
     target = choose_device(backbone, device)
     dtype = autocast_dtype(settings.precision, target)
@@ -163,8 +163,8 @@ def finetune(
     )  # fmt: skip
     losses: list[float] = []
     with inference(backbone, target):
-        picture = samples[0, int(rows[0])][0]
-        width = embed(backbone, picture[None].to(target)).shape[1]
+        image = samples[0, int(rows[0])][0]
+        width = embed(backbone, image[None].to(target)).shape[1]
     # What the network draws (dropout) is seeded too.
     with bar, seeded(seed_of(samples.seed, "network"), target), _reproducible():
         model = Classifier(backbone, width, classes).to(target).train()

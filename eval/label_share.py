@@ -1,4 +1,4 @@
-"""Semi-supervised evaluation: the few pictures whose labels are used."""
+"""Semi-supervised evaluation: the few images whose labels are used."""
 
 import math
 from collections.abc import Sequence
@@ -6,24 +6,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError
-from cassle_zoo.eval.seeded import digest_of
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.seeds import digest_of
 
 
 def label_share(
     rows: Tensor, labels: Tensor, share: float, *, seed: int = 0, names: Sequence[str] = ()
 ) -> Tensor:
-    """Choose a share of the pictures of every class, at least one of each.
+    """Choose a share of the images of every class, at least one of each.
 
-    Every picture has a place in a queue by a hash of seed and name, so the choice depends neither
-    on the order of the pictures nor on the other classes, and smaller shares are part of larger.
+    Every image has a place in a queue by a hash of seed and name, so the choice depends neither
+    on the order of the images nor on the other classes, and smaller shares are part of larger.
 
     Args:
-        rows: (N,) int64 indices of pictures.
+        rows: (N,) int64 indices of images.
         labels: (N,) their classes.
-        share: In (0, 1]; of each class, rounded to the nearest number of pictures.
-        seed: Another seed chooses other pictures.
-        names: Of all pictures, by index; without, the index is the name.
+        share: In (0, 1]; of each class, rounded to the nearest number of images.
+        seed: Another seed chooses other images.
+        names: Of all images, by index; without, the index is the name.
 
     Returns:
         (M,) int64: the chosen of `rows`, in their order.

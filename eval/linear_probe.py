@@ -2,10 +2,10 @@
 
 Protocol (the paper's, section 4; Kornblith et al., 2019): features are not normalised; the
 objective is summed cross-entropy plus w times the squared norm of weights and bias; w is the one
-of 45 that classifies the validation data best by the metric that is reported of the data set, and
+of 45 that classifies the validation data best by the metric that is reported of the dataset, and
 the smallest such w if several do equally well; the classifier is fitted again on training and
 validation data with that w, and tested once. Each fit is the optimum to a proven tolerance
-(`cassle_zoo.eval.logistic_regression`), so the result depends on neither seed nor order.
+(`cassle_zoo.eval.solvers.logistic_regression`), so the result depends on neither seed nor order.
 """
 
 import math
@@ -17,9 +17,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import DataError, unknown_name
-from cassle_zoo.eval.accuracy import accuracies
-from cassle_zoo.eval.logistic_regression import TOLERANCE, Fit, fit_path
+from cassle_zoo.common.errors import DataError, unknown_name
+from cassle_zoo.eval.metrics import accuracies
+from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE, Fit, fit_path
 
 WEIGHT_GRID: tuple[float, ...] = tuple(10 ** (-6 + step / 4) for step in range(45))
 """45 log-spaced regularisation weights from 1e-6 to 1e5."""

@@ -10,18 +10,18 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from cassle_zoo.errors import CassleZooError, ConfigError, DataError, unknown_name
-from cassle_zoo.eval import report
+from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.command import public_command
 from cassle_zoo.eval.datasets import DATASETS, open_data
-from cassle_zoo.eval.evaluators import EVALUATORS
 from cassle_zoo.eval.feature_cache import FeatureCache
-from cassle_zoo.eval.harness import evaluate
+from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.recording import check_folder, check_output, place_for, write
-from cassle_zoo.eval.results import Result
+from cassle_zoo.eval.report import compare as report
+from cassle_zoo.eval.report.tables import format_table
+from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import FORMS, open_source
-from cassle_zoo.eval.tables import format_table
+from cassle_zoo.records import Result
 
 REPORT = "report"
 DEFAULT_DATASET = "emoji64"
@@ -36,10 +36,10 @@ class Arguments(Generic[Settings]):
     Attributes:
         models: Names, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, `timm:NAME`, `random-init:ARCH`,
             `raw-pixels`, or `features:FILE`.
-        data: Folder or archive that holds the data set.
-        dataset: Name of the data set.
-        download: Fetch the data set into the folder if it is not there.
-        output: Record the results: FILE.json for one model, or a folder for a file each. Pictures
+        data: Folder or archive that holds the dataset.
+        dataset: Name of the dataset.
+        download: Fetch the dataset into the folder if it is not there.
+        output: Record the results: FILE.json for one model, or a folder for a file each. Images
             and pages are written beside them.
         compute: How to compute.
         settings: Settings of the evaluator.
@@ -105,7 +105,7 @@ def _check(arguments: Arguments[Any], models: Sequence[str]) -> None:
     if not models:
         raise ConfigError(f"name at least one model to measure. {FORMS}")
     if arguments.dataset not in DATASETS:
-        raise unknown_name("data set", arguments.dataset, DATASETS)
+        raise unknown_name("dataset", arguments.dataset, DATASETS)
     if arguments.output is not None:
         check_output(arguments.output, len(models))
     runs = False

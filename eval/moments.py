@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 
 CHUNK = 8192
 

@@ -7,9 +7,9 @@ import re
 import tempfile
 from pathlib import Path
 
-from cassle_zoo.errors import ConfigError, DataError, StorageError
+from cassle_zoo.common.errors import ConfigError, DataError, StorageError
 from cassle_zoo.eval.base import Outcome
-from cassle_zoo.eval.results import Result
+from cassle_zoo.records import Result
 
 _CHOSEN = "chosen"  # parts of a protocol that were found, not set
 _STRENGTHS = "strength/"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.linear_probe import WEIGHT_GRID
 
 PROTOCOL: dict[str, object] = {
@@ -49,7 +49,7 @@ class RegressionResult:
         r2: Mean over the outputs of 1 - SS_res / SS_tot; at most 1, negative if worse than the
             mean of the test targets.
         r2_of_outputs: Of each output.
-        mean_absolute_error: Over pictures and outputs, in the targets' unit.
+        mean_absolute_error: Over images and outputs, in the targets' unit.
         best_weight: The chosen w.
         weights: All w that were tried.
         validation_r2: R² on the validation data for each of `weights`.

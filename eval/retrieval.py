@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 
 TIE = 2.0**-22
-"""Cosines no further apart are tied: float32 cannot tell them from those of equal pictures."""
+"""Cosines no further apart are tied: float32 cannot tell them from those of equal images."""
 
 _SIMILARITIES = 2**27  # held at a time: 512 MB
 _BLOCK = 1024  # gallery features in one matrix product: they stay in the cache
@@ -134,7 +134,7 @@ def _relevant(
     lonely = sum(not len(same) for same, _ in found)
     if lonely:
         raise DataError(
-            f"{lonely} of {len(found)} queries have no picture with their label in the gallery."
+            f"{lonely} of {len(found)} queries have no image with their label in the gallery."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""How far features of a picture and of its augmented version lie apart.
+"""How far features of an image and of its augmented version lie apart.
 
 The measures of the paper's analysis (section 5, figure 3), as its code computes them. All are in
 float64: sums over many negatives would otherwise depend on how they are cut into chunks.
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 
 TEMPERATURE = 0.2
 BARLOW_LAMBDA = 0.0051
@@ -17,13 +17,13 @@ BARLOW_LAMBDA = 0.0051
 def infonce(
     first: Tensor, second: Tensor, *, temperature: float = TEMPERATURE, chunk: int = 1024
 ) -> float:
-    """Return InfoNCE times 2T: how hard a picture's augmented version is to tell from others'.
+    """Return InfoNCE times 2T: how hard an image's augmented version is to tell from others'.
 
     2T · mean_i[-log(exp(cos(a_i, b_i)/T) / Σ_j exp(cos(a_i, b_j)/T))]. The higher, the less
-    invariant. It grows with the number of pictures N, so compare values of equal N only.
+    invariant. It grows with the number of images N, so compare values of equal N only.
 
     Args:
-        first: (N, D) features of pictures.
+        first: (N, D) features of images.
         second: (N, D) features of their augmented versions, in the same order.
         temperature: T > 0.
         chunk: Rows of the similarity matrix at a time, which bounds the memory.
@@ -44,7 +44,7 @@ def infonce(
 
 
 def mean_positive_cosine(first: Tensor, second: Tensor) -> float:
-    """Return the mean cosine of a picture's (N, D) and its augmented version's features.
+    """Return the mean cosine of an image's (N, D) and its augmented version's features.
 
     Raises:
         DataError: If shapes differ, or features are not finite.
@@ -54,7 +54,7 @@ def mean_positive_cosine(first: Tensor, second: Tensor) -> float:
 
 
 def mean_negative_cosine(first: Tensor, second: Tensor) -> float:
-    """Return the mean cosine of the i-th picture and the augmented version of the i-th last.
+    """Return the mean cosine of the i-th image and the augmented version of the i-th last.
 
     Raises:
         DataError: If shapes differ, or features are not finite.

@@ -13,25 +13,25 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from cassle_zoo.errors import (
+from cassle_zoo.common.errors import (
     ConfigError,
     UnknownNameError,
     WeightsUnavailableError,
     unknown_name,
 )
-from cassle_zoo.feature_files import load_features
-from cassle_zoo.features import FeatureSet
-from cassle_zoo.hub_cache import hub_source, pinned_spec, unpinned_folder
-from cassle_zoo.images import to_rgb
-from cassle_zoo.model_folder import (
+from cassle_zoo.common.images import to_rgb
+from cassle_zoo.features.extract import FeatureSet
+from cassle_zoo.features.files import load_features
+from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.specs import DATASETS
+from cassle_zoo.store.cache import hub_source, pinned_spec, unpinned_folder
+from cassle_zoo.store.folder import (
     CONFIG_FILE,
     MODEL_FILE,
     PROJECTOR_FILE,
     file_sha256,
     read_config,
 )
-from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.specs import DATASETS
 
 RANDOM_INIT = "random-init:"
 RAW_PIXELS = "raw-pixels"
@@ -48,7 +48,7 @@ _SIDE = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSource:
-    """Something that turns pictures into features.
+    """Something that turns images into features.
 
     Attributes:
         name: Name in results: of the model, without folders.
@@ -57,7 +57,7 @@ class FeatureSource:
         network: What computes with these weights: timm's name and arguments, such as the number of
             heads, which the weights do not show.
         model: A module from images (B, 3, H, W) to features (B, D); None with only features.
-        transform: From picture to the module's input (3, H, W); None for the module's own.
+        transform: From image to the module's input (3, H, W); None for the module's own.
         features: What is known if there is no network; see `cassle_zoo.eval.feature_match`.
         projector: Loads the projector that the model was trained with, if it is known.
     """
@@ -90,7 +90,7 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
     Raises:
         UnknownNameError: If there is no such model or architecture.
         WeightsUnavailableError: If nobody has published weights of the model.
-        ArtifactError: If a folder is no model folder.
+        ModelFolderError: If a folder is no model folder.
     """
     if isinstance(model, nn.Module):
         return FeatureSource(
@@ -165,7 +165,7 @@ def _random_init(model: str, seed: int) -> FeatureSource:
 
 
 def _pretrained(model: str) -> FeatureSource:
-    from cassle_zoo.factory import create_model, create_projector
+    from cassle_zoo.zoo.create import create_model, create_projector
 
     folder = unpinned_folder(model, [CONFIG_FILE, MODEL_FILE])
     if folder is not None:

@@ -1,13 +1,13 @@
 """The spectrum of features: how many directions they really use.
 
 All is computed in float64 from the (D, D) second moments, so that the memory does not grow with
-the number of pictures.
+the number of images.
 """
 
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.moments import CHUNK, check_features, feature_mean, second_moments
 
 RANKME_EPSILON = 1e-7
@@ -75,7 +75,7 @@ def alpha_req(variances: Tensor, *, first: int = 5, last: int = 50) -> float:
     if rank < last:
         raise DataError(
             f"only {rank} components have any variance; the power law is fitted to components "
-            f"{first} to {last}. Choose an end of at most {rank}, or more pictures."
+            f"{first} to {last}. Choose an end of at most {rank}, or more images."
         )
     x = torch.arange(first, last + 1, dtype=torch.float64).log()
     y = variances[first - 1 : last].double().cpu().log()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.moments import CHUNK, check_features, feature_mean, second_moments
 
@@ -50,7 +50,7 @@ class Whitening:
             )
         if count < _ENOUGH * components:
             raise DataError(
-                f"whitening to {components} components needs {_ENOUGH * components} pictures, got "
+                f"whitening to {components} components needs {_ENOUGH * components} images, got "
                 f"{count}; use at most {count // _ENOUGH} components."
             )
         mean = feature_mean(features, chunk)
@@ -91,13 +91,13 @@ class Whitening:
 
 
 def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor:
-    """Return the features of a data set, whitened; as they are if `components` is None.
+    """Return the features of a dataset, whitened; as they are if `components` is None.
 
-    Fitted without labels to the pictures that `seen_pictures` names.
+    Fitted without labels to the images that `seen_images` names.
 
     Args:
-        features: (N, D), of all pictures.
-        data: The data set.
+        features: (N, D), of all images.
+        data: The dataset.
         components: How many principal components to keep.
 
     Raises:
@@ -106,13 +106,13 @@ def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor
     """
     if components is None:
         return features
-    return Whitening.fit(features[seen_pictures(data)], components)(features)
+    return Whitening.fit(features[seen_images(data)], components)(features)
 
 
-def seen_pictures(data: EvalData) -> Tensor:
-    """Return the indices of the pictures that may be fitted to.
+def seen_images(data: EvalData) -> Tensor:
+    """Return the indices of the images that may be fitted to.
 
-    Training and validation pictures of all classification tasks; the galleries of retrieval tasks
+    Training and validation images of all classification tasks; the galleries of retrieval tasks
     if there are none.
     """
     names: tuple[str, ...] = ("train", "val")

@@ -17,8 +17,8 @@ import timm
 import torch
 from torch import Tensor
 
-from cassle_zoo.errors import ConfigError
-from cassle_zoo.factory import create_model, model_info
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.zoo.create import create_model, model_info
 
 ENDING = ".pth"
 _PIXEL_MAX = 255.0

@@ -8,13 +8,13 @@ from typing import Any
 import timm
 import torch
 
-from cassle_zoo.artifact import make_config, read_tensors, save_artifact
-from cassle_zoo.errors import ArtifactError, ConfigError
-from cassle_zoo.hub.card import render_card
+from cassle_zoo.common.errors import ConfigError, ModelFolderError
+from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
-from cassle_zoo.strict import check_backbone_keys, load_strictly
+from cassle_zoo.store.artifact import make_config, read_tensors, save_model_folder
+from cassle_zoo.store.state_dict import check_backbone_keys, load_strictly
 
 EXPORT_FILE = "export.json"
 BACKBONE_FILE = "backbone.safetensors"
@@ -57,7 +57,7 @@ def export_run(
         `out_dir`.
 
     Raises:
-        ArtifactError: If the run is not finished, its files contradict each other, a weight does
+        ModelFolderError: If the run is not finished, its files contradict each other, a weight does
             not fit `dtype`, or `out_dir` is not empty.
         ConfigError: If `dtype` is another type.
     """
@@ -67,7 +67,7 @@ def export_run(
     backbone_path, projector_path = final / BACKBONE_FILE, final / RUN_PROJECTOR_FILE
 
     if not timm.is_model(info["timm_arch"]):
-        raise ArtifactError(f"{final / EXPORT_FILE}: timm has no model {info['timm_arch']!r}.")
+        raise ModelFolderError(f"{final / EXPORT_FILE}: timm has no model {info['timm_arch']!r}.")
     model_args = info.get("model_args", {})
     backbone: Any = timm.create_model(info["timm_arch"], num_classes=0, **model_args)
     state = read_tensors(backbone_path)
@@ -83,7 +83,7 @@ def export_run(
     config = make_config(
         spec, backbone, projector=projector.config, training={"data": spec.data, **info["training"]}
     )
-    return save_artifact(
+    return save_model_folder(
         out_dir,
         config=config,
         backbone_state=state,
@@ -110,21 +110,21 @@ def check_dtype(dtype: torch.dtype) -> None:
 def _read_info(final: Path) -> dict[str, Any]:
     path = final / EXPORT_FILE
     if not path.is_file():
-        raise ArtifactError(
+        raise ModelFolderError(
             f"{path} is missing: {final.parent} is no finished run. The same `cassle-zoo train` "
             "command run again continues an unfinished one."
         )
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON ({error}); finish the run again.") from error
+        raise ModelFolderError(f"{path} is not JSON ({error}); finish the run again.") from error
     wrong = [
         f"{key} ({kind.__name__})"
         for key, kind in _FIELDS.items()
         if not isinstance(info, dict) or not isinstance(info.get(key), kind)
     ]
     if wrong:
-        raise ArtifactError(f"{path} lacks {', '.join(wrong)}; finish the run again.")
+        raise ModelFolderError(f"{path} lacks {', '.join(wrong)}; finish the run again.")
     return dict(info)
 
 
@@ -132,7 +132,7 @@ def _projector_config(info: Mapping[str, Any], final: Path) -> ProjectorConfig:
     try:
         return ProjectorConfig.from_dict(info["projector"])
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{final / EXPORT_FILE}: {error}") from error
+        raise ModelFolderError(f"{final / EXPORT_FILE}: {error}") from error
 
 
 def _spec(

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cassle_zoo.errors import ConfigError
-from cassle_zoo.hub_cache import HUB_PREFIX
-from cassle_zoo.model_folder import LOCAL_PREFIX
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.store.cache import HUB_PREFIX
+from cassle_zoo.store.folder import LOCAL_PREFIX
 
 
 def model_name(text: str, revision: str | None = None) -> str:

@@ -1,6 +1,6 @@
 """The stored input of a model folder, and what the model makes of it.
 
-`reference.safetensors` holds two made-up pictures, the features of the backbone and, if there is a
+`reference.safetensors` holds two made-up images, the features of the backbone and, if there is a
 projector, two made-up descriptors and their projections. Whoever loads the folder, with whatever
 software on whatever machine, can recompute them and so find wrong weights, a wrong architecture
 or a wrong normalisation. Its header holds the SHA-256 of the other files.
@@ -27,11 +27,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cassle_zoo.artifact import load_projector, read_tensors
-from cassle_zoo.errors import ArtifactError, CassleZooError
-from cassle_zoo.factory import create_model
-from cassle_zoo.inference import embed, inference
-from cassle_zoo.model_folder import (
+from cassle_zoo.common.errors import CassleZooError, ModelFolderError
+from cassle_zoo.features.inference import embed, inference
+from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.store.artifact import load_projector, read_tensors
+from cassle_zoo.store.folder import (
     CONFIG_FILE,
     LOCAL_PREFIX,
     MODEL_FILE,
@@ -41,7 +41,7 @@ from cassle_zoo.model_folder import (
     read_config,
     require_file,
 )
-from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.zoo.create import create_model
 
 TOLERANCE = 1e-4
 """Largest difference from the stored values, as a share of the largest of them."""
@@ -60,13 +60,13 @@ def write_reference(folder: str | Path) -> Path:
         The path of the file. The same folder gives the same file on the same machine.
 
     Raises:
-        ArtifactError: If the folder cannot be loaded, or the model's output is not finite.
+        ModelFolderError: If the folder cannot be loaded, or the model's output is not finite.
     """
     folder = Path(folder)
     config = read_config(folder)
     model, projector = load_folder(folder, config)
     generator = torch.Generator().manual_seed(0)
-    images = _pictures(config["pretrained_cfg"]["input_size"], generator)
+    images = _images(config["pretrained_cfg"]["input_size"], generator)
     tensors = {"images": images}
     if projector is not None and projector.layout.width:
         tensors["descriptors"] = torch.rand(2, projector.layout.width, generator=generator)
@@ -74,7 +74,7 @@ def write_reference(folder: str | Path) -> Path:
     tensors |= {name: values.contiguous() for name, values in outputs.items()}
     for name, values in tensors.items():
         if values.is_floating_point() and not values.isfinite().all():
-            raise ArtifactError(f"{folder}: the model's {name} are NaN or infinite.")
+            raise ModelFolderError(f"{folder}: the model's {name} are NaN or infinite.")
     hashes = {name: file_sha256(folder / name) for name in _hashed(folder)}
     path = folder / REFERENCE_FILE
     staged = path.with_name(f".{REFERENCE_FILE}.{uuid.uuid4().hex}")
@@ -93,7 +93,7 @@ def load_folder(
     """Load a folder's backbone and, if there is one, its projector, all weights or none.
 
     Raises:
-        ArtifactError: If a file is missing or damaged, or does not fit the configuration.
+        ModelFolderError: If a file is missing or damaged, or does not fit the configuration.
     """
     model = create_model(f"{LOCAL_PREFIX}{folder}", pretrained=True)
     has_projector = config["cassle_zoo"].get("projector") is not None
@@ -104,7 +104,7 @@ def recorded_hashes(folder: str | Path) -> dict[str, str]:
     """Return the SHA-256 that the reference's header holds, by file name.
 
     Raises:
-        ArtifactError: If the file is missing, or was not written by :func:`write_reference`.
+        ModelFolderError: If the file is missing, or was not written by :func:`write_reference`.
     """
     path = Path(folder) / REFERENCE_FILE
     _require_reference(path)
@@ -113,7 +113,7 @@ def recorded_hashes(folder: str | Path) -> dict[str, str]:
             hashes = json.loads((file.metadata() or {})[_HEADER_KEY])
         found = {str(name): str(value) for name, value in hashes.items()}
     except (SafetensorError, LookupError, ValueError, AttributeError, TypeError) as error:
-        raise ArtifactError(
+        raise ModelFolderError(
             f"{path} is damaged, or has no hashes ({type(error).__name__}: {error}); get it again."
         ) from error
     return found
@@ -130,7 +130,7 @@ def reference_errors(folder: str | Path) -> dict[str, float]:
         `features` and, if there is a projector, `projections`.
 
     Raises:
-        ArtifactError: If the folder cannot be loaded, or the reference does not fit it.
+        ModelFolderError: If the folder cannot be loaded, or the reference does not fit it.
     """
     folder = Path(folder)
     path = folder / REFERENCE_FILE
@@ -141,16 +141,16 @@ def reference_errors(folder: str | Path) -> dict[str, float]:
     size = tuple(config["pretrained_cfg"]["input_size"])
     images = stored.get("images")
     if images is None or images.dtype != torch.uint8 or images.shape[1:] != size or not len(images):
-        raise ArtifactError(f"{path} holds no pictures of the model's input size {size}.")
+        raise ModelFolderError(f"{path} holds no images of the model's input size {size}.")
     try:
         found = _outputs(config, model, projector, stored)
     except ValueError as error:
-        raise ArtifactError(f"{path} does not fit the model: {error}") from error
+        raise ModelFolderError(f"{path} does not fit the model: {error}") from error
     errors = {}
     for name, values in found.items():
         expected = stored.get(name)
         if expected is None or expected.shape != values.shape:
-            raise ArtifactError(f"{path} holds no {name} of shape {tuple(values.shape)}.")
+            raise ModelFolderError(f"{path} holds no {name} of shape {tuple(values.shape)}.")
         difference = (values - expected).abs().max() / expected.abs().max()
         errors[name] = float(difference)
     return errors
@@ -176,7 +176,7 @@ def _outputs(
         }
 
 
-def _pictures(size: Sequence[int], generator: torch.Generator) -> Tensor:
+def _images(size: Sequence[int], generator: torch.Generator) -> Tensor:
     """Draw soft colour patches with some noise, (2, C, H, W) uint8: flat noise excites little."""
     channels, height, width = size
     coarse = torch.rand(2, channels, 6, 6, generator=generator)
@@ -191,7 +191,7 @@ def _hashed(folder: Path) -> list[str]:
 
 def _require_reference(path: Path) -> None:
     if path.parent.is_dir() and not path.is_file():
-        raise ArtifactError(
+        raise ModelFolderError(
             f"{path} is missing; write it with `python -m cassle_zoo.hub.reference {path.parent}`."
         )
     require_file(path)

@@ -5,10 +5,15 @@ import random
 import shutil
 import socket
 import sys
+import tarfile
 import tempfile
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from cassle_zoo.data.emoji64_records import Record
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None}
 # What libraries read when they are imported is set here, not in a hook, because the conftest.py of
@@ -76,3 +81,31 @@ def _seeded() -> None:
         sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def records() -> "list[Record]":
+    from tiny_emoji64 import make_records
+
+    return make_records()
+
+
+@pytest.fixture(scope="session")
+def emoji_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny dataset with the structure of emoji64."""
+    from tiny_emoji64 import write_folder
+
+    root = tmp_path_factory.mktemp("emoji64")
+    write_folder(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def emoji_tar(emoji_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cassle_zoo.data.emoji64_records import VENDORS
+
+    path = tmp_path_factory.mktemp("tar") / "emoji64.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ["metadata.csv", *(f"{vendor}/" for vendor in VENDORS)]:
+            archive.add(emoji_folder / name, name)
+    return path

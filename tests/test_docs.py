@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cassle_zoo.demo import SAMPLES
+from cassle_zoo.features.demo import SAMPLES
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.recipes import get_recipe
 
@@ -33,9 +33,9 @@ def run(code: str, namespace: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory with a folder of pictures."""
-    folder = tmp_path / "pictures" / "emoji"
+def _images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with a folder of images."""
+    folder = tmp_path / "images" / "emoji"
     folder.mkdir(parents=True)
     for path in sorted(Path(SAMPLES).glob("*.png"))[:32]:
         (folder / path.name).write_bytes(path.read_bytes())
@@ -73,15 +73,15 @@ def test_the_sections_are_those_tested_below() -> None:
     }
 
 
-@pytest.mark.usefixtures("_pictures")
+@pytest.mark.usefixtures("_images")
 def test_plain_loop_and_batches() -> None:
     namespace: dict[str, Any] = {}
     loop, variant = blocks("A plain PyTorch loop")
     run(loop, namespace)
     assert trained(namespace, namespace["projector"])
     run(variant, namespace)
-    with Image.open(next(Path("pictures/emoji").glob("*.png"))) as picture:
-        (view, _), (omega, _) = namespace["views"](picture)
+    with Image.open(next(Path("images/emoji").glob("*.png"))) as image:
+        (view, _), (omega, _) = namespace["views"](image)
     features = torch.rand(2, 512)
     assert view.shape == (3, 64, 64)
     assert namespace["projector"](features, omega.expand(2, 8)).shape == (2, 128)
@@ -91,7 +91,7 @@ def test_plain_loop_and_batches() -> None:
     assert namespace["omega"].shape == (4, 13)
 
 
-@pytest.mark.usefixtures("_pictures")
+@pytest.mark.usefixtures("_images")
 def test_lightly_and_the_hub() -> None:
     pytest.importorskip("lightly")
     namespace: dict[str, Any] = {}

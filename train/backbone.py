@@ -8,9 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from cassle_zoo.errors import ConfigError, unknown_name
+from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.specs import BACKBONES, MODEL_SPECS
-from cassle_zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
+from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
 
 
 @dataclass(frozen=True, kw_only=True)

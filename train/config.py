@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from timm.optim import list_optimizers
 
-from cassle_zoo.augment import AugmentConfig
-from cassle_zoo.devices import PRECISIONS
-from cassle_zoo.errors import ConfigError, UnknownNameError, unknown_name
-from cassle_zoo.settings import NOT_NEGATIVE, OneOf, Range, check_fields
-from cassle_zoo.train.augself import AugSelfConfig
+from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.common.config import NOT_NEGATIVE, OneOf, Range, check_fields
+from cassle_zoo.common.devices import PRECISIONS
+from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.train.backbone import feature_width
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
+from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
 
 STREAMS = ("hfids/", "tfds/", "wds/")
@@ -25,19 +25,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the pictures come from.
+    """Where the images come from.
 
     Attributes:
         root: Folder or archive that holds the data.
         dataset: `emoji64`, or a name for timm's dataset factory: empty for a folder or tar of
             images (no labels needed), `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`,
             `tfds/NAME`.
-        split: Split to train on, as the data set names it; of a folder, the folder of this name
+        split: Split to train on, as the dataset names it; of a folder, the folder of this name
             (all of it if it has no folder `train`, or for an empty name).
-        samples: Number of samples of a streamed data set (`wds/`) that does not state it.
+        samples: Number of samples of a streamed dataset (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
-            stream are shared out among them, so there the order of the pictures depends on it.
-        max_bad_share: Share of the pictures that may be unreadable before the run stops.
+            stream are shared out among them, so there the order of the images depends on it.
+        max_bad_share: Share of the images that may be unreadable before the run stops.
     """
 
     root: str = ""
@@ -53,11 +53,11 @@ class DataConfig:
         if self.dataset not in ("", "emoji64") and not self.dataset.startswith(_DATASETS):
             options = ("emoji64", *(f"{prefix}NAME" for prefix in _DATASETS))
             error = unknown_name("data.dataset", self.dataset, options)
-            raise UnknownNameError(f"{error} '' is for a folder or tar of pictures.")
+            raise UnknownNameError(f"{error} '' is for a folder or tar of images.")
 
     @property
     def is_stream(self) -> bool:
-        """Whether the pictures are read in the data set's own order."""
+        """Whether the images are read in the dataset's own order."""
         return self.dataset.startswith(STREAMS)
 
 
@@ -67,7 +67,7 @@ class OptimConfig:
 
     Attributes:
         epochs: Passes over the data.
-        batch_size: Pictures per step (each gives two views).
+        batch_size: Images per step (each gives two views).
         optimizer: Name for timm's optimiser factory; `momentum` is SGD without Nesterov. A prefix
             `lookahead_` is allowed.
         base_lr: Peak learning rate at batch 256; scaled linearly with the batch size.
@@ -125,7 +125,7 @@ class RunConfig:
         checkpoint_every: Steps between checkpoints; one is also written after every epoch.
         log_every: Steps between log entries.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
-        monitor_samples: Pictures that a k-NN check looks at.
+        monitor_samples: Images that a k-NN check looks at.
         loggers: Any of `csv`, `tensorboard`.
     """
 
@@ -158,7 +158,7 @@ class TrainConfig:
         conditioning: What the projector is told about the augmentation.
         augself: Auxiliary prediction of augmentation differences; off by default.
         augment: The distribution of views.
-        data: Where the pictures come from.
+        data: Where the images come from.
         optim: How the weights are updated.
         run: Seed, device, logs and checkpoints.
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from cassle_zoo.augment import draw_uniforms
-from cassle_zoo.errors import DataError
+from cassle_zoo.augmentation.augment import draw_uniforms
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.specs import DATASETS
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data import N_VIEWS, batches, open_dataset, steps_per_epoch
-from cassle_zoo.train.streams import Sample
+from cassle_zoo.train.data.loading import N_VIEWS, batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.data.streams import Sample
 from cassle_zoo.train.trainer import Trainer
 
 _TIMED_STEPS = 3
@@ -66,16 +66,16 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
     """Do a few steps of a run, on its own data if there are any, else on noise; write nothing.
 
     Args:
-        config: All settings. Without `data.root` the number of pictures is `data.samples`, or what
-            is known about the data set.
+        config: All settings. Without `data.root` the number of images is `data.samples`, or what
+            is known about the dataset.
         report: Is told the counts as soon as the model is built, and then after each step, since
             the first steps of a large model can take minutes.
 
     Raises:
         ConfigError: If the configuration cannot be trained.
-        DataError: If there is no data and the number of pictures is not known, or it is too small.
+        DataError: If there is no data and the number of images is not known, or it is too small.
     """
-    dataset = open_dataset(config.data) if config.data.root else range(_pictures(config))
+    dataset = open_dataset(config.data) if config.data.root else range(_images(config))
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     total = config.optim.epochs * per_epoch
     trainer = Trainer(config, per_epoch)
@@ -125,14 +125,14 @@ def _count(module: nn.Module | None) -> int:
     return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 
-def _pictures(config: TrainConfig) -> int:
+def _images(config: TrainConfig) -> int:
     if config.data.samples is not None:
         return config.data.samples
     for name in (config.data.dataset, config.name.partition(".")[2]):
         if name in DATASETS:
-            return DATASETS[name].pictures
+            return DATASETS[name].images
     raise DataError(
-        "how many pictures there are is not known: neither data.dataset nor the tag of the name "
+        "how many images there are is not known: neither data.dataset nor the tag of the name "
         f"{config.name!r} is one of {', '.join(DATASETS)}; pass --data PATH, or --data.samples N."
     )
 

@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cassle_zoo.errors import ConfigError
-from cassle_zoo.train import distributed, final
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data import batches, open_dataset, steps_per_epoch
-from cassle_zoo.train.distributed import joined
-from cassle_zoo.train.fingerprint import (
+from cassle_zoo.train.data.loading import batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.distributed import process_group as distributed
+from cassle_zoo.train.distributed.process_group import joined
+from cassle_zoo.train.run import export as final
+from cassle_zoo.train.run.faults import BadImages, explained, locked, stop_signals
+from cassle_zoo.train.run.fingerprint import (
     check_same_everywhere,
     check_same_run,
-    pictures_fingerprint,
+    images_fingerprint,
     write_settings,
 )
-from cassle_zoo.train.guards import BadPictures, explained, locked, stop_signals
-from cassle_zoo.train.logs import Progress, open_loggers
-from cassle_zoo.train.monitor import Monitor
+from cassle_zoo.train.run.logs import Progress, open_loggers
+from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
 
 
@@ -49,17 +50,17 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
     Args:
         config: All settings.
         out: Folder of the run; created if missing. If it holds an interrupted run with the same
-            settings and pictures, that run is continued.
+            settings and images, that run is continued.
         command: The command line that started the run, for the model card.
 
     Raises:
-        ConfigError: If `out` holds a run with other settings or pictures, or is used by another
+        ConfigError: If `out` holds a run with other settings or images, or is used by another
             process, or the processes of `torchrun` have different ones.
-        DataError: If there are no pictures, or too many that cannot be read.
+        DataError: If there are no images, or too many that cannot be read.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
         StorageError: If the disk is full, or `out` may not be written.
-        ArtifactError: If all checkpoints are damaged.
+        ModelFolderError: If all checkpoints are damaged.
         ProcessLostError: If another process, or the network to it, is gone.
     """
     out = Path(out)
@@ -72,30 +73,30 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         dataset = open_dataset(config.data)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
-        pictures = pictures_fingerprint(dataset)
-        check_same_everywhere(config, pictures)
+        images = images_fingerprint(dataset)
+        check_same_everywhere(config, images)
         with locked(out) if first else contextlib.nullcontext():
-            check_same_run(config, out, pictures)
+            check_same_run(config, out, images)
             final.check_folder(out / "final")
             trainer = Trainer(config, per_epoch, device)
             notes = trainer.restore(out)
             if trainer.step > total:
                 raise ConfigError(
                     f"{str(out)!r} holds a run that is {trainer.step} steps long already, but with "
-                    f"these pictures and settings it has {total}; point --data at the pictures it "
+                    f"these images and settings it has {total}; point --data at the images it "
                     "began with, or use another --out."
                 )
             finished_before = trainer.step == total and final.is_written(out / "final")
             report = Reporter(config, out, trainer.step, total) if first else Silence()
             if first:
-                write_settings(config, pictures, out)
+                write_settings(config, images, out)
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
-            bad_pictures = BadPictures(dataset, config.data.max_bad_share)
+            bad_images = BadImages(dataset, config.data.max_bad_share)
             for note in (*notes, *getattr(dataset, "notes", ())):
                 report.message(note)
             for batch in batches(config, dataset, trainer.step, total):
-                for name in bad_pictures.note(distributed.gather_cpu(batch["bad"], device)):
-                    report.message(f"picture {name} cannot be read; another one is used instead.")
+                for name in bad_images.note(distributed.gather_cpu(batch["bad"], device)):
+                    report.message(f"image {name} cannot be read; another one is used instead.")
                 values = trainer.train_step(batch, total)
                 report.step(trainer.step, values)
                 epoch, position = divmod(trainer.step, per_epoch)

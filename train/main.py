@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
@@ -31,11 +31,11 @@ class Arguments:
     """Arguments of the command.
 
     Attributes:
-        data: Folder or archive with the pictures (same as --data.root).
+        data: Folder or archive with the images (same as --data.root).
         out: Folder of the run.
         print_config: Print all settings as JSON and stop.
         dry_run: Print what the run will cost (parameters and steps at once, then memory and time,
-            measured on a few steps) and stop. Nothing is written. Without --data the pictures are
+            measured on a few steps) and stop. Nothing is written. Without --data the images are
             noise.
         config: The settings, preset by the recipe.
     """

@@ -8,7 +8,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.config import OptimConfig
 from cassle_zoo.train.methods.base import ParamGroup
 

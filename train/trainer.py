@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cassle_zoo.devices import autocast_dtype, pick_device, quickest_attention
-from cassle_zoo.errors import ArtifactError, ConfigError
-from cassle_zoo.small_maps import quickest_convolutions
-from cassle_zoo.train import distributed
-from cassle_zoo.train.augself import AugSelf
+from cassle_zoo.accel.small_maps import quickest_convolutions
+from cassle_zoo.common.devices import autocast_dtype, pick_device, quickest_attention
+from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.train.backbone import build_backbone
-from cassle_zoo.train.checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.guards import check_finite
-from cassle_zoo.train.joint_batch_norm import join_batch_norm
+from cassle_zoo.train.data.views import make_views
+from cassle_zoo.train.distributed import process_group as distributed
+from cassle_zoo.train.distributed.sync_batch_norm import join_batch_norm
 from cassle_zoo.train.methods import Method
+from cassle_zoo.train.methods.augself import AugSelf
 from cassle_zoo.train.optim import build_optimizer, set_learning_rate
-from cassle_zoo.train.views import make_views
+from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
+from cassle_zoo.train.run.faults import check_finite
 
 
 class Trainer:
@@ -105,12 +105,12 @@ class Trainer:
 
         Raises:
             ConfigError: If the processes do not see the same checkpoint.
-            ArtifactError: If all checkpoints are damaged, or do not fit.
+            ModelFolderError: If all checkpoints are damaged, or do not fit.
         """
         state, damaged = load_checkpoint(out)
         found = 0 if state is None else state.get("step")
         if type(found) is not int or found < 0:
-            raise ArtifactError(
+            raise ModelFolderError(
                 f"the checkpoint in {str(out)!r} tells {found!r} as its step, so it is none of "
                 "ours; remove it, or use another --out."
             )
@@ -129,7 +129,7 @@ class Trainer:
             if state["cuda_rng"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ArtifactError(
+            raise ModelFolderError(
                 f"the checkpoint in {str(out)!r} does not fit the run: {error!s:.500}; continue "
                 "with the versions of cassle_zoo, torch and timm that wrote it."
             ) from error

@@ -1,4 +1,4 @@
-"""``cassle-zoo demo``: features and nearest neighbours of pictures, to look at."""
+"""``cassle-zoo demo``: features and nearest neighbours of images, to look at."""
 
 import argparse
 from pathlib import Path
@@ -13,8 +13,8 @@ def add_parser(subparsers: Any) -> None:
     """Describe the command's arguments."""
     parser = subparsers.add_parser(
         "demo",
-        help="nearest neighbours of sample pictures or your own",
-        description="Extract features of pictures, find each one's nearest neighbours and write "
+        help="nearest neighbours of sample images or your own",
+        description="Extract features of images, find each one's nearest neighbours and write "
         "a contact sheet (PNG), a page (HTML) and the features to a folder.",
     )
     parser.add_argument(
@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
         nargs="*",
         type=Path,
         metavar="PATH",
-        help="picture or folder; default: the sample pictures that come with the package",
+        help="image or folder; default: the sample images that come with the package",
     )
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="as for 'cassle-zoo features'; default: %(default)s"
@@ -35,10 +35,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the demo and say where it is."""
-    from cassle_zoo.demo import run_demo
+    from cassle_zoo.features.demo import run_demo
 
     outputs = run_demo(args.model, args.output, args.paths)
-    print(f"{outputs.pictures} pictures through {args.model}")
+    print(f"{outputs.images} images through {args.model}")
     print(f"  contact sheet  {outputs.sheet}")
     print(f"  page           {outputs.page}")
     print(f"  features       {outputs.features}")

@@ -7,7 +7,7 @@ NAME = "eval"
 
 def add_parser(subparsers: Any) -> None:
     """List the command; its arguments go to the evaluation unread, see ``main._run``."""
-    subparsers.add_parser(NAME, help="measure backbones on a data set", add_help=False)
+    subparsers.add_parser(NAME, help="measure backbones on a dataset", add_help=False)
 
 
 def run(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""``cassle-zoo features``: features of picture files, written to one file."""
+"""``cassle-zoo features``: features of image files, written to one file."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cassle_zoo.cli.terminal import printable
 
 if TYPE_CHECKING:
-    from cassle_zoo.inputs import Skipped
+    from cassle_zoo.features.inputs import Skipped
 
 EXIT_SKIPPED = 1
 
@@ -18,17 +18,17 @@ def add_parser(subparsers: Any) -> None:
     """Describe the command's arguments."""
     parser = subparsers.add_parser(
         "features",
-        help="extract features of pictures",
-        description="Extract one feature vector per picture and write them, with the file names, "
+        help="extract features of images",
+        description="Extract one feature vector per image and write them, with the file names, "
         "to one file.",
-        epilog="exit status: 0 all pictures were read; 1 some files could not be read as pictures "
+        epilog="exit status: 0 all images were read; 1 some files could not be read as images "
         "and were left out (they are named on stderr, the others are in the output); 2 wrong usage "
         "or an error, nothing was written.",
     )
     parser.add_argument(
         "model", help="model name of the zoo or of timm, hf-hub:ORG/NAME or local-dir:FOLDER"
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="picture or folder")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image or folder")
     parser.add_argument(
         "-o",
         "--output",
@@ -41,15 +41,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or auto; default: fp32")
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read pictures"
+        "--workers", type=int, default=0, metavar="N", help="processes that read images"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Extract and save; name what was left out."""
-    from cassle_zoo.feature_files import check_feature_path, save_features
-    from cassle_zoo.features import extract_features
+    from cassle_zoo.features.extract import extract_features
+    from cassle_zoo.features.files import check_feature_path, save_features
 
     check_feature_path(args.output)
     result = extract_features(
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     )
     save_features(result, args.output)
     count, width = result.features.shape
-    print(f"{args.output}: {count} pictures x {width} features")
+    print(f"{args.output}: {count} images x {width} features")
     return report_skipped(result.skipped)
 
 

@@ -79,11 +79,11 @@ def _add_convert(actions: Any) -> None:
     convert.add_argument("--arch", help="timm model of the backbone")
     convert.add_argument("--num-heads", type=int, metavar="N", help="attention heads of a ViT")
     convert.add_argument("--prefix", help="what the names of the backbone's weights begin with")
-    convert.add_argument("--data", help="pretraining data: says how pictures are prepared")
-    convert.add_argument("--size", type=int, metavar="PIXELS", help="height and width of pictures")
+    convert.add_argument("--data", help="pretraining data: says how images are prepared")
+    convert.add_argument("--size", type=int, metavar="PIXELS", help="height and width of images")
     for name in ("--mean", "--std"):
         convert.add_argument(
-            name, nargs=3, type=float, metavar=("R", "G", "B"), help="for pictures in [0, 1]"
+            name, nargs=3, type=float, metavar=("R", "G", "B"), help="for images in [0, 1]"
         )
     convert.add_argument(
         "--license", default="unknown", help="of the weights (SPDX); default: %(default)s"
@@ -118,8 +118,8 @@ def run_convert(args: argparse.Namespace) -> int:
     """Write the model folder, and print what became of the checkpoint."""
     import torch
 
-    from cassle_zoo.hub.convert import convert_checkpoint
-    from cassle_zoo.hub.understand import ConvertOptions
+    from cassle_zoo.hub.convert.convert import convert_checkpoint
+    from cassle_zoo.hub.convert.identify import ConvertOptions
 
     options = ConvertOptions(
         method=args.method,
@@ -164,6 +164,6 @@ def run_export_detectron2(args: argparse.Namespace) -> int:
 
 def run_cards(args: argparse.Namespace) -> int:
     """Write or check MODEL_CARDS.md."""
-    from cassle_zoo.hub.cards import main
+    from cassle_zoo.hub.cards.model_cards import main
 
     return main(["--check"] if args.check else [])

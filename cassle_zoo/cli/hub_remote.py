@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cassle_zoo.hub.push import PushPlan
+    from cassle_zoo.hub.publish.push import PushPlan
 
 EXIT_FAILED_CHECK = 1
 
@@ -91,7 +91,7 @@ def _add_dry_run(parser: argparse.ArgumentParser) -> None:
 
 def run_push(args: argparse.Namespace) -> int:
     """Push, or show what would be pushed."""
-    from cassle_zoo.hub.push import plan_push, push
+    from cassle_zoo.hub.publish.push import plan_push, push
 
     if args.dry_run:
         plan = plan_push(
@@ -120,7 +120,7 @@ def run_push(args: argparse.Namespace) -> int:
 
 def run_pull(args: argparse.Namespace) -> int:
     """Download, and print where the files lie."""
-    from cassle_zoo.hub.pull import pull
+    from cassle_zoo.hub.publish.pull import pull
 
     print(pull(args.name, args.output, force=args.force))
     return 0
@@ -128,7 +128,7 @@ def run_pull(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Print a line per check."""
-    from cassle_zoo.hub.verify import verify
+    from cassle_zoo.hub.publish.verify import verify
 
     checks = verify(args.name, revision=args.revision)
     for check in checks:
@@ -138,7 +138,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def run_publish(args: argparse.Namespace) -> int:
     """Push the zoo, and print the registry's lines."""
-    from cassle_zoo.hub.publish import publish, registry_lines
+    from cassle_zoo.hub.publish.publish import publish, registry_lines
 
     published = []
     for item in publish(

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from cassle_zoo import __version__
 from cassle_zoo.cli import demo, evaluate, features, hub, info, listing, reproduce, train
 from cassle_zoo.cli.terminal import printable
-from cassle_zoo.errors import CassleZooError
+from cassle_zoo.common.errors import CassleZooError
+from cassle_zoo.version import __version__
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130

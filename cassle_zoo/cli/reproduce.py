@@ -12,6 +12,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(argv: list[str]) -> int:
     """Hand all arguments after ``reproduce`` to the study."""
-    from cassle_zoo.study.main import run_from_cli
+    from benchmarks.study.main import run_from_cli
 
     return run_from_cli(argv)

@@ -1,11 +1,11 @@
-"""Data sets to measure on, by name."""
+"""Datasets to measure on, by name."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from cassle_zoo.errors import unknown_name
+from cassle_zoo.common.errors import unknown_name
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets import emoji64, folders, hf, keypoints, listed, voc
 from cassle_zoo.eval.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
@@ -34,7 +34,7 @@ DATASETS: Mapping[str, Opener] = MappingProxyType(
 
 
 def open_data(name: str, root: str | Path, *, download: bool = False) -> EvalData:
-    """Open a data set.
+    """Open a dataset.
 
     Args:
         name: One of `DATASETS`.
@@ -42,9 +42,9 @@ def open_data(name: str, root: str | Path, *, download: bool = False) -> EvalDat
         download: Whether it may be fetched into `root`, if it is one that torchvision can fetch.
 
     Raises:
-        UnknownNameError: If there is no such data set.
+        UnknownNameError: If there is no such dataset.
         DataError: If it is not in `root`, or is not what it should be.
     """
     if name not in DATASETS:
-        raise unknown_name("data set", name, DATASETS)
+        raise unknown_name("dataset", name, DATASETS)
     return DATASETS[name](Path(root), download)

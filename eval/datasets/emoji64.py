@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from cassle_zoo.errors import ConfigError
-from cassle_zoo.eval import emoji64_tasks as tasks
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.data.emoji64 import EMOJI64_SHA256, HOW_TO_GET, Emoji64, Emoji64Train
 from cassle_zoo.eval.base import EvalData, Task
-from cassle_zoo.eval.emoji64 import EMOJI64_SHA256, HOW_TO_GET, Emoji64, Emoji64Train
+from cassle_zoo.eval.datasets import emoji64_tasks as tasks
 
 
 def open_data(root: Path, download: bool = False) -> EvalData:
@@ -25,9 +25,9 @@ def open_data(root: Path, download: bool = False) -> EvalData:
     return EvalData(
         name="emoji64" if data.sha256 == EMOJI64_SHA256 else "emoji64 (modified)",
         sha256=data.sha256,
-        pictures=Emoji64Train(data),
+        images=Emoji64Train(data),
         tasks=(*classifying, *finding),
-        notes={"validation": f"training pictures with {tasks.VALIDATION_RULE}"},
+        notes={"validation": f"training images with {tasks.VALIDATION_RULE}"},
         names=tuple(record.file_name for record in data.records),
         root=root if root.is_dir() else None,
         captions=tuple(record.name.lower() for record in data.records),

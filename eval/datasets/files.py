@@ -1,4 +1,4 @@
-"""Data sets whose pictures are files: reading, checking and identifying them."""
+"""Datasets whose images are files: reading, checking and identifying them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,20 +9,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.images import open_image
 from cassle_zoo.eval.base import EvalData, Task
-from cassle_zoo.images import open_image
-from cassle_zoo.model_folder import file_sha256
+from cassle_zoo.store.folder import file_sha256
 
 Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels; what lies outside of the picture is black."""
+"""Left, top, right and bottom in pixels; what lies outside of the image is black."""
 
 _SHOWN = 5
 _READERS = 8  # threads: disks answer several requests faster than one by one
 
 
-class FilePictures:
-    """Pictures by file name. Picklable; opens files only while it reads them."""
+class FileImages:
+    """Images by file name. Picklable; opens files only while it reads them."""
 
     def __init__(self, root: Path, names: Sequence[str], boxes: Sequence[Box] = ()) -> None:
         """Keep the names, relative to `root`, and if given the part of each that is seen."""
@@ -31,17 +31,17 @@ class FilePictures:
         self.boxes = tuple(boxes)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return a picture (RGB, upright, on white) and its index."""
+        """Return an image (RGB, upright, on white) and its index."""
         image = open_image(self.root / self.names[index])
         return (image.crop(self.boxes[index]) if self.boxes else image), index
 
 
-def fingerprint(pictures: FilePictures, targets: Tensor, splits: Mapping[str, Tensor]) -> str:
-    """Identify a data set, which reads every file once.
+def fingerprint(images: FileImages, targets: Tensor, splits: Mapping[str, Tensor]) -> str:
+    """Identify a dataset, which reads every file once.
 
     Returns:
         A hash of the names and contents of the files, in order, and of boxes, targets and splits.
@@ -49,17 +49,17 @@ def fingerprint(pictures: FilePictures, targets: Tensor, splits: Mapping[str, Te
     Raises:
         DataError: If files are missing or cannot be read.
     """
-    missing = [name for name in pictures.names if not (pictures.root / name).is_file()]
+    missing = [name for name in images.names if not (images.root / name).is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(pictures)} pictures are not in {pictures.root}, the first is "
+            f"{len(missing)} of {len(images)} images are not in {images.root}, the first is "
             f"{missing[0]}. Was the archive unpacked completely?"
         )
     digest = hashlib.sha256()
-    hashes = content_hashes([pictures.root / name for name in pictures.names])
-    for name, content in zip(pictures.names, hashes, strict=True):
+    hashes = content_hashes([images.root / name for name in images.names])
+    for name, content in zip(images.names, hashes, strict=True):
         digest.update(f"{name} {content}\n".encode())
-    digest.update(repr(pictures.boxes).encode())
+    digest.update(repr(images.boxes).encode())
     update_with_labels(digest, targets, splits)
     return digest.hexdigest()
 
@@ -80,7 +80,7 @@ def content_hashes(paths: Iterable[Path]) -> Iterator[str]:
 def update_with_labels(
     digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, Tensor]
 ) -> None:
-    """Add targets and splits to the hash of a data set."""
+    """Add targets and splits to the hash of a dataset."""
     for name, values in {"targets": targets, **splits}.items():
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
         digest.update(values.contiguous().numpy().tobytes())
@@ -89,14 +89,14 @@ def update_with_labels(
 def classification(
     *,
     name: str,
-    pictures: FilePictures,
+    images: FileImages,
     labels: Sequence[int],
     splits: Mapping[str, Tensor],
     classes: Sequence[str],
     notes: Mapping[str, str],
     metric: str = "top1",
 ) -> EvalData:
-    """Put together a data set of files with classes.
+    """Put together a dataset of files with classes.
 
     Raises:
         DataError: If files are missing or labels are not numbers of classes.
@@ -105,12 +105,12 @@ def classification(
     check_labels(targets, classes)
     return EvalData(
         name=name,
-        sha256=fingerprint(pictures, targets, splits),
-        pictures=pictures,
+        sha256=fingerprint(images, targets, splits),
+        images=images,
         tasks=class_tasks(targets, splits, classes, metric),
         notes=notes,
-        names=pictures.names,
-        root=pictures.root,
+        names=images.names,
+        root=images.root,
     )
 
 
@@ -121,7 +121,7 @@ def class_tasks(
     metric: str = "top1",
     name: str = "classes",
 ) -> tuple[Task, ...]:
-    """Return the one task of a data set with classes: to tell the class."""
+    """Return the one task of a dataset with classes: to tell the class."""
     task = Task(
         name=name,
         kind="classification",
@@ -137,10 +137,10 @@ def check_labels(labels: Tensor, classes: Sequence[str]) -> None:
     """Check that labels are numbers of classes.
 
     Raises:
-        DataError: If there are no pictures or labels are out of range.
+        DataError: If there are no images or labels are out of range.
     """
     if not len(labels):
-        raise DataError("there are no pictures.")
+        raise DataError("there are no images.")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= len(classes):
         raise DataError(f"labels are from {low} to {high}, but there are {len(classes)} classes.")
@@ -149,11 +149,11 @@ def check_labels(labels: Tensor, classes: Sequence[str]) -> None:
 def published_name(
     name: str, found: Mapping[str, int], published: Mapping[str, int]
 ) -> tuple[str, dict[str, str]]:
-    """Mark a data set that is not as published.
+    """Mark a dataset that is not as published.
 
     Args:
-        name: Of the data set.
-        found: Number of pictures of each part.
+        name: Of the dataset.
+        found: Number of images of each part.
         published: What it should be.
 
     Returns:
@@ -163,7 +163,7 @@ def published_name(
     if not differing:
         return name, {}
     says = ", ".join(f"{part} {found[part]:,} not {size:,}" for part, size in differing.items())
-    return f"{name} (modified)", {"modified": f"pictures other than published: {says}"}
+    return f"{name} (modified)", {"modified": f"images other than published: {says}"}
 
 
 def shown(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Data sets that are folders of classes: any of the user's, and the paper's."""
+"""Datasets that are folders of classes: any of the user's, and the paper's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets.files import FilePictures, classification, published_name, shown
+from cassle_zoo.eval.datasets.files import FileImages, classification, published_name, shown
 from cassle_zoo.eval.datasets.split_rules import (
     HELD_OUT_RULE,
     consecutive,
@@ -25,10 +25,10 @@ _IMAGENET100_SEED = 42
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFolders:
-    """The pictures of folders of classes, sorted by folder and name.
+    """The images of folders of classes, sorted by folder and name.
 
     Attributes:
-        names: Files, relative to the root of the data set.
+        names: Files, relative to the root of the dataset.
         labels: Their class numbers.
         classes: Names of the folders.
     """
@@ -39,15 +39,15 @@ class ClassFolders:
 
 
 def read_part(root: Path, part: str, classes: Sequence[str] | None = None) -> ClassFolders:
-    """List `root/part/CLASS/**/PICTURE` in the order of torchvision's ImageFolder.
+    """List `root/part/CLASS/**/IMAGE` in the order of torchvision's ImageFolder.
 
     Args:
-        root: Of the data set.
+        root: Of the dataset.
         part: Name of a folder.
         classes: Folders to use, in the order of their numbers; by default all, sorted.
 
     Raises:
-        DataError: If there are no such folders, or one has no pictures.
+        DataError: If there are no such folders, or one has no images.
     """
     folder = root / part
     try:
@@ -59,7 +59,7 @@ def read_part(root: Path, part: str, classes: Sequence[str] | None = None) -> Cl
         number = {name: index for index, name in enumerate(classes)}
         samples = make_dataset(folder, number, IMG_EXTENSIONS)
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} must hold a folder of pictures per class: {error}") from error
+        raise DataError(f"{folder} must hold a folder of images per class: {error}") from error
     return ClassFolders(
         names=tuple(Path(path).relative_to(root).as_posix() for path, _ in samples),
         labels=tuple(label for _, label in samples),
@@ -68,9 +68,9 @@ def read_part(root: Path, part: str, classes: Sequence[str] | None = None) -> Cl
 
 
 def open_folder(root: Path, download: bool = False) -> EvalData:
-    """Open any pictures laid out as `train/CLASS/PICTURE`, and so `test`.
+    """Open any images laid out as `train/CLASS/IMAGE`, and so `test`.
 
-    Validation pictures may lie in `val`, `validation`, `valid` or `dev`.
+    Validation images may lie in `val`, `validation`, `valid` or `dev`.
 
     Raises:
         DataError: If folders are missing, or hold classes that are not in `train`.
@@ -89,7 +89,7 @@ def open_folder(root: Path, download: bool = False) -> EvalData:
     if "val" not in parts:
         keys = [name.removeprefix("train/") for name in train.names]
         splits |= hold_out(train.labels, keys)
-        rule = f"the folders train and test; for validation {HELD_OUT_RULE}, key: CLASS/PICTURE"
+        rule = f"the folders train and test; for validation {HELD_OUT_RULE}, key: CLASS/IMAGE"
     return assemble(f"folder:{root.resolve().name}", root, parts, splits, {"splits": rule})
 
 
@@ -115,10 +115,10 @@ def open_imagenet100(root: Path, download: bool = False) -> EvalData:
 
 
 def open_pool(name: str, part: str, root: Path, download: bool = False) -> EvalData:
-    """Open a data set for few-shot episodes: all pictures of one folder are the test split.
+    """Open a dataset for few-shot episodes: all images of one folder are the test split.
 
     Args:
-        name: Of the data set.
+        name: Of the dataset.
         part: Its folder of classes.
         root: Where that folder is.
         download: Must be False.
@@ -149,7 +149,7 @@ def assemble(
     """Put parts that lie one after the other together; the first has all classes."""
     return classification(
         name=name,
-        pictures=FilePictures(root, [file for found in parts.values() for file in found.names]),
+        images=FileImages(root, [file for found in parts.values() for file in found.names]),
         labels=[label for found in parts.values() for label in found.labels],
         splits=splits,
         classes=next(iter(parts.values())).classes,

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub that lie on disk, through `datasets`."""
+"""Datasets of the Hugging Face Hub that lie on disk, through `datasets`."""
 
 import hashlib
 from pathlib import Path
@@ -7,28 +7,28 @@ from typing import Any
 import torch
 from PIL import Image
 
-from cassle_zoo.errors import DataError, MissingDependencyError
+from cassle_zoo.common.errors import DataError, MissingDependencyError
+from cassle_zoo.common.images import open_image
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets.files import check_labels, class_tasks, shown, update_with_labels
 from cassle_zoo.eval.datasets.folders import VALIDATION_NAMES, refuse_download
 from cassle_zoo.eval.datasets.split_rules import HELD_OUT_RULE, consecutive, hold_out
-from cassle_zoo.images import open_image
 
 
-class HubPictures:
-    """Pictures of data sets, one after the other; the Arrow files stay on disk."""
+class HubImages:
+    """Images of datasets, one after the other; the Arrow files stay on disk."""
 
     def __init__(self, parts: list[Any], column: str) -> None:
-        """Keep data sets whose `column` is not decoded."""
+        """Keep datasets whose `column` is not decoded."""
         self.parts = parts
         self.column = column
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return sum(map(len, self.parts))
 
     def encoded(self, index: int) -> bytes:
-        """Return the encoded picture: the content of a file."""
+        """Return the encoded image: the content of a file."""
         for part in self.parts:
             if index < len(part):
                 value = part[index][self.column]
@@ -38,7 +38,7 @@ class HubPictures:
         raise IndexError(index)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return a picture (RGB, upright, on white) and its index."""
+        """Return an image (RGB, upright, on white) and its index."""
         return open_image(self.encoded(index)), index
 
 
@@ -46,7 +46,7 @@ def open_hf(root: Path, download: bool = False) -> EvalData:
     """Open what `datasets.Dataset.save_to_disk` wrote, or any folder that `imagefolder` reads.
 
     There must be splits `train` and `test`; `val`, `validation`, `valid` or `dev` is used if it is
-    there. The pictures are the only column of type Image, the labels the only one of ClassLabel.
+    there. The images are the only column of type Image, the labels the only one of ClassLabel.
 
     Raises:
         DataError: If splits or columns are missing or not unique.
@@ -69,13 +69,13 @@ def open_hf(root: Path, download: bool = False) -> EvalData:
     for name, part in parts.items():
         if part.features.get(label) != parts["train"].features[label]:
             raise DataError(f"{root}: the classes of {name} are not those of train.")
-    pictures = HubPictures([_undecoded(part, image) for part in parts.values()], image)
+    images = HubImages([_undecoded(part, image) for part in parts.values()], image)
     labels = [y for part in parts.values() for y in part.with_format(None)[label]]
     targets = torch.tensor(labels, dtype=torch.int64)
     check_labels(targets, classes)
     indices = consecutive({name: len(part) for name, part in parts.items()})
-    rule = "the data set's own train / val / test"
-    hashes = [hashlib.sha256(pictures.encoded(i)).hexdigest() for i in range(len(pictures))]
+    rule = "the dataset's own train / val / test"
+    hashes = [hashlib.sha256(images.encoded(i)).hexdigest() for i in range(len(images))]
     if not validation:
         count = len(parts["train"])
         indices |= hold_out(labels[:count], hashes[:count])
@@ -85,7 +85,7 @@ def open_hf(root: Path, download: bool = False) -> EvalData:
     return EvalData(
         name=f"hf:{root.resolve().name}",
         sha256=digest.hexdigest(),
-        pictures=pictures,
+        images=images,
         tasks=class_tasks(targets, indices, classes, name=label),
         notes={"splits": rule},
     )
@@ -96,10 +96,10 @@ def _load(root: Path) -> Any:
         import datasets
     except ImportError as error:
         raise MissingDependencyError(
-            'data sets of the Hub need datasets: pip install "cassle-zoo[hfds]".'
+            'datasets of the Hub need datasets: pip install "cassle-zoo[hfds]".'
         ) from error
     if not root.is_dir():
-        raise DataError(f"{root} is no folder; download the data set and save it to disk first.")
+        raise DataError(f"{root} is no folder; download the dataset and save it to disk first.")
     try:
         if (root / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(root))

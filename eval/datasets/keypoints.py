@@ -1,7 +1,7 @@
 """Regression of keypoints: Leeds Sports Pose, 300W and the landmarks of CelebA.
 
 Targets are x, y, x, y, ... as fractions of the side of a square that the network sees: the centre
-of the picture, of 300W the face's bounding box (of its keypoints). The official code tests on
+of the image, of 300W the face's bounding box (of its keypoints). The official code tests on
 training data (Leeds Sports Pose) or validation data (CelebA) and normalises the keypoint vectors of
 300W to unit length; here test data are test data and keypoints stay what they are.
 """
@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CelebA
 
-from cassle_zoo.errors import DataError, MissingDependencyError
+from cassle_zoo.common.errors import DataError, MissingDependencyError
 from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.eval.datasets.files import (
     Box,
-    FilePictures,
+    FileImages,
     fingerprint,
     published_name,
     read_lines,
@@ -35,14 +35,14 @@ _W300_POINTS = 68
 _CELEBA_POINTS = 5
 _CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
 _CELEBA_PUBLISHED = {"train": 162770, "val": 19867, "test": 19962}
-_SHUFFLED = f"of the pictures shuffled by numpy, seed {_OFFICIAL_SEED}, as in the official code"
+_SHUFFLED = f"of the images shuffled by numpy, seed {_OFFICIAL_SEED}, as in the official code"
 
 
 def open_lspose(root: Path, download: bool = False) -> EvalData:
-    """Open Leeds Sports Pose: 14 joints of 2,000 pictures.
+    """Open Leeds Sports Pose: 14 joints of 2,000 images.
 
     Raises:
-        DataError: If files are missing or the joints are not of these pictures.
+        DataError: If files are missing or the joints are not of these images.
         MissingDependencyError: Without scipy.
     """
     refuse_download("lspose", download)
@@ -63,7 +63,7 @@ def open_lspose(root: Path, download: bool = False) -> EvalData:
     if joints.shape != (3, _LSP_JOINTS, len(files)):
         raise DataError(
             f"{root / 'joints.mat'}: joints are {joints.shape}, expected (3, {_LSP_JOINTS}, "
-            f"{len(files)}) for the {len(files)} pictures."
+            f"{len(files)}) for the {len(files)} images."
         )
     boxes = [_centre(_size(file)) for file in files]
     points = torch.from_numpy(joints[:2]).permute(2, 1, 0)
@@ -78,7 +78,7 @@ def open_lspose(root: Path, download: bool = False) -> EvalData:
     }
     name, notes = published_name("lspose", {"all": count}, {"all": 2000})
     notes["splits"] = f"54 / 6 / 40 % {_SHUFFLED} (there 60 % for training)"
-    return _assemble(name, FilePictures(root, _names(root, files), boxes), points, splits, notes)
+    return _assemble(name, FileImages(root, _names(root, files), boxes), points, splits, notes)
 
 
 def open_300w(root: Path, download: bool = False) -> EvalData:
@@ -100,14 +100,14 @@ def open_300w(root: Path, download: bool = False) -> EvalData:
         )
     points = torch.stack([_read_points(file.with_suffix(".pts")) for file in files])
     boxes = [_around(own) for own in points]
-    # The official code leaves the last picture out.
+    # The official code leaves the last image out.
     count = max(len(files) - 1, 1)
     order = _shuffled(count)
     first, second = int(count * 0.3), int(count * 0.6)
     splits = {"train": order[:first], "val": order[first:second], "test": order[second:]}
     name, notes = published_name("300w", {"all": len(files)}, {"all": 600})
     notes["splits"] = f"30 / 30 / 40 % {_SHUFFLED}, all but the last"
-    return _assemble(name, FilePictures(base, _names(base, files), boxes), points, splits, notes)
+    return _assemble(name, FileImages(base, _names(base, files), boxes), points, splits, notes)
 
 
 def open_celeba(root: Path, download: bool = False) -> EvalData:
@@ -127,13 +127,13 @@ def open_celeba(root: Path, download: bool = False) -> EvalData:
             f"celeba: expected in {base}: img_align_celeba/*.jpg, list_eval_partition.txt and "
             "list_landmarks_align_celeba.txt. --download fetches them."
         )
-    # The first two lines are the number of pictures and the names of the columns.
+    # The first two lines are the number of images and the names of the columns.
     listed = base / "list_landmarks_align_celeba.txt"
     rows = [line.split() for line in read_lines(listed)[2:]]
     parts = read_pairs(base / "list_eval_partition.txt")
     names = [row[0] for row in rows]
     if set(names) != parts.keys() or not set(parts.values()) <= _CELEBA_PARTS.keys():
-        raise DataError(f"{base}: landmarks and partition are not of the same pictures.")
+        raise DataError(f"{base}: landmarks and partition are not of the same images.")
     try:
         values = torch.tensor([[float(value) for value in row[1:]] for row in rows])
     except ValueError as error:
@@ -147,39 +147,39 @@ def open_celeba(root: Path, download: bool = False) -> EvalData:
     }
     sizes = {part: len(indices) for part, indices in splits.items()}
     name, notes = published_name("celeba", sizes, _CELEBA_PUBLISHED)
-    notes["splits"] = "the data set's own train / validation / test (official code: no test)"
+    notes["splits"] = "the dataset's own train / validation / test (official code: no test)"
     # Aligned faces are all of one size.
     boxes = [_centre(_size(base / "img_align_celeba" / names[0]))] * len(names)
-    pictures = FilePictures(base, [f"img_align_celeba/{name}" for name in names], boxes)
-    return _assemble(name, pictures, values.unflatten(1, (-1, 2)), splits, notes)
+    images = FileImages(base, [f"img_align_celeba/{name}" for name in names], boxes)
+    return _assemble(name, images, values.unflatten(1, (-1, 2)), splits, notes)
 
 
 def _assemble(
     name: str,
-    pictures: FilePictures,
+    images: FileImages,
     points: Tensor,
     splits: Mapping[str, Tensor],
     notes: dict[str, str],
 ) -> EvalData:
-    """Put a data set together from points (N, K, 2) in pixels."""
-    boxes = torch.tensor(pictures.boxes, dtype=torch.float64)
+    """Put a dataset together from points (N, K, 2) in pixels."""
+    boxes = torch.tensor(images.boxes, dtype=torch.float64)
     sides = (boxes[:, 2] - boxes[:, 0])[:, None, None]
     targets = ((points - boxes[:, None, :2]) / sides).flatten(1).float()
     if not torch.isfinite(targets).all():
         raise DataError(f"{name}: keypoints are NaN or infinite.")
     empty = [split for split, indices in splits.items() if not len(indices)]
     if empty:
-        raise DataError(f"{name}: no pictures to {' and '.join(empty)} on.")
+        raise DataError(f"{name}: no images to {' and '.join(empty)} on.")
     notes["targets"] = "x, y of each keypoint as fractions of the square that is seen"
     task = Task(name="keypoints", kind="regression", targets=targets, splits=splits, metric="r2")
     return EvalData(
         name=name,
-        sha256=fingerprint(pictures, targets, splits),
-        pictures=pictures,
+        sha256=fingerprint(images, targets, splits),
+        images=images,
         tasks=(task,),
         notes=notes,
-        names=pictures.names,
-        root=pictures.root,
+        names=images.names,
+        root=images.root,
     )
 
 

@@ -1,4 +1,4 @@
-"""MIT-67, CUB-200 and SUN397: class folders with lists of training and test pictures."""
+"""MIT-67, CUB-200 and SUN397: class folders with lists of training and test images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 from torchvision.datasets import SUN397
 from torchvision.datasets.utils import download_and_extract_archive
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets.files import published_name, read_lines, read_pairs, shown
 from cassle_zoo.eval.datasets.folders import (
@@ -58,7 +58,7 @@ def open_cub200(root: Path, download: bool = False) -> EvalData:
     sizes = {part: len(found.names) for part, found in parts.items()}
     if sizes["trainval"] not in _CUB200_SIZES:
         raise DataError(
-            f"{root}: {sizes['trainval']:,} training pictures; the official index lists are for "
+            f"{root}: {sizes['trainval']:,} training images; the official index lists are for "
             f"{_CUB200_SIZES[0]:,} and are used for the {_CUB200_SIZES[1]:,} of CUB_200_2011 too."
         )
     val = torch.tensor(index_lists("cub200")["val"])
@@ -136,7 +136,7 @@ def _read_pair(root: Path, name: str, published: str) -> dict[str, ClassFolders]
 
 
 def _read_lists(root: Path, lists: Mapping[str, str]) -> dict[str, ClassFolders]:
-    """Read lists of `CLASS/PICTURE` below `root/Images`, in the order of ImageFolder."""
+    """Read lists of `CLASS/IMAGE` below `root/Images`, in the order of ImageFolder."""
     files = {part: sorted(read_lines(root / name), key=_parts) for part, name in lists.items()}
     classes = sorted({file.partition("/")[0] for own in files.values() for file in own})
     number = {name: index for index, name in enumerate(classes)}
@@ -151,11 +151,11 @@ def _read_lists(root: Path, lists: Mapping[str, str]) -> dict[str, ClassFolders]
 
 
 def _read_cub200(root: Path) -> dict[str, ClassFolders]:
-    """Read `images.txt` (ID CLASS/PICTURE) and `train_test_split.txt` (ID 1-if-train)."""
+    """Read `images.txt` (ID CLASS/IMAGE) and `train_test_split.txt` (ID 1-if-train)."""
     files = read_pairs(root / "images.txt")
     is_train = read_pairs(root / "train_test_split.txt")
     if files.keys() != is_train.keys():
-        raise DataError(f"{root}: images.txt and train_test_split.txt are of different pictures.")
+        raise DataError(f"{root}: images.txt and train_test_split.txt are of different images.")
     if not set(is_train.values()) <= {"0", "1"}:
         raise DataError(f"{root / 'train_test_split.txt'}: expected 0 or 1 after the number.")
     classes = sorted({file.partition("/")[0] for file in files.values()})

@@ -1,4 +1,4 @@
-"""How data sets are split into training, validation and test pictures."""
+"""How datasets are split into training, validation and test images."""
 
 import hashlib
 import json
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset, random_split
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 
 HELD_OUT_RULE = (
-    "of every class the tenth (rounded) of the training pictures with the smallest "
+    "of every class the tenth (rounded) of the training images with the smallest "
     "sha256('validation ' + key)"
 )
 
@@ -24,8 +24,8 @@ class RandomSplit:
     """`torch.utils.data.random_split` with `torch.Generator().manual_seed(seed)`.
 
     Attributes:
-        train: Number of training pictures, if the data set is as published.
-        val: Number of validation pictures; of a data set of another size the same share.
+        train: Number of training images, if the dataset is as published.
+        val: Number of validation images; of a dataset of another size the same share.
         seed: Of the generator.
     """
 
@@ -34,7 +34,7 @@ class RandomSplit:
     seed: int
 
     def apply(self, count: int) -> dict[str, Tensor]:
-        """Return the indices of `train` and `val` among `count` pictures.
+        """Return the indices of `train` and `val` among `count` images.
 
         Raises:
             DataError: If nothing is left for one of them.
@@ -45,10 +45,10 @@ class RandomSplit:
         return split_randomly(count, val, self.seed)
 
     def describe(self, count: int) -> str:
-        """Return the rule for `count` pictures, for a reader of results."""
+        """Return the rule for `count` images, for a reader of results."""
         text = f"{self.train:,} / {self.val:,} of train by torch random_split, seed {self.seed}"
         if count != self.train + self.val:
-            text += f" (of {count:,} pictures the same share)"
+            text += f" (of {count:,} images the same share)"
         return text
 
 
@@ -59,7 +59,7 @@ def split_randomly(count: int, val: int, seed: int) -> dict[str, Tensor]:
         DataError: If nothing is left for one of them.
     """
     if not 0 < val < count:
-        raise DataError(f"{count} training pictures are too few to hold some out for validation.")
+        raise DataError(f"{count} training images are too few to hold some out for validation.")
     generator = torch.Generator().manual_seed(seed)
     everything = TensorDataset(torch.arange(count))
     train, held_out = random_split(everything, [count - val, val], generator=generator)
@@ -68,7 +68,7 @@ def split_randomly(count: int, val: int, seed: int) -> dict[str, Tensor]:
 
 @cache
 def index_lists(name: str) -> Mapping[str, tuple[int, ...]]:
-    """Return the official code's index lists of a data set, by split.
+    """Return the official code's index lists of a dataset, by split.
 
     Args:
         name: `caltech101`, `cub200` or `sun397`.
@@ -85,7 +85,7 @@ def imagenet100_classes() -> tuple[str, ...]:
 
 
 def hold_out(labels: Sequence[int], keys: Sequence[str]) -> dict[str, Tensor]:
-    """Split training pictures by `HELD_OUT_RULE`: independent of their order and of any seed.
+    """Split training images by `HELD_OUT_RULE`: independent of their order and of any seed.
 
     Args:
         labels: Their classes.
@@ -104,8 +104,8 @@ def hold_out(labels: Sequence[int], keys: Sequence[str]) -> dict[str, Tensor]:
     held_out = {index for own in by_class.values() for index in own[: (len(own) + 5) // 10]}
     if not held_out:
         raise DataError(
-            "every class has fewer than five training pictures, too few to hold out a tenth for "
-            "validation; give validation pictures of their own."
+            "every class has fewer than five training images, too few to hold out a tenth for "
+            "validation; give validation images of their own."
         )
     return {
         "train": torch.tensor([i for i in range(len(labels)) if i not in held_out]),

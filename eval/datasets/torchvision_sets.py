@@ -1,4 +1,4 @@
-"""The paper's data sets that torchvision reads, with the paper's splits."""
+"""The paper's datasets that torchvision reads, with the paper's splits."""
 
 import dataclasses
 import hashlib
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 from torchvision import datasets
 
-from cassle_zoo.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets.files import (
-    FilePictures,
+    FileImages,
     check_labels,
     class_tasks,
     classification,
@@ -28,19 +28,19 @@ from cassle_zoo.eval.datasets.split_rules import RandomSplit, consecutive, index
 
 
 class _STL10(datasets.STL10):  # type: ignore[misc]
-    """Without the unlabelled pictures, which need not be there and take long to check."""
+    """Without the unlabelled images, which need not be there and take long to check."""
 
     train_list = datasets.STL10.train_list[:2]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Recipe:
-    """How torchvision opens a data set, and how the paper splits it.
+    """How torchvision opens a dataset, and how the paper splits it.
 
     Attributes:
         reader: The class of torchvision.
         parts: Arguments of the class for each part.
-        published: Number of pictures of each part.
+        published: Number of images of each part.
         contents: What lies in the root folder; the first is checked before torchvision is called.
         rule: How `trainval` is split; None if the parts are the splits, or lists give them.
         metric: What is usually reported.
@@ -163,7 +163,7 @@ def open_torchvision(name: str, root: Path, download: bool = False) -> EvalData:
     """Open one of `TORCHVISION_SETS`.
 
     Args:
-        name: Of the data set.
+        name: Of the dataset.
         root: Folder in which torchvision has put its folder, or shall put it.
         download: Whether to fetch what is not there.
 
@@ -206,7 +206,7 @@ def _assemble(name: str, root: Path, recipe: _Recipe, parts: dict[str, Any]) -> 
     names = [file.relative_to(root).as_posix() for own, _ in samples.values() for file in own]
     return classification(
         name=shown_name,
-        pictures=FilePictures(root, names),
+        images=FileImages(root, names),
         labels=labels,
         splits=splits,
         classes=classes,
@@ -227,19 +227,19 @@ def _splits(name: str, recipe: _Recipe, sizes: dict[str, int]) -> tuple[dict[str
         expected = sum(map(len, lists.values()))
         if sizes["all"] != expected:
             raise DataError(
-                f"the lists are of {expected:,} pictures, but there are {sizes['all']:,}; are "
+                f"the lists are of {expected:,} images, but there are {sizes['all']:,}; are "
                 "there hidden files in the folders of the classes?"
             )
         return {split: torch.tensor(lists[split]) for split in lists}, _LISTS
     splits = consecutive(sizes)
     if recipe.rule is None:
-        return splits, "the data set's own train / val / test"
+        return splits, "the dataset's own train / val / test"
     part = recipe.rule.apply(sizes["trainval"])
     return {**part, "test": splits["test"]}, f"{recipe.rule.describe(sizes['trainval'])} / test"
 
 
 def _samples(data: Any) -> tuple[list[Path], list[int]]:
-    """Return the files, if there are any, and labels of a data set of torchvision."""
+    """Return the files, if there are any, and labels of a dataset of torchvision."""
     match data:
         case datasets.CIFAR10():
             return [], list(data.targets)
@@ -274,7 +274,7 @@ def _from_arrays(
     return EvalData(
         name=name,
         sha256=digest.hexdigest(),
-        pictures=ConcatDataset(parts.values()),
+        images=ConcatDataset(parts.values()),
         tasks=class_tasks(targets, splits, classes),
         notes=notes,
     )

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCDetection
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.images import open_image
 from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.eval.datasets.files import content_hashes
-from cassle_zoo.images import open_image
 
 NAME = "voc07+12"
 CLASSES = (
@@ -27,7 +27,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class _Files:
-    """Pictures by path; picklable."""
+    """Images by path; picklable."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
@@ -40,7 +40,7 @@ class _Files:
 
 
 def open_data(root: Path, download: bool = False) -> EvalData:
-    """Open the data set.
+    """Open the dataset.
 
     Args:
         root: Folder that holds `VOCdevkit`, or that folder.
@@ -53,24 +53,24 @@ def open_data(root: Path, download: bool = False) -> EvalData:
         DataError: If files are missing, or an annotation is not understood.
     """
     root = root.parent if root.name == DEVKIT else root
-    pictures: list[Path] = []
+    images: list[Path] = []
     objects: list[list[list[float]]] = []
     splits: dict[str, Tensor] = {}
     digest = hashlib.sha256()
     for split, parts in SPLITS.items():
-        start = len(pictures)
+        start = len(images)
         for year, image_set in parts:
             if download:
                 _fetch(root, year, image_set)
-            for picture, annotation in _listed(root / DEVKIT / f"VOC{year}", image_set):
+            for image, annotation in _listed(root / DEVKIT / f"VOC{year}", image_set):
                 content = _read(annotation)
-                digest.update(f"{split} {year} {picture.name}\n".encode() + content)
-                if not picture.is_file():
-                    raise _missing(picture)
-                pictures.append(picture)
+                digest.update(f"{split} {year} {image.name}\n".encode() + content)
+                if not image.is_file():
+                    raise _missing(image)
+                images.append(image)
                 objects.append(_objects(content, annotation))
-        splits[split] = torch.arange(start, len(pictures))
-    digest.update("\n".join(content_hashes(pictures)).encode())
+        splits[split] = torch.arange(start, len(images))
+    digest.update("\n".join(content_hashes(images)).encode())
     task = Task(
         name="objects",
         kind="detection",
@@ -86,10 +86,10 @@ def open_data(root: Path, download: bool = False) -> EvalData:
     return EvalData(
         name=NAME,
         sha256=digest.hexdigest(),
-        pictures=_Files(pictures),
+        images=_Files(images),
         tasks=(task,),
         notes={"splits": f"{rule} ({', '.join(f'{len(rows)}' for rows in splits.values())})"},
-        names=tuple(f"{path.parents[1].name}/{path.name}" for path in pictures),
+        names=tuple(f"{path.parents[1].name}/{path.name}" for path in images),
     )
 
 
@@ -101,7 +101,7 @@ def _fetch(root: Path, year: str, image_set: str) -> None:
 
 
 def _listed(folder: Path, image_set: str) -> list[tuple[Path, Path]]:
-    """Return the picture and the annotation of each line of a list."""
+    """Return the image and the annotation of each line of a list."""
     lines = _read(folder / "ImageSets" / "Main" / f"{image_set}.txt").decode().split("\n")
     names = [line.strip() for line in lines if line.strip()]
     if not names:

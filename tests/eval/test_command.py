@@ -6,8 +6,8 @@ import tyro
 
 from cassle_zoo.eval.base import Compute
 from cassle_zoo.eval.command import public_command
-from cassle_zoo.eval.evaluators import EVALUATORS
 from cassle_zoo.eval.main import Arguments
+from cassle_zoo.eval.protocols import EVALUATORS
 
 
 def command(task, model, data, *settings, dataset=None):

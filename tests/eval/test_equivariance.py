@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.equivariance import fit_ridge, probe, r2_scores, ranks_of_first
 
 

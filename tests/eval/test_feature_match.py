@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.feature_match import features_of
-from cassle_zoo.features import FeatureSet
+from cassle_zoo.features.extract import FeatureSet
 
 
 def known(*sources):
     return FeatureSet(features=torch.arange(2.0 * len(sources)).reshape(-1, 2), sources=sources)
 
 
-def test_pictures_are_found_below_one_folder_in_any_order():
+def test_images_are_found_below_one_folder_in_any_order():
     names = ("c/1.png", "a/b/1.png")
     found = features_of(known("/x/a/b/1.png", "/x/c/1.png", "/x/other/2.png"), names, 2)
     assert found.tolist() == [[2, 3], [0, 1]]
@@ -21,24 +21,24 @@ def test_pictures_are_found_below_one_folder_in_any_order():
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        (("/x/c/1.png", "/x/c/1.png"), "two pictures '/x/c/1.png'"),
-        (("/x/c/1.png", "/y/d/1.png"), r"no features of 1 of 2 pictures, the first is 'd/1.png'"),
+        (("/x/c/1.png", "/x/c/1.png"), "two images '/x/c/1.png'"),
+        (("/x/c/1.png", "/y/d/1.png"), r"no features of 1 of 2 images, the first is 'd/1.png'"),
         (("/x/z/1.png",), r"no features of 2 of 2 .*'/x/z/1.png'"),
         (("/x/c/1.png", "/x/d/1.png", "/y/c/1.png", "/y/d/1.png"), "2 folders: '/x', '/y'"),
     ],
 )
-def test_other_pictures_are_refused(sources, message):
+def test_other_images_are_refused(sources, message):
     with pytest.raises(DataError, match=message):
         features_of(known(*sources), ("c/1.png", "d/1.png"), 2)
 
 
 def test_without_names_the_number_must_be_equal():
     assert features_of(known("p", "q"), (), 2).shape == (2, 2)
-    with pytest.raises(DataError, match="4 pictures, the data set has 3"):
+    with pytest.raises(DataError, match="4 images, the dataset has 3"):
         features_of(known(*"abcd"), (), 3)
 
 
-def test_equal_names_in_another_folder_are_other_pictures(tmp_path):
+def test_equal_names_in_another_folder_are_other_images(tmp_path):
     own, other = tmp_path / "own", tmp_path / "other"
     own.mkdir()
     other.mkdir()
@@ -47,5 +47,5 @@ def test_equal_names_in_another_folder_are_other_pictures(tmp_path):
     assert features_of(known(mine), names, 1, own).tolist() == [[0, 1]]
     assert features_of(known("/gone/c/1.png"), names, 1, own).tolist() == [[0, 1]]
     assert features_of(known(theirs, mine), names, 1, own).tolist() == [[2, 3]]
-    with pytest.raises(DataError, match="another folder than the data set's"):
+    with pytest.raises(DataError, match="another folder than the dataset's"):
         features_of(known(theirs), names, 1, own)

@@ -5,9 +5,9 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-from cassle_zoo.eval.accuracy import accuracies
 from cassle_zoo.eval.finetune import Classifier, TrainSettings, build_optimizer
 from cassle_zoo.eval.finetune import learning_rate as rate
+from cassle_zoo.eval.metrics import accuracies
 
 
 def test_learning_rate():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cassle_zoo.errors import ConfigError
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.label_share import label_share
 
 LABELS = torch.tensor([0] * 100 + [1] * 30 + [2] * 3)
@@ -24,7 +24,7 @@ def test_order_does_not_matter_and_the_seed_does():
     assert set(label_share(ROWS[order], LABELS[order], 0.1, names=NAMES).tolist()) == set(
         chosen.tolist()
     )
-    # The same pictures under other numbers.
+    # The same images under other numbers.
     renumbered = [NAMES[row] for row in order.tolist()]
     moved = label_share(ROWS, LABELS[order], 0.1, names=renumbered)
     assert {renumbered[row] for row in moved.tolist()} == {NAMES[row] for row in chosen.tolist()}

@@ -1,12 +1,12 @@
-"""The command line of the evaluation, on a tiny data set."""
+"""The command line of the evaluation, on a tiny dataset."""
 
 import pytest
 
-from cassle_zoo.errors import ConfigError, DataError, StorageError, UnknownNameError
-from cassle_zoo.eval.evaluators import EVALUATORS
+from cassle_zoo.common.errors import ConfigError, DataError, StorageError, UnknownNameError
+from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.eval.main import run_from_cli
-from cassle_zoo.eval.results import Result
-from cassle_zoo.images import UnreadableImageError
+from cassle_zoo.eval.protocols import EVALUATORS
+from cassle_zoo.records import Result
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_of_several_models_errors_name_the_one(arguments, monkeypatch):
 def test_unknown_names(arguments, emoji_tar):
     with pytest.raises(UnknownNameError, match=r"evaluation 'kn'.*knn"):
         run_from_cli(["kn", "raw-pixels", *arguments])
-    with pytest.raises(UnknownNameError, match=r"data set 'cats'.*emoji64"):
+    with pytest.raises(UnknownNameError, match=r"dataset 'cats'.*emoji64"):
         run_from_cli(["knn", "raw-pixels", *arguments, "--dataset", "cats"])
     with pytest.raises(ConfigError, match="at least one model"):
         run_from_cli(["knn", *arguments])

@@ -3,7 +3,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.linear_probe import WEIGHT_GRID
 from cassle_zoo.eval.regression import Measured, linear_regression, r2_of_outputs
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.retrieval import TIE, RetrievalScores, retrieve
 
 KS = (1, 2, 5, 10)
@@ -66,7 +66,7 @@ def test_queries_in_the_gallery_do_not_find_themselves() -> None:
 
 @pytest.mark.parametrize("cosines", ["abbb", "bbbbb", "aabbc", "acbbb"])
 def test_ties_are_averaged_over_all_orders(cosines: str) -> None:
-    """Equal letters are equal pictures, earlier letters are nearer to the query."""
+    """Equal letters are equal images, earlier letters are nearer to the query."""
     angle = torch.tensor([0.3 * (ord(letter) - ord("a")) for letter in cosines])
     gallery = torch.stack([angle.cos(), angle.sin()], dim=1)
     query = torch.tensor([[1.0, 0.0]])
@@ -87,10 +87,10 @@ def test_ties_are_averaged_over_all_orders(cosines: str) -> None:
         assert found.average_precision.item() == pytest.approx(mean, abs=1e-12)
 
 
-def test_equal_pictures_tie_whatever_the_rounding() -> None:
-    picture = features(1, width=512)
+def test_equal_images_tie_whatever_the_rounding() -> None:
+    image = features(1, width=512)
     noise = 1 + 1e-7 * features(50, seed=2, width=1)
-    found = retrieve(picture, torch.tensor([0]), picture * noise, torch.arange(50), ks=KS)
+    found = retrieve(image, torch.tensor([0]), image * noise, torch.arange(50), ks=KS)
     assert [found.recall[k].item() for k in KS] == pytest.approx([k / 50 for k in KS])
 
 
@@ -136,7 +136,7 @@ def test_wrong_data() -> None:
     expect("there are 0 queries", items[:0], own[:0], items, own)
     expect("6 and 2 labels", items, own, items, own[:2])
     expect(r"\(6, 8\)", items, own, items[:, :8], own)
-    expect("2 of 6 queries have no picture", items, own, items[:4], own[:4])
+    expect("2 of 6 queries have no image", items, own, items[:4], own[:4])
     expect("0 gallery features", items, own, items[:0], own[:0])
     lonely = torch.arange(6)
     expect("6 of 6", items, lonely, items, lonely, positions=lonely)
@@ -151,9 +151,9 @@ def test_features_of_a_network_that_is_being_trained() -> None:
     assert not found.average_precision.requires_grad
 
 
-def test_equal_pictures_tie_where_cosines_are_near_one() -> None:
+def test_equal_images_tie_where_cosines_are_near_one() -> None:
     generator = torch.Generator().manual_seed(0)
-    pictures = 0.9 + 0.1 * torch.rand(200, 768, generator=generator)
-    gallery, labels = pictures.repeat(2, 1), torch.arange(400)  # each has a twin of another label
-    found = retrieve(pictures, torch.arange(200), gallery, labels)
+    images = 0.9 + 0.1 * torch.rand(200, 768, generator=generator)
+    gallery, labels = images.repeat(2, 1), torch.arange(400)  # each has a twin of another label
+    found = retrieve(images, torch.arange(200), gallery, labels)
     torch.testing.assert_close(found.recall[1], torch.full((200,), 0.5, dtype=torch.float64))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval import sensitivity
 from cassle_zoo.eval.sensitivity import infonce
 
@@ -24,7 +24,7 @@ def test_agrees_with_the_papers_code(measure):
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0])
-def test_infonce_of_orthogonal_pictures(temperature):
+def test_infonce_of_orthogonal_images(temperature):
     one = torch.eye(7) * 3
     expected = 2 * temperature * math.log(1 + 6 * math.exp(-1 / temperature))
     assert infonce(one, one * 2, temperature=temperature) == pytest.approx(expected, rel=1e-12)

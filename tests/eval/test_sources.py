@@ -5,11 +5,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cassle_zoo.errors import ConfigError, UnknownNameError, WeightsUnavailableError
+from cassle_zoo.common.errors import ConfigError, UnknownNameError, WeightsUnavailableError
 from cassle_zoo.eval.sources import MeanPool, open_source, state_sha256
-from cassle_zoo.features import eval_transform
-from cassle_zoo.model_folder import bundled_folder
+from cassle_zoo.features.extract import eval_transform
 from cassle_zoo.specs import resolve_spec
+from cassle_zoo.store.folder import bundled_folder
 
 
 def test_raw_pixels_by_hand():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.spectrum import (
     alpha_req,
     components_for,

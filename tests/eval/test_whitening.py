@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import EvalData, Task, TaskKind
 from cassle_zoo.eval.whitening import Whitening, whitened
 
@@ -40,7 +40,7 @@ def test_fitted_to_what_may_be_seen(features: torch.Tensor) -> None:
         ((classes, more, found), [*range(30), *range(40, 45)]),
         ((found,), [*range(10, 60)]),
     ]:
-        data = EvalData(name="made up", sha256="0", pictures=[], tasks=tasks)
+        data = EvalData(name="made up", sha256="0", images=[], tasks=tasks)
         expected = Whitening.fit(features[rows], 4)(features)
         torch.testing.assert_close(whitened(features, data, 4), expected, rtol=0, atol=0)
         assert whitened(features, data, None) is features
@@ -51,7 +51,7 @@ def test_bad_input_is_named(features: torch.Tensor) -> None:
         Whitening.fit(features, 9)
     with pytest.raises(ConfigError, match="0 components"):
         Whitening.fit(features, 0)
-    with pytest.raises(DataError, match="needs 16 pictures, got 15; use at most 7 components"):
+    with pytest.raises(DataError, match="needs 16 images, got 15; use at most 7 components"):
         Whitening.fit(features[:15], 8)
     with pytest.raises(DataError, match="vary in 4 directions only; 5 components"):
         Whitening.fit(features[:, [0, 1, 2, 3, 3, 3]], 5)

@@ -21,11 +21,11 @@ from toy import save_toy
 from upload_server import TOKEN, UploadServer, upload_server
 
 import cassle_zoo
-from cassle_zoo import model_folder
-from cassle_zoo.artifact import make_config, save_artifact
-from cassle_zoo.model_folder import file_sha256
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store import folder as model_folder
+from cassle_zoo.store.artifact import make_config, save_model_folder
+from cassle_zoo.store.folder import file_sha256
 
 TINY = "resnet18_cassle_simclr.emoji64"
 TINY_CHANGES: dict[str, Any] = {"timm_arch": "test_resnet", "num_features": 96}
@@ -130,7 +130,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ProjectorConfig(
         in_features=spec.num_features, hidden_features=8, depth=2, out_features=4
     )
-    return save_artifact(
+    return save_model_folder(
         tmp_path_factory.mktemp("tiny") / "model",
         config=make_config(spec, backbone, projector=config, training={"recipe": TINY}),
         backbone_state=backbone.state_dict(),

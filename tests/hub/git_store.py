@@ -41,7 +41,7 @@ class Repositories:
         return None
 
     def log(self, repo_id: str, revision: str = "main") -> list[str]:
-        """Return the subjects of the commits, the newest first."""
+        """Return the contexts of the commits, the newest first."""
         return self._git(repo_id, "log", "--format=%s", revision).splitlines()
 
     def files(self, repo_id: str, commit: str) -> dict[str, dict[str, Any]]:

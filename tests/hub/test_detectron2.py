@@ -6,9 +6,9 @@ import timm
 import torch
 
 from cassle_zoo.cli.main import main
-from cassle_zoo.errors import ConfigError
-from cassle_zoo.factory import create_model
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.hub.detectron2 import detectron2_name, detectron2_state, export_detectron2
+from cassle_zoo.zoo.create import create_model
 
 MODEL = "resnet50_cassle_simclr.emoji64"
 GOLDEN = Path(__file__).parents[1] / "golden" / "detectron2_r50_c4.json"

@@ -12,12 +12,12 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load, load_file, save_file
 
 import cassle_zoo
-from cassle_zoo.artifact import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
-from cassle_zoo.errors import ArtifactError, ConfigError
+from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.hub.verify import verify_folder
-from cassle_zoo.model_folder import REFERENCE_FILE
+from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.store.artifact import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
+from cassle_zoo.store.folder import REFERENCE_FILE
 
 NAME = "resnet18_cassle_simclr.emoji64"
 
@@ -139,7 +139,7 @@ def test_weights_beyond_half_precision_need_float32(tmp_path: Path) -> None:
     state = load(path.read_bytes())
     state["layer4.1.bn2.running_var"][3] = 1e5
     save_file(state, path)
-    with pytest.raises(ArtifactError, match=r"layer4\.1\.bn2\.running_var.*float32"):
+    with pytest.raises(ModelFolderError, match=r"layer4\.1\.bn2\.running_var.*float32"):
         export_run(run_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     folder = export_run(run_dir, tmp_path / "out", dtype=torch.float32)
@@ -147,7 +147,7 @@ def test_weights_beyond_half_precision_need_float32(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"no finished run.*run again continues"):
+    with pytest.raises(ModelFolderError, match=r"no finished run.*run again continues"):
         export_run(tmp_path, tmp_path / "out")
 
 
@@ -167,7 +167,7 @@ def test_a_run_that_contradicts_itself_is_refused(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     run_dir = write_run(tmp_path / "run", **changes)
-    with pytest.raises(ArtifactError, match=message):
+    with pytest.raises(ModelFolderError, match=message):
         export_run(run_dir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -175,13 +175,13 @@ def test_a_run_that_contradicts_itself_is_refused(
 def test_export_json_that_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "final").mkdir()
     (tmp_path / "final" / "export.json").write_text("{")
-    with pytest.raises(ArtifactError, match=r"export\.json is not JSON"):
+    with pytest.raises(ModelFolderError, match=r"export\.json is not JSON"):
         export_run(tmp_path, tmp_path / "out")
 
 
 def test_existing_folders(run_dir: Path, tmp_path: Path) -> None:
     folder = export_run(run_dir, tmp_path / "out")
-    with pytest.raises(ArtifactError, match="not empty"):
+    with pytest.raises(ModelFolderError, match="not empty"):
         export_run(run_dir, folder)
     export_run(run_dir, folder, dtype=torch.float32, overwrite=True)
     assert load_file(folder / MODEL_FILE)["conv1.weight"].dtype == torch.float32

@@ -7,8 +7,7 @@ import timm
 import torch
 from safetensors.torch import load, load_file, save_file
 
-from cassle_zoo.artifact import save_artifact
-from cassle_zoo.errors import ArtifactError
+from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.hub.reference import (
     TOLERANCE,
     main,
@@ -16,7 +15,9 @@ from cassle_zoo.hub.reference import (
     reference_errors,
     write_reference,
 )
-from cassle_zoo.model_folder import (
+from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.artifact import save_model_folder
+from cassle_zoo.store.folder import (
     CONFIG_FILE,
     MODEL_FILE,
     PROJECTOR_FILE,
@@ -24,7 +25,6 @@ from cassle_zoo.model_folder import (
     bundled_folder,
     file_sha256,
 )
-from cassle_zoo.specs import MODEL_SPECS
 
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
 
@@ -63,7 +63,7 @@ def test_the_same_folder_gives_the_same_file(folder: Path) -> None:
     }
 
 
-def test_the_pictures_tell_models_apart(folder: Path) -> None:
+def test_the_images_tell_models_apart(folder: Path) -> None:
     features = load_file(folder / REFERENCE_FILE)["features"]
     assert (features[0] - features[1]).abs().max() > 10 * TOLERANCE * features.abs().max()
 
@@ -89,23 +89,23 @@ def test_a_reference_that_does_not_fit_is_an_error(folder: Path) -> None:
     path = folder / REFERENCE_FILE
     stored = load(path.read_bytes())
     for changes, message in (
-        ({"images": stored["images"][..., :16]}, r"no pictures of the model's input size"),
-        ({"images": stored["images"].float()}, r"no pictures of the model's input size"),
+        ({"images": stored["images"][..., :16]}, r"no images of the model's input size"),
+        ({"images": stored["images"].float()}, r"no images of the model's input size"),
         ({"features": stored["features"][:, :3].clone()}, r"no features of shape"),
         ({"descriptors": stored["descriptors"][:, :3].clone()}, r"does not fit the model"),
     ):
         save_file({k: v.contiguous() for k, v in {**stored, **changes}.items()}, path)
-        with pytest.raises(ArtifactError, match=message):
+        with pytest.raises(ModelFolderError, match=message):
             reference_errors(folder)
-        with pytest.raises(ArtifactError, match="has no hashes"):
+        with pytest.raises(ModelFolderError, match="has no hashes"):
             recorded_hashes(folder)
     path.write_bytes(b"no tensors")
     for read in (reference_errors, recorded_hashes):
-        with pytest.raises(ArtifactError, match="damaged"):
+        with pytest.raises(ModelFolderError, match="damaged"):
             read(folder)
     path.unlink()
     for read in (reference_errors, recorded_hashes):
-        with pytest.raises(ArtifactError, match=r"missing; write it with `python -m"):
+        with pytest.raises(ModelFolderError, match=r"missing; write it with `python -m"):
             read(folder)
 
 
@@ -113,8 +113,8 @@ def test_a_model_that_diverged_gets_no_reference(folder: Path, tmp_path: Path) -
     config = json.loads((folder / CONFIG_FILE).read_text())
     state = load_file(folder / MODEL_FILE)
     state["layer1.0.bn1.running_var"].fill_(-1)
-    with pytest.raises(ArtifactError, match="features are NaN or infinite"):
-        save_artifact(
+    with pytest.raises(ModelFolderError, match="features are NaN or infinite"):
+        save_model_folder(
             tmp_path / "out", config={**config, "cassle_zoo": {**config["cassle_zoo"],
             "projector": None, "descriptors": []}}, backbone_state=state, projector=None,
             finish=write_reference,

@@ -7,12 +7,12 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from cassle_zoo.artifact import make_config, save_artifact
-from cassle_zoo.hub.card import render_card
+from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.reference import write_reference
-from cassle_zoo.model_folder import MODEL_FILE
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import ModelSpec
+from cassle_zoo.store.artifact import make_config, save_model_folder
+from cassle_zoo.store.folder import MODEL_FILE
 
 TOY = ModelSpec(
     name="toy_cassle_simclr",
@@ -39,7 +39,7 @@ def save_toy(folder: Path, seed: int = 0) -> Path:
     projector = ConditionedProjector(ProjectorConfig(in_features=96, encoder_depth=2))
     training = {"data": "toys", "data_license": "CC0-1.0", "cassle_zoo": "0.1.0", "commit": "abc"}
     config = make_config(TOY, backbone, projector=projector.config, training=training)
-    return save_artifact(
+    return save_model_folder(
         folder,
         config=config,
         backbone_state=backbone.state_dict(),

@@ -13,7 +13,7 @@ SHARDS, LENGTH = 4, 6
 NAMES = [f"train-{shard:04d}.tar" for shard in range(SHARDS)]
 
 
-def picture(number: int) -> bytes:
+def make_image(number: int) -> bytes:
     """Return a PNG that no other number has."""
     pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -25,7 +25,7 @@ def members(shard: int, labels: bool = True) -> dict[str, bytes]:
     """Return the files of a shard."""
     content = {}
     for number in range(shard * LENGTH, (shard + 1) * LENGTH):
-        content[f"{number:03d}.png"] = picture(number)
+        content[f"{number:03d}.png"] = make_image(number)
         if labels:
             content[f"{number:03d}.cls"] = str(number % 3).encode()
     return content
@@ -46,7 +46,7 @@ def write_info(folder: Path, **split: Any) -> None:
 
 
 def write_shards(folder: Path, labels: bool = True) -> None:
-    """Write 4 shards of 6 pictures."""
+    """Write 4 shards of 6 images."""
     folder.mkdir()
     for shard, name in enumerate(NAMES):
         write_tar(folder / name, members(shard, labels))

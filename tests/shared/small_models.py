@@ -1,4 +1,4 @@
-"""Small networks with seeded weights, and seeded pictures for them."""
+"""Small networks with seeded weights, and seeded images for them."""
 
 import numpy as np
 import timm
@@ -6,20 +6,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cassle_zoo.features import eval_transform
+from cassle_zoo.features.extract import eval_transform
 
 _SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
 
 
 def make_model(name: str = "test_resnet", **options: object) -> nn.Module:
-    """Return one of timm's test models, without classifier, for pictures of 32 pixels."""
+    """Return one of timm's test models, without classifier, for images of 32 pixels."""
     torch.manual_seed(0)
     return timm.create_model(
         name, **{"num_classes": 0, "pretrained_cfg_overlay": _SMALL, **options}
     )
 
 
-def picture(seed: int, width: int = 40, height: int = 34) -> Image.Image:
+def make_image(seed: int, width: int = 40, height: int = 34) -> Image.Image:
     """Return noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from cassle_zoo.artifact import make_config
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.artifact import make_config
 
 SPEC = dataclasses.replace(MODEL_SPECS["resnet18_cassle_simclr.emoji64"], num_features=16)
 
@@ -26,7 +26,7 @@ class TinyBackbone(nn.Module):
 
 
 def tiny_contents() -> dict[str, Any]:
-    """Return what `save_artifact` writes, by the names of its arguments."""
+    """Return what `save_model_folder` writes, by the names of its arguments."""
     backbone = TinyBackbone()
     projector = ConditionedProjector(
         ProjectorConfig(in_features=16, out_features=4, encoder_depth=2)

@@ -1,14 +1,14 @@
-"""A tiny data set with the structure of emoji64, of noise."""
+"""A tiny dataset with the structure of emoji64, of noise."""
 
 import random
 from pathlib import Path
 
 from PIL import Image
 
-from cassle_zoo.eval.emoji64_records import SKIN_TONES, VENDORS, Record, format_metadata
+from cassle_zoo.data.emoji64_records import SKIN_TONES, VENDORS, Record, format_metadata
 
 
-def picture(seed: int, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> Image.Image:
+def make_image(seed: int, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> Image.Image:
     rng = random.Random(seed)
     pixels = rng.randbytes(size[0] * size[1] * len(mode))
     return Image.frombytes(mode, size, pixels).resize((64, 64), Image.Resampling.NEAREST)
@@ -44,11 +44,11 @@ def make_records() -> list[Record]:
 
 
 def write_folder(root: Path) -> list[Record]:
-    """Write pictures and metadata into an empty folder; return the records."""
+    """Write images and metadata into an empty folder; return the records."""
     records = make_records()
     for vendor in VENDORS:
         (root / vendor).mkdir()
     for seed, record in enumerate(records):
-        picture(seed).save(root / record.file_name)
+        make_image(seed).save(root / record.file_name)
     (root / "metadata.csv").write_text(format_metadata(records))
     return records

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from cassle_zoo.study.design import Design
-from cassle_zoo.study.job import Machine
+from benchmarks.study.design import Design
+from benchmarks.study.job import Machine
 from cassle_zoo.train.recipes.emoji64 import resnet18_cassle_simclr
 
 MACHINE = Machine(device="cpu", threads=1, data_workers=0)

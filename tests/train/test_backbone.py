@@ -6,14 +6,14 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from cassle_zoo.augment import AugmentConfig
-from cassle_zoo.errors import CassleZooError, UnknownNameError
+from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.common.errors import CassleZooError, UnknownNameError
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.train import final
 from cassle_zoo.train.backbone import build_backbone, feature_width, resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Views
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
+from cassle_zoo.train.run import export as final
 from cassle_zoo.train.trainer import build_method
 
 

@@ -8,13 +8,13 @@ import pytest
 import timm
 
 from cassle_zoo.cli.main import main
-from cassle_zoo.errors import CassleZooError, ConfigError, UnknownNameError
+from cassle_zoo.common.errors import CassleZooError, ConfigError, UnknownNameError
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.train.augself import AugSelfConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.loop import TrainResult
 from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods import METHODS
+from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.base import ParamGroup
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.optim import build_optimizer, learning_rate

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import timm
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.main import run_from_cli
@@ -59,7 +59,7 @@ def test_unknown_size(config: TrainConfig) -> None:
         dry_run(with_data(config, root=""))
 
 
-def test_the_data_set_counts_more_than_the_name(config: TrainConfig) -> None:
+def test_the_dataset_counts_more_than_the_name(config: TrainConfig) -> None:
     changed = dataclasses.replace(with_data(config, root="", dataset="emoji64"), name="my.in100")
     assert dry_run(changed).steps_per_epoch == 8718 // 4
 

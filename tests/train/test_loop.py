@@ -15,11 +15,11 @@ import torch
 from changes import change
 from safetensors.torch import load_file
 
-from cassle_zoo.errors import ArtifactError, ConfigError, NonFiniteLossError
+from cassle_zoo.common.errors import ConfigError, ModelFolderError, NonFiniteLossError
 from cassle_zoo.train import loop
-from cassle_zoo.train.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.guards import locked
+from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
+from cassle_zoo.train.run.faults import locked
 from cassle_zoo.train.trainer import Trainer, build_method
 
 
@@ -183,7 +183,7 @@ def test_sigterm_saves_and_stops(config: TrainConfig, undisturbed: Path, tmp_pat
 def test_which_further_signal_acts_at_once(signals: str, later: float, ends_by: str | None) -> None:
     code = f"""
 import signal, time
-from cassle_zoo.train.guards import stop_signals
+from cassle_zoo.train.run.faults import stop_signals
 with stop_signals() as stop:
     clock = time.monotonic
     for number, name in enumerate({signals!r}.split()):
@@ -236,7 +236,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None
     (tmp_path / LATEST).unlink()
     assert load_checkpoint(tmp_path) == ({"step": 1}, [])
     (tmp_path / PREVIOUS).write_bytes(b"")
-    with pytest.raises(ArtifactError, match="damaged"):
+    with pytest.raises(ModelFolderError, match="damaged"):
         load_checkpoint(tmp_path)
 
 
@@ -266,7 +266,7 @@ def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
     content = pickle.dumps(Evil())
     digest = hashlib.sha256(content).hexdigest().encode()
     (tmp_path / LATEST).write_bytes(digest + b"\n" + content)
-    with pytest.raises(ArtifactError, match="no checkpoint") as caught:
+    with pytest.raises(ModelFolderError, match="no checkpoint") as caught:
         load_checkpoint(tmp_path)
     assert "weights_only" not in str(caught.value)  # torch's advice is to run it
     assert not marker.exists()

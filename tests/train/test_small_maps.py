@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cassle_zoo import small_maps
-from cassle_zoo.small_maps import convolution_as_product, quickest_convolutions
+from cassle_zoo.accel import small_maps
+from cassle_zoo.accel.small_maps import convolution_as_product, quickest_convolutions
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data import batches, open_dataset
+from cassle_zoo.train.data.loading import batches, open_dataset
 from cassle_zoo.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -123,7 +123,7 @@ def test_steps_of_training_use_it(config: TrainConfig, products: list[tuple[int,
     assert [shape[1:] for shape in products] == [(512, 2, 2)] * 10  # five for each view
 
 
-def test_a_picture_that_is_too_small_is_torchs_error() -> None:
+def test_an_image_that_is_too_small_is_torchs_error() -> None:
     with quickest_convolutions(CPU), pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
         nn.Conv2d(4, 4, 5)(torch.randn(2, 4, 3, 3))
 

@@ -5,17 +5,11 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
+from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.settings import NOT_NEGATIVE, Range
-from cassle_zoo.train.distributed import gather
-from cassle_zoo.train.losses import cross_correlation_loss
-from cassle_zoo.train.methods.base import (
-    Method,
-    MethodConfig,
-    Pair,
-    ParamGroup,
-    Views,
-)
+from cassle_zoo.train.distributed.process_group import gather
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views
+from cassle_zoo.train.methods.losses import cross_correlation_loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
-from cassle_zoo.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.common.config import OneOf, Range, check_fields
 from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorConfig
-from cassle_zoo.settings import OneOf, Range, check_fields
-from cassle_zoo.train.augself import AugSelf
+from cassle_zoo.train.methods.augself import AugSelf
 
 Pair = tuple[Tensor, Tensor]
 """Something of the first views, and the same of the second views."""
@@ -17,7 +17,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Two augmented views of each of B pictures.
+    """Two augmented views of each of B images.
 
     Attributes:
         images: Two (B, 3, size, size) normalised views.

@@ -1,4 +1,4 @@
-"""MoCo v2 (arXiv 1911.05722, 2003.04297): find a picture's key among a queue of other keys."""
+"""MoCo v2 (arXiv 1911.05722, 2003.04297): find an image's key among a queue of other keys."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.settings import POSITIVE, Range
-from cassle_zoo.train.distributed import gather
-from cassle_zoo.train.losses import queue_info_nce
+from cassle_zoo.train.distributed.process_group import gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, full
+from cassle_zoo.train.methods.losses import queue_info_nce
 from cassle_zoo.train.methods.teacher import Teacher
 
 

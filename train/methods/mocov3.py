@@ -1,4 +1,4 @@
-"""MoCo v3 (arXiv 2104.02057): predict which of the batch's keys belongs to a picture."""
+"""MoCo v3 (arXiv 2104.02057): predict which of the batch's keys belongs to an image."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
-from cassle_zoo.settings import POSITIVE, Range
-from cassle_zoo.train.distributed import gather
-from cassle_zoo.train.losses import batch_info_nce
+from cassle_zoo.train.distributed.process_group import gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, full
+from cassle_zoo.train.methods.losses import batch_info_nce
 from cassle_zoo.train.methods.teacher import Teacher
 
 

@@ -1,4 +1,4 @@
-"""SimCLR (arXiv 2002.05709): tell the two views of a picture from all other pictures' views."""
+"""SimCLR (arXiv 2002.05709): tell the two views of an image from all other images' views."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cassle_zoo.common.config import POSITIVE
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.settings import POSITIVE
-from cassle_zoo.train.distributed import gather
-from cassle_zoo.train.losses import nt_xent
+from cassle_zoo.train.distributed.process_group import gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views
+from cassle_zoo.train.methods.losses import nt_xent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,10 @@ from typing import Annotated, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cassle_zoo.common.config import Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
-from cassle_zoo.settings import Range
-from cassle_zoo.train.losses import negative_cosine
-from cassle_zoo.train.methods.base import (
-    Method,
-    MethodConfig,
-    Pair,
-    ParamGroup,
-    Views,
-    full,
-)
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views, full
+from cassle_zoo.train.methods.losses import negative_cosine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.settings import NOT_NEGATIVE, Range
-from cassle_zoo.train.distributed import gather
-from cassle_zoo.train.losses import in_full_precision
+from cassle_zoo.train.distributed.process_group import gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views
+from cassle_zoo.train.methods.losses import in_full_precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cassle_zoo.errors import unknown_name
+from cassle_zoo.common.errors import unknown_name
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.recipes import emoji64, paper
 

@@ -1,4 +1,4 @@
-"""Recipes on emoji64: real data of 8,718 training pictures that a CPU can learn from.
+"""Recipes on emoji64: real data of 8,718 training images that a CPU can learn from.
 
 The other methods' recipes are SimCLR's with a row of the table below. Their teachers and queues
 forget faster than in the paper (momentum 0.99, 4,096 keys), because 25 epochs are only 1,700 steps,
@@ -10,7 +10,7 @@ biases and normalisation: its loss is in the thousands, and with SGD no learning
 import dataclasses
 from typing import Any
 
-from cassle_zoo.augment import AugmentConfig
+from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.methods import MethodConfig
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig

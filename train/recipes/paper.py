@@ -2,12 +2,12 @@
 
 Memory and time are estimates for bf16. On a CPU, with small batches, it was counted which tensors
 autograd keeps and how many operations a step has; the time is that of the whole run's operations
-on a GPU that does 100 TFLOP/s all the time and never waits for pictures. `--dry-run` measures both.
+on a GPU that does 100 TFLOP/s all the time and never waits for images. `--dry-run` measures both.
 """
 
 import dataclasses
 
-from cassle_zoo.augment import AugmentConfig
+from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.methods import MethodConfig
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
@@ -19,7 +19,7 @@ from cassle_zoo.train.recipes.baseline import without_conditioning
 def resnet50_cassle_simclr_in100() -> TrainConfig:
     """CASSLE-SimCLR, resnet50, ImageNet-100, 224 px, 500 epochs, batch 256.
 
-    `--data` is a folder with a sub-folder `train` of the 100 classes' pictures.
+    `--data` is a folder with a sub-folder `train` of the 100 classes' images.
     Command: `cassle-zoo train resnet50_cassle_simclr.in100 --data DIR --out RUN`
     Hardware: a GPU with more than 22 GiB. Time: 8.5 hours or more (estimates, see above).
     Not run.
@@ -143,7 +143,7 @@ def vit_base_mocov3_in100() -> TrainConfig:
 
 
 def resnet18_cassle_simclr_stl10() -> TrainConfig:
-    """CASSLE-SimCLR, resnet18, the unlabelled pictures of STL-10, 96 px, 200 epochs, batch 256.
+    """CASSLE-SimCLR, resnet18, the unlabelled images of STL-10, 96 px, 200 epochs, batch 256.
 
     `--data` is the folder of torchvision's STL-10.
     Command: `cassle-zoo train resnet18_cassle_simclr.stl10 --data DIR --out RUN`

@@ -1,4 +1,4 @@
-"""Writes tiny data sets as the originals are laid out on disk."""
+"""Writes tiny datasets as the originals are laid out on disk."""
 
 import os
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from PIL import Image
 
 
 @pytest.fixture
-def save_picture() -> Callable[..., None]:
-    """`save(path, size)`: a picture whose colour depends on its name, so that no two are alike."""
+def save_image() -> Callable[..., None]:
+    """`save(path, size)`: an image whose colour depends on its name, so that no two are alike."""
 
     def save(path: Path, size: tuple[int, int] = (8, 6)) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

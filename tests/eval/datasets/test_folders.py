@@ -3,19 +3,19 @@ import random
 import pytest
 import torch
 
-from cassle_zoo.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.datasets import folders, listed, open_data, split_rules
 
 
 def fill(root, save, layout):
-    """Write `{"train/cat": 3}`: so many pictures in each folder."""
+    """Write `{"train/cat": 3}`: so many images in each folder."""
     for folder, count in layout.items():
         for number in range(count):
             save(root / folder / f"{number:03d}.png")
 
 
-def test_folder_holds_out_a_tenth_of_every_class(tmp_path, save_picture):
-    fill(tmp_path, save_picture, {"train/a": 20, "train/b": 7, "train/c": 3, "test/b": 2})
+def test_folder_holds_out_a_tenth_of_every_class(tmp_path, save_image):
+    fill(tmp_path, save_image, {"train/a": 20, "train/b": 7, "train/c": 3, "test/b": 2})
     data = open_data("folder", tmp_path)
     (task,) = data.tasks_of("classification")
     counts = {
@@ -33,7 +33,7 @@ def test_folder_holds_out_a_tenth_of_every_class(tmp_path, save_picture):
             assert part == ("test" if split == "test" else "train")
 
 
-def test_held_out_pictures_do_not_depend_on_order():
+def test_held_out_images_do_not_depend_on_order():
     keys = [f"{i}.png" for i in range(60)]
     labels = [i % 2 for i in range(60)]
     expected = {keys[i] for i in split_rules.hold_out(labels, keys)["val"].tolist()}
@@ -44,8 +44,8 @@ def test_held_out_pictures_do_not_depend_on_order():
     assert len(expected) == 6
 
 
-def test_hash_is_of_contents_names_and_labels(tmp_path, save_picture):
-    fill(tmp_path, save_picture, {"train/a": 5, "train/b": 5, "test/a": 2, "test/b": 2})
+def test_hash_is_of_contents_names_and_labels(tmp_path, save_image):
+    fill(tmp_path, save_image, {"train/a": 5, "train/b": 5, "test/a": 2, "test/b": 2})
     before = open_data("folder", tmp_path).sha256
     assert open_data("folder", tmp_path).sha256 == before
     first, second = (tmp_path / "train" / "a" / f"00{i}.png" for i in (0, 1))
@@ -60,9 +60,9 @@ def test_hash_is_of_contents_names_and_labels(tmp_path, save_picture):
 
 
 @pytest.mark.parametrize("name", ["val", "valid"])
-def test_folder_with_its_own_validation_pictures(name, tmp_path, save_picture):
+def test_folder_with_its_own_validation_images(name, tmp_path, save_image):
     layout = {"train/a": 2, "train/b": 2, f"{name}/a": 1, "test/a": 1, "test/b": 3}
-    fill(tmp_path, save_picture, layout)
+    fill(tmp_path, save_image, layout)
     (task,) = open_data("folder", tmp_path).tasks_of("classification")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [4, 1, 4]
 
@@ -70,7 +70,7 @@ def test_folder_with_its_own_validation_pictures(name, tmp_path, save_picture):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ({"test/a": 1}, "train must hold a folder of pictures per class"),
+        ({"test/a": 1}, "train must hold a folder of images per class"),
         ({"train/a": 9}, "test must hold a folder"),
         ({"train/a": 9, "test/b": 1}, "classes that train has not: b"),
         ({"train/a": 3, "test/a": 1}, "fewer than five"),
@@ -78,8 +78,8 @@ def test_folder_with_its_own_validation_pictures(name, tmp_path, save_picture):
         ({"train/a": 9, "train/b": 0, "test/a": 1}, "no valid file for the classes b"),
     ],
 )
-def test_folder_that_cannot_be_used(layout, message, tmp_path, save_picture):
-    fill(tmp_path, save_picture, layout)
+def test_folder_that_cannot_be_used(layout, message, tmp_path, save_image):
+    fill(tmp_path, save_image, layout)
     (tmp_path / "train" / "b").mkdir(parents=True) if layout.get("train/b") == 0 else None
     with pytest.raises(DataError, match=message):
         open_data("folder", tmp_path)
@@ -91,10 +91,10 @@ def test_nothing_is_downloaded(tmp_path):
             open_data(name, tmp_path, download=True)
 
 
-def test_imagenet100_takes_the_listed_classes_in_their_order(tmp_path, save_picture, monkeypatch):
+def test_imagenet100_takes_the_listed_classes_in_their_order(tmp_path, save_image, monkeypatch):
     monkeypatch.setattr(folders, "imagenet100_classes", lambda: ("n02", "n01"))
     layout = {f"train/{c}": 10 for c in ("n01", "n02", "n03")} | {"val/n01": 1, "val/n02": 2}
-    fill(tmp_path, save_picture, layout)
+    fill(tmp_path, save_image, layout)
     data = open_data("imagenet100", tmp_path)
     (task,) = data.tasks_of("classification")
     assert task.classes == ("n02", "n01")
@@ -115,19 +115,19 @@ def test_imagenet100_has_100_classes():
     assert all(len(name) == 9 and name[0] == "n" for name in classes)
 
 
-def test_few_shot_pools(tmp_path, save_picture):
-    fill(tmp_path, save_picture, {"train/a": 2, "test/c": 2, "test/d": 3})
+def test_few_shot_pools(tmp_path, save_image):
+    fill(tmp_path, save_image, {"train/a": 2, "test/c": 2, "test/d": 3})
     fc100, plants = open_data("fc100", tmp_path), open_data("plant_disease", tmp_path)
     assert fc100.tasks[0].classes == ("c", "d")
     assert [len(fc100.tasks[0].splits[s]) for s in ("train", "val", "test")] == [0, 0, 5]
     assert plants.tasks[0].classes == ("a",)
 
 
-def test_mit67_as_folders_and_as_published(tmp_path, save_picture):
+def test_mit67_as_folders_and_as_published(tmp_path, save_image):
     split = tmp_path / "split"
-    fill(split, save_picture, {"train/bar": 8, "train/attic": 8, "test/bar": 2, "test/attic": 2})
+    fill(split, save_image, {"train/bar": 8, "train/attic": 8, "test/bar": 2, "test/attic": 2})
     published = tmp_path / "published"
-    fill(published, save_picture, {"Images/bar": 10, "Images/attic": 10})
+    fill(published, save_image, {"Images/bar": 10, "Images/attic": 10})
     train = [f"{c}/{i:03d}.png" for i in range(8) for c in ("bar", "attic")]
     test = [f"{c}/{i:03d}.png" for i in (8, 9) for c in ("bar", "attic")]
     (published / "TrainImages.txt").write_text("\n".join(train))
@@ -153,9 +153,9 @@ def write_cub200(root, save):
     )
 
 
-def test_cub200_as_published(tmp_path, save_picture, monkeypatch):
-    write_cub200(tmp_path, save_picture)
-    with pytest.raises(DataError, match=r"8 training pictures; .* for 5,990"):
+def test_cub200_as_published(tmp_path, save_image, monkeypatch):
+    write_cub200(tmp_path, save_image)
+    with pytest.raises(DataError, match=r"8 training images; .* for 5,990"):
         open_data("cub200", tmp_path)
     monkeypatch.setattr(listed, "_CUB200_SIZES", (7, 8))
     monkeypatch.setattr(
@@ -168,7 +168,7 @@ def test_cub200_as_published(tmp_path, save_picture, monkeypatch):
     assert task.splits["test"].tolist() == [8, 9, 10, 11]
     assert task.targets.tolist() == [0] * 4 + [1] * 4 + [0] * 2 + [1] * 2
     assert data.names[0] == "images/001.Auk/Auk_0000.jpg"
-    assert data.pictures[0][0].size == (8, 6)
+    assert data.images[0][0].size == (8, 6)
 
 
 def write_sun397(root, save):
@@ -183,8 +183,8 @@ def write_sun397(root, save):
 
 
 @pytest.mark.parametrize(("line", "message"), [("3", "line 3: expected a key"), ("3 2", "0 or 1")])
-def test_damaged_cub200(line, message, tmp_path, save_picture):
-    write_cub200(tmp_path, save_picture)
+def test_damaged_cub200(line, message, tmp_path, save_image):
+    write_cub200(tmp_path, save_image)
     path = tmp_path / "train_test_split.txt"
     lines = path.read_text().splitlines()
     lines[2] = line
@@ -193,8 +193,8 @@ def test_damaged_cub200(line, message, tmp_path, save_picture):
         open_data("cub200", tmp_path)
 
 
-def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_picture, monkeypatch):
-    write_sun397(tmp_path, save_picture)
+def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_image, monkeypatch):
+    write_sun397(tmp_path, save_image)
     with pytest.raises(DataError, match=r"9 lines; .* for 19,850"):
         open_data("sun397", tmp_path)
     lists = {"train": (0, 2, 3, 4, 6, 8), "val": (1, 5, 7)}
@@ -205,7 +205,7 @@ def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_picture, monkeypatch
     assert task.targets.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 1, 2]
     assert task.splits["val"].tolist() == [1, 5, 7]
     assert task.splits["test"].tolist() == [9, 10, 11]
-    assert data.pictures[3][0].size == (8, 6)
+    assert data.images[3][0].size == (8, 6)
     (tmp_path / "Testing_01.txt").write_text("/z/zoo/sun_1.jpg\n")
     with pytest.raises(DataError, match="has not: z/zoo"):
         open_data("sun397", tmp_path)

@@ -1,6 +1,6 @@
 import pytest
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.datasets import open_data
 
 datasets = pytest.importorskip("datasets")
@@ -11,9 +11,9 @@ def make_split(save, folder, count):
     for path in paths:
         save(path)
     features = datasets.Features(
-        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
+        {"image": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
     )
-    rows = {"picture": [str(path) for path in paths], "kind": [i % 2 for i in range(count)]}
+    rows = {"image": [str(path) for path in paths], "kind": [i % 2 for i in range(count)]}
     return datasets.Dataset.from_dict(rows, features=features)
 
 
@@ -23,44 +23,44 @@ def save_to_disk(root, save, **counts):
     return root / "disk"
 
 
-def test_saved_to_disk(tmp_path, save_picture):
-    path = save_to_disk(tmp_path, save_picture, test=4, train=20)
+def test_saved_to_disk(tmp_path, save_image):
+    path = save_to_disk(tmp_path, save_image, test=4, train=20)
     data = open_data("hf", path)
     (task,) = data.tasks_of("classification")
     assert (task.name, task.classes) == ("kind", ("cat", "dog"))
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [18, 2, 4]
     assert task.targets.tolist() == [0, 1] * 12
-    assert data.pictures[23][0].size == (8, 6)
+    assert data.images[23][0].size == (8, 6)
     with pytest.raises(IndexError):
-        data.pictures[24]
+        data.images[24]
     assert open_data("hf", path).sha256 == data.sha256
     assert data.name == "hf:disk"
 
 
-def test_own_validation_split(tmp_path, save_picture):
-    path = save_to_disk(tmp_path, save_picture, train=4, validation=2, test=2)
+def test_own_validation_split(tmp_path, save_image):
+    path = save_to_disk(tmp_path, save_image, train=4, validation=2, test=2)
     (task,) = open_data("hf", path).tasks_of("classification")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [4, 2, 2]
 
 
-def test_folder_of_pictures(tmp_path, save_picture):
+def test_folder_of_images(tmp_path, save_image):
     for part, count in (("train", 12), ("test", 3)):
         for number in range(count):
             for name in ("cat", "dog"):
-                save_picture(tmp_path / part / name / f"{number:03d}.png")
+                save_image(tmp_path / part / name / f"{number:03d}.png")
     data = open_data("hf", tmp_path)
     (task,) = data.tasks_of("classification")
     assert task.classes == ("cat", "dog")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [22, 2, 6]
-    assert data.pictures[0][0].size == (8, 6)
+    assert data.images[0][0].size == (8, 6)
 
 
-def test_what_cannot_be_used(tmp_path, save_picture):
+def test_what_cannot_be_used(tmp_path, save_image):
     with pytest.raises(DataError, match="no folder"):
         open_data("hf", tmp_path / "nothing")
     with pytest.raises(DataError, match="expected train, test"):
-        open_data("hf", save_to_disk(tmp_path, save_picture, train=4))
-    single = make_split(save_picture, tmp_path / "single", 4)
+        open_data("hf", save_to_disk(tmp_path, save_image, train=4))
+    single = make_split(save_image, tmp_path / "single", 4)
     single.save_to_disk(str(tmp_path / "one"))
     with pytest.raises(DataError, match="single split"):
         open_data("hf", tmp_path / "one")

@@ -4,12 +4,12 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from cassle_zoo.errors import DataError, MissingDependencyError
+from cassle_zoo.common.errors import DataError, MissingDependencyError
 from cassle_zoo.eval.base import Compute
 from cassle_zoo.eval.datasets import open_data
-from cassle_zoo.eval.datasets.files import FilePictures
-from cassle_zoo.eval.evaluators.regression import Regression
-from cassle_zoo.eval.harness import evaluate
+from cassle_zoo.eval.datasets.files import FileImages
+from cassle_zoo.eval.protocols.regression import Regression
+from cassle_zoo.eval.runner import evaluate
 
 
 def write_lspose(root, save, count=20):
@@ -21,16 +21,16 @@ def write_lspose(root, save, count=20):
     savemat(root / "joints.mat", {"joints": joints})
 
 
-def test_lspose(tmp_path, save_picture):
-    write_lspose(tmp_path, save_picture)
+def test_lspose(tmp_path, save_image):
+    write_lspose(tmp_path, save_image)
     data = open_data("lspose", tmp_path)
     (task,) = data.tasks
     assert (task.kind, task.metric, task.targets.shape) == ("regression", "r2", (20, 28))
     # 12x20: the square begins at (0, 4); 30x10: at (10, 0).
     torch.testing.assert_close(task.targets[0, :2], torch.tensor([6 / 12, (10 - 4) / 12]))
     torch.testing.assert_close(task.targets[1, 6:8], torch.tensor([(20 - 10) / 10, 10 / 10]))
-    assert data.pictures[0][0].size == (12, 12)
-    assert data.pictures[1][0].size == (10, 10)
+    assert data.images[0][0].size == (12, 12)
+    assert data.images[1][0].size == (10, 10)
     order = np.arange(20)
     np.random.RandomState(0).shuffle(order)
     assert task.splits["test"].tolist() == order[12:].tolist()
@@ -38,11 +38,11 @@ def test_lspose(tmp_path, save_picture):
     assert data.name == "lspose (modified)"
 
 
-def test_lspose_that_does_not_fit(tmp_path, save_picture, monkeypatch):
+def test_lspose_that_does_not_fit(tmp_path, save_image, monkeypatch):
     with pytest.raises(DataError, match=r"images/im0001.jpg.*joints.mat"):
         open_data("lspose", tmp_path)
-    write_lspose(tmp_path, save_picture)
-    save_picture(tmp_path / "images" / "im9999.jpg")
+    write_lspose(tmp_path, save_image)
+    save_image(tmp_path / "images" / "im9999.jpg")
     with pytest.raises(DataError, match=r"\(3, 14, 20\), expected \(3, 14, 21\)"):
         open_data("lspose", tmp_path)
     (tmp_path / "joints.mat").write_bytes(b"no MATLAB file at all")
@@ -62,15 +62,15 @@ def write_300w(root, save, each=6):
             (root / folder / f"{stem}_{number:03d}.pts").write_text(text)
 
 
-def test_300w(tmp_path, save_picture):
-    write_300w(tmp_path / "300W", save_picture)
+def test_300w(tmp_path, save_image):
+    write_300w(tmp_path / "300W", save_image)
     data = open_data("300w", tmp_path)
     (task,) = data.tasks
     assert task.targets.shape == (12, 136)
     # The box begins at (10, 20) and is as high as the points, 28.5 rounded up.
     torch.testing.assert_close(task.targets[5, :2], torch.tensor([0.0, 0.0]))
     torch.testing.assert_close(task.targets[5, -2:], torch.tensor([16 / 29, 28.5 / 29]))
-    assert data.pictures[0][0].size == (29, 29)
+    assert data.images[0][0].size == (29, 29)
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [3, 3, 5]
     assert data.names[-1] == "02_Outdoor/outdoor_006.png"
     assert 11 not in torch.cat(list(task.splits.values()))
@@ -107,8 +107,8 @@ def write_celeba(root, save, count=10):
     (base / "list_eval_partition.txt").write_text("\n".join(parts) + "\n")
 
 
-def test_celeba(tmp_path, save_picture):
-    write_celeba(tmp_path, save_picture)
+def test_celeba(tmp_path, save_image):
+    write_celeba(tmp_path, save_image)
     data = open_data("celeba", tmp_path)
     (task,) = data.tasks
     assert task.targets.shape == (10, 10)
@@ -119,11 +119,11 @@ def test_celeba(tmp_path, save_picture):
         "val": [4, 5, 6],
         "test": [7, 8, 9],
     }
-    assert data.pictures[0][0].size == (178, 178)
+    assert data.images[0][0].size == (178, 178)
     assert "of the same" not in data.notes["splits"]
     landmarks = tmp_path / "celeba" / "list_landmarks_align_celeba.txt"
     landmarks.write_text(landmarks.read_text().replace("000003.jpg", "000033.jpg"))
-    with pytest.raises(DataError, match="not of the same pictures"):
+    with pytest.raises(DataError, match="not of the same images"):
         open_data("celeba", tmp_path)
 
 
@@ -131,39 +131,39 @@ def test_celeba(tmp_path, save_picture):
     ("file", "old", "new", "message"),
     [
         ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg", r"line 2: expected a key and"),
-        ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg 9", "not of the same pictures"),
+        ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg 9", "not of the same images"),
         ("list_landmarks_align_celeba.txt", " 109 ", " x ", r"txt: could not convert .*'x'"),
         ("list_landmarks_align_celeba.txt", " 109 ", " ", "expected lines of ten numbers"),
     ],
 )
-def test_damaged_celeba(file, old, new, message, tmp_path, save_picture):
-    write_celeba(tmp_path, save_picture)
+def test_damaged_celeba(file, old, new, message, tmp_path, save_image):
+    write_celeba(tmp_path, save_image)
     path = tmp_path / "celeba" / file
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(DataError, match=message):
         open_data("celeba", tmp_path)
 
 
-def test_celeba_missing(tmp_path, save_picture):
+def test_celeba_missing(tmp_path, save_image):
     with pytest.raises(DataError, match=r"list_eval_partition.txt"):
         open_data("celeba", tmp_path)
-    write_celeba(tmp_path, save_picture)
+    write_celeba(tmp_path, save_image)
     (tmp_path / "celeba" / "img_align_celeba" / "000004.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 10 pictures .*000004.jpg"):
+    with pytest.raises(DataError, match=r"1 of 10 images .*000004.jpg"):
         open_data("celeba", tmp_path)
     (tmp_path / "celeba" / "list_eval_partition.txt").unlink()
     with pytest.raises(DataError, match=r"cannot read .*list_eval_partition"):
         open_data("celeba", tmp_path)
 
 
-def test_boxes_may_reach_beyond_the_picture(tmp_path, save_picture):
+def test_boxes_may_reach_beyond_the_image(tmp_path, save_image):
     Image.new("RGB", (4, 4), "white").save(tmp_path / "a.png")
-    image, _ = FilePictures(tmp_path, ["a.png"], [(-2, 0, 2, 4)])[0]
+    image, _ = FileImages(tmp_path, ["a.png"], [(-2, 0, 2, 4)])[0]
     assert image.getpixel((0, 0)) == (0, 0, 0)
     assert image.getpixel((3, 0)) == (255, 255, 255)
 
 
-def test_pictures_and_keypoints_are_cropped_alike(tmp_path):
+def test_images_and_keypoints_are_cropped_alike(tmp_path):
     """Where a white square is, is a linear function of the pixels: R² tells if both fit."""
     random = np.random.RandomState(0)
     joints = np.zeros((3, 14, 150))

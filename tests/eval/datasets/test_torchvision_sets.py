@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from cassle_zoo.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.eval.datasets import open_data, split_rules, torchvision_sets
 
 CLASSES = ("alpha", "beta")
@@ -142,16 +142,16 @@ def tiny_caltech_lists(monkeypatch):
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.usefixtures("any_checksum", "tiny_caltech_lists")
-def test_reads_the_published_layout(name, tmp_path, save_picture):
+def test_reads_the_published_layout(name, tmp_path, save_image):
     write, sizes = WRITERS[name]
-    write(tmp_path, save_picture)
+    write(tmp_path, save_image)
     data = open_data(name, tmp_path)
     (task,) = data.tasks_of("classification")
     assert {key: len(rows) for key, rows in task.splits.items()} == dict(
         zip(("train", "val", "test"), sizes, strict=True)
     )
     rows = torch.cat(list(task.splits.values()))
-    assert sorted(rows.tolist()) == list(range(len(data.pictures)))
+    assert sorted(rows.tolist()) == list(range(len(data.images)))
     assert task.metric == ("mean_per_class" if name in MEAN_PER_CLASS else "top1")
     if name == "flowers":  # whose file has no names
         assert len(task.classes) == 102
@@ -159,7 +159,7 @@ def test_reads_the_published_layout(name, tmp_path, save_picture):
         assert [c.lower().split()[0] for c in task.classes] == list(CLASSES)
     assert data.name == f"{name} (modified)"
     assert task.targets[task.splits["test"]].unique().tolist() == [0, 1]
-    assert data.pictures[len(data.pictures) - 1][0].size in {(8, 6), (32, 32), (96, 96)}
+    assert data.images[len(data.images) - 1][0].size in {(8, 6), (32, 32), (96, 96)}
     assert data.tasks == (task,)
     if data.names:
         for row, file in enumerate(data.names):
@@ -176,8 +176,8 @@ def test_says_what_is_missing(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_random_split_is_torchs(tmp_path, save_picture):
-    write_food101(tmp_path, save_picture)
+def test_random_split_is_torchs(tmp_path, save_image):
+    write_food101(tmp_path, save_image)
     (task,) = open_data("food101", tmp_path).tasks_of("classification")
     generator = torch.Generator().manual_seed(42)
     train, val = torch.utils.data.random_split(range(20), [18, 2], generator=generator)
@@ -185,30 +185,30 @@ def test_random_split_is_torchs(tmp_path, save_picture):
     assert task.splits["val"].tolist() == list(val.indices)
 
 
-def test_labels_and_pictures_are_in_the_hash(tmp_path, save_picture):
-    write_pets(tmp_path, save_picture)
+def test_labels_and_images_are_in_the_hash(tmp_path, save_image):
+    write_pets(tmp_path, save_image)
     before = open_data("pets", tmp_path).sha256
     listing = tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt"
     original = listing.read_text()
     listing.write_text(original.replace("alpha_11 1", "alpha_11 2"))
     assert open_data("pets", tmp_path).sha256 != before
     listing.write_text(original)
-    save_picture(tmp_path / "oxford-iiit-pet" / "images" / "alpha_11.jpg", (40, 40))
+    save_image(tmp_path / "oxford-iiit-pet" / "images" / "alpha_11.jpg", (40, 40))
     assert open_data("pets", tmp_path).sha256 != before
 
 
-def test_missing_pictures_and_lists(tmp_path, save_picture):
-    write_dtd(tmp_path, save_picture)
+def test_missing_images_and_lists(tmp_path, save_image):
+    write_dtd(tmp_path, save_image)
     (tmp_path / "dtd/dtd/images/beta/beta_0001.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 12 pictures .*beta_0001.jpg"):
+    with pytest.raises(DataError, match=r"1 of 12 images .*beta_0001.jpg"):
         open_data("dtd", tmp_path)
     (tmp_path / "dtd/dtd/labels/val1.txt").unlink()
     with pytest.raises(DataError, match=r"dtd/dtd/labels/train1.txt.*val1.txt"):
         open_data("dtd", tmp_path)
 
 
-def test_damaged_files(tmp_path, save_picture):
-    write_cars(tmp_path, save_picture)
+def test_damaged_files(tmp_path, save_image):
+    write_cars(tmp_path, save_image)
     meta = tmp_path / "stanford_cars" / "devkit" / "cars_meta.mat"
     for content in (b"", meta.read_bytes()[:150], b"<html>not found</html>" * 20):
         meta.write_bytes(content)
@@ -216,9 +216,9 @@ def test_damaged_files(tmp_path, save_picture):
             open_data("cars", tmp_path)
 
 
-def test_caltech_lists_need_the_published_number(tmp_path, save_picture):
-    write_caltech101(tmp_path, save_picture)
-    with pytest.raises(DataError, match=r"lists are of 8,677 pictures, but there are 12"):
+def test_caltech_lists_need_the_published_number(tmp_path, save_image):
+    write_caltech101(tmp_path, save_image)
+    with pytest.raises(DataError, match=r"lists are of 8,677 images, but there are 12"):
         open_data("caltech101", tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A tiny data set in the layout of PASCAL VOC: bright squares and dark discs on grey."""
+"""A tiny dataset in the layout of PASCAL VOC: bright squares and dark discs on grey."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ LISTS = {("2007", "trainval"): 8, ("2007", "test"): 4, ("2012", "trainval"): 4}
 
 
 def objects_of(number: int) -> list[tuple[str, tuple[int, int, int, int], int]]:
-    """Class, box (from 1, inclusive) and difficulty of the objects of a picture."""
+    """Class, box (from 1, inclusive) and difficulty of the objects of an image."""
     shift = 5 * (number % 4)
     return [
         ("dog", (4 + shift, 6, 27 + shift, 29), 0),
@@ -31,14 +31,14 @@ def voc_root(tmp_path: Path) -> Path:
         names = []
         for _ in range(count):
             names.append(f"{number:06}" if year == "2007" else f"2012_{number:06}")
-            _write_picture(folder, names[-1], number)
+            _write_image(folder, names[-1], number)
             number += 1
         text = "".join(f"{name}\n" for name in names)
         (folder / "ImageSets" / "Main" / f"{image_set}.txt").write_text(text)
     return root
 
 
-def _write_picture(folder: Path, name: str, number: int) -> None:
+def _write_image(folder: Path, name: str, number: int) -> None:
     image = Image.new("RGB", (SIDE, SIDE), (128, 128, 128))
     draw = ImageDraw.Draw(image)
     objects = ""

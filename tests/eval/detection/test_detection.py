@@ -3,13 +3,13 @@ import timm
 import torch
 from torch import nn
 
-from cassle_zoo.errors import ConfigError, DataError, NonFiniteLossError
+from cassle_zoo.common.errors import ConfigError, DataError, NonFiniteLossError
 from cassle_zoo.eval.base import Compute
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.detection import DetectorSettings, build_detector, learning_rate
-from cassle_zoo.eval.detection_data import DetectionPictures
-from cassle_zoo.eval.evaluators.detection import Detection
-from cassle_zoo.eval.harness import evaluate
+from cassle_zoo.eval.detection_data import DetectionImages
+from cassle_zoo.eval.protocols.detection import Detection
+from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import open_source
 
 TINY = {"train_batch": 2, "lr": 0.05, "warmup": 4, "sizes": (64,), "max_size": 64, "rois": 16}
@@ -73,16 +73,16 @@ def test_learning_rate_of_the_usual_protocol():
 def test_flipping_moves_the_boxes(voc_root):
     data = open_data("voc07+12", voc_root)
     targets = data.tasks[0].targets
-    plain, objects = DetectionPictures(data.pictures, targets, None)[0, 0]
+    plain, objects = DetectionImages(data.images, targets, None)[0, 0]
     assert objects["labels"].tolist() == [12, 8]  # 0 is the background
     assert objects["boxes"].tolist() == [[3, 5, 27, 29], [39, 35, 59, 55]]
-    data_set = DetectionPictures(data.pictures, targets, 0)
-    seen = [data_set[epoch, 0] for epoch in range(8)]
+    dataset = DetectionImages(data.images, targets, 0)
+    seen = [dataset[epoch, 0] for epoch in range(8)]
     flipped = [pair for pair in seen if not torch.equal(pair[0], plain)]
     assert 0 < len(flipped) < 8
     assert torch.equal(flipped[0][0], plain.flip(2))
     assert flipped[0][1]["boxes"].tolist() == [[37, 5, 61, 29], [5, 35, 25, 55]]
-    assert torch.equal(data_set[3, 0][0], seen[3][0])
+    assert torch.equal(dataset[3, 0][0], seen[3][0])
 
 
 def test_other_networks_and_data_are_refused(voc_root, emoji_tar):
@@ -94,13 +94,13 @@ def test_other_networks_and_data_are_refused(voc_root, emoji_tar):
         evaluate("detection", Detection(), "random-init:test_resnet", data, Compute())
 
 
-def test_diverging_and_broken_pictures(voc_root):
+def test_diverging_and_broken_images(voc_root):
     with pytest.raises(NonFiniteLossError, match=r"at step \d"):
         run(voc_root, iterations=5, lr=1e20, warmup=0)
     for name in ("000000", "000001", "000002", "000003", "000004", "000005"):
         path = voc_root / "VOCdevkit" / "VOC2007" / "JPEGImages" / f"{name}.jpg"
-        path.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"picture \d cannot be read"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"image \d cannot be read"):
         run(voc_root, iterations=6)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.detection_ap import THRESHOLDS, Boxes, average_precisions, eleven_point
 
 
@@ -79,36 +79,36 @@ def test_perfect_and_empty():
     assert torch.equal(moved, average_precisions(found, truth, 2))
 
 
-def test_numbers_of_pictures_differ():
-    with pytest.raises(DataError, match="in 1 pictures, but 2"):
+def test_numbers_of_images_differ():
+    with pytest.raises(DataError, match="in 1 images, but 2"):
         average_precisions([detections()], [objects(), objects()], 1)
 
 
 def reference(found, truth, label, threshold):
     """The rules of the VOC development kit, written as a loop over detections."""
     rows = [
-        (float(score), picture, box.tolist())
-        for picture, part in enumerate(found)
+        (float(score), image, box.tolist())
+        for image, part in enumerate(found)
         for box, own, score in zip(part.boxes, part.labels, part.scores, strict=True)
         if own == label
     ]
     taken, right, wrong = set(), 0, 0
     curve = []
     total = sum(int(((t.labels == label) & ~t.difficult).sum()) for t in truth)
-    for _, picture, box in sorted(rows, key=lambda row: -row[0]):
+    for _, image, box in sorted(rows, key=lambda row: -row[0]):
         best, which = -1.0, -1
-        for index, other in enumerate(truth[picture].boxes.tolist()):
+        for index, other in enumerate(truth[image].boxes.tolist()):
             width = min(box[2], other[2]) - max(box[0], other[0])
             height = min(box[3], other[3]) - max(box[1], other[1])
             common = max(width, 0) * max(height, 0)
             areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
-            if truth[picture].labels[index] == label and common / (sum(areas) - common) > best:
+            if truth[image].labels[index] == label and common / (sum(areas) - common) > best:
                 best, which = common / (sum(areas) - common), index
-        if best > threshold and truth[picture].difficult[which]:
+        if best > threshold and truth[image].difficult[which]:
             continue
-        new = best > threshold and (picture, which) not in taken
+        new = best > threshold and (image, which) not in taken
         right, wrong = right + new, wrong + (not new)
-        taken |= {(picture, which)} if new else set()
+        taken |= {(image, which)} if new else set()
         curve.append((right / total, right / (right + wrong)))
     levels = [level / 10 for level in range(11)]
     return sum(max((p for r, p in curve if r >= level), default=0) for level in levels) / 11

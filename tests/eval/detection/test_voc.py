@@ -4,17 +4,17 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from cassle_zoo.errors import DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.datasets.voc import CLASSES
 
 DOG, CAT = CLASSES.index("dog"), CLASSES.index("cat")
 
 
-def test_pictures_splits_and_objects(voc_root):
+def test_images_splits_and_objects(voc_root):
     data = open_data("voc07+12", voc_root)
     (task,) = data.tasks_of("detection")
-    assert len(data.pictures) == 16
+    assert len(data.images) == 16
     assert {split: rows.tolist() for split, rows in task.splits.items()} == {
         "train": list(range(12)),
         "test": list(range(12, 16)),
@@ -30,12 +30,12 @@ def test_pictures_splits_and_objects(voc_root):
         [CAT, 0, 59, 4, 63, 1],
     ]
     assert task.targets[0, 2].tolist() == [-1] * 6
-    image, _ = pickle.loads(pickle.dumps(data.pictures))[1]
+    image, _ = pickle.loads(pickle.dumps(data.images))[1]
     pixels = [image.getpixel(place) for place in ((8, 5), (31, 28), (7, 5), (32, 28))]
     assert [red > 190 for red, _, _ in pixels] == [True, True, False, False]
 
 
-def test_the_hash_sees_pictures(voc_root):
+def test_the_hash_sees_images(voc_root):
     before = open_data("voc07+12", voc_root).sha256
     path = voc_root / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000000.jpg"
     content = path.read_bytes()
@@ -63,7 +63,7 @@ def test_missing_files_are_named(voc_root, name):
         open_data("voc07+12", voc_root)
 
 
-def test_no_data_set(tmp_path):
+def test_no_dataset(tmp_path):
     with pytest.raises(DataError, match=r"VOC2007.*is missing"):
         open_data("voc07+12", tmp_path)
 

@@ -1,1 +1,0 @@
-"""One module per row of the table: ``measure(rounds)`` returns a :class:`benchmarks.row.Row`."""

@@ -1,0 +1,111 @@
+"""A training step on a GPU beside the bare forward-backward; augmentation; memory."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.speed.row import Check, Row
+from benchmarks.speed.rows.training import config, random_batch
+
+BATCH, SIZE = 256, 224
+ARCHITECTURES = ("resnet50", "vit_small")
+
+
+def measure(rounds: int) -> Row:
+    """Measure with CUDA events; without a GPU the row says so."""
+    import torch
+
+    title = f"SimCLR step on a GPU, {SIZE} px, batch {BATCH}, bf16, channels_last"
+    if not torch.cuda.is_available():
+        return Row(title=title, note="not measured: this machine has no CUDA device")
+    amounts: dict[str, float] = {}
+    checks: list[Check] = []
+    seconds: dict[str, list[float]] = {}
+    for arch in ARCHITECTURES:
+        times, peak = _times(arch, 4 * rounds)
+        seconds |= {f"{arch}: {part}": values for part, values in times.items()}
+        step, bare, views = (statistics.median(times[p]) for p in ("step", "bare", "views"))
+        amounts |= {arch: BATCH / step, f"{arch} bare": BATCH / bare}
+        checks += [
+            Check(name=f"{arch}: bare / step", value=bare / step, at_least=0.9),
+            Check(name=f"{arch}: augmentation, % of the step", value=100 * views / step, at_most=5),
+            Check(
+                name=f"{arch}: augmentation reads and writes, GB/s", value=_least_traffic() / views
+            ),
+            Check(name=f"{arch}: peak memory, GiB", value=peak),
+        ]
+        torch.cuda.empty_cache()
+    checks.append(Check(name="the card copies, GB/s", value=_copy_bandwidth()))
+    return Row(
+        title=title,
+        amounts=amounts,
+        unit="img/s",
+        checks=checks,
+        seconds=seconds,
+        note=torch.cuda.get_device_name(),
+    )
+
+
+def _times(arch: str, rounds: int) -> tuple[dict[str, list[float]], float]:
+    """Return the seconds of whole steps, of bare ones and of augmentation; peak memory in GiB."""
+    import torch
+
+    from cassle_zoo.augmentation.augment import AugmentConfig
+    from cassle_zoo.train.config import OptimConfig
+    from cassle_zoo.train.data.views import make_views
+    from cassle_zoo.train.trainer import Trainer
+
+    optim = OptimConfig(batch_size=BATCH, epochs=1000, base_lr=0)
+    run = config(arch=arch, augment=AugmentConfig(size=SIZE), optim=optim)
+    trainer = Trainer(run, per_epoch=100, device=torch.device("cuda"))
+    batch = {k: v.pin_memory() for k, v in random_batch(BATCH, SIZE).items()}
+    layout = trainer.method.projector.layout
+
+    def views() -> Any:
+        return make_views(batch, run.augment, layout, trainer.device, torch.channels_last)
+
+    images = views().images
+
+    def bare() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = sum(trainer.method.backbone(view).mean() for view in images)
+        trainer.method.zero_grad(set_to_none=True)
+        loss.backward()
+
+    parts = {"step": lambda: trainer.train_step(batch, 10**6), "bare": bare, "views": views}
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    torch.cuda.reset_peak_memory_stats()
+    for number in range(rounds + 3):
+        for name, part in parts.items():
+            elapsed = _on_gpu(part)
+            if number >= 3:
+                times[name].append(elapsed)
+    return times, torch.cuda.max_memory_allocated() / 2**30
+
+
+def _on_gpu(work: Callable[[], Any]) -> float:
+    import torch
+
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def _least_traffic() -> float:
+    """Return the gigabytes that the augmentation of two views cannot do without."""
+    values = 2 * BATCH * 3 * SIZE * SIZE
+    return values * (1 + 4) / 1e9  # uint8 is read, float32 written
+
+
+def _copy_bandwidth() -> float:
+    """Return the gigabytes per second that a copy reads and writes."""
+    import torch
+
+    source = torch.empty(2**28, device="cuda")
+    target = torch.empty_like(source)
+    times = [_on_gpu(lambda: target.copy_(source)) for _ in range(10)]
+    return 2 * source.numel() * 4 / 1e9 / statistics.median(times)

@@ -1,0 +1,42 @@
+"""What logging and checkpoints take of the time of training, at the default intervals."""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.speed.row import Check, Row, medians, take_turns
+from benchmarks.speed.rows.training import BATCH, config, random_batch
+
+
+def measure(rounds: int) -> Row:
+    """Measure a step, a log entry and a checkpoint, each by itself."""
+    from cassle_zoo.train.loop import Reporter
+    from cassle_zoo.train.trainer import Trainer
+
+    with tempfile.TemporaryDirectory() as out:
+        run, batch = config(), random_batch(BATCH)
+        trainer = Trainer(run, per_epoch=100)
+        report = Reporter(run, Path(out), 0, 10**6)
+        values = trainer.train_step(batch, 10**6)
+        every = run.run.log_every
+
+        def step() -> None:
+            trainer.train_step(batch, 10**6)
+
+        def log() -> None:
+            for _ in range(every):
+                report.step(every, values)
+
+        def save() -> None:
+            trainer.save(Path(out))
+
+        seconds = take_turns({"step": step, "log": log, "checkpoint": save}, 2 * rounds)
+        report.close()
+    middle = medians(seconds)
+    logs = middle["log"] / (every * middle["step"])
+    saves = middle["checkpoint"] / (run.run.checkpoint_every * middle["step"])
+    return Row(
+        title=f"logging every {every} steps, checkpoints every {run.run.checkpoint_every}",
+        amounts=middle,
+        checks=[Check(name="% of the time of training", value=100 * (logs + saves), at_most=1)],
+        seconds=seconds,
+    )

@@ -1,0 +1,81 @@
+"""How the speed of training grows with the batch size and with the number of processes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from benchmarks.speed.row import Check, Row, speeds, take_turns
+from benchmarks.speed.rows.training import BATCH, config, random_batch
+
+BATCHES = (16, 32, 64, 128)
+STEPS = 3
+
+
+def measure(rounds: int) -> Row:
+    """Measure steps on random crops: batch sizes in this process, then one and two processes."""
+    turns = {f"batch {size}": _turn(size) for size in BATCHES}
+    seconds = take_turns(turns, rounds)
+    amounts: dict[str, float] = {}
+    for size in BATCHES:
+        name = f"batch {size}"
+        amounts |= speeds({name: seconds[name]}, STEPS * size)
+    cores = len(os.sched_getaffinity(0))
+    for count in (1, 2):
+        name = f"{count} process{'es' * (count > 1)}, batch {BATCH}"
+        seconds[name] = [in_processes(count, max(1, cores // count)) for _ in range(2)]
+        amounts[name] = STEPS * BATCH / min(seconds[name])
+    one, two = (amounts[name] for name in list(amounts)[-2:])
+    return Row(
+        title="SimCLR step, resnet18, 96 px, bf16 where native: growth",
+        amounts=amounts,
+        unit="img/s",
+        checks=[Check(name="two processes with half the cores each / one", value=two / one)],
+        seconds=seconds,
+    )
+
+
+def _turn(size: int) -> Callable[[], None]:
+    from cassle_zoo.train.config import OptimConfig
+    from cassle_zoo.train.trainer import Trainer
+
+    # The learning rate is 0, so that noise does not make the loss infinite.
+    run = config(optim=OptimConfig(batch_size=size, epochs=1000, base_lr=0))
+    trainer, batch = Trainer(run, per_epoch=100), random_batch(size)
+
+    def turn() -> None:
+        for _ in range(STEPS):
+            trainer.train_step(batch, 10**6)
+
+    return turn
+
+
+def in_processes(count: int, threads: int) -> float:
+    """Return the seconds of some steps that `count` processes do together."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(count), "-m", "benchmarks.speed.rows.scaling"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return float(json.loads(output.stdout.splitlines()[-1]))
+
+
+def one_of_several() -> None:
+    """Train in one of the processes; the first prints the seconds."""
+    from cassle_zoo.train.distributed import process_group as distributed
+    from cassle_zoo.train.trainer import Trainer
+
+    with distributed.joined(None, 600.0) as device:
+        trainer = Trainer(config(), per_epoch=100, device=device)
+        batch = random_batch(BATCH // distributed.count())
+        trainer.train_step(batch, 10**6)
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            trainer.train_step(batch, 10**6)
+        if distributed.rank() == 0:
+            print(json.dumps(time.perf_counter() - start))
+
+
+if __name__ == "__main__":
+    one_of_several()

@@ -1,0 +1,62 @@
+"""What matrix products instead of torch's own kernels bring to training with images of 64 pixels.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.small_images [--rounds 5]
+
+Prints how many times faster whole training steps on a CPU are with the convolutions of
+`cassle_zoo/accel/small_maps.py`, and with the attention of `cassle_zoo/common/devices.py`, than without: medians
+over rounds in which both take turns.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+from benchmarks.speed.row import take_turns, times_faster
+from benchmarks.speed.rows.training import BATCH, config, random_batch, with_precision
+
+SIZE = 64
+CHOICES = (  # network, precision, and what makes it quick
+    ("resnet18", "bf16", "quickest_convolutions"),
+    ("resnet18", "fp32", "quickest_convolutions"),
+    ("resnet50", "bf16", "quickest_convolutions"),
+    ("resnet50", "fp32", "quickest_convolutions"),
+    ("vit_small_patch16_224", "bf16", "quickest_attention"),
+)
+
+
+def main() -> None:
+    """Measure and print a line for each."""
+    parser = argparse.ArgumentParser(description="Training steps with and without products.")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds; default: 5")
+    rounds = parser.parse_args().rounds
+    for arch, precision, choice in CHOICES:
+        contestants = {"with": _step(arch, precision), "without": _step(arch, precision, choice)}
+        ratio = times_faster(take_turns(contestants, rounds), "with", "without")
+        print(f"{arch:22} {precision}  {choice:22} {ratio:5.2f} times faster", flush=True)
+
+
+def _step(arch: str, precision: str, without: str = "") -> Callable[[], None]:
+    """Return a step of SimCLR, leaving `without` away."""
+    from cassle_zoo.augmentation.augment import AugmentConfig
+    from cassle_zoo.train.trainer import Trainer
+
+    run = dataclasses.replace(config(augment=AugmentConfig(size=SIZE)), arch=arch)
+    trainer = Trainer(with_precision(run, precision), 100)
+    batch = random_batch(BATCH, SIZE)
+
+    def turn() -> None:
+        left_away: Any = contextlib.nullcontext()
+        if without:
+            name = f"cassle_zoo.train.trainer.{without}"
+            left_away = patch(name, lambda *_: contextlib.nullcontext())
+        with left_away:
+            trainer.train_step(batch, 10**6)
+
+    return turn
+
+
+if __name__ == "__main__":
+    main()

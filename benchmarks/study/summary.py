@@ -1,0 +1,180 @@
+"""Means, spreads and paired differences of recorded numbers."""
+
+import importlib.util
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.study.records import Record
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+
+CONFIDENCE = 0.95
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number in a record, and how to show it.
+
+    Attributes:
+        evaluation: Such as `emoji64`.
+        part: Task, augmentation or descriptor.
+        name: Of the number.
+        title: For tables and figures.
+        scale: Factor for tables and figures: 100 shows shares as percentages.
+        minus: Another part, whose number of the same name is subtracted; none if empty.
+    """
+
+    evaluation: str
+    part: str
+    name: str
+    title: str
+    scale: float = 1.0
+    minus: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean and spread over seeds.
+
+    Attributes:
+        mean: Of all values.
+        std: Sample standard deviation; None of a single value.
+        count: Number of values.
+    """
+
+    mean: float
+    std: float | None
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Mean of paired differences over seeds.
+
+    Attributes:
+        mean: Of the differences.
+        half_width: Half of the 95 % t interval around the mean; None of a single pair, and of equal
+            differences: counts of few images may agree by chance.
+        p: Two-sided p-value of the t test that the mean is 0; None likewise.
+        count: Number of pairs.
+    """
+
+    mean: float
+    half_width: float | None
+    p: float | None
+    count: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the interval lies on one side of 0; else 0."""
+        if self.half_width is None or abs(self.mean) <= self.half_width:
+            return 0
+        return 1 if self.mean > 0 else -1
+
+
+def values(records: Sequence[Record], arm: str, metric: Metric) -> dict[int, float]:
+    """Return a metric of an arm by seed, scaled; runs that diverged are left out."""
+    return {
+        record.seed: metric.scale * _value(record, metric)
+        for record in records
+        if record.arm == arm and not record.error
+    }
+
+
+def spread(sample: Sequence[float]) -> Spread:
+    """Summarise values, one per seed.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    if not sample:
+        raise ConfigError("there are no values to summarise.")
+    std = statistics.stdev(sample) if len(sample) > 1 else None
+    return Spread(mean=statistics.fmean(sample), std=std, count=len(sample))
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
+    """Return first minus second, paired by seed; None if they share no seed.
+
+    Args:
+        first: Values by seed.
+        second: Values by seed; seeds that only one of them has are left out.
+
+    Raises:
+        MissingDependencyError: If scipy is not installed.
+    """
+    differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    if not differences:
+        return None
+    count, mean = len(differences), statistics.fmean(differences)
+    if max(differences) - min(differences) <= _ROUNDING * max(1.0, abs(mean)):
+        return Difference(mean=mean, half_width=None, p=None, count=count)
+    student = _student_t()
+    error = statistics.stdev(differences) / count**0.5
+    quantile = float(student.ppf((1 + CONFIDENCE) / 2, count - 1))
+    p = 2 * float(student.sf(abs(mean) / error, count - 1))
+    return Difference(mean=mean, half_width=quantile * error, p=p, count=count)
+
+
+def holm(found: Sequence[Difference | None]) -> list[int]:
+    """Return the signs of the differences that are not 0, as a family (Holm, 1979).
+
+    With probability 95 % none of them is wrong.
+
+    Args:
+        found: The family; None and single pairs have sign 0 and do not count.
+    """
+    signs = [0] * len(found)
+    tested = sorted((d.p, i) for i, d in enumerate(found) if d is not None and d.p is not None)
+    for rank, (p, index) in enumerate(tested):
+        if p > (1 - CONFIDENCE) / (len(tested) - rank):
+            break
+        difference = found[index]
+        assert difference is not None
+        signs[index] = 1 if difference.mean > 0 else -1
+    return signs
+
+
+def show_spread(found: Spread, decimals: int = 1) -> str:
+    """Write `mean ± standard deviation`, or the only value."""
+    text = f"{found.mean:z.{decimals}f}"
+    return text if found.std is None else f"{text} ± {found.std:.{decimals}f}"
+
+
+def show_difference(found: Difference, decimals: int = 1) -> str:
+    """Write `mean [low, high]`, bold if the interval excludes 0; or the only difference."""
+    mean = f"{found.mean:+z.{decimals}f}"
+    if found.half_width is None:
+        return mean
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    text = f"{mean} [{low:+z.{decimals}f}, {high:+z.{decimals}f}]"
+    return f"**{text}**" if found.sign else text
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column is left-aligned, all others right-aligned."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def _value(record: Record, metric: Metric) -> float:
+    try:
+        parts = record.results[metric.evaluation].metrics
+        base = parts[metric.minus][metric.name] if metric.minus else 0.0
+        return parts[metric.part][metric.name] - base
+    except KeyError:
+        raise DataError(
+            f"the record of {record.arm}, seed {record.seed}, has no {metric.evaluation} "
+            f"{metric.part} {metric.name}; `cassle-zoo reproduce study` measures what is missing."
+        ) from None
+
+
+def _student_t() -> Any:
+    """Return Student's t distribution."""
+    if importlib.util.find_spec("scipy") is None:
+        raise MissingDependencyError("intervals need scipy: pip install 'cassle-zoo[study]'.")
+    from scipy.stats import t
+
+    return t

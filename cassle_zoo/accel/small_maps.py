@@ -1,0 +1,101 @@
+"""Convolutions onto very small maps as matrix products, which CPUs compute sooner."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_LARGEST_MAP = 4
+"""Positions of the largest output, 2 x 2, that is computed as a product."""
+
+
+def quickest_convolutions(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which torch computes convolutions in the quickest way.
+
+    On CPUs, those onto maps of at most 2 x 2 become matrix products: the last stage of a ResNet, if
+    images have 64 pixels. For these oneDNN goes through all weights again for each image of a
+    batch, and waits for memory. Results are equal but for rounding. What computes forward passes
+    again in the backward pass (activation checkpointing) needs the context there as well.
+
+    Args:
+        device: Where the computation runs.
+    """
+    return _SmallMapsAsProducts() if device.type == "cpu" else contextlib.nullcontext()
+
+
+def convolution_as_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """Compute a convolution as one product of all patches and the kernel.
+
+    Args:
+        x: Input (N, C, H, W).
+        weight: Kernel (O, C, h, w).
+        bias: What is added (O,).
+        stride: Vertical and horizontal.
+        padding: Zeros on each side, vertical and horizontal.
+
+    Returns:
+        Output (N, O, H', W') with memory format channels_last.
+    """
+    (down, across), (top, left) = stride, padding
+    rows, columns = _output_size(x, weight, stride, padding)
+    bottom, right = down * (rows - 1) + 1, across * (columns - 1) + 1
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+    patches = [
+        padded[:, i : i + bottom : down, j : j + right : across]
+        for i in range(weight.shape[2])
+        for j in range(weight.shape[3])
+    ]
+    kernel = weight.permute(0, 2, 3, 1).flatten(1)
+    return F.linear(torch.cat(patches, dim=-1), kernel, bias).permute(0, 3, 1, 2)
+
+
+class _SmallMapsAsProducts(TorchFunctionMode):
+    """Replaces `torch.conv2d` where its output is small."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.conv2d and not kwargs and _is_small(*args):
+            return convolution_as_product(*args[:5])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_small(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> bool:
+    """Whether a call, as `torch.nn.Conv2d` makes it, is plain and has a small output."""
+    plain = groups == 1 and dilation == (1, 1) and x.ndim == 4
+    if not (plain and isinstance(stride, tuple) and isinstance(padding, tuple)):
+        return False
+    if x.shape[1] != weight.shape[1]:
+        return False  # torch's error names the layer's channels
+    rows, columns = _output_size(x, weight, stride, padding)
+    return min(rows, columns) > 0 and rows * columns <= _LARGEST_MAP
+
+
+def _output_size(
+    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> tuple[int, int]:
+    rows, columns = (
+        (size + 2 * pad - kernel) // step + 1
+        for size, kernel, step, pad in zip(
+            x.shape[2:], weight.shape[2:], stride, padding, strict=True
+        )
+    )
+    return rows, columns

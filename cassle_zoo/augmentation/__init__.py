@@ -1,0 +1,1 @@
+"""What omega is, and views whose omega is known."""

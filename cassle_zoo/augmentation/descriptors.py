@@ -1,0 +1,99 @@
+"""What omega is: the names, sizes and order of the augmentation descriptors.
+
+The descriptor of one view is the concatenation, in sorted name order, of the parts chosen from
+:data:`DESCRIPTOR_WIDTHS`. This module says what the numbers mean; `augment.describe` computes them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from cassle_zoo.common.errors import ConfigError, unknown_name
+
+DESCRIPTOR_WIDTHS: Mapping[str, int] = MappingProxyType(
+    {
+        "blur": 1,  # sigma in pixels, 0 if not applied
+        "color": 4,  # (factor - 1) / range of brightness, contrast, saturation; hue / range
+        "color_diff": 3,  # mean RGB before minus after the colour jitter, images in [0, 1]
+        "crop": 4,  # centre y, centre x (mirrored if flipped), height, width; fractions
+        "flip": 1,  # 0 or 1
+        "grayscale": 1,  # 0 or 1
+    }
+)
+
+DESCRIPTOR_COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "blur": ("sigma of the Gaussian blur in pixels; 0 if there was none",),
+        "color": (
+            "(brightness factor - 1) / range",
+            "(contrast factor - 1) / range",
+            "(saturation factor - 1) / range",
+            "hue shift / range",
+        ),
+        "color_diff": tuple(
+            f"mean {channel} before minus after the colour jitter, of images in [0, 1]"
+            for channel in ("red", "green", "blue")
+        ),
+        "crop": (
+            "centre y of the crop, as a share of the image's height",
+            "centre x, as a share of the width; 1 - x if the view was flipped",
+            "height, as a share of the image's",
+            "width, as a share of the image's",
+        ),
+        "flip": ("1 if the view was flipped horizontally, else 0",),
+        "grayscale": ("1 if the view was made grey, else 0",),
+    }
+)
+"""What each number of each descriptor means. A colour factor's range is the upper minus the lower
+bound of its interval; `color` and `color_diff` are 0 if the jitter was not applied."""
+
+PAPER_DESCRIPTORS: tuple[str, ...] = ("blur", "color", "color_diff", "crop", "grayscale")
+"""The paper's main setting: 13 numbers (section 4)."""
+
+
+@dataclass(frozen=True)
+class DescriptorLayout:
+    """Which descriptors are in omega, and where.
+
+    Attributes:
+        names: Descriptor names; stored sorted, the order of concatenation. May be empty (the
+            unconditioned baseline).
+
+    Raises:
+        UnknownNameError: If a name is not a descriptor.
+        ConfigError: If a name is given twice.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Sort and check the names."""
+        object.__setattr__(self, "names", _checked(self.names))
+
+    @property
+    def width(self) -> int:
+        """Length of omega."""
+        return sum(DESCRIPTOR_WIDTHS[name] for name in self.names)
+
+    def slices(self) -> dict[str, slice]:
+        """Return the columns of each descriptor in omega, in order."""
+        columns: dict[str, slice] = {}
+        start = 0
+        for name in self.names:
+            columns[name] = slice(start, start + DESCRIPTOR_WIDTHS[name])
+            start += DESCRIPTOR_WIDTHS[name]
+        return columns
+
+
+def _checked(names: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ConfigError(f"descriptors must be a sequence of names, not the string {names!r}.")
+    ordered = tuple(sorted(names))
+    for name in ordered:
+        if name not in DESCRIPTOR_WIDTHS:
+            raise unknown_name("descriptor", name, DESCRIPTOR_WIDTHS)
+        if ordered.count(name) > 1:
+            raise ConfigError(
+                f"descriptor {name!r} is given {ordered.count(name)} times; once is enough."
+            )
+    return ordered

@@ -1,0 +1,144 @@
+"""Checks every field of a settings class when it is made, by its type and its declared range.
+
+A field says what it may be where it is declared: `share: Annotated[float, Range(0, 1)] = 0.5`.
+"""
+
+import dataclasses
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from cassle_zoo.common.errors import ConfigError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Bounds of a number, or of each number of a tuple. Infinity and NaN are never allowed.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        open_low: Whether `low` itself is not allowed.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        """Return whether a finite number is within the bounds."""
+        return self.low <= value <= self.high and not (self.open_low and value == self.low)
+
+    def __str__(self) -> str:
+        """Return what to say after "must be a number"."""
+        if self.high == math.inf:
+            if self.low == -math.inf:
+                return ""
+            return f" greater than {self.low:g}" if self.open_low else f" of at least {self.low:g}"
+        return f" within {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
+
+
+POSITIVE = Range(0, open_low=True)
+NOT_NEGATIVE = Range(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Names to choose from.
+
+    Attributes:
+        names: All that there are.
+    """
+
+    names: tuple[str, ...]
+
+
+def check_fields(settings: Any, prefix: str = "") -> None:
+    """Check all fields of a dataclass instance against their annotations.
+
+    Whole numbers count as real numbers, but True and False do not; lists count as tuples.
+
+    Args:
+        settings: The instance; call this in its `__post_init__`.
+        prefix: What the fields' names begin with in messages, such as `"optim."`.
+
+    Raises:
+        ConfigError: Naming the field, its value and what is allowed.
+        UnknownNameError: If a name is none of those to choose from.
+    """
+    hints = typing.get_type_hints(type(settings), include_extras=True)
+    for field in dataclasses.fields(settings):
+        name = f"{prefix}{field.name}"
+        _check(name, getattr(settings, field.name), hints[field.name], Range())
+
+
+def _check(name: str, value: Any, kind: Any, bounds: Range) -> None:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        kind, *extras = arguments
+        for extra in extras:
+            if isinstance(extra, Range):
+                bounds = extra
+            elif isinstance(extra, OneOf):
+                _check_name(name, value, extra)
+        _check(name, value, kind, bounds)
+    elif origin in (types.UnionType, typing.Union):
+        if value is not None or type(None) not in arguments:
+            _check_union(name, value, [a for a in arguments if a is not type(None)], bounds)
+    elif origin is Literal:
+        _check_name(name, value, OneOf(arguments))
+    elif origin is tuple:
+        _check_tuple(name, value, arguments, bounds)
+    elif kind in (int, float):
+        _check_number(name, value, kind, bounds)
+    elif not isinstance(value, kind):
+        raise ConfigError(f"{name} must be {_WORDS.get(kind, kind.__name__)}, got {value!r}.")
+
+
+def _check_union(name: str, value: Any, kinds: list[Any], bounds: Range) -> None:
+    for kind in kinds[:-1]:
+        try:
+            return _check(name, value, kind, bounds)
+        except ConfigError:
+            continue
+    return _check(name, value, kinds[-1], bounds)
+
+
+def _check_name(name: str, value: Any, choice: OneOf) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be one of {', '.join(choice.names)}, got {value!r}.")
+    if value not in choice.names:
+        raise unknown_name(name, value, choice.names)
+
+
+def _check_tuple(name: str, value: Any, kinds: tuple[Any, ...], bounds: Range) -> None:
+    if not isinstance(value, tuple | list):
+        raise ConfigError(f"{name} must be a tuple, got {value!r}.")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(value) != len(kinds):
+        raise ConfigError(f"{name} must be {len(kinds)} values, got {value!r}.")
+    for item, kind in zip(value, kinds, strict=True):
+        _check(name, item, kind, bounds)
+
+
+def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
+    is_kind = _IS_NUMBER[kind]
+    if not is_kind(value) or not math.isfinite(value) or value not in bounds:
+        word = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{name} must be {word}{bounds}, got {value!r}.")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+_IS_NUMBER: dict[type, Callable[[Any], bool]] = {int: _is_whole, float: _is_real}
+_WORDS = {str: "a text", bool: "True or False"}

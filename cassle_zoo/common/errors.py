@@ -1,0 +1,91 @@
+"""Errors that name the offending value, the alternatives and the fix.
+
+Every error a user can provoke derives from :class:`CassleZooError`, and from the built-in
+exception that callers would expect for the same mistake.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CassleZooError(Exception):
+    """Base of all errors raised by cassle_zoo on purpose."""
+
+
+class ConfigError(CassleZooError, ValueError):
+    """A setting has a value that is not allowed."""
+
+
+class FolderInUseError(ConfigError):
+    """Another process works in the folder."""
+
+
+class UnknownNameError(CassleZooError, ValueError):
+    """A name (of a model, method, task, ...) does not exist."""
+
+
+class WeightsUnavailableError(CassleZooError, RuntimeError):
+    """Pretrained weights were asked for, but are not published or cannot be downloaded."""
+
+
+class ChecksumError(CassleZooError, RuntimeError):
+    """A file does not have the content that was published."""
+
+
+class ModelFolderError(CassleZooError, RuntimeError):
+    """A model folder is incomplete, or its files contradict each other."""
+
+
+class CheckpointError(CassleZooError, RuntimeError):
+    """A foreign checkpoint is not safe to read, or not understood."""
+
+
+class DataError(CassleZooError, RuntimeError):
+    """Input data cannot be read or cannot be used."""
+
+
+class HubError(CassleZooError, RuntimeError):
+    """The Hugging Face Hub refused a request, or could not be reached."""
+
+
+class MissingDependencyError(CassleZooError, ImportError):
+    """An optional dependency is needed; the message names the extra that brings it."""
+
+
+class NotEnoughMemoryError(CassleZooError, MemoryError):
+    """A run does not fit into the memory of the machine or its GPU."""
+
+
+class StorageError(CassleZooError, OSError):
+    """Nothing can be written: the disk is full, a limit is reached, or it is not allowed."""
+
+
+class ProcessLostError(CassleZooError, RuntimeError):
+    """One of the processes that train together, or the network between them, is gone."""
+
+
+class NonFiniteLossError(CassleZooError, RuntimeError):
+    """The training loss became NaN or infinite."""
+
+
+def unknown_name(
+    kind: str, value: str, options: Iterable[str], *, listed_by: str | None = None
+) -> UnknownNameError:
+    """Build the error for a name that does not exist, with the nearest names that do.
+
+    Args:
+        kind: What the name was meant to be, for example ``"model"``.
+        value: The name as given.
+        options: All names that exist.
+        listed_by: What prints all names, where they are too many for a message.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    names = sorted(set(options))
+    near = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    if listed_by is not None:
+        return UnknownNameError(f"Unknown {kind} {value!r}.{hint} {listed_by} lists all names.")
+    shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
+    return UnknownNameError(f"Unknown {kind} {value!r}.{hint} Available: {shown}.")

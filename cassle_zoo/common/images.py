@@ -1,0 +1,272 @@
+"""Reading images of every kind as plain 8-bit RGB, and finding them in folders."""
+
+import io
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from cassle_zoo.common.errors import DataError
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+# Pillow hands EPS to Ghostscript and WMF to the system, and can name but not decode the others.
+_REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+_UPRIGHT = 1  # as EXIF puts it
+_UNPREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+
+
+class UnreadableImageError(DataError):
+    """One image cannot be read.
+
+    Attributes:
+        source: The file, or a description of the object in memory.
+        reason: What is wrong with it, without the name.
+    """
+
+    def __init__(self, source: str, reason: str) -> None:
+        """Keep the name and the reason apart, for reports that list many images."""
+        super().__init__(source, reason)
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the message for a person."""
+        return f"Cannot read image {self.source!r}: {self.reason}."
+
+
+def open_image(source: PathLike | bytes | BinaryIO | Image.Image) -> Image.Image:
+    """Read an image as 8-bit RGB, the way a person would see it.
+
+    The content decides, not the file's ending. EXIF rotation is applied; transparent parts become
+    white; palette, CMYK, YCbCr, Lab and grey images are converted (colour profiles are ignored);
+    16-bit grey is scaled from 0-65535, not clipped; other integer and float images are scaled as
+    told in :func:`to_rgb`; of an animation or a multi-page file the first image is taken.
+
+    Images of more than ``2 * PIL.Image.MAX_IMAGE_PIXELS`` pixels (178,956,970 unless changed)
+    are refused: a tiny file can claim to be that large and exhaust the memory. To read such
+    images, set ``PIL.Image.MAX_IMAGE_PIXELS`` yourself. EPS and WMF are refused, since reading
+    them starts other programs.
+
+    Args:
+        source: A file name, the bytes of a file, an open binary file, or an image (not changed).
+
+    Returns:
+        A new image of mode RGB, or the given one when there is nothing to do.
+
+    Raises:
+        UnreadableImageError: (a DataError) The image is missing, broken, too large or no image.
+    """
+    name = _describe(source)
+    # Decoders fed with broken files raise anything: struct.error, SyntaxError, IndexError, ...
+    try:
+        if isinstance(source, Image.Image):
+            return to_rgb(source)
+        if isinstance(source, bytes):
+            source = io.BytesIO(source)
+        elif isinstance(source, str | os.PathLike):
+            _check_regular_file(source)
+        with Image.open(source, formats=_formats()) as image:
+            return to_rgb(image)
+    except Exception as error:
+        raise UnreadableImageError(name, _reason(error)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to 8-bit RGB.
+
+    Integer images (mode I) within 0-65535 count as 16-bit. Float images (mode F) within 0-1
+    are multiplied by 255, and within 0-255 rounded. Any other range is stretched from its
+    minimum (black) to its maximum (white).
+
+    Args:
+        image: An image of any mode; it is not changed.
+
+    Returns:
+        The image in mode RGB, upright, on white.
+
+    Raises:
+        DataError: The image has no pixels, or values that are not finite.
+    """
+    if 0 in image.size:
+        raise DataError(f"the image is empty: {image.width}x{image.height} pixels")
+    image.load()
+    image = _upright(image)
+    if image.mode in _UNPREMULTIPLIED:
+        image = image.convert(_UNPREMULTIPLIED[image.mode])
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        image = Image.fromarray(_to_uint8(values, *_black_and_white(image.mode, values)))
+    elif image.mode == "LAB":
+        to_srgb = ImageCms.buildTransform(
+            ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
+        )
+        image = ImageCms.applyTransform(image, to_srgb) or image
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def array_to_image(array: Array) -> Image.Image:
+    """Make an image from an array.
+
+    Args:
+        array: (H, W) or (H, W, C) with C = 1 grey, 2 grey and alpha, 3 RGB or 4 RGB and alpha;
+            bool, uint8, uint16 (0-65535), or float in [0, 1].
+
+    Returns:
+        An image of mode RGB.
+
+    Raises:
+        DataError: Shape, type or range is another one.
+    """
+    shape, dtype = tuple(array.shape), array.dtype
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
+        raise DataError(f"an array of shape {shape}; expected (H, W) or (H, W, C) with C from 1-4")
+    if dtype == np.uint16:
+        array = _to_uint8(array, 0, 65535)
+    elif dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif np.issubdtype(dtype, np.floating):
+        low, high = float(array.min()), float(array.max())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise DataError(f"float values from {low:.4g} to {high:.4g}; expected 0 to 1")
+        array = _to_uint8(array, 0, 1)
+    elif dtype != np.uint8:
+        raise DataError(f"values of type {dtype}; expected uint8, uint16, bool or float")
+    if array.shape[-1] == 1:
+        array = array[..., 0]
+    return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def list_image_files(
+    path: PathLike, *, on_error: Callable[[Path, str], None] | None = None
+) -> list[Path]:
+    """List the images of a folder and everything below it, or a single file.
+
+    A file named outright is returned whatever its ending. Within folders, files whose ending
+    Pillow can read (.jpg, .png, .webp, .tif, ... in any case) are taken and all others silently
+    left out, as are hidden files and folders. Symbolic links are followed, but every folder is
+    entered once, so loops end.
+
+    Args:
+        path: A folder or a file.
+        on_error: Called with a folder that cannot be opened and the reason, instead of raising.
+
+    Returns:
+        The files in sorted order, the same on every machine.
+
+    Raises:
+        DataError: There is nothing at ``path``, or a folder cannot be opened and ``on_error`` is
+            not given.
+    """
+    root = Path(path)
+    try:
+        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot open {str(path)!r}: {_reason(error)}.") from error
+    if not is_folder:
+        return [root]
+    endings = image_endings()
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as scan:
+                entries = [entry for entry in scan if not entry.name.startswith(".")]
+        except OSError as error:
+            if on_error is None:
+                raise DataError(f"Cannot open folder {str(folder)!r}: {_reason(error)}.") from error
+            on_error(folder, _reason(error))
+            continue
+        for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
+            # Not entry.is_dir(), which raises for a link to itself.
+            if os.path.isdir(entry.path):
+                folders.append(folder / entry.name)
+            # Broken links and the like are listed too, so that reading them reports them.
+            elif os.path.splitext(entry.name)[1].lower() in endings:
+                found.append(folder / entry.name)
+    return sorted(found, key=lambda file: file.parts)
+
+
+def image_endings() -> frozenset[str]:
+    """Return the file endings, lower case with the dot, that count as images in folders."""
+    readable = set(_formats())
+    return frozenset(end for end, name in Image.registered_extensions().items() if name in readable)
+
+
+def _formats() -> list[str]:
+    # Asked anew each time: plugins such as pillow_heif may be registered at any moment.
+    Image.init()
+    return [name for name in Image.ID if name not in _REFUSED_FORMATS]
+
+
+def _check_regular_file(path: PathLike) -> None:
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise DataError("it is a folder")
+    # Opening a named pipe would wait for ever.
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("it is not a regular file")
+    if status.st_size == 0:
+        raise DataError("the file is empty")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Broken EXIF data make the rotation unknown, not the image unreadable.
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) == _UPRIGHT:
+            return image  # which exif_transpose would copy
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _black_and_white(mode: str, values: Array) -> tuple[float, float]:
+    """Return the values that become black and white in a grey image deeper than 8 bit."""
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError("it holds values that are not finite")
+    for white in (1, 255) if mode == "F" else (65535,):
+        if low >= 0 and high <= white:
+            return 0, white
+    return low, high
+
+
+def _to_uint8(values: Array, black: float, white: float) -> Array:
+    scale = 255 / (white - black) if white > black else 0.0
+    scaled = (values.astype(np.float64) - black) * scale
+    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+
+def _describe(source: object) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "filename", None) or getattr(source, "name", None) or "in memory")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnreadableImageError):
+        return error.reason
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of a kind that cannot be read"
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"more than {limit:,} pixels, the limit against decompression bombs"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).rstrip(".") or type(error).__name__

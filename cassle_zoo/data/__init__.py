@@ -1,0 +1,1 @@
+"""Datasets and listings of images that training and evaluation both read."""

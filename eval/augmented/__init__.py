@@ -1,0 +1,1 @@
+"""Augmented views for evaluation, and what networks make of them."""

@@ -1,0 +1,82 @@
+"""Features after every stage of a network, from the stem to what a classifier would get."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.features.inference import embed
+
+BACKBONE = "backbone"
+
+
+def stage_modules(model: nn.Module) -> dict[str, tuple[nn.Module, int]]:
+    """Return the stages of a timm model, in order, with their numbers of channels.
+
+    These are the modules that timm's `feature_info` names (`act1`, `layer1`, ... of ResNets; every
+    block of ViTs), and before them the patch embedding if there is one. Other modules have none.
+    """
+    info: Any = getattr(model, "feature_info", None)
+    found: dict[str, tuple[nn.Module, int]] = {}
+    if not isinstance(info, list) or not info:
+        return found
+    patches = getattr(model, "patch_embed", None)
+    if isinstance(patches, nn.Module):
+        found["patch_embed"] = (patches, int(getattr(model, "embed_dim", info[0]["num_chs"])))
+    for stage in info:
+        found[stage["module"]] = (model.get_submodule(stage["module"]), int(stage["num_chs"]))
+    return found
+
+
+def embed_stages(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return the globally average-pooled features after each stage, and those of the backbone.
+
+    Args:
+        model: A model in evaluation mode; see `cassle_zoo.features.inference.inference`.
+        images: (B, C, H, W) on the model's device.
+
+    Returns:
+        (B, D) float32 on the CPU by stage; the last is `backbone`, what
+        `cassle_zoo.features.inference.embed` returns. Class tokens do not enter the means.
+
+    Raises:
+        ConfigError: If the model does not return (B, D), or a stage yields anything but maps or
+            tokens of its number of channels.
+    """
+    prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
+    pooled: dict[str, Tensor] = {}
+    handles = []
+    try:
+        for name, (module, channels) in stage_modules(model).items():
+            skip = 0 if name == "patch_embed" else prefix
+            hook = _pooling_hook(pooled, name, channels, skip)
+            handles.append(module.register_forward_hook(hook))
+        features = embed(model, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {**pooled, BACKBONE: features}
+
+
+def _pooling_hook(
+    pooled: dict[str, Tensor], name: str, channels: int, prefix: int
+) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        pooled[name] = _pool(output, channels, prefix, name).float().cpu()
+
+    return hook
+
+
+def _pool(output: Any, channels: int, prefix: int, name: str) -> Tensor:
+    if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == channels:
+        return torch.mean(output, dim=(2, 3))
+    if isinstance(output, Tensor) and output.ndim == 4 and output.shape[3] == channels:
+        return torch.mean(output, dim=(1, 2))
+    if isinstance(output, Tensor) and output.ndim == 3 and output.shape[2] == channels:
+        return torch.mean(output[:, prefix:], dim=1)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise ConfigError(
+        f"stage {name} yields {shape}; maps or tokens of {channels} channels are needed."
+    )

@@ -1,0 +1,239 @@
+"""Augmented views of chosen strength, the same whatever the order and size of batches.
+
+All is done with `cassle_zoo.augmentation.augment`, so that equal parameters give the pixels of training. What
+is random about a view hangs on the seed and the image's index only, so that every augmentation
+and strength puts the same crop position and the same signs on an image.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import BatchSampler, Dataset
+
+from cassle_zoo.augmentation.augment import (
+    AugmentConfig,
+    AugmentParams,
+    apply_params,
+    describe,
+    draw_uniforms,
+    params_from_uniforms,
+    view_generator,
+)
+from cassle_zoo.augmentation.crop import cut_crops
+from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS, DescriptorLayout
+from cassle_zoo.common.errors import ConfigError, unknown_name
+from cassle_zoo.common.images import open_image
+from cassle_zoo.eval.base import EvalContext, EvalData, Images
+from cassle_zoo.eval.batches import read_batches
+
+FACTORS: tuple[str, ...] = ("brightness", "contrast", "saturation", "hue")
+GRADED: tuple[str, ...] = ("crop", "color", *FACTORS, "blur")
+SWITCHES: tuple[str, ...] = ("grayscale", "flip")
+ORIGINAL, RECIPE = "original", "recipe"
+AUGMENTATIONS: tuple[str, ...] = (*GRADED, *SWITCHES)
+"""Augmentations that can be applied alone; `SWITCHES` have no strength but 1."""
+ALL_OMEGA = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A kind of view.
+
+    Attributes:
+        name: One of `AUGMENTATIONS`; `original`, the central square of the image; or `recipe`,
+            drawn from the whole distribution of training.
+        strength: Share of the training range, in [0, 1]. Crops cover exactly
+            1 - strength · (1 - smallest share) of the area, at a random place and ratio; colour
+            factors are exactly 1 ± strength · range, with random signs and order; the blur has
+            exactly strength · largest sigma.
+        value: That parameter: area, deviation of the factors (in `color` that of brightness), or
+            sigma in pixels; 1 of switches, 0 of the original.
+        config: The distribution that the view is drawn from.
+        recipe: The distribution of training, by whose ranges omega is scaled.
+    """
+
+    name: str
+    strength: float
+    value: float
+    config: AugmentConfig
+    recipe: AugmentConfig
+
+    def params(self, uniforms: Tensor, source: Tensor) -> AugmentParams:
+        """Return the parameters of B views.
+
+        Args:
+            uniforms: (B, U) from `image_uniforms`.
+            source: (B, 2) heights and widths of the images.
+        """
+        params = params_from_uniforms(self.config, uniforms, source)
+        if self.name == RECIPE:
+            return params
+        config = self.config
+        reach = torch.tensor([config.brightness, config.contrast, config.saturation, config.hue])
+        centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
+        sign = torch.where(params.factors < centre, -1.0, 1.0)
+        return replace(params, factors=centre + sign * reach)
+
+    def render(self, crops: Tensor, uniforms: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the network's input (B, 3, S, S) and what was done (B, 14), as `ALL_OMEGA`.
+
+        Args:
+            crops: (B, 3, S, S) uint8, cut as `params` says.
+            uniforms: (B, U) from `image_uniforms`.
+            source: (B, 2) heights and widths of the images.
+        """
+        params = self.params(uniforms, source)
+        images, color_diff = apply_params(crops, params, self.config)
+        return images, describe(params, color_diff, ALL_OMEGA, self.recipe).cpu()
+
+
+def make_view(name: str, recipe: AugmentConfig, strength: float = 1) -> View:
+    """Return a view with one augmentation of a strength, or `original` or `recipe`.
+
+    Raises:
+        UnknownNameError: If there is no such augmentation.
+        ConfigError: If the strength is not in (0, 1].
+    """
+    if name not in (*AUGMENTATIONS, ORIGINAL, RECIPE):
+        raise unknown_name("augmentation", name, AUGMENTATIONS)
+    if not 0 < strength <= 1:
+        raise ConfigError(f"strength must be in (0, 1], got {strength}.")
+    if name == RECIPE:
+        return View(name=name, strength=1, value=1, config=recipe, recipe=recipe)
+    still = replace(
+        recipe, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_p=0, jitter_p=0, brightness=0,
+        contrast=0, saturation=0, hue=0, grayscale_p=0, blur_p=0,
+    )  # fmt: skip
+    if name == ORIGINAL:
+        return View(name=name, strength=0, value=0, config=still, recipe=recipe)
+    value = 1.0
+    if name == "crop":
+        value = 1 - strength * (1 - recipe.crop_scale[0])
+        still = replace(still, crop_scale=(value, value), crop_ratio=recipe.crop_ratio)
+    elif name == "blur":
+        value = strength * recipe.blur_sigma[1]
+        still = replace(still, blur_p=1, blur_sigma=(value, value))
+    elif name == "color" or name in FACTORS:
+        parts = FACTORS if name == "color" else (name,)
+        reach = {part: strength * getattr(recipe, part) for part in parts}
+        value = reach[parts[0]]
+        still = replace(still, jitter_p=1, **reach)
+    elif name == "grayscale":
+        still = replace(still, grayscale_p=1)
+    elif name == "flip":
+        still = replace(still, flip_p=1)
+    return View(name=name, strength=strength, value=value, config=still, recipe=recipe)
+
+
+def input_recipe(
+    transform: Callable[[Image.Image], Tensor], size: tuple[int, int]
+) -> AugmentConfig:
+    """Return the paper's recipe at a transform's size, mean and standard deviation.
+
+    They are measured with a black and a white image.
+
+    Args:
+        transform: From an image to the network's input.
+        size: Width and height of these images; matters to transforms that do not resize.
+
+    Raises:
+        ConfigError: If the transform does not make square (3, S, S) tensors, or is not monotonic.
+    """
+    black, white = (transform(Image.new("RGB", size, name)) for name in ("black", "white"))
+    channels, height, width = black.shape
+    if channels != 3 or height != width:
+        raise ConfigError(
+            f"the network takes {channels}x{height}x{width}; views are square and of 3 channels."
+        )
+    span = (white - black).double().mean(dim=(1, 2))
+    if not (span > 0).all():
+        raise ConfigError("the transform does not make white brighter than black.")
+    # Six decimals undo the float32 rounding of the transform.
+    mean = [round(float(v), 6) for v in -black.double().mean(dim=(1, 2)) / span]
+    std = [round(float(v), 6) for v in 1 / span]
+    return AugmentConfig(
+        size=int(height), mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2])
+    )
+
+
+def context_recipe(context: EvalContext) -> AugmentConfig:
+    """Return the paper's recipe for a context's network."""
+    return input_recipe(context.transform, context.data.images[0][0].size)
+
+
+def omega_for(layout: DescriptorLayout, omega: Tensor) -> Tensor:
+    """Pick the columns of a layout out of (B, 14) `ALL_OMEGA` descriptors."""
+    columns = ALL_OMEGA.slices()
+    return torch.cat([omega[:, :0], *(omega[:, columns[name]] for name in layout.names)], dim=1)
+
+
+def held_out(data: EvalData) -> Tensor:
+    """Return the sorted indices of images in the test part of some task; maybe none."""
+    parts = [task.splits["test"] for task in data.tasks if "test" in task.splits]
+    return torch.cat(parts).unique() if parts else torch.empty(0, dtype=torch.int64)
+
+
+def draw_images(candidates: Tensor, count: int, seed: int) -> Tensor:
+    """Draw at most `count` of the candidates, in the order drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    return candidates[torch.randperm(len(candidates), generator=generator)[:count]]
+
+
+def image_uniforms(indices: Tensor, seed: int) -> Tensor:
+    """Return all that is random about views of images, (N, U): a row hangs on its index only."""
+    rows = [draw_uniforms(1, view_generator(seed, 0, index, 0)) for index in indices.tolist()]
+    return torch.cat(rows)
+
+
+def derangement(count: int, seed: int, steps: int = 1) -> Tensor:
+    """Return another place for each of `count` places: the one `steps` on in a random cycle.
+
+    Args:
+        count: Number of places, more than `steps`.
+        seed: Of the cycle.
+        steps: Different steps lead to different places.
+    """
+    cycle = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    partner = torch.empty_like(cycle)
+    partner[cycle] = cycle.roll(-steps)
+    return partner
+
+
+def read_crops(
+    images: Images,
+    indices: Tensor,
+    uniforms: Tensor,
+    views: Sequence[View],
+    *,
+    batch_size: int,
+    workers: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read images and cut the crops of each view out of them.
+
+    Returns:
+        Batches of crops, (B, V, 3, S, S) uint8, with (B, 2) heights and widths of the images.
+
+    Raises:
+        DataError: If an image cannot be read.
+    """
+    crops = _Crops(images, indices.tolist(), uniforms, views)
+    batches = BatchSampler(range(len(indices)), batch_size, drop_last=False)
+    return read_batches(crops, batches, workers=workers)
+
+
+class _Crops(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(
+        self, images: Images, indices: list[int], uniforms: Tensor, views: Sequence[View]
+    ) -> None:
+        self.images, self.indices = images, indices
+        self.uniforms, self.views = uniforms, views
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        image = open_image(self.images[self.indices[row]][0])
+        source = torch.tensor([[image.height, image.width]])
+        uniforms = self.uniforms[row : row + 1]
+        boxes = torch.cat([view.params(uniforms, source).box for view in self.views]).tolist()
+        return cut_crops(image, boxes, self.views[0].config.size), source[0]

@@ -1,0 +1,183 @@
+"""What features tell of the augmentation."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.eval.augmented import views
+from cassle_zoo.eval.augmented.projections import project
+from cassle_zoo.eval.base import EvalContext, EvalData, Outcome
+from cassle_zoo.eval.equivariance import PENALTIES, probe, ranks_of_first
+from cassle_zoo.eval.report.figures import render, require_matplotlib
+from cassle_zoo.eval.report.sensitivity_figures import equivariance_figure
+from cassle_zoo.features.inference import choose_device, embed, inference
+from cassle_zoo.projector import ConditionedProjector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equivariance:
+    """How well ω is told from features, and the right ω found by the projector.
+
+    Attributes:
+        images: At most so many; each gives one view drawn from the whole recipe of training.
+        candidates: Number of ω that the right one is to be found among.
+        figures: Whether to draw figures, which needs the extra `figures`.
+    """
+
+    images: Annotated[int, Range(1)] = 4000
+    candidates: Annotated[int, Range(2)] = 100
+    figures: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
+
+    def evaluate(self, context: EvalContext) -> Outcome:
+        """Return `r2_single` and `r2_pair` of each descriptor and their means.
+
+        With a conditioned projector also `omega_top1` and `omega_mrr`.
+        """
+        if self.figures:
+            require_matplotlib()
+        everything = torch.arange(len(context.data.images))
+        indices = views.draw_images(everything, self.images, context.compute.seed)
+        splits = split_images(context.data, indices)
+        recipe = views.context_recipe(context)
+        original, augmented, clear, omega = _encode(context, indices, recipe)
+        columns = views.ALL_OMEGA.slices()
+        pairs = torch.cat([original, augmented], dim=1)
+        single = probe(augmented, omega, splits, columns)
+        pair = probe(pairs, omega, splits, columns)
+        metrics = {name: {"r2_single": single[name], "r2_pair": pair[name]} for name in columns}
+        metrics["mean"] = {
+            metric: sum(values[metric] for values in metrics.values()) / len(columns)
+            for metric in ("r2_single", "r2_pair")
+        }
+        protocol = {"equivariance": _protocol(splits, recipe)}
+        projector = None if context.source.projector is None else context.source.projector()
+        if projector is not None and projector.config.conditioning != "none":
+            test = splits["test"]
+            metrics["omega"] = self._find_omega(
+                context, projector, original[test], augmented[test], clear[test], omega[test]
+            )
+            protocol["finding ω"] = (
+                f"the projections of {len(test)} held-out views under {self.candidates} ω, their "
+                "own and those of other held-out views, ranked by cosine to the projection of the "
+                "image itself under its own ω; omega_top1: how often the right ω is first; "
+                "omega_mrr: mean of 1/rank"
+            )
+        name = context.source.name
+        files = {}
+        if self.figures:
+            files["r2.png"] = render(equivariance_figure({name: metrics}))
+        return Outcome(metrics=metrics, protocol=protocol, files=files)
+
+    def _find_omega(
+        self,
+        context: EvalContext,
+        projector: ConditionedProjector,
+        original: Tensor,
+        augmented: Tensor,
+        clear: Tensor,
+        omega: Tensor,
+    ) -> dict[str, float]:
+        if len(omega) < self.candidates:
+            raise DataError(
+                f"{len(omega)} held-out images do not give {self.candidates} candidates for ω; "
+                "ask for fewer candidates or more images."
+            )
+        device = context.compute.device
+        target = F.normalize(project(projector, original, clear, device=device).double(), dim=1)
+        scores = []
+        for step in range(self.candidates):
+            told = omega[views.derangement(len(omega), context.compute.seed, step)]
+            found = project(projector, augmented, told, device=device).double()
+            scores.append((F.normalize(found, dim=1) * target).sum(1))
+        ranks = ranks_of_first(torch.stack(scores, dim=1))
+        return {
+            "omega_top1": float((ranks == 1).double().mean()),
+            "omega_mrr": float((1 / ranks).double().mean()),
+        }
+
+
+def split_images(data: EvalData, indices: Tensor) -> dict[str, Tensor]:
+    """Split drawn images into `train`, `val` and `test`, places within `indices`.
+
+    Images in the test part of some task are tested on; of the others every fifth drawn is
+    validated on. If no task has a test part, every fifth of all is tested on.
+
+    Raises:
+        DataError: If a part has fewer than 10 images.
+    """
+    places = torch.arange(len(indices))
+    held = views.held_out(data)
+    test = torch.isin(indices, held) if len(held) else places % 5 == 4
+    rest = places[~test]
+    fifth = torch.arange(len(rest)) % 5 == 4
+    splits = {"train": rest[~fifth], "val": rest[fifth], "test": places[test]}
+    small = {name: len(part) for name, part in splits.items() if len(part) < 10}
+    if small:
+        raise DataError(f"too few images to fit and test: {small}; each part needs 10.")
+    return splits
+
+
+def _encode(
+    context: EvalContext, indices: Tensor, recipe: AugmentConfig
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return features of images and of their views, (N, D) each, and both ω, (N, 14) each."""
+    drawn = hashlib.sha256(indices.numpy().tobytes()).hexdigest()
+    key = ("equivariance", drawn, str(recipe), str(context.compute.seed))
+    table = context.kept(key, lambda: _extract(context, indices, recipe))
+    width = views.ALL_OMEGA.width
+    features = (table.shape[1] - 2 * width) // 2
+    original, augmented, clear, omega = table.split([features, features, width, width], dim=1)
+    return original, augmented, clear, omega
+
+
+def _extract(context: EvalContext, indices: Tensor, recipe: AugmentConfig) -> Tensor:
+    model, compute = context.model, context.compute
+    device = choose_device(model, compute.device)
+    uniforms = views.image_uniforms(indices, compute.seed)
+    kinds = [views.make_view(name, recipe) for name in (views.ORIGINAL, views.RECIPE)]
+    batches = views.read_crops(
+        context.data.images, indices, uniforms, kinds,
+        batch_size=compute.batch_size, workers=compute.workers,
+    )  # fmt: skip
+    rows: list[Tensor] = []
+    start = 0
+    disable = None if compute.progress is None else not compute.progress
+    with inference(model, device), tqdm(
+        total=len(indices), unit="img", desc="views", disable=disable
+    ) as bar:  # fmt: skip
+        for crops, source in batches:
+            chosen = uniforms[start : start + len(crops)]
+            start += len(crops)
+            seen = [
+                kind.render(crops[:, place].to(device), chosen, source)
+                for place, kind in enumerate(kinds)
+            ]
+            parts = [embed(model, images) for images, _ in seen] + [omega for _, omega in seen]
+            rows.append(torch.cat(parts, dim=1))
+            bar.update(len(crops))
+    return torch.cat(rows)
+
+
+def _protocol(splits: dict[str, Tensor], recipe: AugmentConfig) -> str:
+    counts = " / ".join(str(len(splits[name])) for name in ("train", "val", "test"))
+    return (
+        f"ridge regression in closed form from standardised features of one view (r2_single), or "
+        f"of the image and its view side by side (r2_pair), to ω; {counts} images to fit / "
+        "choose the penalty / test, test being in the test part of some task (every fifth drawn, "
+        f"if there are none), val every fifth of the others; {len(PENALTIES)} penalties from "
+        f"{PENALTIES[0]:g} to {PENALTIES[-1]:g} per sample, chosen for each descriptor, refitted "
+        "on fit and val; true R², mean over a descriptor's numbers; one view an image from "
+        f"training's recipe at {recipe.size} px, images being central squares, bilinear"
+    )

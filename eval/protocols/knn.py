@@ -1,0 +1,78 @@
+"""k-nearest neighbours."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+
+from cassle_zoo.common.config import POSITIVE, Range, check_fields
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.eval.base import EvalContext, Outcome
+from cassle_zoo.eval.metrics import mean_per_class
+from cassle_zoo.eval.whitening import whitened
+from cassle_zoo.features.knn import knn_predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class KNN:
+    """Weighted k-nearest neighbours by cosine similarity, among training and validation data.
+
+    Attributes:
+        k: Number of neighbours.
+        temperature: Votes are weighted exp(cosine / temperature).
+        whiten: Compare this many principal components of unit variance, fitted without
+            labels to training and validation data; by default the features as they are.
+    """
+
+    k: Annotated[int, Range(1)] = 20
+    temperature: Annotated[float, POSITIVE] = 0.07
+    whiten: Annotated[int | None, Range(1)] = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
+
+    def evaluate(self, context: EvalContext) -> Outcome:
+        """Return `knn_top1` and `knn_mean_per_class` of every classification task.
+
+        Raises:
+            ConfigError: If `whiten` is more than the width of the features.
+            DataError: If there is only one class, features have no direction, or there are too few
+                images to whiten.
+        """
+        metrics = {}
+        tasks = context.data.tasks_of("classification")
+        features = whitened(context.features, context.data, self.whiten)
+        for task in tasks:
+            gallery = torch.cat([task.splits["train"], task.splits["val"]])
+            test = task.splits["test"]
+            if len(task.targets[gallery].unique()) == 1:
+                raise DataError(
+                    f"task {task.name}: all training and validation images are of one class, so "
+                    "that k-NN is always right or always wrong; two are needed."
+                )
+            used = torch.cat([gallery, test])
+            zero = int((~context.features[used].any(1)).sum())
+            if zero:
+                raise DataError(
+                    f"task {task.name}: {zero} of {len(used)} feature vectors are zero and have no "
+                    "direction that cosines could compare."
+                )
+            predicted = knn_predict(
+                features[gallery],
+                task.targets[gallery],
+                features[test],
+                num_classes=len(task.classes),
+                k=self.k,
+                temperature=self.temperature,
+            )
+            labels = task.targets[test]
+            correct = (predicted == labels).double()
+            metrics[task.name] = {
+                "knn_top1": float(correct.mean()),
+                "knn_mean_per_class": mean_per_class(correct, labels),
+            }
+        rule = f"cosine, k={self.k}, votes weighted exp(cosine / {self.temperature:g})"
+        if self.whiten is not None:
+            rule += f", whitened to {self.whiten} principal components of training + validation"
+        return Outcome(metrics=metrics, protocol={"k-NN": rule})

@@ -1,0 +1,202 @@
+"""Figures of sensitivity, equivariance and spectrum, from recorded results of one or more models.
+
+Each takes results by the name under which a model is to be shown: their `series` or `metrics`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.eval.report.figures import Line, grouped_bars, line_panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Series = Mapping[str, Sequence[float]]
+Metrics = Mapping[str, Mapping[str, float]]
+_LAST = ("backbone", "projector")
+CONDITIONS: tuple[str, ...] = ("right", "zero", "shuffled")
+
+
+def strength_figure(series: Series, title: str = "") -> "Figure":
+    """Draw one model: a panel per augmentation, strength against the measure, a line per stage.
+
+    A stage whose values are those of the backbone everywhere (the last of a ResNet) is left out.
+
+    Args:
+        series: Of a result of `sensitivity`.
+        title: Above the figure.
+
+    Raises:
+        DataError: If the result has no such series.
+    """
+    panels: dict[str, dict[str, Line]] = {}
+    for augmentation, strengths in _strengths(series).items():
+        if len(strengths) > 1:
+            curves = _curves(series, augmentation)
+            panels[augmentation] = {stage: (strengths, values) for stage, values in curves.items()}
+    for stage in {stage for lines in panels.values() for stage in lines} - {*_LAST}:
+        if all(lines.get(stage) == lines.get("backbone") for lines in panels.values()):
+            for lines in panels.values():
+                del lines[stage]
+    return line_panels(
+        panels, x_label="share of the training range", y_label=_measure(series), title=title
+    )
+
+
+def strength_comparison(
+    results: Mapping[str, Series], stage: str = "backbone", title: str = ""
+) -> "Figure":
+    """Draw several models at one stage: a panel per augmentation, a line per model.
+
+    Args:
+        results: Series by model.
+        stage: Whose features; models without it are left out.
+        title: Above the figure.
+
+    Raises:
+        DataError: If a result has no such series.
+    """
+    panels: dict[str, dict[str, Line]] = {}
+    for model, series in results.items():
+        for augmentation, strengths in _strengths(series).items():
+            curves = _curves(series, augmentation)
+            if len(strengths) > 1 and stage in curves:
+                panels.setdefault(augmentation, {})[model] = (strengths, curves[stage])
+    return line_panels(
+        panels,
+        x_label="share of the training range",
+        y_label=f"{_measure(*results.values())}, {stage}",
+        title=title,
+    )
+
+
+def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
+    """Draw the measure at full strength by stage: a panel per augmentation, a line per model.
+
+    Args:
+        results: Series by model.
+        title: Above the figure.
+
+    Raises:
+        DataError: If a result has no such series.
+    """
+    panels: dict[str, dict[str, Line]] = {}
+    ticks: dict[str, list[str]] = {}
+    for series in results.values():
+        for augmentation in _strengths(series):
+            curves = _curves(series, augmentation)
+            names = ticks.setdefault(augmentation, [])
+            names += [stage for stage in curves if stage not in names]
+            # These stay last, whatever the stages of other models.
+            names.sort(key=lambda name: _LAST.index(name) if name in _LAST else -1)
+    for model, series in results.items():
+        for augmentation in _strengths(series):
+            curves = _curves(series, augmentation)
+            x = [float(ticks[augmentation].index(stage)) for stage in curves]
+            panels.setdefault(augmentation, {})[model] = (x, [v[-1] for v in curves.values()])
+    return line_panels(
+        panels, x_label="stage", y_label=_measure(*results.values()), title=title, ticks=ticks
+    )
+
+
+def projector_figure(results: Mapping[str, Metrics], title: str = "") -> "Figure":
+    """Draw the similarity of projections under right, zero and shuffled ω; a panel per model.
+
+    Args:
+        results: Metrics of results of `sensitivity` by model; those without are left out.
+        title: Above the figure.
+
+    Raises:
+        DataError: If no model has such metrics.
+    """
+    panels: dict[str, dict[str, dict[str, float]]] = {}
+    for model, metrics in results.items():
+        groups = {
+            augmentation: {
+                f"{condition} ω": values[f"projector_cosine_{condition}"]
+                for condition in CONDITIONS
+                if f"projector_cosine_{condition}" in values
+            }
+            for augmentation, values in metrics.items()
+        }
+        if any(groups.values()):
+            panels[model] = groups
+    if not panels:
+        raise DataError("no result has similarities of projections.")
+    return grouped_bars(panels, y_label="cosine of projections", title=title)
+
+
+def equivariance_figure(results: Mapping[str, Metrics], title: str = "") -> "Figure":
+    """Draw R² per descriptor from one view, and from the image and its view.
+
+    Args:
+        results: Metrics of results of `equivariance` by model. One model is drawn in one panel;
+            several have a panel for each kind of features, and a bar each.
+        title: Above the figure.
+
+    Raises:
+        DataError: If no model has such metrics.
+    """
+    panels: dict[str, dict[str, dict[str, float]]] = {}
+    for metric, kind in (("r2_single", "from one view"), ("r2_pair", "from image and view")):
+        for model, metrics in results.items():
+            panel, label = (model, kind) if len(results) == 1 else (kind, model)
+            for descriptor, values in metrics.items():
+                if metric in values:
+                    bars = panels.setdefault(panel, {}).setdefault(descriptor, {})
+                    bars[label] = values[metric]
+    if not panels:
+        raise DataError("no result has R² of descriptors.")
+    return grouped_bars(panels, y_label="R² on held-out images", title=title)
+
+
+def spectrum_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
+    """Draw the explained variance by component, on logarithmic axes, a line per model.
+
+    Args:
+        results: Series of results of `spectrum` by model.
+        title: Above the figure.
+
+    Raises:
+        DataError: If a result has no such series.
+    """
+    curves: dict[str, Line] = {}
+    for model, series in results.items():
+        if "explained_variance" not in series:
+            raise DataError(f"the result of {model} has no explained variance.")
+        # Recorded shares are rounded; zeros have no logarithm.
+        shares = [share for share in series["explained_variance"] if share > 0]
+        curves[model] = (list(range(1, len(shares) + 1)), shares)
+    return line_panels(
+        {"": curves}, x_label="component", y_label="share of variance", title=title, log=True
+    )
+
+
+def _strengths(series: Series) -> dict[str, Sequence[float]]:
+    found = {
+        name.removeprefix("strength/"): values
+        for name, values in series.items()
+        if name.startswith("strength/")
+    }
+    if not found:
+        raise DataError("the result has no series by strength; it is not one of `sensitivity`.")
+    return found
+
+
+def _curves(series: Series, augmentation: str) -> dict[str, Sequence[float]]:
+    """Return the values by stage, in order."""
+    found = {}
+    for name, values in series.items():
+        parts = name.split("/", 2)
+        if len(parts) == 3 and parts[1] == augmentation and parts[0] not in ("strength", "value"):
+            found[parts[2]] = values
+    return found
+
+
+def _measure(*results: Series) -> str:
+    """Return the name of the measure: the part of the names that is not about strength."""
+    names = {name.split("/")[0] for series in results for name in series if name.count("/") == 2}
+    if len(names) != 1:
+        raise DataError(f"the results have the measures {sorted(names)}, expected one.")
+    return {"infonce": "InfoNCE"}.get(*names, *names)

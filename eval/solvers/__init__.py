@@ -1,0 +1,1 @@
+"""Solvers of the probes: pure functions of tensors."""

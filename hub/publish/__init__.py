@@ -1,0 +1,1 @@
+"""Between a model folder and its repository on the Hub."""

@@ -1,0 +1,243 @@
+"""Uploads a model folder to the Hub, in one commit, after it was verified."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd
+
+from cassle_zoo.common.errors import ConfigError, HubError, ModelFolderError
+from cassle_zoo.hub.cards.card import CARD_REPO
+from cassle_zoo.hub.publish.remote import (
+    Repository,
+    check_repo_id,
+    content_sha256,
+    hub_api,
+    hub_errors,
+    inspect_repository,
+)
+from cassle_zoo.hub.publish.verify import folder_content, verify_folder
+from cassle_zoo.store.folder import CARD_FILE, read_config
+from cassle_zoo.version import __version__
+
+NEW, CHANGED, UNCHANGED, KEPT = "new", "changed", "unchanged", "kept"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushFile:
+    """What becomes of one file.
+
+    Attributes:
+        name: Its name, here and there.
+        content: Path of the file, or the bytes that are sent instead.
+        size: In bytes.
+        sha256: Of the content.
+        state: `new`, `changed`, `unchanged` (not sent), or `kept` (the repository's own README.md
+            stays).
+    """
+
+    name: str
+    content: Path | bytes
+    size: int
+    sha256: str
+    state: str
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the file is part of the commit."""
+        return self.state in (NEW, CHANGED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushPlan:
+    """What a push would do.
+
+    Attributes:
+        repo_id: `ORG/NAME`.
+        parent: Commit that the repository is at; `None` if it has to be created.
+        private: Whether the repository is, or will be, private.
+        files: The files of the folder.
+        left_out: Names in the folder that are not uploaded.
+        model: Full name of the model.
+    """
+
+    repo_id: str
+    parent: str | None
+    private: bool
+    files: tuple[PushFile, ...]
+    left_out: tuple[str, ...]
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """What a push did.
+
+    Attributes:
+        plan: What was to be done.
+        commit: Commit that has the files, 40 hexadecimal digits.
+        url: Its address, or the pull request's.
+    """
+
+    plan: PushPlan
+    commit: str
+    url: str
+
+
+def plan_push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    replace_card: bool = False,
+) -> PushPlan:
+    """Verify a model folder, and find out what a push would do. Writes nothing anywhere.
+
+    Args:
+        folder: The model folder.
+        repo_id: `ORG/NAME`.
+        private: Whether a new repository is to be private.
+        create_pr: Whether a pull request is to be opened, for which the repository must exist.
+        replace_card: Whether to replace a README.md that the repository has.
+
+    Raises:
+        ModelFolderError: If a check of :func:`cassle_zoo.hub.publish.verify.verify_folder` fails; all that
+            fail are named. If a file is a symbolic link that leads out of the folder.
+        ConfigError: If `repo_id` is malformed, is public though `private` is wanted, or does not
+            exist though `create_pr` is wanted.
+        HubError: If the Hub refuses or cannot be reached.
+    """
+    folder = Path(folder)
+    check_repo_id(repo_id)
+    names, left_out = folder_content(folder)
+    _check_links(folder, names)
+    failed = [check for check in verify_folder(folder) if not check.passed]
+    if failed:
+        reasons = "; ".join(f"{check.name}: {check.detail.rstrip('. ')}" for check in failed)
+        raise ModelFolderError(f"{folder} is not uploaded. {reasons}.")
+    repository = inspect_repository(repo_id)
+    if repository is None and create_pr:
+        raise ConfigError(
+            f"there is no repository {repo_id!r} for a pull request, or your token may not see it, "
+            "so nothing is uploaded; check the name, or leave out --create-pr to create it."
+        )
+    if repository is not None and private and not repository.private:
+        raise ConfigError(
+            f"{repo_id!r} exists and is public, so nothing is uploaded; make it private in its "
+            "settings on the Hub, or leave out --private."
+        )
+    files = tuple(_planned(folder / name, repo_id, repository, replace_card) for name in names)
+    return PushPlan(
+        repo_id=repo_id,
+        parent=None if repository is None else repository.commit,
+        private=private if repository is None else repository.private,
+        files=files,
+        left_out=left_out,
+        model=read_config(folder)["cassle_zoo"]["name"],
+    )
+
+
+def _check_links(folder: Path, names: Iterable[str]) -> None:
+    """Refuse to upload what a link in the folder points at somewhere else."""
+    inside = folder.resolve()
+    for name in names:
+        target = (folder / name).resolve()
+        if not target.is_relative_to(inside):
+            raise ModelFolderError(
+                f"{folder / name} is a symbolic link that leads out of the folder, to {target}, so "
+                "nothing is uploaded. `cassle-zoo hub pull NAME -o DIR` makes a folder of files."
+            )
+
+
+def _planned(
+    path: Path, repo_id: str, repository: Repository | None, replace_card: bool
+) -> PushFile:
+    content: Path | bytes = path
+    if path.name == CARD_FILE:
+        content = path.read_bytes().replace(CARD_REPO.encode(), f"hf-hub:{repo_id}".encode())
+    if repository is None or path.name not in repository.files:
+        state = NEW
+    elif repository.holds(path.name, content):
+        state = UNCHANGED
+    else:
+        state = KEPT if path.name == CARD_FILE and not replace_card else CHANGED
+    return PushFile(
+        name=path.name,
+        content=content,
+        size=len(content) if isinstance(content, bytes) else content.stat().st_size,
+        sha256=content_sha256(content),
+        state=state,
+    )
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    replace_card: bool = False,
+    on_plan: Callable[[PushPlan], None] | None = None,
+) -> Pushed:
+    """Upload a model folder, after verifying it, in one commit.
+
+    Only files of a model folder are sent, and of these only the ones that changed. The repository
+    is created if it is missing. `hf-hub:ORG/NAME` in the card becomes the repository's own name.
+
+    Args:
+        folder: The model folder.
+        repo_id: `ORG/NAME`.
+        private: Whether a new repository is private.
+        create_pr: Whether to open a pull request instead of committing to `main`.
+        replace_card: Whether to replace a README.md that the repository has.
+        on_plan: Called with what is about to be done.
+
+    Returns:
+        The commit; the present one if nothing had to be sent.
+
+    Raises:
+        ModelFolderError: If a check of the folder fails.
+        ConfigError: As :func:`plan_push`.
+        HubError: If the Hub refuses or cannot be reached, the repository changed meanwhile, or
+            a file did not arrive as it was sent.
+    """
+    plan = plan_push(
+        folder, repo_id, private=private, create_pr=create_pr, replace_card=replace_card
+    )
+    if on_plan is not None:
+        on_plan(plan)
+    sent = [file for file in plan.files if file.is_sent]
+    api = hub_api()
+    if plan.parent is not None and not sent:
+        url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"
+        return Pushed(plan=plan, commit=plan.parent, url=url)
+    with hub_errors(repo_id):
+        if plan.parent is None:
+            api.create_repo(repo_id, private=private)
+        done = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(file.name, file.content) for file in sent],
+            commit_message=f"Upload {plan.model}",
+            commit_description=f"With cassle-zoo {__version__}.",
+            create_pr=create_pr,
+            parent_commit=plan.parent,
+        )
+    _check_arrived(plan, done.oid)
+    return Pushed(plan=plan, commit=done.oid, url=done.pr_url or done.commit_url)
+
+
+def _check_arrived(plan: PushPlan, commit: str) -> None:
+    """Check what the commit holds: a .gitignore there makes the Hub leave files out silently."""
+    repository = inspect_repository(plan.repo_id, commit)
+    wrong = [
+        file.name
+        for file in plan.files
+        if file.state != KEPT
+        and (repository is None or not repository.holds(file.name, file.content))
+    ]
+    if wrong:
+        raise HubError(
+            f"commit {commit} of {plan.repo_id!r} does not hold {', '.join(wrong)} as sent. Is "
+            "there a .gitignore in the repository, or did the folder change meanwhile?"
+        )

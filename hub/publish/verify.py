@@ -1,0 +1,261 @@
+"""Checks a model folder, or a repository on the Hub, and collects all that is wrong."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
+from cassle_zoo.hub.cards.card import CARD_REPO, render_card
+from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
+from cassle_zoo.hub.cards.recorded import is_baseline, read_results
+from cassle_zoo.hub.names import model_name
+from cassle_zoo.hub.publish.pull import fetch_with_card
+from cassle_zoo.hub.publish.remote import inspect_repository
+from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_errors
+from cassle_zoo.specs import MODEL_SPECS, ModelSpec
+from cassle_zoo.store.artifact import load_projector, pool_name
+from cassle_zoo.store.cache import hub_source, pinned_spec
+from cassle_zoo.store.folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FOLDER_FILES,
+    LOCAL_PREFIX,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    REFERENCE_FILE,
+    bundled_folder,
+    file_sha256,
+    local_folder,
+    read_config,
+    require_file,
+    verify_files,
+)
+from cassle_zoo.zoo.create import create_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Outcome of one check.
+
+    Attributes:
+        name: What was checked, one word.
+        passed: Whether it is as it should be.
+        detail: What was found, one line.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sort what lies in a model folder into its own files and others.
+
+    Args:
+        folder: The model folder.
+
+    Returns:
+        Names of the model folder's files, and of everything else, which is never uploaded.
+
+    Raises:
+        ModelFolderError: If the folder does not exist, or one of its own files is no file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder} is not a folder.")
+    for name in FOLDER_FILES:
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise ModelFolderError(f"{folder / name} is not a file.")
+    found = sorted(path.name for path in folder.iterdir())
+    own = tuple(name for name in FOLDER_FILES if (folder / name).is_file())
+    return own, tuple(name for name in found if name not in own)
+
+
+def verify_folder(folder: str | Path) -> list[Check]:
+    """Check a model folder.
+
+    Hashes are those in the header of `reference.safetensors`, and those of the registry if the
+    backbone's weights are the published ones. Weights are loaded completely or not at all, and
+    must give the stored features and projections.
+
+    Args:
+        folder: The model folder.
+
+    Returns:
+        All checks, in the same order for every folder.
+    """
+    folder = Path(folder)
+    return [_check("files", partial(_files, folder)), *content_checks(folder)]
+
+
+def content_checks(folder: Path, pinned: ModelSpec | None = None) -> list[Check]:
+    """Check what the files of a model folder hold.
+
+    Args:
+        folder: The model folder, or the one of a commit in the Hub's cache.
+        pinned: The registry's entry, if the files must be the published ones.
+    """
+    return [
+        _check("config", partial(_config, folder)),
+        _check("hashes", partial(_hashes, folder, pinned)),
+        _check("backbone", partial(_backbone, folder)),
+        _check("projector", partial(_projector, folder)),
+        _check("reference", partial(_reference, folder)),
+        _check("card", partial(_card, folder)),
+    ]
+
+
+def _check(name: str, find: Callable[[], str]) -> Check:
+    """Run one check; whatever it raises, those after it are still run."""
+    try:
+        return Check(name=name, passed=True, detail=find())
+    except CassleZooError as error:
+        detail = str(error)
+    except Exception as error:  # what timm and torch raise for a folder that makes no sense
+        detail = f"{type(error).__name__}: {error}"
+    return Check(name=name, passed=False, detail=" ".join(detail.split()))
+
+
+def _files(folder: Path) -> str:
+    own, others = folder_content(folder)
+    missing = [name for name in FOLDER_FILES if name not in own and name != PROJECTOR_FILE]
+    if missing:
+        raise ModelFolderError(f"{folder} lacks {', '.join(missing)}.")
+    left_out = f"; not part of the model: {', '.join(map(repr, others))}" if others else ""
+    return f"{', '.join(own)}{left_out}"
+
+
+def _config(folder: Path) -> str:
+    config = read_config(folder)
+    if holds_token((folder / CONFIG_FILE).read_text(encoding="utf-8")):
+        raise ModelFolderError(f"{folder / CONFIG_FILE} holds a token of the Hub; revoke it.")
+    return f"{config['cassle_zoo']['name']}, {config['architecture']}"
+
+
+def _hashes(folder: Path, pinned: ModelSpec | None) -> str:
+    recorded = recorded_hashes(folder)
+    again = f"`python -m cassle_zoo.hub.reference {folder}`"
+    verify_files(folder, recorded, f"Get it again, or if the change is yours, run {again}.")
+    unrecorded = [
+        name
+        for name in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
+        if (folder / name).is_file() and name not in recorded
+    ]
+    if unrecorded:
+        raise ModelFolderError(
+            f"{REFERENCE_FILE} has no hash of {', '.join(unrecorded)}; write it again with {again}."
+        )
+    released = pinned or MODEL_SPECS.get(read_config(folder)["cassle_zoo"]["name"])
+    published = {} if released is None else dict(released.sha256 or {})
+    same = recorded.get(MODEL_FILE) == published.get(MODEL_FILE)
+    if pinned is None and not same:
+        return f"as recorded in {REFERENCE_FILE}; not a model of the registry"
+    verify_files(folder, published)
+    return f"as recorded in {REFERENCE_FILE} and in the registry"
+
+
+def _backbone(folder: Path) -> str:
+    model = create_model(f"{LOCAL_PREFIX}{folder}", pretrained=True)
+    stated, pool = read_config(folder).get("global_pool", ""), pool_name(model)
+    if stated != pool:
+        raise ModelFolderError(
+            f"{CONFIG_FILE} says global_pool {stated!r}, but the model's is {pool!r}."
+        )
+    return f"all {len(model.state_dict())} tensors loaded"
+
+
+def _projector(folder: Path) -> str:
+    if read_config(folder)["cassle_zoo"].get("projector") is None:
+        if (folder / PROJECTOR_FILE).exists():
+            raise ModelFolderError(f"{folder / PROJECTOR_FILE} is not described in {CONFIG_FILE}.")
+        return "none"
+    return f"all {len(load_projector(folder).state_dict())} tensors loaded"
+
+
+def _reference(folder: Path) -> str:
+    errors = reference_errors(folder)
+    found = ", ".join(f"{name} differ by {error:.1e}" for name, error in errors.items())
+    if not all(error <= TOLERANCE for error in errors.values()):  # also if one is NaN
+        raise ModelFolderError(f"{found} of the largest value; {TOLERANCE:.0e} is allowed.")
+    return f"{found} of the largest value (allowed: {TOLERANCE:.0e})"
+
+
+def _card(folder: Path) -> str:
+    path = folder / CARD_FILE
+    require_file(path)
+    content = path.read_bytes()
+    problems = card_problems(content)
+    if problems:
+        raise ModelFolderError("; ".join(problems))
+    card, generated = ModelCard(content.decode("utf-8-sig")), _generated_card(folder)
+    if wrong := forged_results(card, generated):
+        raise ModelFolderError("; ".join(wrong))
+    same = re.sub(r"hf-hub:[\w.-]+/[\w.-]+", CARD_REPO, str(card)) == str(generated)
+    bundled = [bundled_folder(spec).resolve() for spec in MODEL_SPECS.values()]
+    if not same and folder.resolve() in bundled:
+        raise ModelFolderError(f"{path} is not the card of this version; reinstall cassle-zoo.")
+    return f"{CARD_FILE} is valid, {'as generated' if same else 'not the generated text'}"
+
+
+def _generated_card(folder: Path) -> ModelCard:
+    """Write a folder's card anew; with the recorded results, if there are any of its weights."""
+    config, sha256 = read_config(folder), file_sha256(folder / MODEL_FILE)
+    shown = [r for r in read_results() if is_baseline(r) or r["model"]["sha256"] == sha256]
+    return render_card(config, results=shown)
+
+
+def verify(
+    name: str, *, revision: str | None = None, cache_dir: str | Path | None = None
+) -> list[Check]:
+    """Check a model folder, a repository on the Hub, or a model of the registry.
+
+    Of a repository, the files are compared with the hashes that the Hub says they have; of a model
+    of the registry, with the published ones.
+
+    Args:
+        name: A name of `create_model`, a repository `ORG/NAME`, or a folder.
+        revision: Branch, tag or commit of the repository.
+        cache_dir: The Hub client's cache.
+
+    Returns:
+        All checks; only the first if there are no files to check.
+
+    Raises:
+        ConfigError: If a folder is given with a revision.
+    """
+    name = model_name(name, revision)
+    folder = local_folder(name)
+    if folder is not None:
+        return verify_folder(folder)
+    try:
+        folder = fetch_with_card(name, cache_dir=cache_dir)
+    except CassleZooError as error:
+        return [Check(name="files", passed=False, detail=" ".join(str(error).split()))]
+    source = hub_source(name)
+    if source is None:
+        files = Check(name="files", passed=True, detail=str(folder))
+        return [files, *content_checks(folder, pinned_spec(name))]
+    repo, commit = source.repo, folder.name
+    pinned = next(
+        (s for s in MODEL_SPECS.values() if (s.hub_repo, s.hub_revision) == (repo, commit)), None
+    )
+    on_hub = _check("files", partial(_as_on_the_hub, folder, repo, commit))
+    return [on_hub, *content_checks(folder, pinned)]
+
+
+def _as_on_the_hub(folder: Path, repo: str, commit: str) -> str:
+    repository = inspect_repository(repo, commit)
+    if repository is None:
+        raise HubError(f"{repo!r} is not on the Hub any more, or your token may not see it.")
+    wrong = [name for name in repository.files if not (folder / name).is_file()] + [
+        name
+        for name in FOLDER_FILES
+        if (folder / name).is_file() and not repository.holds(name, folder / name)
+    ]
+    if wrong:
+        raise ChecksumError(f"{', '.join(wrong)} in {folder} differ from commit {commit}.")
+    return f"as in commit {commit} of {repo}: {', '.join(repository.files)}"

@@ -1,0 +1,45 @@
+import pytest
+
+from cassle_zoo.augmentation.descriptors import (
+    DESCRIPTOR_COLUMNS,
+    DESCRIPTOR_WIDTHS,
+    PAPER_DESCRIPTORS,
+    DescriptorLayout,
+)
+from cassle_zoo.common.errors import ConfigError, UnknownNameError
+
+
+def test_paper_layout() -> None:
+    layout = DescriptorLayout(("crop", "color", "color_diff", "blur", "grayscale"))
+    assert layout.names == PAPER_DESCRIPTORS
+    assert layout.width == 13
+    assert layout.slices() == {
+        "blur": slice(0, 1),
+        "color": slice(1, 5),
+        "color_diff": slice(5, 8),
+        "crop": slice(8, 12),
+        "grayscale": slice(12, 13),
+    }
+
+
+def test_all_descriptors() -> None:
+    layout = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
+    assert layout.width == 14
+    assert layout.slices()["flip"] == slice(12, 13)
+
+
+def test_empty_layout() -> None:
+    assert DescriptorLayout(()).width == 0
+
+
+def test_bad_names() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'crop'"):
+        DescriptorLayout(("crops",))
+    with pytest.raises(ConfigError, match="2 times"):
+        DescriptorLayout(("crop", "flip", "crop"))
+    with pytest.raises(ConfigError, match="not the string"):
+        DescriptorLayout("crop")  # type: ignore[arg-type]
+
+
+def test_every_number_has_a_meaning() -> None:
+    assert {name: len(texts) for name, texts in DESCRIPTOR_COLUMNS.items()} == DESCRIPTOR_WIDTHS

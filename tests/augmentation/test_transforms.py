@@ -1,0 +1,100 @@
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from cassle_zoo import DescribedViews
+from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.common.errors import ConfigError, UnknownNameError
+
+PLAIN = AugmentConfig(
+    size=16, crop_scale=(1, 1), crop_ratio=(1, 1), flip_p=0, jitter_p=0, grayscale_p=0, blur_p=0
+)
+
+
+def make_image(size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
+    gradient = Image.linear_gradient("L").resize(size)
+    return Image.merge("RGB", [gradient, gradient.rotate(90), gradient]).convert(mode)
+
+
+def test_views_and_omegas() -> None:
+    views = DescribedViews(config=AugmentConfig(size=16), descriptors=("flip", "crop"), views=3)
+    images, omegas = views(make_image())
+    assert [image.shape for image in images] == [(3, 16, 16)] * 3
+    assert [omega.shape for omega in omegas] == [(5,)] * 3
+    assert views.layout.names == ("crop", "flip")
+    assert not torch.equal(images[0], images[1])
+
+
+def test_a_view_is_what_its_omega_says() -> None:
+    [image], [omega] = DescribedViews(config=PLAIN, views=1)(make_image((16, 16)))
+    pixels = pil_to_tensor(make_image((16, 16))) / 255
+    mean, std = torch.tensor(PLAIN.mean).view(3, 1, 1), torch.tensor(PLAIN.std).view(3, 1, 1)
+    torch.testing.assert_close(image, (pixels - mean) / std)
+    expected = torch.zeros(13)
+    expected[8:12] = torch.tensor([0.5, 0.5, 1, 1])
+    torch.testing.assert_close(omega, expected)
+
+
+def test_randomness_is_torchs_or_the_callers() -> None:
+    config = AugmentConfig(size=16)
+    torch.manual_seed(3)
+    first = DescribedViews(config=config)(make_image())
+    torch.manual_seed(3)
+    second = DescribedViews(config=config)(make_image())
+    third = DescribedViews(config=config)(make_image())
+    assert torch.equal(first[1][0], second[1][0])
+    assert not torch.equal(second[1][0], third[1][0])
+    own = [
+        DescribedViews(config=config, generator=torch.Generator().manual_seed(5))(make_image())[1][
+            0
+        ]
+        for _ in range(2)
+    ]
+    assert torch.equal(*own)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches(workers: int) -> None:
+    dataset = [make_image((20 + n, 30)) for n in range(8)]
+    views = DescribedViews(config=AugmentConfig(size=16))
+    batches = list(DataLoader(Mapped(dataset, views), batch_size=4, num_workers=workers))
+    for (view1, view2), (omega1, omega2) in batches:
+        assert view1.shape == view2.shape == (4, 3, 16, 16)
+        assert omega1.shape == omega2.shape == (4, 13)
+    omegas = torch.cat([torch.cat(omegas) for _, omegas in batches])
+    assert len(omegas.unique(dim=0)) == 16
+
+
+class Mapped:
+    def __init__(self, images: list[Image.Image], views: DescribedViews) -> None:
+        self.images = images
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        return self.views(self.images[index])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_other_modes(mode: str) -> None:
+    images, _ = DescribedViews(config=AugmentConfig(size=16))(make_image(mode=mode))
+    assert images[0].shape == (3, 16, 16)
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ConfigError, match="views"):
+        DescribedViews(views=0)
+    with pytest.raises(UnknownNameError, match="colour"):
+        DescribedViews(descriptors=("colour",))
+
+
+def test_transparent_is_white() -> None:
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    white = Image.new("RGB", (16, 16), "white")
+    [expected], _ = DescribedViews(config=PLAIN, views=1)(white)
+    [found], _ = DescribedViews(config=PLAIN, views=1)(clear)
+    assert torch.equal(found, expected)

@@ -1,0 +1,99 @@
+"""A study of small networks, one epoch each, on a tiny dataset."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_emoji64 import write_folder
+from tiny_study import MACHINE, small_design
+
+from benchmarks.study import design as design_module
+from benchmarks.study import job
+from benchmarks.study.design import Design
+from benchmarks.study.processes import run_study
+from benchmarks.study.records import Record
+from benchmarks.study.run import Walk
+from cassle_zoo.eval.protocols.equivariance import Equivariance
+from cassle_zoo.eval.protocols.sensitivity import Sensitivity
+from cassle_zoo.records import Result
+
+
+@pytest.fixture(scope="session")
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("emoji64")
+    write_folder(root)
+    return root
+
+
+@pytest.fixture
+def design() -> Design:
+    return small_design()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_images() -> Iterator[None]:
+    """All evaluations, but of few images."""
+    small = Sensitivity(images=16, strengths=(1.0,), figures=False)
+    found = Equivariance(images=200, candidates=5, figures=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(job.EVALUATORS, "sensitivity", small)
+        patch.setitem(job.EVALUATORS, "equivariance", found)
+        spectrum = dataclasses.replace(job.EVALUATORS["spectrum"], components=(5, 40))  # type: ignore[type-var]
+        patch.setitem(job.EVALUATORS, "spectrum", spectrum)
+        for name in ("knn-whitened", "retrieval-whitened"):
+            evaluator = dataclasses.replace(job.EVALUATORS[name], whiten=4)  # type: ignore[type-var]
+            patch.setitem(job.EVALUATORS, name, evaluator)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+    """A finished study: a small grid, main arms, untrained features, an ablation of two epochs."""
+    walk = Walk(
+        out=tmp_path_factory.mktemp("study"),
+        data=emoji,
+        design=small_design(),
+        machine=MACHINE,
+        only=("main", "untrained", "reference", "*-depth-2"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(design_module, "GRID_LR", (0.12, 0.24))
+        patch.setattr(design_module, "GRID_WEIGHT_DECAY", (5e-4,))
+        assert run_study(walk) == 0
+        yield walk
+
+
+@pytest.fixture
+def walk(emoji: Path, design: Design, tmp_path: Path) -> Walk:
+    """A study without grid that is not begun."""
+    design = dataclasses.replace(design, choose=False)
+    return Walk(out=tmp_path / "study", data=emoji, design=design, machine=MACHINE)
+
+
+@pytest.fixture
+def record() -> Record:
+    return Record(
+        arm="a_simclr",
+        group="main",
+        against="",
+        seed=0,
+        settings={"name": "a_simclr.emoji64", "optim": {"base_lr": 0.1, "weight_decay": 0.0}},
+        results={
+            "emoji64": Result(
+                task="emoji64",
+                model={"name": "a_simclr.emoji64", "sha256": None},
+                data={"name": "emoji64", "sha256": "0"},
+                protocol={},
+                metrics={"flags": {"recall@1": 0.25}},
+                seed=0,
+                versions={},
+                command="",
+                seconds={},
+                created="",
+            )
+        },
+        neighbours={"flags": [[3, 1, 2]]},
+        seconds={"train": 60.0, "evaluate": 30.0},
+        device="cpu",
+    )

@@ -1,0 +1,116 @@
+"""The commands that read images: `features` and `demo`."""
+
+from pathlib import Path
+
+import pytest
+from one_error import fails_with
+from PIL import Image
+
+import cassle_zoo
+from cassle_zoo.cli.main import main
+from cassle_zoo.features.demo import SAMPLES
+from cassle_zoo.store.artifact import make_config, save_model_folder
+
+MODEL = "resnet18_cassle_simclr.emoji64"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained model in a folder, as a name for the command line."""
+    spec = cassle_zoo.model_info(MODEL)
+    backbone = cassle_zoo.create_model(MODEL)
+    config = make_config(spec, backbone, projector=None, training={})
+    folder = tmp_path_factory.mktemp("model") / "resnet18"
+    save_model_folder(folder, config=config, backbone_state=backbone.state_dict(), projector=None)
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with two images of different colours."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("red", "blue"):
+        Image.new("RGB", (64, 64), name).save(folder / f"{name}.png")
+    return folder
+
+
+def test_features(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / "features.npz"
+    assert main(["features", model, str(images), "-o", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}: 2 images x 512 features\n"
+    loaded = cassle_zoo.load_features(output)
+    assert [Path(source).name for source in loaded.sources] == ["blue.png", "red.png"]
+    assert not loaded.features[0].equal(loaded.features[1])
+
+
+def test_features_leave_out_what_is_no_image(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = images / "broken.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    output = tmp_path / "features.safetensors"
+    assert main(["features", model, str(images), "-o", str(output), "--batch-size", "1"]) == 1
+    assert f"left out {bad}: " in capsys.readouterr().err
+    assert len(cassle_zoo.load_features(output)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["resnet18_casle_simclr", "IMAGES", "-o", "x.npz"], "Did you mean"),
+        (["resnet50_cassle_simclr.in100", "IMAGES", "-o", "x.npz"], "cassle-zoo train"),
+        ([MODEL, "IMAGES/absent.png", "-o", "x.npz"], "absent.png"),
+        ([MODEL, "IMAGES", "-o", "x.txt"], ".safetensors, .npz, .csv, .parquet"),
+        (["local-dir:IMAGES", "IMAGES", "-o", "x.npz"], "config.json"),
+    ],
+)
+def test_features_errors(
+    arguments: list[str],
+    expected: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = [argument.replace("IMAGES", str(images)) for argument in arguments]
+    assert expected in fails_with(lambda: main(["features", *argv]), capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_demo_on_the_sample_images(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "demo"
+    assert main(["demo", "--model", model, "-o", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("neighbours.png", "neighbours.html", "features.safetensors"):
+        assert str(folder / name) in printed
+    with Image.open(folder / "neighbours.png") as sheet:
+        assert sheet.width > 500
+        assert sheet.height > 1000
+    samples = sorted(SAMPLES.glob("*.png"))
+    page = (folder / "neighbours.html").read_text("utf-8")
+    assert all(sample.stem in page for sample in samples)
+    assert len(cassle_zoo.load_features(folder / "features.safetensors")) == len(samples)
+
+
+def test_demo_on_own_images(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "notes.png").write_text("no image")
+    folder = tmp_path / "demo"
+    assert main(["demo", str(images), "--model", model, "-o", str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("2 images")
+    assert "notes.png" in err
+
+
+def test_demo_needs_two_images(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["demo", str(images / "red.png"), "--model", model, "-o", str(tmp_path / "demo")]
+    assert "two images" in fails_with(lambda: main(args), capsys)

@@ -1,0 +1,313 @@
+import io
+import os
+import pickle
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.images import (
+    UnreadableImageError,
+    array_to_image,
+    list_image_files,
+    open_image,
+    to_rgb,
+)
+
+RED = (255, 0, 0)
+
+
+def make_image(width: int = 8, height: int = 6) -> Image.Image:
+    """Left half red, right half blue."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste((0, 0, 255), (width // 2, 0, width, height))
+    return image
+
+
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "a.bmp", "a.gif", "a.ppm"])
+def test_usual_formats(tmp_path: Path, name: str) -> None:
+    options = {"lossless": True} if name == "a.webp" else {}
+    image = open_image(saved(make_image(), tmp_path / name, **options))
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), np.asarray(make_image()))
+
+
+def test_path_text_bytes_and_open_file_agree(tmp_path: Path) -> None:
+    path = saved(make_image(), tmp_path / "a.png")
+    content = path.read_bytes()
+    for source in (path, str(path), content, io.BytesIO(content)):
+        assert open_image(source).tobytes() == make_image().tobytes()
+
+
+def test_wrong_ending_does_not_matter(tmp_path: Path) -> None:
+    path = saved(make_image(), tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert open_image(path).size == (8, 6)
+
+
+def test_very_long_and_unicode_name(tmp_path: Path) -> None:
+    assert open_image(saved(make_image(), tmp_path / f"{'ż' * 120}🙂.png")).size == (8, 6)
+
+
+def test_exif_rotation_is_applied_once(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to display
+    path = saved(make_image(), tmp_path / "a.png", exif=exif)
+    image = open_image(path)
+    assert image.size == (6, 8)
+    assert image.getpixel((0, 0)) == RED
+    assert image.getpixel((0, 7)) == (0, 0, 255)
+    assert open_image(image).size == (6, 8)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_is_ignored(tmp_path: Path) -> None:
+    path = saved(make_image(), tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert open_image(path).size == (8, 6)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "PA", "La", "RGBa"])
+def test_transparent_becomes_white(mode: str) -> None:
+    if mode == "PA":
+        image = Image.new("PA", (2, 1))
+        image.putpalette([0, 0, 0] * 256)
+    else:
+        image = Image.new("LA" if mode.upper() == "LA" else "RGBA", (2, 1), 0)
+    image.putpixel((1, 0), (0,) * (len(image.getbands()) - 1) + (255,))
+    image = image if mode in ("PA", image.mode) else image.convert(mode)
+    assert image.mode == mode
+    rgb = to_rgb(image)
+    assert [rgb.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (0, 0, 0)]
+
+
+def test_half_transparent_is_blended() -> None:
+    assert to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 128))).getpixel((0, 0)) == (255, 127, 127)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_single_transparent_colour(tmp_path: Path, mode: str) -> None:
+    image = Image.new("L", (2, 1), 0)
+    image.putpixel((1, 0), 200)
+    image = image.convert(mode)
+    transparent = {"P": image.getpixel((0, 0)), "L": 0, "RGB": (0, 0, 0)}[mode]
+    rgb = open_image(saved(image, tmp_path / "a.png", transparency=transparent))
+    assert [rgb.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (200, 200, 200)]
+
+
+def test_palette(tmp_path: Path) -> None:
+    path = saved(make_image().quantize(2), tmp_path / "a.png")
+    assert open_image(path).tobytes() == make_image().tobytes()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "1"])
+def test_other_colour_spaces(mode: str) -> None:
+    if mode == "LAB":  # L 54 %, a +81, b +70: red
+        image = Image.frombytes("LAB", (1, 1), bytes([138, 81, 70]))
+    elif mode == "1":
+        assert to_rgb(Image.new("1", (1, 1), 1)).getpixel((0, 0)) == (255, 255, 255)
+        return
+    else:
+        image = Image.new("RGB", (1, 1), RED).convert(mode)
+    assert np.abs(np.subtract(to_rgb(image).getpixel((0, 0)), RED)).max() <= 6
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    path = saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), tmp_path / "a.jpg")
+    assert np.abs(np.subtract(open_image(path).getpixel((4, 4)), RED)).max() <= 3
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bit_grey_is_scaled(tmp_path: Path, ending: str) -> None:
+    for brightest in (65535, 257 * 120):  # dark images stay dark
+        values = np.uint16([[0, 257 * 100, brightest]])
+        path = saved(Image.fromarray(values), tmp_path / f"a.{ending}")
+        assert np.asarray(open_image(path))[0, :, 0].tolist() == [0, 100, brightest // 257]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.int32([[0, 257 * 100, 65535]]), [0, 100, 255]),
+        (np.int32([[-1000, 0, 1000]]), [0, 128, 255]),
+        (np.float32([[0, 0.4, 1]]), [0, 102, 255]),
+        (np.float32([[0, 100, 255]]), [0, 100, 255]),
+        (np.float32([[-10, 0, 10]]), [0, 128, 255]),
+        (np.float32([[300, 300, 300]]), [0, 0, 0]),
+    ],
+)
+def test_integer_and_float_images(values: np.ndarray, expected: list[int]) -> None:
+    assert np.asarray(to_rgb(Image.fromarray(values)))[0, :, 0].tolist() == expected
+
+
+def test_not_finite_image() -> None:
+    with pytest.raises(DataError, match="not finite"):
+        open_image(Image.fromarray(np.float32([[0, np.nan]])))
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
+def test_first_frame(tmp_path: Path, ending: str) -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, (0, 255, 0))]
+    options = {"lossless": True} if ending == "webp" else {}
+    path = tmp_path / f"a.{ending}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    assert open_image(path).getpixel((0, 0)) == RED
+
+
+def test_given_image_is_not_changed() -> None:
+    image = Image.new("RGBA", (1, 1), (0, 0, 0, 0))
+    open_image(image)
+    assert image.mode == "RGBA"
+    assert image.getpixel((0, 0)) == (0, 0, 0, 0)
+
+
+def bomb() -> bytes:
+    """Return a PNG of 100 bytes that claims to hold 10 gigapixels."""
+    header = (100_000).to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    packed = (
+        len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)
+        for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"hello, I am a text", "not an image"),
+        (png()[:2000], "truncated"),
+        (bomb(), "178,956,970 pixels"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+    ],
+)
+def test_unreadable(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "bad.png"
+    path.write_bytes(content)
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(DataError, match=reason) as caught:
+        open_image(path)
+    assert str(path) in str(caught.value)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_missing_folder_pipe_and_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, reason in [("none.png", "No such file"), (".", "folder"), ("pipe.png", "regular")]:
+        with pytest.raises(DataError, match=reason):
+            open_image(tmp_path / path)
+    path = saved(make_image(), tmp_path / "a.png")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)  # root may read everything
+    with pytest.raises(DataError, match="Permission denied"):
+        open_image(path)
+
+
+def test_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(UnreadableImageError("a.png", "broken")))
+    assert (error.source, error.reason) == ("a.png", "broken")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.uint8([[[255, 0, 0]]]),
+        np.uint16([[[65535, 0, 0]]]),
+        np.float32([[[1, 0, 0]]]),
+        np.float16([[[1, 0, 0]]]),
+        np.array([[[True, False, False]]]),
+        np.uint8([[[255, 0, 0, 255]]]),
+    ],
+)
+def test_arrays_of_all_types_agree(array: np.ndarray) -> None:
+    assert array_to_image(array).getpixel((0, 0)) == RED
+
+
+@pytest.mark.parametrize("array", [np.uint8([[7]]), np.uint8([[[7]]]), np.uint8([[[7, 255]]])])
+def test_grey_arrays(array: np.ndarray) -> None:
+    assert array_to_image(array).getpixel((0, 0)) == (7, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((3, 64, 64), np.uint8), r"\(3, 64, 64\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
+        (np.zeros(4, np.uint8), "shape"),
+        (np.full((2, 2), 200.0), "to 200"),
+        (np.full((2, 2), np.nan), "nan"),
+        (np.zeros((2, 2), np.int64), "int64"),
+    ],
+)
+def test_bad_arrays(array: np.ndarray, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        array_to_image(array)
+
+
+def test_list_is_recursive_sorted_and_only_of_images(tmp_path: Path) -> None:
+    for name in ["b/2.JPG", "b/10.png", "a.webp", "z.png", ".hidden.png", ".git/x.png", "n.txt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in list_image_files(tmp_path)]
+    assert found == ["a.webp", "b/10.png", "b/2.JPG", "z.png"]
+
+
+def test_named_file_is_taken_whatever_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert list_image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
+
+
+def test_links(tmp_path: Path) -> None:
+    real = tmp_path / "outside"
+    real.mkdir()
+    (real / "a.png").touch()
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(real)
+    (real / "loop").symlink_to(root)
+    (root / "broken.png").symlink_to("nowhere")
+    (root / "itself.png").symlink_to("itself.png")
+    found = [path.relative_to(root).as_posix() for path in list_image_files(root)]
+    assert found == ["broken.png", "itself.png", "linked/a.png"]
+    with pytest.raises(DataError, match="symbolic links"):
+        open_image(root / "itself.png")
+
+
+def test_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing-here"):
+        list_image_files(tmp_path / "nothing-here")
+
+
+def test_folder_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.png").touch()
+    scandir = os.scandir
+
+    def guarded(path: Path) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(DataError, match="locked"):
+        list_image_files(tmp_path)
+    errors: list[tuple[Path, str]] = []
+    found = list_image_files(tmp_path, on_error=lambda *error: errors.append(error))
+    assert found == [tmp_path / "a.png"]
+    assert errors == [(tmp_path / "locked", "Permission denied")]

@@ -1,0 +1,50 @@
+"""What is kept of a network belongs to it alone."""
+
+import dataclasses
+
+import pytest
+from torch import nn
+
+from cassle_zoo.eval.protocols.equivariance import Equivariance
+from cassle_zoo.eval.protocols.spectrum import Spectrum
+
+
+class Other(nn.Module):
+    """Another network with the weights of the first."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network(images).abs()
+
+
+def with_source(context, **changes):
+    context.source = dataclasses.replace(context.source, **changes)
+    return context
+
+
+EVALUATORS = (Spectrum(components=(1, 3), figures=False), Equivariance(candidates=2, figures=False))
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
+def test_networks_of_equal_weights_share_nothing(make_subject, tmp_path, evaluator):
+    first = make_subject()
+    expected = evaluator.evaluate(first).metrics
+    kept = len(list(tmp_path.iterdir()))
+    assert kept == 1
+    other = Other(first.source.model)
+    same = with_source(make_subject(), model=other)
+    assert evaluator.evaluate(same).metrics == expected  # what is kept is used
+    changed = with_source(make_subject(), model=other, network="other")
+    assert evaluator.evaluate(changed).metrics != expected
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
+def test_nothing_is_kept_of_modules_without_a_name(make_subject, tmp_path, evaluator):
+    first = with_source(make_subject(), argument=None)
+    expected = evaluator.evaluate(first).metrics
+    assert not list(tmp_path.iterdir())
+    other = with_source(make_subject(), argument=None, model=Other(first.source.model))
+    assert evaluator.evaluate(other).metrics != expected

@@ -1,0 +1,114 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cassle_zoo.common.errors import ConfigError, DataError, UnknownNameError
+from cassle_zoo.eval import sensitivity
+from cassle_zoo.eval.augmented import views
+from cassle_zoo.eval.base import Compute, EvalContext
+from cassle_zoo.eval.protocols.sensitivity import Sensitivity
+from cassle_zoo.eval.sources import FeatureSource
+
+QUICK = Sensitivity(
+    images=12, augmentations=("brightness", "crop", "flip"), strengths=(0.5, 1.0), figures=False
+)
+
+
+def flat(outcome):
+    return {
+        **{f"{k} {m}": v for k, values in outcome.metrics.items() for m, v in values.items()},
+        **{f"{k} {i}": v for k, values in outcome.series.items() for i, v in enumerate(values)},
+    }
+
+
+def test_metrics_and_series(make_subject):
+    context = make_subject()
+    assert context.model.training
+    outcome = QUICK.evaluate(context)
+    assert context.model.training
+    assert list(outcome.metrics) == ["original", "brightness", "crop", "flip", "recipe"]
+    conditions = [f"projector_cosine_{name}" for name in ("right", "zero", "shuffled")]
+    for values in outcome.metrics.values():
+        assert list(values) == ["infonce_backbone", "infonce_projector", *conditions]
+    original = outcome.metrics["original"]
+    assert original["projector_cosine_right"] == pytest.approx(1)
+    assert original["projector_cosine_shuffled"] < 1
+    assert outcome.series["strength/crop"] == [0, 0.5, 1]
+    assert outcome.series["value/crop"] == pytest.approx([1, 0.6, 0.2])
+    assert outcome.series["value/brightness"] == pytest.approx([0, 0.2, 0.4])
+    assert outcome.series["strength/flip"] == [0, 1]
+    for stage in ("stem", "layer1", "backbone", "projector"):
+        curve = outcome.series[f"infonce/crop/{stage}"]
+        assert curve[0] == outcome.series[f"infonce/original/{stage}"][0]
+        assert len(set(curve)) == len(curve) == 3
+    assert "12 images" in outcome.protocol["sensitivity"]
+
+
+def test_brightness_by_hand(make_subject, data):
+    context = make_subject()
+    found = QUICK.evaluate(context).metrics["brightness"]["infonce_backbone"]
+    drawn = views.draw_images(torch.arange(80, 100), 12, seed=0)
+    recipe = views.context_recipe(context)
+    factors = (
+        views.make_view("brightness", recipe)
+        .params(views.image_uniforms(drawn, seed=0), torch.tensor([[24, 24]] * 12))
+        .factors[:, 0]
+    )
+    assert set(factors.tolist()) == set(torch.tensor([0.6, 1.4]).tolist())
+    pixels = torch.stack([context.transform(data.images[i][0]) for i in drawn])
+    brighter = ((pixels / 2 + 0.5) * factors.view(-1, 1, 1, 1)).clamp(0, 1) * 2 - 1
+    model = context.model.eval()
+    with torch.no_grad():
+        expected = sensitivity.infonce(model(pixels), model(brighter))
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert found != pytest.approx(sensitivity.infonce(model(pixels), model(pixels)), abs=1e-3)
+
+
+def test_batches_and_repetition_do_not_matter(make_subject):
+    expected = flat(QUICK.evaluate(make_subject(batch_size=64)))
+    assert flat(QUICK.evaluate(make_subject(batch_size=64))) == expected
+    found = flat(QUICK.evaluate(make_subject(batch_size=5)))
+    assert found == pytest.approx(expected, abs=1e-6)
+    other = flat(QUICK.evaluate(make_subject(seed=1)))
+    assert other != pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_workers_do_not_matter(make_subject):
+    expected = flat(QUICK.evaluate(make_subject()))
+    assert flat(QUICK.evaluate(make_subject(workers=2))) == expected
+
+
+def test_sources_without_conditioned_projector(make_subject):
+    plain = QUICK.evaluate(make_subject("none"))
+    assert list(plain.metrics["crop"])[1:] == ["infonce_projector", "projector_cosine_right"]
+    assert "not conditioned" in plain.protocol["sensitivity"]
+    bare = QUICK.evaluate(make_subject(None))
+    assert list(bare.metrics["crop"]) == ["infonce_backbone"]
+    assert "no projector" in bare.protocol["sensitivity"]
+
+
+def test_other_measures_and_figures(make_subject):
+    outcome = replace(QUICK, measure="mean_positive_cosine", figures=True).evaluate(make_subject())
+    assert outcome.metrics["original"]["mean_positive_cosine_backbone"] == pytest.approx(1)
+    assert list(outcome.files) == ["stages.png", "strengths.png", "projector.png"]
+    assert all(content.startswith(b"\x89PNG") for content in outcome.files.values())
+
+
+def test_wrong_settings(make_subject, data):
+    with pytest.raises(UnknownNameError, match="'recipe'"):
+        replace(QUICK, augmentations=("recipe",)).evaluate(make_subject())
+    with pytest.raises(ConfigError, match="at least one"):
+        replace(QUICK, strengths=()).evaluate(make_subject())
+    with pytest.raises(ConfigError, match="images must be"):
+        replace(QUICK, images=1).evaluate(make_subject())
+    with pytest.raises(ConfigError, match="strength must be"):
+        replace(QUICK, strengths=(2,)).evaluate(make_subject())
+    broken = make_subject(None)
+    broken.model.stem[0].weight.data.fill_(float("nan"))
+    with pytest.raises(DataError, match="NaN"):
+        QUICK.evaluate(broken)
+    file = FeatureSource(name="file", argument=None, sha256=None, model=None)
+    with pytest.raises(ConfigError, match="runs the network"):
+        QUICK.evaluate(EvalContext(file, data, Compute()))

@@ -1,0 +1,131 @@
+"""The pages in a real browser: filters work, and nothing is wider than a phone."""
+
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cassle_zoo.eval.report.compare import Entry, compare
+from cassle_zoo.eval.report.page import render_report
+from cassle_zoo.eval.report.retrieval_page import Example, Shown, retrieval_page
+from cassle_zoo.records import Result
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}")
+
+TYPE = """
+const typed = document.querySelector('input');
+typed.value = 'WORDS'; typed.dispatchEvent(new Event('input', {bubbles: true}));
+"""
+MEASURE = """
+const root = document.documentElement; root.dataset.wide = root.scrollWidth - root.clientWidth;
+"""
+
+
+def visit(
+    folder: Path, page: str, *, fragment: str = "", width: int = 1000, probe: str = ""
+) -> str:
+    """Return the document as it is after the page's script, and then `probe`, have run."""
+    if probe:
+        page = re.sub(r'<meta http-equiv.*?">', "", page, flags=re.DOTALL)
+        page = page.replace("</body>", f"<script>{probe}</script></body>")
+    path = folder / "page.html"
+    path.write_text(page, encoding="utf-8")
+    command = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--user-data-dir={folder / 'profile'}", f"--window-size={width},800", "--dump-dom",
+        f"{path.as_uri()}{fragment}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+def shown(document: str) -> list[str]:
+    """Texts of what the filter left."""
+    tags = re.findall(r"<[a-z]+ [^>]*data-text=[^>]*>", document)
+    texts = [re.search(r'data-text="([^"]*)"', tag) for tag in tags if " hidden" not in tag]
+    return [html.unescape(text[1]) for text in texts if text]
+
+
+@pytest.fixture(scope="module")
+def gallery() -> str:
+    def image(label: str, cosine: float | None = None) -> Shown:
+        image = Image.new("RGB", (64, 64), "red")
+        return Shown(image=image, name=f"folder/{label}.png", label=label, cosine=cosine)
+
+    return retrieval_page(
+        "A title",
+        "A summary",
+        [
+            Example(query=image(query), found=[image(found, 0.9)] * 8)
+            for query, found in [("Cat <b>", "Cat <b>"), ("dog", "horse"), ("horse", "cow")]
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> str:
+    results = [
+        Result(
+            task="sensitivity",
+            model={"name": name, "sha256": None},
+            data={"name": "emoji64", "sha256": "b" * 64},
+            protocol={"about": "long " * 50 + "x" * 300},
+            metrics={task: {"knn_top1": 0.5} for task in ("vendor", "flags")},
+            seed=0,
+            versions={},
+            command="cassle-zoo eval " + "y" * 300,
+            seconds={},
+            created="",
+            series={"curve": [1.0, 2.0]},
+        )
+        for name in [f"a_model_with_a_long_name_{i}_{'z' * 40}" for i in range(6)]
+    ]
+    entries = [Entry(result=own, label=str(own.model["name"])) for own in results]
+    return render_report("Title", compare(entries))
+
+
+def test_gallery_filters(gallery: str, tmp_path: Path) -> None:
+    everything = visit(tmp_path, gallery)
+    assert "<form>" in everything
+    assert len(shown(everything)) == 3
+    assert "3 of 3" in everything
+    by_words = visit(tmp_path, gallery, fragment="#text=HORSE%20png")
+    assert [text.split()[0] for text in shown(by_words)] == ["folder/dog.png", "folder/horse.png"]
+    assert "2 of 3" in by_words
+    by_kind = visit(tmp_path, gallery, fragment="#text=%3Cb%3E&kind=right")
+    assert len(shown(by_kind)) == 1
+    assert not shown(visit(tmp_path, gallery, fragment="#text=horse&kind=right"))
+
+
+def test_typing_filters(gallery: str, report: str, tmp_path: Path) -> None:
+    typed = visit(tmp_path, gallery, probe=TYPE.replace("WORDS", "Cow"))
+    assert "1 of 3" in typed
+    assert len(shown(typed)) == 1
+    rows = shown(visit(tmp_path, report, probe=TYPE.replace("WORDS", "flags")))
+    assert rows == ["sensitivity flags knn_top1"] * 2  # a row and a figure
+
+
+def test_sections_with_nothing_left_are_hidden(report: str, tmp_path: Path) -> None:
+    assert "<section hidden" in visit(tmp_path, report, fragment="#text=nothing")
+    assert "<section hidden" not in visit(tmp_path, report, fragment="#text=flags")
+
+
+def test_links_unfold_the_protocol(report: str, tmp_path: Path) -> None:
+    opened = re.findall(r"<details id=[^>]* open", visit(tmp_path, report, fragment="#part-0-3"))
+    assert opened == ['<details id="part-0-3" open']
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(
+    gallery: str, report: str, tmp_path: Path, width: int
+) -> None:
+    unfold = "for (const part of document.querySelectorAll('details')) part.open = true;"
+    for page in (gallery, report):
+        document = visit(tmp_path, page, width=width, probe=unfold + MEASURE)
+        assert 'data-wide="0"' in document

@@ -1,0 +1,37 @@
+import pytest
+
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.eval.report.tables import format_table
+from cassle_zoo.records import Result
+
+
+def result(name: str, metrics: dict[str, dict[str, float]]) -> Result:
+    return Result(
+        task="any",
+        model={"name": name, "sha256": None},
+        data={"name": "data", "sha256": "0"},
+        protocol={},
+        metrics=metrics,
+        seed=0,
+        versions={},
+        command="",
+        seconds={},
+        created="",
+    )
+
+
+def test_models_stand_side_by_side():
+    one = result("one", {"vendor": {"knn_top1": 0.5, "infonce": 3.14159}})
+    other = result("another", {"vendor": {"knn_top1": 0.25}, "flags": {"recall@1": 1.0}})
+    assert format_table([one, other]).splitlines() == [
+        "|                 |   one | another |",
+        "| --------------- | ----: | ------: |",
+        "| vendor knn_top1 |  50.0 |    25.0 |",
+        "| vendor infonce  | 3.142 |       - |",
+        "| flags recall@1  |     - |   100.0 |",
+    ]
+
+
+def test_nothing_to_show():
+    with pytest.raises(ConfigError, match="no results"):
+        format_table([])

@@ -1,0 +1,65 @@
+import pickle
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from small_models import make_image, make_model
+from torch import nn
+
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.features.extract import eval_transform, extract_features
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return make_model().eval()
+
+
+def test_very_long_images_do_not_fill_the_memory(model: nn.Module) -> None:
+    image = Image.new("RGB", (1, 3_000_000), "red")
+    image.paste("blue", (0, 1_499_000, 1, 1_501_000))
+    sample = eval_transform(model)(image)
+    assert torch.equal(sample, eval_transform(model)(Image.new("RGB", (32, 32), "blue")))
+
+
+def test_long_images_are_cropped_as_before(model: nn.Module) -> None:
+    image = make_image(3, 40, 40 * 20)
+    middle = image.crop((0, 40 * 8, 40, 40 * 12))
+    assert torch.equal(eval_transform(model)(image), eval_transform(model)(middle))
+
+
+def test_transform_is_timms(model: nn.Module) -> None:
+    config = timm.data.resolve_model_data_config(model)
+    expected = timm.data.create_transform(**config, is_training=False)
+    transform = pickle.loads(pickle.dumps(eval_transform(model)))
+    assert torch.equal(transform(make_image(0)), expected(make_image(0)))
+    assert transform(Image.new("RGBA", (9, 9))).max() == 1  # transparent is white
+
+
+def test_one_channel() -> None:
+    model = make_model(in_chans=1)
+    sample = eval_transform(model)(Image.new("RGB", (50, 40), "white"))
+    assert sample.shape == (1, 32, 32)
+    torch.testing.assert_close(sample, torch.ones(1, 32, 32))  # mean and std are 0.5
+    assert extract_features(model, make_image(0)).features.shape == (1, 96)
+
+
+def test_other_numbers_of_channels_need_a_transform() -> None:
+    model = make_model(in_chans=4)
+    with pytest.raises(ConfigError, match="4 channels"):
+        extract_features(model, make_image(0))
+    result = extract_features(model, make_image(0), transform=lambda _: torch.zeros(4, 32, 32))
+    assert result.features.shape == (1, 96)
+
+
+def test_vit_gets_the_size_it_was_built_for() -> None:
+    model = make_model("test_vit", img_size=48)
+    assert eval_transform(model)(make_image(0)).shape == (3, 48, 48)
+    assert extract_features(model, make_image(0)).features.shape == (1, 64)
+
+
+def test_module_without_configuration() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert eval_transform(module)(make_image(0)).shape == (3, 224, 224)
+    assert extract_features(module, make_image(0)).features.shape == (1, 5)

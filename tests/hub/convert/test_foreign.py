@@ -1,0 +1,254 @@
+"""The backbones of solo-learn, lightly, and Facebook's MoCo."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import cassle_zoo
+from cassle_zoo.common.errors import (
+    CheckpointError,
+    ConfigError,
+    ModelFolderError,
+    UnknownNameError,
+)
+from cassle_zoo.hub.convert.convert import Conversion, convert_checkpoint
+from cassle_zoo.hub.convert.identify import ConvertOptions
+from cassle_zoo.zoo.vit import mocov3_vit
+
+Randomise = Callable[[nn.Module], nn.Module]
+LIGHTNING = {"epoch": 1, "pytorch-lightning_version": "2.1.0", "optimizer_states": [{}]}
+VIT = {"embed_dim": 384, "depth": 1, "num_classes": 0}
+
+
+def prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}{key}": value for key, value in module.state_dict().items()}
+
+
+def resnet18(randomised: Randomise) -> nn.Module:
+    model = torchvision.models.resnet18()
+    model.fc = nn.Identity()
+    return randomised(model)
+
+
+def convert(tmp_path: Path, checkpoint: Any, **options: Any) -> Conversion:
+    torch.save(checkpoint, tmp_path / "c.pth")
+    return convert_checkpoint(
+        tmp_path / "c.pth", tmp_path / "out", name="mine", options=ConvertOptions(**options)
+    )
+
+
+def same_features(folder: Path, model: nn.Module, size: int = 64) -> bool:
+    images = torch.randn(2, 3, size, size)
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        return torch.allclose(loaded(images), model.eval()(images), rtol=0, atol=1e-5)
+
+
+def test_facebooks_moco_v2(randomised: Randomise, tmp_path: Path) -> None:
+    model = resnet18(randomised)
+    head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
+    state = {
+        **prefixed("module.encoder_q.", model),
+        **prefixed("module.encoder_q.fc.", head),
+        **prefixed("module.encoder_k.", resnet18(randomised)),
+        **prefixed("module.encoder_k.fc.", head),
+        "module.queue": torch.randn(128, 16),
+        "module.queue_ptr": torch.zeros(1, dtype=torch.int64),
+    }
+    found = convert(tmp_path, {"epoch": 200, "arch": "resnet18", "state_dict": state})
+    assert same_features(found.folder, model)
+    assert found.format == "MoCo-v2 (Facebook)"
+    assert found.model == "resnet18, mocov2, no projector"
+    assert found.dropped == (
+        "module.encoder_k (124 tensors)", "module.queue (1 tensor)",
+        "module.queue_ptr (1 tensor)", "epoch, arch",
+        "fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias",
+    )  # fmt: skip
+    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    assert (info.method, info.mean[0], info.license) == ("mocov2", 0.485, "unknown")
+    card = (found.folder / "README.md").read_text()
+    assert "nothing is known of its projector" in card
+    assert "2306.06082" not in card
+    assert "MoCo-v2 (Facebook); converted by cassle_zoo" in card
+    with pytest.raises(ModelFolderError, match="no projector"):
+        cassle_zoo.create_projector(f"local-dir:{found.folder}")
+
+
+def test_facebooks_moco_v1_has_one_linear_layer(randomised: Randomise, tmp_path: Path) -> None:
+    state = prefixed("module.encoder_q.", torchvision.models.resnet18(num_classes=128))
+    found = convert(tmp_path, {"state_dict": state})
+    assert found.model == "resnet18, mocov1, no projector"
+    assert found.dropped == ("fc.weight", "fc.bias")
+
+
+@pytest.mark.parametrize("vit", [True, False])
+def test_facebooks_moco_v3(randomised: Randomise, tmp_path: Path, vit: bool) -> None:
+    model = randomised(mocov3_vit(**VIT, num_heads=12)) if vit else resnet18(randomised)
+    if vit:  # the number of heads follows from the format alone
+        model.pos_embed.data.normal_()
+    name = "head" if vit else "fc"
+    head = nn.Sequential(nn.Linear(8, 8, bias=False), nn.BatchNorm1d(8, affine=False))
+    state = {
+        **prefixed("module.base_encoder.", model),
+        **prefixed(f"module.base_encoder.{name}.", head),
+        **prefixed("module.momentum_encoder.", model),
+        **prefixed("module.predictor.", head),
+    }
+    found = convert(tmp_path, {"epoch": 300, "state_dict": state, "optimizer": {"state": {}}})
+    assert same_features(found.folder, model, 224 if vit else 64)
+    assert found.format == "MoCo-v3 (Facebook)"
+    assert any(part.startswith("module.momentum_encoder (") for part in found.dropped)
+    assert f"{name}.0.weight" in found.dropped
+    loaded: Any = timm.create_model(f"local-dir:{found.folder}", pretrained=True)
+    if vit:
+        assert loaded.blocks[0].attn.num_heads == 12
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "encoder."])
+def test_solo_learn(randomised: Randomise, tmp_path: Path, prefix: str) -> None:
+    model = resnet18(randomised)
+    state = {
+        **prefixed(prefix, model),
+        **prefixed("classifier.", nn.Linear(512, 10)),
+        **prefixed("projector.", nn.Sequential(nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 8))),
+        **prefixed(f"momentum_{prefix}", resnet18(randomised)),
+        "queue": torch.zeros(2, 8, 4),
+    }
+    settings = {"method": "mocov2plus", "backbone": {"name": "resnet18"}}
+    found = convert(tmp_path, {**LIGHTNING, "state_dict": state, "hyper_parameters": settings})
+    assert same_features(found.folder, model)
+    assert (found.format, found.model) == ("solo-learn", "resnet18, mocov2plus, no projector")
+    assert "classifier (2 tensors)" in found.dropped
+    assert "optimizer_states" in found.dropped[-1]
+
+
+@pytest.mark.parametrize(("positions", "heads"), [("sincos", 12), ("learned", 6)])
+def test_the_heads_of_a_vit(
+    randomised: Randomise, tmp_path: Path, positions: str, heads: int
+) -> None:
+    model = randomised(mocov3_vit(**VIT, num_heads=heads))
+    if positions == "learned":
+        model.pos_embed.data.normal_()
+    state = {**prefixed("backbone.", model), **prefixed("classifier.", nn.Linear(384, 10))}
+    found = convert(tmp_path, {**LIGHTNING, "state_dict": state})
+    assert same_features(found.folder, model, 224)
+    assert found.notes[0].startswith(f"{heads} attention heads, as in ")
+
+
+def test_a_vit_of_another_size(randomised: Randomise, tmp_path: Path) -> None:
+    model = randomised(mocov3_vit(**VIT, num_heads=3, img_size=32, patch_size=4))
+    found = convert(tmp_path, prefixed("student.backbone.", model), num_heads=3, size=64)
+    assert same_features(found.folder, model, 32)
+    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    assert info.input_size == (3, 32, 32)
+    assert info.model_args == {"patch_size": 4, "img_size": 32, "depth": 1, "num_heads": 3}
+
+
+def test_a_vit_that_averages_its_tokens(randomised: Randomise, tmp_path: Path) -> None:
+    model = randomised(mocov3_vit(**VIT, num_heads=6, global_pool="avg"))
+    found = convert(tmp_path, prefixed("backbone.vit.", model), num_heads=6)
+    assert same_features(found.folder, model, 224)
+
+
+def test_lightly(randomised: Randomise, tmp_path: Path) -> None:
+    """Lightly's examples cut the classifier off with nn.Sequential, which renames everything."""
+    model = resnet18(randomised)
+    sequential = nn.Sequential(*list(model.children())[:-1])
+    state = {
+        **prefixed("backbone.", sequential),
+        **prefixed("projection_head.", nn.Linear(512, 8)),
+        **prefixed("backbone_momentum.", sequential),
+        **prefixed("projection_head_momentum.", nn.Linear(512, 8)),
+    }
+    found = convert(tmp_path, {**LIGHTNING, "state_dict": state}, method="moco")
+    assert same_features(found.folder, model)
+    assert (found.format, found.model) == ("lightly", "resnet18, moco, no projector")
+    assert "backbone_momentum (120 tensors)" in found.dropped
+
+
+@pytest.mark.parametrize("arch", ["resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"])
+def test_other_resnets(tmp_path: Path, arch: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(arch)
+    # Without convolutions, or such weights would end in infinity.
+    state = {
+        key: torch.tensor(0.5 if v.ndim == 1 else 0.0).expand(v.shape)
+        for key, v in model.state_dict().items()
+    }
+    found = convert(tmp_path, state, data="stl10")
+    assert found.model == f"{arch}, unknown, no projector"
+    assert found.dropped == ("fc.weight", "fc.bias")
+    assert found.notes == ()
+    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    assert (info.input_size, info.mean[0], info.data) == ((3, 96, 96), 0.43, "stl10")
+
+
+def test_any_timm_model_by_name(randomised: Randomise, tmp_path: Path) -> None:
+    model = randomised(timm.create_model("resnet10t", num_classes=0))
+    state = {"net": 3, **prefixed("my.net.", model)}
+    half = (0.5, 0.5, 0.5)
+    found = convert(
+        tmp_path, state, arch="resnet10t", prefix="my.net", size=32, mean=half, std=half
+    )
+    assert same_features(found.folder, model)
+    assert found.notes == ()
+    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    assert (info.input_size, info.mean, info.std) == ((3, 32, 32), half, half)
+
+
+def small(**changes: Any) -> dict[str, Tensor]:
+    """The backbone of a resnet18 in which one number stands for each tensor."""
+    state = torchvision.models.resnet18().state_dict()
+    state = {f"backbone.{k}": torch.rand(()).expand(v.shape) for k, v in state.items()}
+    return {**state, **changes}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "options", "message"),
+    [
+        ([1], {}, "holds a list, not a dictionary"),
+        ({"epoch": 3}, {}, "no dictionary of tensors.*it has epoch"),
+        ({"state_dict": {}}, {}, "no dictionary of tensors"),
+        ({"net.0.weight": torch.zeros(1)}, {}, r"no ResNet .*among net\.0\.weight.*--prefix"),
+        (
+            {**small(), **{k.replace("backbone", "teacher"): v for k, v in small().items()}},
+            {}, r"several backbones, under 'backbone\.', 'teacher\.'; choose one with --prefix",
+        ),
+        (small(**{"backbone.conv1.weight": torch.zeros(64, 3, 3, 3)}), {}, "3x3, the stem for"),
+        (small(**{"backbone.extra.weight": torch.zeros(1)}), {}, r"1 unexpected: extra\.weight"),
+        ({k: v for k, v in small().items() if "bn1.bias" not in k}, {}, r"missing: bn1\.bias"),
+        (
+            small(**{"backbone.layer2.0.bn1.bias": torch.zeros(7)}), {},
+            r"layer2\.0\.bn1\.bias is \(7,\), not \(128,\)",
+        ),
+        (small(**{"backbone.layer3.2.conv1.weight": torch.zeros(1)}), {}, "2, 3, 2.*not known"),
+        (small(), {"prefix": "model"}, r"no weight begins with 'model\.'"),
+        (small(), {"arch": "resnet50"}, "fits no timm model"),
+        (small(), {"descriptors": ("crop",)}, "only the checkpoints of the paper's code"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_refused(
+    tmp_path: Path, checkpoint: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        convert(tmp_path, checkpoint, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="Unknown timm model 'resnet19'"):
+        convert(tmp_path, small(), arch="resnet19")
+    with pytest.raises(UnknownNameError, match="Unknown data 'in1k'"):
+        ConvertOptions(data="in1k")
+    with pytest.raises(ConfigError, match="size"):
+        ConvertOptions(size=0)
+    with pytest.raises(ConfigError, match="std"):
+        ConvertOptions(std=(0.5, 0, 0.5))
+    with pytest.raises(ConfigError, match="must divide the width 384"):
+        convert(tmp_path, mocov3_vit(**VIT, num_heads=6).state_dict(), num_heads=7)

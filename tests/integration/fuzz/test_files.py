@@ -1,0 +1,209 @@
+"""Every reader of our own files: whatever is in them, only errors of ours come out."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cassle_zoo.common.errors import CassleZooError
+from cassle_zoo.data.emoji64_records import Record, format_metadata, parse_metadata
+from cassle_zoo.features.extract import FeatureSet
+from cassle_zoo.features.files import load_features, save_features
+from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.records import Result
+from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.artifact import load_projector, make_config, save_model_folder
+from cassle_zoo.store.folder import read_config
+from cassle_zoo.train.run.checkpoint import LATEST, load_checkpoint, save_checkpoint
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
+    """Bytes of a file after changes, cuts, insertions and repetitions."""
+    changed = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(0, len(changed) - 1)))
+        how = draw(st.sampled_from(["change", "cut", "insert", "remove", "repeat"]))
+        if how == "change" and changed:
+            changed[at] = draw(st.integers(0, 255))
+        elif how == "cut":
+            del changed[at:]
+        elif how == "insert":
+            changed[at:at] = draw(st.binary(max_size=8))
+        elif how == "remove":
+            del changed[at : at + draw(st.integers(1, 40))]
+        else:
+            changed[at:at] = changed[at : at + 40]
+    return bytes(changed)
+
+
+@st.composite
+def altered(draw: st.DrawFn, value: Any) -> Any:
+    """A JSON value with something in it replaced, removed or added, at any depth."""
+    if isinstance(value, dict) and value and draw(st.integers(0, 9)):
+        key = draw(st.sampled_from(sorted(value)))
+        changed = {**value, key: draw(altered(value[key]))}
+        if draw(st.integers(0, 9)) == 0:
+            del changed[key]
+        if draw(st.integers(0, 9)) == 0:
+            changed[draw(st.text(max_size=8))] = draw(JSON)
+        return changed
+    if isinstance(value, list) and value and draw(st.booleans()):
+        at = draw(st.integers(0, len(value) - 1))
+        return [*value[:at], draw(altered(value[at])), *value[at + 1 :]]
+    return draw(JSON)
+
+
+def only_our_errors(read: Callable[[], Any]) -> None:
+    try:
+        read()
+    except CassleZooError as error:
+        assert str(error)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a small projector."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    projector = ProjectorConfig(in_features=8, out_features=4, encoder_depth=1, encoder_width=4)
+    backbone = torch.nn.Linear(2, 8)
+    backbone.num_features = 8  # type: ignore[assignment]
+    config = make_config(
+        MODEL_SPECS["resnet18_cassle_simclr.emoji64"], backbone, projector=projector, training={}
+    )
+    return save_model_folder(
+        folder,
+        config=config,
+        backbone_state=backbone.state_dict(),
+        projector=ConditionedProjector(projector),
+    )
+
+
+@given(st.data())
+def test_config_json(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
+    content = (folder / "config.json").read_bytes()
+    if data.draw(st.booleans()):
+        content = data.draw(damaged(content))
+    else:
+        content = json.dumps(data.draw(altered(json.loads(content)))).encode()
+    (tmp_path / "config.json").write_bytes(content)
+    (tmp_path / "projector.safetensors").write_bytes(
+        (folder / "projector.safetensors").read_bytes()
+    )
+    only_our_errors(lambda: read_config(tmp_path))
+    only_our_errors(lambda: load_projector(tmp_path))
+
+
+@given(st.data())
+def test_weights(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
+    content = (folder / "projector.safetensors").read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    changed = data.draw(damaged(content[: header if data.draw(st.booleans()) else None]))
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (tmp_path / "projector.safetensors").write_bytes(changed + content[header:])
+    only_our_errors(lambda: load_projector(tmp_path))
+
+
+RESULT = Result(
+    task="emoji64", model={"name": "m", "sha256": None}, data={"name": "d", "sha256": "0"},
+    protocol={"a": "b"}, metrics={"skin": {"top1": 0.5}}, seed=0, versions={"torch": "2"},
+    command="cassle-zoo eval", seconds={"a": 1.0}, created="2026", series={"x": [1.0]},
+    files=["a.png"],
+)  # fmt: skip
+
+
+@given(st.data())
+def test_results(data: st.DataObject) -> None:
+    content = RESULT.to_json()
+    if data.draw(st.booleans()):
+        text = data.draw(damaged(content.encode())).decode("utf-8", "replace")
+    else:
+        text = json.dumps(data.draw(altered(json.loads(content))))
+
+    def read() -> None:
+        result = Result.from_json(text)
+        assert Result.from_json(result.to_json()) == result
+
+    only_our_errors(read)
+
+
+STATE = {"step": 3, "method": {"weight": torch.zeros(3)}, "rng": torch.zeros(2), "cuda_rng": None}
+
+
+@given(st.data())
+def test_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
+    save_checkpoint(tmp_path, STATE)
+    content = (tmp_path / LATEST).read_bytes()
+    if data.draw(st.booleans()):
+        changed = data.draw(damaged(content))
+    else:  # somebody computes the hash anew
+        inner = data.draw(damaged(content.partition(b"\n")[2]))
+        changed = hashlib.sha256(inner).hexdigest().encode() + b"\n" + inner
+    (tmp_path / LATEST).write_bytes(changed)
+    for path in tmp_path.glob("*.previous.pt"):
+        path.unlink()
+    only_our_errors(lambda: load_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "npz", "csv", "parquet"])
+@given(data=st.data())
+def test_feature_files(tmp_path: Path, ending: str, data: st.DataObject) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"features.{ending}"
+    save_features(FeatureSet(torch.arange(6.0).view(3, 2), ["a", "b", "c"]), path)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+
+    def read() -> None:
+        loaded = load_features(path)
+        assert len(loaded.features) == len(loaded.sources)
+        assert all(isinstance(source, str) for source in loaded.sources)
+
+    only_our_errors(read)
+
+
+@pytest.mark.parametrize("name", ["features", "sources", "skipped"])
+@given(
+    array=st.sampled_from(["f4", "U3", "S3", "i8", "c8", "M8[s]"]),
+    shape=st.lists(st.integers(0, 3), max_size=3),
+)
+def test_npz_of_other_arrays(tmp_path: Path, name: str, array: str, shape: list[int]) -> None:
+    arrays = {
+        "features": np.zeros((2, 3), "f4"),
+        "sources": np.array(["a", "b"]),
+        "skipped": np.zeros((0, 2), "U1"),
+        name: np.zeros(shape, array),
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    (tmp_path / "x.npz").write_bytes(buffer.getvalue())
+    only_our_errors(lambda: load_features(tmp_path / "x.npz"))
+
+
+RECORDS = [
+    Record(
+        file_name=f"noto/{i}.png", vendor="noto", unified="1F600", base="1F600", name="grin, \"x\"",
+        category="Smileys", subcategory="face", skin_tone="none", split="train",
+    )
+    for i in range(3)
+]  # fmt: skip
+
+
+@given(st.data())
+def test_emoji64_metadata(data: st.DataObject) -> None:
+    content = data.draw(damaged(format_metadata(RECORDS).encode()))
+    only_our_errors(lambda: parse_metadata(content.decode("utf-8", "replace"), "metadata.csv"))

@@ -1,0 +1,122 @@
+"""Images that are read in their own order: WebDataset shards, and streams of timm."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from shard_files import make_image, write_shards
+from torch.utils.data import IterableDataset
+
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.train import loop
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.data.loading import batches, open_dataset
+from cassle_zoo.train.data.streams import TimmStream
+from cassle_zoo.train.run.checkpoint import load_checkpoint
+from cassle_zoo.train.run.monitor import Monitor
+
+pytest.importorskip("webdataset")
+
+
+@pytest.fixture
+def config(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """A run of 2 epochs of 6 steps."""
+    write_shards(tmp_path / "shards")
+    return changed(config, dataset="wds/tiny", root=str(tmp_path / "shards"))
+
+
+def changed(config: TrainConfig, **data: Any) -> TrainConfig:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
+
+
+def images_of(config: TrainConfig, first: int = 0, last: int = 6) -> list[int]:
+    """Return the numbers of the images that batches are made of (views are unique to one)."""
+    got = batches(config, open_dataset(config.data), first, last)
+    return [hash(crops.numpy().tobytes()) for batch in got for crops in batch["crops"]]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_epoch_shows_every_image_once(config: TrainConfig, workers: int) -> None:
+    run = changed(config, workers=workers)
+    assert len(set(images_of(run))) == 24
+    assert set(images_of(run)).isdisjoint(images_of(run, 6, 12))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_look_at_the_features_changes_nothing(config: TrainConfig, workers: int) -> None:
+    run = changed(config, workers=workers)
+    dataset = open_dataset(run.data)
+    backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    monitor = Monitor(dataset, run.augment, 20)
+    seen = []
+    for step, batch in enumerate(batches(run, dataset, 0, 12), 1):
+        seen += [hash(crops.numpy().tobytes()) for crops in batch["crops"]]
+        if step == 6:
+            assert monitor(backbone, torch.device("cpu")) == monitor(backbone, torch.device("cpu"))
+    assert seen == images_of(run, 0, 12)
+    assert len(set(seen[24:])) == 24
+
+
+@pytest.mark.parametrize(("workers", "stopped"), [(0, 9), (2, 5), (2, 9)])
+def test_a_continued_run_is_the_undisturbed_one(
+    config: TrainConfig, tmp_path: Path, fault_at: Any, workers: int, stopped: int
+) -> None:
+    run = changed(config, workers=workers)
+    with fault_at(stopped, lambda: os.kill(os.getpid(), 15)):
+        assert not loop.train(run, tmp_path / "a").finished
+    assert loop.train(run, tmp_path / "a").finished
+    assert loop.train(run, tmp_path / "b").finished
+    (a, _), (b, _) = (load_checkpoint(tmp_path / name) for name in "ab")
+    assert a is not None
+    assert b is not None
+    assert all(torch.equal(a["method"][key], b["method"][key]) for key in a["method"])
+
+
+def test_the_workers_of_a_stream_stay_as_they_were(config: TrainConfig, tmp_path: Path) -> None:
+    assert loop.train(config, tmp_path / "run").finished
+    with pytest.raises(ConfigError, match=r"data\.workers: 0 there, 2 now"):
+        loop.train(changed(config, workers=2), tmp_path / "run")
+
+
+class Remembering(IterableDataset[Any]):
+    """Goes on where it was left, as some of timm's streams do."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        while self.done < 24:
+            self.done += 1
+            yield Image.open(io.BytesIO(make_image(self.done))), 0
+
+    def __len__(self) -> int:
+        return 24
+
+
+def test_other_streams_are_opened_anew(config: TrainConfig) -> None:
+    stream = TimmStream(Remembering, 24)
+    for _ in range(2):
+        list(zip(range(5), stream, strict=False))
+        got = list(batches(config, stream, 0, 6))
+        assert len({crops.numpy().tobytes() for batch in got for crops in batch["crops"]}) == 24
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_that_breaks_off(config: TrainConfig, workers: int) -> None:
+    class Broken(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+            yield Image.new("RGB", (40, 40)), 0
+            raise OSError("image file is truncated")
+
+    stream = TimmStream(Broken, 24)
+    said = r"broke off after 1 images \(OSError: image file is truncated\)\. .* shards .* can\."
+    with pytest.raises(DataError, match=f"^the stream {said}$"):
+        next(batches(changed(config, workers=workers), stream, 0, 1))
+    with pytest.raises(DataError, match=said):
+        list(stream)

@@ -1,0 +1,133 @@
+"""Datasets of timm's factory: names, missing packages, images that their decoders choke on."""
+
+import dataclasses
+import shutil
+import struct
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bad_images import bomb
+from PIL import Image
+from torchvision.datasets import STL10
+
+from cassle_zoo.common.errors import DataError, MissingDependencyError, UnknownNameError
+from cassle_zoo.common.images import UnreadableImageError
+from cassle_zoo.train import loop
+from cassle_zoo.train.config import DataConfig, TrainConfig
+from cassle_zoo.train.data.loading import open_dataset
+from cassle_zoo.train.data.timm_data import ForeignImages
+from cassle_zoo.train.recipes import get_recipe
+from cassle_zoo.train.run.monitor import Monitor
+
+
+@pytest.mark.parametrize("name", ["emoij64", "foo", "folder", "wds", "imagenet", "Torch/cifar10"])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(
+        UnknownNameError, match=rf"{name}.*Available: emoji64, hfds/NAME.*'' is for"
+    ):
+        DataConfig(dataset=name)
+
+
+@pytest.mark.parametrize("name", ["", "emoji64", "wds/x", "hfds/a/b", "torch/cifar10", "tfds/x"])
+def test_known_names(name: str) -> None:
+    assert DataConfig(dataset=name).is_stream == (name in ("wds/x", "tfds/x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "fix"),
+    [
+        ("wds/x", "webdataset", r'pip install "cassle-zoo\[wds\]"'),
+        ("hfds/x", "datasets", r'pip install "cassle-zoo\[hfds\]"'),
+        ("tfds/x", "tensorflow", "pip install tensorflow tensorflow-datasets"),
+    ],
+)
+def test_missing_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, fix: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for reader in ("hfds", "tfds"):
+        monkeypatch.delitem(sys.modules, f"timm.data.readers.reader_{reader}", raising=False)
+    with pytest.raises(MissingDependencyError, match=rf"need {package}.*{fix}"):
+        open_dataset(DataConfig(dataset=name, root=str(tmp_path)))
+
+
+@pytest.fixture
+def config(config: TrainConfig, images: Path, tmp_path: Path) -> TrainConfig:
+    """A run on torchvision's reading of a folder in which one image is a bomb."""
+    shutil.copytree(images, tmp_path / "copy")
+    (tmp_path / "copy" / "class1" / "07.png").write_bytes(bomb())
+    data = DataConfig(root=str(tmp_path / "copy"), dataset="torch/image_folder", workers=0)
+    return dataclasses.replace(config, data=data)
+
+
+def test_a_bomb_is_one_bad_image(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert loop.train(config, tmp_path / "run").finished  # it looks at the features, too
+    assert capsys.readouterr().err.count("'class1/07.png' cannot be read") == 1
+
+
+def test_whatever_a_decoder_raises_is_one_bad_image() -> None:
+    class Source:
+        def __getitem__(self, index: int) -> Any:
+            raise (SyntaxError("broken"), struct.error(), Image.DecompressionBombError())[index]
+
+    for index in range(3):
+        with pytest.raises(UnreadableImageError, match=f"number {index}"):
+            ForeignImages(Source())[index]
+
+
+def test_stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = get_recipe("resnet18_cassle_simclr.stl10").data
+    data = dataclasses.replace(data, root=str(tmp_path))
+    with pytest.raises(DataError, match="Dataset not found or corrupted"):
+        open_dataset(data)
+    (tmp_path / STL10.base_folder).mkdir()
+    pixels = torch.arange(2 * 3 * 96 * 96).remainder(251).to(torch.uint8).numpy()
+    pixels.tofile(tmp_path / STL10.base_folder / "unlabeled_X.bin")
+    monkeypatch.setattr(STL10, "_check_integrity", lambda _: True)
+    dataset = open_dataset(data)
+    assert len(dataset) == 2
+    image, label = dataset[1]
+    assert (image.size, label) == ((96, 96), -1)
+    assert dataset.filename(1) == "number 1"
+
+
+def test_samples_are_for_streams(config: TrainConfig, images: Path) -> None:
+    with pytest.raises(DataError, match=r"--data\.samples 100 is for streams.* 22 images"):
+        open_dataset(DataConfig(root=str(images), samples=100))
+    assert len(open_dataset(DataConfig(root=str(images), samples=22))) == 22
+
+
+def test_a_split_that_takes_the_place_of_the_folder_is_named(
+    config: TrainConfig, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "mine"
+    shutil.copytree(images, root / "train")
+    shutil.copy(next(images.rglob("*.png")), root)
+    run = dataclasses.replace(config, data=DataConfig(root=str(root), workers=0))
+    assert loop.train(run, tmp_path / "run").finished
+    said = f"of {str(root)!r} the folder 'train' is used; --data.split '' takes all folders."
+    assert said in capsys.readouterr().err
+    assert len(open_dataset(DataConfig(root=str(root), split=""))) == 23
+
+
+def test_one_image_has_no_spread(config: TrainConfig) -> None:
+    monitor = Monitor(open_dataset(config.data), config.augment, samples=1)
+    assert monitor(torch.nn.Flatten(), torch.device("cpu")) == {}
+
+
+def test_a_split_that_is_not_there(images: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(images, "images")
+    for root in (images, archive):
+        assert len(open_dataset(DataConfig(root=str(root)))) == 22
+        with pytest.raises(DataError, match=r"has no folder 'val'; --data\.split '' takes all"):
+            open_dataset(DataConfig(root=str(root), split="val"))
+    with pytest.raises(DataError, match="of emoji64 only the split 'train'"):
+        open_dataset(DataConfig(root=str(archive), dataset="emoji64", split="test"))

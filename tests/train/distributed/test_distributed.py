@@ -1,0 +1,183 @@
+"""Two processes with half of the batch each give the gradients of one process with all of it."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.projector import ProjectorConfig
+from cassle_zoo.train.distributed import process_group as distributed
+from cassle_zoo.train.distributed.process_group import gather, gather_cpu, joined
+from cassle_zoo.train.methods import METHODS, Method, Views
+from cassle_zoo.train.methods.mocov2 import MoCoV2
+
+PROCESSES = 2
+BATCH = 8
+SMALL: dict[str, dict[str, int]] = {
+    "simclr": {},
+    "mocov2": {"queue_size": 24},
+    "mocov3": {"predictor_features": 8},
+    "barlow_twins": {},
+    "byol": {"predictor_features": 8},
+    "simsiam": {"predictor_features": 8},
+    "vicreg": {},
+}
+
+
+def build(name: str) -> Method:
+    """A method without BatchNorm, whose statistics SyncBatchNorm would join (on GPUs only)."""
+    torch.manual_seed(0)
+    shape = ProjectorConfig(
+        in_features=6, out_features=8, depth=1, conditioning="raw_cat", descriptors=("crop",)
+    )
+    method = METHODS[name](**SMALL[name]).build(nn.Linear(5, 6), shape).double()
+    for parent in method.modules():
+        for child_name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm1d):
+                setattr(parent, child_name, nn.Identity())
+    return method
+
+
+def views() -> Views:
+    torch.manual_seed(1)
+    x1, x2, w1, w2 = (torch.randn(BATCH, n, dtype=torch.float64) for n in (5, 5, 4, 4))
+    return Views(images=(x1, x2), descriptors=(w1, w2))
+
+
+def part(joint: Views, rank: int) -> Views:
+    rows = slice(rank * BATCH // PROCESSES, (rank + 1) * BATCH // PROCESSES)
+    (x1, x2), (w1, w2) = joint.images, joint.descriptors
+    return Views(images=(x1[rows], x2[rows]), descriptors=(w1[rows], w2[rows]))
+
+
+def gradients(name: str, batch: Views, average: Callable[[Tensor], None]) -> dict[str, Tensor]:
+    """Gradients of two steps, joined as DistributedDataParallel does, and the queue if any."""
+    method = build(name)
+    result = {}
+    for step in range(2):
+        method.zero_grad()
+        loss, _ = method(batch)
+        loss.backward()
+        for key, p in method.named_parameters():
+            if p.grad is not None:
+                average(p.grad)
+                result[f"{step}/{key}"] = p.grad.clone()
+                p.data.sub_(p.grad, alpha=0.1)
+        method.after_step(0.5)
+    if isinstance(method, MoCoV2):
+        result |= {"queue": method.queue.clone(), "position": method.position.clone()}
+    return result
+
+
+def average_over_processes(grad: Tensor) -> None:
+    dist.all_reduce(grad)
+    grad.div_(PROCESSES)
+
+
+def work(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES
+    )
+    result = {name: gradients(name, part(views(), rank), average_over_processes) for name in SMALL}
+    x = torch.full((2, 3), float(rank), requires_grad=True)
+    joint = gather(x)
+    (joint * torch.arange(12.0).view(4, 3) * (rank + 1)).sum().backward()
+    assert x.grad is not None
+    result["gather"] = {"joint": joint.detach(), "grad": x.grad}
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    folder: Path = tmp_path_factory.mktemp("processes")
+    mp.spawn(work, (str(folder),), nprocs=PROCESSES)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
+
+
+def test_every_method_is_compared() -> None:
+    assert SMALL.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_equal_those_of_one_process(
+    results: list[dict[str, dict[str, Tensor]]], name: str
+) -> None:
+    expected = gradients(name, views(), lambda _: None)
+    assert any(value.abs().max() > 1e-3 for value in expected.values())
+    for result in results:
+        assert result[name].keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(result[name][key], value, rtol=0, atol=1e-10)
+
+
+def test_gather(results: list[dict[str, dict[str, Tensor]]]) -> None:
+    for rank, result in enumerate(results):
+        assert result["gather"]["joint"][:, 0].tolist() == [0, 0, 1, 1]
+        rows = torch.arange(12.0).view(4, 3)[2 * rank : 2 * rank + 2]
+        assert torch.equal(result["gather"]["grad"], 3 * rows)  # weights 1 and 2 of both processes
+
+
+def test_one_process_gathers_nothing() -> None:
+    x = torch.randn(3)
+    assert gather(x) is x
+    assert gather_cpu(x, torch.device("meta")) is x
+
+
+@pytest.fixture
+def second_of_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchrun tells the second of two processes, on a machine that seems to have two GPUs."""
+    told = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (told | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(distributed, "pick_device", torch.device)
+    for where, name in (
+        (torch.cuda, "set_device"),
+        (dist, "init_process_group"),
+        (dist, "barrier"),
+        (dist, "destroy_process_group"),
+    ):
+        monkeypatch.setattr(where, name, lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("second_of_two_gpus")
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_each_process_gets_its_own_gpu(device: str | None) -> None:
+    with joined(device, timeout=1) as own:
+        assert own == torch.device("cuda:1")
+
+
+@pytest.mark.usefixtures("second_of_two_gpus")
+def test_one_gpu_for_all_processes_is_refused() -> None:
+    with (
+        pytest.raises(ConfigError, match="cuda:0 is one GPU for all processes"),
+        joined("cuda:0", 1),
+    ):
+        pass
+
+
+def test_the_gpu_of_one_process_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [torch.device("cuda:0")]
+
+    @contextlib.contextmanager
+    def use(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(distributed, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device", use)
+    with joined("cuda:1", timeout=1) as own:
+        assert current[-1] == own == torch.device("cuda:1")
+    assert current == [torch.device("cuda:0")]

@@ -1,0 +1,285 @@
+"""From files to batches of uint8 crops.
+
+Workers decode an image once, cut its two crops and draw the uniforms that fix the rest of the
+augmentation. All of it depends only on (seed, epoch, sample, view): not on the number of workers,
+nor on where a run was interrupted.
+"""
+
+import functools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_generator
+from cassle_zoo.augmentation.crop import crop_box, cut_crops
+from cassle_zoo.common.devices import pick_device
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.images import UnreadableImageError, open_image
+from cassle_zoo.train.config import DataConfig, TrainConfig
+from cassle_zoo.train.data.archives import TarImages
+from cassle_zoo.train.data.folder import FolderImages
+from cassle_zoo.train.data.shards import Shards
+from cassle_zoo.train.data.streams import Sample, StreamBatches, StreamViews, TimmStream
+from cassle_zoo.train.data.timm_data import open_timm_data
+from cassle_zoo.train.distributed.process_group import share
+from cassle_zoo.train.run.faults import WORKER_ADVICE
+
+N_VIEWS = 2
+MAX_CONSECUTIVE_BAD = 20
+WORKER_GRACE = 30  # seconds
+_NICENESS = 10  # of workers that share the processors with the computation
+
+
+def open_dataset(config: DataConfig) -> Any:
+    """Open the images: a dataset of (PIL image, label) pairs.
+
+    Raises:
+        DataError: If there are no images at `config.root`, or not this split or number of them.
+        MissingDependencyError: If a package is needed that is not installed.
+    """
+    if not config.root:
+        raise DataError("no data given: pass --data PATH (a folder, a tar file, ...).")
+    dataset: Any
+    if config.dataset == "emoji64":
+        dataset = _open_emoji64(config)
+    elif config.dataset:
+        dataset = open_timm_data(config)
+    else:
+        dataset = _open_images(Path(config.root), config.split)
+    if not config.is_stream and config.samples not in (None, len(dataset)):
+        raise DataError(
+            f"--data.samples {config.samples} is for streams, but there are {len(dataset)} "
+            f"images in {config.root!r}; leave it out."
+        )
+    return dataset
+
+
+def _open_emoji64(config: DataConfig) -> Any:
+    from cassle_zoo.data.emoji64 import pretraining_dataset
+
+    if config.split != DataConfig.split:
+        raise DataError(
+            f"of emoji64 only the split {DataConfig.split!r} is for training; leave out "
+            f"--data.split {config.split!r}."
+        )
+    try:
+        return pretraining_dataset(config.root)
+    except DataError as error:
+        raise DataError(f"{error} For images of your own add --data.dataset ''.") from error
+
+
+def _open_images(root: Path, split: str) -> FolderImages | TarImages:
+    if split and (root / split).is_dir():
+        images = FolderImages(root / split)
+        images.notes.append(
+            f"of {str(root)!r} the folder {split!r} is used; --data.split '' takes all folders."
+        )
+        return images
+    if root.exists() and split not in ("", DataConfig.split):
+        raise DataError(f"{str(root)!r} has no folder {split!r}; --data.split '' takes all of it.")
+    return FolderImages(root) if root.is_dir() else TarImages(root)
+
+
+class Crops:
+    """Cuts the crops of one image's views and draws their uniforms."""
+
+    def __init__(self, augment: AugmentConfig, seed: int) -> None:
+        """Keep the distribution and the seed."""
+        self.augment = augment
+        self.seed = seed
+
+    def __call__(self, image: Image.Image, epoch: int, sample: int) -> Sample:
+        """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ()."""
+        image = open_image(image)
+        width, height = image.size
+        uniforms = torch.cat(
+            [
+                draw_uniforms(1, view_generator(self.seed, epoch, sample, view))
+                for view in range(N_VIEWS)
+            ]
+        )
+        scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
+        boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
+        return {
+            "crops": cut_crops(image, boxes, self.augment.size),
+            "uniforms": uniforms,
+            "source": torch.tensor([height, width]),
+            "bad": torch.tensor(-1),
+        }
+
+
+class MapViews(Dataset[Sample]):
+    """Views of a dataset with random access; indexed by (epoch, sample).
+
+    An image that cannot be read is replaced by one drawn at random (the next ones in a folder are
+    often bad for the same reason), and its index reported as `bad`.
+    """
+
+    def __init__(self, dataset: Any, crops: Crops) -> None:
+        """Wrap a dataset of (PIL image, label) pairs."""
+        self.dataset = dataset
+        self.crops = crops
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Return the views of one image in one epoch."""
+        epoch, wanted = key
+        sample = wanted
+        reason: Exception | None = None
+        for attempt in range(MAX_CONSECUTIVE_BAD):
+            if attempt:
+                generator = view_generator(self.crops.seed, epoch, wanted, -1 - attempt)
+                sample = int(torch.randint(len(self.dataset), (), generator=generator))
+            try:
+                views = self.crops(self.dataset[sample][0], epoch, sample)
+            except (UnreadableImageError, OSError) as error:
+                reason = error
+                continue
+            return views if sample == wanted else {**views, "bad": torch.tensor(wanted)}
+        raise DataError(
+            f"image number {wanted} and {MAX_CONSECUTIVE_BAD - 1} drawn to replace it, one after "
+            f"the other, cannot be read; the last error: {reason}"
+        )
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, sample) from any step of a run to its end, each epoch shuffled anew.
+
+    Of each batch only the rows that are this process's share are given.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int) -> None:
+        """Prepare the batches of steps `first` to `last - 1`."""
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps = range(first, last)
+        self.share = share(batch_size)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches in order."""
+        per_epoch = self.length // self.batch_size
+        order: list[int] = []
+        for step in self.steps:
+            epoch, position = divmod(step, per_epoch)
+            if not order or position == 0:
+                generator = view_generator(self.seed, epoch, -1, -1)
+                order = torch.randperm(self.length, generator=generator).tolist()
+            start = position * self.batch_size
+            batch = order[start : start + self.batch_size]
+            yield [(epoch, sample) for sample in batch[self.share]]
+
+
+def steps_per_epoch(dataset: Any, batch_size: int) -> int:
+    """Return the number of full batches in an epoch.
+
+    Raises:
+        DataError: If there is not even one, or the size of a stream is not known.
+    """
+    try:
+        length = len(dataset)
+    except TypeError:
+        length = 0
+    if length == 0:
+        raise DataError("the dataset is empty or does not state its size; pass --data.samples N.")
+    if length < batch_size:
+        fix = f"pass --optim.batch-size {length} or less" if length > 1 else "at least 2 are needed"
+        raise DataError(
+            f"the dataset has {length} images, fewer than one batch of {batch_size}; {fix}."
+        )
+    return length // batch_size
+
+
+def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterator[Sample]:
+    """Yield the batches of steps `first` to `last - 1` of a run.
+
+    Args:
+        config: The run.
+        dataset: From `open_dataset`.
+        first: Step to begin with, counted from 0.
+        last: Step to end before.
+
+    Yields:
+        This process's share of each batch (B rows: all of them unless there are several processes):
+        `crops` (B, 2, 3, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
+        `bad` (B,) index of the image that could not be read and was replaced, or -1.
+    """
+    crops = Crops(config.augment, config.run.seed)
+    if isinstance(dataset, Shards | TimmStream):
+        made = _stream_batches(config, dataset, crops, first, last)
+    else:
+        made = _map_batches(config, dataset, crops, first, last)
+    try:
+        yield from made
+    except DataError as error:
+        # A worker's error comes with its traceback as text; the last line is the message.
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+    except (ConnectionError, EOFError) as error:
+        raise DataError(
+            f"a data worker died while it sent an image ({error!r}). {WORKER_ADVICE}"
+        ) from error
+
+
+def _map_batches(
+    config: TrainConfig, dataset: Any, crops: Crops, first: int, last: int
+) -> Iterator[Sample]:
+    sampler = EpochBatches(len(dataset), config.optim.batch_size, config.run.seed, first, last)
+    yield from DataLoader(
+        MapViews(dataset, crops),
+        batch_sampler=sampler,
+        num_workers=config.data.workers,
+        pin_memory=pick_device(config.run.device).type == "cuda",
+        generator=_seeded(config),
+        worker_init_fn=_worker_start(config),
+    )
+
+
+def _stream_batches(
+    config: TrainConfig, dataset: Shards | TimmStream, crops: Crops, first: int, last: int
+) -> Iterator[Sample]:
+    def make_loader(views: StreamViews) -> DataLoader[Any]:
+        return DataLoader(
+            views,
+            batch_size=None,
+            num_workers=config.data.workers,
+            generator=_seeded(config),
+            worker_init_fn=_worker_start(config),
+        )
+
+    rows = share(config.optim.batch_size)
+    stream = StreamBatches(dataset, crops, make_loader, config.run.seed, config.data.max_bad_share)
+    per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
+    step = first
+    while step < last:
+        epoch, start = divmod(step, per_epoch)
+        stop = min(per_epoch, start + last - step)
+        yield from stream.epoch(epoch, rows.stop - rows.start, start, stop)
+        step += stop - start
+
+
+def _worker_start(config: TrainConfig) -> Callable[[int], None]:
+    """Return what each worker does first."""
+    # Threads that wait for one which a worker pushed aside cost a fifth of a bf16 step's speed.
+    niceness = _NICENESS if pick_device(config.run.device).type == "cpu" else 0
+    return functools.partial(_start_worker, niceness)
+
+
+def _start_worker(niceness: int, _: int) -> None:
+    """Make way for the computation; outlast a stop signal, since the step must end first."""
+    os.nice(niceness)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
+
+
+def _seeded(config: TrainConfig) -> torch.Generator:
+    """Return the generator from which a loader seeds its workers."""
+    return torch.Generator().manual_seed(config.run.seed)

@@ -1,0 +1,50 @@
+"""From a batch of crops to two augmented views with their omegas, on the training device."""
+
+import torch
+from torch import Tensor
+
+from cassle_zoo.augmentation.augment import (
+    AugmentConfig,
+    apply_params,
+    describe,
+    params_from_uniforms,
+)
+from cassle_zoo.augmentation.descriptors import DescriptorLayout
+from cassle_zoo.common.devices import to_device
+from cassle_zoo.train.methods import Views
+from cassle_zoo.train.methods.augself import ALL_DESCRIPTORS
+
+
+def make_views(
+    batch: dict[str, Tensor],
+    config: AugmentConfig,
+    layout: DescriptorLayout,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Views:
+    """Augment both crops of each image and describe what was done.
+
+    Args:
+        batch: `crops`, `uniforms` and `source` from `data.batches`.
+        config: The distribution of views that the uniforms are mapped to.
+        layout: Columns of omega.
+        device: Where to augment.
+        memory_format: Of the resulting images.
+    """
+    crops = to_device(batch["crops"], device)
+    images, omegas = [], []
+    for view in range(crops.shape[1]):
+        params = params_from_uniforms(config, batch["uniforms"][:, view], batch["source"])
+        augmented, color_diff = apply_params(crops[:, view], params, config)
+        images.append(augmented.contiguous(memory_format=memory_format))
+        omegas.append(describe(params, color_diff, ALL_DESCRIPTORS, config))
+    return Views(
+        images=(images[0], images[1]),
+        descriptors=(_select(omegas[0], layout), _select(omegas[1], layout)),
+        all_descriptors=(omegas[0], omegas[1]),
+    )
+
+
+def _select(omega: Tensor, layout: DescriptorLayout) -> Tensor:
+    columns = ALL_DESCRIPTORS.slices()
+    return torch.cat([omega[:, :0], *(omega[:, columns[name]] for name in layout.names)], dim=1)

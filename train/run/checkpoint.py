@@ -1,0 +1,106 @@
+"""Checkpoints that survive being interrupted: written aside, flushed, then renamed.
+
+A checkpoint is one file, the SHA-256 of its content on the first line and then the content. The
+latest two are kept, so that a damaged latest one costs the steps since the one before.
+"""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cassle_zoo.common.errors import ModelFolderError
+
+LATEST = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain Python values) as the folder's latest checkpoint.
+
+    Raises:
+        OSError: If it cannot be written (a full disk, say); earlier checkpoints are untouched.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getbuffer()
+    temporary = folder / f".{LATEST}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    latest = folder / LATEST
+    if latest.exists():
+        os.replace(latest, folder / PREVIOUS)
+    os.replace(temporary, latest)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Read the latest checkpoint that is intact. No code in it is run.
+
+    Returns:
+        state: What was saved, on the CPU; `None` if the folder has no checkpoint at all.
+        damaged: Names of checkpoints that were passed over because they are damaged.
+
+    Raises:
+        ModelFolderError: If there are checkpoints, but all of them are damaged, or one is intact and
+            yet no checkpoint of ours.
+    """
+    damaged: list[str] = []
+    for path in (folder / LATEST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        digest, _, content = path.read_bytes().partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            damaged.append(path.name)
+            continue
+        return _unpack(content, path), damaged
+    if damaged:
+        raise ModelFolderError(
+            f"all checkpoints in {str(folder)!r} are damaged ({', '.join(damaged)}); "
+            "remove the folder to train from the start."
+        )
+    return None, damaged
+
+
+def _unpack(content: bytes, path: Path) -> dict[str, Any]:
+    # A content with the right hash, but not ours, makes torch raise anything. What torch says is
+    # left out: it advises to load the file in a way that runs code in it.
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:
+        raise ModelFolderError(
+            f"{str(path)!r} is no checkpoint of a run: it holds more than tensors and plain "
+            "values, or is no file of torch.save; nothing in it was run. Remove it, or use another "
+            "--out."
+        ) from None
+    if not isinstance(state, dict):
+        raise ModelFolderError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint.")
+    return state
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, as `write_whole` does."""
+    write_whole(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is either old or new, never half, even if the power fails."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,143 @@
+"""What a run is made of, settings and images: the same when continued, and in all processes."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.files import read_json
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.distributed import process_group as distributed
+from cassle_zoo.train.run.checkpoint import write_json
+
+CONFIG_FILE = "config.json"
+_IMAGES = "images"
+# What each machine may have its own way.
+_PER_MACHINE = ("data.root", "data.workers", "run.device", "run.threads")
+
+Fingerprint = dict[str, Any]
+
+
+def images_fingerprint(dataset: Any) -> Fingerprint:
+    """Describe a dataset so that another one can be told from it, wherever it lies.
+
+    Args:
+        dataset: From `data.open_dataset`.
+
+    Returns:
+        `count`, and `names`: SHA-256 of the files' names in their order, without the folder that
+        holds them all; `None` if the dataset cannot tell names.
+    """
+    if not _tells_names(dataset):
+        return {"count": len(dataset), "names": None}
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        digest.update(dataset.filename(index).encode("utf-8", "surrogateescape") + b"\0")
+    return {"count": len(dataset), "names": digest.hexdigest()}
+
+
+def write_settings(config: TrainConfig, images: Fingerprint, out: Path) -> None:
+    """Record what the run in `out` is made of."""
+    write_json(out / CONFIG_FILE, {**config.to_dict(), _IMAGES: images})
+
+
+def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = None) -> None:
+    """Check that `out` does not hold a run with other settings, or on other `images`.
+
+    Settings that do not change the result may differ: `data.root`, `data.workers` (but not of a
+    stream, whose order depends on it), and all of `run` but the seed. A run without a
+    record of its images is from before there was one.
+
+    Raises:
+        ConfigError: Naming each setting that differs, with both values, or how the images differ.
+    """
+    path = out / CONFIG_FILE
+    if not path.exists():
+        return
+    # A setting that did not exist when the run began had what is now its default.
+    defaults = flat_settings(
+        TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
+    )
+    try:
+        stored = read_json(path)
+    except ValueError as error:
+        raise ConfigError(
+            f"{str(path)!r} holds no settings ({error}); use another --out."
+        ) from None
+    before = stored.pop(_IMAGES, None)
+    old = defaults | flat_settings(stored)
+    new = flat_settings(config.to_dict())
+    differing = [
+        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not _is_free(name, config)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{str(out)!r} holds a run with other settings ({'; '.join(differing)}); "
+            "use another --out, or the same settings to continue it."
+        )
+    if images is not None and before not in (None, images):
+        raise ConfigError(
+            f"{str(out)!r} holds a run on other images ({_difference(before, images)}); point "
+            "--data at those images to continue it (their folder may have moved), or use "
+            "another --out to train anew on these."
+        )
+
+
+def check_same_everywhere(config: TrainConfig, images: Fingerprint) -> None:
+    """Check that all processes were started with the same settings and see the same images.
+
+    Raises:
+        ConfigError: Naming a process that differs from process 0, and all in which it does.
+    """
+    settings = {k: v for k, v in flat_settings(config.to_dict()).items() if k not in _PER_MACHINE}
+    (expected, there), *others = distributed.collect((settings, images))
+    for number, (found, seen) in enumerate(others, start=1):
+        differing = [
+            f"{name}: {expected.get(name)!r} in process 0, {found.get(name)!r} in {number}"
+            for name in sorted(expected.keys() | found.keys())
+            if expected.get(name) != found.get(name)
+        ]
+        if seen != there:
+            words = _difference(there, seen, "in process 0", f"in {number}")
+            differing.append(f"images: {words}")
+        if differing:
+            raise ConfigError(
+                f"process {number} differs from process 0 ({'; '.join(differing)}); start all "
+                "with the same command, and with the same images on each machine."
+            )
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name, as the command line has them."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _tells_names(dataset: Any) -> bool:
+    # The numbers of a stream's images are not 0, 1, 2, ...
+    return hasattr(dataset, "filename") and not isinstance(dataset, IterableDataset)
+
+
+def _difference(old: Any, new: Fingerprint, where: str = "there", other: str = "now") -> str:
+    count = old.get("count") if isinstance(old, dict) else None
+    if count != new["count"]:
+        return f"{count} {where}, {new['count']} {other}"
+    return f"{count} {where} and {other}, but with other names, or in another order"
+
+
+def _is_free(name: str, config: TrainConfig) -> bool:
+    if name.startswith("run."):
+        return name not in ("run.seed", "run.precision", "run.channels_last")
+    if name == "data.workers":  # among which the shards of a stream are shared out
+        return not config.data.is_stream
+    return name in ("data.root", "data.max_bad_share")

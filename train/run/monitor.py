@@ -1,0 +1,92 @@
+"""A cheap look at the features during training: k-NN accuracy, and whether they collapse."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.common.images import UnreadableImageError, open_image
+from cassle_zoo.features.knn import knn_predict
+
+
+class Monitor:
+    """Classifies half of a fixed set of training images by their neighbours in the other half."""
+
+    def __init__(self, dataset: Any, augment: AugmentConfig, samples: int) -> None:
+        """Choose up to `samples` images, evenly spread over the dataset (the first of a stream).
+
+        Args:
+            dataset: Yields (PIL image, label).
+            augment: Size, mean and standard deviation of the network's input.
+            samples: How many images to look at.
+        """
+        self.dataset = dataset
+        self.samples = samples
+        self.transform = create_transform(
+            input_size=(3, augment.size, augment.size),
+            interpolation="bicubic",
+            crop_pct=1.0,
+            mean=augment.mean,
+            std=augment.std,
+        )
+
+    @torch.no_grad()
+    def __call__(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
+        """Measure a backbone; its mode (training or not) is restored.
+
+        Returns:
+            `feature_std`: mean over the D dimensions of the standard deviation of L2-normalised
+            features, times sqrt(D): 0 if all features are alike, near 1 if they are spread out.
+            `knn_top1`: accuracy of k-NN, if the images have labels.
+            Nothing if fewer than two images can be read.
+        """
+        was_training = backbone.training
+        backbone.eval()
+        features, labels = [], []
+        for images, batch_labels in self._batches():
+            features.append(backbone(images.to(device)).float().cpu())
+            labels += batch_labels
+        backbone.train(was_training)
+        if len(labels) < 2:
+            return {}
+        table = torch.cat(features)
+        unit = nn.functional.normalize(table, dim=1)
+        result = {"feature_std": float(unit.std(dim=0).mean() * unit.shape[1] ** 0.5)}
+        target = torch.tensor(labels)
+        if target.min() >= 0 and target.min() < target.max() and len(target) >= 4:
+            predicted = knn_predict(
+                table[::2], target[::2], table[1::2], num_classes=int(target.max()) + 1
+            )
+            result["knn_top1"] = float((predicted == target[1::2]).float().mean())
+        return result
+
+    def _batches(self, size: int = 100) -> Iterator[tuple[Tensor, list[int]]]:
+        images: list[Tensor] = []
+        labels: list[int] = []
+        for image, label in self._items():
+            images.append(self.transform(open_image(image)))
+            labels.append(int(label) if label is not None else -1)
+            if len(images) == size:
+                yield torch.stack(images), labels
+                images, labels = [], []
+        if images:
+            yield torch.stack(images), labels
+
+    def _items(self) -> Iterator[tuple[Image.Image, int | None]]:
+        if isinstance(self.dataset, IterableDataset):
+            for index, (image, label) in enumerate(self.dataset):
+                if index == self.samples:
+                    return
+                yield image, label
+        else:
+            count = min(self.samples, len(self.dataset))
+            for index in range(count):
+                # The loop reports bad images; here they are only left out.
+                with contextlib.suppress(UnreadableImageError, OSError):
+                    yield self.dataset[index * len(self.dataset) // count]
