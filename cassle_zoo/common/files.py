@@ -1,18 +1,109 @@
-"""Reading JSON objects that anybody may have written. Needs no torch."""
+"""Files: atomic writes of files and folders, hashes, and JSON that anybody may have written."""
 
+import hashlib
 import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def read_json(path: Path) -> dict[str, Any]:
+@contextmanager
+def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
+    """Write a file that is either the old one or the new one, never half of it.
+
+    Args:
+        path: The file; its folder must exist.
+        sync: Whether to flush to the disk first, so that this holds even if the power fails.
+
+    Yields:
+        A name in the same folder to write to. It becomes `path` when the block ends, and is
+        removed when the block raises. Its name is short, since that of `path` may be as long as
+        names may get, and unique, since others may be writing the same file.
+
+    Raises:
+        OSError: If it cannot be written; `path` is untouched.
+    """
+    path = Path(path)
+    partial = path.parent / f".partial-{secrets.token_hex(8)}"
+    try:
+        yield partial
+        if sync:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Write a folder that is either the old one or the new one; its parents are created.
+
+    Args:
+        folder: The folder. What it held before is gone afterwards.
+
+    Yields:
+        An empty folder beside it, which becomes `folder` when the block ends, and is removed when
+        the block raises.
+
+    Raises:
+        OSError: If it cannot be written; `folder` is untouched.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = secrets.token_hex(8)
+    staged = folder.parent / f".partial-{mark}"
+    try:
+        staged.mkdir()
+        yield staged
+        if not folder.exists():
+            os.replace(staged, folder)
+            return
+        old = folder.parent / f".old-{mark}"
+        os.replace(folder, old)
+        try:
+            os.replace(staged, folder)
+        except OSError:
+            os.replace(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def write_bytes(path: str | Path, content: bytes, *, sync: bool = False) -> None:
+    """Write a file as :func:`atomic_write` does."""
+    with atomic_write(path, sync=sync) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: str | Path, text: str, *, sync: bool = False) -> None:
+    """Write a UTF-8 text as :func:`atomic_write` does."""
+    write_bytes(path, text.encode(), sync=sync)
+
+
+def write_json(path: str | Path, value: Any, *, sync: bool = False) -> None:
+    """Write JSON with indentation as :func:`atomic_write` does; keys stay in their order."""
+    write_text(path, to_json(value), sync=sync)
+
+
+def to_json(value: Any) -> str:
+    """Return JSON as this library's files hold it: indented by two, UTF-8, a line's end last."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
         ValueError: If it is not JSON, or JSON of another kind.
         OSError: If the file cannot be read.
     """
-    return parse_json(path.read_text(encoding="utf-8"))
+    return parse_json(Path(path).read_text(encoding="utf-8"))
 
 
 def parse_json(text: str) -> dict[str, Any]:
@@ -28,3 +119,15 @@ def parse_json(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"it is not an object, but {str(value)[:40]}")
     return value
+
+
+def sha256(content: bytes | str | Path) -> str:
+    """Return a SHA-256 as 64 hexadecimal digits: of bytes, of a text in UTF-8, or of a file.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
