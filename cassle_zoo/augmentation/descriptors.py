@@ -7,8 +7,12 @@ The descriptor of one view is the concatenation, in sorted name order, of the pa
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DESCRIPTOR_WIDTHS: Mapping[str, int] = MappingProxyType(
     {
@@ -84,6 +88,12 @@ class DescriptorLayout:
             start += DESCRIPTOR_WIDTHS[name]
         return columns
 
+    def select(self, descriptors: "Tensor") -> "Tensor":
+        """Pick this layout's columns (B, width) out of descriptors (B, 14) of `ALL_DESCRIPTORS`."""
+        columns = ALL_DESCRIPTORS.slices()
+        chosen = [i for name in self.names for i in range(*columns[name].indices(99))]
+        return descriptors[:, chosen]
+
 
 def _checked(names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
@@ -97,3 +107,7 @@ def _checked(names: Iterable[str]) -> tuple[str, ...]:
                 f"descriptor {name!r} is given {ordered.count(name)} times; once is enough."
             )
     return ordered
+
+
+ALL_DESCRIPTORS = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
+"""Every descriptor there is: 14 numbers."""

@@ -1,6 +1,7 @@
 """Pieces of Markdown that texts of any origin cannot break out of."""
 
 import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 
@@ -14,3 +15,15 @@ def shell_block(command: Any) -> str:
     longest = max(map(len, re.findall("`+", str(command))), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}sh\n{command}\n{fence}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Return a table, without a line's end after its last row.
+
+    Args:
+        header: Titles of the columns.
+        rows: A cell a column; what comes from elsewhere has gone through :func:`inline`.
+        right: Numbers of the columns that are aligned right.
+    """
+    rule = ["---:" if column in right else "---" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))

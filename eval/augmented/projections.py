@@ -5,7 +5,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cassle_zoo.eval.augmented.views import omega_for
 from cassle_zoo.eval.base import EvalContext
 from cassle_zoo.eval.sensitivity import mean_positive_cosine
 from cassle_zoo.eval.sources import state_sha256
@@ -29,12 +28,12 @@ def project(
     Args:
         projector: The projector.
         features: (N, D).
-        omega: (N, 14) as `cassle_zoo.eval.augmented.views.ALL_OMEGA`.
+        omega: (N, 14) as `ALL_DESCRIPTORS`.
         device: Where to compute.
         batch_size: Rows at a time.
     """
     target = choose_device(projector, device)
-    chosen = omega_for(projector.layout, omega)
+    chosen = projector.layout.select(omega)
     with inference(projector, target):
         parts = [
             projector(part.to(target), told.to(target)).cpu()
@@ -75,7 +74,7 @@ class Projections:
         Args:
             context: Whose projector.
             original: (N, D) features of the images.
-            clear: (N, 14) their ω, of `cassle_zoo.eval.augmented.views.ALL_OMEGA`.
+            clear: (N, 14) their ω, of `ALL_DESCRIPTORS`.
             wrong: (N, 14) ω of other images' views.
         """
         if context.source.projector is None:

@@ -23,7 +23,7 @@ from cassle_zoo.augmentation.augment import (
     view_generator,
 )
 from cassle_zoo.augmentation.crop import cut_crops
-from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS, DescriptorLayout
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.images import open_image
 from cassle_zoo.eval.base import EvalContext, EvalData, Images
@@ -35,7 +35,6 @@ SWITCHES: tuple[str, ...] = ("grayscale", "flip")
 ORIGINAL, RECIPE = "original", "recipe"
 AUGMENTATIONS: tuple[str, ...] = (*GRADED, *SWITCHES)
 """Augmentations that can be applied alone; `SWITCHES` have no strength but 1."""
-ALL_OMEGA = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,7 @@ class View:
         return replace(params, factors=centre + sign * reach)
 
     def render(self, crops: Tensor, uniforms: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the network's input (B, 3, S, S) and what was done (B, 14), as `ALL_OMEGA`.
+        """Return the network's input (B, 3, S, S) and what was done (B, 14), as `ALL_DESCRIPTORS`.
 
         Args:
             crops: (B, 3, S, S) uint8, cut as `params` says.
@@ -87,7 +86,7 @@ class View:
         """
         params = self.params(uniforms, source)
         images, color_diff = apply_params(crops, params, self.config)
-        return images, describe(params, color_diff, ALL_OMEGA, self.recipe).cpu()
+        return images, describe(params, color_diff, ALL_DESCRIPTORS, self.recipe).cpu()
 
 
 def make_view(name: str, recipe: AugmentConfig, strength: float = 1) -> View:
@@ -162,12 +161,6 @@ def input_recipe(
 def context_recipe(context: EvalContext) -> AugmentConfig:
     """Return the paper's recipe for a context's network."""
     return input_recipe(context.transform, context.data.images[0][0].size)
-
-
-def omega_for(layout: DescriptorLayout, omega: Tensor) -> Tensor:
-    """Pick the columns of a layout out of (B, 14) `ALL_OMEGA` descriptors."""
-    columns = ALL_OMEGA.slices()
-    return torch.cat([omega[:, :0], *(omega[:, columns[name]] for name in layout.names)], dim=1)
 
 
 def held_out(data: EvalData) -> Tensor:

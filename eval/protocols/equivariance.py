@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.augmented import views
@@ -52,7 +53,7 @@ class Equivariance:
         splits = split_images(context.data, indices)
         recipe = views.context_recipe(context)
         original, augmented, clear, omega = _encode(context, indices, recipe)
-        columns = views.ALL_OMEGA.slices()
+        columns = ALL_DESCRIPTORS.slices()
         pairs = torch.cat([original, augmented], dim=1)
         single = probe(augmented, omega, splits, columns)
         pair = probe(pairs, omega, splits, columns)
@@ -136,7 +137,7 @@ def _encode(
     drawn = hashlib.sha256(indices.numpy().tobytes()).hexdigest()
     key = ("equivariance", drawn, str(recipe), str(context.compute.seed))
     table = context.kept(key, lambda: _extract(context, indices, recipe))
-    width = views.ALL_OMEGA.width
+    width = ALL_DESCRIPTORS.width
     features = (table.shape[1] - 2 * width) // 2
     original, augmented, clear, omega = table.split([features, features, width, width], dim=1)
     return original, augmented, clear, omega

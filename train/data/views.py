@@ -9,10 +9,9 @@ from cassle_zoo.augmentation.augment import (
     describe,
     params_from_uniforms,
 )
-from cassle_zoo.augmentation.descriptors import DescriptorLayout
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.devices import to_device
 from cassle_zoo.train.methods import Views
-from cassle_zoo.train.methods.augself import ALL_DESCRIPTORS
 
 
 def make_views(
@@ -40,11 +39,6 @@ def make_views(
         omegas.append(describe(params, color_diff, ALL_DESCRIPTORS, config))
     return Views(
         images=(images[0], images[1]),
-        descriptors=(_select(omegas[0], layout), _select(omegas[1], layout)),
+        descriptors=(layout.select(omegas[0]), layout.select(omegas[1])),
         all_descriptors=(omegas[0], omegas[1]),
     )
-
-
-def _select(omega: Tensor, layout: DescriptorLayout) -> Tensor:
-    columns = ALL_DESCRIPTORS.slices()
-    return torch.cat([omega[:, :0], *(omega[:, columns[name]] for name in layout.names)], dim=1)

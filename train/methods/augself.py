@@ -12,14 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS, DescriptorLayout
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DESCRIPTOR_WIDTHS
 from cassle_zoo.common.config import NOT_NEGATIVE, check_fields
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.projector import build_mlp
 from cassle_zoo.train.methods.losses import in_full_precision
-
-ALL_DESCRIPTORS = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
-"""Columns of what AugSelf is told about a view: every descriptor there is."""
 
 Weight = Annotated[float, NOT_NEGATIVE]
 

@@ -6,9 +6,10 @@ from PIL import Image
 from torchvision import transforms
 
 from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, describe
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, DataError, UnknownNameError
 from cassle_zoo.eval.augmented import views
-from cassle_zoo.eval.augmented.views import ALL_OMEGA, make_view
+from cassle_zoo.eval.augmented.views import make_view
 
 RECIPE = AugmentConfig(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
 
@@ -48,7 +49,7 @@ def test_the_original_is_the_image():
     )
     expected = torch.stack([norm(IMAGES[i][0]) for i in INDICES])
     torch.testing.assert_close(images, expected, atol=2e-2, rtol=0)
-    columns = ALL_OMEGA.slices()
+    columns = ALL_DESCRIPTORS.slices()
     assert omega[:, columns["crop"]].tolist() == [[0.5, 0.5, 1, 1]] * 3
     omega[:, columns["crop"]] = 0
     assert not omega.any()
@@ -95,7 +96,7 @@ def test_pixels_and_omega_are_those_of_training():
     expected, color_diff = apply_params(crops, params, RECIPE)
     images, omega = view.render(crops, UNIFORMS, source)
     assert torch.equal(images, expected)
-    assert torch.equal(omega, describe(params, color_diff, ALL_OMEGA, RECIPE))
+    assert torch.equal(omega, describe(params, color_diff, ALL_DESCRIPTORS, RECIPE))
 
 
 def test_recipe_of_a_transform():

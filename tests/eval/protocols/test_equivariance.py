@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.protocols.equivariance import Equivariance, split_images
@@ -13,7 +14,7 @@ QUICK = Equivariance(candidates=10, figures=False)
 def test_metrics(make_subject):
     context = make_subject()
     outcome = QUICK.evaluate(context)
-    names = [*views.ALL_OMEGA.names, "mean"]
+    names = [*ALL_DESCRIPTORS.names, "mean"]
     assert list(outcome.metrics) == [*names, "omega"]
     for name in names:
         assert list(outcome.metrics[name]) == ["r2_single", "r2_pair"]

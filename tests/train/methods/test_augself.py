@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cassle_zoo.augmentation.descriptors import DescriptorLayout
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.loading import batches, open_dataset
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.methods import METHODS
-from cassle_zoo.train.methods.augself import ALL_DESCRIPTORS, AugSelf, AugSelfConfig, differences
+from cassle_zoo.train.methods.augself import AugSelf, AugSelfConfig, differences
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.trainer import Trainer, build_method
 
