@@ -69,7 +69,7 @@ def test_the_sections_are_those_tested_below() -> None:
         "A plain PyTorch loop": 2,
         "The same, batched on the GPU": 1,
         "lightly": 1,
-        "Keeping the projector": 1,
+        "Saving the projector": 1,
     }
 
 
@@ -100,6 +100,6 @@ def test_lightly_and_the_hub() -> None:
     run(blocks("lightly")[0], namespace)
     head = namespace["model"].projection_head
     assert trained(namespace, head)
-    run(blocks("Keeping the projector")[0], namespace)
+    run(blocks("Saving the projector")[0], namespace)
     loaded = namespace["projector"].state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in head.state_dict().items())
