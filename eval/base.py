@@ -1,4 +1,4 @@
-"""What evaluators get and give: a `EvalContext` (features of a dataset) in, an `Outcome` out."""
+"""What every protocol gets and gives: an `EvalContext` (a model on a dataset), an `Outcome`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,27 +13,28 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.feature_cache import FeatureCache
-from cassle_zoo.eval.feature_match import features_of
+from cassle_zoo.eval.feature_cache import FeatureCache, features_of
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import eval_transform, extract_features
+from cassle_zoo.features.whitening import Whitening
+from cassle_zoo.projector import ConditionedProjector
 
 TaskKind = Literal["classification", "retrieval", "regression", "detection"]
 
 
 class Images(Protocol):
-    """Random access to the images of a dataset; picklable, so that workers can read them."""
+    """The images of a dataset by index; picklable, so that workers can read them."""
 
     def __len__(self) -> int:
         """Return the number of images."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
-        """Return an image (any mode), and something that is ignored."""
+        """Return an image (any mode), and anything, which is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """Something to be told from the images of a dataset.
+    """What is to be predicted from the images of a dataset, or found among them.
 
     Attributes:
         name: Unique within the dataset, for example `skin_tone`.
@@ -45,7 +46,7 @@ class Task:
             fewer.
         splits: Indices of images, int64, by split.
         classes: Names of the classes in the order of their numbers; empty for regression.
-        metric: What is usually reported, and decides on validation data: `top1` or
+        metric: What is usually reported, and selected by on validation data: `top1` or
             `mean_per_class` of classification, else `r2`, `recall@1` or `mAP50`.
     """
 
@@ -64,11 +65,11 @@ class EvalData:
     Attributes:
         name: As in results and on the command line.
         sha256: Identifies images and labels.
-        images: The images, N in all; every task is about these.
+        images: The N images of all tasks.
         tasks: At least one.
         notes: What a reader of the numbers must know: splits, licence, what was left out.
-        names: Of the images, for galleries: file names without folders of the user.
-        root: Folder that the names are relative to; None if the images are no files there.
+        names: Of the images, for galleries: file names without the user's folders.
+        root: Folder that the names are relative to; None if the images are not files in it.
         captions: Of the images, for galleries: what they show, in words.
     """
 
@@ -95,18 +96,36 @@ class EvalData:
             )
         return found
 
+    def seen_images(self) -> Tensor:
+        """Return the sorted indices of images that may be fitted to without labels.
+
+        Training and validation images of all classification tasks; the galleries of retrieval
+        tasks if there are none.
+        """
+        if any(task.kind == "classification" for task in self.tasks):
+            return self._images_in("train", "val")
+        return self._images_in("gallery")
+
+    def test_images(self) -> Tensor:
+        """Return the sorted indices of images in the test split of some task; maybe none."""
+        return self._images_in("test")
+
+    def _images_in(self, *names: str) -> Tensor:
+        parts = [t.splits[name] for t in self.tasks for name in names if name in t.splits]
+        return torch.cat(parts).unique() if parts else torch.empty(0, dtype=torch.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     """How to compute. None of it changes the numbers beyond rounding, except `seed`.
 
     Attributes:
-        seed: Seed of random initialisations and of whatever an evaluator draws.
+        seed: Seed of random initialisations and of all that an evaluator draws.
         batch_size: Images at a time.
         workers: Processes that read images.
         device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
-        cache: Folder that keeps extracted features; None for the user's cache folder.
-        no_cache: Extract features anew, and keep none.
+        cache: Folder for extracted features; None for the user's cache folder.
+        no_cache: Extract features anew, and cache none.
         progress: Whether to show progress bars; by default on a terminal.
     """
 
@@ -124,10 +143,10 @@ class Compute:
 
 
 class EvalContext:
-    """A feature source on a dataset: what is being measured.
+    """A feature source on a dataset.
 
     Attributes:
-        source: The model, or what stands for it.
+        source: The model, or its features.
         data: The dataset.
         compute: How to compute.
     """
@@ -140,7 +159,7 @@ class EvalContext:
 
     @property
     def model(self) -> nn.Module:
-        """The network, in whatever mode it is.
+        """The network, in training or evaluation mode.
 
         Raises:
             ConfigError: If only features are known.
@@ -152,6 +171,11 @@ class EvalContext:
             )
         return self.source.model
 
+    @cached_property
+    def projector(self) -> ConditionedProjector | None:
+        """The projector that belongs to the network, if there is one."""
+        return None if self.source.projector is None else self.source.projector()
+
     @property
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """What turns an image into the network's input (C, H, W)."""
@@ -161,7 +185,7 @@ class EvalContext:
     def features(self) -> Tensor:
         """Features (N, D) of all images, float32 on the CPU; extracted once.
 
-        Those of models that have a name are kept on disk.
+        Those of models that have a name are cached on disk.
 
         Raises:
             DataError: If images cannot be read, a feature file is not about these images, or
@@ -176,13 +200,13 @@ class EvalContext:
             data = self.data
             return features_of(self.source.features, data.names, len(data.images), data.root)
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
-        return self.kept([steps], self._extract)
+        return self.cached([steps], lambda: self.extract(self.model, self.data.images))
 
-    def kept(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
-        """Return what the network makes of the images, kept on disk if the model has a name.
+    def cached(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
+        """Return what the network computes of the images, cached on disk if the model has a name.
 
         Args:
-            key: What it depends on beside network, data and device.
+            key: What it depends on besides network, data and device.
             extract: Computes it.
         """
         source, compute = self.source, self.compute
@@ -190,6 +214,33 @@ class EvalContext:
             return extract()
         own = (source.sha256 or source.name, source.network, self.data.sha256, str(compute.device))
         return FeatureCache(compute.cache).get([*own, *key], extract)
+
+    def extract(self, model: nn.Module, images: Images) -> Tensor:
+        """Return features (N, D) that a network computes of images of the dataset.
+
+        Args:
+            model: The network; its input is that of the context's.
+            images: Images of the dataset.
+
+        Raises:
+            DataError: If an image cannot be read.
+        """
+        found = extract_features(
+            model,
+            images,
+            transform=self.transform,
+            batch_size=self.compute.batch_size,
+            num_workers=self.compute.workers,
+            device=self.compute.device,
+            progress=self.compute.progress,
+        )
+        if found.skipped:
+            first = found.skipped[0]
+            raise DataError(
+                f"{self.data.name}: {len(found.skipped)} of {len(images)} images "
+                f"cannot be read, the first is {first.source}: {first.reason}"
+            )
+        return found.features
 
     def _check(self, features: Tensor) -> None:
         whose = f"{self.source.name} on {self.data.name}"
@@ -206,23 +257,24 @@ class EvalContext:
         if not features.any():
             raise DataError(f"all features of {whose} are zero.")
 
-    def _extract(self) -> Tensor:
-        found = extract_features(
-            self.model,
-            self.data.images,
-            transform=self.transform,
-            batch_size=self.compute.batch_size,
-            num_workers=self.compute.workers,
-            device=self.compute.device,
-            progress=self.compute.progress,
-        )
-        if found.skipped:
-            first = found.skipped[0]
-            raise DataError(
-                f"{self.data.name}: {len(found.skipped)} of {len(self.data.images)} images "
-                f"cannot be read, the first is {first.source}: {first.reason}"
-            )
-        return found.features
+
+def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor:
+    """Return the features of a dataset, whitened; as they are if `components` is None.
+
+    Fitted to `EvalData.seen_images`, without labels.
+
+    Args:
+        features: (N, D), of all images.
+        data: The dataset.
+        components: The number of principal components.
+
+    Raises:
+        ConfigError: See `Whitening.fit`.
+        DataError: See `Whitening.fit`.
+    """
+    if components is None:
+        return features
+    return Whitening.fit(features[data.seen_images()], components)(features)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -231,7 +283,7 @@ class Outcome:
 
     Attributes:
         metrics: Values by task (or stage, or augmentation) and metric; accuracies are in [0, 1].
-        protocol: How it was measured, by part, in words and numbers; no paths.
+        protocol: How it was measured, by part, in words and numbers, without paths.
         series: Curves by name, for figures: `{"explained_variance": [0.4, ...]}`.
         files: Images and pages to be written beside the result, by name with ending.
     """
@@ -252,3 +304,8 @@ class Evaluator(Protocol):
             DataError: If the data cannot be used.
             ConfigError: If the settings do not fit source and data.
         """
+
+
+def first_few(values: Sequence[object], count: int = 10) -> str:
+    """Return the first of some values as a list for messages."""
+    return ", ".join(map(str, values[:count])) + (", ..." if len(values) > count else "")

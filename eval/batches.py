@@ -1,14 +1,32 @@
-"""Reads batches, in worker processes or in this one, with the same errors from both."""
+"""Reading batches of images, in worker processes or in this one, with the same errors from both."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.images import to_rgb
 
 Collate = Callable[[list[Any]], Any]
+
+
+def read_image(images: Any, index: int) -> Image.Image:
+    """Return an image of a dataset in RGB.
+
+    Args:
+        images: See `cassle_zoo.eval.base.Images`.
+        index: Which of them.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        return to_rgb(images[index][0])
+    except (OSError, SyntaxError, DataError) as error:
+        raise DataError(f"image {index} cannot be read: {error}") from error
 
 
 def read_batches(

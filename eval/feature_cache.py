@@ -1,14 +1,17 @@
-"""Keeps extracted features on disk, so that a second evaluation of a model starts at once."""
+"""Features that need not be extracted again: the cache on disk, and files of features."""
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.files import sha256, write_bytes
+from cassle_zoo.features.extract import FeatureSet
 
 CACHE_VARIABLE = "CASSLE_ZOO_CACHE"
 _FORMAT = "1"
@@ -27,11 +30,11 @@ class FeatureCache:
     """A folder of files, each named by a hash of what its features depend on."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Use `folder`, or the default one; it is created when something is kept."""
+        """Use `folder`, or the default one; it is created when something is cached."""
         self.folder = folder or default_folder()
 
     def get(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
-        """Return the features kept under `key`, extracting them if there are none.
+        """Return the features cached under `key`, extracting them if there are none.
 
         Args:
             key: All that the features depend on: hashes of weights and data, the transform, ...
@@ -41,10 +44,10 @@ class FeatureCache:
             The features, bit for bit as extracted. A damaged file is replaced.
 
         Warns:
-            UserWarning: If they cannot be kept: the disk is full, for example.
+            UserWarning: If they cannot be cached: the disk is full, for example.
         """
         text = "\n".join([_FORMAT, *key])
-        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+        path = self.folder / f"{sha256(text)}.safetensors"
         if path.is_file():
             try:
                 return load_file(path)["features"]
@@ -52,17 +55,88 @@ class FeatureCache:
                 path.unlink(missing_ok=True)
         features = extract().contiguous()
         try:
-            self._keep(features, path)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, save({"features": features}))
         except OSError as error:  # after hours, no reason to lose them
             reason = error.strerror or error
-            warnings.warn(f"the features are not kept in {self.folder}: {reason}.", stacklevel=2)
+            warnings.warn(f"cannot cache features in {self.folder}: {reason}.", stacklevel=2)
         return features
 
-    def _keep(self, features: Tensor, path: Path) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            partial.write_bytes(save({"features": features}))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+
+def features_of(
+    known: FeatureSet, names: Sequence[str], count: int, root: Path | None = None
+) -> Tensor:
+    """Pick the features of the images of a dataset from those of a file.
+
+    The images must be below one folder under just the names they have in the dataset, and if
+    that folder is on this machine, it must be the dataset's: other data often have equal names.
+
+    Args:
+        known: Features with their sources, in any order; others may be among them.
+        names: Names of the images, relative to the dataset. If empty, the file must hold just
+            the images, in their order.
+        count: Number of images N.
+        root: Folder of the dataset; None if it is none.
+
+    Returns:
+        Features (N, D).
+
+    Raises:
+        DataError: If an image has no features or several, or they are of other data.
+    """
+    if not names:
+        if len(known) != count:
+            raise DataError(
+                f"the file has features of {len(known)} images, the dataset has {count}, and "
+                "without names they can only be matched by their order."
+            )
+        return known.features
+    found = _by_folder(known.sources, names)
+    complete = [folder for folder, rows in found.items() if len(rows) == len(set(names))]
+    if root is not None and len(complete) > 1:
+        complete = [folder for folder in complete if _is_same(Path(folder), root)] or complete
+    if not complete:
+        rows = max(found.values(), key=len, default={})
+        missing = [name for name in names if name not in rows]
+        own = f"its own begin with {known.sources[0]!r}" if known.sources else "it is empty"
+        raise DataError(
+            f"the file has no features of {len(missing)} of {count} images, the first is "
+            f"{missing[0]!r}; {own}. All must be below one folder under these names: give "
+            "`cassle-zoo features` the folder that --data names."
+        )
+    if len(complete) > 1:
+        raise DataError(
+            f"the file has features of such images in {len(complete)} folders: "
+            f"{', '.join(map(repr, complete))}; extract those of one dataset."
+        )
+    folder = complete[0]
+    # A folder that is gone, or relative to an unknown one, cannot be compared.
+    if root is not None and folder and Path(folder).is_dir() and not _is_same(Path(folder), root):
+        raise DataError(
+            f"the file has features of the images in {folder}, which is another folder than the "
+            f"dataset's, {root}; their names are alike, but they may be other images. Extract "
+            "features of the dataset's folder."
+        )
+    return known.features[[found[folder][name] for name in names]]
+
+
+def _by_folder(sources: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the rows of images by name, by the folder that the names are relative to."""
+    depths = {name.count("/") + 1 for name in names}
+    wanted = set(names)
+    found: dict[str, dict[str, int]] = {}
+    for row, source in enumerate(sources):
+        parts = PurePath(source).parts
+        for depth in depths:
+            name = "/".join(parts[-depth:])
+            if name not in wanted or depth > len(parts):
+                continue
+            folder = str(PurePath(*parts[:-depth])) if depth < len(parts) else ""
+            if name in found.setdefault(folder, {}):
+                raise DataError(f"the file has features of two images {source!r}.")
+            found[folder][name] = row
+    return found
+
+
+def _is_same(folder: Path, root: Path) -> bool:
+    return folder.is_dir() and folder.samefile(root)

@@ -1,4 +1,4 @@
-"""Accuracies of a classifier."""
+"""Accuracies of classifiers, and R² of regressions."""
 
 import torch
 from torch import Tensor
@@ -26,11 +26,27 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def mean_per_class(correct: Tensor, labels: Tensor) -> float:
-    """Return the mean over the classes in `labels` of the share that is right in each.
+    """Return the mean over the classes in `labels` of the accuracy in each.
 
     Args:
         correct: (N,) float64, 1 where the prediction is right, else 0.
         labels: (N,) integers.
     """
-    shares = [correct[labels == label].mean() for label in labels.unique()]
-    return float(torch.stack(shares).mean())
+    by_class = [correct[labels == label].mean() for label in labels.unique()]
+    return float(torch.stack(by_class).mean())
+
+
+def r2_scores(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 - SS_res / SS_tot of each of K outputs.
+
+    Args:
+        predicted: (N, K).
+        targets: (N, K); R² is not finite for outputs that are constant.
+
+    Returns:
+        (K,) float64, at most 1; negative if worse than the mean of the targets.
+    """
+    targets = targets.double()
+    residual = (predicted.double() - targets).square().sum(0)
+    total = (targets - targets.mean(0)).square().sum(0)
+    return 1 - residual / total

@@ -9,8 +9,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.eval.base import EvalContext, Images, Outcome
-from cassle_zoo.eval.regression import r2_of_outputs
-from cassle_zoo.eval.whitening import Whitening, seen_images
+from cassle_zoo.eval.metrics import r2_scores
+from cassle_zoo.features.whitening import Whitening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class MainDirections:
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `r2_K`, at most 1, and `variance_K`, the components' share of the variance.
 
-        Components and least squares are fitted to the images that `seen_images` names; R², the
+        Components and least squares are fitted to `EvalData.seen_images`; R², the
         mean of that of red, green and blue, is of those that classification tasks test on.
 
         Raises:
@@ -38,7 +38,7 @@ class MainDirections:
             DataError: If there are too few images for as many components.
         """
         data, features = context.data, context.features
-        train = seen_images(data)
+        train = data.seen_images()
         test = torch.cat([task.splits["test"] for task in data.tasks_of("classification")]).unique()
         seen, wanted = mean_colours(data.images, train), mean_colours(data.images, test)
         whitening = Whitening.fit(features[train], max(self.components))
@@ -50,7 +50,7 @@ class MainDirections:
             inputs = largest[:, :count]
             weights = torch.linalg.lstsq(inputs[train], seen - seen.mean(0)).solution
             predicted = inputs[test] @ weights + seen.mean(0)
-            metrics[f"r2_{count}"] = float(r2_of_outputs(predicted, wanted).mean())
+            metrics[f"r2_{count}"] = float(r2_scores(predicted, wanted).mean())
             metrics[f"variance_{count}"] = float(shares[count - 1])
         rule = "mean colour (R, G, B) from the largest principal components, least squares; mean R²"
         return Outcome(metrics={"colour": metrics}, protocol={"main directions": rule})

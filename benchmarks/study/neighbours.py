@@ -3,7 +3,7 @@
 import torch
 
 from cassle_zoo.eval.base import EvalContext, Task
-from cassle_zoo.features.nearest import nearest_by_cosine
+from cassle_zoo.features.nearest import nearest_neighbours
 
 SHOWN = 5
 MAX_QUERIES = 200
@@ -23,7 +23,9 @@ def neighbours(context: EvalContext) -> dict[str, list[list[int]]]:
             count = min(MAX_QUERIES, len(queries))
             chosen = queries[torch.arange(count) * len(queries) // count]
             features = context.features
-            _, places = nearest_by_cosine(features[gallery], features[chosen], SHOWN)
+            _, places = nearest_neighbours(
+                features[chosen], features[gallery], min(SHOWN, len(gallery))
+            )
             found[task.name] = torch.cat([chosen[:, None], gallery[places]], dim=1).tolist()
     return found
 

@@ -14,8 +14,9 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import open_image
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.files import save_features
-from cassle_zoo.features.gallery import contact_sheet, html_gallery, nearest_neighbours
+from cassle_zoo.features.gallery import contact_sheet, html_gallery
 from cassle_zoo.features.inputs import Skipped
+from cassle_zoo.features.nearest import nearest_neighbours
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -64,7 +65,7 @@ def run_demo(
     count = len(found.sources)
     if count < 2:
         raise DataError(f"Only {found.sources[0]} can be read; neighbours need two images.")
-    indices, similarities = nearest_neighbours(
+    similarities, indices = nearest_neighbours(
         found.features, found.features, min(_NEIGHBOURS, count - 1), exclude_self=True
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Nearest neighbours in feature space, and sheets and pages to look at them."""
+"""Sheets and pages that show images with their nearest neighbours."""
 
 import base64
 import html
@@ -11,46 +11,8 @@ from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.images import to_rgb
-from cassle_zoo.features.nearest import nearest_by_cosine
 
 _INK, _FAINT, _LINE, _PANEL, _ACCENT = "#1d2733", "#5f6b7a", "#d5dbe3", "#e9eff7", "#2f6fb2"
-
-
-def nearest_neighbours(
-    query: Tensor, gallery: Tensor, k: int, *, exclude_self: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Find the most similar features by cosine similarity.
-
-    The similarity matrix is never held as a whole, so millions of rows fit into memory.
-
-    Args:
-        query: (Q, D) features.
-        gallery: (N, D) features to search, on the same device.
-        k: Neighbours per query, from 1 to N (N - 1 with ``exclude_self``).
-        exclude_self: The query is the gallery, and no row is its own neighbour.
-
-    Returns:
-        Indices into the gallery (Q, k) int64, most similar first, and their cosine similarities
-        (Q, k) float32. A vector of zeros has similarity 0 to everything.
-
-    Raises:
-        ConfigError: The shapes do not fit together, or ``k`` is out of range.
-        DataError: Features are not finite.
-    """
-    if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
-        raise ConfigError(
-            f"query {tuple(query.shape)} and gallery {tuple(gallery.shape)} must be (Q, D), (N, D)."
-        )
-    if exclude_self and len(query) != len(gallery):
-        raise ConfigError(
-            f"exclude_self needs the gallery as query, but they have {len(gallery)} and "
-            f"{len(query)} rows."
-        )
-    largest = len(gallery) - exclude_self
-    if not 1 <= k <= largest:
-        raise ConfigError(f"k={k}: from 1 to {largest} neighbours can be found in this gallery.")
-    cosines, indices = nearest_by_cosine(gallery, query, k, exclude_self=exclude_self)
-    return indices, cosines
 
 
 def contact_sheet(

@@ -1,49 +1,60 @@
-"""Exact nearest neighbours by cosine, in bounded memory and little more time than the product."""
+"""Exact nearest neighbours by cosine similarity, in bounded memory, and classification by them."""
 
 import torch
 from torch import Tensor
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 
 _CHUNK = 512  # queries at a time
 _GALLERY_CHUNK = 16_384  # gallery vectors at a time
 _SHORTEST = 1e-12
 
 
-def nearest_by_cosine(
-    gallery: Tensor,
+def nearest_neighbours(
     queries: Tensor,
+    gallery: Tensor,
     k: int,
     *,
+    exclude_self: bool = False,
     chunk: int = _CHUNK,
     gallery_chunk: int = _GALLERY_CHUNK,
-    exclude_self: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Find the k nearest gallery vectors of each query.
+    """Find the k gallery vectors that are most similar to each query.
+
+    The similarity matrix is never held as a whole, so millions of rows fit into memory.
 
     Args:
-        gallery: (N, D).
-        queries: (M, D), on the same device.
-        k: How many; all there are if there are fewer.
+        queries: (M, D) features of any length.
+        gallery: (N, D) features to search, on the same device.
+        k: Neighbours of a query, from 1 to N (N - 1 with ``exclude_self``).
+        exclude_self: The queries are the gallery, and no row is its own neighbour.
         chunk: Queries at a time; with `gallery_chunk` it bounds the memory.
         gallery_chunk: Gallery vectors at a time.
-        exclude_self: The queries are the gallery, and none is its own neighbour.
 
     Returns:
-        Cosines (float32) and gallery indices, both (M, k), nearest first. A vector of zeros has
-        cosine 0 with everything.
+        Cosine similarities (float32) and indices into the gallery (int64), both (M, k), most
+        similar first. A vector of zeros has similarity 0 to everything.
 
     Raises:
+        ConfigError: If ``k`` or a chunk is out of range, or ``exclude_self`` does not apply.
         DataError: If shapes do not fit, features are not finite, or the gallery is empty.
     """
     if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
         raise DataError(
-            f"features {tuple(gallery.shape)} and {tuple(queries.shape)} do not fit: "
-            "expected (N, D) and (M, D)."
+            f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} do not fit: "
+            "expected (M, D) and (N, D)."
         )
     if not len(gallery):
         raise DataError("there is nothing to compare with: no training or gallery features.")
-    k = min(k, len(gallery) - exclude_self)
+    if exclude_self and len(queries) != len(gallery):
+        raise ConfigError(
+            f"exclude_self needs the gallery as queries, but they have {len(gallery)} and "
+            f"{len(queries)} rows."
+        )
+    _check_positive(chunk=chunk, gallery_chunk=gallery_chunk)
+    largest = len(gallery) - exclude_self
+    if not 1 <= k <= largest:
+        raise ConfigError(f"k={k}: from 1 to {largest} neighbours can be found in this gallery.")
     unit = _unit(queries, queries.new_empty(queries.shape, dtype=torch.float32))
     cosines = unit.new_full((len(queries), k), -torch.inf)
     indices = torch.zeros((len(queries), k), dtype=torch.long, device=queries.device)
@@ -66,6 +77,61 @@ def nearest_by_cosine(
             cosines[rows], order = candidates.topk(k, dim=1)
             indices[rows] = places.gather(1, order)
     return cosines, indices
+
+
+def knn_predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    *,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    chunk: int = _CHUNK,
+    gallery_chunk: int = _GALLERY_CHUNK,
+) -> Tensor:
+    """Predict labels by weighted k-NN (Wu et al., 2018, arXiv 1805.01978).
+
+    The k nearest by cosine vote, each with weight ``exp(cosine / temperature)``.
+
+    Args:
+        train_features: (N, D) of any length.
+        train_labels: (N,) integers in [0, `num_classes`).
+        test_features: (M, D), on the same device.
+        num_classes: Number of classes.
+        k: Number of neighbours; all samples if there are fewer.
+        temperature: How fast a vote fades with distance.
+        chunk: Test samples at a time; with `gallery_chunk` it bounds the memory.
+        gallery_chunk: Training samples at a time.
+
+    Returns:
+        (M,) predicted labels; the smallest of those with equal votes.
+
+    Raises:
+        ConfigError: If a setting is not positive.
+        DataError: If shapes do not fit, features are not finite, or there are none.
+    """
+    _check_positive(k=k, temperature=temperature)
+    if train_labels.shape != train_features.shape[:1]:
+        raise DataError(f"{len(train_features)} features have {len(train_labels)} labels.")
+    cosines, indices = nearest_neighbours(
+        test_features,
+        train_features,
+        min(k, len(train_features)),
+        chunk=chunk,
+        gallery_chunk=gallery_chunk,
+    )
+    votes = torch.zeros(len(test_features), num_classes, dtype=torch.float64, device=indices.device)
+    # Relative to the nearest, which changes no prediction, exp stays in range.
+    weights = ((cosines - cosines[:, :1]).double() / temperature).exp()
+    votes.scatter_add_(1, train_labels[indices], weights)
+    return votes.argmax(1)
+
+
+def _check_positive(**settings: float) -> None:
+    for name, value in settings.items():
+        if not value > 0:
+            raise ConfigError(f"{name} is {value}, expected a positive number.")
 
 
 def _unit(features: Tensor, out: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Features after every stage of a network, from the stem to what a classifier would get."""
+"""Outputs of every stage of a network, from the stem to the features, and of its projector."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.features.inference import embed
+from cassle_zoo.features.inference import choose_device, embed, inference
+from cassle_zoo.projector import ConditionedProjector
 
 BACKBONE = "backbone"
 
@@ -58,6 +59,33 @@ def embed_stages(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         for handle in handles:
             handle.remove()
     return {**pooled, BACKBONE: features}
+
+
+def project(
+    projector: ConditionedProjector,
+    features: Tensor,
+    omega: Tensor,
+    *,
+    device: str | None = None,
+    batch_size: int = 4096,
+) -> Tensor:
+    """Return projections (N, K), float32 on the CPU, in evaluation mode.
+
+    Args:
+        projector: The projector.
+        features: (N, D).
+        omega: (N, 14) as `ALL_DESCRIPTORS`.
+        device: Where to compute.
+        batch_size: Rows at a time.
+    """
+    target = choose_device(projector, device)
+    chosen = projector.layout.select(omega)
+    with inference(projector, target):
+        parts = [
+            projector(part.to(target), own.to(target)).cpu()
+            for part, own in zip(features.split(batch_size), chosen.split(batch_size), strict=True)
+        ]
+    return torch.cat(parts)
 
 
 def _pooling_hook(

@@ -1,8 +1,8 @@
 """Augmented views of chosen strength, the same whatever the order and size of batches.
 
-All is done with `cassle_zoo.augmentation.augment`, so that equal parameters give the pixels of training. What
-is random about a view hangs on the seed and the image's index only, so that every augmentation
-and strength puts the same crop position and the same signs on an image.
+All is done with `cassle_zoo.augmentation.augment`, so that equal parameters give the pixels of
+training. What is random about a view depends on the seed and the image's index only, so that every
+augmentation and strength has the same crop position and the same signs for an image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ from cassle_zoo.augmentation.crop import cut_crops
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.images import open_image
-from cassle_zoo.eval.base import EvalContext, EvalData, Images
+from cassle_zoo.eval.base import EvalContext, Images
 from cassle_zoo.eval.batches import read_batches
 
 FACTORS: tuple[str, ...] = ("brightness", "contrast", "saturation", "hue")
@@ -44,8 +44,8 @@ class View:
     Attributes:
         name: One of `AUGMENTATIONS`; `original`, the central square of the image; or `recipe`,
             drawn from the whole distribution of training.
-        strength: Share of the training range, in [0, 1]. Crops cover exactly
-            1 - strength · (1 - smallest share) of the area, at a random place and ratio; colour
+        strength: Fraction of the training range, in [0, 1]. Crops cover exactly
+            1 - strength · (1 - smallest fraction) of the area, at a random place and ratio; colour
             factors are exactly 1 ± strength · range, with random signs and order; the blur has
             exactly strength · largest sigma.
         value: That parameter: area, deviation of the factors (in `color` that of brightness), or
@@ -163,12 +163,6 @@ def context_recipe(context: EvalContext) -> AugmentConfig:
     return input_recipe(context.transform, context.data.images[0][0].size)
 
 
-def held_out(data: EvalData) -> Tensor:
-    """Return the sorted indices of images in the test part of some task; maybe none."""
-    parts = [task.splits["test"] for task in data.tasks if "test" in task.splits]
-    return torch.cat(parts).unique() if parts else torch.empty(0, dtype=torch.int64)
-
-
 def draw_images(candidates: Tensor, count: int, seed: int) -> Tensor:
     """Draw at most `count` of the candidates, in the order drawn."""
     generator = torch.Generator().manual_seed(seed)
@@ -176,7 +170,7 @@ def draw_images(candidates: Tensor, count: int, seed: int) -> Tensor:
 
 
 def image_uniforms(indices: Tensor, seed: int) -> Tensor:
-    """Return all that is random about views of images, (N, U): a row hangs on its index only."""
+    """Return all that is random about views of images, (N, U): a row depends on its index only."""
     rows = [draw_uniforms(1, view_generator(seed, 0, index, 0)) for index in indices.tolist()]
     return torch.cat(rows)
 

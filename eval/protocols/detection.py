@@ -1,20 +1,386 @@
-"""Object detection on PASCAL VOC."""
+"""Object detection: a Faster R-CNN on the backbone, trained from its weights, and its precision.
 
+The detector is Detectron2's R50-C4 as MoCo trains it (He et al., 2020, arXiv 1911.05722, appendix),
+built from torchvision's parts: regions are found on the output of the third stage (stride 16) and
+classified by the fourth stage, followed by one more BatchNorm, so that every weight of the backbone
+is used. All of it is trained, BatchNorm included. It differs from Detectron2's in that boxes are
+regressed with a smoothed L1 loss, pooled as torchvision's `roi_align` does by default, and
+BatchNorm's statistics are not estimated anew before the test.
+
+Average precision follows PASCAL VOC 2007 (Everingham et al., "The PASCAL Visual Object Classes
+Challenge", IJCV 2010, section 4.2); at thresholds other than 0.5 it is that of Detectron2's
+`PascalVOCDetectionEvaluator`, whose numbers papers report.
+"""
+
+import copy
+import itertools
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
-from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.base import EvalContext, Outcome, Task
-from cassle_zoo.eval.detection import DetectorSettings, detect, train_detector
-from cassle_zoo.eval.detection_ap import THRESHOLDS, average_precisions
-from cassle_zoo.eval.detection_data import DetectionImages, objects_of
-from cassle_zoo.features.inference import choose_device
+import torch
+from timm.data.config import resolve_model_data_config
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign, box_iou
+from torchvision.transforms.functional import pil_to_tensor
+from tqdm import tqdm
 
+from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range, check_fields
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.seeds import Batches, Draw, seed_of, seeded
+from cassle_zoo.eval.base import Compute, EvalContext, Outcome, Task
+from cassle_zoo.eval.batches import read_batches, read_image
+from cassle_zoo.eval.solvers.training import train
+from cassle_zoo.features.inference import choose_device, inference
+
+ANCHORS = (32, 64, 128, 256, 512)
+RATIOS = (0.5, 1.0, 2.0)
+POOLED = 14
+DROPS = (18 / 24, 22 / 24)
+"""Fractions of the iterations after which the learning rate falls to a tenth."""
+
+THRESHOLDS: tuple[float, ...] = tuple((50 + 5 * step) / 100 for step in range(10))
+"""Intersections over union from 0.5 to 0.95 above which a detection may count."""
+
+RECALLS = 11
 _POINTS = 100
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Boxes:
+    """Boxes in an image: what is there, or what was found.
+
+    Attributes:
+        boxes: (N, 4) left, top, right, bottom in pixels.
+        labels: (N,) integers.
+        scores: (N,) of detections, the larger the surer.
+        difficult: (N,) bool, of objects: neither finding nor missing them counts.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor | None = None
+    difficult: Tensor | None = None
+
+
+def average_precisions(
+    found: Sequence[Boxes],
+    truth: Sequence[Boxes],
+    classes: int,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> Tensor:
+    """Return the average precision of each class.
+
+    Args:
+        found: Detections in each image.
+        truth: Objects in each image, in the same order.
+        classes: Number of classes C; labels are in [0, C).
+        thresholds: T intersections over union.
+
+    Returns:
+        (C, T) float64 in [0, 1]; NaN for classes without an object that counts.
+
+    Raises:
+        DataError: If the numbers of images differ.
+    """
+    if len(found) != len(truth):
+        raise DataError(f"there are detections in {len(found)} images, but {len(truth)} images.")
+    limits = torch.tensor(thresholds, dtype=torch.float64)
+    return torch.stack([_of_class(found, truth, label, limits) for label in range(classes)])
+
+
+def eleven_point(recall: Tensor, precision: Tensor) -> float:
+    """Average the best precision at a recall of at least 0, 0.1, ..., 1.
+
+    Args:
+        recall: (M,), of the first 1, ..., M detections.
+        precision: (M,), likewise.
+    """
+    levels = torch.arange(RECALLS, dtype=torch.float64) / (RECALLS - 1)
+    # Recalls are fractions, so that 3 of 10 may fall below 0.3 by rounding.
+    reached = recall[None] >= levels[:, None] - 1e-12
+    return float(torch.where(reached, precision[None], 0.0).amax(1).mean()) if len(recall) else 0.0
+
+
+def _of_class(
+    found: Sequence[Boxes], truth: Sequence[Boxes], label: int, thresholds: Tensor
+) -> Tensor:
+    """Return the average precision (T,) of a class."""
+    scores, overlaps, objects, ignored = [], [], [], []
+    count = total = 0
+    for detections, present in zip(found, truth, strict=True):
+        mine, there = detections.labels == label, present.labels == label
+        if detections.scores is None or present.difficult is None:
+            raise DataError("detections need scores, and objects need to be difficult or not.")
+        difficult = present.difficult[there]
+        total += int((~difficult).sum())
+        scores.append(detections.scores[mine].double())
+        best = torch.zeros(int(mine.sum()), dtype=torch.float64)
+        index = torch.zeros(len(best), dtype=torch.long)
+        if len(best) and len(difficult):
+            iou = box_iou(detections.boxes[mine].double(), present.boxes[there].double())
+            best, index = iou.max(1)
+        overlaps.append(best)
+        objects.append(index + count)
+        ignored.append(difficult[index] if len(difficult) else torch.zeros_like(best).bool())
+        count += len(difficult)
+    if not total:
+        return torch.full_like(thresholds, torch.nan)
+    order = torch.cat(scores).argsort(descending=True, stable=True)
+    overlap, target, skip = (torch.cat(parts)[order] for parts in (overlaps, objects, ignored))
+    hits = overlap[None] > thresholds[:, None]
+    return torch.tensor([_ap(hit, target, skip, total) for hit in hits], dtype=torch.float64)
+
+
+def _ap(hit: Tensor, target: Tensor, skip: Tensor, total: int) -> float:
+    """Return the average precision of detections (M,), the surest first.
+
+    Args:
+        hit: Whether it overlaps enough with the object that it overlaps most with.
+        target: That object.
+        skip: Whether that object is difficult.
+        total: Number of objects that are not.
+    """
+    # Only the first detection of an object is right; another of the same is wrong.
+    taken: set[int] = set()
+    right = torch.zeros_like(hit)
+    for place in (hit & ~skip).nonzero().flatten().tolist():
+        number = int(target[place])
+        right[place] = number not in taken
+        taken.add(number)
+    counts = right[right | ~(hit & skip)].double()
+    correct = counts.cumsum(0)
+    return eleven_point(correct / total, correct / torch.arange(1, len(counts) + 1))
+
+
+class DetectionImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """Images with their objects, flipped or not as seed, epoch and image decide."""
+
+    def __init__(self, images: Any, targets: Tensor, seed: int | None) -> None:
+        """Hold images and (N, K, 6) objects, see `Task`; without a seed nothing is flipped."""
+        self.images = images
+        self.targets = targets
+        self.seed = seed
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return an image (3, H, W) in [0, 1] and torchvision's form of its objects.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        epoch, index = draw
+        image: Tensor = pil_to_tensor(read_image(self.images, index)).float() / 255
+        rows = self.targets[index]
+        rows = rows[rows[:, 0] >= 0]
+        boxes = rows[:, 1:5].clone()
+        if self.seed is not None and seed_of(self.seed, epoch, index) % 2:
+            image = image.flip(2)
+            boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
+        return image, {"boxes": boxes, "labels": rows[:, 0].long() + 1}
+
+
+def objects_of(targets: Tensor, rows: Tensor) -> Sequence[Boxes]:
+    """Return the objects in images, from (N, K, 6) rows of class, box, and difficult."""
+    parts = (target[target[:, 0] >= 0] for target in targets[rows])
+    return [
+        Boxes(boxes=part[:, 1:5], labels=part[:, 0].long(), difficult=part[:, 5] > 0)
+        for part in parts
+    ]
+
+
+def build_detector(model: nn.Module, classes: int, settings: "Detection") -> FasterRCNN:
+    """Return a detector around a copy of a ResNet; its heads are drawn from torch's generator.
+
+    Args:
+        model: timm's, with four stages at strides 4 to 32.
+        classes: Number of classes, without the background.
+        settings: Sizes of images and number of regions.
+
+    Raises:
+        ConfigError: If it is another network.
+    """
+    if not isinstance(model, ResNet) or model.feature_info[-1]["reduction"] != 32:
+        raise ConfigError(
+            f"the detector is built around a ResNet of timm, whose last stage classifies the "
+            f"regions; this is a {type(model).__name__}."
+        )
+    net: Any = copy.deepcopy(model)
+    names = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3")
+    body = nn.Sequential(OrderedDict((name, getattr(net, name)) for name in names))
+    body.out_channels = net.feature_info[3]["num_chs"]
+    width = net.num_features
+    head = nn.Sequential(net.layer4, nn.BatchNorm2d(width), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    predictor = FastRCNNPredictor(width, classes + 1)
+    for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    return FasterRCNN(
+        body,
+        min_size=settings.sizes,
+        max_size=settings.max_size,
+        image_mean=config["mean"],
+        image_std=config["std"],
+        rpn_anchor_generator=AnchorGenerator((ANCHORS,), (RATIOS,)),
+        rpn_pre_nms_top_n_train=12000,
+        rpn_pre_nms_top_n_test=6000,
+        box_roi_pool=MultiScaleRoIAlign(["0"], output_size=POOLED, sampling_ratio=0),
+        box_head=head,
+        box_predictor=predictor,
+        box_batch_size_per_image=settings.rois,
+    )
+
+
+def train_detector(
+    model: nn.Module,
+    data: DetectionImages,
+    rows: Tensor,
+    *,
+    classes: int,
+    settings: "Detection",
+    device: torch.device,
+    compute: Compute,
+) -> tuple[FasterRCNN, list[float]]:
+    """Train a detector, in float32: in bf16 boxes would be rounded to several pixels.
+
+    The same seed gives the same detector on a CPU; on a GPU up to the rounding of `roi_align`,
+    whose gradient is summed in any order. An interrupted training cannot be resumed.
+
+    Args:
+        model: See `build_detector`; not changed.
+        data: Images with their objects.
+        rows: (N,) int64: the images to train on.
+        classes: Number of classes.
+        settings: How to train.
+        device: Where to train.
+        compute: Its seed is that of the order of images, the heads and the sampled regions.
+
+    Returns:
+        The detector, and the loss of each step.
+
+    Raises:
+        ConfigError: See `build_detector`.
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+        DataError: If an image cannot be read.
+    """
+    batches = Batches(rows, settings.train_batch, settings.iterations, compute.seed)
+    drawn = list(itertools.islice(batches, settings.iterations))
+    with seeded(seed_of(compute.seed, "detector"), device):
+        detector = build_detector(model, classes, settings).to(device).train()
+
+        def loss_of(samples: list[Any]) -> Tensor:
+            parts = detector(
+                [image.to(device) for image, _ in samples],
+                [{key: value.to(device) for key, value in boxes.items()} for _, boxes in samples],
+            )
+            total: Tensor = sum(parts.values())
+            return total
+
+        losses = train(
+            loss_of,
+            read_batches(data, drawn, workers=compute.workers, collate=list),
+            _optimizer(detector, settings),
+            steps=len(drawn),
+            lr=settings.lr,
+            schedule=lambda step: lr_fraction(step, settings),
+            name="detector",
+            progress=compute.progress,
+        )
+    return detector, losses
+
+
+def lr_fraction(step: int, settings: "Detection") -> float:
+    """Return the fraction of the learning rate at a step: warm-up, then two falls to a tenth."""
+    fraction = 0.1 ** sum(step >= round(drop * settings.iterations) for drop in DROPS)
+    if step < settings.warmup:
+        fraction *= 0.001 + 0.999 * step / settings.warmup
+    return fraction
+
+
+def detect(
+    detector: FasterRCNN,
+    data: DetectionImages,
+    rows: Tensor,
+    *,
+    device: torch.device,
+    compute: Compute,
+) -> list[Boxes]:
+    """Detect objects: up to 100 in an image, with a score of at least 0.05.
+
+    Args:
+        detector: From `train_detector`.
+        data: The images, of which one at a time is looked at, because a batch is padded.
+        rows: (N,) int64: which of them.
+        device: Where to compute.
+        compute: Says how images are read.
+
+    Raises:
+        DataError: If an image cannot be read.
+    """
+    draws = [[(0, index)] for index in rows.tolist()]
+    bar = tqdm(
+        read_batches(data, draws, workers=compute.workers, collate=list),
+        total=len(draws), unit="img", desc="detection", file=sys.stderr,
+        disable=None if compute.progress is None else not compute.progress,
+    )  # fmt: skip
+    found = []
+    with bar, inference(detector, device):
+        for ((image, _),) in bar:
+            (output,) = detector([image.to(device)])
+            boxes, labels, scores = (output[k].cpu() for k in ("boxes", "labels", "scores"))
+            found.append(Boxes(boxes=boxes, labels=labels - 1, scores=scores))
+    return found
+
+
+def _optimizer(detector: nn.Module, settings: "Detection") -> torch.optim.Optimizer:
+    norms = [m for m in detector.modules() if isinstance(m, nn.BatchNorm2d)]
+    undecayed = {id(parameter) for norm in norms for parameter in norm.parameters()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in detector.parameters() if id(p) not in undecayed]},
+        {"params": [p for m in norms for p in m.parameters()], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Detection(DetectorSettings):
-    """Object detection: Faster R-CNN (C4) trained from the backbone, AP as in PASCAL VOC 2007."""
+class Detection:
+    """Object detection: Faster R-CNN (C4) trained from the backbone, AP as in PASCAL VOC 2007.
+
+    The defaults are the usual protocol for VOC07+12.
+
+    Attributes:
+        iterations: Steps of SGD with momentum 0.9; after 3/4 and 11/12 of them the learning rate
+            falls to a tenth.
+        train_batch: Images in a step.
+        lr: Learning rate.
+        warmup: Steps over which the learning rate rises from a thousandth.
+        weight_decay: Of all weights but those of BatchNorm.
+        sizes: Short sides (pixels) that training draws from; the last is that of the test.
+        max_size: Limit (pixels) of the long side.
+        rois: Regions of an image that the classifier is trained on.
+    """
+
+    iterations: Annotated[int, Range(1)] = 24000
+    train_batch: Annotated[int, Range(1)] = 16
+    lr: Annotated[float, POSITIVE] = 0.02
+    warmup: Annotated[int, Range(0)] = 100
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
+    sizes: Annotated[tuple[int, ...], Range(1)] = tuple(range(480, 801, 32))
+    max_size: Annotated[int, Range(1)] = 1333
+    rois: Annotated[int, Range(1)] = 512
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_fields(self)
+        if not self.sizes:
+            raise ConfigError("sizes must be at least one number.")
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return mAP at 0.5, at 0.75, and over 0.5 to 0.95, and the AP of each class at 0.5."""
@@ -43,29 +409,21 @@ class Detection(DetectorSettings):
     ) -> tuple[dict[str, dict[str, float]], list[float]]:
         compute, images = context.compute, context.data.images
         device = choose_device(context.model, compute.device)
-        train, test = task.splits["train"], task.splits["test"]
-        if not len(train) or not len(test):
+        train_rows, test_rows = task.splits["train"], task.splits["test"]
+        if not len(train_rows) or not len(test_rows):
             raise DataError(f"task {task.name} needs training and test images.")
         detector, losses = train_detector(
             context.model,
             DetectionImages(images, task.targets, compute.seed),
-            train,
+            train_rows,
             classes=len(task.classes),
             settings=self,
             device=device,
-            seed=compute.seed,
-            workers=compute.workers,
-            progress=compute.progress,
+            compute=compute,
         )
-        found = detect(
-            detector,
-            DetectionImages(images, task.targets, None),
-            test,
-            device=device,
-            workers=compute.workers,
-            progress=compute.progress,
-        )
-        ap = average_precisions(found, objects_of(task.targets, test), len(task.classes))
+        unflipped = DetectionImages(images, task.targets, None)
+        found = detect(detector, unflipped, test_rows, device=device, compute=compute)
+        ap = average_precisions(found, objects_of(task.targets, test_rows), len(task.classes))
         known = ~ap[:, 0].isnan()
         if not known.any():
             raise DataError(f"task {task.name}: the test images have no object that counts.")

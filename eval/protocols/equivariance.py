@@ -1,6 +1,7 @@
-"""What features tell of the augmentation."""
+"""Equivariance: how well ω is predicted from features, and found by the projector."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,112 +15,142 @@ from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.augmented import views
-from cassle_zoo.eval.augmented.projections import project
+from cassle_zoo.eval.augmented.stages import project
 from cassle_zoo.eval.base import EvalContext, EvalData, Outcome
-from cassle_zoo.eval.equivariance import PENALTIES, probe, ranks_of_first
+from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.report.figures import render, require_matplotlib
 from cassle_zoo.eval.report.sensitivity_figures import equivariance_figure
 from cassle_zoo.features.inference import choose_device, embed, inference
 from cassle_zoo.projector import ConditionedProjector
 
+L2_GRID: tuple[float, ...] = tuple(10 ** (exponent / 2) for exponent in range(-12, 9))
+"""Per sample and standardised feature: 21 values from 1e-6 to 1e4."""
 
-@dataclass(frozen=True, kw_only=True)
-class Equivariance:
-    """How well ω is told from features, and the right ω found by the projector.
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RidgePath:
+    """Ridge regressions of the same data, ready to predict with any l2 penalty.
 
     Attributes:
-        images: At most so many; each gives one view drawn from the whole recipe of training.
-        candidates: Number of ω that the right one is to be found among.
-        figures: Whether to draw figures, which needs the extra `figures`.
+        mean: (D,) of the features.
+        scale: (D,) standard deviation of the features; 1 where they are constant.
+        centre: (T,) mean of the targets.
+        basis: (D, K) directions.
+        spectrum: (K,) eigenvalues that belong to them.
+        coefficients: (K, T) targets in this basis.
+        count: Number of samples N.
     """
 
-    images: Annotated[int, Range(1)] = 4000
-    candidates: Annotated[int, Range(2)] = 100
-    figures: bool = True
+    mean: Tensor
+    scale: Tensor
+    centre: Tensor
+    basis: Tensor
+    spectrum: Tensor
+    coefficients: Tensor
+    count: int
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_fields(self)
+    def predict(self, features: Tensor, l2: float) -> Tensor:
+        """Return predictions (M, T) float64 for features (M, D).
 
-    def evaluate(self, context: EvalContext) -> Outcome:
-        """Return `r2_single` and `r2_pair` of each descriptor and their means.
-
-        With a conditioned projector also `omega_top1` and `omega_mrr`.
+        Args:
+            features: Of other samples.
+            l2: λ > 0 of Σ ‖y - W x‖² + λ N ‖W‖², x being standardised.
         """
-        if self.figures:
-            require_matplotlib()
-        everything = torch.arange(len(context.data.images))
-        indices = views.draw_images(everything, self.images, context.compute.seed)
-        splits = split_images(context.data, indices)
-        recipe = views.context_recipe(context)
-        original, augmented, clear, omega = _encode(context, indices, recipe)
-        columns = ALL_DESCRIPTORS.slices()
-        pairs = torch.cat([original, augmented], dim=1)
-        single = probe(augmented, omega, splits, columns)
-        pair = probe(pairs, omega, splits, columns)
-        metrics = {name: {"r2_single": single[name], "r2_pair": pair[name]} for name in columns}
-        metrics["mean"] = {
-            metric: sum(values[metric] for values in metrics.values()) / len(columns)
-            for metric in ("r2_single", "r2_pair")
-        }
-        protocol = {"equivariance": _protocol(splits, recipe)}
-        projector = None if context.source.projector is None else context.source.projector()
-        if projector is not None and projector.config.conditioning != "none":
-            test = splits["test"]
-            metrics["omega"] = self._find_omega(
-                context, projector, original[test], augmented[test], clear[test], omega[test]
-            )
-            protocol["finding ω"] = (
-                f"the projections of {len(test)} held-out views under {self.candidates} ω, their "
-                "own and those of other held-out views, ranked by cosine to the projection of the "
-                "image itself under its own ω; omega_top1: how often the right ω is first; "
-                "omega_mrr: mean of 1/rank"
-            )
-        name = context.source.name
-        files = {}
-        if self.figures:
-            files["r2.png"] = render(equivariance_figure({name: metrics}))
-        return Outcome(metrics=metrics, protocol=protocol, files=files)
+        shrunk = self.coefficients / (self.spectrum + l2 * self.count).unsqueeze(1)
+        weights = (self.basis @ shrunk) / self.scale.unsqueeze(1)
+        result: Tensor = (features.double() - self.mean) @ weights + self.centre
+        return result
 
-    def _find_omega(
-        self,
-        context: EvalContext,
-        projector: ConditionedProjector,
-        original: Tensor,
-        augmented: Tensor,
-        clear: Tensor,
-        omega: Tensor,
-    ) -> dict[str, float]:
-        if len(omega) < self.candidates:
-            raise DataError(
-                f"{len(omega)} held-out images do not give {self.candidates} candidates for ω; "
-                "ask for fewer candidates or more images."
-            )
-        device = context.compute.device
-        target = F.normalize(project(projector, original, clear, device=device).double(), dim=1)
-        scores = []
-        for step in range(self.candidates):
-            told = omega[views.derangement(len(omega), context.compute.seed, step)]
-            found = project(projector, augmented, told, device=device).double()
-            scores.append((F.normalize(found, dim=1) * target).sum(1))
-        ranks = ranks_of_first(torch.stack(scores, dim=1))
-        return {
-            "omega_top1": float((ranks == 1).double().mean()),
-            "omega_mrr": float((1 / ranks).double().mean()),
-        }
+
+def fit_ridge(features: Tensor, targets: Tensor) -> RidgePath:
+    """Fit targets (N, T) by features (N, D) for all penalties at once, in closed form and float64.
+
+    Raises:
+        DataError: If the numbers of rows differ or are less than 2, or values are not finite.
+    """
+    if len(features) != len(targets) or len(features) < 2:
+        raise DataError(f"{len(features)} features and {len(targets)} targets; 2 are needed.")
+    if not (torch.isfinite(features).all() and torch.isfinite(targets).all()):
+        raise DataError("features or targets are NaN or infinite.")
+    x, y = features.double(), targets.double()
+    mean, centre = x.mean(0), y.mean(0)
+    x, y = x - mean, y - centre
+    scale = x.square().mean(0).sqrt()
+    scale = torch.where(scale > 1e-12 * (1 + mean.abs()), scale, 1)
+    x = x / scale
+    if x.shape[1] <= len(x):
+        spectrum, basis = torch.linalg.eigh(x.T @ x)
+        coefficients = basis.T @ (x.T @ y)
+    else:
+        # The same solution from the smaller matrix of inner products.
+        spectrum, vectors = torch.linalg.eigh(x @ x.T)
+        basis, coefficients = x.T @ vectors, vectors.T @ y
+    return RidgePath(
+        mean=mean, scale=scale, centre=centre, basis=basis, spectrum=spectrum.clamp(min=0),
+        coefficients=coefficients, count=len(x),
+    )  # fmt: skip
+
+
+def probe(
+    features: Tensor,
+    targets: Tensor,
+    splits: Mapping[str, Tensor],
+    columns: Mapping[str, slice],
+) -> dict[str, float]:
+    """Return R² on held-out images of each group of targets, the mean over its columns.
+
+    The l2 penalty is, for each group, the one of `L2_GRID` with the highest R² on `val` after
+    fitting `train`; then train and val are fitted, and `test` is predicted once.
+
+    Args:
+        features: (N, D).
+        targets: (N, T).
+        splits: Indices of `train`, `val` and `test`.
+        columns: Of the targets by group.
+
+    Raises:
+        DataError: If values are not finite, or a target is constant in `val` or `test`.
+    """
+    train, val, test = (splits[name] for name in ("train", "val", "test"))
+    path = fit_ridge(features[train], targets[train])
+    for part in (val, test):
+        if (targets[part] == targets[part][:1]).all(0).any():
+            raise DataError("R² is not defined: a target is the same for all held-out images.")
+    tried = torch.stack(
+        [r2_scores(path.predict(features[val], l2), targets[val]) for l2 in L2_GRID]
+    )
+    both = torch.cat([train, val])
+    final = fit_ridge(features[both], targets[both])
+    scores = {}
+    for name, own in columns.items():
+        l2 = L2_GRID[int(tried[:, own].mean(1).argmax())]
+        predicted = final.predict(features[test], l2)
+        scores[name] = float(r2_scores(predicted, targets[test])[own].mean())
+    return scores
+
+
+def ranks_of_first(scores: Tensor) -> Tensor:
+    """Return the rank of column 0 within each row of (N, C) scores, 1 being the highest.
+
+    Equal scores share the mean of their ranks, so that constant scores rank as by chance.
+    """
+    right = scores[:, :1]
+    higher = (scores > right).sum(1)
+    equal = (scores == right).sum(1) - 1
+    return 1 + higher + equal / 2
 
 
 def split_images(data: EvalData, indices: Tensor) -> dict[str, Tensor]:
-    """Split drawn images into `train`, `val` and `test`, places within `indices`.
+    """Split drawn images into `train`, `val` and `test`, by their places in `indices`.
 
-    Images in the test part of some task are tested on; of the others every fifth drawn is
-    validated on. If no task has a test part, every fifth of all is tested on.
+    Images in the test split of some task are for testing; of the others every fifth drawn is for
+    validation. If no task has a test split, every fifth of all is for testing.
 
     Raises:
         DataError: If a part has fewer than 10 images.
     """
     places = torch.arange(len(indices))
-    held = views.held_out(data)
+    held = data.test_images()
     test = torch.isin(indices, held) if len(held) else places % 5 == 4
     rest = places[~test]
     fifth = torch.arange(len(rest)) % 5 == 4
@@ -136,7 +167,7 @@ def _encode(
     """Return features of images and of their views, (N, D) each, and both ω, (N, 14) each."""
     drawn = hashlib.sha256(indices.numpy().tobytes()).hexdigest()
     key = ("equivariance", drawn, str(recipe), str(context.compute.seed))
-    table = context.kept(key, lambda: _extract(context, indices, recipe))
+    table = context.cached(key, lambda: _extract(context, indices, recipe))
     width = ALL_DESCRIPTORS.width
     features = (table.shape[1] - 2 * width) // 2
     original, augmented, clear, omega = table.split([features, features, width, width], dim=1)
@@ -177,8 +208,94 @@ def _protocol(splits: dict[str, Tensor], recipe: AugmentConfig) -> str:
         f"ridge regression in closed form from standardised features of one view (r2_single), or "
         f"of the image and its view side by side (r2_pair), to ω; {counts} images to fit / "
         "choose the penalty / test, test being in the test part of some task (every fifth drawn, "
-        f"if there are none), val every fifth of the others; {len(PENALTIES)} penalties from "
-        f"{PENALTIES[0]:g} to {PENALTIES[-1]:g} per sample, chosen for each descriptor, refitted "
+        f"if there are none), val every fifth of the others; {len(L2_GRID)} penalties from "
+        f"{L2_GRID[0]:g} to {L2_GRID[-1]:g} per sample, chosen for each descriptor, refitted "
         "on fit and val; true R², mean over a descriptor's numbers; one view an image from "
         f"training's recipe at {recipe.size} px, images being central squares, bilinear"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equivariance:
+    """How well ω is predicted from features, and the right ω found by the projector.
+
+    Attributes:
+        images: At most so many; each gives one view drawn from the whole recipe of training.
+        candidates: Number of ω among which the right one is to be found.
+        figures: Whether to draw figures, which needs the extra `figures`.
+    """
+
+    images: Annotated[int, Range(1)] = 4000
+    candidates: Annotated[int, Range(2)] = 100
+    figures: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
+
+    def evaluate(self, context: EvalContext) -> Outcome:
+        """Return `r2_single` and `r2_pair` of each descriptor and their means.
+
+        With a conditioned projector also `omega_top1` and `omega_mrr`.
+        """
+        if self.figures:
+            require_matplotlib()
+        everything = torch.arange(len(context.data.images))
+        indices = views.draw_images(everything, self.images, context.compute.seed)
+        splits = split_images(context.data, indices)
+        recipe = views.context_recipe(context)
+        original, augmented, clear, omega = _encode(context, indices, recipe)
+        columns = ALL_DESCRIPTORS.slices()
+        pairs = torch.cat([original, augmented], dim=1)
+        single = probe(augmented, omega, splits, columns)
+        pair = probe(pairs, omega, splits, columns)
+        metrics = {name: {"r2_single": single[name], "r2_pair": pair[name]} for name in columns}
+        metrics["mean"] = {
+            metric: sum(values[metric] for values in metrics.values()) / len(columns)
+            for metric in ("r2_single", "r2_pair")
+        }
+        protocol = {"equivariance": _protocol(splits, recipe)}
+        projector = context.projector
+        if projector is not None and projector.config.conditioning != "none":
+            test = splits["test"]
+            metrics["omega"] = self._find_omega(
+                context, projector, original[test], augmented[test], clear[test], omega[test]
+            )
+            protocol["finding ω"] = (
+                f"the projections of {len(test)} held-out views under {self.candidates} ω, their "
+                "own and those of other held-out views, ranked by cosine to the projection of the "
+                "image itself under its own ω; omega_top1: how often the right ω is first; "
+                "omega_mrr: mean of 1/rank"
+            )
+        name = context.source.name
+        files = {}
+        if self.figures:
+            files["r2.png"] = render(equivariance_figure({name: metrics}))
+        return Outcome(metrics=metrics, protocol=protocol, files=files)
+
+    def _find_omega(
+        self,
+        context: EvalContext,
+        projector: ConditionedProjector,
+        original: Tensor,
+        augmented: Tensor,
+        clear: Tensor,
+        omega: Tensor,
+    ) -> dict[str, float]:
+        if len(omega) < self.candidates:
+            raise DataError(
+                f"{len(omega)} held-out images do not give {self.candidates} candidates for ω; "
+                "ask for fewer candidates or more images."
+            )
+        device = context.compute.device
+        target = F.normalize(project(projector, original, clear, device=device).double(), dim=1)
+        scores = []
+        for step in range(self.candidates):
+            candidate = omega[views.derangement(len(omega), context.compute.seed, step)]
+            found = project(projector, augmented, candidate, device=device).double()
+            scores.append((F.normalize(found, dim=1) * target).sum(1))
+        ranks = ranks_of_first(torch.stack(scores, dim=1))
+        return {
+            "omega_top1": float((ranks == 1).double().mean()),
+            "omega_mrr": float((1 / ranks).double().mean()),
+        }

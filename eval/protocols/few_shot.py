@@ -1,5 +1,14 @@
-"""Few-shot classification."""
+"""Few-shot classification: many small random problems on frozen features.
 
+An episode draws N classes, K support and Q query images of each without replacement. A
+multinomial logistic regression is fitted to the support, to its optimum, and asked for the queries.
+The episodes depend on the labels and the seed alone: they are the same for every model.
+
+The paper's code fits one class against the rest (scikit-learn's liblinear), and draws the queries
+of classes with too few images with replacement, which are left out here.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -8,11 +17,125 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cassle_zoo.common.config import POSITIVE, Range, check_fields
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import EvalContext, Outcome, Task
 from cassle_zoo.eval.choices import check_distinct
-from cassle_zoo.eval.few_shot import Episodes, draw_episodes, episode_accuracies, mean_and_interval
-from cassle_zoo.eval.solvers.few_shot import TOLERANCE
+from cassle_zoo.eval.solvers.few_shot import TOLERANCE, solve_episodes
+
+_CHUNK = 100
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Episodes:
+    """Which images take part. The class within an episode is the position along `ways`.
+
+    Attributes:
+        support: (episodes, ways, shots) indices of images.
+        query: (episodes, ways, queries) indices of images.
+        left_out: Classes with fewer than shots + queries images, which never take part.
+    """
+
+    support: Tensor
+    query: Tensor
+    left_out: tuple[int, ...]
+
+
+def draw_episodes(
+    labels: Tensor,
+    rows: Tensor,
+    *,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 16,
+    episodes: int = 2000,
+    generator: torch.Generator,
+) -> Episodes:
+    """Draw episodes.
+
+    Args:
+        labels: (N,) classes of all images.
+        rows: Indices of the images to draw from.
+        ways: Classes of an episode, at least 2.
+        shots: Support images of a class.
+        queries: Query images of a class.
+        episodes: How many.
+        generator: Of random numbers, on the CPU.
+
+    Raises:
+        ConfigError: If a number is too small.
+        DataError: If too few classes have enough images.
+    """
+    for name, value, low in (
+        ("ways", ways, 2),
+        ("shots", shots, 1),
+        ("queries", queries, 1),
+        ("episodes", episodes, 2),
+    ):
+        if value < low:
+            raise ConfigError(f"{name} must be at least {low}, got {value}.")
+    own = labels[rows]
+    members = {int(label): rows[own == label] for label in own.unique()}
+    left_out = tuple(
+        label for label, of_class in members.items() if len(of_class) < shots + queries
+    )
+    eligible = [label for label in members if label not in left_out]
+    if len(eligible) < ways:
+        raise DataError(
+            f"{ways}-way episodes with {shots} support and {queries} query images a class need "
+            f"{ways} classes of {shots + queries} images, but {len(eligible)} of {len(members)} "
+            "classes have so many."
+        )
+    drawn = torch.empty((episodes, ways, shots + queries), dtype=torch.int64)
+    for episode in drawn:
+        chosen = torch.randperm(len(eligible), generator=generator)[:ways].tolist()
+        for way, position in enumerate(chosen):
+            of_class = members[eligible[position]]
+            order = torch.randperm(len(of_class), generator=generator)[: shots + queries]
+            episode[way] = of_class[order]
+    return Episodes(support=drawn[:, :, :shots], query=drawn[:, :, shots:], left_out=left_out)
+
+
+def episode_accuracies(features: Tensor, episodes: Episodes, l2: float = 0.5) -> Tensor:
+    """Fit and test every episode.
+
+    Args:
+        features: (N, D) of all images.
+        episodes: What to fit and test on.
+        l2: Penalty w of the objective: sum of cross-entropies plus
+            w * (|weight|^2 + |bias|^2). 0.5 is scikit-learn's C = 1.
+
+    Returns:
+        (episodes,) float64 accuracies on the queries.
+
+    Raises:
+        DataError: If features are not finite, or so large that the fits do not converge.
+        ConfigError: If `l2` is not positive.
+    """
+    if not l2 > 0:
+        raise ConfigError(f"l2 must be positive, got {l2}.")
+    used = torch.cat([episodes.support.flatten(), episodes.query.flatten()]).unique()
+    bad = int((~torch.isfinite(features[used])).any(1).sum())
+    if bad:
+        raise DataError(f"{bad} of {len(used)} feature vectors are NaN or infinite.")
+    accuracies = []
+    for support, query in zip(
+        episodes.support.split(_CHUNK), episodes.query.split(_CHUNK), strict=True
+    ):
+        logits = solve_episodes(
+            features[support.flatten(1)].double(),
+            features[query.flatten(1)].double(),
+            ways=support.shape[1],
+            l2=l2,
+        )
+        expected = torch.arange(query.shape[1]).repeat_interleave(query.shape[2])
+        accuracies.append((logits.argmax(2) == expected.to(logits.device)).double().mean(1))
+    return torch.cat(accuracies)
+
+
+def mean_and_interval(values: Tensor | Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the half-width of its 95 % interval (normal approximation)."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    return float(values.mean()), float(1.96 * values.std() / len(values) ** 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +149,7 @@ class FewShot:
         episodes: How many.
         images: Split to draw from; all those in any split of the task by default, as the
             network has seen no labels.
-        weight: Regularisation weight w; 0.5 is scikit-learn's C = 1.
+        l2: Penalty w; 0.5 is scikit-learn's C = 1.
         normalize: Whether to scale features to unit length first; the paper does not.
     """
 
@@ -35,7 +158,7 @@ class FewShot:
     queries: Annotated[int, Range(1)] = 16
     episodes: Annotated[int, Range(2)] = 2000
     images: Literal["all", "train", "val", "test"] = "all"
-    weight: Annotated[float, POSITIVE] = 0.5
+    l2: Annotated[float, POSITIVE] = 0.5
     normalize: bool = False
 
     def __post_init__(self) -> None:
@@ -89,7 +212,7 @@ class FewShot:
             features = normalize(features, dim=1)
         values: dict[str, float] = {}
         for shots, episodes in drawn.items():
-            accuracies = episode_accuracies(features, episodes, self.weight)
+            accuracies = episode_accuracies(features, episodes, self.l2)
             name = f"{self.ways}way_{shots}shot_accuracy"
             values[name], values[f"{name}_ci95"] = mean_and_interval(accuracies)
         return values
@@ -102,6 +225,6 @@ class FewShot:
             f"{self.queries} query images each, drawn without replacement from "
             f"{self.images} images, seed {seed}; ci95: half of the interval of the mean",
             "few-shot classifier": f"multinomial logistic regression, features {length}, sum of "
-            f"cross-entropies + {self.weight:g} * (|weight|^2 + |bias|^2), tolerance {TOLERANCE:g}",
+            f"cross-entropies + {self.l2:g} * (|weight|^2 + |bias|^2), tolerance {TOLERANCE:g}",
         }
         return protocol | ({"few-shot notes": "; ".join(notes)} if notes else {})

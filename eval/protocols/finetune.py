@@ -1,122 +1,235 @@
-"""Fine-tuning, with all labels or a few (semi-supervised)."""
+"""Fine-tuning: a linear classifier on the backbone, and both trained on labelled images.
 
-from collections.abc import Sequence
+A plain loop around timm's optimisers, schedule and augmentation. An image's augmentation depends
+on seed, epoch and image only, so the number of workers does not matter.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Annotated, Any
 
 import torch
+from PIL import Image
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
-from torch import Tensor
-from torch.utils.data import Subset
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset, Subset
 
-from cassle_zoo.common.config import POSITIVE, Range
+from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range, check_fields
 from cassle_zoo.common.devices import autocast_dtype
 from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
-from cassle_zoo.eval.base import EvalContext, Outcome, Task
+from cassle_zoo.common.seeds import Batches, Draw, seed_of, seeded
+from cassle_zoo.eval.base import Compute, EvalContext, Outcome, Task, first_few
+from cassle_zoo.eval.batches import read_batches, read_image
 from cassle_zoo.eval.choices import check_distinct
-from cassle_zoo.eval.finetune import Augmented, Classifier, TrainSettings, finetune
-from cassle_zoo.eval.label_share import label_share
-from cassle_zoo.eval.linear_probe import METRICS
 from cassle_zoo.eval.metrics import accuracies
-from cassle_zoo.features.extract import extract_features
-from cassle_zoo.features.inference import choose_device
+from cassle_zoo.eval.protocols.linear_probe import METRICS
+from cassle_zoo.eval.protocols.semi_supervised import choose_labelled
+from cassle_zoo.eval.solvers.training import train
+from cassle_zoo.features.inference import choose_device, embed, inference
 
-_SHOWN = 10
 _MIN_CLASSES = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finetune(TrainSettings):
-    """Fine-tuning: the whole network trained with a linear classifier, by a share of the labels.
+class Classifier(nn.Module):
+    """A copy of a backbone with a linear layer on its features."""
 
-    Attributes:
-        tasks: Classification tasks to measure; by default all.
-        labels: Shares of the labels, of every class, that training and validation use.
-        lr: Peak learning rate; of several, the one that is best on validation when trained without.
+    def __init__(self, backbone: nn.Module, width: int, classes: int) -> None:
+        """Copy the backbone; the linear layer is drawn from torch's global generator."""
+        super().__init__()
+        copied: Any = copy.deepcopy(backbone)
+        if getattr(backbone, "num_classes", 0):
+            copied.reset_classifier(0)
+        self.backbone: nn.Module = copied
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) of images (B, 3, H, W)."""
+        logits: Tensor = self.head(self.backbone(images))
+        return logits
+
+
+class Augmented(Dataset[tuple[Tensor, int]]):
+    """Labelled images, each augmented as seed, epoch and image decide."""
+
+    def __init__(
+        self,
+        images: Any,
+        labels: Tensor,
+        transform: Callable[[Image.Image], Tensor],
+        seed: int,
+    ) -> None:
+        """Hold images, and (N,) labels of all of them."""
+        self.images = images
+        self.labels = labels
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+        """Return the image (3, H, W) as it looks in an epoch, and its label.
+
+        Raises:
+            DataError: If it cannot be read.
+        """
+        epoch, index = draw
+        image = read_image(self.images, index)
+        with seeded(seed_of(self.seed, epoch, index)):
+            return self.transform(image), int(self.labels[index])
+
+
+def finetune(
+    backbone: nn.Module,
+    samples: Augmented,
+    rows: Tensor,
+    *,
+    classes: int,
+    lr: float,
+    settings: "Finetune",
+    compute: Compute,
+) -> tuple[Classifier, list[float]]:
+    """Train a classifier.
+
+    Args:
+        backbone: From images (B, 3, H, W) to features (B, D); not changed.
+        samples: The labelled images.
+        rows: (N,) int64: the images to train on.
+        classes: Number of classes C.
+        lr: Peak learning rate.
+        settings: How to train.
+        compute: Where to train, and how images are read.
+
+    Returns:
+        The classifier on the device it was trained on, and the mean loss of each epoch.
+
+    Raises:
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+        ConfigError: If timm has no such optimiser, or there is no such device.
+        DataError: If an image cannot be read.
     """
+    device = choose_device(backbone, compute.device)
+    dtype = autocast_dtype(settings.precision, device)
+    batches = Batches(rows, settings.train_batch, settings.epochs, samples.seed)
+    warmup = round(settings.warmup_epochs * batches.per_epoch)
+    with inference(backbone, device):
+        image = samples[0, int(rows[0])][0]
+        width = embed(backbone, image[None].to(device)).shape[1]
+    # What the network draws (dropout) is seeded too.
+    with seeded(seed_of(samples.seed, "network"), device), _reproducible():
+        model = Classifier(backbone, width, classes).to(device).train()
 
-    tasks: tuple[str, ...] = ()
-    labels: Annotated[tuple[float, ...], Range(0, 1, open_low=True)] = (1.0,)
-    lr: Annotated[tuple[float, ...], POSITIVE] = (0.01,)
+        def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+            images = batch[0].to(device, memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                logits = model(images)
+            labels = batch[1].to(device)
+            return cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        super().__post_init__()
-        check_distinct("labels", self.labels)
-        check_distinct("lr", self.lr)
-
-    def evaluate(self, context: EvalContext) -> Outcome:
-        """Return top-1, top-5 and mean per class on the test images of every task."""
-        metrics: dict[str, dict[str, float]] = {}
-        series: dict[str, list[float]] = {}
-        counts, chosen = [], []
-        for task in self._tasks(context):
-            metrics[task.name] = {}
-            for share in self.labels:
-                kind = "finetune" if share == 1 else f"finetune_{100 * share:g}%"
-                run = _Run(self, context, task, share)
-                lr = run.best_lr()
-                model, losses = run.train(lr, ("train", "val"))
-                values = run.test(model, "test")
-                metrics[task.name] |= {f"{kind}_{name}": value for name, value in values.items()}
-                series[f"{task.name}: loss of {kind} by epoch"] = losses
-                which = f"{task.name} {100 * share:g}% labels"
-                counts.append(f"{which}: {run.count} images")
-                chosen.append(f"{which}: {lr:g}")
-        return Outcome(
-            metrics=metrics,
-            series=series,
-            protocol={
-                **self._protocol(context),
-                "labels": "; ".join(counts),
-                "chosen lr": "; ".join(chosen),
-            },
+        losses = train(
+            loss_of,
+            read_batches(
+                samples, batches, workers=compute.workers, pin_memory=device.type == "cuda"
+            ),
+            build_optimizer(model, lr, settings),
+            steps=len(batches),
+            lr=lr,
+            schedule=lambda step: lr_fraction(step, warmup, len(batches)),
+            name="classifier",
+            advice="use a smaller one, or --precision fp32",
+            progress=compute.progress,
         )
+    return model, _means(losses, batches.per_epoch)
 
-    def _tasks(self, context: EvalContext) -> Sequence[Task]:
-        known = {task.name: task for task in context.data.tasks_of("classification")}
-        for name in self.tasks:
-            if name not in known:
-                raise unknown_name(f"classification task of {context.data.name}", name, known)
-        return [known[name] for name in self.tasks or known]
 
-    def _protocol(self, context: EvalContext) -> dict[str, str]:
-        device = choose_device(context.model, context.compute.device)
-        dtype = autocast_dtype(self.precision, device)
-        own = {"tasks", "labels", "lr", "precision"}
-        settings = [f"{f.name}: {getattr(self, f.name)}" for f in fields(self) if f.name not in own]
-        rule = "training + validation data, tested once after the last epoch in fp32"
-        if len(self.lr) > 1:
-            tried = ", ".join(f"{rate:g}" for rate in self.lr)
-            by = " or ".join(sorted({METRICS[task.metric] for task in self._tasks(context)}))
-            rule += f"; lr of {tried} by {by} on validation data (ties: smallest)"
-        settings.append(f"momentum: 0.9, precision: {'fp32' if dtype is None else 'bf16'}")
-        if min(self.labels) < 1:
-            rule += (
-                "; of the labels a share of each class, by a hash of seed and name, at least one"
-            )
-        return {"fine-tuning": ", ".join(settings), "final fit": rule}
+def build_optimizer(model: Classifier, lr: float, settings: "Finetune") -> torch.optim.Optimizer:
+    """Return timm's optimiser over backbone and head.
+
+    Raises:
+        ConfigError: If timm has no optimiser of that name, or the backbone's layers are unknown.
+    """
+    common: Any = {
+        "weight_decay": settings.weight_decay,
+        "no_weight_decay_list": getattr(model.backbone, "no_weight_decay", set)(),
+    }
+    if settings.layer_decay == 1:
+        groups = param_groups_weight_decay(model.backbone, **common)
+    elif hasattr(model.backbone, "group_matcher"):
+        groups = param_groups_layer_decay(
+            model.backbone, layer_decay=settings.layer_decay, **common
+        )
+    else:
+        raise ConfigError(
+            f"layer_decay: {type(model.backbone).__name__} does not name its layers (timm's "
+            "group_matcher); use 1."
+        )
+    head = [
+        {"params": [model.head.weight], "weight_decay": settings.weight_decay},
+        {"params": [model.head.bias], "weight_decay": 0.0},
+    ]
+    try:
+        optimizer = create_optimizer_v2(
+            [*groups, *head], opt=settings.optimizer, lr=lr, momentum=0.9
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"optimizer {settings.optimizer!r}: {error} "
+            "See timm.optim.list_optimizers() for the names."
+        ) from error
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer
+
+
+def lr_fraction(step: int, warmup: int, total: int) -> float:
+    """Return the fraction of the peak at a step: linear up to 1, then half a cosine down to 0.
+
+    Args:
+        step: In [0, `total`).
+        warmup: Number of steps of the linear part.
+        total: Number of all steps.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Let cuDNN choose algorithms that give the same result every time."""
+    switches: Any = torch.backends.cudnn
+    old = switches.benchmark, switches.deterministic
+    switches.benchmark, switches.deterministic = False, True
+    try:
+        yield
+    finally:
+        switches.benchmark, switches.deterministic = old
+
+
+def _means(values: Sequence[float], size: int) -> list[float]:
+    return [sum(values[start : start + size]) / size for start in range(0, len(values), size)]
 
 
 class _Run:
-    """A task with a share of its labels."""
+    """A task with a fraction of its labels."""
 
-    def __init__(self, settings: Finetune, context: EvalContext, task: Task, share: float) -> None:
+    def __init__(
+        self, settings: "Finetune", context: EvalContext, task: Task, fraction: float
+    ) -> None:
         model = context.model
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError(f"{context.source.name} has no weights that could be fine-tuned.")
         self.settings = settings
         self.context = context
         self.task = task
-        choose = partial(
-            label_share, share=share, seed=context.compute.seed, names=context.data.names
-        )
         self.rows = {"test": task.splits["test"]}
         for split in ("train", "val"):
-            rows = task.splits[split]
-            self.rows[split] = choose(rows, task.targets[rows])
+            rows, names = task.splits[split], context.data.names
+            self.rows[split] = choose_labelled(
+                rows, task.targets[rows], fraction, seed=context.compute.seed, names=names
+            )
         self._check()
 
     @property
@@ -143,25 +256,13 @@ class _Run:
             classes=len(self.task.classes),
             lr=lr,
             settings=self.settings,
-            workers=compute.workers,
-            device=compute.device,
-            progress=compute.progress,
+            compute=compute,
         )
 
     def test(self, model: Classifier, split: str) -> dict[str, float]:
-        rows, compute = self.rows[split], self.context.compute
-        found = extract_features(
-            model,
-            Subset(self.context.data.images, rows.tolist()),  # type: ignore[arg-type]
-            transform=self.context.transform,
-            batch_size=compute.batch_size,
-            num_workers=compute.workers,
-            device=compute.device,
-            progress=compute.progress,
-        )
-        if found.skipped:
-            raise DataError(f"{self.context.data.name}: {found.skipped[0].reason}")
-        return accuracies(found.features, self.task.targets[rows])
+        rows = self.rows[split]
+        images: Any = Subset(self.context.data.images, rows.tolist())  # type: ignore[arg-type]
+        return accuracies(self.context.extract(model, images), self.task.targets[rows])
 
     def _transform(self) -> Any:
         """Return timm's augmentation for training, to the size and statistics of evaluation."""
@@ -199,5 +300,108 @@ class _Run:
         counts = torch.bincount(self.task.targets[rows], minlength=len(self.task.classes))
         empty = [self.task.classes[label] for label in (counts == 0).nonzero().flatten().tolist()]
         if empty:
-            shown = ", ".join(empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
-            raise DataError(f"task {self.task.name}: classes without a {splits} image: {shown}.")
+            raise DataError(
+                f"task {self.task.name}: classes without a {splits} image: {first_few(empty)}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Fine-tuning: the whole network trained with a linear classifier, by a part of the labels.
+
+    The defaults follow Kornblith et al. (2019, arXiv 1805.08974): Nesterov momentum, cosine, crops
+    and flips.
+
+    Attributes:
+        epochs: Passes over the training images.
+        train_batch: Images in a step of training; those left over in an epoch are not used in it.
+        optimizer: One of `timm.optim.list_optimizers()`.
+        weight_decay: Of all weights but biases and those of normalisation.
+        layer_decay: Factor of the learning rate from each layer to the one below it.
+        warmup_epochs: Linear warm-up, which is part of `epochs`; then half a cosine down to 0.
+        label_smoothing: Fraction of a label that is spread over all classes.
+        min_scale: Smallest fraction of an image that a random resized crop covers.
+        flip: Probability of a horizontal flip.
+        color_jitter: Strength of the jitter of brightness, contrast and saturation.
+        precision: fp32, bf16, or auto: bf16 for training where the hardware has it.
+        tasks: Classification tasks to measure; by default all.
+        labels: Fractions of the labels, of every class, that training and validation use.
+        lr: Peak learning rate; of several, the best on validation images when trained without them.
+    """
+
+    epochs: Annotated[int, Range(1)] = 30
+    train_batch: Annotated[int, Range(2)] = 64
+    optimizer: str = "sgd"
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
+    layer_decay: Annotated[float, Range(0, 1)] = 1.0
+    warmup_epochs: Annotated[float, NOT_NEGATIVE] = 1.0
+    label_smoothing: Annotated[float, Range(0, 1)] = 0.0
+    min_scale: Annotated[float, Range(0, 1, open_low=True)] = 0.2
+    flip: Annotated[float, Range(0, 1)] = 0.5
+    color_jitter: Annotated[float, Range(0, 1)] = 0.0
+    precision: str = "auto"
+    tasks: tuple[str, ...] = ()
+    labels: Annotated[tuple[float, ...], Range(0, 1, open_low=True)] = (1.0,)
+    lr: Annotated[tuple[float, ...], POSITIVE] = (0.01,)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_fields(self)
+        check_distinct("labels", self.labels)
+        check_distinct("lr", self.lr)
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"warmup_epochs must be at most epochs, {self.epochs}, got {self.warmup_epochs}."
+            )
+
+    def evaluate(self, context: EvalContext) -> Outcome:
+        """Return top-1, top-5 and mean per class on the test images of every task."""
+        metrics: dict[str, dict[str, float]] = {}
+        series: dict[str, list[float]] = {}
+        counts, chosen = [], []
+        for task in self._tasks(context):
+            metrics[task.name] = {}
+            for fraction in self.labels:
+                kind = "finetune" if fraction == 1 else f"finetune_{100 * fraction:g}%"
+                run = _Run(self, context, task, fraction)
+                lr = run.best_lr()
+                model, losses = run.train(lr, ("train", "val"))
+                values = run.test(model, "test")
+                metrics[task.name] |= {f"{kind}_{name}": value for name, value in values.items()}
+                series[f"{task.name}: loss of {kind} by epoch"] = losses
+                which = f"{task.name} {100 * fraction:g}% labels"
+                counts.append(f"{which}: {run.count} images")
+                chosen.append(f"{which}: {lr:g}")
+        return Outcome(
+            metrics=metrics,
+            series=series,
+            protocol={
+                **self._protocol(context),
+                "labels": "; ".join(counts),
+                "chosen lr": "; ".join(chosen),
+            },
+        )
+
+    def _tasks(self, context: EvalContext) -> Sequence[Task]:
+        known = {task.name: task for task in context.data.tasks_of("classification")}
+        for name in self.tasks:
+            if name not in known:
+                raise unknown_name(f"classification task of {context.data.name}", name, known)
+        return [known[name] for name in self.tasks or known]
+
+    def _protocol(self, context: EvalContext) -> dict[str, str]:
+        device = choose_device(context.model, context.compute.device)
+        dtype = autocast_dtype(self.precision, device)
+        own = {"tasks", "labels", "lr", "precision"}
+        settings = [f"{f.name}: {getattr(self, f.name)}" for f in fields(self) if f.name not in own]
+        rule = "training + validation data, tested once after the last epoch in fp32"
+        if len(self.lr) > 1:
+            tried = ", ".join(f"{rate:g}" for rate in self.lr)
+            by = " or ".join(sorted({METRICS[task.metric] for task in self._tasks(context)}))
+            rule += f"; lr of {tried} by {by} on validation data (ties: smallest)"
+        settings.append(f"momentum: 0.9, precision: {'fp32' if dtype is None else 'bf16'}")
+        if min(self.labels) < 1:
+            rule += (
+                "; of the labels a fraction of each class, by a hash of seed and name, at least one"
+            )
+        return {"fine-tuning": ", ".join(settings), "final fit": rule}

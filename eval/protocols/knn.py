@@ -1,4 +1,4 @@
-"""k-nearest neighbours."""
+"""k-nearest neighbours: `knn_predict` among training and validation data."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,10 +7,9 @@ import torch
 
 from cassle_zoo.common.config import POSITIVE, Range, check_fields
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.base import EvalContext, Outcome
+from cassle_zoo.eval.base import EvalContext, Outcome, whitened
 from cassle_zoo.eval.metrics import mean_per_class
-from cassle_zoo.eval.whitening import whitened
-from cassle_zoo.features.knn import knn_predict
+from cassle_zoo.features.nearest import knn_predict
 
 
 @dataclass(frozen=True, kw_only=True)

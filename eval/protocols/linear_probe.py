@@ -1,15 +1,273 @@
-"""Linear probe: the paper's protocol."""
+"""Linear probe: multinomial logistic regression on frozen features.
 
+Protocol (the paper's, section 4; Kornblith et al., 2019): features are not normalised; the
+objective is summed cross-entropy plus w times the squared norm of weights and bias; w is the one
+of 45 that classifies the validation data best by the metric that is reported of the dataset, and
+the smallest such w if several do equally well; the classifier is fitted again on training and
+validation data with that w, and tested once. Each fit is the optimum to a proven tolerance
+(`cassle_zoo.eval.solvers.logistic_regression`), so the result depends on neither seed nor order.
+"""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.devices import pick_device
-from cassle_zoo.eval.base import EvalContext, Outcome, Task
-from cassle_zoo.eval.linear_probe import METRICS, Labelled, ProbeResult, linear_probe, protocol
-from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE
+from cassle_zoo.common.errors import DataError, unknown_name
+from cassle_zoo.eval.base import EvalContext, Outcome, Task, first_few
+from cassle_zoo.eval.metrics import accuracies
+from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE, Fit, fit_path
+
+L2_GRID: tuple[float, ...] = tuple(10 ** (-6 + step / 4) for step in range(45))
+"""45 log-spaced penalties w from 1e-6 to 1e5."""
+
+METRICS: Mapping[str, str] = MappingProxyType({"top1": "top-1", "mean_per_class": "mean per class"})
+"""Accuracies that w may be chosen by, in words."""
+
+_MIN_CLASSES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Features with what is to be predicted from them.
+
+    Attributes:
+        features: (N, D), not normalised.
+        targets: (N,) integers from 0, or (N, K) values.
+    """
+
+    features: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, task: Task) -> "tuple[Samples, Samples, Samples]":
+        """Return those of the splits `train`, `val` and `test`.
+
+        Args:
+            features: (N, D), of all images.
+            task: The task that they are split for.
+        """
+        train, val, test = (task.splits[name] for name in ("train", "val", "test"))
+        return (
+            cls(features[train], task.targets[train]),
+            cls(features[val], task.targets[val]),
+            cls(features[test], task.targets[test]),
+        )
+
+    def __add__(self, other: "Samples") -> "Samples":
+        """Return the samples of both."""
+        return Samples(
+            torch.cat([self.features, other.features]), torch.cat([self.targets, other.targets])
+        )
+
+    def to(self, device: torch.device) -> "Samples":
+        """Return the samples on a device."""
+        return Samples(self.features.to(device), self.targets.to(device))
+
+    def check(self, name: str, width: int, outputs: tuple[int, ...] = ()) -> None:
+        """Check shapes and numbers.
+
+        Args:
+            name: Of the split, for messages.
+            width: Expected D.
+            outputs: Expected shape of a target.
+
+        Raises:
+            DataError: If shapes do not fit, there are no samples, or features are not finite.
+        """
+        features, targets = self.features, self.targets
+        expected = (features.shape[0], width), (features.shape[0], *outputs)
+        if (features.shape, targets.shape) != expected:
+            raise DataError(
+                f"{name} features {tuple(features.shape)} and targets {tuple(targets.shape)} do "
+                f"not fit: expected (N, {width}) and (N{''.join(f', {k}' for k in outputs)})."
+            )
+        if not len(features):
+            raise DataError(f"there are no {name} samples.")
+        for kind, values in (("feature", features), ("target", targets)):
+            bad = int((~torch.isfinite(values.reshape(len(values), -1))).any(1).sum())
+            if bad:
+                raise DataError(
+                    f"{bad} of {len(values)} {name} {kind} vectors are NaN or infinite."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """What a linear probe measured. Accuracies are in [0, 1].
+
+    Attributes:
+        top1: Accuracy on the test data.
+        top5: How often the right class is among the best five; None with at most five classes.
+        mean_per_class: Mean over the test classes of the accuracy in each.
+        best_l2: The chosen w.
+        l2_grid: All w that were tried.
+        validation_top1: Accuracy on the validation data for each of `l2_grid`.
+        validation_mean_per_class: Mean over their classes, likewise.
+        objectives: Objective on the training data for each of `l2_grid`.
+    """
+
+    top1: float
+    top5: float | None
+    mean_per_class: float
+    best_l2: float
+    l2_grid: tuple[float, ...]
+    validation_top1: tuple[float, ...]
+    validation_mean_per_class: tuple[float, ...]
+    objectives: tuple[float, ...]
+
+
+def protocol(metrics: Iterable[str]) -> dict[str, object]:
+    """Describe the protocol, with w chosen by some of `METRICS`."""
+    words = " or ".join(sorted({METRICS[metric] for metric in metrics}))
+    return {
+        "features": "not normalised",
+        "objective": "sum of cross-entropies + w * (|weight|^2 + |bias|^2)",
+        "w": "45 log-spaced values in [1e-6, 1e5]",
+        "selection": f"{words} on validation data, ties: smallest w",
+        "final_fit": "train + validation data, tested once",
+        "tolerance": TOLERANCE,
+    }
+
+
+def linear_probe(
+    train: Samples,
+    val: Samples,
+    test: Samples,
+    *,
+    num_classes: int | None = None,
+    metric: str = "top1",
+    l2_grid: Sequence[float] = L2_GRID,
+    sweep_tolerance: float = TOLERANCE,
+) -> ProbeResult:
+    """Measure how well a linear classifier does on features.
+
+    Args:
+        train: What classifiers are fitted on. Computed with on the device of these features.
+        val: What w is chosen on.
+        test: What is reported on.
+        num_classes: Number of classes C; by default one more than the largest training label.
+        metric: One of `METRICS`, by which w is chosen.
+        l2_grid: Values of w to try.
+        sweep_tolerance: Proven bound on the relative excess over their minima of the objectives
+            among which w is chosen; the final fit always reaches `TOLERANCE`.
+
+    Returns:
+        The accuracies and how they came about.
+
+    Raises:
+        DataError: If features are not finite or too large to compute with, shapes or labels do
+            not fit, there are fewer than two classes, or a class has no training sample.
+        UnknownNameError: If there is no such metric.
+
+    Warns:
+        UserWarning: Once, if floating point does not let all fits reach the tolerance.
+    """
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    classes = _check(train, val, test, num_classes)
+    check_l2_grid(l2_grid)
+    device = train.features.device
+    train, val, test = train.to(device), val.to(device), test.to(device)
+    fits = _fit(train, classes, l2_grid, sweep_tolerance)
+    scores = [accuracies(fit.logits(val.features), val.targets) for fit in fits]
+    ranks = [(score[metric], -fit.l2) for score, fit in zip(scores, fits, strict=True)]
+    best = fits[ranks.index(max(ranks))]
+    both = train + val
+    (final,) = _fit(both, classes, [best.l2], TOLERANCE, start=best.coefficients)
+    inexact = [fit for fit in fits if not fit.excess <= sweep_tolerance]
+    inexact += [final] if not final.excess <= TOLERANCE else []
+    if inexact:
+        worst = max(inexact, key=lambda fit: fit.excess)
+        excess = f"{worst.excess:.0e} of it" if math.isfinite(worst.excess) else "any amount"
+        warnings.warn(
+            f"{len(inexact)} of {len(fits) + 1} fits of the linear probe are not proven to be "
+            f"optimal: at w={worst.l2:g} the objective may exceed its minimum by {excess}. "
+            f"Features are as large as {_largest(both):.1e}.",
+            stacklevel=2,
+        )
+    found = accuracies(final.logits(test.features), test.targets)
+    return ProbeResult(
+        top1=found["top1"],
+        top5=found.get("top5"),
+        mean_per_class=found["mean_per_class"],
+        best_l2=best.l2,
+        l2_grid=tuple(l2_grid),
+        validation_top1=tuple(score["top1"] for score in scores),
+        validation_mean_per_class=tuple(score["mean_per_class"] for score in scores),
+        objectives=tuple(fit.objective for fit in fits),
+    )
+
+
+def check_l2_grid(l2_grid: Sequence[float]) -> None:
+    """Check the values of w to try.
+
+    Raises:
+        DataError: If there are none, or one is not positive.
+    """
+    if not l2_grid or not all(l2 > 0 for l2 in l2_grid):
+        raise DataError(f"the l2 penalties must be positive, at least one: {l2_grid!r}.")
+
+
+def _fit(
+    data: Samples,
+    classes: int,
+    l2_grid: Sequence[float],
+    tolerance: float,
+    start: Tensor | None = None,
+) -> list[Fit]:
+    """Fit, without a warning for every w."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "logistic regression, w=")
+        try:
+            fits = fit_path(
+                data.features, data.targets, classes, l2_grid, tolerance=tolerance, start=start
+            )
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            fits = []
+    if not fits or not all(math.isfinite(fit.objective) for fit in fits):
+        raise DataError(
+            f"the linear probe cannot be fitted in floating point: features are as large as "
+            f"{_largest(data):.1e}. Is the network broken? Else scale its features down."
+        )
+    return fits
+
+
+def _largest(data: Samples) -> float:
+    return float(data.features.abs().max())
+
+
+def _check(train: Samples, val: Samples, test: Samples, num_classes: int | None) -> int:
+    """Return the number of classes, after checking that the data can be used."""
+    _check_part("training", train, train.features.shape[-1], None)
+    classes = int(train.targets.max()) + 1 if num_classes is None else num_classes
+    for name, part in {"training": train, "validation": val, "test": test}.items():
+        _check_part(name, part, train.features.shape[1], classes)
+    if classes < _MIN_CLASSES:
+        raise DataError("a linear probe needs at least two classes.")
+    counts = torch.bincount(train.targets, minlength=classes)
+    empty = (counts == 0).nonzero().flatten().tolist()
+    if empty:
+        raise DataError(f"classes without a training sample: {first_few(empty)}.")
+    return classes
+
+
+def _check_part(name: str, part: Samples, width: int, classes: int | None) -> None:
+    part.check(name, width)
+    labels = part.targets
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise DataError(f"{name} labels are {labels.dtype}, expected integers.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high >= classes):
+        expected = "from 0" if classes is None else f"in [0, {classes - 1}]"
+        raise DataError(f"{name} labels are in [{low}, {high}], expected {expected}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,33 +296,25 @@ class LinearProbe:
         series: dict[str, list[float]] = {}
         tasks = context.data.tasks_of("classification")
         for task in tasks:
-            probe = self._fit(features, task)
+            probe = linear_probe(
+                *Samples.of(features, task),
+                num_classes=len(task.classes),
+                metric=task.metric,
+                sweep_tolerance=self.sweep_tolerance,
+            )
             values = {
                 "linear_top1": probe.top1,
                 "linear_top5": probe.top5,
                 "linear_mean_per_class": probe.mean_per_class,
             }
             metrics[task.name] = {key: value for key, value in values.items() if value is not None}
-            chosen[task.name] = probe.best_weight
+            chosen[task.name] = probe.best_l2
             name = f"{task.name}: validation {METRICS[task.metric]} by w"
             series[name] = list(getattr(probe, f"validation_{task.metric}"))
         rules = protocol(task.metric for task in tasks)
         rules["tolerance of the sweep"] = self.sweep_tolerance
         words = {
             "linear probe": ", ".join(f"{key}: {value}" for key, value in rules.items()),
-            "chosen w": ", ".join(f"{name} {weight:.3g}" for name, weight in chosen.items()),
+            "chosen w": ", ".join(f"{name} {l2:.3g}" for name, l2 in chosen.items()),
         }
         return Outcome(metrics=metrics, protocol=words, series=series)
-
-    def _fit(self, features: Tensor, task: Task) -> ProbeResult:
-        def select(split: str) -> Labelled:
-            rows = task.splits[split]
-            return Labelled(features=features[rows], labels=task.targets[rows].to(features.device))
-
-        parts = [select(split) for split in ("train", "val", "test")]
-        return linear_probe(
-            *parts,
-            num_classes=len(task.classes),
-            metric=task.metric,
-            sweep_tolerance=self.sweep_tolerance,
-        )

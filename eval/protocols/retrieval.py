@@ -1,23 +1,279 @@
-"""Retrieval by cosine."""
+"""Retrieval by cosine: recall@k and average precision over the full ranking, and pages to look at.
+
+Both numbers are means over all orders of ties (McSherry & Najork, ECIR 2008), so they depend
+neither on the order of the gallery nor on how sums were rounded.
+"""
 
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cassle_zoo.common.config import Range, check_fields
-from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Task
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Task, whitened
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.report.retrieval_page import Example, Shown, retrieval_page, retrieval_sheet
-from cassle_zoo.eval.retrieval import retrieve
-from cassle_zoo.eval.whitening import whitened
-from cassle_zoo.features.nearest import nearest_by_cosine
+from cassle_zoo.features.nearest import nearest_neighbours
 
+TIE = 2.0**-22
+"""Cosines no further apart are tied: float32 cannot tell them from those of equal images."""
+
+_SIMILARITIES = 2**27  # held at a time: 512 MB
+_BLOCK = 1024  # gallery features in one matrix product: they stay in the cache
+_FEW = 8  # limits for which counting is faster than sorting
+_SELECTING = 4  # fewer than one value in so many: selecting them first pays
+_SORTED = 2**16  # values sorted at a time: they stay in the cache
+_SAFE = 1e-12, 1e12  # lengths whose squares float32 holds
+_SHORTEST, _LONGEST = 1e-30, 1e30  # features that float32 products can hold
 _SHEET_ROWS = 8
+
+_Integers = NDArray[np.int64]
+_Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RetrievalScores:
+    """Scores of each query, as float64 values in [0, 1].
+
+    Attributes:
+        recall: By k, (M,): the chance of a relevant one among the k nearest; 0 or 1 without ties.
+        average_precision: (M,), mean of the precisions at the ranks of the relevant ones.
+    """
+
+    recall: dict[int, Tensor]
+    average_precision: Tensor
+
+
+def retrieve(
+    queries: Tensor,
+    query_labels: Tensor,
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    *,
+    ks: Sequence[int] = (1,),
+    positions: Tensor | None = None,
+    chunk: int | None = None,
+) -> RetrievalScores:
+    """Rank the gallery for every query by cosine similarity; the same label is relevant.
+
+    Average precision is the mean, over the relevant ones of the whole gallery, of the fraction of
+    relevant ones up to their rank: neither interpolated nor cut off.
+
+    Args:
+        queries: (M, D) features.
+        query_labels: (M,) integers.
+        gallery: (N, D) features.
+        gallery_labels: (N,) integers.
+        ks: For which k to return recall@k, each from 1.
+        positions: (M,) where each query stands in the gallery, or -1; it is left out of its own
+            results.
+        chunk: Queries at a time, by default so many that 512 MB of similarities are held; it
+            changes the scores by no more than rounding.
+
+    Returns:
+        Scores of every query.
+
+    Raises:
+        ConfigError: If a setting is not positive.
+        DataError: If shapes do not fit, there are no queries, features are not finite or have no
+            direction, or a query has no relevant one in the gallery.
+    """
+    chunk = chunk if chunk is not None else max(1, _SIMILARITIES // max(1, len(gallery)))
+    for name, value in [("chunk", chunk), *(("k", k) for k in ks)]:
+        if value < 1:
+            raise ConfigError(f"{name} is {value}, expected at least 1.")
+    queries, gallery = queries.detach(), gallery.detach()
+    _check(queries, query_labels, gallery, gallery_labels)
+    relevant = _relevant(query_labels, gallery_labels, positions)
+    unit = queries.float() / _lengths(queries, "query")[:, None]
+    scale = 1 / _lengths(gallery, "gallery")
+    buffer = torch.empty((min(chunk, len(queries)), len(gallery)), device=gallery.device)
+    precisions: list[float] = []
+    best: list[_Integers] = []
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy sorts without the GIL
+        for start in range(0, len(queries), chunk):
+            similarity = _similarity(unit[start : start + chunk], gallery, scale, buffer)
+            scores = pool.map(_score, similarity, relevant[start : start + chunk])
+            for precision, nearest in scores:
+                precisions.append(precision)
+                best.append(nearest)
+    counts = torch.from_numpy(np.stack(best, axis=1))
+    return RetrievalScores(
+        recall={k: _recall(counts, k) for k in ks},
+        average_precision=torch.tensor(precisions, dtype=torch.float64),
+    )
+
+
+def _check(queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor) -> None:
+    if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
+        raise DataError(
+            f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} do not fit: "
+            "expected (M, D) and (N, D)."
+        )
+    if query_labels.shape != queries.shape[:1] or gallery_labels.shape != gallery.shape[:1]:
+        raise DataError(
+            f"{len(queries)} queries and {len(gallery)} gallery features have "
+            f"{len(query_labels)} and {len(gallery_labels)} labels."
+        )
+    if not len(queries) or not len(gallery):
+        raise DataError(f"there are {len(queries)} queries and {len(gallery)} gallery features.")
+
+
+def _relevant(
+    query_labels: Tensor, gallery_labels: Tensor, positions: Tensor | None
+) -> list[tuple[_Integers, int]]:
+    """Return, for every query, the indices of its relevant ones, and its own (-1 for none)."""
+    labels = gallery_labels.cpu().numpy()
+    order = np.argsort(labels, kind="stable")
+    values, starts = np.unique(labels[order], return_index=True)
+    members = dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
+    own = [-1] * len(query_labels) if positions is None else positions.tolist()
+    found = []
+    for label, position in zip(query_labels.tolist(), own, strict=True):
+        same = members.get(label, order[:0])
+        found.append((same if position < 0 else same[same != position], position))
+    alone = sum(not len(same) for same, _ in found)
+    if alone:
+        raise DataError(
+            f"{alone} of {len(found)} queries have no image with their label in the gallery."
+        )
+    return found
+
+
+def _lengths(features: Tensor, name: str) -> Tensor:
+    """Return Euclidean lengths (N,) as float32, computed so that no square overflows."""
+    length = torch.empty(len(features), dtype=torch.float64, device=features.device)
+    for start in range(0, len(features), _BLOCK):
+        block = features[start : start + _BLOCK].float()
+        found = torch.linalg.vector_norm(block, dim=1)
+        if not ((found > _SAFE[0]) & (found < _SAFE[1])).all():
+            found = torch.linalg.vector_norm(block.double(), dim=1)
+        length[start : start + _BLOCK] = found
+    if not length.isfinite().all():
+        raise DataError(f"{name} features are NaN or infinite.")
+    wrong = (length < _SHORTEST) | (length > _LONGEST)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise DataError(
+            f"{int(wrong.sum())} {name} features have no direction that cosines could compare: "
+            f"the length of the first, row {row}, is {float(length[row]):g}."
+        )
+    return length.float()
+
+
+def _similarity(unit: Tensor, gallery: Tensor, scale: Tensor, buffer: Tensor) -> _Floats:
+    """Return cosines (m, N), held in `buffer`."""
+    cosine = buffer[: len(unit)]
+    # Scaling in a block of its own: rows of `buffer` are too far apart for the cache.
+    products = torch.empty((len(unit), _BLOCK), device=buffer.device)
+    for start in range(0, len(gallery), _BLOCK):
+        part = gallery[start : start + _BLOCK].float()
+        block = products[:, : len(part)]
+        torch.mm(unit, part.T, out=block)
+        torch.mul(block, scale[start : start + _BLOCK], out=cosine[:, start : start + len(part)])
+    return cosine.cpu().numpy()
+
+
+def _score(row: _Floats, relevant: tuple[_Integers, int]) -> tuple[float, _Integers]:
+    """Return the average precision of a query, and what the recall of its best one depends on.
+
+    Args:
+        row: Cosines (N,); overwritten.
+        relevant: The relevant ones, and the query's own place.
+
+    Returns:
+        The average precision, and as (4,): how many wrong and how many relevant ones are before
+        the best relevant one, then how many are tied with it (itself included).
+    """
+    same, position = relevant
+    right = np.sort(row[same])
+    row[same] = -np.inf
+    if position >= 0:
+        row[position] = -np.inf
+    tied = right - np.float32(TIE)
+    before = np.nextafter(right + np.float32(TIE), np.float32(np.inf))
+    limits = np.concatenate([tied, before])
+    wrong_tied, wrong_before = np.split(_at_least(row, limits), 2)
+    right_tied, right_before = np.split(_at_least(right.copy(), limits), 2)
+    counts = np.stack(
+        [wrong_before, right_before, wrong_tied - wrong_before, right_tied - right_before]
+    )
+    return _average_precision(torch.from_numpy(counts)), counts[:, -1]
+
+
+def _at_least(values: _Floats, limits: _Floats) -> _Integers:
+    """Count the values that reach each limit; the first limit is the lowest. Sorts in place."""
+    if len(limits) <= _FEW:
+        return np.array([np.count_nonzero(values >= limit) for limit in limits])
+    ahead = values >= limits[0]
+    if _SELECTING * np.count_nonzero(ahead) < len(values):
+        values = np.compress(ahead, values)
+    found = np.zeros(len(limits), dtype=np.int64)
+    for part in np.split(values, range(_SORTED, len(values), _SORTED)):
+        part.sort()
+        found += len(part) - np.searchsorted(part, limits)
+    return found
+
+
+def _average_precision(counts: Tensor) -> float:
+    """Return the expected average precision, from (4, R) counts as of `_score`.
+
+    Of n tied ones with r relevant, after a others with b relevant, the relevant ones are equally
+    likely at every rank a + i, and then b + 1 + (i - 1)(r - 1) / (n - 1) relevant ones are expected
+    up to it. The sums of 1 / (a + i) are differences of digamma.
+    """
+    wrong_before, right_before, wrong_tied, right_tied = counts.double()
+    before, tied = wrong_before + right_before, wrong_tied + right_tied
+    harmonic = torch.where(
+        tied == 1,
+        1 / (before + 1),
+        torch.digamma(before + tied + 1) - torch.digamma(before + 1),
+    )
+    slope = (right_tied - 1) / (tied - 1).clamp(min=1)
+    sums = (right_before + 1) * harmonic + slope * (tied - (before + 1) * harmonic)
+    return float((sums / tied).mean())
+
+
+def _recall(counts: Tensor, k: int) -> Tensor:
+    """Return the chance (M,) that a relevant one is among the k nearest, from (4, M) counts."""
+    wrong_before, _, wrong_tied, right_tied = counts.double()
+    missed = torch.ones_like(wrong_before)
+    for place in range(k):
+        # How many of the tied ones took the places before this one, all of them wrong.
+        taken = place - wrong_before
+        chance = (wrong_tied - taken) / (wrong_tied + right_tied - taken).clamp(min=1)
+        missed *= torch.where(taken < 0, 1.0, chance.clamp(min=0))
+    return 1 - missed
+
+
+def _sheet(title: str, found: Sequence[Example]) -> bytes:
+    buffer = io.BytesIO()
+    shown = found[:: -(-len(found) // _SHEET_ROWS)]
+    retrieval_sheet(title, shown).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _positions(queries: Tensor, gallery: Tensor) -> Tensor:
+    """Return where each query stands in the gallery, or -1."""
+    place = {index: position for position, index in enumerate(gallery.tolist())}
+    return torch.tensor([place.get(index, -1) for index in queries.tolist()])
+
+
+def _shown(data: EvalData, task: Task, index: int, cosine: float | None = None) -> Shown:
+    name = data.names[index] if data.names else f"image {index}"
+    return Shown(
+        image=data.images[index][0],
+        name=f"{name}, {data.captions[index]}" if data.captions else name,
+        label=task.classes[int(task.targets[index])],
+        cosine=cosine,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +281,7 @@ class Retrieval:
     """Retrieval by cosine: recall@k, mean average precision, and pages to look at.
 
     Attributes:
-        ks: For which k to measure recall@k.
+        ks: The k of recall@k.
         classification: Where to look up the test images of classification tasks: among the
             training and validation images, among the other test images, or not at all.
         examples: How many queries to show on the page of a task, evenly spread; 0 for no pages.
@@ -63,20 +319,20 @@ class Retrieval:
         features = whitened(context.features, data, self.whiten)
         metrics, protocol, files = {}, dict(self._protocol()), {}
         for task in tasks:
-            queries, gallery, lonely = self._sides(task)
+            queries, gallery, left_out = self._sides(task)
             if len(gallery) and len(task.targets[torch.cat([queries, gallery])].unique()) == 1:
                 raise DataError(
-                    f"task {task.name}: all images are of one class, so that whatever is found "
-                    "is right; two are needed."
+                    f"task {task.name}: all images are of one class, so that every result is "
+                    "right; two are needed."
                 )
             beyond = [f"recall@{k}" for k in self.ks if k > len(gallery)]
             if beyond:
                 protocol[f"{task.name}, {' and '.join(beyond)}"] = (
                     f"of all {len(gallery)} images there are to find"
                 )
-            if lonely:
+            if left_out:
                 protocol[f"{task.name}, left out"] = (
-                    f"{lonely} of the queries, without another of their class"
+                    f"{left_out} of the queries, without another of their class"
                 )
             scores = retrieve(
                 features[queries],
@@ -132,7 +388,8 @@ class Retrieval:
     ) -> list[Example]:
         count = min(self.examples, len(queries))
         chosen = queries[torch.arange(count) * len(queries) // count]
-        cosines, places = nearest_by_cosine(features[gallery], features[chosen], self.shown + 1)
+        k = min(self.shown + 1, len(gallery))
+        cosines, places = nearest_neighbours(features[chosen], features[gallery], k)
         found = []
         for query, own, indices in zip(chosen.tolist(), cosines, gallery[places], strict=True):
             others = [
@@ -142,26 +399,3 @@ class Retrieval:
             ]
             found.append(Example(query=_shown(data, task, query), found=others[: self.shown]))
         return found
-
-
-def _sheet(title: str, found: Sequence[Example]) -> bytes:
-    buffer = io.BytesIO()
-    shown = found[:: -(-len(found) // _SHEET_ROWS)]
-    retrieval_sheet(title, shown).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _positions(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Return where each query stands in the gallery, or -1."""
-    place = {index: position for position, index in enumerate(gallery.tolist())}
-    return torch.tensor([place.get(index, -1) for index in queries.tolist()])
-
-
-def _shown(data: EvalData, task: Task, index: int, cosine: float | None = None) -> Shown:
-    name = data.names[index] if data.names else f"image {index}"
-    return Shown(
-        image=data.images[index][0],
-        name=f"{name}, {data.captions[index]}" if data.captions else name,
-        label=task.classes[int(task.targets[index])],
-        cosine=cosine,
-    )

@@ -1,24 +1,64 @@
-"""Semi-supervised classification with a linear probe."""
+"""Semi-supervised classification: a linear probe with the labels of a few images."""
 
+import math
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
+from torch import Tensor
+
 from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.seeds import digest_of
 from cassle_zoo.eval.base import EvalContext, Outcome, Task
 from cassle_zoo.eval.choices import check_distinct
-from cassle_zoo.eval.label_share import label_share
-from cassle_zoo.eval.linear_probe import Labelled, linear_probe, protocol
+from cassle_zoo.eval.protocols.linear_probe import Samples, linear_probe, protocol
 from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE
+
+
+def choose_labelled(
+    rows: Tensor, labels: Tensor, fraction: float, *, seed: int = 0, names: Sequence[str] = ()
+) -> Tensor:
+    """Choose a fraction of the images of every class, at least one of each.
+
+    A hash of seed and name puts the images in order, so the choice depends neither on how they are
+    listed nor on the other classes, and smaller fractions are part of larger ones.
+
+    Args:
+        rows: (N,) int64 indices of images.
+        labels: (N,) their classes.
+        fraction: In (0, 1]; of each class, rounded to the nearest number of images.
+        seed: Another seed chooses other images.
+        names: Of all images, by index; without, the index is the name.
+
+    Returns:
+        (M,) int64: the chosen ones of `rows`, in their order.
+
+    Raises:
+        ConfigError: If `fraction` is out of range.
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"the fraction of labels must be in (0, 1], got {fraction}.")
+    queue: dict[int, list[tuple[bytes, int]]] = {}
+    for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+        place = digest_of(seed, names[row] if names else row)
+        queue.setdefault(label, []).append((place, row))
+    chosen: set[int] = set()
+    for members in queue.values():
+        count = max(1, math.floor(fraction * len(members) + 0.5))
+        chosen.update(row for _, row in sorted(members)[:count])
+    return torch.tensor([row for row in rows.tolist() if row in chosen], dtype=torch.long)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemiSupervised:
-    """Linear probe with a share of the labels: 1 % and 10 % of every class.
+    """Linear probe with a fraction of the labels: 1 % and 10 % of every class.
 
     Attributes:
-        fractions: Shares of the labels that are known.
+        fractions: Fractions of the labels that are known.
         draws: How often the labelled images are drawn; means and standard deviations are over
             draws.
         sweep_tolerance: As of the linear probe.
@@ -42,15 +82,15 @@ class SemiSupervised:
             values = metrics.setdefault(task.name, {})
             for fraction in self.fractions:
                 found, known = self._measure(context, task, fraction)
-                share = f"{100 * fraction:g}%"
-                values |= {f"{share}_{name}": value for name, value in found.items()}
-                counts.append(f"{task.name} {known} at {share}")
+                percent = f"{100 * fraction:g}%"
+                values |= {f"{percent}_{name}": value for name, value in found.items()}
+                counts.append(f"{task.name} {known} at {percent}")
         rules = protocol(task.metric for task in tasks)
         text = ", ".join(f"{key}: {value}" for key, value in rules.items())
         words = {
-            "known labels": "of train and of val the same share of every class (rounded, at least "
-            f"one image), {self.draws} draws by hash of seed and name; no other label is used; "
-            f"images: {', '.join(counts)}",
+            "known labels": "of train and of val the same fraction of every class (rounded, at "
+            f"least one image), {self.draws} draws by hash of seed and name; no other label is "
+            f"used; images: {', '.join(counts)}",
             "linear probe": f"{text}, tolerance of the sweep: {self.sweep_tolerance:g}",
         }
         return Outcome(metrics=metrics, protocol=words)
@@ -63,7 +103,7 @@ class SemiSupervised:
         known = 0
         for draw in range(self.draws):
             train, val = (
-                label_share(
+                choose_labelled(
                     task.splits[name],
                     task.targets[task.splits[name]],
                     fraction,
@@ -75,7 +115,7 @@ class SemiSupervised:
             known = len(train) + len(val)
             rows = (train, val, task.splits["test"])
             probe = linear_probe(
-                *(Labelled(features=context.features[r], labels=task.targets[r]) for r in rows),
+                *(Samples(context.features[r], task.targets[r]) for r in rows),
                 num_classes=len(task.classes),
                 metric=task.metric,
                 sweep_tolerance=self.sweep_tolerance,

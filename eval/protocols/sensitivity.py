@@ -1,4 +1,9 @@
-"""Sensitivity of features to each augmentation, by strength and stage."""
+"""Sensitivity: how far features of an image and of its augmented version are apart.
+
+The measures of the paper's analysis (section 5, figure 3), as its code computes them, by
+augmentation, strength and stage. All are in float64: sums over many negatives would otherwise
+depend on how they are cut into chunks.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,16 +11,15 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.config import NOT_NEGATIVE, Range, check_fields
 from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
-from cassle_zoo.eval import sensitivity
 from cassle_zoo.eval.augmented import views
-from cassle_zoo.eval.augmented.projections import Projections
-from cassle_zoo.eval.augmented.stages import BACKBONE, embed_stages
+from cassle_zoo.eval.augmented.stages import BACKBONE, embed_stages, project
 from cassle_zoo.eval.augmented.views import View
 from cassle_zoo.eval.base import EvalContext, Outcome
 from cassle_zoo.eval.report.figures import render, require_matplotlib
@@ -24,20 +28,222 @@ from cassle_zoo.eval.report.sensitivity_figures import (
     stage_figure,
     strength_figure,
 )
+from cassle_zoo.eval.sources import state_sha256
 from cassle_zoo.features.inference import choose_device, inference
+from cassle_zoo.projector import ConditionedProjector
+
+TEMPERATURE = 0.2
+BARLOW_LAMBDA = 0.0051
+PROJECTOR = "projector"
+Condition = Literal["right", "zero", "shuffled"]
+CONDITIONS: tuple[Condition, ...] = ("right", "zero", "shuffled")
+_Values = tuple[dict[str, float], dict[str, float]]
+
+
+def infonce(
+    first: Tensor, second: Tensor, *, temperature: float = TEMPERATURE, chunk: int = 1024
+) -> float:
+    """Return InfoNCE times 2T: how hard an image's augmented version is to tell from others'.
+
+    2T · mean_i[-log(exp(cos(a_i, b_i)/T) / Σ_j exp(cos(a_i, b_j)/T))]. The higher, the less
+    invariant. It grows with the number of images N, so compare values of equal N only.
+
+    Args:
+        first: (N, D) features of images.
+        second: (N, D) features of their augmented versions, in the same order.
+        temperature: T > 0.
+        chunk: Rows of the similarity matrix at a time, which bounds the memory.
+
+    Raises:
+        DataError: If shapes differ, or features are not finite.
+        ConfigError: If the temperature or chunk is not positive.
+    """
+    if not (temperature > 0 and chunk > 0):
+        raise ConfigError(
+            f"temperature={temperature} and chunk={chunk}: positive numbers are needed."
+        )
+    a, b = _directions(first, second)
+    total = 0.0
+    for rows in torch.arange(len(a), device=a.device).split(chunk):
+        total += float(F.cross_entropy(a[rows] @ b.T / temperature, rows, reduction="sum"))
+    return 2 * temperature * total / len(a)
+
+
+def mean_positive_cosine(first: Tensor, second: Tensor) -> float:
+    """Return the mean cosine of an image's (N, D) and its augmented version's features.
+
+    Raises:
+        DataError: If shapes differ, or features are not finite.
+    """
+    a, b = _directions(first, second)
+    return float((a * b).sum(1).mean())
+
+
+def mean_negative_cosine(first: Tensor, second: Tensor) -> float:
+    """Return the mean cosine of the i-th image and the augmented version of the i-th last.
+
+    Raises:
+        DataError: If shapes differ, or features are not finite.
+    """
+    return mean_positive_cosine(first, second.flip(0))
+
+
+def self_distill(first: Tensor, second: Tensor) -> float:
+    """Return SimSiam's loss without predictor: minus the mean cosine.
+
+    Raises:
+        DataError: If shapes differ, or features are not finite.
+    """
+    return -mean_positive_cosine(first, second)
+
+
+def cca(first: Tensor, second: Tensor, *, weight: float = BARLOW_LAMBDA) -> float:
+    """Return Barlow Twins' loss of the features as they are, not standardised.
+
+    With C = firstᵀ·second / N: Σ_i (C_ii - 1)² + weight · Σ_i≠j C_ij².
+
+    Raises:
+        DataError: If shapes differ, or features are not finite.
+    """
+    a, b = _checked(first, second)
+    correlation = a.T @ b / len(a)
+    on = correlation.diagonal()
+    off = correlation.square().sum() - on.square().sum()
+    return float((on - 1).square().sum() + weight * off)
+
+
+def _directions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = _checked(first, second)
+    return F.normalize(a, dim=1), F.normalize(b, dim=1)
+
+
+def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    if first.ndim != 2 or first.shape != second.shape or 0 in first.shape:
+        raise DataError(
+            f"features {tuple(first.shape)} and {tuple(second.shape)}: expected two of (N, D)."
+        )
+    if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
+        raise DataError("features are NaN or infinite.")
+    return first.double(), second.double()
+
 
 Measure = Literal["infonce", "mean_positive_cosine", "mean_negative_cosine", "self_distill", "cca"]
 MEASURES: Mapping[str, Callable[[Tensor, Tensor], float]] = MappingProxyType(
     {
-        "infonce": sensitivity.infonce,
-        "mean_positive_cosine": sensitivity.mean_positive_cosine,
-        "mean_negative_cosine": sensitivity.mean_negative_cosine,
-        "self_distill": sensitivity.self_distill,
-        "cca": sensitivity.cca,
+        "infonce": infonce,
+        "mean_positive_cosine": mean_positive_cosine,
+        "mean_negative_cosine": mean_negative_cosine,
+        "self_distill": self_distill,
+        "cca": cca,
     }
 )
-PROJECTOR = "projector"
-_Values = tuple[dict[str, float], dict[str, float]]
+
+
+class Projections:
+    """Projections of images and of their augmented versions, by what they are conditioned on.
+
+    Right: each under what was done to it. Zero: both under ω = 0. Shuffled: the augmented version
+    under what the whole recipe drew for another image, the image itself under its right ω.
+    """
+
+    def __init__(
+        self,
+        projector: ConditionedProjector,
+        original: Tensor,
+        clear: Tensor,
+        wrong: Tensor,
+        device: str | None,
+    ) -> None:
+        """Project the images.
+
+        Args:
+            projector: The projector.
+            original: (N, D) features of the images.
+            clear: (N, 14) their ω, of `ALL_DESCRIPTORS`.
+            wrong: (N, 14) ω of other images' views.
+            device: Where to compute.
+        """
+        self.projector = projector
+        self.device = device
+        self.wrong = wrong
+        self.conditions: tuple[Condition, ...] = (
+            ("right",) if projector.config.conditioning == "none" else CONDITIONS
+        )
+        self._original = {
+            "right": self._project(original, clear),
+            "zero": self._project(original, clear * 0),
+        }
+
+    def pair(self, features: Tensor, omega: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Return the projections of the images and of their augmented versions, each (N, K).
+
+        Args:
+            features: (N, D) features of the augmented versions.
+            omega: (N, 14) what was done to them.
+            condition: What the projector is conditioned on.
+        """
+        omegas = {"right": omega, "zero": omega * 0, "shuffled": self.wrong}[condition]
+        first = self._original["zero" if condition == "zero" else "right"]
+        return first, self._project(features, omegas)
+
+    def cosines(self, features: Tensor, omega: Tensor) -> dict[str, float]:
+        """Return `projector_cosine_{condition}`, the mean cosines of the pairs."""
+        return {
+            f"projector_cosine_{condition}": mean_positive_cosine(
+                *self.pair(features, omega, condition)
+            )
+            for condition in self.conditions
+        }
+
+    @property
+    def protocol(self) -> str:
+        """What was measured, in words."""
+        text = f"Projector sha256 {state_sha256(self.projector)}"
+        if len(self.conditions) == 1:
+            return f"{text}, not conditioned on ω"
+        return (
+            f"{text}; in curves under the right ω; projector_cosine: mean cosine of an image's "
+            "and its augmented version's projections, both under their own ω (right), both under "
+            "0 (zero), or the augmented version under the ω that the whole recipe drew for "
+            "another image (shuffled)"
+        )
+
+    def _project(self, features: Tensor, omega: Tensor) -> Tensor:
+        return project(self.projector, features, omega, device=self.device)
+
+
+class _Encoder:
+    """Features of the chosen images under a view, of every stage, and what was done to each."""
+
+    def __init__(self, context: EvalContext, indices: Tensor, plan: list[View]) -> None:
+        self.model = context.model
+        self.device = choose_device(self.model, context.compute.device)
+        self.batch_size = context.compute.batch_size
+        self.uniforms = views.image_uniforms(indices, context.compute.seed)
+        # The others look at the same central square as the original.
+        cut = [v for v in plan if v.name in (views.ORIGINAL, "crop", views.RECIPE)]
+        self.place = {view: place for place, view in enumerate(cut)}
+        parts = list(
+            views.read_crops(
+                context.data.images, indices, self.uniforms, cut,
+                batch_size=self.batch_size, workers=context.compute.workers,
+            )
+        )  # fmt: skip
+        self.crops = torch.cat([crops for crops, _ in parts])
+        self.source = torch.cat([source for _, source in parts])
+
+    def __call__(self, view: View) -> tuple[dict[str, Tensor], Tensor]:
+        place = self.place.get(view, 0)
+        features: dict[str, list[Tensor]] = {}
+        omegas = []
+        for rows in torch.arange(len(self.crops)).split(self.batch_size):
+            images, omega = view.render(
+                self.crops[rows, place].to(self.device), self.uniforms[rows], self.source[rows]
+            )
+            for stage, values in embed_stages(self.model, images).items():
+                features.setdefault(stage, []).append(values)
+            omegas.append(omega)
+        return {stage: torch.cat(parts) for stage, parts in features.items()}, torch.cat(omegas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +253,7 @@ class Sensitivity:
     Attributes:
         images: At most so many, drawn from the test images; InfoNCE grows with their number.
         augmentations: Applied one at a time; beside them `recipe`, all of training's at once.
-        strengths: Shares of the training range, for augmentations that have a strength.
+        strengths: Fractions of the training range, for augmentations that have a strength.
         measure: Compares features of images and their augmented versions.
         figures: Whether to draw figures, which needs the extra `figures`.
     """
@@ -65,8 +271,8 @@ class Sensitivity:
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return the measure at the greatest strength as metrics, and all else as series.
 
-        Metrics, by augmentation (and of `original`, not augmented: what is due to the likeness of
-        the images alone): `{measure}_backbone` and, with a projector, `{measure}_projector` and
+        Metrics, by augmentation (and of `original`, not augmented: what is due to the similarity
+        of the images alone): `{measure}_backbone` and, with a projector, `{measure}_projector` and
         `projector_cosine_right`, `_zero` and `_shuffled`. Series by strength, from 0:
         `strength/{augmentation}`, `value/{augmentation}` (the parameter) and
         `{measure}/{augmentation}/{stage}`.
@@ -82,9 +288,12 @@ class Sensitivity:
         with inference(encoder.model, encoder.device):
             original, clear = encoder(plan[0])
             _, drawn = encoder(plan[-1])
-            projections = Projections.open(
-                context, original[BACKBONE], clear, drawn[views.derangement(len(drawn), 1)]
-            )
+            projections = None
+            if context.projector is not None:
+                wrong = drawn[views.derangement(len(drawn), 1)]
+                projections = Projections(
+                    context.projector, original[BACKBONE], clear, wrong, context.compute.device
+                )
             for view in tqdm(plan, unit="view", desc="sensitivity", disable=disable):
                 stages, omega = encoder(view)
                 pairs = {name: (original[name], stages[name]) for name in stages}
@@ -145,7 +354,7 @@ class Sensitivity:
         return [first, *plan, last]
 
     def _indices(self, context: EvalContext) -> Tensor:
-        candidates = views.held_out(context.data)
+        candidates = context.data.test_images()
         if not len(candidates):
             candidates = torch.arange(len(context.data.images))
         drawn = views.draw_images(candidates, self.images, context.compute.seed)
@@ -179,37 +388,3 @@ class Sensitivity:
         if any(f"{PROJECTOR}_cosine_right" in values for values in metrics.values()):
             files["projector.png"] = render(projector_figure({name: metrics}))
         return files
-
-
-class _Encoder:
-    """Features of the chosen images under a view, of every stage, and what was done to each."""
-
-    def __init__(self, context: EvalContext, indices: Tensor, plan: list[View]) -> None:
-        self.model = context.model
-        self.device = choose_device(self.model, context.compute.device)
-        self.batch_size = context.compute.batch_size
-        self.uniforms = views.image_uniforms(indices, context.compute.seed)
-        # The others look at the same central square as the original.
-        cut = [v for v in plan if v.name in (views.ORIGINAL, "crop", views.RECIPE)]
-        self.place = {view: place for place, view in enumerate(cut)}
-        parts = list(
-            views.read_crops(
-                context.data.images, indices, self.uniforms, cut,
-                batch_size=self.batch_size, workers=context.compute.workers,
-            )
-        )  # fmt: skip
-        self.crops = torch.cat([crops for crops, _ in parts])
-        self.source = torch.cat([source for _, source in parts])
-
-    def __call__(self, view: View) -> tuple[dict[str, Tensor], Tensor]:
-        place = self.place.get(view, 0)
-        features: dict[str, list[Tensor]] = {}
-        omegas = []
-        for rows in torch.arange(len(self.crops)).split(self.batch_size):
-            images, omega = view.render(
-                self.crops[rows, place].to(self.device), self.uniforms[rows], self.source[rows]
-            )
-            for stage, values in embed_stages(self.model, images).items():
-                features.setdefault(stage, []).append(values)
-            omegas.append(omega)
-        return {stage: torch.cat(parts) for stage, parts in features.items()}, torch.cat(omegas)

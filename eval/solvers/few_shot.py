@@ -1,6 +1,6 @@
 """Many small multinomial logistic regressions at once, each to a proven distance of its optimum.
 
-With few samples the weights lie in their span, so everything is told by inner products: with
+With few samples the weights lie in their span, so everything follows from inner products: with
 ``k = (x x' + 1) / 2w`` the logits are ``f = k a`` and the objective, ``sum CE(f) + a . f / 2``, is
 minimised by Newton's method. Its steps need no matrix larger than the number of samples (Rasmussen
 and Williams, Gaussian Processes for Machine Learning, 2006, algorithm 3.3), and at the residual
@@ -20,16 +20,16 @@ _MAX_STEPS = 100
 _HALVINGS = 30
 
 
-def solve_episodes(support: Tensor, query: Tensor, *, ways: int, weight: float) -> Tensor:
+def solve_episodes(support: Tensor, query: Tensor, *, ways: int, l2: float) -> Tensor:
     """Fit a classifier to the support of each episode and apply it to the queries.
 
-    The objective is the sum of cross-entropies plus ``weight * (|weights|^2 + |bias|^2)``.
+    The objective is the sum of cross-entropies plus ``l2 * (|weight|^2 + |bias|^2)``.
 
     Args:
         support: (E, ways * shots, D) float64, the samples of a class one after the other.
         query: (E, M, D) float64.
         ways: Number of classes.
-        weight: Regularisation weight, positive.
+        l2: Penalty, positive.
 
     Returns:
         Logits (E, M, ways) of the queries.
@@ -37,12 +37,12 @@ def solve_episodes(support: Tensor, query: Tensor, *, ways: int, weight: float) 
     Raises:
         DataError: If floating point does not let a fit reach `TOLERANCE`.
     """
-    kernel = (support @ support.transpose(1, 2) + 1) / (2 * weight)
+    kernel = (support @ support.transpose(1, 2) + 1) / (2 * l2)
     labels = torch.arange(ways, device=support.device)
     labels = labels.repeat_interleave(support.shape[1] // ways)
     targets = one_hot(labels, ways).double().expand(len(support), -1, -1)
     dual = _minimise(kernel, targets)
-    logits: Tensor = (query @ support.transpose(1, 2) + 1) / (2 * weight) @ dual
+    logits: Tensor = (query @ support.transpose(1, 2) + 1) / (2 * l2) @ dual
     return logits
 
 
@@ -77,7 +77,7 @@ def _minimise(kernel: Tensor, targets: Tensor) -> Tensor:
         value = _objective(logits, dual, targets)
     raise DataError(
         f"the logistic regressions of {int(active.sum())} of {len(active)} episodes did not "
-        "converge; are the features huge? Normalise them, or raise the regularisation weight."
+        "converge; are the features huge? Normalise them, or raise l2."
     )
 
 

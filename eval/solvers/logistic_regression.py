@@ -8,19 +8,17 @@ the result depends neither on where it started nor on the order of the samples.
 Method: Newton steps in float64, each solved by conjugate gradients in float32. Coordinates are the
 principal axes of the features (an orthogonal change of variables, which the regulariser does not
 notice; with fewer samples than features the problem shrinks to the span of the samples). There
-the Hessian is nearly diagonal, which preconditions it (`cassle_zoo.eval.solvers.logistic_hessian`). Along a
-path of weights each fit starts from an extrapolation of the earlier ones.
+the Hessian is nearly diagonal, which preconditions it. Along a path of penalties each fit starts
+from an extrapolation of the earlier ones.
 """
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from cassle_zoo.eval.solvers.logistic_hessian import Hessian
 
 TOLERANCE = 5e-7
 """Proven bound on the relative excess of the objective over its minimum."""
@@ -30,7 +28,10 @@ _LOOSEST_CG_RESIDUAL = 0.1
 _SAFETY = 0.8
 _EXTRAPOLATION_POINTS = 3
 _SHORTEST_STEP = 1e-10
+_MAX_CG_STEPS = 2000
 _HARD = 60  # CG steps after which a better preconditioner pays for itself
+_RANK = 64
+_FLOOR = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,13 +39,13 @@ class Fit:
     """One regularised fit.
 
     Attributes:
-        weight: Regularisation weight w.
+        l2: Penalty w.
         objective: Value of the objective.
         excess: Proven bound of ``objective / minimum - 1``.
         coefficients: (D + 1, C) float64; the last row is the bias.
     """
 
-    weight: float
+    l2: float
     objective: float
     excess: float
     coefficients: Tensor
@@ -58,48 +59,48 @@ def fit_path(
     features: Tensor,
     labels: Tensor,
     num_classes: int,
-    weights: Sequence[float],
+    l2_grid: Sequence[float],
     *,
     tolerance: float = TOLERANCE,
     start: Tensor | None = None,
 ) -> list[Fit]:
-    """Fit for each regularisation weight.
+    """Fit for each penalty of a grid.
 
     Args:
         features: (N, D), finite; computed with on its device.
         labels: (N,) integers in [0, `num_classes`).
         num_classes: C, at least 2.
-        weights: Regularisation weights w > 0.
+        l2_grid: Penalties w > 0.
         tolerance: Bound on the relative excess of each objective over its minimum.
         start: (D + 1, C) coefficients to start the first fit from; only a matter of speed.
 
     Returns:
-        One fit for each of `weights`, in their order. A fit that floating point does not let reach
+        One fit for each of `l2_grid`, in its order. A fit that floating point does not let reach
         the tolerance is the best found, says so in its ``excess``, and warns.
     """
     problem = _Problem(features, labels, num_classes)
     theta = problem.to_axes(start)
     fits: dict[float, Fit] = {}
     path: list[tuple[float, Tensor]] = []
-    for weight in sorted(set(weights), reverse=True):
-        position = math.log(weight)
+    for l2 in sorted(set(l2_grid), reverse=True):
+        position = math.log(l2)
         if path:
             theta = _extrapolate(path[-_EXTRAPOLATION_POINTS:], position)
-        theta, objective, excess = _minimise(problem, theta, weight, tolerance)
+        theta, objective, excess = _minimise(problem, theta, l2, tolerance)
         if not excess <= tolerance:
             warnings.warn(
-                f"logistic regression, w={weight:g}: the objective may exceed its minimum by a "
+                f"logistic regression, w={l2:g}: the objective may exceed its minimum by a "
                 f"factor of 1 + {excess:.0e}, wanted {tolerance:.0e}; are the features huge?",
                 stacklevel=2,
             )
         path.append((position, theta))
-        fits[weight] = Fit(
-            weight=weight,
+        fits[l2] = Fit(
+            l2=l2,
             objective=objective,
             excess=excess,
             coefficients=problem.axes @ theta.T,
         )
-    return [fits[weight] for weight in weights]
+    return [fits[l2] for l2 in l2_grid]
 
 
 class _Problem:
@@ -122,24 +123,133 @@ class _Problem:
             return projected
         return self.axes.new_zeros(len(self.targets), self.axes.shape[1])
 
-    def evaluate(self, theta: Tensor, weight: float) -> tuple[float, Tensor]:
+    def evaluate(self, theta: Tensor, l2: float) -> tuple[float, Tensor]:
         """Return the objective and the predicted probabilities (C, N)."""
         log_p = torch.log_softmax(theta @ self.samples.T, dim=0)
-        loss = -log_p.gather(0, self.labels[None]).sum() + weight * theta.square().sum()
+        loss = -log_p.gather(0, self.labels[None]).sum() + l2 * theta.square().sum()
         return float(loss), log_p.exp()
 
-    def gradient(self, theta: Tensor, probabilities: Tensor, weight: float) -> Tensor:
-        gradient: Tensor = (probabilities - self.targets) @ self.samples + 2 * weight * theta
+    def gradient(self, theta: Tensor, probabilities: Tensor, l2: float) -> Tensor:
+        gradient: Tensor = (probabilities - self.targets) @ self.samples + 2 * l2 * theta
         return gradient
 
     def newton_step(
-        self, gradient: Tensor, probabilities: Tensor, weight: float, residual: float
+        self, gradient: Tensor, probabilities: Tensor, l2: float, residual: float
     ) -> Tensor:
         """Solve ``Hessian @ step = -gradient`` to a relative `residual`."""
-        hessian = Hessian(self.samples32, self.squares32, probabilities, weight, hard=self.hard)
+        hessian = _Hessian(self.samples32, self.squares32, probabilities, l2, hard=self.hard)
         step, iterations = hessian.solve(-gradient, residual)
         self.hard = self.hard or iterations > _HARD
         return step
+
+
+class _Hessian:
+    """The Hessian at one point, by its products with vectors; never formed, and in float32.
+
+    It is the sum over samples of ``x x^T (kron) S`` with ``S = diag(p) - p p^T``, plus ``2 w I``.
+    Vectors are (C, D), a row per class: products with few columns would take 1.4 times as long.
+    """
+
+    def __init__(
+        self,
+        samples: Tensor,
+        squares: Tensor,
+        probabilities: Tensor,
+        l2: float,
+        *,
+        hard: bool,
+    ) -> None:
+        # `samples` are (N, D) float32 in their principal axes, `probabilities` (C, N) float64;
+        # `hard` asks for the preconditioner that takes longer to build.
+        self.samples = samples
+        self.l2 = l2
+        self.p = probabilities.float()
+        self.likeliest = probabilities.argmax(0, keepdim=True)
+        build = _precondition_by_class if hard else _precondition_diagonally
+        self.precondition = build(samples, squares, probabilities, l2)
+
+    def multiply(self, direction: Tensor) -> Tensor:
+        """Multiply with (C, D)."""
+        scores = direction @ self.samples.T
+        # Relative to the likeliest class: p near 1 cancels, in float32 to nothing but noise.
+        scores -= scores.gather(0, self.likeliest)
+        scores -= (self.p * scores).sum(0, keepdim=True)
+        scores *= self.p
+        return torch.addmm(direction, scores, self.samples, beta=2 * self.l2)
+
+    def solve(self, target: Tensor, residual: float) -> tuple[Tensor, int]:
+        """Solve for a target (C, D) by preconditioned conjugate gradients.
+
+        Returns the solution in float64, whose residual is that fraction of the target's norm, and
+        the number of steps.
+        """
+        norm = target.norm()
+        r = (target / norm).float()
+        solution = torch.zeros_like(r)
+        z = self.precondition(r)
+        direction, rz = z, (r * z).sum()
+        steps = 0
+        while steps < _MAX_CG_STEPS:
+            steps += 1
+            product = self.multiply(direction)
+            length = rz / (direction * product).sum()
+            solution += length * direction
+            r -= length * product
+            if float(r.norm()) <= residual:
+                break
+            z = self.precondition(r)
+            rz, previous = (r * z).sum(), rz
+            direction = z + (rz / previous) * direction
+        return solution.double() * norm, steps
+
+
+def _precondition_diagonally(
+    samples: Tensor, squares: Tensor, probabilities: Tensor, l2: float
+) -> Callable[[Tensor], Tensor]:
+    """Divide by the Hessian's diagonal in the eigenvectors of the mean S.
+
+    They account for classes that are confused with each other.
+    """
+    mean_s = torch.diag(probabilities.sum(1)) - probabilities @ probabilities.T
+    mixing = torch.linalg.eigh(mean_s).eigenvectors.T.contiguous()
+    spread = mixing.square() @ probabilities - (mixing @ probabilities).square()
+    diagonal = spread.clamp_min(0).float() @ squares + 2 * l2
+    mixing = mixing.float()
+
+    def precondition(r: Tensor) -> Tensor:
+        mixed: Tensor = mixing.T @ ((mixing @ r) / diagonal)
+        return mixed
+
+    return precondition
+
+
+def _precondition_by_class(
+    samples: Tensor, squares: Tensor, probabilities: Tensor, l2: float
+) -> Callable[[Tensor], Tensor]:
+    """Invert an approximation of each class's own block of the Hessian.
+
+    Of a block ``2 w I + sum p (1 - p) x x^T`` the samples that weigh most are taken exactly (by the
+    Woodbury identity), of the others the diagonal.
+    """
+    spread = (probabilities * (1 - probabilities)).float()
+    top = spread.topk(min(_RANK, len(samples)), dim=1)
+    chosen = samples[top.indices] * top.values.sqrt()[:, :, None]  # (C, rank, D)
+    exact = chosen.square().sum(1)
+    rest = spread @ squares - exact
+    # Without the floor, float32 cannot hold both what is exact and what is left.
+    scale = (rest.clamp_min(0) + 2 * l2 + _FLOOR * exact).rsqrt()
+    chosen *= scale[:, None, :]
+    inner = (chosen @ chosen.transpose(1, 2)).double()
+    inner.diagonal(dim1=1, dim2=2).add_(1)
+    factor = torch.linalg.cholesky(inner).float()
+    basis = torch.linalg.solve_triangular(factor, chosen, upper=False)
+
+    def precondition(r: Tensor) -> Tensor:
+        scaled = r * scale
+        scaled -= (basis.transpose(1, 2) @ (basis @ scaled[:, :, None]))[:, :, 0]
+        return scaled * scale
+
+    return precondition
 
 
 def _principal_axes(samples: Tensor) -> Tensor:
@@ -163,24 +273,24 @@ def _extrapolate(path: Sequence[tuple[float, Tensor]], position: float) -> Tenso
 
 
 def _minimise(
-    problem: _Problem, theta: Tensor, weight: float, tolerance: float
+    problem: _Problem, theta: Tensor, l2: float, tolerance: float
 ) -> tuple[Tensor, float, float]:
-    objective, probabilities = problem.evaluate(theta, weight)
-    gradient = problem.gradient(theta, probabilities, weight)
+    objective, probabilities = problem.evaluate(theta, l2)
+    gradient = problem.gradient(theta, probabilities, l2)
     for _ in range(_MAX_NEWTON_STEPS):
-        excess = _excess(objective, gradient, weight)
+        excess = _excess(objective, gradient, l2)
         if excess <= tolerance:
             break
         # How much smaller the gradient must get; a bit more, as Newton's model is not exact.
         needed = min(0.5, _SAFETY * math.sqrt(tolerance / excess))
         residual = needed if needed > _LOOSEST_CG_RESIDUAL**2 else _LOOSEST_CG_RESIDUAL
-        step = problem.newton_step(gradient, probabilities, weight, residual)
+        step = problem.newton_step(gradient, probabilities, l2, residual)
         slope = float((gradient * step).sum())
         length = 1.0
         while True:
             moved = theta + length * step
-            value, probabilities = problem.evaluate(moved, weight)
-            gradient = problem.gradient(moved, probabilities, weight)
+            value, probabilities = problem.evaluate(moved, l2)
+            gradient = problem.gradient(moved, probabilities, l2)
             if value <= objective + 1e-4 * length * slope:
                 break
             # Where rounding hides the decrease, slopes still show it (Hager and Zhang, 2005).
@@ -194,7 +304,7 @@ def _minimise(
     return theta, objective, excess
 
 
-def _excess(objective: float, gradient: Tensor, weight: float) -> float:
+def _excess(objective: float, gradient: Tensor, l2: float) -> float:
     """Bound the relative excess of `objective` over the minimum, by strong convexity."""
-    slack = float(gradient.square().sum()) / (4 * weight)
+    slack = float(gradient.square().sum()) / (4 * l2)
     return slack / (objective - slack) if slack < objective else math.inf

@@ -3,7 +3,9 @@ import errno
 import pytest
 import torch
 
-from cassle_zoo.eval.feature_cache import FeatureCache, default_folder
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.eval.feature_cache import FeatureCache, default_folder, features_of
+from cassle_zoo.features.extract import FeatureSet
 
 KEY = ("weights", "data", "transform")
 
@@ -43,7 +45,7 @@ def test_a_full_disk_loses_no_features(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", fail)
-    with pytest.warns(UserWarning, match=r"not kept in .*: No space left on device"):
+    with pytest.warns(UserWarning, match=r"cannot cache features in .*: No space left on device"):
         assert FeatureCache(tmp_path).get(KEY, lambda: torch.ones(2, 2)).sum() == 4
     assert not list(tmp_path.iterdir())
 
@@ -54,3 +56,48 @@ def test_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("CASSLE_ZOO_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "cassle_zoo" / "features"
+
+
+def known(*sources):
+    return FeatureSet(features=torch.arange(2.0 * len(sources)).reshape(-1, 2), sources=sources)
+
+
+def test_images_are_found_below_one_folder_in_any_order():
+    names = ("c/1.png", "a/b/1.png")
+    found = features_of(known("/x/a/b/1.png", "/x/c/1.png", "/x/other/2.png"), names, 2)
+    assert found.tolist() == [[2, 3], [0, 1]]
+    found = features_of(known("a/b/1.png", "c/1.png"), names, 2)
+    assert found.tolist() == [[2, 3], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (("/x/c/1.png", "/x/c/1.png"), "two images '/x/c/1.png'"),
+        (("/x/c/1.png", "/y/d/1.png"), r"no features of 1 of 2 images, the first is 'd/1.png'"),
+        (("/x/z/1.png",), r"no features of 2 of 2 .*'/x/z/1.png'"),
+        (("/x/c/1.png", "/x/d/1.png", "/y/c/1.png", "/y/d/1.png"), "2 folders: '/x', '/y'"),
+    ],
+)
+def test_other_images_are_refused(sources, message):
+    with pytest.raises(DataError, match=message):
+        features_of(known(*sources), ("c/1.png", "d/1.png"), 2)
+
+
+def test_without_names_the_number_must_be_equal():
+    assert features_of(known("p", "q"), (), 2).shape == (2, 2)
+    with pytest.raises(DataError, match="4 images, the dataset has 3"):
+        features_of(known(*"abcd"), (), 3)
+
+
+def test_equal_names_in_another_folder_are_other_images(tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir()
+    other.mkdir()
+    names = ("c/1.png",)
+    mine, theirs = f"{own}/c/1.png", f"{other}/c/1.png"
+    assert features_of(known(mine), names, 1, own).tolist() == [[0, 1]]
+    assert features_of(known("/gone/c/1.png"), names, 1, own).tolist() == [[0, 1]]
+    assert features_of(known(theirs, mine), names, 1, own).tolist() == [[2, 3]]
+    with pytest.raises(DataError, match="another folder than the dataset's"):
+        features_of(known(theirs), names, 1, own)

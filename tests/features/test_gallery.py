@@ -8,69 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.features.gallery import contact_sheet, html_gallery, nearest_neighbours
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.features.gallery import contact_sheet, html_gallery
 
 
 def features(rows: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, 5, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("exclude_self", [False, True])
-def test_neighbours_agree_with_the_whole_matrix(exclude_self: bool) -> None:
-    items = features(23)
-    query = items if exclude_self else features(9, seed=1)
-    unit = items.double() / items.double().norm(dim=1, keepdim=True)
-    expected = (query.double() / query.double().norm(dim=1, keepdim=True)) @ unit.T
-    if exclude_self:
-        expected.fill_diagonal_(-2)
-    order = expected.argsort(dim=1, descending=True)[:, :4]
-    indices, cosine = nearest_neighbours(query, items, 4, exclude_self=exclude_self)
-    assert torch.equal(indices, order)
-    torch.testing.assert_close(cosine.double(), expected.gather(1, order), atol=1e-6, rtol=0)
-
-
-def test_input_is_not_changed_and_may_be_half() -> None:
-    items = features(6).half()
-    before = items.clone()
-    indices, cosine = nearest_neighbours(items, items, 1)
-    assert torch.equal(items, before)
-    assert indices.flatten().tolist() == list(range(6))
-    torch.testing.assert_close(cosine, torch.ones(6, 1))
-
-
-def test_zeros_are_similar_to_nothing() -> None:
-    _, cosine = nearest_neighbours(torch.zeros(1, 5), features(3), 3)
-    assert torch.equal(cosine, torch.zeros(1, 3))
-
-
-def test_no_queries() -> None:
-    indices, cosine = nearest_neighbours(torch.zeros(0, 5), features(3), 2)
-    assert indices.shape == cosine.shape == (0, 2)
-    assert indices.dtype == torch.int64
-
-
-@pytest.mark.parametrize(
-    ("query", "items", "k", "exclude_self", "message"),
-    [
-        (features(2), features(3), 4, False, "k=4: from 1 to 3"),
-        (features(3), features(3), 3, True, "k=3: from 1 to 2"),
-        (features(2), features(3), 0, False, "k=0"),
-        (features(2), features(3), 1, True, "exclude_self"),
-        (features(2)[:, :4], features(3), 1, False, r"\(2, 4\)"),
-        (features(2)[0], features(3), 1, False, r"\(5,\)"),
-    ],
-)
-def test_wrong_arguments(
-    query: torch.Tensor, items: torch.Tensor, k: int, exclude_self: bool, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        nearest_neighbours(query, items, k, exclude_self=exclude_self)
-
-
-def test_not_finite() -> None:
-    with pytest.raises(DataError, match="not finite"):
-        nearest_neighbours(features(2), features(2) / 0, 1)
 
 
 RED, BLUE = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (30, 90), "blue")

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.images import UnreadableImageError, open_image
-from cassle_zoo.features.knn import knn_predict
+from cassle_zoo.features.nearest import knn_predict
 
 
 class Monitor:

@@ -61,16 +61,16 @@ def _problem(samples: int, width: int, classes: int) -> tuple[Any, Any]:
 
 
 def _ours(features: Any, labels: Any, classes: int) -> list[float]:
-    from cassle_zoo.eval.linear_probe import WEIGHT_GRID
+    from cassle_zoo.eval.protocols.linear_probe import L2_GRID
     from cassle_zoo.eval.solvers.logistic_regression import fit_path
 
-    return [fit.objective for fit in fit_path(features, labels, classes, WEIGHT_GRID)]
+    return [fit.objective for fit in fit_path(features, labels, classes, L2_GRID)]
 
 
 def _lbfgs(features: Any, labels: Any, classes: int) -> list[float]:
     import torch
 
-    from cassle_zoo.eval.linear_probe import WEIGHT_GRID
+    from cassle_zoo.eval.protocols.linear_probe import L2_GRID
 
     layer = torch.nn.Linear(features.shape[1], classes)
     torch.nn.init.zeros_(layer.weight)
@@ -81,7 +81,7 @@ def _lbfgs(features: Any, labels: Any, classes: int) -> list[float]:
         return loss + weight * sum(p.square().sum() for p in layer.parameters())
 
     found = []
-    for weight in WEIGHT_GRID:
+    for weight in L2_GRID:
         solver = torch.optim.LBFGS(
             layer.parameters(),
             max_iter=ITERATIONS,

@@ -15,9 +15,8 @@ def measure(rounds: int) -> Row:
     """Measure the searches; the features alone take 1.9 GiB."""
     import torch
 
-    from cassle_zoo.eval.retrieval import retrieve
-    from cassle_zoo.features.gallery import nearest_neighbours
-    from cassle_zoo.features.knn import knn_predict
+    from cassle_zoo.eval.protocols.retrieval import retrieve
+    from cassle_zoo.features.nearest import knn_predict, nearest_neighbours
 
     generator = torch.Generator().manual_seed(0)
     gallery = torch.randn(GALLERY, WIDTH, generator=generator)

@@ -56,7 +56,7 @@ def test_the_original_is_the_image():
 
 
 @pytest.mark.parametrize("name", [*views.AUGMENTATIONS, views.RECIPE])
-def test_a_view_hangs_on_its_image_only(name):
+def test_a_view_depends_on_its_image_only(name):
     view = make_view(name, RECIPE)
     images, omega = rendered(view)
     backwards, omega_backwards = rendered(view, INDICES.flip(0), batch_size=3)

@@ -57,7 +57,7 @@ def data():
 
 
 @pytest.fixture
-def make_subject(data, tmp_path):
+def make_context(data, tmp_path):
     """Builds a context; by default its projector is conditioned on everything but flips."""
 
     def make(conditioning="cat", data=data, **compute):

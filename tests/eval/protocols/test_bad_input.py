@@ -34,7 +34,7 @@ OF_FEATURES = [
 def context(data: EvalData, features: torch.Tensor) -> EvalContext:
     known = FeatureSet(features=features, sources=[f"{i}.png" for i in range(len(features))])
     source = FeatureSource(
-        name="told", argument=None, sha256=None, model=None, features=known, transform=None
+        name="given", argument=None, sha256=None, model=None, features=known, transform=None
     )
     return EvalContext(source, data, Compute())
 
@@ -48,7 +48,7 @@ def features():
 def test_features_that_are_nothing(data, features, evaluator):
     evaluator.evaluate(context(data, features))
     for bad, message in (
-        (features * 0, "all features of told on small are zero"),
+        (features * 0, "all features of given on small are zero"),
         (features[:, :0], r"are \(100, 0\)"),
     ):
         with pytest.raises(DataError, match=message):

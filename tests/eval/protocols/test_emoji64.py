@@ -48,7 +48,7 @@ def test_batch_size_form_and_repetition_do_not_matter(pixels, emoji_folder):
 
 
 class Label(nn.Module):
-    """Returns what it was told to, whatever the image: the label of every image."""
+    """Returns given features, for any images: the label of every image."""
 
     def __init__(self, features):
         super().__init__()
@@ -62,7 +62,7 @@ class Label(nn.Module):
 
 def source(features):
     return FeatureSource(
-        name="told", argument=None, sha256=None, model=Label(features), transform=to_tensor
+        name="given", argument=None, sha256=None, model=Label(features), transform=to_tensor
     )
 
 

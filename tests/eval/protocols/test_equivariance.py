@@ -1,18 +1,26 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.augmented import views
-from cassle_zoo.eval.protocols.equivariance import Equivariance, split_images
+from cassle_zoo.eval.protocols.equivariance import (
+    Equivariance,
+    fit_ridge,
+    probe,
+    ranks_of_first,
+    split_images,
+)
 
 QUICK = Equivariance(candidates=10, figures=False)
 
 
-def test_metrics(make_subject):
-    context = make_subject()
+def test_metrics(make_context):
+    context = make_context()
     outcome = QUICK.evaluate(context)
     names = [*ALL_DESCRIPTORS.names, "mean"]
     assert list(outcome.metrics) == [*names, "omega"]
@@ -25,19 +33,19 @@ def test_metrics(make_subject):
     assert "64 / 16 / 20 images" in outcome.protocol["equivariance"]
 
 
-def test_batches_and_the_cache_do_not_matter(make_subject):
-    expected = QUICK.evaluate(make_subject()).metrics
-    assert QUICK.evaluate(make_subject()).metrics == expected
+def test_batches_and_the_cache_do_not_matter(make_context):
+    expected = QUICK.evaluate(make_context()).metrics
+    assert QUICK.evaluate(make_context()).metrics == expected
     for settings in ({"batch_size": 7, "no_cache": True}, {"batch_size": 64, "no_cache": True}):
-        found = QUICK.evaluate(make_subject(**settings)).metrics
+        found = QUICK.evaluate(make_context(**settings)).metrics
         for name, values in found.items():
             assert values == pytest.approx(expected[name], abs=1e-5)
-    assert QUICK.evaluate(make_subject(seed=1)).metrics != expected
+    assert QUICK.evaluate(make_context(seed=1)).metrics != expected
 
 
-def test_sources_without_conditioned_projector(make_subject):
+def test_sources_without_conditioned_projector(make_context):
     for conditioning in ("none", None):
-        assert "omega" not in QUICK.evaluate(make_subject(conditioning)).metrics
+        assert "omega" not in QUICK.evaluate(make_context(conditioning)).metrics
 
 
 def test_split_follows_the_tasks(data):
@@ -53,13 +61,47 @@ def test_split_follows_the_tasks(data):
         split_images(untested, indices[:20])
 
 
-def test_wrong_settings(make_subject):
+def test_wrong_settings(make_context):
     with pytest.raises(ConfigError, match="candidates must be"):
-        replace(QUICK, candidates=1).evaluate(make_subject())
+        replace(QUICK, candidates=1).evaluate(make_context())
     with pytest.raises(DataError, match="do not give 50 candidates"):
-        replace(QUICK, candidates=50).evaluate(make_subject())
+        replace(QUICK, candidates=50).evaluate(make_context())
 
 
-def test_figure(make_subject):
-    outcome = replace(QUICK, figures=True).evaluate(make_subject(None))
+def test_figure(make_context):
+    outcome = replace(QUICK, figures=True).evaluate(make_context(None))
     assert outcome.files["r2.png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("width", [6, 90])  # fewer and more than the samples
+@pytest.mark.parametrize("l2", [1e-3, 1.0, 30.0])
+def test_ridge_agrees_with_sklearn(width, l2):
+    x = torch.randn(60, width) * torch.linspace(0.1, 9, width) + 2
+    x[:, 2] = 4  # constant
+    y = x[:, :3] * torch.tensor([1.0, -2.0, 0.5]) + torch.randn(60, 3)
+    standardised = (x.double() - x.double().mean(0)) / x.double().std(0, correction=0)
+    standardised[:, 2] = 0
+    reference = Ridge(l2 * 60).fit(standardised.numpy(), y.double().numpy())
+    found = fit_ridge(x, y).predict(x, l2)
+    np.testing.assert_allclose(found, reference.predict(standardised.numpy()), atol=1e-8)
+
+
+def test_probe_finds_what_is_there():
+    x = torch.randn(400, 20)
+    targets = torch.cat([x[:, :2] @ torch.randn(2, 2), torch.randn(400, 1)], dim=1)
+    parts = torch.arange(400).split([240, 60, 100])
+    splits = dict(zip(("train", "val", "test"), parts, strict=True))
+    scores = probe(x, targets, splits, {"known": slice(0, 2), "noise": slice(2, 3)})
+    assert scores["known"] > 0.999
+    assert abs(scores["noise"]) < 0.15
+    with pytest.raises(DataError, match="same for all"):
+        probe(x, targets * 0, splits, {"known": slice(0, 2)})
+    with pytest.raises(DataError, match="NaN"):
+        probe(x * float("nan"), targets, splits, {"known": slice(0, 2)})
+    with pytest.raises(DataError, match="400 features and 399"):
+        fit_ridge(x, targets[1:])
+
+
+def test_ranks():
+    scores = torch.tensor([[3.0, 1, 2], [1, 2, 3], [2, 2, 2], [2, 2, 5]])
+    assert ranks_of_first(scores).tolist() == [1, 3, 2, 2.5]

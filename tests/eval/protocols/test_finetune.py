@@ -1,15 +1,18 @@
 import dataclasses
+import math
 import random
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from cassle_zoo.common.errors import ConfigError, DataError, NonFiniteLossError, UnknownNameError
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
-from cassle_zoo.eval.protocols.finetune import Finetune
+from cassle_zoo.eval.protocols.finetune import Classifier, Finetune, build_optimizer, lr_fraction
 from cassle_zoo.eval.recording import measurement
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import open_source
@@ -119,7 +122,7 @@ def test_few_labels():
     assert names < set(result.metrics["colour"])
     # One of each of three classes, of training and validation each.
     assert "colour 1% labels: 6 images" in result.protocol["labels"]
-    assert "a share of each class" in result.protocol["final fit"]
+    assert "a fraction of each class" in result.protocol["final fit"]
 
 
 def test_a_model_with_a_classifier_and_no_configuration():
@@ -145,7 +148,7 @@ def test_a_model_with_a_classifier_and_no_configuration():
             self.fc = nn.Identity() if num_classes == 0 else nn.Linear(4, num_classes)
 
     assert set(run(source=Net()).metrics["colour"]) == {"finetune_top1", "finetune_mean_per_class"}
-    with pytest.raises(ConfigError, match="does not tell its layers"):
+    with pytest.raises(ConfigError, match="does not name its layers"):
         run(source=Net(), layer_decay=0.7)
 
 
@@ -203,3 +206,52 @@ def test_wrong_settings(settings, message):
 def test_unknown_optimizer():
     with pytest.raises(ConfigError, match="list_optimizers"):
         run(optimizer="sgdd")
+
+
+def test_learning_rate():
+    assert [lr_fraction(step, 4, 8) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert lr_fraction(4, 4, 8) == 1.0
+    assert lr_fraction(6, 4, 8) == pytest.approx(0.5)
+    assert lr_fraction(7, 4, 8) == pytest.approx((1 + math.cos(0.75 * math.pi)) / 2)
+    assert lr_fraction(0, 0, 1) == 1.0
+
+
+def test_layer_decay_and_weight_decay():
+    model = Classifier(timm.create_model("test_vit", num_classes=0), 64, 3)
+    settings = Finetune(layer_decay=0.5, weight_decay=0.1, optimizer="adamw")
+    optimizer = build_optimizer(model, 0.01, settings)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    of = {
+        names[id(parameter)]: group
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert set(of) == set(names.values())
+    scales = [
+        of[f"backbone.{name}"]["lr_scale"]
+        for name in (
+            "patch_embed.proj.weight",
+            "blocks.0.mlp.fc1.weight",
+            "blocks.5.mlp.fc1.weight",
+        )
+    ]
+    assert scales[0] * 2 == scales[1]
+    assert scales[1] * 2**5 == scales[2]
+    assert of["head.weight"].get("lr_scale", 1.0) == 1.0
+    assert (
+        of["head.weight"]["weight_decay"] == of["backbone.blocks.0.mlp.fc1.weight"]["weight_decay"]
+    )
+    undecayed = ("head.bias", "backbone.pos_embed", "backbone.norm.weight")
+    assert [of[name]["weight_decay"] for name in undecayed] == [0, 0, 0]
+
+
+def test_one_step_of_sgd():
+    # One step of plain SGD with Nesterov momentum moves by lr * (1 + momentum) * gradient.
+    model = Classifier(torch.nn.Flatten(), 4, 2)
+    optimizer = build_optimizer(model, 0.1, Finetune(weight_decay=0.0))
+    images, labels = torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1])
+    before = model.head.weight.detach().clone()
+    cross_entropy(model(images), labels).backward()
+    gradient = model.head.weight.grad.clone()
+    optimizer.step()
+    torch.testing.assert_close(model.head.weight.detach(), before - 0.1 * 1.9 * gradient)

@@ -1,13 +1,16 @@
+import math
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from cassle_zoo.common.errors import ConfigError, DataError, UnknownNameError
-from cassle_zoo.eval import sensitivity
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.base import Compute, EvalContext
-from cassle_zoo.eval.protocols.sensitivity import Sensitivity
+from cassle_zoo.eval.protocols import sensitivity
+from cassle_zoo.eval.protocols.sensitivity import Sensitivity, infonce
 from cassle_zoo.eval.sources import FeatureSource
 
 QUICK = Sensitivity(
@@ -22,8 +25,8 @@ def flat(outcome):
     }
 
 
-def test_metrics_and_series(make_subject):
-    context = make_subject()
+def test_metrics_and_series(make_context):
+    context = make_context()
     assert context.model.training
     outcome = QUICK.evaluate(context)
     assert context.model.training
@@ -45,8 +48,8 @@ def test_metrics_and_series(make_subject):
     assert "12 images" in outcome.protocol["sensitivity"]
 
 
-def test_brightness_by_hand(make_subject, data):
-    context = make_subject()
+def test_brightness_by_hand(make_context, data):
+    context = make_context()
     found = QUICK.evaluate(context).metrics["brightness"]["infonce_backbone"]
     drawn = views.draw_images(torch.arange(80, 100), 12, seed=0)
     recipe = views.context_recipe(context)
@@ -65,50 +68,88 @@ def test_brightness_by_hand(make_subject, data):
         assert found != pytest.approx(sensitivity.infonce(model(pixels), model(pixels)), abs=1e-3)
 
 
-def test_batches_and_repetition_do_not_matter(make_subject):
-    expected = flat(QUICK.evaluate(make_subject(batch_size=64)))
-    assert flat(QUICK.evaluate(make_subject(batch_size=64))) == expected
-    found = flat(QUICK.evaluate(make_subject(batch_size=5)))
+def test_batches_and_repetition_do_not_matter(make_context):
+    expected = flat(QUICK.evaluate(make_context(batch_size=64)))
+    assert flat(QUICK.evaluate(make_context(batch_size=64))) == expected
+    found = flat(QUICK.evaluate(make_context(batch_size=5)))
     assert found == pytest.approx(expected, abs=1e-6)
-    other = flat(QUICK.evaluate(make_subject(seed=1)))
+    other = flat(QUICK.evaluate(make_context(seed=1)))
     assert other != pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow
-def test_workers_do_not_matter(make_subject):
-    expected = flat(QUICK.evaluate(make_subject()))
-    assert flat(QUICK.evaluate(make_subject(workers=2))) == expected
+def test_workers_do_not_matter(make_context):
+    expected = flat(QUICK.evaluate(make_context()))
+    assert flat(QUICK.evaluate(make_context(workers=2))) == expected
 
 
-def test_sources_without_conditioned_projector(make_subject):
-    plain = QUICK.evaluate(make_subject("none"))
+def test_sources_without_conditioned_projector(make_context):
+    plain = QUICK.evaluate(make_context("none"))
     assert list(plain.metrics["crop"])[1:] == ["infonce_projector", "projector_cosine_right"]
     assert "not conditioned" in plain.protocol["sensitivity"]
-    bare = QUICK.evaluate(make_subject(None))
+    bare = QUICK.evaluate(make_context(None))
     assert list(bare.metrics["crop"]) == ["infonce_backbone"]
     assert "no projector" in bare.protocol["sensitivity"]
 
 
-def test_other_measures_and_figures(make_subject):
-    outcome = replace(QUICK, measure="mean_positive_cosine", figures=True).evaluate(make_subject())
+def test_other_measures_and_figures(make_context):
+    outcome = replace(QUICK, measure="mean_positive_cosine", figures=True).evaluate(make_context())
     assert outcome.metrics["original"]["mean_positive_cosine_backbone"] == pytest.approx(1)
     assert list(outcome.files) == ["stages.png", "strengths.png", "projector.png"]
     assert all(content.startswith(b"\x89PNG") for content in outcome.files.values())
 
 
-def test_wrong_settings(make_subject, data):
+def test_wrong_settings(make_context, data):
     with pytest.raises(UnknownNameError, match="'recipe'"):
-        replace(QUICK, augmentations=("recipe",)).evaluate(make_subject())
+        replace(QUICK, augmentations=("recipe",)).evaluate(make_context())
     with pytest.raises(ConfigError, match="at least one"):
-        replace(QUICK, strengths=()).evaluate(make_subject())
+        replace(QUICK, strengths=()).evaluate(make_context())
     with pytest.raises(ConfigError, match="images must be"):
-        replace(QUICK, images=1).evaluate(make_subject())
+        replace(QUICK, images=1).evaluate(make_context())
     with pytest.raises(ConfigError, match="strength must be"):
-        replace(QUICK, strengths=(2,)).evaluate(make_subject())
-    broken = make_subject(None)
+        replace(QUICK, strengths=(2,)).evaluate(make_context())
+    broken = make_context(None)
     broken.model.stem[0].weight.data.fill_(float("nan"))
     with pytest.raises(DataError, match="NaN"):
         QUICK.evaluate(broken)
     file = FeatureSource(name="file", argument=None, sha256=None, model=None)
     with pytest.raises(ConfigError, match="runs the network"):
         QUICK.evaluate(EvalContext(file, data, Compute()))
+
+
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "d_sensitivity.npz")
+FIRST, SECOND = (torch.from_numpy(GOLDEN[f"case0/ft_{view}"]) for view in (1, 2))
+
+
+@pytest.mark.parametrize(
+    "measure", ["infonce", "self_distill", "cca", "mean_positive_cosine", "mean_negative_cosine"]
+)
+def test_agrees_with_the_papers_code(measure):
+    function = getattr(sensitivity, measure)
+    assert function(FIRST, SECOND) == pytest.approx(float(GOLDEN[f"case0/{measure}_f64"]), rel=1e-9)
+    single = function(FIRST.float(), SECOND.float())
+    assert single == pytest.approx(float(GOLDEN[f"case0/{measure}_f32"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_infonce_of_orthogonal_images(temperature):
+    one = torch.eye(7) * 3
+    expected = 2 * temperature * math.log(1 + 6 * math.exp(-1 / temperature))
+    assert infonce(one, one * 2, temperature=temperature) == pytest.approx(expected, rel=1e-12)
+
+
+def test_infonce_does_not_depend_on_order_or_chunks():
+    expected = infonce(FIRST, SECOND)
+    order = torch.randperm(len(FIRST))
+    assert infonce(FIRST[order], SECOND[order]) == pytest.approx(expected, rel=1e-12)
+    assert infonce(FIRST, SECOND, chunk=7) == pytest.approx(expected, rel=1e-12)
+    assert infonce(FIRST, SECOND[order]) > expected
+
+
+def test_features_that_cannot_be_compared():
+    with pytest.raises(DataError, match=r"\(64, 128\) and \(63, 128\)"):
+        infonce(FIRST, SECOND[1:])
+    with pytest.raises(DataError, match="NaN"):
+        sensitivity.cca(FIRST, SECOND * float("nan"))
+    with pytest.raises(ConfigError, match="temperature=0"):
+        infonce(FIRST, SECOND, temperature=0)

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.eval.base import EvalData, Task, TaskKind, whitened
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.protocols.retrieval import Retrieval
+from cassle_zoo.features.whitening import Whitening
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +36,9 @@ def context(data, name, width, loud):
 
 def test_knn_sees_through_the_nuisance(data):
     found = [KNN(whiten=whiten).evaluate(context(data, "vendor", 5, 2)) for whiten in (None, 7)]
-    raw, whitened = (outcome.metrics["vendor"]["knn_top1"] for outcome in found)
+    raw, white = (outcome.metrics["vendor"]["knn_top1"] for outcome in found)
     assert raw < 0.6
-    assert whitened > 0.9
+    assert white > 0.9
     assert "whitened" not in found[0].protocol["k-NN"]
     assert "whitened to 7 principal components" in found[1].protocol["k-NN"]
 
@@ -48,9 +50,9 @@ def test_retrieval_sees_through_the_nuisance(data):
         )
         for whiten in (None, 9)
     ]
-    raw, whitened = (outcome.metrics["flags"]["recall@1"] for outcome in found)
+    raw, white = (outcome.metrics["flags"]["recall@1"] for outcome in found)
     assert raw < 0.5
-    assert whitened > 0.7
+    assert white > 0.7
     assert found[0].files["flags.html"] != found[1].files["flags.html"]
     assert "whitened to 9 principal components" in found[1].protocol["retrieval"]
 
@@ -71,3 +73,23 @@ def test_command(emoji_folder, tmp_path, capsys):
     argv = ["knn", "random-init:test_resnet", "--data", str(emoji_folder), "-o", str(tmp_path)]
     assert run_from_cli([*argv, "--whiten", "5", "--no-cache", "--device", "cpu"]) == 0
     assert "whitened to 5 principal components" in next(tmp_path.glob("*.json")).read_text()
+
+
+def test_fitted_to_what_may_be_seen() -> None:
+    features = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+
+    def task(name: str, kind: TaskKind, **splits: range) -> Task:
+        found = {key: torch.tensor(rows) for key, rows in splits.items()}
+        return Task(name=name, kind=kind, targets=torch.zeros(60), splits=found)
+
+    classes = task("a", "classification", train=range(20), val=range(20, 30), test=range(30, 60))
+    more = task("b", "classification", train=range(25), val=range(40, 45), test=range(50, 60))
+    found = task("c", "retrieval", query=range(10), gallery=range(10, 60))
+    for tasks, rows in [
+        ((classes, more, found), [*range(30), *range(40, 45)]),
+        ((found,), [*range(10, 60)]),
+    ]:
+        data = EvalData(name="made up", sha256="0", images=[], tasks=tasks)
+        expected = Whitening.fit(features[rows], 4)(features)
+        torch.testing.assert_close(whitened(features, data, 4), expected, rtol=0, atol=0)
+        assert whitened(features, data, None) is features

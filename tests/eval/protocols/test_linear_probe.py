@@ -1,6 +1,6 @@
 """The probe against scikit-learn, and, where the full golden file is at hand, the official code.
 
-`CASSLE_ZOO_GOLDEN=FOLDER pytest tests/eval/test_linear_probe.py` compares with
+`CASSLE_ZOO_GOLDEN=FOLDER pytest tests/eval/protocols/test_linear_probe.py` compares with
 FOLDER/linear_probe_2000x512x37.npz (3.3 MB, so not part of the repository).
 """
 
@@ -14,7 +14,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from cassle_zoo.common.errors import DataError, UnknownNameError
-from cassle_zoo.eval.linear_probe import METRICS, WEIGHT_GRID, Labelled, linear_probe, protocol
+from cassle_zoo.eval.protocols.linear_probe import (
+    L2_GRID,
+    METRICS,
+    Samples,
+    linear_probe,
+    protocol,
+)
 from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE, fit_path
 
 GOLDEN = os.environ.get("CASSLE_ZOO_GOLDEN", "")
@@ -58,7 +64,7 @@ def test_reaches_the_optimum(samples, width):
         expected = reference(features, labels, weight)
         best = objective(features, labels, expected, weight)
         found = objective(features, labels, fit.coefficients.numpy(), weight)
-        assert fit.weight == weight
+        assert fit.l2 == weight
         assert found == pytest.approx(fit.objective, rel=1e-9)
         assert abs(found / best - 1) < 1e-6
         assert fit.excess <= TOLERANCE
@@ -71,7 +77,7 @@ def test_separable_data_and_tiny_weights():
     features, labels = problem(60, 30, noise=0.2)
     fits = fit_path(features, labels, 5, [1e-6, 1e-5])
     for fit in fits:
-        best = objective(features, labels, reference(features, labels, fit.weight), fit.weight)
+        best = objective(features, labels, reference(features, labels, fit.l2), fit.l2)
         assert fit.excess <= TOLERANCE
         assert fit.objective <= best * (1 + 1e-6)
 
@@ -95,7 +101,7 @@ def test_start_and_order_do_not_matter():
         features[order], labels[order], 5, weights[::-1], tolerance=1e-10, start=start
     )[::-1]
     for one, other in zip(expected, found, strict=True):
-        assert one.weight == other.weight
+        assert one.l2 == other.l2
         torch.testing.assert_close(one.coefficients, other.coefficients, rtol=1e-3, atol=1e-3)
 
 
@@ -110,27 +116,27 @@ def split(**changes):
     features, labels = problem(360)
     labels[5:200][labels[5:200] == 4] = 0  # unbalanced
     parts = {"train": slice(0, 200), "val": slice(200, 260), "test": slice(260, 360)}
-    data = {n: Labelled(features=features[s], labels=labels[s]) for n, s in parts.items()}
+    data = {n: Samples(features=features[s], targets=labels[s]) for n, s in parts.items()}
     return data | changes
 
 
 def test_protocol():
     data = split()
-    result = linear_probe(**data, weights=[1e-2, 1.0, 1e2])
+    result = linear_probe(**data, l2_grid=[1e-2, 1.0, 1e2])
     train, val, test = data["train"], data["val"], data["test"]
     scores = []
-    for weight in result.weights:
-        theta = reference(train.features, train.labels, weight)
+    for weight in result.l2_grid:
+        theta = reference(train.features, train.targets, weight)
         logits = val.features.double().numpy() @ theta[:-1] + theta[-1]
-        scores.append((logits.argmax(1) == val.labels.numpy()).mean())
+        scores.append((logits.argmax(1) == val.targets.numpy()).mean())
     assert result.validation_top1 == pytest.approx(scores)
-    assert result.best_weight == result.weights[int(np.argmax(scores))]
-    both = torch.cat([train.features, val.features]), torch.cat([train.labels, val.labels])
-    theta = reference(*both, result.best_weight)
+    assert result.best_l2 == result.l2_grid[int(np.argmax(scores))]
+    both = torch.cat([train.features, val.features]), torch.cat([train.targets, val.targets])
+    theta = reference(*both, result.best_l2)
     predicted = (test.features.double().numpy() @ theta[:-1] + theta[-1]).argmax(1)
-    correct = predicted == test.labels.numpy()
+    correct = predicted == test.targets.numpy()
     assert result.top1 == pytest.approx(correct.mean())
-    by_class = [correct[test.labels.numpy() == c].mean() for c in range(5)]
+    by_class = [correct[test.targets.numpy() == c].mean() for c in range(5)]
     assert result.mean_per_class == pytest.approx(np.mean(by_class))
     assert result.top5 is None
 
@@ -139,15 +145,15 @@ def test_the_metric_chooses():
     features, labels = problem(360, seed=3, noise=2)
     labels[5:300][labels[5:300] > 1] = 0  # rare classes count in one metric only
     rows = (slice(0, 200), slice(200, 260), slice(260, 360))
-    data = [Labelled(features=features[s], labels=labels[s]) for s in rows]
-    found = {m: linear_probe(*data, weights=[1e-2, 1.0, 1e2], metric=m) for m in METRICS}
-    assert {m: result.best_weight for m, result in found.items()} == {
+    data = [Samples(features=features[s], targets=labels[s]) for s in rows]
+    found = {m: linear_probe(*data, l2_grid=[1e-2, 1.0, 1e2], metric=m) for m in METRICS}
+    assert {m: result.best_l2 for m, result in found.items()} == {
         "top1": 100.0,
         "mean_per_class": 0.01,
     }
     for metric, result in found.items():
         scores = getattr(result, f"validation_{metric}")
-        assert result.best_weight == result.weights[int(np.argmax(scores))]
+        assert result.best_l2 == result.l2_grid[int(np.argmax(scores))]
     assert "selection': 'mean per class on validation" in str(protocol(["mean_per_class"]))
     assert protocol(["top1"])["selection"] == "top-1 on validation data, ties: smallest w"
     with pytest.raises(UnknownNameError, match="recall"):
@@ -156,16 +162,16 @@ def test_the_metric_chooses():
 
 def test_ties_go_to_the_smallest_weight():
     features = torch.tensor([[-1.0], [1.0]]).repeat(20, 1)
-    part = Labelled(features=features, labels=torch.tensor([0, 1]).repeat(20))
-    result = linear_probe(part, part, part, weights=[1.0, 1e-2, 1e-1])
+    part = Samples(features=features, targets=torch.tensor([0, 1]).repeat(20))
+    result = linear_probe(part, part, part, l2_grid=[1.0, 1e-2, 1e-1])
     assert result.validation_top1 == (1.0, 1.0, 1.0)
-    assert result.best_weight == 1e-2
+    assert result.best_l2 == 1e-2
 
 
 def test_top5():
     features, labels = problem(400, 12, classes=12, noise=3)
-    part = Labelled(features=features, labels=labels)
-    result = linear_probe(part, part, part, weights=[1.0])
+    part = Samples(features=features, targets=labels)
+    result = linear_probe(part, part, part, l2_grid=[1.0])
     (fit,) = fit_path(features.repeat(2, 1), labels.repeat(2), 12, [1.0])
     ranked = fit.logits(features).numpy().argsort(1)[:, ::-1]
     rank = (ranked == labels.numpy()[:, None]).argmax(1)
@@ -174,10 +180,10 @@ def test_top5():
 
 
 def test_grid():
-    assert len(WEIGHT_GRID) == 45
-    assert WEIGHT_GRID[0] == pytest.approx(1e-6)
-    assert WEIGHT_GRID[-1] == pytest.approx(1e5)
-    assert np.ptp(np.diff(np.log(WEIGHT_GRID))) < 1e-9
+    assert len(L2_GRID) == 45
+    assert L2_GRID[0] == pytest.approx(1e-6)
+    assert L2_GRID[-1] == pytest.approx(1e5)
+    assert np.ptp(np.diff(np.log(L2_GRID))) < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,7 @@ def test_grid():
     ],
 )
 def test_wrong_data(part, features, labels, message):
-    data = split(**{part: Labelled(features=features, labels=labels)})
+    data = split(**{part: Samples(features=features, targets=labels)})
     if part == "train" and "without" in message:
         data["val"] = data["test"] = data["train"]
     with pytest.raises(DataError, match=message):
@@ -203,13 +209,13 @@ def test_wrong_data(part, features, labels, message):
 
 
 def test_one_class_and_bad_weights():
-    part = Labelled(features=torch.ones(3, 2), labels=torch.zeros(3).long())
+    part = Samples(features=torch.ones(3, 2), targets=torch.zeros(3).long())
     with pytest.raises(DataError, match="at least two classes"):
         linear_probe(part, part, part)
     with pytest.raises(DataError, match="must be positive"):
-        linear_probe(**split(), weights=[0.0])
+        linear_probe(**split(), l2_grid=[0.0])
     with pytest.raises(DataError, match="at least one"):
-        linear_probe(**split(), weights=[])
+        linear_probe(**split(), l2_grid=[])
 
 
 @pytest.mark.skipif(not GOLDEN, reason="CASSLE_ZOO_GOLDEN is not set")
@@ -217,17 +223,17 @@ def test_golden():
     official = np.load(Path(GOLDEN) / "linear_probe_2000x512x37.npz")
     optimum = np.load(Path(GOLDEN) / "linear_probe_2000x512x37_float64.npz")
     parts = [
-        Labelled(
+        Samples(
             features=torch.tensor(official[f"X_{name}"]),
-            labels=torch.tensor(official[f"Y_{name}"]),
+            targets=torch.tensor(official[f"Y_{name}"]),
         )
         for name in ("train", "val", "test")
     ]
-    result = linear_probe(*parts, weights=optimum["ws"].tolist())
+    result = linear_probe(*parts, l2_grid=optimum["ws"].tolist())
     ratio = np.array(result.objectives) / optimum["objective_optimum"]
     assert ratio.max() < 1 + 1e-6
     # The file's own solution for w = 1e-6 is 1.00005e-6 above the minimum.
     assert ratio.min() > 1 - 1.1e-6
     assert np.abs(np.array(result.validation_top1) - optimum["val_acc_optimum"]).max() < 0.0041
-    assert result.best_weight == pytest.approx(float(official["best_w"]))
+    assert result.best_l2 == pytest.approx(float(official["best_w"]))
     assert result.top1 == pytest.approx(float(official["test_acc"]), abs=0.002)

@@ -3,8 +3,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval import few_shot
-from cassle_zoo.eval.few_shot import draw_episodes, episode_accuracies, mean_and_interval
+from cassle_zoo.eval.protocols import few_shot
+from cassle_zoo.eval.protocols.few_shot import draw_episodes, episode_accuracies, mean_and_interval
 from cassle_zoo.eval.solvers.few_shot import solve_episodes
 
 
@@ -28,7 +28,7 @@ def test_logits_agree_with_sklearn(shots, scale):
     ones = torch.ones(600, 1)
     samples = torch.cat([features, ones], 1).double()
     support, query = drawn.support.flatten(1), drawn.query.flatten(1)
-    found = solve_episodes(features[support].double(), features[query].double(), ways=4, weight=0.5)
+    found = solve_episodes(features[support].double(), features[query].double(), ways=4, l2=0.5)
     classes = torch.arange(4).repeat_interleave(shots)
     for episode in range(4):
         # The bias is regularised like the weights: a feature that is always 1.
@@ -46,8 +46,8 @@ def test_gradient_is_zero_at_the_solution():
     support = features[:15].double()[None]
     identity = torch.eye(24, dtype=torch.float64)[None]
     zero = torch.zeros(1, 1, 24, dtype=torch.float64)
-    bias = solve_episodes(support, zero, ways=3, weight=0.7)[0]
-    weight = solve_episodes(support, identity, ways=3, weight=0.7)[0] - bias
+    bias = solve_episodes(support, zero, ways=3, l2=0.7)[0]
+    weight = solve_episodes(support, identity, ways=3, l2=0.7)[0] - bias
     theta = torch.cat([weight, bias]).requires_grad_()
     samples = torch.cat([support[0], torch.ones(15, 1)], 1)
     classes = torch.arange(3).repeat_interleave(5)
@@ -126,8 +126,8 @@ def test_numbers_are_checked(name):
 def test_bad_features():
     features, labels = make_features()
     drawn = draw_episodes(labels, torch.arange(600), episodes=5, generator=seeded())
-    with pytest.raises(ConfigError, match="weight must be positive"):
-        episode_accuracies(features, drawn, weight=0)
+    with pytest.raises(ConfigError, match="l2 must be positive"):
+        episode_accuracies(features, drawn, l2=0)
     features[drawn.query[0, 0, 0], 3] = float("nan")
     with pytest.raises(DataError, match=r"1 of .* feature vectors are NaN"):
         episode_accuracies(features, drawn)

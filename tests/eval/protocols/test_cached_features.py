@@ -1,4 +1,4 @@
-"""What is kept of a network belongs to it alone."""
+"""What is cached of a network belongs to it alone."""
 
 import dataclasses
 
@@ -29,22 +29,22 @@ EVALUATORS = (Spectrum(components=(1, 3), figures=False), Equivariance(candidate
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
-def test_networks_of_equal_weights_share_nothing(make_subject, tmp_path, evaluator):
-    first = make_subject()
+def test_networks_of_equal_weights_share_nothing(make_context, tmp_path, evaluator):
+    first = make_context()
     expected = evaluator.evaluate(first).metrics
-    kept = len(list(tmp_path.iterdir()))
-    assert kept == 1
+    cached = len(list(tmp_path.iterdir()))
+    assert cached == 1
     other = Other(first.source.model)
-    same = with_source(make_subject(), model=other)
-    assert evaluator.evaluate(same).metrics == expected  # what is kept is used
-    changed = with_source(make_subject(), model=other, network="other")
+    same = with_source(make_context(), model=other)
+    assert evaluator.evaluate(same).metrics == expected  # what is cached is used
+    changed = with_source(make_context(), model=other, network="other")
     assert evaluator.evaluate(changed).metrics != expected
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
-def test_nothing_is_kept_of_modules_without_a_name(make_subject, tmp_path, evaluator):
-    first = with_source(make_subject(), argument=None)
+def test_nothing_is_cached_of_modules_without_a_name(make_context, tmp_path, evaluator):
+    first = with_source(make_context(), argument=None)
     expected = evaluator.evaluate(first).metrics
     assert not list(tmp_path.iterdir())
-    other = with_source(make_subject(), argument=None, model=Other(first.source.model))
+    other = with_source(make_context(), argument=None, model=Other(first.source.model))
     assert evaluator.evaluate(other).metrics != expected

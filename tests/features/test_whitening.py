@@ -3,8 +3,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.base import EvalData, Task, TaskKind
-from cassle_zoo.eval.whitening import Whitening, whitened
+from cassle_zoo.features.whitening import Whitening
 
 
 @pytest.fixture
@@ -26,24 +25,6 @@ def test_agrees_with_sklearn(features: torch.Tensor, components: int) -> None:
 def test_what_it_was_fitted_to_becomes_uncorrelated(features: torch.Tensor) -> None:
     found = Whitening.fit(features, 8)(features)
     torch.testing.assert_close(found.T.cov(), torch.eye(8), atol=1e-5, rtol=0)
-
-
-def test_fitted_to_what_may_be_seen(features: torch.Tensor) -> None:
-    def task(name: str, kind: TaskKind, **splits: range) -> Task:
-        found = {key: torch.tensor(rows) for key, rows in splits.items()}
-        return Task(name=name, kind=kind, targets=torch.zeros(60), splits=found)
-
-    classes = task("a", "classification", train=range(20), val=range(20, 30), test=range(30, 60))
-    more = task("b", "classification", train=range(25), val=range(40, 45), test=range(50, 60))
-    found = task("c", "retrieval", query=range(10), gallery=range(10, 60))
-    for tasks, rows in [
-        ((classes, more, found), [*range(30), *range(40, 45)]),
-        ((found,), [*range(10, 60)]),
-    ]:
-        data = EvalData(name="made up", sha256="0", images=[], tasks=tasks)
-        expected = Whitening.fit(features[rows], 4)(features)
-        torch.testing.assert_close(whitened(features, data, 4), expected, rtol=0, atol=0)
-        assert whitened(features, data, None) is features
 
 
 def test_bad_input_is_named(features: torch.Tensor) -> None:

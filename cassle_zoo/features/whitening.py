@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.moments import CHUNK, check_features, feature_mean, second_moments
 
+CHUNK = 8192
 _ENOUGH = 2  # features per component; the last variances of fewer are nearly 0 by chance
 
 
@@ -35,7 +34,7 @@ class Whitening:
 
         Args:
             features: (N, D), N at least 2 K.
-            components: K, how many principal components to keep; at most D.
+            components: K, the number of principal components; at most D.
             chunk: Rows at a time.
 
         Raises:
@@ -53,18 +52,18 @@ class Whitening:
                 f"whitening to {components} components needs {_ENOUGH * components} images, got "
                 f"{count}; use at most {count // _ENOUGH} components."
             )
-        mean = feature_mean(features, chunk)
-        moments = second_moments(features, mean, chunk) / (count - 1)
-        variances, directions = (found.flip(-1) for found in torch.linalg.eigh(moments))
+        mean, covariance = mean_and_covariance(features, chunk)
+        variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))
         # Rounding of equal features leaves variance too.
-        noise = torch.finfo(torch.float64).eps * width * torch.trace(moments + mean.outer(mean))
+        noise = torch.finfo(torch.float64).eps * width * torch.trace(covariance + mean.outer(mean))
         rank = int((variances > noise).sum())
         if rank < components:
             raise DataError(
-                f"the features vary in {rank} directions only; {components} components were asked."
+                f"the features vary in {rank} directions only; {components} components were asked "
+                "for."
             )
-        kept = slice(components)
-        return cls(mean=mean, projection=directions[:, kept] / variances[kept].sqrt())
+        largest = slice(components)
+        return cls(mean=mean, projection=directions[:, largest] / variances[largest].sqrt())
 
     def __call__(self, features: Tensor, *, chunk: int = CHUNK) -> Tensor:
         """Return whitened features.
@@ -90,34 +89,43 @@ class Whitening:
         return torch.cat(parts)
 
 
-def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor:
-    """Return the features of a dataset, whitened; as they are if `components` is None.
-
-    Fitted without labels to the images that `seen_images` names.
-
-    Args:
-        features: (N, D), of all images.
-        data: The dataset.
-        components: How many principal components to keep.
+def check_features(features: Tensor) -> None:
+    """Check that features are (N, D), N at least 2, and finite.
 
     Raises:
-        ConfigError: See `Whitening.fit`.
-        DataError: See `Whitening.fit`.
+        DataError: If not.
     """
-    if components is None:
-        return features
-    return Whitening.fit(features[seen_images(data)], components)(features)
+    if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
+        raise DataError(f"features {tuple(features.shape)}: expected (N, D) with N at least 2.")
+    if not torch.isfinite(features).all():
+        raise DataError("features are NaN or infinite.")
 
 
-def seen_images(data: EvalData) -> Tensor:
-    """Return the indices of the images that may be fitted to.
+def mean_and_covariance(features: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """Return mean (D,) and covariance (D, D), with N - 1 in the denominator, in float64.
 
-    Training and validation images of all classification tasks; the galleries of retrieval tasks
-    if there are none.
+    Args:
+        features: (N, D).
+        chunk: Rows at a time.
     """
-    names: tuple[str, ...] = ("train", "val")
-    if not any(task.kind == "classification" for task in data.tasks):
-        names = ("gallery",)
-    seen = [t.splits[name] for t in data.tasks for name in names if name in t.splits]
-    unique: Tensor = torch.cat(seen).unique()
-    return unique
+    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    for part in features.split(chunk):
+        total += part.double().sum(0)
+    mean = total / len(features)
+    return mean, second_moments(features, mean, chunk) / (len(features) - 1)
+
+
+def second_moments(features: Tensor, centre: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Return the sum over rows of (x - centre) (x - centre)ᵀ as (D, D) float64.
+
+    Args:
+        features: (N, D).
+        centre: (D,) float64.
+        chunk: Rows at a time.
+    """
+    width = features.shape[1]
+    total = torch.zeros(width, width, dtype=torch.float64, device=features.device)
+    for part in features.split(chunk):
+        centred = part.double() - centre
+        total += centred.T @ centred
+    return total

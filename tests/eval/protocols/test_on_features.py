@@ -8,12 +8,11 @@ import torch
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
 from cassle_zoo.eval.datasets import open_data
-from cassle_zoo.eval.label_share import label_share
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.protocols.few_shot import FewShot
 from cassle_zoo.eval.protocols.linear_probe import LinearProbe
 from cassle_zoo.eval.protocols.regression import Regression
-from cassle_zoo.eval.protocols.semi_supervised import SemiSupervised
+from cassle_zoo.eval.protocols.semi_supervised import SemiSupervised, choose_labelled
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import FeatureSet
@@ -21,8 +20,8 @@ from cassle_zoo.features.extract import FeatureSet
 COUNT = 400
 
 
-def make_subject(*, kind="classification", classes=8, noise=1.5, compute=None, targets=None):
-    """Features that are noisy copies of what is to be told from them."""
+def make_context(*, kind="classification", classes=8, noise=1.5, compute=None, targets=None):
+    """Features that are noisy copies of what is to be predicted from them."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(COUNT) % classes
     features = torch.randn(classes, 16, generator=generator)[labels]
@@ -30,7 +29,7 @@ def make_subject(*, kind="classification", classes=8, noise=1.5, compute=None, t
     if kind == "regression":
         targets = features[:, :3] * 2 + torch.randn(COUNT, 3, generator=generator)
     task = Task(
-        name="told",
+        name="made",
         kind=kind,
         targets=labels if targets is None else targets,
         splits={
@@ -55,16 +54,16 @@ EVALUATORS_BY_KIND = [
 
 
 def test_the_metric_of_the_data_chooses():
-    context = make_subject()
+    context = make_context()
     expected = {"top1": "top-1", "mean_per_class": "mean per class"}
     for metric, words in expected.items():
         (task,) = context.data.tasks
         tasks = (dataclasses.replace(task, metric=metric),)
         context.data = dataclasses.replace(context.data, tasks=tasks)
         probe = LinearProbe(sweep_tolerance=0.1).evaluate(context)
-        assert list(probe.series) == [f"told: validation {words} by w"]
-        share = SemiSupervised(fractions=(0.5,), draws=1, sweep_tolerance=0.1).evaluate(context)
-        for outcome in (probe, share):
+        assert list(probe.series) == [f"made: validation {words} by w"]
+        few = SemiSupervised(fractions=(0.5,), draws=1, sweep_tolerance=0.1).evaluate(context)
+        for outcome in (probe, few):
             assert f"selection: {words} on validation" in outcome.protocol["linear probe"]
 
 
@@ -76,14 +75,14 @@ def test_commands():
 
 @pytest.mark.parametrize(("kind", "evaluator"), EVALUATORS_BY_KIND)
 def test_twice_is_the_same(kind, evaluator):
-    first, second = (evaluator.evaluate(make_subject(kind=kind)) for _ in range(2))
+    first, second = (evaluator.evaluate(make_context(kind=kind)) for _ in range(2))
     assert first.metrics == second.metrics
     assert first.protocol == second.protocol
 
 
 @pytest.mark.parametrize(("kind", "evaluator"), EVALUATORS_BY_KIND)
 def test_features_that_are_nan(kind, evaluator):
-    context = make_subject(kind=kind)
+    context = make_context(kind=kind)
     context.features[:, 0] = float("nan")
     with pytest.raises(DataError, match="NaN"):
         evaluator.evaluate(context)
@@ -93,11 +92,11 @@ def test_features_that_are_nan(kind, evaluator):
 def test_data_without_such_a_task(kind, evaluator):
     other = "regression" if kind == "classification" else "classification"
     with pytest.raises(DataError, match=f"no task of the kind {kind}"):
-        evaluator.evaluate(make_subject(kind=other))
+        evaluator.evaluate(make_context(kind=other))
 
 
 def test_few_shot_numbers():
-    values = SMALL.evaluate(make_subject()).metrics["told"]
+    values = SMALL.evaluate(make_context()).metrics["made"]
     assert list(values) == [
         "4way_1shot_accuracy",
         "4way_1shot_accuracy_ci95",
@@ -106,45 +105,45 @@ def test_few_shot_numbers():
     ]
     assert 0.3 < values["4way_1shot_accuracy"] < values["4way_5shot_accuracy"] < 1
     assert 0 < values["4way_1shot_accuracy_ci95"] < 0.1
-    other = SMALL.evaluate(make_subject(compute=Compute(seed=1))).metrics["told"]
+    other = SMALL.evaluate(make_context(compute=Compute(seed=1))).metrics["made"]
     assert other != values
 
 
 def test_few_shot_settings_matter():
-    expected = SMALL.evaluate(make_subject()).metrics
-    for change in ({"normalize": True}, {"weight": 50.0}, {"images": "test"}):
-        assert dataclasses.replace(SMALL, **change).evaluate(make_subject()).metrics != expected
+    expected = SMALL.evaluate(make_context()).metrics
+    for change in ({"normalize": True}, {"l2": 50.0}, {"images": "test"}):
+        assert dataclasses.replace(SMALL, **change).evaluate(make_context()).metrics != expected
     with pytest.raises(ConfigError, match="different values"):
         FewShot(shots=(1, 1))
 
 
 def test_few_shot_with_few_classes():
-    with pytest.raises(DataError, match=r"made is not fit for few-shot: told: left out, 5-way"):
-        FewShot(episodes=2).evaluate(make_subject(classes=3))
+    with pytest.raises(DataError, match=r"made is not fit for few-shot: made: left out, 5-way"):
+        FewShot(episodes=2).evaluate(make_context(classes=3))
 
 
 def test_few_shot_says_what_was_left_out():
     labels = torch.arange(COUNT) % 8
     labels[labels == 7] = 6
     labels[7] = 7
-    outcome = SMALL.evaluate(make_subject(targets=labels))
+    outcome = SMALL.evaluate(make_context(targets=labels))
     assert "1 classes of fewer than 11 left out" in outcome.protocol["few-shot notes"]
 
 
 def test_semi_supervised_numbers():
-    values = SemiSupervised(draws=3).evaluate(make_subject()).metrics["told"]
+    values = SemiSupervised(draws=3).evaluate(make_context()).metrics["made"]
     assert list(values)[:3] == ["1%_top1", "1%_top1_std", "1%_mean_per_class"]
     assert 1 / 8 < values["1%_top1"] < values["10%_top1"] <= 1
     assert values["1%_top1_std"] > 0
 
 
 def test_semi_supervised_uses_no_other_label():
-    expected = SemiSupervised(fractions=(0.1,), draws=1).evaluate(make_subject())
-    assert "told 32 at 10%" in expected.protocol["known labels"]
+    expected = SemiSupervised(fractions=(0.1,), draws=1).evaluate(make_context())
+    assert "made 32 at 10%" in expected.protocol["known labels"]
     labels = torch.arange(COUNT) % 8
     parts = (torch.arange(240), torch.arange(240, 300))
-    known = torch.cat([label_share(rows, labels[rows], 0.1, seed=0) for rows in parts])
-    context = make_subject()
+    known = torch.cat([choose_labelled(rows, labels[rows], 0.1, seed=0) for rows in parts])
+    context = make_context()
     hidden = torch.ones(300, dtype=torch.bool)
     hidden[known] = False
     context.features[:300][hidden] = 1e6
@@ -159,10 +158,10 @@ def test_semi_supervised_settings():
 
 
 def test_regression_numbers():
-    outcome = Regression().evaluate(make_subject(kind="regression"))
-    assert 0.6 < outcome.metrics["told"]["r2"] < 1
-    assert 0.5 < outcome.metrics["told"]["mae"] < 1.2
-    assert len(outcome.series["told: R2 of each output"]) == 3
+    outcome = Regression().evaluate(make_context(kind="regression"))
+    assert 0.6 < outcome.metrics["made"]["r2"] < 1
+    assert 0.5 < outcome.metrics["made"]["mae"] < 1.2
+    assert len(outcome.series["made: R2 of each output"]) == 3
     assert "chosen w" in outcome.protocol
 
 

@@ -4,8 +4,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.linear_probe import WEIGHT_GRID
-from cassle_zoo.eval.regression import Measured, linear_regression, r2_of_outputs
+from cassle_zoo.eval.protocols.linear_probe import L2_GRID, Samples
+from cassle_zoo.eval.protocols.regression import linear_regression
 
 
 def make_parts(width=20, outputs=3, counts=(60, 30, 40), noise=0.5):
@@ -15,7 +15,7 @@ def make_parts(width=20, outputs=3, counts=(60, 30, 40), noise=0.5):
     for count in counts:
         features = torch.randn(count, width, generator=generator) * 3 + 1
         error = noise * torch.randn(count, outputs, generator=generator)
-        parts.append(Measured(features=features, targets=features @ mapping + 5 + error))
+        parts.append(Samples(features=features, targets=features @ mapping + 5 + error))
     return parts
 
 
@@ -25,14 +25,14 @@ def test_agrees_with_sklearn(width, noise):
     train, val, test = make_parts(width=width, noise=noise)
     found = linear_regression(train, val, test)
     scores = []
-    for weight in WEIGHT_GRID:
-        model = Ridge(alpha=weight, solver="svd")
+    for l2 in L2_GRID:
+        model = Ridge(alpha=l2, solver="svd")
         model.fit(train.features.double().numpy(), train.targets.double().numpy())
         predicted = model.predict(val.features.double().numpy())
         scores.append(r2_score(val.targets.double().numpy(), predicted))
     torch.testing.assert_close(list(found.validation_r2), scores, rtol=1e-6, atol=1e-8)
-    assert found.best_weight == WEIGHT_GRID[scores.index(max(scores))]
-    model = Ridge(alpha=found.best_weight, solver="svd")
+    assert found.best_l2 == L2_GRID[scores.index(max(scores))]
+    model = Ridge(alpha=found.best_l2, solver="svd")
     model.fit(
         torch.cat([train.features, val.features]).double().numpy(),
         torch.cat([train.targets, val.targets]).double().numpy(),
@@ -48,21 +48,13 @@ def test_order_and_repeated_features_do_not_matter():
     train, val, test = make_parts()
     expected = linear_regression(train, val, test)
     order = torch.randperm(60)
-    shuffled = Measured(features=train.features[order], targets=train.targets[order])
+    shuffled = Samples(features=train.features[order], targets=train.targets[order])
     again = linear_regression(shuffled, val, test)
-    assert again.best_weight == expected.best_weight
+    assert again.best_l2 == expected.best_l2
     assert again.r2 == pytest.approx(expected.r2, abs=1e-9)
-    doubled = [Measured(features=p.features.repeat(1, 2), targets=p.targets) for p in (train, val)]
-    wide = Measured(features=test.features.repeat(1, 2), targets=test.targets)
+    doubled = [Samples(features=p.features.repeat(1, 2), targets=p.targets) for p in (train, val)]
+    wide = Samples(features=test.features.repeat(1, 2), targets=test.targets)
     assert linear_regression(*doubled, wide).r2 == pytest.approx(expected.r2, abs=1e-2)
-
-
-def test_r2_is_no_squared_correlation():
-    targets = torch.tensor([[1.0], [2.0], [3.0]])
-    assert float(r2_of_outputs(targets, targets)) == 1
-    assert float(r2_of_outputs(torch.full((3, 1), 2.0), targets)) == 0
-    # Perfectly correlated, and yet worse than the mean.
-    assert float(r2_of_outputs(targets + 2, targets)) == pytest.approx(1 - 12 / 2)
 
 
 def test_noise_is_not_predicted():
@@ -75,12 +67,10 @@ def test_noise_is_not_predicted():
 def test_bad_data():
     train, val, test = make_parts()
     with pytest.raises(DataError, match=r"validation features \(30, 19\)"):
-        linear_regression(train, Measured(features=val.features[:, 1:], targets=val.targets), test)
+        linear_regression(train, Samples(features=val.features[:, 1:], targets=val.targets), test)
     with pytest.raises(DataError, match="no test samples"):
-        linear_regression(
-            train, val, Measured(features=test.features[:0], targets=test.targets[:0])
-        )
-    constant = Measured(features=test.features, targets=test.targets.clone())
+        linear_regression(train, val, Samples(features=test.features[:0], targets=test.targets[:0]))
+    constant = Samples(features=test.features, targets=test.targets.clone())
     constant.targets[:, 1] = 7
     with pytest.raises(DataError, match="outputs 1 are constant on the 40 test samples"):
         linear_regression(train, val, constant)
@@ -88,4 +78,4 @@ def test_bad_data():
     with pytest.raises(DataError, match="1 of 60 training feature vectors are NaN"):
         linear_regression(train, val, test)
     with pytest.raises(DataError, match="must be positive"):
-        linear_regression(train, val, test, weights=[])
+        linear_regression(train, val, test, l2_grid=[])
