@@ -1,15 +1,17 @@
 """What every protocol gets and gives: an `EvalContext` (a model on a dataset), an `Outcome`."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.errors import ConfigError, DataError
@@ -19,6 +21,7 @@ from cassle_zoo.features.extract import eval_transform, extract_features
 from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.projector import ConditionedProjector
 
+T = TypeVar("T")
 TaskKind = Literal["classification", "retrieval", "regression", "detection"]
 
 
@@ -116,7 +119,16 @@ class EvalData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compute:
+class Settings:
+    """A dataclass whose fields are checked, by type and declared range, when it is made."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Settings):
     """How to compute. None of it changes the numbers beyond rounding, except `seed`.
 
     Attributes:
@@ -137,9 +149,10 @@ class Compute:
     no_cache: bool = False
     progress: bool | None = None
 
-    def __post_init__(self) -> None:
-        """Check types and ranges."""
-        check_fields(self)
+    def bar(self, items: Iterable[T] | None = None, **settings: Any) -> "tqdm[T]":
+        """Return a progress bar on standard error, shown if it is to be; see `tqdm`."""
+        disable = None if self.progress is None else not self.progress
+        return tqdm(items, file=sys.stderr, disable=disable, **settings)
 
 
 class EvalContext:

@@ -14,7 +14,6 @@ Challenge", IJCV 2010, section 4.2); at thresholds other than 0.5 it is that of 
 
 import copy
 import itertools
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -30,12 +29,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 from torchvision.transforms.functional import pil_to_tensor
-from tqdm import tqdm
 
-from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range, check_fields
+from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.seeds import Batches, Draw, seed_of, seeded
-from cassle_zoo.eval.base import Compute, EvalContext, Outcome, Task
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task
 from cassle_zoo.eval.batches import read_batches, read_image
 from cassle_zoo.eval.solvers.training import train
 from cassle_zoo.features.inference import choose_device, inference
@@ -239,14 +237,7 @@ def build_detector(model: nn.Module, classes: int, settings: "Detection") -> Fas
 
 
 def train_detector(
-    model: nn.Module,
-    data: DetectionImages,
-    rows: Tensor,
-    *,
-    classes: int,
-    settings: "Detection",
-    device: torch.device,
-    compute: Compute,
+    context: EvalContext, task: Task, settings: "Detection"
 ) -> tuple[FasterRCNN, list[float]]:
     """Train a detector, in float32: in bf16 boxes would be rounded to several pixels.
 
@@ -254,13 +245,9 @@ def train_detector(
     whose gradient is summed in any order. An interrupted training cannot be resumed.
 
     Args:
-        model: See `build_detector`; not changed.
-        data: Images with their objects.
-        rows: (N,) int64: the images to train on.
-        classes: Number of classes.
+        context: Its model, see `build_detector`, is not changed.
+        task: Of the kind `detection`.
         settings: How to train.
-        device: Where to train.
-        compute: Its seed is that of the order of images, the heads and the sampled regions.
 
     Returns:
         The detector, and the loss of each step.
@@ -270,10 +257,16 @@ def train_detector(
         NonFiniteLossError: If the loss becomes NaN or infinite.
         DataError: If an image cannot be read.
     """
-    batches = Batches(rows, settings.train_batch, settings.iterations, compute.seed)
-    drawn = list(itertools.islice(batches, settings.iterations))
+    model, compute = context.model, context.compute
+    data = DetectionImages(context.data.images, task.targets, compute.seed)
+    steps = settings.iterations
+    batches = Batches(task.splits["train"], settings.train_batch, steps, compute.seed)
+    read = read_batches(
+        data, list(itertools.islice(batches, steps)), workers=compute.workers, collate=list
+    )
+    device = choose_device(model, compute.device)
     with seeded(seed_of(compute.seed, "detector"), device):
-        detector = build_detector(model, classes, settings).to(device).train()
+        detector = build_detector(model, len(task.classes), settings).to(device).train()
 
         def loss_of(samples: list[Any]) -> Tensor:
             parts = detector(
@@ -285,13 +278,10 @@ def train_detector(
 
         losses = train(
             loss_of,
-            read_batches(data, drawn, workers=compute.workers, collate=list),
+            compute.bar(read, total=steps, unit="step", desc="detector"),
             _optimizer(detector, settings),
-            steps=len(drawn),
             lr=settings.lr,
             schedule=lambda step: lr_fraction(step, settings),
-            name="detector",
-            progress=compute.progress,
         )
     return detector, losses
 
@@ -304,35 +294,25 @@ def lr_fraction(step: int, settings: "Detection") -> float:
     return fraction
 
 
-def detect(
-    detector: FasterRCNN,
-    data: DetectionImages,
-    rows: Tensor,
-    *,
-    device: torch.device,
-    compute: Compute,
-) -> list[Boxes]:
-    """Detect objects: up to 100 in an image, with a score of at least 0.05.
+def detect(detector: FasterRCNN, context: EvalContext, task: Task) -> list[Boxes]:
+    """Detect objects in the test images: up to 100 in each, with a score of at least 0.05.
 
     Args:
         detector: From `train_detector`.
-        data: The images, of which one at a time is looked at, because a batch is padded.
-        rows: (N,) int64: which of them.
-        device: Where to compute.
-        compute: Says how images are read.
+        context: Where the images are from.
+        task: Of the kind `detection`.
 
     Raises:
         DataError: If an image cannot be read.
     """
-    draws = [[(0, index)] for index in rows.tolist()]
-    bar = tqdm(
-        read_batches(data, draws, workers=compute.workers, collate=list),
-        total=len(draws), unit="img", desc="detection", file=sys.stderr,
-        disable=None if compute.progress is None else not compute.progress,
-    )  # fmt: skip
+    compute = context.compute
+    data = DetectionImages(context.data.images, task.targets, None)
+    draws = [[(0, index)] for index in task.splits["test"].tolist()]  # a batch would be padded
+    read = read_batches(data, draws, workers=compute.workers, collate=list)
+    device = choose_device(context.model, compute.device)
     found = []
-    with bar, inference(detector, device):
-        for ((image, _),) in bar:
+    with inference(detector, device):
+        for ((image, _),) in compute.bar(read, total=len(draws), unit="img", desc="detection"):
             (output,) = detector([image.to(device)])
             boxes, labels, scores = (output[k].cpu() for k in ("boxes", "labels", "scores"))
             found.append(Boxes(boxes=boxes, labels=labels - 1, scores=scores))
@@ -350,7 +330,7 @@ def _optimizer(detector: nn.Module, settings: "Detection") -> torch.optim.Optimi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection:
+class Detection(Settings):
     """Object detection: Faster R-CNN (C4) trained from the backbone, AP as in PASCAL VOC 2007.
 
     The defaults are the usual protocol for VOC07+12.
@@ -378,7 +358,7 @@ class Detection:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_fields(self)
+        super().__post_init__()
         if not self.sizes:
             raise ConfigError("sizes must be at least one number.")
 
@@ -407,23 +387,12 @@ class Detection:
     def _measure(
         self, context: EvalContext, task: Task
     ) -> tuple[dict[str, dict[str, float]], list[float]]:
-        compute, images = context.compute, context.data.images
-        device = choose_device(context.model, compute.device)
-        train_rows, test_rows = task.splits["train"], task.splits["test"]
-        if not len(train_rows) or not len(test_rows):
+        test = task.splits["test"]
+        if not len(task.splits["train"]) or not len(test):
             raise DataError(f"task {task.name} needs training and test images.")
-        detector, losses = train_detector(
-            context.model,
-            DetectionImages(images, task.targets, compute.seed),
-            train_rows,
-            classes=len(task.classes),
-            settings=self,
-            device=device,
-            compute=compute,
-        )
-        unflipped = DetectionImages(images, task.targets, None)
-        found = detect(detector, unflipped, test_rows, device=device, compute=compute)
-        ap = average_precisions(found, objects_of(task.targets, test_rows), len(task.classes))
+        detector, losses = train_detector(context, task, self)
+        found = detect(detector, context, task)
+        ap = average_precisions(found, objects_of(task.targets, test), len(task.classes))
         known = ~ap[:, 0].isnan()
         if not known.any():
             raise DataError(f"task {task.name}: the test images have no object that counts.")

@@ -8,15 +8,14 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
-from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.augmented.stages import project
-from cassle_zoo.eval.base import EvalContext, EvalData, Outcome
+from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Settings
 from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.report.figures import render, require_matplotlib
 from cassle_zoo.eval.report.sensitivity_figures import equivariance_figure
@@ -185,10 +184,7 @@ def _extract(context: EvalContext, indices: Tensor, recipe: AugmentConfig) -> Te
     )  # fmt: skip
     rows: list[Tensor] = []
     start = 0
-    disable = None if compute.progress is None else not compute.progress
-    with inference(model, device), tqdm(
-        total=len(indices), unit="img", desc="views", disable=disable
-    ) as bar:  # fmt: skip
+    with inference(model, device), compute.bar(total=len(indices), unit="img", desc="views") as bar:
         for crops, source in batches:
             chosen = uniforms[start : start + len(crops)]
             start += len(crops)
@@ -216,7 +212,7 @@ def _protocol(splits: dict[str, Tensor], recipe: AugmentConfig) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Equivariance:
+class Equivariance(Settings):
     """How well ω is predicted from features, and the right ω found by the projector.
 
     Attributes:
@@ -228,10 +224,6 @@ class Equivariance:
     images: Annotated[int, Range(1)] = 4000
     candidates: Annotated[int, Range(2)] = 100
     figures: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_fields(self)
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `r2_single` and `r2_pair` of each descriptor and their means.

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cassle_zoo.common.config import POSITIVE, Range, check_fields
+from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.base import EvalContext, Outcome, Task
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.solvers.few_shot import TOLERANCE, solve_episodes
 
@@ -139,7 +139,7 @@ def mean_and_interval(values: Tensor | Sequence[float]) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShot:
+class FewShot(Settings):
     """Few-shot episodes: logistic regression on a few frozen features of a few classes.
 
     Attributes:
@@ -163,7 +163,7 @@ class FewShot:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_fields(self)
+        super().__post_init__()
         check_distinct("shots", self.shots)
 
     def evaluate(self, context: EvalContext) -> Outcome:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, Subset
 
-from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range, check_fields
+from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range
 from cassle_zoo.common.devices import autocast_dtype
 from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.common.seeds import Batches, Draw, seed_of, seeded
-from cassle_zoo.eval.base import Compute, EvalContext, Outcome, Task, first_few
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, first_few
 from cassle_zoo.eval.batches import read_batches, read_image
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.metrics import accuracies
@@ -80,69 +80,6 @@ class Augmented(Dataset[tuple[Tensor, int]]):
         image = read_image(self.images, index)
         with seeded(seed_of(self.seed, epoch, index)):
             return self.transform(image), int(self.labels[index])
-
-
-def finetune(
-    backbone: nn.Module,
-    samples: Augmented,
-    rows: Tensor,
-    *,
-    classes: int,
-    lr: float,
-    settings: "Finetune",
-    compute: Compute,
-) -> tuple[Classifier, list[float]]:
-    """Train a classifier.
-
-    Args:
-        backbone: From images (B, 3, H, W) to features (B, D); not changed.
-        samples: The labelled images.
-        rows: (N,) int64: the images to train on.
-        classes: Number of classes C.
-        lr: Peak learning rate.
-        settings: How to train.
-        compute: Where to train, and how images are read.
-
-    Returns:
-        The classifier on the device it was trained on, and the mean loss of each epoch.
-
-    Raises:
-        NonFiniteLossError: If the loss becomes NaN or infinite.
-        ConfigError: If timm has no such optimiser, or there is no such device.
-        DataError: If an image cannot be read.
-    """
-    device = choose_device(backbone, compute.device)
-    dtype = autocast_dtype(settings.precision, device)
-    batches = Batches(rows, settings.train_batch, settings.epochs, samples.seed)
-    warmup = round(settings.warmup_epochs * batches.per_epoch)
-    with inference(backbone, device):
-        image = samples[0, int(rows[0])][0]
-        width = embed(backbone, image[None].to(device)).shape[1]
-    # What the network draws (dropout) is seeded too.
-    with seeded(seed_of(samples.seed, "network"), device), _reproducible():
-        model = Classifier(backbone, width, classes).to(device).train()
-
-        def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
-            images = batch[0].to(device, memory_format=torch.channels_last)
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                logits = model(images)
-            labels = batch[1].to(device)
-            return cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-
-        losses = train(
-            loss_of,
-            read_batches(
-                samples, batches, workers=compute.workers, pin_memory=device.type == "cuda"
-            ),
-            build_optimizer(model, lr, settings),
-            steps=len(batches),
-            lr=lr,
-            schedule=lambda step: lr_fraction(step, warmup, len(batches)),
-            name="classifier",
-            advice="use a smaller one, or --precision fp32",
-            progress=compute.progress,
-        )
-    return model, _means(losses, batches.per_epoch)
 
 
 def build_optimizer(model: Classifier, lr: float, settings: "Finetune") -> torch.optim.Optimizer:
@@ -208,10 +145,6 @@ def _reproducible() -> Iterator[None]:
         switches.benchmark, switches.deterministic = old
 
 
-def _means(values: Sequence[float], size: int) -> list[float]:
-    return [sum(values[start : start + size]) / size for start in range(0, len(values), size)]
-
-
 class _Run:
     """A task with a fraction of its labels."""
 
@@ -246,18 +179,43 @@ class _Run:
         return rates[scores.index(max(scores))]
 
     def train(self, lr: float, splits: Sequence[str]) -> tuple[Classifier, list[float]]:
+        """Return a classifier trained on some splits, and the mean loss of each epoch."""
         rows = torch.cat([self.rows[split] for split in splits])
         self._check_classes(rows, " + ".join(splits))
-        compute, data = self.context.compute, self.context.data
-        return finetune(
-            self.context.model,
-            Augmented(data.images, self.task.targets, self._transform(), compute.seed),
-            rows,
-            classes=len(self.task.classes),
-            lr=lr,
-            settings=self.settings,
-            compute=compute,
-        )
+        settings, compute, backbone = self.settings, self.context.compute, self.context.model
+        images, seed = self.context.data.images, compute.seed
+        samples = Augmented(images, self.task.targets, self._transform(), seed)
+        batches = Batches(rows, settings.train_batch, settings.epochs, seed)
+        warmup = round(settings.warmup_epochs * batches.per_epoch)
+        device = choose_device(backbone, compute.device)
+        dtype = autocast_dtype(settings.precision, device)
+        with inference(backbone, device):
+            width = embed(backbone, samples[0, int(rows[0])][0][None].to(device)).shape[1]
+        # What the network draws (dropout) is seeded too.
+        with seeded(seed_of(seed, "network"), device), _reproducible():
+            model = Classifier(backbone, width, len(self.task.classes)).to(device).train()
+
+            def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+                inputs = batch[0].to(device, memory_format=torch.channels_last)
+                with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                    logits = model(inputs).float()
+                smoothing = settings.label_smoothing
+                return cross_entropy(logits, batch[1].to(device), label_smoothing=smoothing)
+
+            read = read_batches(
+                samples, batches, workers=compute.workers, pin_memory=device.type == "cuda"
+            )
+            losses = train(
+                loss_of,
+                compute.bar(read, total=len(batches), unit="step", desc=f"fine-tuning, lr {lr:g}"),
+                build_optimizer(model, lr, settings),
+                lr=lr,
+                schedule=lambda step: lr_fraction(step, warmup, len(batches)),
+                advice="use a smaller one, or --precision fp32",
+            )
+        per_epoch = batches.per_epoch
+        starts = range(0, len(losses), per_epoch)
+        return model, [sum(losses[start : start + per_epoch]) / per_epoch for start in starts]
 
     def test(self, model: Classifier, split: str) -> dict[str, float]:
         rows = self.rows[split]
@@ -306,7 +264,7 @@ class _Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune:
+class Finetune(Settings):
     """Fine-tuning: the whole network trained with a linear classifier, by a part of the labels.
 
     The defaults follow Kornblith et al. (2019, arXiv 1805.08974): Nesterov momentum, cosine, crops
@@ -346,7 +304,7 @@ class Finetune:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_fields(self)
+        super().__post_init__()
         check_distinct("labels", self.labels)
         check_distinct("lr", self.lr)
         if self.warmup_epochs > self.epochs:

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import torch
 
-from cassle_zoo.common.config import POSITIVE, Range, check_fields
+from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.base import EvalContext, Outcome, whitened
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, whitened
 from cassle_zoo.eval.metrics import mean_per_class
 from cassle_zoo.features.nearest import knn_predict
 
 
 @dataclass(frozen=True, kw_only=True)
-class KNN:
+class KNN(Settings):
     """Weighted k-nearest neighbours by cosine similarity, among training and validation data.
 
     Attributes:
@@ -26,10 +26,6 @@ class KNN:
     k: Annotated[int, Range(1)] = 20
     temperature: Annotated[float, POSITIVE] = 0.07
     whiten: Annotated[int | None, Range(1)] = None
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_fields(self)
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `knn_top1` and `knn_mean_per_class` of every classification task.

@@ -18,10 +18,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.config import Range
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError, unknown_name
-from cassle_zoo.eval.base import EvalContext, Outcome, Task, first_few
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, first_few
 from cassle_zoo.eval.metrics import accuracies
 from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE, Fit, fit_path
 
@@ -271,7 +271,7 @@ def _check_part(name: str, part: Samples, width: int, classes: int | None) -> No
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe:
+class LinearProbe(Settings):
     """Linear probe: multinomial logistic regression on frozen features, w chosen on validation.
 
     Attributes:
@@ -281,10 +281,6 @@ class LinearProbe:
     """
 
     sweep_tolerance: Annotated[float, Range(0, 1, open_low=True)] = TOLERANCE
-
-    def __post_init__(self) -> None:
-        """Check the tolerance."""
-        check_fields(self)
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return accuracies of every classification task, and how validation chose w."""

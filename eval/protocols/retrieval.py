@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Task, whitened
+from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Settings, Task, whitened
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.report.retrieval_page import Example, Shown, retrieval_page, retrieval_sheet
 from cassle_zoo.features.nearest import nearest_neighbours
@@ -277,7 +277,7 @@ def _shown(data: EvalData, task: Task, index: int, cosine: float | None = None) 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval:
+class Retrieval(Settings):
     """Retrieval by cosine: recall@k, mean average precision, and pages to look at.
 
     Attributes:
@@ -299,7 +299,7 @@ class Retrieval:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_fields(self)
+        super().__post_init__()
         check_distinct("ks", self.ks)
 
     def evaluate(self, context: EvalContext) -> Outcome:

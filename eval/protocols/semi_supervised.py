@@ -10,10 +10,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.seeds import digest_of
-from cassle_zoo.eval.base import EvalContext, Outcome, Task
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task
 from cassle_zoo.eval.choices import check_distinct
 from cassle_zoo.eval.protocols.linear_probe import Samples, linear_probe, protocol
 from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE
@@ -54,7 +54,7 @@ def choose_labelled(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemiSupervised:
+class SemiSupervised(Settings):
     """Linear probe with a fraction of the labels: 1 % and 10 % of every class.
 
     Attributes:
@@ -70,7 +70,7 @@ class SemiSupervised:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_fields(self)
+        super().__post_init__()
         check_distinct("fractions", self.fractions)
 
     def evaluate(self, context: EvalContext) -> Outcome:

@@ -13,15 +13,14 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from cassle_zoo.augmentation.augment import AugmentConfig
-from cassle_zoo.common.config import NOT_NEGATIVE, Range, check_fields
+from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.augmented.stages import BACKBONE, embed_stages, project
 from cassle_zoo.eval.augmented.views import View
-from cassle_zoo.eval.base import EvalContext, Outcome
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings
 from cassle_zoo.eval.report.figures import render, require_matplotlib
 from cassle_zoo.eval.report.sensitivity_figures import (
     projector_figure,
@@ -35,8 +34,6 @@ from cassle_zoo.projector import ConditionedProjector
 TEMPERATURE = 0.2
 BARLOW_LAMBDA = 0.0051
 PROJECTOR = "projector"
-Condition = Literal["right", "zero", "shuffled"]
-CONDITIONS: tuple[Condition, ...] = ("right", "zero", "shuffled")
 _Values = tuple[dict[str, float], dict[str, float]]
 
 
@@ -139,7 +136,7 @@ MEASURES: Mapping[str, Callable[[Tensor, Tensor], float]] = MappingProxyType(
 )
 
 
-class Projections:
+class _Projections:
     """Projections of images and of their augmented versions, by what they are conditioned on.
 
     Right: each under what was done to it. Zero: both under ω = 0. Shuffled: the augmented version
@@ -147,57 +144,35 @@ class Projections:
     """
 
     def __init__(
-        self,
-        projector: ConditionedProjector,
-        original: Tensor,
-        clear: Tensor,
-        wrong: Tensor,
-        device: str | None,
+        self, context: EvalContext, projector: ConditionedProjector, original: Tensor, clear: Tensor
     ) -> None:
-        """Project the images.
+        # `original` are the features of the images (N, D), `clear` is their ω (N, 14).
+        self.projector, self.device = projector, context.compute.device
+        plain = projector.config.conditioning == "none"
+        self.conditions = ("right",) if plain else ("right", "zero", "shuffled")
+        right = self._project(original, clear)
+        self.original = {
+            "right": right, "zero": self._project(original, clear * 0), "shuffled": right,
+        }  # fmt: skip
 
-        Args:
-            projector: The projector.
-            original: (N, D) features of the images.
-            clear: (N, 14) their ω, of `ALL_DESCRIPTORS`.
-            wrong: (N, 14) ω of other images' views.
-            device: Where to compute.
-        """
-        self.projector = projector
-        self.device = device
-        self.wrong = wrong
-        self.conditions: tuple[Condition, ...] = (
-            ("right",) if projector.config.conditioning == "none" else CONDITIONS
-        )
-        self._original = {
-            "right": self._project(original, clear),
-            "zero": self._project(original, clear * 0),
-        }
-
-    def pair(self, features: Tensor, omega: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Return the projections of the images and of their augmented versions, each (N, K).
+    def pairs(
+        self, features: Tensor, omega: Tensor, wrong: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return projections (N, K) of the images and of their augmented versions.
 
         Args:
             features: (N, D) features of the augmented versions.
             omega: (N, 14) what was done to them.
-            condition: What the projector is conditioned on.
+            wrong: (N, 14) what was done to other images.
         """
-        omegas = {"right": omega, "zero": omega * 0, "shuffled": self.wrong}[condition]
-        first = self._original["zero" if condition == "zero" else "right"]
-        return first, self._project(features, omegas)
-
-    def cosines(self, features: Tensor, omega: Tensor) -> dict[str, float]:
-        """Return `projector_cosine_{condition}`, the mean cosines of the pairs."""
+        omegas = {"right": omega, "zero": omega * 0, "shuffled": wrong}
         return {
-            f"projector_cosine_{condition}": mean_positive_cosine(
-                *self.pair(features, omega, condition)
-            )
-            for condition in self.conditions
+            name: (self.original[name], self._project(features, omegas[name]))
+            for name in self.conditions
         }
 
     @property
     def protocol(self) -> str:
-        """What was measured, in words."""
         text = f"Projector sha256 {state_sha256(self.projector)}"
         if len(self.conditions) == 1:
             return f"{text}, not conditioned on ω"
@@ -247,7 +222,7 @@ class _Encoder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class Sensitivity(Settings):
     """How much each augmentation changes features, by strength and network stage.
 
     Attributes:
@@ -264,10 +239,6 @@ class Sensitivity:
     measure: Measure = "infonce"
     figures: bool = True
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_fields(self)
-
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return the measure at the greatest strength as metrics, and all else as series.
 
@@ -283,24 +254,25 @@ class Sensitivity:
         plan = self._plan(recipe)
         indices = self._indices(context)
         encoder = _Encoder(context, indices, plan)
-        disable = None if context.compute.progress is None else not context.compute.progress
         found: dict[View, _Values] = {}
         with inference(encoder.model, encoder.device):
             original, clear = encoder(plan[0])
             _, drawn = encoder(plan[-1])
+            wrong = drawn[views.derangement(len(drawn), 1)]
             projections = None
             if context.projector is not None:
-                wrong = drawn[views.derangement(len(drawn), 1)]
-                projections = Projections(
-                    context.projector, original[BACKBONE], clear, wrong, context.compute.device
-                )
-            for view in tqdm(plan, unit="view", desc="sensitivity", disable=disable):
+                projections = _Projections(context, context.projector, original[BACKBONE], clear)
+            for view in context.compute.bar(plan, unit="view", desc="sensitivity"):
                 stages, omega = encoder(view)
                 pairs = {name: (original[name], stages[name]) for name in stages}
                 cosines = {}
                 if projections is not None:
-                    pairs[PROJECTOR] = projections.pair(stages[BACKBONE], omega, "right")
-                    cosines = projections.cosines(stages[BACKBONE], omega)
+                    projected = projections.pairs(stages[BACKBONE], omega, wrong)
+                    pairs[PROJECTOR] = projected["right"]
+                    cosines = {
+                        f"{PROJECTOR}_cosine_{name}": mean_positive_cosine(*pair)
+                        for name, pair in projected.items()
+                    }
                 measured = {name: MEASURES[self.measure](*pair) for name, pair in pairs.items()}
                 found[view] = (measured, cosines)
         metrics, series = self._metrics(found), self._series(found)
@@ -362,7 +334,7 @@ class Sensitivity:
             raise DataError(f"{context.data.name} has {len(drawn)} images; 2 are needed.")
         return drawn.sort().values
 
-    def _protocol(self, count: int, recipe: AugmentConfig, projections: Projections | None) -> str:
+    def _protocol(self, count: int, recipe: AugmentConfig, projections: _Projections | None) -> str:
         text = (
             f"{self.measure} of {count} images drawn from the test parts (from all if there are "
             "none), each against its augmented version, all others being negatives; InfoNCE with "

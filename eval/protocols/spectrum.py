@@ -10,9 +10,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.base import EvalContext, Outcome
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings
 from cassle_zoo.eval.report.figures import render, require_matplotlib
 from cassle_zoo.eval.report.sensitivity_figures import spectrum_figure
 from cassle_zoo.features.whitening import (
@@ -119,7 +119,7 @@ def rankme(features: Tensor, *, chunk: int = CHUNK) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum:
+class Spectrum(Settings):
     """Explained variance, alpha-ReQ and RankMe of the features of all images.
 
     Attributes:
@@ -129,10 +129,6 @@ class Spectrum:
 
     components: Annotated[tuple[int, int], Range(1)] = (5, 50)
     figures: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_fields(self)
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `alpha_req`, `rankme` and `components_90`, `_95`, `_99`; explained variances."""
