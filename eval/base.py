@@ -137,7 +137,7 @@ class Compute(Settings):
         workers: Processes that read images.
         device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
         cache: Folder for extracted features; None for the user's cache folder.
-        no_cache: Extract features anew, and cache none.
+        no_cache: Extract features without reading or writing the cache.
         progress: Whether to show progress bars; by default on a terminal.
     """
 
@@ -191,7 +191,7 @@ class EvalContext:
 
     @property
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """What turns an image into the network's input (C, H, W)."""
+        """The function from an image to the network's input (C, H, W)."""
         return self.source.transform or eval_transform(self.model)
 
     @cached_property
@@ -298,7 +298,7 @@ class Outcome:
         metrics: Values by task (or stage, or augmentation) and metric; accuracies are in [0, 1].
         protocol: How it was measured, by part, in words and numbers, without paths.
         series: Curves by name, for figures: `{"explained_variance": [0.4, ...]}`.
-        files: Images and pages to be written beside the result, by name with ending.
+        files: Images and pages to be written next to the result, by name with extension.
     """
 
     metrics: dict[str, dict[str, float]]

@@ -1,4 +1,4 @@
-"""Augmented views of chosen strength, the same whatever the order and size of batches.
+"""Augmented views of chosen strength, independent of the order and size of batches.
 
 All is done with `cassle_zoo.augmentation.augment`, so that equal parameters give the pixels of
 training. What is random about a view depends on the seed and the image's index only, so that every

@@ -1,4 +1,4 @@
-"""Evaluators by the name of their command."""
+"""All protocols: each measures one thing, under the name of its command in `EVALUATORS`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

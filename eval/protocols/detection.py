@@ -5,7 +5,7 @@ built from torchvision's parts: regions are found on the output of the third sta
 classified by the fourth stage, followed by one more BatchNorm, so that every weight of the backbone
 is used. All of it is trained, BatchNorm included. It differs from Detectron2's in that boxes are
 regressed with a smoothed L1 loss, pooled as torchvision's `roi_align` does by default, and
-BatchNorm's statistics are not estimated anew before the test.
+BatchNorm's statistics are not re-estimated before the test.
 
 Average precision follows PASCAL VOC 2007 (Everingham et al., "The PASCAL Visual Object Classes
 Challenge", IJCV 2010, section 4.2); at thresholds other than 0.5 it is that of Detectron2's
@@ -58,7 +58,7 @@ class Boxes:
     Attributes:
         boxes: (N, 4) left, top, right, bottom in pixels.
         labels: (N,) integers.
-        scores: (N,) of detections, the larger the surer.
+        scores: (N,) confidences of detections.
         difficult: (N,) bool, of objects: neither finding nor missing them counts.
     """
 

@@ -1,4 +1,4 @@
-"""The numbers that every model of the zoo is described with."""
+"""The numbers on every model card: linear probe, k-NN and retrieval on emoji64."""
 
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ class Emoji64Suite:
         """Return top-1 of probe and k-NN, recall@1 and mAP, by task; series of the probe.
 
         Raises:
-            DataError: If the data are not emoji64, whole or in part.
+            DataError: If the dataset is not emoji64, whole or in part.
         """
         data = context.data
         if {task.name for task in data.tasks} != {*CLASSIFICATION_TASKS, *RETRIEVAL_TASKS}:

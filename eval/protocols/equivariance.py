@@ -1,6 +1,5 @@
 """Equivariance: how well ω is predicted from features, and found by the projector."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,6 +12,7 @@ from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.augmented.stages import project
 from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Settings
@@ -131,7 +131,7 @@ def probe(
 def ranks_of_first(scores: Tensor) -> Tensor:
     """Return the rank of column 0 within each row of (N, C) scores, 1 being the highest.
 
-    Equal scores share the mean of their ranks, so that constant scores rank as by chance.
+    Equal scores share the mean of their ranks, so that constant scores rank as at random.
     """
     right = scores[:, :1]
     higher = (scores > right).sum(1)
@@ -164,7 +164,7 @@ def _encode(
     context: EvalContext, indices: Tensor, recipe: AugmentConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return features of images and of their views, (N, D) each, and both ω, (N, 14) each."""
-    drawn = hashlib.sha256(indices.numpy().tobytes()).hexdigest()
+    drawn = sha256(indices.numpy().tobytes())
     key = ("equivariance", drawn, str(recipe), str(context.compute.seed))
     table = context.cached(key, lambda: _extract(context, indices, recipe))
     width = ALL_DESCRIPTORS.width

@@ -2,9 +2,9 @@
 
 The paper fits with an L1 loss by gradient descent and reports the squared correlation of a line
 through the predictions. Here it is ridge regression, which has a closed form for every
-regularisation weight and any number of samples, and whose loss is the one that R² measures: the
+penalty and any number of samples, and whose loss is the one that R² measures: the
 result is an exact optimum, independent of seed and order. The mean absolute error, the paper's
-loss, is reported beside it.
+loss, is reported as well.
 """
 
 from collections.abc import Sequence
@@ -98,7 +98,7 @@ class _Ridge:
         both = torch.cat([features - self.centre, targets - self.bias], dim=1)
         small = torch.linalg.qr(both, mode="r").R
         left, values, right = torch.linalg.svd(small[:, : features.shape[1]], full_matrices=False)
-        # Directions that are nothing but rounding.
+        # Directions that are only rounding.
         found = values > values.max() * max(features.shape) * torch.finfo(values.dtype).eps
         self.values, self.right = values[found], right[found]
         self.projected = left[:, found].T @ small[:, features.shape[1] :]

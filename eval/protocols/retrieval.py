@@ -23,7 +23,7 @@ from cassle_zoo.eval.report.retrieval_page import Example, Shown, retrieval_page
 from cassle_zoo.features.nearest import nearest_neighbours
 
 TIE = 2.0**-22
-"""Cosines no further apart are tied: float32 cannot tell them from those of equal images."""
+"""Cosines no further apart are tied: in float32 they may be those of equal images."""
 
 _SIMILARITIES = 2**27  # held at a time: 512 MB
 _BLOCK = 1024  # gallery features in one matrix product: they stay in the cache

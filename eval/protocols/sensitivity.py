@@ -40,7 +40,7 @@ _Values = tuple[dict[str, float], dict[str, float]]
 def infonce(
     first: Tensor, second: Tensor, *, temperature: float = TEMPERATURE, chunk: int = 1024
 ) -> float:
-    """Return InfoNCE times 2T: how hard an image's augmented version is to tell from others'.
+    """Return InfoNCE times 2T: how hard it is to recognise an image's augmented version.
 
     2T · mean_i[-log(exp(cos(a_i, b_i)/T) / Σ_j exp(cos(a_i, b_j)/T))]. The higher, the less
     invariant. It grows with the number of images N, so compare values of equal N only.
@@ -227,7 +227,7 @@ class Sensitivity(Settings):
 
     Attributes:
         images: At most so many, drawn from the test images; InfoNCE grows with their number.
-        augmentations: Applied one at a time; beside them `recipe`, all of training's at once.
+        augmentations: Applied one at a time, and then `recipe`, all of training's at once.
         strengths: Fractions of the training range, for augmentations that have a strength.
         measure: Compares features of images and their augmented versions.
         figures: Whether to draw figures, which needs the extra `figures`.

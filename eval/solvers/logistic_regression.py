@@ -171,7 +171,7 @@ class _Hessian:
     def multiply(self, direction: Tensor) -> Tensor:
         """Multiply with (C, D)."""
         scores = direction @ self.samples.T
-        # Relative to the likeliest class: p near 1 cancels, in float32 to nothing but noise.
+        # Relative to the likeliest class: p near 1 cancels, in float32 to noise.
         scores -= scores.gather(0, self.likeliest)
         scores -= (self.p * scores).sum(0, keepdim=True)
         scores *= self.p
