@@ -36,8 +36,8 @@ class DataConfig:
             (all of it if it has no folder `train`, or for an empty name).
         samples: Number of samples of a streamed dataset (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
-            stream are shared out among them, so there the order of the images depends on it.
-        max_bad_share: Share of the images that may be unreadable before the run stops.
+            stream are divided among them, so there the order of the images depends on it.
+        max_bad_fraction: Fraction of the images that may be unreadable before the run stops.
     """
 
     root: str = ""
@@ -45,7 +45,7 @@ class DataConfig:
     split: str = "train"
     samples: Annotated[int | None, Range(1)] = None
     workers: Annotated[int, Range(0, 1024)] = 1
-    max_bad_share: Annotated[float, Range(0, 1)] = 0.05
+    max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -155,7 +155,7 @@ class TrainConfig:
             and `.` only.
         arch: Any timm model name, or `vit_small` or `vit_base`, MoCo-v3's ViTs.
         method: Settings of the SSL method.
-        conditioning: What the projector is told about the augmentation.
+        conditioning: How the projector is conditioned on the augmentation.
         augself: Auxiliary prediction of augmentation differences; off by default.
         augment: The distribution of views.
         data: Where the images come from.

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: a CSV file, TensorBoard, and a progress bar."""
+"""Loggers of a run's numbers: a CSV file, TensorBoard, and a progress bar."""
 
 import csv
 import sys
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
+
+from cassle_zoo.common.files import atomic_write
 
 CSV_FILE = "metrics.csv"
 _LONGEST = 1000  # characters in a line
@@ -26,16 +28,11 @@ class CsvLogger:
     """Rows of (step, name, value), so that any number may be logged at any step."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue the folder's file; rows later than `step` are from a lost stretch and go."""
+        """Continue the folder's file; rows later than `step` belong to lost steps and go."""
         path = folder / CSV_FILE
-        rows: list[list[str]] = []
-        if path.exists():
-            rows = _rows_until(path, step)
-        # Aside and renamed, so that no moment is without the earlier rows.
-        temporary = folder / f".{CSV_FILE}.tmp"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = _rows_until(path, step) if path.exists() else []
+        with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["step", "name", "value"], *rows])
-        temporary.replace(path)
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
 
@@ -53,7 +50,7 @@ class TensorBoardLogger:
     """Scalars in the folder's `tensorboard` sub-folder."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue at `step`; TensorBoard hides what an earlier, lost stretch wrote after it."""
+        """Continue at `step`; TensorBoard hides what lost steps wrote after it."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
