@@ -1,4 +1,4 @@
-"""What a run will cost, measured on a few of its real steps."""
+"""The cost of a run, measured on a few of its real steps."""
 
 import dataclasses
 import resource
@@ -68,8 +68,8 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
     Args:
         config: All settings. Without `data.root` the number of images is `data.samples`, or what
             is known about the dataset.
-        report: Is told the counts as soon as the model is built, and then after each step, since
-            the first steps of a large model can take minutes.
+        report: Called with the counts as soon as the model is built, and then after each step,
+            since the first steps of a large model can take minutes.
 
     Raises:
         ConfigError: If the configuration cannot be trained.
@@ -80,8 +80,8 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
     total = config.optim.epochs * per_epoch
     trainer = Trainer(config, per_epoch)
     parameters = count_parameters(trainer)
-    tell = report or (lambda _: None)
-    tell(_count_table(parameters, total, per_epoch))
+    report = report or (lambda _: None)
+    report(_count_table(parameters, total, per_epoch))
     count = 1 + _TIMED_STEPS
     load_seconds = None
     if config.data.root:
@@ -90,7 +90,7 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
         load_seconds /= workers
     else:
         samples = [_noise(config)] * count
-    step_seconds = _time_steps(trainer, samples, total, tell)
+    step_seconds = _time_steps(trainer, samples, total, report)
     waits = load_seconds or 0.0
     # Workers read while the step runs; without workers one waits for the other.
     each = max(step_seconds, waits) if config.data.workers else step_seconds + waits
@@ -107,7 +107,7 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
 
 
 def count_parameters(trainer: Trainer) -> dict[str, int]:
-    """Count a method's parameters: backbone, projector, its encoder, whatever else, trained."""
+    """Count a method's parameters: backbone, projector, its encoder, other parts, trained."""
     method = trainer.method
     counts = {name: _count(child) for name, child in method.named_children()}
     encoder = _count(method.projector.encoder)
@@ -164,7 +164,7 @@ def _noise(config: TrainConfig) -> Sample:
 
 
 def _time_steps(
-    trainer: Trainer, samples: list[Sample], total: int, tell: Callable[[str], None]
+    trainer: Trainer, samples: list[Sample], total: int, report: Callable[[str], None]
 ) -> float:
     """Return the median seconds of a step, after one that warms up."""
     seconds: list[float] = []
@@ -174,7 +174,7 @@ def _time_steps(
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)
-        tell(f"step {number} of {len(samples)} took {seconds[-1]:.3g} s")
+        report(f"step {number} of {len(samples)} took {seconds[-1]:.3g} s")
     timed = sorted(seconds[1:] or seconds)
     return timed[len(timed) // 2]
 

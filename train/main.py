@@ -20,8 +20,8 @@ from cassle_zoo.train.recipes import RECIPES, get_recipe
 
 INTERRUPTED = 143
 
-_CONTINUES = """The same command run again continues an interrupted run. Exit status: 0 finished, 143
-stopped by a signal after saving (run the command again to continue), 2 bad input."""
+_CONTINUES = """The same command run again continues an interrupted run. Exit status: 0 finished,
+143 stopped by a signal after saving (run the command again to continue), 2 bad input."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -154,6 +154,6 @@ def _images_differ(old: Any, new: Fingerprint, where: str, other: str) -> str:
 def _is_free(name: str, config: TrainConfig) -> bool:
     if name.startswith("run."):
         return name not in ("run.seed", "run.precision", "run.channels_last")
-    if name == "data.workers":  # among which the shards of a stream are shared out
+    if name == "data.workers":  # among which the shards of a stream are divided
         return not config.data.is_stream
     return name in ("data.root", "data.max_bad_fraction")

@@ -130,9 +130,7 @@ def test_all_gather(results: list[dict[str, dict[str, Tensor]]]) -> None:
     for rank, result in enumerate(results):
         assert result["all_gather"]["joint"][:, 0].tolist() == [0, 0, 1, 1]
         rows = torch.arange(12.0).view(4, 3)[2 * rank : 2 * rank + 2]
-        assert torch.equal(
-            result["all_gather"]["grad"], 3 * rows
-        )  # weights 1 and 2 of both processes
+        assert torch.equal(result["all_gather"]["grad"], 3 * rows)  # weights 1 and 2
 
 
 def test_one_process_gathers_nothing() -> None:
