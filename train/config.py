@@ -1,6 +1,7 @@
 """All settings of a training run. Each field is checked when a configuration is made."""
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.config import NOT_NEGATIVE, OneOf, Range, check_fields
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
+from cassle_zoo.common.files import parse_json
 from cassle_zoo.train.backbone import feature_width
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
@@ -193,13 +195,4 @@ class TrainConfig:
         """Return all settings as JSON types."""
         values = dataclasses.asdict(self)
         values["method"] = {"name": self.method.name, **values["method"]}
-        as_json: dict[str, Any] = _lists_for_tuples(values)
-        return as_json
-
-
-def _lists_for_tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _lists_for_tuples(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_lists_for_tuples(item) for item in value]
-    return value
+        return parse_json(json.dumps(values))  # which makes lists of tuples

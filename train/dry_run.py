@@ -4,7 +4,7 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,16 +50,17 @@ class Cost:
 
     def __str__(self) -> str:
         """Return a table of what was measured."""
-        rows = [
-            ("peak memory", f"{self.peak_bytes / 2**30:.2f} GiB ({self.device})"),
-            ("a step", f"{self.step_seconds:.3g} s"),
-        ]
-        if self.load_seconds is None:
-            rows.append(("a batch", "not measured: no data given (--data)"))
-        else:
-            rows.append(("a batch", f"{self.load_seconds:.3g} s to read and crop"))
-        rows.append(("time", f"about {_duration(self.seconds)} at this speed"))
-        return _table(rows)
+        load = "not measured: no data given (--data)"
+        if self.load_seconds is not None:
+            load = f"{self.load_seconds:.3g} s to read and crop"
+        return _table(
+            [
+                ("peak memory", f"{self.peak_bytes / 2**30:.2f} GiB ({self.device})"),
+                ("a step", f"{self.step_seconds:.3g} s"),
+                ("a batch", load),
+                ("time", f"about {_duration(self.seconds)} at this speed"),
+            ]
+        )
 
 
 def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) -> Cost:
@@ -141,13 +142,8 @@ def _load(config: TrainConfig, dataset: Any, count: int) -> tuple[float, list[Sa
     """Return the seconds one process needs for a batch, and `count` batches."""
     alone = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     start = time.perf_counter()
-    samples = list(_first(batches(alone, dataset, 0, count), count))
+    samples = list(batches(alone, dataset, 0, count))
     return (time.perf_counter() - start) / count, samples
-
-
-def _first(items: Iterator[Sample], count: int) -> Iterator[Sample]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
 
 
 def _noise(config: TrainConfig) -> Sample:

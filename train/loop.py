@@ -1,9 +1,6 @@
 """The training loop. It reads top to bottom and never asks which method it trains."""
 
 import contextlib
-import math
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +17,7 @@ from cassle_zoo.train.run.fingerprint import (
     images_fingerprint,
     write_settings,
 )
-from cassle_zoo.train.run.logs import Progress, open_loggers
+from cassle_zoo.train.run.logs import NullReporter, Reporter
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
 
@@ -126,64 +123,3 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             # Here a second signal does not yet end a process for which others wait.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)
-
-
-class Reporter:
-    """Sends a run's numbers to the loggers and the progress bar."""
-
-    def __init__(self, config: TrainConfig, out: Path, step: int, total: int) -> None:
-        """Open the loggers, continuing after `step`."""
-        self._config = config
-        self._total = total
-        self._loggers = open_loggers(config.run.loggers, out, step)
-        self._progress = Progress(step, total, config.optim.batch_size)
-        self._mark = (step, time.perf_counter())
-
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of one step; log them every `log_every` steps."""
-        self._progress.advance()
-        if step % self._config.run.log_every == 0 or step == self._total:
-            since, clock = self._mark
-            self._mark = (step, time.perf_counter())
-            seconds = self._mark[1] - clock
-            speed = (step - since) * self._config.optim.batch_size / seconds
-            self._log(step, {**values, "images_per_second": speed})
-            self._progress.show(values)
-
-    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Log and print the numbers at the end of an epoch."""
-        self._log(step, {"epoch": epoch, **{k: v for k, v in values.items() if k != "loss"}})
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.message(f"epoch {epoch}/{self._config.optim.epochs}  {numbers}")
-        self._mark = (step, time.perf_counter())
-
-    def message(self, text: str) -> None:
-        """Print a line."""
-        self._progress.message(text)
-
-    def close(self) -> None:
-        """Flush and close everything."""
-        for logger in self._loggers:
-            logger.close()
-        self._progress.close()
-
-    def _log(self, step: int, values: Mapping[str, float]) -> None:
-        finite_values = {name: value for name, value in values.items() if math.isfinite(value)}
-        for logger in self._loggers:
-            logger.log(step, finite_values)
-
-
-class NullReporter:
-    """Reports nothing, in all processes but the first."""
-
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Log nothing."""
-
-    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Log and print nothing."""
-
-    def message(self, text: str) -> None:
-        """Print nothing."""
-
-    def close(self) -> None:
-        """Nothing is open."""

@@ -22,9 +22,6 @@ class BarlowTwinsConfig(MethodConfig):
     Attributes:
         redundancy_weight: Lambda, the weight of the cross-correlation's off-diagonal elements.
         bias_lr_scale: Factor on the learning rate of biases and normalisation weights.
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "barlow_twins"

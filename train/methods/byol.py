@@ -20,9 +20,6 @@ class BYOLConfig(MethodConfig):
     Attributes:
         momentum: The teacher's EMA momentum at the start of training; it rises to 1 along a cosine.
         predictor_features: Width of the predictor's hidden layer.
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "byol"

@@ -25,9 +25,6 @@ class MoCoV2Config(MethodConfig):
         queue_size: Keys in the queue.
         enqueue: What enters the queue: `keys`, as in the paper, or `queries`, as in the CASSLE and
             AugSelf authors' code (for their numbers).
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "mocov2"

@@ -25,9 +25,6 @@ class MoCoV3Config(MethodConfig):
         temperature: Divisor of the cosine similarities.
         momentum: The teacher's EMA momentum.
         predictor_features: Width of the predictor's hidden layer.
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "mocov3"

@@ -19,9 +19,6 @@ class SimCLRConfig(MethodConfig):
 
     Attributes:
         temperature: Divisor of the cosine similarities.
-
-    Raises:
-        ConfigError: If the temperature is not positive.
     """
 
     name: ClassVar[str] = "simclr"

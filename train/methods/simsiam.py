@@ -21,9 +21,6 @@ class SimSiamConfig(MethodConfig):
 
     Attributes:
         predictor_features: Width of the predictor's hidden layer.
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "simsiam"

@@ -20,9 +20,6 @@ class VICRegConfig(MethodConfig):
         invariance_weight: Weight of the distance between views.
         variance_weight: Weight of the hinge that keeps standard deviations at 1.
         covariance_weight: Weight of the off-diagonal covariances.
-
-    Raises:
-        ConfigError: If a weight is negative.
     """
 
     name: ClassVar[str] = "vicreg"
