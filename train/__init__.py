@@ -1,6 +1,6 @@
-"""Pretraining: configuration, data, methods, losses, the loop and its checkpoints.
+"""Pretraining, from images to a run: configuration, data, methods, the loop and its checkpoints.
 
-Follow an image from file to loss: `data` (decode and crop) -> `views` (augment and describe on the
-device) -> `methods` (backbone, conditioned projector, loss) -> `loop` (optimiser, logs) ->
-`checkpoint`.
+Follow an image from file to loss: `data.loading` (decode and crop) -> `data.views` (augment and
+describe on the device) -> `methods` (backbone, conditioned projector, loss) -> `trainer`
+(optimiser) -> `run.checkpoint`.
 """

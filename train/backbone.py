@@ -1,4 +1,4 @@
-"""The network to be trained, by name."""
+"""Networks to be trained, by name."""
 
 import functools
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What timm must be told to build a network again.
+    """What timm needs to build a network again.
 
     Attributes:
         timm_arch: Name of the timm model.
-        model_args: Arguments that it must be given.
+        model_args: Arguments of its builder.
     """
 
     timm_arch: str

@@ -1,6 +1,7 @@
 """All settings of a training run. Each field is checked when a configuration is made."""
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.config import NOT_NEGATIVE, OneOf, Range, check_fields
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
+from cassle_zoo.common.files import parse_json
 from cassle_zoo.train.backbone import feature_width
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
@@ -36,8 +38,8 @@ class DataConfig:
             (all of it if it has no folder `train`, or for an empty name).
         samples: Number of samples of a streamed dataset (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
-            stream are shared out among them, so there the order of the images depends on it.
-        max_bad_share: Share of the images that may be unreadable before the run stops.
+            stream are divided among them, so there the order of the images depends on it.
+        max_bad_fraction: Fraction of the images that may be unreadable before the run stops.
     """
 
     root: str = ""
@@ -45,7 +47,7 @@ class DataConfig:
     split: str = "train"
     samples: Annotated[int | None, Range(1)] = None
     workers: Annotated[int, Range(0, 1024)] = 1
-    max_bad_share: Annotated[float, Range(0, 1)] = 0.05
+    max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -155,7 +157,7 @@ class TrainConfig:
             and `.` only.
         arch: Any timm model name, or `vit_small` or `vit_base`, MoCo-v3's ViTs.
         method: Settings of the SSL method.
-        conditioning: What the projector is told about the augmentation.
+        conditioning: How the projector is conditioned on the augmentation.
         augself: Auxiliary prediction of augmentation differences; off by default.
         augment: The distribution of views.
         data: Where the images come from.
@@ -193,13 +195,4 @@ class TrainConfig:
         """Return all settings as JSON types."""
         values = dataclasses.asdict(self)
         values["method"] = {"name": self.method.name, **values["method"]}
-        as_json: dict[str, Any] = _lists_for_tuples(values)
-        return as_json
-
-
-def _lists_for_tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _lists_for_tuples(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_lists_for_tuples(item) for item in value]
-    return value
+        return parse_json(json.dumps(values))  # which makes lists of tuples

@@ -1,10 +1,10 @@
-"""What a run will cost, measured on a few of its real steps."""
+"""The cost of a run, measured on a few of its real steps."""
 
 import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,16 +50,17 @@ class Cost:
 
     def __str__(self) -> str:
         """Return a table of what was measured."""
-        rows = [
-            ("peak memory", f"{self.peak_bytes / 2**30:.2f} GiB ({self.device})"),
-            ("a step", f"{self.step_seconds:.3g} s"),
-        ]
-        if self.load_seconds is None:
-            rows.append(("a batch", "not measured: no data given (--data)"))
-        else:
-            rows.append(("a batch", f"{self.load_seconds:.3g} s to read and crop"))
-        rows.append(("time", f"about {_duration(self.seconds)} at this speed"))
-        return _table(rows)
+        load = "not measured: no data given (--data)"
+        if self.load_seconds is not None:
+            load = f"{self.load_seconds:.3g} s to read and crop"
+        return _table(
+            [
+                ("peak memory", f"{self.peak_bytes / 2**30:.2f} GiB ({self.device})"),
+                ("a step", f"{self.step_seconds:.3g} s"),
+                ("a batch", load),
+                ("time", f"about {_duration(self.seconds)} at this speed"),
+            ]
+        )
 
 
 def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) -> Cost:
@@ -68,8 +69,8 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
     Args:
         config: All settings. Without `data.root` the number of images is `data.samples`, or what
             is known about the dataset.
-        report: Is told the counts as soon as the model is built, and then after each step, since
-            the first steps of a large model can take minutes.
+        report: Called with the counts as soon as the model is built, and then after each step,
+            since the first steps of a large model can take minutes.
 
     Raises:
         ConfigError: If the configuration cannot be trained.
@@ -80,8 +81,8 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
     total = config.optim.epochs * per_epoch
     trainer = Trainer(config, per_epoch)
     parameters = count_parameters(trainer)
-    tell = report or (lambda _: None)
-    tell(_count_table(parameters, total, per_epoch))
+    report = report or (lambda _: None)
+    report(_count_table(parameters, total, per_epoch))
     count = 1 + _TIMED_STEPS
     load_seconds = None
     if config.data.root:
@@ -90,7 +91,7 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
         load_seconds /= workers
     else:
         samples = [_noise(config)] * count
-    step_seconds = _time_steps(trainer, samples, total, tell)
+    step_seconds = _time_steps(trainer, samples, total, report)
     waits = load_seconds or 0.0
     # Workers read while the step runs; without workers one waits for the other.
     each = max(step_seconds, waits) if config.data.workers else step_seconds + waits
@@ -107,7 +108,7 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
 
 
 def count_parameters(trainer: Trainer) -> dict[str, int]:
-    """Count a method's parameters: backbone, projector, its encoder, whatever else, trained."""
+    """Count a method's parameters: backbone, projector, its encoder, other parts, trained."""
     method = trainer.method
     counts = {name: _count(child) for name, child in method.named_children()}
     encoder = _count(method.projector.encoder)
@@ -141,13 +142,8 @@ def _load(config: TrainConfig, dataset: Any, count: int) -> tuple[float, list[Sa
     """Return the seconds one process needs for a batch, and `count` batches."""
     alone = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     start = time.perf_counter()
-    samples = list(_first(batches(alone, dataset, 0, count), count))
+    samples = list(batches(alone, dataset, 0, count))
     return (time.perf_counter() - start) / count, samples
-
-
-def _first(items: Iterator[Sample], count: int) -> Iterator[Sample]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
 
 
 def _noise(config: TrainConfig) -> Sample:
@@ -164,7 +160,7 @@ def _noise(config: TrainConfig) -> Sample:
 
 
 def _time_steps(
-    trainer: Trainer, samples: list[Sample], total: int, tell: Callable[[str], None]
+    trainer: Trainer, samples: list[Sample], total: int, report: Callable[[str], None]
 ) -> float:
     """Return the median seconds of a step, after one that warms up."""
     seconds: list[float] = []
@@ -174,7 +170,7 @@ def _time_steps(
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)
-        tell(f"step {number} of {len(samples)} took {seconds[-1]:.3g} s")
+        report(f"step {number} of {len(samples)} took {seconds[-1]:.3g} s")
     timed = sorted(seconds[1:] or seconds)
     return timed[len(timed) // 2]
 

@@ -1,26 +1,23 @@
 """The training loop. It reads top to bottom and never asks which method it trains."""
 
 import contextlib
-import math
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.files import remove_partials
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.loading import batches, open_dataset, steps_per_epoch
-from cassle_zoo.train.distributed import process_group as distributed
-from cassle_zoo.train.distributed.process_group import joined
-from cassle_zoo.train.run import export as final
-from cassle_zoo.train.run.faults import BadImages, explained, locked, stop_signals
+from cassle_zoo.train.distributed import process_group
+from cassle_zoo.train.run import export
+from cassle_zoo.train.run.faults import BadImages, locked, stop_signals, translate_errors
 from cassle_zoo.train.run.fingerprint import (
     check_same_everywhere,
     check_same_run,
     images_fingerprint,
     write_settings,
 )
-from cassle_zoo.train.run.logs import Progress, open_loggers
+from cassle_zoo.train.run.logs import NullReporter, Reporter
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
 
@@ -45,7 +42,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
 
     Writes `config.json`, `metrics.csv`, checkpoints and, at the end, the folder `final`. SIGTERM
     and SIGINT save a checkpoint after the current step and return. Under `torchrun` all processes
-    train together (docs/scaling.md); `out` must be a folder that they share.
+    train together (docs/scaling.md); `out` must be a folder that all of them see.
 
     Args:
         config: All settings.
@@ -65,11 +62,11 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
     """
     out = Path(out)
     with (
-        explained(out, config.optim.batch_size),
-        joined(config.run.device, config.run.timeout) as device,
+        translate_errors(out, config.optim.batch_size),
+        process_group.init(config.run.device, config.run.timeout) as device,
         stop_signals() as stop,
     ):
-        first = distributed.rank() == 0
+        first = process_group.rank() == 0
         dataset = open_dataset(config.data)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
@@ -77,7 +74,10 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         check_same_everywhere(config, images)
         with locked(out) if first else contextlib.nullcontext():
             check_same_run(config, out, images)
-            final.check_folder(out / "final")
+            if first:
+                remove_partials(out)
+                remove_partials(out / "final")
+            export.check_folder(out / "final")
             trainer = Trainer(config, per_epoch, device)
             notes = trainer.restore(out)
             if trainer.step > total:
@@ -86,16 +86,16 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                     f"these images and settings it has {total}; point --data at the images it "
                     "began with, or use another --out."
                 )
-            finished_before = trainer.step == total and final.is_written(out / "final")
-            report = Reporter(config, out, trainer.step, total) if first else Silence()
+            finished_before = trainer.step == total and export.is_written(out / "final")
+            report = Reporter(config, out, trainer.step, total) if first else NullReporter()
             if first:
                 write_settings(config, images, out)
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
-            bad_images = BadImages(dataset, config.data.max_bad_share)
+            bad_images = BadImages(dataset, config.data.max_bad_fraction)
             for note in (*notes, *getattr(dataset, "notes", ())):
                 report.message(note)
             for batch in batches(config, dataset, trainer.step, total):
-                for name in bad_images.note(distributed.gather_cpu(batch["bad"], device)):
+                for name in bad_images.note(process_group.all_gather_cpu(batch["bad"], device)):
                     report.message(f"image {name} cannot be read; another one is used instead.")
                 values = trainer.train_step(batch, total)
                 report.step(trainer.step, values)
@@ -107,7 +107,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                         measured = monitor(trainer.method.backbone, trainer.device)
                     report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
                 done = trainer.step == total
-                stopping = distributed.in_any(stop.requested, device)
+                stopping = process_group.any_rank(stop.requested, device)
                 due = position == 0 or trainer.step % config.run.checkpoint_every == 0
                 if first and (done or stopping or due):
                     trainer.save(out)
@@ -117,70 +117,9 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                     )
                     break
             report.close()
-            # Not again: it tells with which command, commit and versions the run was finished.
+            # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
-                final.write(out / "final", trainer.method, config, steps=total, command=command)
+                export.write(out / "final", trainer.method, config, steps=total, command=command)
             # Here a second signal does not yet end a process for which others wait.
-            distributed.wait()
+            process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)
-
-
-class Reporter:
-    """Sends a run's numbers to the loggers and the progress bar."""
-
-    def __init__(self, config: TrainConfig, out: Path, step: int, total: int) -> None:
-        """Open the loggers, continuing after `step`."""
-        self._config = config
-        self._total = total
-        self._loggers = open_loggers(config.run.loggers, out, step)
-        self._progress = Progress(step, total, config.optim.batch_size)
-        self._mark = (step, time.perf_counter())
-
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of one step; log them every `log_every` steps."""
-        self._progress.advance()
-        if step % self._config.run.log_every == 0 or step == self._total:
-            since, clock = self._mark
-            self._mark = (step, time.perf_counter())
-            seconds = self._mark[1] - clock
-            speed = (step - since) * self._config.optim.batch_size / seconds
-            self._log(step, {**values, "images_per_second": speed})
-            self._progress.show(values)
-
-    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Tell how an epoch ended."""
-        self._log(step, {"epoch": epoch, **{k: v for k, v in values.items() if k != "loss"}})
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.message(f"epoch {epoch}/{self._config.optim.epochs}  {numbers}")
-        self._mark = (step, time.perf_counter())
-
-    def message(self, text: str) -> None:
-        """Print a line."""
-        self._progress.message(text)
-
-    def close(self) -> None:
-        """Flush and close everything."""
-        for logger in self._loggers:
-            logger.close()
-        self._progress.close()
-
-    def _log(self, step: int, values: Mapping[str, float]) -> None:
-        finite_values = {name: value for name, value in values.items() if math.isfinite(value)}
-        for logger in self._loggers:
-            logger.log(step, finite_values)
-
-
-class Silence:
-    """What all processes but the first report."""
-
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Log nothing."""
-
-    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Tell nothing."""
-
-    def message(self, text: str) -> None:
-        """Print nothing."""
-
-    def close(self) -> None:
-        """Nothing is open."""

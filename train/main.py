@@ -20,10 +20,8 @@ from cassle_zoo.train.recipes import RECIPES, get_recipe
 
 INTERRUPTED = 143
 
-_DESCRIPTION = """Pretrain a backbone. RECIPE is one of: {recipes}.
-
-The same command run again continues an interrupted run. Exit status: 0 finished, 143 stopped by a
-signal after saving (run the command again to continue), 2 bad input."""
+_CONTINUES = """The same command run again continues an interrupted run. Exit status: 0 finished,
+143 stopped by a signal after saving (run the command again to continue), 2 bad input."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,27 +47,40 @@ class Arguments:
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Parse a command line: a recipe's name first, then overrides."""
-    description = _DESCRIPTION.format(recipes=", ".join(RECIPES))
+    if argv and argv[0] in ("-h", "--help"):
+        print(_overview())
+        raise SystemExit(0)
     if not argv or argv[0].startswith("-"):
-        if argv and argv[0] in ("-h", "--help"):
-            print(
-                f"usage: cassle-zoo train RECIPE --data PATH --out DIR [OPTIONS]\n\n{description}"
-            )
-            print("\ncassle-zoo train RECIPE --help lists every setting with the recipe's value.")
-            raise SystemExit(0)
         raise ConfigError("name a recipe first; see cassle-zoo train --help.")
-    recipe = get_recipe(argv[0])
+    config = get_recipe(argv[0])
+    facts = str(RECIPES[argv[0]]).replace("\n", "\n\n")  # tyro joins the lines of a paragraph
     arguments = tyro.cli(
         Arguments,
         prog=f"cassle-zoo train {argv[0]}",
-        description=description,
-        default=Arguments(config=recipe),
+        description=f"{facts}\n\n{_CONTINUES}",
+        default=Arguments(config=config),
         args=list(argv[1:]),
     )
     if not arguments.data:
         return arguments
     data = dataclasses.replace(arguments.config.data, root=arguments.data)
     return dataclasses.replace(arguments, config=dataclasses.replace(arguments.config, data=data))
+
+
+def _overview() -> str:
+    width = max(map(len, RECIPES))
+    recipes = "\n".join(f"  {name:<{width}}  {recipe.title}" for name, recipe in RECIPES.items())
+    return f"""usage: cassle-zoo train RECIPE --data PATH --out DIR [OPTIONS]
+
+Pretrain a backbone.
+
+{_CONTINUES}
+
+recipes:
+{recipes}
+
+cassle-zoo train RECIPE --help shows what is known about a recipe, and every setting with its
+value there."""
 
 
 def public_command(argv: Sequence[str]) -> str:
@@ -95,10 +106,10 @@ def run_from_cli(argv: Sequence[str]) -> int:
         print(dry_run(arguments.config, report=functools.partial(print, flush=True)))
         return 0
     if arguments.out is None:
-        raise ConfigError("say where the run's files go with --out DIR.")
+        raise ConfigError("pass --out DIR, the folder for the run's files.")
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:
         return INTERRUPTED
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process says it for all
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process reports for all
         print(f"finished: {arguments.out / 'final'}", file=sys.stderr)
     return 0

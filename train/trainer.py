@@ -1,4 +1,4 @@
-"""What a run consists of besides its loop: model, optimiser, position, and one step."""
+"""The trainer: model, optimiser and position of a run, one step, and its checkpoints."""
 
 import warnings
 from pathlib import Path
@@ -14,8 +14,8 @@ from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.train.backbone import build_backbone
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.views import make_views
-from cassle_zoo.train.distributed import process_group as distributed
-from cassle_zoo.train.distributed.sync_batch_norm import join_batch_norm
+from cassle_zoo.train.distributed import process_group
+from cassle_zoo.train.distributed.sync_batch_norm import convert_sync_batch_norm
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.methods.augself import AugSelf
 from cassle_zoo.train.optim import build_optimizer, set_learning_rate
@@ -47,7 +47,7 @@ class Trainer:
             torch.channels_last if config.run.channels_last else torch.contiguous_format
         )
         method = build_method(config).to(self.device).to(memory_format=self._memory_format)
-        join_batch_norm(method, self.device)
+        convert_sync_batch_norm(method, self.device)
         self.method = method.train()
         self._parallel = _parallel(self.method)
         groups = self.method.param_groups()
@@ -76,7 +76,7 @@ class Trainer:
             loss, logs = self._parallel(views)
         values = {"loss": float(loss.detach())}
         values |= {name: float(value.detach()) for name, value in logs.items()}
-        values = distributed.mean(values, self.device)
+        values = process_group.all_reduce_mean(values, self.device)
         check_finite(values["loss"], self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -101,7 +101,7 @@ class Trainer:
         """Continue from the folder's checkpoint, if there is one.
 
         Returns:
-            Lines that tell the user what was found.
+            Messages for the user about what was found.
 
         Raises:
             ConfigError: If the processes do not see the same checkpoint.
@@ -111,13 +111,13 @@ class Trainer:
         found = 0 if state is None else state.get("step")
         if type(found) is not int or found < 0:
             raise ModelFolderError(
-                f"the checkpoint in {str(out)!r} tells {found!r} as its step, so it is none of "
-                "ours; remove it, or use another --out."
+                f"the checkpoint in {str(out)!r} has the step {found!r}, so it was not written by "
+                "cassle-zoo; remove it, or use another --out."
             )
-        if not distributed.same_everywhere(found, self.device):
+        if len(set(process_group.all_gather_object(found))) > 1:
             raise ConfigError(
-                f"process {distributed.rank()} finds a checkpoint of step {found} in "
-                f"{str(out)!r}, others find another; all machines must share the folder --out."
+                f"process {process_group.rank()} finds a checkpoint of step {found} in "
+                f"{str(out)!r}, others find another; all machines must see the same folder --out."
             )
         if state is None:
             return []
@@ -133,8 +133,8 @@ class Trainer:
                 f"the checkpoint in {str(out)!r} does not fit the run: {error!s:.500}; continue "
                 "with the versions of cassle_zoo, torch and timm that wrote it."
             ) from error
-        if distributed.rank() == 0:
-            for name in damaged:  # else the next checkpoint would push out the intact one
+        if process_group.rank() == 0:
+            for name in damaged:  # else the next checkpoint would replace the intact one
                 (out / name).unlink(missing_ok=True)
         notes = [f"{name} is damaged; using the one before." for name in damaged]
         return [*notes, f"continuing after step {self.step}."]
@@ -153,8 +153,8 @@ def build_method(config: TrainConfig) -> Method:
 
 
 def _parallel(method: Method) -> nn.Module:
-    """Let the backward pass average gradients over the processes."""
-    if distributed.count() == 1:
+    """Make the backward pass average gradients over the processes."""
+    if process_group.world_size() == 1:
         return method
     with warnings.catch_warnings():
         # Its successor came with torch 2.15, its end is not announced; we support torch 2.6.

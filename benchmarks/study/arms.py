@@ -33,7 +33,7 @@ def told_of(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
 
 def is_told(record: Record) -> bool:
     """Whether a record's projector is told ω."""
-    how: str = record.settings.get("conditioning", {}).get("how", "none")
+    how: str = record.settings.get("conditioning", {}).get("mode", "none")
     return how != "none"
 
 

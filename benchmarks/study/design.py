@@ -11,9 +11,7 @@ from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
-from cassle_zoo.train.recipes import get_recipe
-from cassle_zoo.train.recipes.baseline import without_conditioning
-from cassle_zoo.train.recipes.emoji64 import resnet18_cassle_simclr
+from cassle_zoo.train.recipes import get_recipe, without_conditioning
 
 GRID, MAIN, UNTRAINED, METHODS = "grid", "main", "untrained", "methods"
 REFERENCE, CONDITIONING, OMEGA, DEPTH = "reference", "conditioning", "omega", "depth"
@@ -107,7 +105,7 @@ class Design:
     seeds: Annotated[int, Range(1)] = 3
     method_seeds: Annotated[int, Range(1)] = 1
     choose: bool = True
-    base: TrainConfig = field(default_factory=resnet18_cassle_simclr)
+    base: TrainConfig = field(default_factory=lambda: get_recipe("resnet18_cassle_simclr.emoji64"))
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -206,7 +204,7 @@ class Design:
 
     def _ablations(self, choice: Choice) -> Iterator[Arm]:
         changes: list[tuple[str, str, dict[str, Any]]] = [
-            *((CONDITIONING, how, {"how": how}) for how in CONDITIONINGS),
+            *((CONDITIONING, how, {"mode": how}) for how in CONDITIONINGS),
             *((OMEGA, subset, {"descriptors": names}) for subset, names in OMEGAS.items()),
             *((DEPTH, str(depth), {"depth": depth}) for depth in DEPTHS),
         ]
@@ -244,4 +242,4 @@ class Design:
 
 def _is_expensive(arm: Arm) -> bool:
     """Whether a step takes several times as long as SimCLR's on a CPU."""
-    return arm.config.arch.startswith("vit") or arm.config.conditioning.how.startswith("hypernet")
+    return arm.config.arch.startswith("vit") or arm.config.conditioning.mode.startswith("hypernet")

@@ -17,7 +17,7 @@ from benchmarks.study.neighbours import neighbours
 from benchmarks.study.records import Record, settings_of
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.devices import autocast_dtype, pick_device
-from cassle_zoo.common.files import read_json
+from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator
 from cassle_zoo.eval.protocols.emoji64 import Emoji64Suite
 from cassle_zoo.eval.protocols.equivariance import Equivariance
@@ -32,7 +32,6 @@ from cassle_zoo.hub.export import EXPORT_FILE, export_run
 from cassle_zoo.records import Result
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
-from cassle_zoo.train.run.checkpoint import write_json
 from cassle_zoo.train.run.fingerprint import check_same_run
 
 GRID_EVALUATORS: dict[str, Evaluator] = {"linear-probe": LinearProbe()}

@@ -34,7 +34,7 @@ def hours_left(jobs: Sequence[Job], records: Sequence[Record]) -> float:
 
 def _kind(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what decides about the time of an epoch."""
-    return settings["arch"], settings["method"]["name"], settings["conditioning"]["how"]
+    return settings["arch"], settings["method"]["name"], settings["conditioning"]["mode"]
 
 
 def _seconds_of_an_epoch(records: Sequence[Record]) -> float:

@@ -18,6 +18,7 @@ from benchmarks.study.design import MAIN, Arm, Job
 from benchmarks.study.job import Machine, clean, job_config, measure, package, train_job
 from benchmarks.study.records import Record
 from cassle_zoo.common.errors import ConfigError, unknown_name
+from cassle_zoo.common.files import write_json
 from cassle_zoo.eval.base import Compute, EvalContext
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.protocols.emoji64 import Emoji64Suite
@@ -26,7 +27,6 @@ from cassle_zoo.records import Result
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store.folder import CONFIG_FILE, bundled_folder, read_config
 from cassle_zoo.train.recipes import get_recipe
-from cassle_zoo.train.run.checkpoint import write_json
 from cassle_zoo.train.run.fingerprint import check_same_run
 
 RESULTS = Path(__file__).resolve().parents[2] / "eval" / "results"

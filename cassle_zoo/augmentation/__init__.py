@@ -1,1 +1,1 @@
-"""What omega is, and views whose omega is known."""
+"""The descriptors that make up omega, and views whose omega is known."""

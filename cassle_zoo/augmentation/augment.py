@@ -1,4 +1,4 @@
-"""Augmentation with known parameters: sample, apply and describe are three functions.
+"""Augmentation with known parameters, as three functions: sample, apply and describe.
 
 `sample_params` draws everything random of a view from an explicit generator, `apply_params` is a
 deterministic function of pixels and parameters, and `describe` turns the parameters into omega.
@@ -32,8 +32,7 @@ _JITTER_OPS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     pixels.adjust_hue,
 )
 
-
-Share = Annotated[float, Range(0, 1)]
+Fraction = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class AugmentConfig:
 
     Attributes:
         size: Height and width of a view in pixels.
-        crop_scale: Smallest and largest share of the image's area that a crop covers.
+        crop_scale: Smallest and largest fraction of the image's area that a crop covers.
         crop_ratio: Smallest and largest ratio of width to height of a crop.
         flip_p: Probability of a horizontal flip.
         jitter_p: Probability of the colour jitter.
@@ -65,14 +64,14 @@ class AugmentConfig:
     size: Annotated[int, Range(1)] = 224
     crop_scale: Annotated[tuple[float, float], Range(0, 1, open_low=True)] = (0.2, 1.0)
     crop_ratio: Annotated[tuple[float, float], POSITIVE] = (3 / 4, 4 / 3)
-    flip_p: Share = 0.5
-    jitter_p: Share = 0.8
-    brightness: Share = 0.4
-    contrast: Share = 0.4
-    saturation: Share = 0.4
+    flip_p: Fraction = 0.5
+    jitter_p: Fraction = 0.8
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.4
     hue: Annotated[float, Range(0, 0.5)] = 0.1
-    grayscale_p: Share = 0.2
-    blur_p: Share = 0.5
+    grayscale_p: Fraction = 0.2
+    blur_p: Fraction = 0.5
     blur_sigma: Annotated[tuple[float, float], POSITIVE] = (0.1, 2.0)
     blur_kernel: Annotated[int | None, Range(1)] = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -99,7 +98,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentParams:
-    """Everything random about a batch of B views. Tensors live on the CPU.
+    """Everything random about a batch of B views. All tensors are on the CPU.
 
     Attributes:
         box: (B, 4) int64 top, left, height, width of the crop, in pixels of the image.
@@ -227,7 +226,7 @@ def describe(
     Args:
         params: The parameters of the views.
         color_diff: (B, 3) from `apply_params`.
-        layout: Which descriptors, in which columns; the numbers are defined in DESCRIPTOR_WIDTHS.
+        layout: Which descriptors, in which columns; the numbers are defined in DESCRIPTOR_COLUMNS.
         config: The ranges by which the colour factors are scaled.
     """
     ranges = [2 * config.brightness, 2 * config.contrast, 2 * config.saturation, 2 * config.hue]

@@ -32,8 +32,8 @@ def crop_box(
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        uniforms: N_CROP_UNIFORMS or more numbers in [0, 1), all the randomness there is.
-        scale: Smallest and largest share of the image's area.
+        uniforms: N_CROP_UNIFORMS or more numbers in [0, 1), the only randomness.
+        scale: Smallest and largest fraction of the image's area.
         ratio: Smallest and largest ratio of width to height.
     """
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])

@@ -1,7 +1,7 @@
-"""What omega is: the names, sizes and order of the augmentation descriptors.
+"""The augmentation descriptors that make up omega: their names, sizes and order.
 
 The descriptor of one view is the concatenation, in sorted name order, of the parts chosen from
-:data:`DESCRIPTOR_WIDTHS`. This module says what the numbers mean; `augment.describe` computes them.
+:data:`DESCRIPTOR_COLUMNS`, which says what the numbers mean; `augment.describe` computes them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,17 +13,6 @@ from cassle_zoo.common.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-DESCRIPTOR_WIDTHS: Mapping[str, int] = MappingProxyType(
-    {
-        "blur": 1,  # sigma in pixels, 0 if not applied
-        "color": 4,  # (factor - 1) / range of brightness, contrast, saturation; hue / range
-        "color_diff": 3,  # mean RGB before minus after the colour jitter, images in [0, 1]
-        "crop": 4,  # centre y, centre x (mirrored if flipped), height, width; fractions
-        "flip": 1,  # 0 or 1
-        "grayscale": 1,  # 0 or 1
-    }
-)
 
 DESCRIPTOR_COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -39,10 +28,10 @@ DESCRIPTOR_COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             for channel in ("red", "green", "blue")
         ),
         "crop": (
-            "centre y of the crop, as a share of the image's height",
-            "centre x, as a share of the width; 1 - x if the view was flipped",
-            "height, as a share of the image's",
-            "width, as a share of the image's",
+            "centre y of the crop, as a fraction of the image's height",
+            "centre x, as a fraction of the width; 1 - x if the view was flipped",
+            "height, as a fraction of the image's",
+            "width, as a fraction of the image's",
         ),
         "flip": ("1 if the view was flipped horizontally, else 0",),
         "grayscale": ("1 if the view was made grey, else 0",),
@@ -50,6 +39,11 @@ DESCRIPTOR_COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """What each number of each descriptor means. A colour factor's range is the upper minus the lower
 bound of its interval; `color` and `color_diff` are 0 if the jitter was not applied."""
+
+DESCRIPTOR_WIDTHS: Mapping[str, int] = MappingProxyType(
+    {name: len(columns) for name, columns in DESCRIPTOR_COLUMNS.items()}
+)
+"""How many numbers each descriptor is."""
 
 PAPER_DESCRIPTORS: tuple[str, ...] = ("blur", "color", "color_diff", "crop", "grayscale")
 """The paper's main setting: 13 numbers (section 4)."""
@@ -91,7 +85,7 @@ class DescriptorLayout:
     def select(self, descriptors: "Tensor") -> "Tensor":
         """Pick this layout's columns (B, width) out of descriptors (B, 14) of `ALL_DESCRIPTORS`."""
         columns = ALL_DESCRIPTORS.slices()
-        chosen = [i for name in self.names for i in range(*columns[name].indices(99))]
+        chosen = [i for n in self.names for i in range(columns[n].start, columns[n].stop)]
         return descriptors[:, chosen]
 
 

@@ -1,4 +1,4 @@
-"""Views with their omegas as a transform, for training loops other than ours."""
+"""A transform that gives views with their omegas, for any training loop."""
 
 from dataclasses import dataclass, field
 
@@ -15,10 +15,10 @@ from cassle_zoo.common.images import to_rgb
 
 @dataclass(frozen=True, kw_only=True)
 class DescribedViews:
-    """Turns an image into augmented views and what was done to each.
+    """Turns an image into augmented views and their omegas.
 
     It is used like a torchvision transform, and samples, applies and describes the augmentation on
-    the CPU, one image at a time. In a `DataLoader` the default collation makes of it a list of
+    the CPU, one image at a time. A `DataLoader`'s default collation gives a list of
     (B, 3, size, size) views and a list of (B, D) omegas.
 
     Attributes:

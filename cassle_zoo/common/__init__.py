@@ -1,1 +1,1 @@
-"""What every room may use and what knows nothing of models: errors, configuration checks, files, images, devices, seeds."""
+"""Errors, configuration checks, files, images, devices and seeds; knows nothing of models."""

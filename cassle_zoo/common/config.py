@@ -1,6 +1,6 @@
-"""Checks every field of a settings class when it is made, by its type and its declared range.
+"""Checks of every field of a settings class when it is made, by its type and declared range.
 
-A field says what it may be where it is declared: `share: Annotated[float, Range(0, 1)] = 0.5`.
+A field states its range where it is declared: `fraction: Annotated[float, Range(0, 1)] = 0.5`.
 """
 
 import dataclasses
@@ -8,7 +8,6 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
@@ -47,11 +46,7 @@ NOT_NEGATIVE = Range(0)
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """Names to choose from.
-
-    Attributes:
-        names: All that there are.
-    """
+    """Names to choose from."""
 
     names: tuple[str, ...]
 
@@ -126,19 +121,12 @@ def _check_tuple(name: str, value: Any, kinds: tuple[Any, ...], bounds: Range) -
 
 
 def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
-    is_kind = _IS_NUMBER[kind]
-    if not is_kind(value) or not math.isfinite(value) or value not in bounds:
+    is_kind = isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool)
+    if not is_kind or not math.isfinite(value) or value not in bounds:
         word = "a whole number" if kind is int else "a number"
         raise ConfigError(f"{name} must be {word}{bounds}, got {value!r}.")
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-_IS_NUMBER: dict[type, Callable[[Any], bool]] = {int: _is_whole, float: _is_real}
+# NumPy's numbers are registered with these, and pass.
+_NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
 _WORDS = {str: "a text", bool: "True or False"}

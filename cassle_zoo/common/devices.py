@@ -1,4 +1,4 @@
-"""Which device to run on, and in which precision."""
+"""Devices and precisions: the ones asked for, or the best of this machine."""
 
 import contextlib
 
@@ -41,8 +41,8 @@ def _unusable(device: str | torch.device, reason: str) -> ConfigError:
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor of the CPU to a device, without waiting until a GPU has done its earlier work.
 
-    On MPS torch may read the source when it is gone already (pytorch issue 189690), so it is waited
-    for.
+    On MPS torch may read the source after it is freed (pytorch issue 189690), so there the copy is
+    waited for.
     """
     return x.to(device, non_blocking=device.type != "mps")
 

@@ -37,7 +37,7 @@ class ModelFolderError(CassleZooError, RuntimeError):
 
 
 class CheckpointError(CassleZooError, RuntimeError):
-    """A foreign checkpoint is not safe to read, or not understood."""
+    """A foreign checkpoint is not safe to read, or not recognised."""
 
 
 class DataError(CassleZooError, RuntimeError):

@@ -39,6 +39,19 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_partials(folder: str | Path) -> None:
+    """Remove what :func:`atomic_write` and :func:`atomic_folder` left when a process was killed.
+
+    Args:
+        folder: What they wrote in; it may be missing. Nobody else may be writing there.
+    """
+    for path in Path(folder).glob(".partial-*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """Write a folder that is either the old one or the new one; its parents are created.

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are drawn for, not on who draws them and when."""
+"""Random numbers that depend on what they are drawn for, not on the process or the moment."""
 
 import hashlib
 import random
@@ -38,7 +38,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     python, numpy = random.getstate(), np.random.get_state()
     cuda = device if device is not None and device.type == "cuda" else None
-    # By hand, since fork_rng and manual_seed look after every GPU, which costs time per image.
+    # Not fork_rng and manual_seed: they handle every GPU, which costs time per image.
     cpu_state = torch.default_generator.get_state()
     cuda_state = None if cuda is None else torch.cuda.get_rng_state(cuda)
     try:

@@ -4,13 +4,13 @@ import dataclasses
 
 from benchmarks.study.design import Design
 from benchmarks.study.job import Machine
-from cassle_zoo.train.recipes.emoji64 import resnet18_cassle_simclr
+from cassle_zoo.train.recipes import get_recipe
 
 MACHINE = Machine(device="cpu", threads=1, data_workers=0)
 
 
 def small_design() -> Design:
-    recipe = resnet18_cassle_simclr()
+    recipe = get_recipe("resnet18_cassle_simclr.emoji64")
     base = dataclasses.replace(
         recipe,
         arch="test_resnet",

@@ -15,10 +15,10 @@ import torch
 from changes import change
 from safetensors.torch import load_file
 
-from cassle_zoo.common.errors import ConfigError, ModelFolderError, NonFiniteLossError
+from cassle_zoo.common.errors import ConfigError, NonFiniteLossError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
+from cassle_zoo.train.run.checkpoint import LATEST
 from cassle_zoo.train.run.faults import locked
 from cassle_zoo.train.trainer import Trainer, build_method
 
@@ -149,6 +149,22 @@ def test_kill_9_at_random_moments(config: TrainConfig, tmp_path: Path, kills: in
     assert killed > 0
     assert start(config, out).wait() == 0
     assert_same_weights(out, tmp_path / "undisturbed")
+    assert not list(out.rglob(".partial-*"))
+
+
+def test_a_run_removes_what_a_killed_one_was_writing(
+    config: TrainConfig, undisturbed: Path
+) -> None:
+    leftovers = [undisturbed / ".partial-0", undisturbed / "final" / ".partial-1"]
+    for path in leftovers:
+        path.write_bytes(b"half")
+    (undisturbed / ".partial-2").mkdir()
+    (undisturbed / ".partial-2" / "file").write_bytes(b"half")
+    with locked(undisturbed), pytest.raises(ConfigError, match="another process"):
+        loop.train(config, undisturbed)
+    assert all(path.exists() for path in leftovers)
+    assert loop.train(config, undisturbed).finished
+    assert not list(undisturbed.rglob(".partial-*"))
 
 
 def test_sigterm_saves_and_stops(config: TrainConfig, undisturbed: Path, tmp_path: Path) -> None:
@@ -222,51 +238,3 @@ def test_seed_and_conditioning_matter(config: TrainConfig) -> None:
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path) == (None, [])
-    save_checkpoint(tmp_path, {"step": 1})
-    save_checkpoint(tmp_path, {"step": 2})
-    assert load_checkpoint(tmp_path)[0] == {"step": 2}
-    content = bytearray((tmp_path / LATEST).read_bytes())
-    content[200] ^= 1
-    (tmp_path / LATEST).write_bytes(content)
-    assert load_checkpoint(tmp_path) == ({"step": 1}, [LATEST])
-    (tmp_path / LATEST).unlink()
-    assert load_checkpoint(tmp_path) == ({"step": 1}, [])
-    (tmp_path / PREVIOUS).write_bytes(b"")
-    with pytest.raises(ModelFolderError, match="damaged"):
-        load_checkpoint(tmp_path)
-
-
-def test_failed_write_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(tmp_path, {"step": 1})
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(tmp_path, {"step": 2})
-    assert load_checkpoint(tmp_path) == ({"step": 1}, [])
-    assert [path.name for path in tmp_path.iterdir()] == [LATEST]
-
-
-def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    import hashlib
-    import pickle
-
-    marker = tmp_path / "ran"
-
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (marker,))
-
-    content = pickle.dumps(Evil())
-    digest = hashlib.sha256(content).hexdigest().encode()
-    (tmp_path / LATEST).write_bytes(digest + b"\n" + content)
-    with pytest.raises(ModelFolderError, match="no checkpoint") as caught:
-        load_checkpoint(tmp_path)
-    assert "weights_only" not in str(caught.value)  # torch's advice is to run it
-    assert not marker.exists()

@@ -27,7 +27,7 @@ from cassle_zoo.train.data.folder import FolderImages
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import Sample, StreamBatches, StreamViews, TimmStream
 from cassle_zoo.train.data.timm_data import open_timm_data
-from cassle_zoo.train.distributed.process_group import share
+from cassle_zoo.train.distributed.process_group import local_rows
 from cassle_zoo.train.run.faults import WORKER_ADVICE
 
 N_VIEWS = 2
@@ -159,7 +159,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.batch_size = batch_size
         self.seed = seed
         self.steps = range(first, last)
-        self.share = share(batch_size)
+        self.share = local_rows(batch_size)
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -255,8 +255,10 @@ def _stream_batches(
             worker_init_fn=_worker_start(config),
         )
 
-    rows = share(config.optim.batch_size)
-    stream = StreamBatches(dataset, crops, make_loader, config.run.seed, config.data.max_bad_share)
+    rows = local_rows(config.optim.batch_size)
+    stream = StreamBatches(
+        dataset, crops, make_loader, config.run.seed, config.data.max_bad_fraction
+    )
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     step = first
     while step < last:

@@ -102,7 +102,7 @@ class StreamBatches:
     """
 
     def __init__(
-        self, dataset: Any, cut: Cut, make_loader: MakeLoader, seed: int, max_bad_share: float
+        self, dataset: Any, cut: Cut, make_loader: MakeLoader, seed: int, max_bad_fraction: float
     ) -> None:
         """Prepare to read.
 
@@ -111,13 +111,13 @@ class StreamBatches:
             cut: Returns the views of (image, epoch, number).
             make_loader: Makes the loader of samples.
             seed: Of the run.
-            max_bad_share: Share of the images that may be lost.
+            max_bad_fraction: Fraction of the images that may be lost.
         """
         self._dataset = dataset
         self._cut = cut
         self._make_loader = make_loader
         self._seed = seed
-        self._bad = BadImages(dataset, max_bad_share)
+        self._bad = BadImages(dataset, max_bad_fraction)
         self._untold: list[int] = []
 
     def epoch(self, epoch: int, rows: int, first: int, last: int) -> Iterator[Sample]:

@@ -15,7 +15,7 @@ from cassle_zoo.train.config import DataConfig
 from cassle_zoo.train.data.shard_list import list_shards
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import TimmStream
-from cassle_zoo.train.distributed.process_group import count, rank
+from cassle_zoo.train.distributed.process_group import rank, world_size
 
 _PACKAGES = {
     "hfds": '"cassle-zoo[hfds]"',
@@ -86,7 +86,7 @@ def open_timm_data(config: DataConfig) -> Any:
             import webdataset  # noqa: F401
 
             listed = list_shards(Path(config.root), config.split, config.samples)
-            return Shards(listed, rank(), count(), config.workers)
+            return Shards(listed, rank(), world_size(), config.workers)
         if config.dataset == "torch/stl10":  # which timm's factory leaves out
             from torchvision.datasets import STL10
 

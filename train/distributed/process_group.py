@@ -1,29 +1,32 @@
-"""Training in several processes. With one process everything here is the identity.
+"""The processes that train together, and what they exchange.
 
-`torchrun` starts the processes and tells each its rank through environment variables; each takes
-its share of every batch, and together they do what one process would do with the whole batch.
+`torchrun` starts the processes and gives each its rank in environment variables; each works on its
+rows of every batch, and together they do what one process would do with the whole batch. In a
+single process every function here is the identity.
 """
 
 import contextlib
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cassle_zoo.common.devices import pick_device
-from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.train.distributed.rendezvous import fresh_store
+from cassle_zoo.common.errors import CassleZooError, ConfigError
 
-_TOLD_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_POLL_SECONDS = 0.02
 
 
 @contextlib.contextmanager
-def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
-    """Join the processes that `torchrun` started, for as long as the context is open.
+def init(device: str | None, timeout: float) -> Iterator[torch.device]:
+    """Initialise the process group that `torchrun` announces, for as long as the context is open.
 
     Args:
         device: Device to train on; `None` or `cuda` gives each process of a machine a GPU of its
@@ -34,33 +37,21 @@ def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
         The device of this process.
 
     Raises:
-        ConfigError: If a machine has fewer GPUs than processes, or they are told to share one,
-            there is no such device, or the environment tells of several processes, but not all
-            that torchrun does.
+        ConfigError: If a machine has fewer GPUs than processes, or all are given the same one,
+            there is no such device, or the environment announces several processes without all
+            the variables that torchrun sets.
+        CassleZooError: If another process has not come in time.
     """
-    if dist.is_initialized() or _announced() == 1:
+    if dist.is_initialized() or _announced_world_size() == 1:
         own = pick_device(device)
         # Else what asks for the current GPU, such as the thread that pins batches, takes the first.
         with torch.cuda.device(own) if own.type == "cuda" else contextlib.nullcontext():
             yield own
         return
-    if device in (None, "cuda") and torch.cuda.is_available():
-        local = int(os.environ["LOCAL_RANK"])
-        if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"this machine has {torch.cuda.device_count()} GPUs, but torchrun started process "
-                f"number {local + 1} here; lower --nproc-per-node, or pass --run.device cpu."
-            )
-        device = f"cuda:{local}"
-    elif str(device).startswith("cuda:") and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
-        raise ConfigError(
-            f"--run.device {device} is one GPU for all processes of this machine; leave it out, "
-            "and each gets its own."
-        )
-    own = pick_device(device)
+    own = _own_device(device)
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    store = fresh_store(timeout)
+    store = _fresh_store(timeout)
     dist.init_process_group(
         "nccl" if own.type == "cuda" else "gloo",
         store=store,
@@ -75,114 +66,94 @@ def joined(device: str | None, timeout: float) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def _announced() -> int:
-    """Return how many processes there should be, as torchrun tells in the environment."""
-    text = os.environ.get("WORLD_SIZE", "1")
-    missing = [name for name in _TOLD_BY_TORCHRUN if name not in os.environ]
-    if not text.isdecimal() or text == "0" or (text != "1" and missing):
-        but = (
-            f"{' and '.join(missing)} are not set" if missing else "that is no number of processes"
-        )
-        raise ConfigError(
-            f"the environment variable WORLD_SIZE is {text!r}, but {but}; start several processes "
-            "with torchrun, or unset WORLD_SIZE to train in one."
-        )
-    return int(text)
-
-
-def count() -> int:
+def world_size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Return this process's number; process 0 writes files and prints."""
-    return dist.get_rank() if count() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def share(batch_size: int) -> slice:
+def local_rows(batch_size: int) -> slice:
     """Return the rows of a batch that this process works on.
 
     Raises:
-        ConfigError: If the batch cannot be shared out evenly.
+        ConfigError: If the batch cannot be divided evenly.
     """
-    if batch_size % count():
+    if batch_size % world_size():
         raise ConfigError(
-            f"a batch of {batch_size} cannot be shared out evenly among {count()} processes; "
-            f"choose an --optim.batch-size that {count()} divides."
+            f"a batch of {batch_size} cannot be divided evenly among {world_size()} processes; "
+            f"choose an --optim.batch-size that {world_size()} divides."
         )
-    rows = batch_size // count()
+    rows = batch_size // world_size()
     return slice(rank() * rows, (rank() + 1) * rows)
 
 
-def gather(x: Tensor) -> Tensor:
-    """Join the rows of all processes, in the order of their ranks; gradients flow back.
+def barrier() -> None:
+    """Wait until all processes have come here."""
+    if world_size() > 1:
+        dist.barrier()
 
-    Every process then computes the loss of the joint batch, and the backward pass sums, for each
+
+def all_gather(x: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, in the order of their ranks; gradients flow back.
+
+    Every process then computes the loss of the whole batch, and the backward pass sums, for each
     process's rows, the gradients of all these (equal) losses. DistributedDataParallel averages
-    parameter gradients over processes, which makes them those of one process with the joint batch.
+    parameter gradients over processes, which makes them those of one process with the whole batch.
 
     Args:
         x: (B, ...) rows of this process; B must be the same in all processes.
 
     Returns:
-        (processes * B, ...) rows.
+        (world_size * B, ...) rows.
     """
-    if count() == 1:
+    if world_size() == 1:
         return x
-    joint: Tensor = _Gather.apply(x)
-    return joint
+    rows: Tensor = _AllGather.apply(x)
+    return rows
 
 
-def gather_cpu(x: Tensor, device: torch.device) -> Tensor:
-    """Join rows that lie on the CPU, by way of the processes' devices.
+def all_gather_cpu(x: Tensor, device: torch.device) -> Tensor:
+    """Concatenate rows that are on the CPU, by way of the processes' devices.
 
-    With one process they stay where they are, so that its GPU need not be waited for.
+    A single process does without its device, so that a GPU need not be waited for.
     """
-    return x if count() == 1 else gather(x.to(device)).cpu()
+    return x if world_size() == 1 else all_gather(x.to(device)).cpu()
 
 
-def total(x: Tensor) -> Tensor:
-    """Return the sum over all processes, element by element; gradients flow back."""
-    summed: Tensor = _Sum.apply(x)
-    return summed
-
-
-def mean(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """Return the mean over the processes of each value (NaN if it is NaN in one)."""
-    if count() == 1:
-        return dict(values)
-    # MPS and the like have no float64; only CPU and CUDA get here.
-    summed = torch.tensor([*values.values()], dtype=torch.float64, device=device)
-    dist.all_reduce(summed)
-    return dict(zip(values, (summed / count()).tolist(), strict=True))
-
-
-def collect(value: Any) -> list[Any]:
-    """Return what each process gave, any plain Python value, in the order of their ranks."""
-    values = [value] * count()
-    if count() > 1:
+def all_gather_object(value: Any) -> list[Any]:
+    """Return the values of all processes, plain Python ones, in the order of their ranks."""
+    values = [value] * world_size()
+    if world_size() > 1:
         dist.all_gather_object(values, value)
     return values
 
 
-def same_everywhere(value: int, device: torch.device) -> bool:
-    """Return whether all processes have the same value."""
-    return len(set(gather_cpu(torch.tensor([value]), device).tolist())) == 1
+def all_reduce(x: Tensor) -> Tensor:
+    """Return the sum over all processes, element by element; gradients flow back."""
+    summed: Tensor = _AllReduce.apply(x)
+    return summed
 
 
-def wait() -> None:
-    """Wait until all processes have come here."""
-    if count() > 1:
-        dist.barrier()
+def all_reduce_mean(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Return the mean of each value over all processes (NaN if it is NaN in one)."""
+    if world_size() == 1:
+        return dict(values)
+    # MPS and the like have no float64; only CPU and CUDA get here.
+    summed = torch.tensor([*values.values()], dtype=torch.float64, device=device)
+    dist.all_reduce(summed)
+    return dict(zip(values, (summed / world_size()).tolist(), strict=True))
 
 
-def in_any(flag: bool, device: torch.device) -> bool:
+def any_rank(flag: bool, device: torch.device) -> bool:
     """Return whether the flag is set in any process."""
-    return bool(gather_cpu(torch.tensor([flag]), device).any())
+    return bool(all_gather_cpu(torch.tensor([flag]), device).any())
 
 
-class _Gather(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.rows = len(x)
@@ -199,7 +170,7 @@ class _Gather(torch.autograd.Function):
         return total[start : start + ctx.rows]
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduce(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         summed = x.clone(memory_format=torch.contiguous_format)
@@ -208,4 +179,118 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Sum.forward(ctx, grads[0])
+        return _AllReduce.forward(ctx, grads[0])
+
+
+def _announced_world_size() -> int:
+    """Return how many processes there should be, as torchrun sets it in the environment."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    missing = [name for name in _SET_BY_TORCHRUN if name not in os.environ]
+    if not text.isdecimal() or text == "0" or (text != "1" and missing):
+        but = (
+            f"{' and '.join(missing)} are not set" if missing else "that is no number of processes"
+        )
+        raise ConfigError(
+            f"the environment variable WORLD_SIZE is {text!r}, but {but}; start several processes "
+            "with torchrun, or unset WORLD_SIZE to train in one."
+        )
+    return int(text)
+
+
+def _own_device(device: str | None) -> torch.device:
+    if device in (None, "cuda") and torch.cuda.is_available():
+        local_rank = int(os.environ["LOCAL_RANK"])
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"this machine has {torch.cuda.device_count()} GPUs, but torchrun started process "
+                f"number {local_rank + 1} here; lower --nproc-per-node, or pass --run.device cpu."
+            )
+        device = f"cuda:{local_rank}"
+    elif str(device).startswith("cuda:") and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            f"--run.device {device} is one GPU for all processes of this machine; leave it out, "
+            "and each gets its own."
+        )
+    return pick_device(device)
+
+
+class Store(Protocol):
+    """What is used of torch's stores."""
+
+    def set(self, key: str, value: str) -> None:
+        """Store a value."""
+
+    def get(self, key: str) -> bytes:
+        """Return a value that is there."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Return whether all are there."""
+
+
+def _fresh_store(timeout: float) -> Any:
+    """Return a store without keys of earlier starts, the same one in all processes.
+
+    torchrun's agent serves one store through all restarts, in which processes that start again can
+    find the addresses of those that died, and then wait for them (pytorch issue 135712; the number
+    of restarts is no remedy, as each machine counts its own). So the processes first agree on a
+    prefix that no earlier start has used, and use only keys under it.
+
+    Returns:
+        The store; `None` if torchrun offers none, and process 0 opens a new one at each start.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    shared = dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=datetime.timedelta(seconds=timeout),
+    )
+    own_rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    prefix = agree_on_prefix(shared, own_rank, processes, timeout)
+    return dist.PrefixStore(prefix, shared)  # type: ignore[attr-defined]
+
+
+def agree_on_prefix(store: Store, rank: int, world_size: int, timeout: float) -> str:
+    """Agree with the other processes on a prefix that was never used before.
+
+    Each process but the first stores a token, overwriting its predecessor's, and waits for the
+    answer to this very token, which only a living process 0 can give.
+
+    Args:
+        store: What all processes can reach; it may hold keys of processes that died.
+        rank: Number of this process.
+        world_size: Number of processes.
+        timeout: Seconds to wait.
+
+    Returns:
+        The prefix that process 0 chose.
+
+    Raises:
+        CassleZooError: If another process has not come in time.
+    """
+    token = uuid.uuid4().hex
+    end = time.monotonic() + timeout
+    in_time = f"in {timeout:g} seconds (--run.timeout)"
+    if rank:
+        store.set(f"token/{rank}", token)
+        while not store.check([f"answer/{token}"]):
+            _sleep_until(end, f"process 0 has not answered {in_time}")
+        prefix = store.get(f"answer/{token}").decode()
+        store.set(f"{prefix}/acknowledged/{rank}", "")
+        return prefix
+    missing = set(range(1, world_size))
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"token/{other}"]):
+                store.set(f"answer/{store.get(f'token/{other}').decode()}", token)
+        missing = {r for r in missing if not store.check([f"{token}/acknowledged/{r}"])}
+        if missing:
+            _sleep_until(end, f"process {min(missing)} of {world_size} has not come {in_time}")
+    return token
+
+
+def _sleep_until(end: float, trouble: str) -> None:
+    if time.monotonic() > end:
+        raise CassleZooError(f"{trouble}; is its machine up and its network open?")
+    time.sleep(_POLL_SECONDS)

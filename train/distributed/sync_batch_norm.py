@@ -7,32 +7,32 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cassle_zoo.train.distributed import process_group as distributed
+from cassle_zoo.train.distributed import process_group
 
 
-def join_batch_norm(module: nn.Module, device: torch.device) -> None:
+def convert_sync_batch_norm(module: nn.Module, device: torch.device) -> None:
     """Let every BatchNorm inside a module see the batches of all processes.
 
     Parameters, buffers and their names stay the same. With one process nothing is changed.
 
     Args:
         module: Any module; its parts are replaced.
-        device: Where it will run. SyncBatchNorm needs a GPU; elsewhere `JointBatchNorm` is used.
+        device: Where it will run. torch's SyncBatchNorm needs a GPU.
     """
-    if distributed.count() == 1:
+    if process_group.world_size() == 1:
         return
     if device.type == "cuda":
         convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
-            setattr(module, name, JointBatchNorm(child))
+            setattr(module, name, PortableSyncBatchNorm(child))
         else:
-            join_batch_norm(child, device)
+            convert_sync_batch_norm(child, device)
 
 
-class JointBatchNorm(_BatchNorm):
-    """BatchNorm whose training statistics are those of all processes' rows.
+class PortableSyncBatchNorm(_BatchNorm):
+    """SyncBatchNorm without torch's CUDA kernels, so also for CPUs.
 
     Attributes:
         drop: What timm's BatchNorm with activation does next, if it is one.
@@ -58,11 +58,11 @@ class JointBatchNorm(_BatchNorm):
     def _normalise(self, x: Tensor) -> Tensor:
         dims = [0, *range(2, x.ndim)]
         exact = x.float() if x.dtype.itemsize < 4 else x
-        number = x.numel() // x.shape[1] * distributed.count()
-        mean = distributed.total(exact.sum(dims)) / number
+        number = x.numel() // x.shape[1] * process_group.world_size()
+        mean = process_group.all_reduce(exact.sum(dims)) / number
         shape = [1, -1, *[1] * (x.ndim - 2)]
         centred = exact - mean.view(shape)
-        variance = distributed.total(centred.square().sum(dims)) / number
+        variance = process_group.all_reduce(centred.square().sum(dims)) / number
         self._track(mean.detach(), variance.detach() * (number / max(number - 1, 1)))
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
@@ -79,11 +79,11 @@ class JointBatchNorm(_BatchNorm):
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        share = self.momentum
-        if share is None:
-            share = 1 / int(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / int(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Take any number of dimensions."""

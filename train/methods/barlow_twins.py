@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.train.distributed.process_group import gather
+from cassle_zoo.train.distributed.process_group import all_gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views
 from cassle_zoo.train.methods.losses import cross_correlation_loss
 
@@ -22,9 +22,6 @@ class BarlowTwinsConfig(MethodConfig):
     Attributes:
         redundancy_weight: Lambda, the weight of the cross-correlation's off-diagonal elements.
         bias_lr_scale: Factor on the learning rate of biases and normalisation weights.
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "barlow_twins"
@@ -44,16 +41,11 @@ class BarlowTwinsConfig(MethodConfig):
 class BarlowTwins(Method):
     """Cross-correlation of the views' projections, pulled towards the identity matrix."""
 
-    def __init__(
-        self, backbone: nn.Module, projector: ProjectorConfig, config: BarlowTwinsConfig
-    ) -> None:
-        """Keep the settings."""
-        super().__init__(backbone, projector)
-        self.config = config
+    config: BarlowTwinsConfig
 
     def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its two parts."""
-        z1, z2 = (gather(z) for z in self.project(features, views))
+        z1, z2 = (all_gather(z) for z in self.project(features, views))
         loss, invariance, redundancy = cross_correlation_loss(z1, z2, self.config.redundancy_weight)
         return loss, {"invariance": invariance, "redundancy": redundancy}
 

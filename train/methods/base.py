@@ -1,4 +1,4 @@
-"""What every SSL method is: views in, loss and logs out. The loop knows nothing more."""
+"""The base class of SSL methods: views in, loss and logs out. The loop knows nothing more."""
 
 import abc
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Views:
         images: Two (B, 3, size, size) normalised views.
         descriptors: Their two (B, D) omegas, as the projector wants them.
         all_descriptors: Their two (B, 14) omegas of all descriptors there are; only AugSelf, which
-            may predict what the projector is not told, needs them.
+            may predict what the projector is not conditioned on, needs them.
     """
 
     images: Pair
@@ -33,18 +33,19 @@ class Views:
 
 @dataclass(frozen=True, kw_only=True)
 class ConditioningConfig:
-    """How the projector is told about the augmentation (paper, figure 4).
+    """How the projector is conditioned on the augmentation (paper, figure 4).
 
     Attributes:
-        how: `cat`, `add`, `mul`, `hypernet`, `hypernet_bn`, `raw_cat`, `raw_add`, `raw_mul`;
+        mode: `cat`, `add`, `mul`, `hypernet`, `hypernet_bn`, `raw_cat`, `raw_add`, `raw_mul`;
             `none` is the unconditioned baseline. `hypernet` has no BatchNorm, so it leaves out the
-            one that ends the projectors of mocov3, barlow_twins and simsiam, as the paper's code.
+            one that ends the projectors of mocov3, barlow_twins and simsiam, as does the paper's
+            code.
         descriptors: Names of the descriptors that make up omega.
         depth: Linear layers of the augmentation encoder.
         width: Width of the augmentation encoder.
     """
 
-    how: Annotated[str, OneOf(CONDITIONINGS)] = "cat"
+    mode: Annotated[str, OneOf(CONDITIONINGS)] = "cat"
     descriptors: tuple[str, ...] = PAPER_DESCRIPTORS
     depth: Annotated[int, Range(1)] = 6
     width: Annotated[int, Range(1)] = 64
@@ -77,16 +78,21 @@ class Method(nn.Module, abc.ABC):
     holds it.
 
     Attributes:
+        config: Settings of the method; subclasses narrow the type.
         backbone: Maps (B, 3, H, W) to (B, F) features.
         projector: Maps features and omega to the space of the loss.
         augself: Auxiliary objective on the features, if there is one.
     """
 
+    config: "MethodConfig"
     augself: AugSelf | None
 
-    def __init__(self, backbone: nn.Module, projector: ProjectorConfig) -> None:
-        """Keep the backbone and build the projector."""
+    def __init__(
+        self, backbone: nn.Module, projector: ProjectorConfig, config: "MethodConfig"
+    ) -> None:
+        """Build the projector beside the backbone."""
         super().__init__()
+        self.config = config
         self.backbone = backbone
         self.projector = ConditionedProjector(projector)
         self.augself = None
@@ -111,13 +117,13 @@ class Method(nn.Module, abc.ABC):
     def project(self, features: Pair, views: Views) -> Pair:
         """Return the (B, D) projections of both views, in float32 or better."""
         (y1, y2), (omega1, omega2) = features, views.descriptors
-        return full(self.projector(y1, omega1)), full(self.projector(y2, omega2))
+        return in_float32(self.projector(y1, omega1)), in_float32(self.projector(y2, omega2))
 
     def after_step(self, progress: float) -> None:
         """Update what the optimiser does not (a teacher, say).
 
         Args:
-            progress: Share of training that is done, in (0, 1].
+            progress: Fraction of training that is done, in (0, 1].
         """
         del progress  # methods without a teacher have nothing to do
 
@@ -164,9 +170,9 @@ class MethodConfig(abc.ABC):
             depth=self.depth,
             hidden_features=self.hidden_features,
             out_features=self.out_features,
-            last_bn=self.last_bn and conditioning.how != "hypernet",
+            last_bn=self.last_bn and conditioning.mode != "hypernet",
             last_bn_affine=self.last_bn_affine,
-            conditioning=conditioning.how,
+            conditioning=conditioning.mode,
             descriptors=conditioning.descriptors,
             encoder_depth=conditioning.depth,
             encoder_width=conditioning.width,
@@ -177,7 +183,7 @@ class MethodConfig(abc.ABC):
         """Return the method around a backbone."""
 
 
-def full(x: Any) -> Tensor:
+def in_float32(x: Any) -> Tensor:
     """Undo autocast's reduced precision; leave float32 and float64 as they are."""
     assert isinstance(x, Tensor)
     return x.float() if x.dtype.itemsize < 4 else x

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, full
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, in_float32
 from cassle_zoo.train.methods.losses import negative_cosine
-from cassle_zoo.train.methods.teacher import Teacher
+from cassle_zoo.train.methods.teacher import EMATeacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +18,8 @@ class BYOLConfig(MethodConfig):
     """Settings of BYOL; the projector has two layers: features, 256; the predictor: 4096, 256.
 
     Attributes:
-        momentum: Share of itself that the teacher keeps in each step, at the start of training;
-            it rises to 1 along a cosine.
+        momentum: The teacher's EMA momentum at the start of training; it rises to 1 along a cosine.
         predictor_features: Width of the predictor's hidden layer.
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "byol"
@@ -44,17 +40,18 @@ class BYOL(Method):
         teacher: Makes the targets.
     """
 
+    config: BYOLConfig
+
     def __init__(self, backbone: nn.Module, projector: ProjectorConfig, config: BYOLConfig) -> None:
         """Build the predictor and copy the teacher."""
-        super().__init__(backbone, projector)
-        self.config = config
+        super().__init__(backbone, projector, config)
         d = projector.out_features
         self.predictor = build_mlp((d, config.predictor_features, d))
-        self.teacher = Teacher(self)
+        self.teacher = EMATeacher(self)
 
     def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return -2 (cos(p1, t2) + cos(p2, t1)), which is at least -4."""
-        p1, p2 = (full(self.predictor(z)) for z in self.project(features, views))
+        p1, p2 = (in_float32(self.predictor(z)) for z in self.project(features, views))
         t1, t2 = (
             self.teacher(images, omega)
             for images, omega in zip(views.images, views.descriptors, strict=True)
@@ -62,6 +59,6 @@ class BYOL(Method):
         return 2 * (negative_cosine(p1, t2) + negative_cosine(p2, t1)), {}
 
     def after_step(self, progress: float) -> None:
-        """Let the teacher follow, ever more slowly (the paper's section 3.2)."""
-        pace = (1 - self.config.momentum) * (math.cos(math.pi * progress) + 1) / 2
-        self.teacher.follow(self, 1 - pace)
+        """Update the teacher, ever more slowly (the paper's section 3.2)."""
+        rate = (1 - self.config.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        self.teacher.ema_update(self, 1 - rate)

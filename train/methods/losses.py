@@ -1,7 +1,7 @@
 """Self-supervised losses. Pure tensor functions in the precision of their input.
 
-They compute in that precision inside autocast too. A method calls them with the joint batch of all
-processes where a row's loss depends on other rows (see `distributed.gather`).
+They compute in that precision inside autocast too. Where a row's loss depends on other rows, a
+method calls them with the batch of all processes (see `process_group.all_gather`).
 """
 
 import functools
@@ -42,7 +42,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2) -> tuple[Tensor, T
 
     Returns:
         loss: Scalar, the mean over the 2B projections.
-        accuracy: Scalar, the share of projections whose positive is the most similar.
+        accuracy: Scalar, the fraction of projections whose positive is the most similar.
     """
     z = torch.cat([z1, z2])
     similarity = z @ z.T / temperature
@@ -67,7 +67,7 @@ def queue_info_nce(
 
     Returns:
         loss: Scalar, the mean over the queries.
-        accuracy: Scalar, the share of queries to which their own key is the most similar.
+        accuracy: Scalar, the fraction of queries to which their own key is the most similar.
     """
     own = (queries * keys).sum(dim=1, keepdim=True)
     similarity = torch.cat([own, queries @ queue.T], dim=1) / temperature
@@ -88,7 +88,7 @@ def batch_info_nce(
 
     Returns:
         loss: Scalar, the mean over the queries, times 2T.
-        accuracy: Scalar, the share of queries to which their own key is the most similar.
+        accuracy: Scalar, the fraction of queries to which their own key is the most similar.
     """
     similarity = queries @ keys.T / temperature
     positive = torch.arange(len(queries), device=queries.device)
@@ -135,6 +135,31 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
         Scalar in [-1, 1].
     """
     return -F.cosine_similarity(predictions, targets.detach(), dim=1).mean()
+
+
+@in_full_precision
+def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Terms of VICReg (arXiv 2105.04906, equations 1 to 5, scaled as in its authors' code).
+
+    Args:
+        z1: (B, D) projections of the first views.
+        z2: (B, D) projections of the second views.
+
+    Returns:
+        invariance: Mean squared difference of the views' projections.
+        variance: Mean over both views and all D of max(0, 1 - standard deviation).
+        covariance: Sum over both views of the squared off-diagonal covariances, divided by D.
+    """
+    invariance = F.mse_loss(z1, z2)
+    variance = z1.new_zeros(())
+    covariance = z1.new_zeros(())
+    for z in (z1, z2):
+        centred = z - z.mean(dim=0)
+        squares = centred.square().sum(dim=0) / (len(z) - 1)
+        variance = variance + F.relu(1 - (squares + 1e-4).sqrt()).mean() / 2
+        matrix = centred.T @ centred / (len(z) - 1)
+        covariance = covariance + (matrix.square().sum() - squares.square().sum()) / z.shape[1]
+    return invariance, variance, covariance
 
 
 def _accuracy(similarity: Tensor, positive: Tensor) -> Tensor:

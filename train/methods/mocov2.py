@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.train.distributed.process_group import gather
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, full
+from cassle_zoo.train.distributed.process_group import all_gather
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, in_float32
 from cassle_zoo.train.methods.losses import queue_info_nce
-from cassle_zoo.train.methods.teacher import Teacher
+from cassle_zoo.train.methods.teacher import EMATeacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +21,10 @@ class MoCoV2Config(MethodConfig):
 
     Attributes:
         temperature: Divisor of the cosine similarities.
-        momentum: Share of itself that the teacher keeps in each step.
+        momentum: The teacher's EMA momentum.
         queue_size: Keys in the queue.
         enqueue: What enters the queue: `keys`, as in the paper, or `queries`, as in the CASSLE and
             AugSelf authors' code (for their numbers).
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "mocov2"
@@ -50,6 +47,7 @@ class MoCoV2(Method):
         position: Row of the queue that is overwritten next.
     """
 
+    config: MoCoV2Config
     queue: Tensor
     position: Tensor
 
@@ -57,9 +55,8 @@ class MoCoV2(Method):
         self, backbone: nn.Module, projector: ProjectorConfig, config: MoCoV2Config
     ) -> None:
         """Copy the teacher and fill the queue with random directions."""
-        super().__init__(backbone, projector)
-        self.config = config
-        self.teacher = Teacher(self)
+        super().__init__(backbone, projector, config)
+        self.teacher = EMATeacher(self)
         queue = torch.randn(config.queue_size, projector.out_features)
         self.register_buffer("queue", F.normalize(queue, dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
@@ -70,19 +67,19 @@ class MoCoV2(Method):
         return self.backbone(views.images[0]), self.teacher.features(views.images[1])
 
     def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return InfoNCE and the share of queries that found their key."""
+        """Return InfoNCE and the fraction of queries that found their key."""
         (y1, y2), (omega1, omega2) = features, views.descriptors
-        queries = F.normalize(full(self.projector(y1, omega1)), dim=1)
+        queries = F.normalize(in_float32(self.projector(y1, omega1)), dim=1)
         keys = F.normalize(self.teacher.project(y2, omega2), dim=1)
         loss, accuracy = queue_info_nce(queries, keys, self.queue, self.config.temperature)
         self._newest = keys if self.config.enqueue == "keys" else queries.detach()
         return loss, {"positive_accuracy": accuracy}
 
     def after_step(self, progress: float) -> None:
-        """Let the teacher follow, and the batch enter the queue."""
-        self.teacher.follow(self, self.config.momentum)
+        """Update the teacher and enqueue the batch."""
+        self.teacher.ema_update(self, self.config.momentum)
         assert self._newest is not None
-        self._enqueue(gather(self._newest))
+        self._enqueue(all_gather(self._newest))
         self._newest = None
 
     def _enqueue(self, rows: Tensor) -> None:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
-from cassle_zoo.train.distributed.process_group import gather
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, full
+from cassle_zoo.train.distributed.process_group import all_gather
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, in_float32
 from cassle_zoo.train.methods.losses import batch_info_nce
-from cassle_zoo.train.methods.teacher import Teacher
+from cassle_zoo.train.methods.teacher import EMATeacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,8 @@ class MoCoV3Config(MethodConfig):
 
     Attributes:
         temperature: Divisor of the cosine similarities.
-        momentum: Share of itself that the teacher keeps in each step.
+        momentum: The teacher's EMA momentum.
         predictor_features: Width of the predictor's hidden layer.
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "mocov3"
@@ -53,28 +50,29 @@ class MoCoV3(Method):
         teacher: Makes the keys.
     """
 
+    config: MoCoV3Config
+
     def __init__(
         self, backbone: nn.Module, projector: ProjectorConfig, config: MoCoV3Config
     ) -> None:
         """Build the predictor and copy the teacher."""
-        super().__init__(backbone, projector)
-        self.config = config
+        super().__init__(backbone, projector, config)
         d = projector.out_features
         widths = (d, config.predictor_features, d)
         self.predictor = build_mlp(widths, last_bn=True, last_bn_affine=False)
-        self.teacher = Teacher(self)
+        self.teacher = EMATeacher(self)
 
     def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the symmetric InfoNCE and the share of queries that found their key."""
+        """Return the symmetric InfoNCE and the fraction of queries that found their key."""
         z1, z2 = self.project(features, views)
-        q1, q2 = (F.normalize(full(self.predictor(z)), dim=1) for z in (z1, z2))
+        q1, q2 = (F.normalize(in_float32(self.predictor(z)), dim=1) for z in (z1, z2))
         if self.training:  # before the keys, as in the paper's algorithm 1
-            self.teacher.follow(self, self.config.momentum)
+            self.teacher.ema_update(self, self.config.momentum)
         k1, k2 = (
             F.normalize(self.teacher(images, omega), dim=1)
             for images, omega in zip(views.images, views.descriptors, strict=True)
         )
-        q1, q2, k1, k2 = (gather(x) for x in (q1, q2, k1, k2))
+        q1, q2, k1, k2 = (all_gather(x) for x in (q1, q2, k1, k2))
         loss1, accuracy1 = batch_info_nce(q1, k2, self.config.temperature)
         loss2, accuracy2 = batch_info_nce(q2, k1, self.config.temperature)
         return loss1 + loss2, {"positive_accuracy": (accuracy1 + accuracy2) / 2}

@@ -1,4 +1,4 @@
-"""SimCLR (arXiv 2002.05709): tell the two views of an image from all other images' views."""
+"""SimCLR (arXiv 2002.05709): find the other view of an image among all other images' views."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import POSITIVE
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.train.distributed.process_group import gather
+from cassle_zoo.train.distributed.process_group import all_gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views
 from cassle_zoo.train.methods.losses import nt_xent
 
@@ -19,9 +19,6 @@ class SimCLRConfig(MethodConfig):
 
     Attributes:
         temperature: Divisor of the cosine similarities.
-
-    Raises:
-        ConfigError: If the temperature is not positive.
     """
 
     name: ClassVar[str] = "simclr"
@@ -35,15 +32,10 @@ class SimCLRConfig(MethodConfig):
 class SimCLR(Method):
     """NT-Xent between the projections of both views."""
 
-    def __init__(
-        self, backbone: nn.Module, projector: ProjectorConfig, config: SimCLRConfig
-    ) -> None:
-        """Keep the temperature."""
-        super().__init__(backbone, projector)
-        self.temperature = config.temperature
+    config: SimCLRConfig
 
     def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return NT-Xent and the share of views that found their positive."""
-        z1, z2 = (gather(F.normalize(z, dim=1)) for z in self.project(features, views))
-        loss, accuracy = nt_xent(z1, z2, self.temperature)
+        """Return NT-Xent and the fraction of views that found their positive."""
+        z1, z2 = (all_gather(F.normalize(z, dim=1)) for z in self.project(features, views))
+        loss, accuracy = nt_xent(z1, z2, self.config.temperature)
         return loss, {"positive_accuracy": accuracy}

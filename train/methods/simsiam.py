@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views, full
+from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views, in_float32
 from cassle_zoo.train.methods.losses import negative_cosine
 
 
@@ -21,9 +21,6 @@ class SimSiamConfig(MethodConfig):
 
     Attributes:
         predictor_features: Width of the predictor's hidden layer.
-
-    Raises:
-        ConfigError: If a value is out of its range.
     """
 
     name: ClassVar[str] = "simsiam"
@@ -49,7 +46,7 @@ class SimSiam(Method):
         self, backbone: nn.Module, projector: ProjectorConfig, config: SimSiamConfig
     ) -> None:
         """Build the predictor."""
-        super().__init__(backbone, projector)
+        super().__init__(backbone, projector, config)
         d = projector.out_features
         self.predictor = build_mlp((d, config.predictor_features, d))
 
@@ -60,7 +57,7 @@ class SimSiam(Method):
         they fill the space, 0 if they have collapsed (the paper's figure 2).
         """
         z1, z2 = self.project(features, views)
-        p1, p2 = full(self.predictor(z1)), full(self.predictor(z2))
+        p1, p2 = in_float32(self.predictor(z1)), in_float32(self.predictor(z2))
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
         unit = F.normalize(z1.detach(), dim=1)
         return loss, {"projection_std": unit.std(dim=0).mean() * unit.shape[1] ** 0.5}

@@ -1,4 +1,4 @@
-"""A slowly moving copy of a network, as in MoCo and BYOL."""
+"""The EMA teacher of MoCo and BYOL."""
 
 import copy
 from typing import Any
@@ -6,22 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cassle_zoo.train.methods.base import Method, full
+from cassle_zoo.train.methods.base import Method, in_float32
 
 
-class Teacher(nn.Module):
-    """Backbone and projector that follow those of a method instead of being trained.
+class EMATeacher(nn.Module):
+    """Backbone and projector whose weights are an exponential moving average of a method's.
 
-    Only parameters follow. The BatchNorm statistics are the teacher's own, from the batches it
-    sees, and like the method it normalises with the batch's statistics during training.
+    Only parameters are averaged. The BatchNorm statistics are the teacher's own, from the batches
+    it sees, and like the method it normalises with the batch's statistics during training.
 
     Attributes:
-        backbone: Copy of the method's backbone.
-        projector: Copy of the method's projector.
+        backbone: Begins as a copy of the method's backbone.
+        projector: Begins as a copy of the method's projector.
     """
 
     def __init__(self, method: Method) -> None:
-        """Begin as a copy."""
+        """Copy the method's backbone and projector."""
         super().__init__()
         self.backbone = copy.deepcopy(method.backbone).requires_grad_(False)
         self.projector = copy.deepcopy(method.projector).requires_grad_(False)
@@ -34,20 +34,15 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def project(self, features: Tensor, descriptors: Tensor) -> Tensor:
         """Return the (B, D) projections of features, in float32 or better."""
-        return full(self.projector(features, descriptors))
+        return in_float32(self.projector(features, descriptors))
 
     def forward(self, images: Tensor, descriptors: Tensor) -> Tensor:
         """Return the (B, D) projections of images."""
         return self.project(self.features(images), descriptors)
 
     @torch.no_grad()
-    def follow(self, method: Method, momentum: float) -> None:
-        """Set each parameter to momentum * itself + (1 - momentum) * the method's.
-
-        Args:
-            method: What the teacher is a copy of.
-            momentum: In [0, 1].
-        """
+    def ema_update(self, method: Method, momentum: float) -> None:
+        """Set each parameter to momentum * itself + (1 - momentum) * the method's."""
         pairs = ((self.backbone, method.backbone), (self.projector, method.projector))
         for mine, theirs in pairs:
             for p, target in zip(mine.parameters(), theirs.parameters(), strict=True):

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.train.distributed.process_group import gather
+from cassle_zoo.train.distributed.process_group import all_gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views
-from cassle_zoo.train.methods.losses import in_full_precision
+from cassle_zoo.train.methods.losses import vicreg_terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +20,6 @@ class VICRegConfig(MethodConfig):
         invariance_weight: Weight of the distance between views.
         variance_weight: Weight of the hinge that keeps standard deviations at 1.
         covariance_weight: Weight of the off-diagonal covariances.
-
-    Raises:
-        ConfigError: If a weight is negative.
     """
 
     name: ClassVar[str] = "vicreg"
@@ -42,16 +38,11 @@ class VICRegConfig(MethodConfig):
 class VICReg(Method):
     """Invariance, variance and covariance of the views' projections."""
 
-    def __init__(
-        self, backbone: nn.Module, projector: ProjectorConfig, config: VICRegConfig
-    ) -> None:
-        """Keep the weights."""
-        super().__init__(backbone, projector)
-        self.config = config
+    config: VICRegConfig
 
     def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the three terms, and each of them."""
-        z1, z2 = (gather(z) for z in self.project(features, views))
+        z1, z2 = (all_gather(z) for z in self.project(features, views))
         invariance, variance, covariance = vicreg_terms(z1, z2)
         loss = (
             self.config.invariance_weight * invariance
@@ -59,28 +50,3 @@ class VICReg(Method):
             + self.config.covariance_weight * covariance
         )
         return loss, {"invariance": invariance, "variance": variance, "covariance": covariance}
-
-
-@in_full_precision
-def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return VICReg's three terms (equations 1 to 5, scaled as in its authors' code).
-
-    Args:
-        z1: (B, D) projections of the first views.
-        z2: (B, D) projections of the second views.
-
-    Returns:
-        invariance: Mean squared difference of the views' projections.
-        variance: Mean over both views and all D of max(0, 1 - standard deviation).
-        covariance: Sum over both views of the squared off-diagonal covariances, divided by D.
-    """
-    invariance = F.mse_loss(z1, z2)
-    variance = z1.new_zeros(())
-    covariance = z1.new_zeros(())
-    for z in (z1, z2):
-        centred = z - z.mean(dim=0)
-        squares = centred.square().sum(dim=0) / (len(z) - 1)
-        variance = variance + F.relu(1 - (squares + 1e-4).sqrt()).mean() / 2
-        matrix = centred.T @ centred / (len(z) - 1)
-        covariance = covariance + (matrix.square().sum() - squares.square().sum()) / z.shape[1]
-    return invariance, variance, covariance

@@ -1,12 +1,10 @@
-"""Checkpoints that survive being interrupted: written aside, flushed, then renamed.
+"""Checkpoints that survive being interrupted.
 
 A checkpoint is one file, the SHA-256 of its content on the first line and then the content. The
-latest two are kept, so that a damaged latest one costs the steps since the one before.
+latest two are there, so that a damaged latest one costs the steps since the one before.
 """
 
-import hashlib
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.common.files import atomic_write, sha256
 
 LATEST = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
@@ -27,21 +26,16 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    content = buffer.getbuffer()
-    temporary = folder / f".{LATEST}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
+    content = buffer.getvalue()
+    latest = folder / LATEST
+    with atomic_write(latest) as partial:
+        with partial.open("wb") as file:
+            file.write(sha256(content).encode() + b"\n")
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    latest = folder / LATEST
-    if latest.exists():
-        os.replace(latest, folder / PREVIOUS)
-    os.replace(temporary, latest)
+            os.fsync(file.fileno())  # before the latest one gives up its name
+        if latest.exists():
+            os.replace(latest, folder / PREVIOUS)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -52,15 +46,15 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         damaged: Names of checkpoints that were passed over because they are damaged.
 
     Raises:
-        ModelFolderError: If there are checkpoints, but all of them are damaged, or one is intact and
-            yet no checkpoint of ours.
+        ModelFolderError: If there are checkpoints, but all of them are damaged, or one is intact
+            and yet not written by cassle-zoo.
     """
     damaged: list[str] = []
     for path in (folder / LATEST, folder / PREVIOUS):
         if not path.exists():
             continue
         digest, _, content = path.read_bytes().partition(b"\n")
-        if hashlib.sha256(content).hexdigest().encode() != digest:
+        if sha256(content).encode() != digest:
             damaged.append(path.name)
             continue
         return _unpack(content, path), damaged
@@ -73,8 +67,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _unpack(content: bytes, path: Path) -> dict[str, Any]:
-    # A content with the right hash, but not ours, makes torch raise anything. What torch says is
-    # left out: it advises to load the file in a way that runs code in it.
+    # A foreign content with the right hash makes torch raise anything. What torch says is left
+    # out: it advises to load the file in a way that runs code in it.
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:
@@ -86,21 +80,3 @@ def _unpack(content: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ModelFolderError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint.")
     return state
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys, as `write_whole` does."""
-    write_whole(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is either old or new, never half, even if the power fails."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

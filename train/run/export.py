@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save
 
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.files import write_bytes, write_json
 from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
-from cassle_zoo.train.run.checkpoint import write_json, write_whole
 from cassle_zoo.version import __version__
 
 BACKBONE_FILE = "backbone.safetensors"
@@ -50,7 +50,7 @@ def write(
     folder.mkdir(exist_ok=True)
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
-        write_whole(folder / name, save(state))  # save_file would ignore the umask
+        write_bytes(folder / name, save(state), sync=True)  # save_file would ignore the umask
     write_json(
         folder / EXPORT_FILE,
         {
@@ -64,6 +64,7 @@ def write(
             "std": list(config.augment.std),
             "training": training,
         },
+        sync=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""What keeps a run from going wrong in silence: lock, signals, bad data, memory, disk, losses."""
+"""Guards against silent failure of a run: lock, signals, bad data, memory, disk, losses."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock = (folder / ".lock").open("w")
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(
-            f"--out {str(folder)!r} is a file or a broken link, or lies below one; name a folder."
+            f"--out {str(folder)!r} is a file or a broken link, or is below one; name a folder."
         ) from None
     except OSError as error:
         if error.errno not in _FORBIDDEN:
@@ -71,14 +71,14 @@ class StopRequest:
     """Becomes true when the process is asked to stop (SIGTERM or SIGINT)."""
 
     def __init__(self) -> None:
-        """Nothing was asked yet."""
+        """Begin without a request."""
         self.requested = False
         self._since = 0.0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Note the signal; a later one acts at once, as usual."""
         now = time.monotonic()
-        # torchrun hands on the SIGTERM that a queue has sent to all processes already.
+        # torchrun forwards the SIGTERM that a queue has sent to all processes already.
         again = signum == signal.SIGTERM and now < self._since + SAME_REQUEST
         if self.requested and not again:
             signal.signal(signum, signal.SIG_DFL)
@@ -106,10 +106,10 @@ def stop_signals() -> Iterator[StopRequest]:
 class BadImages:
     """Counts images that could not be read, and stops the run when they are too many."""
 
-    def __init__(self, dataset: Any, max_share: float) -> None:
-        """Allow `max_share` of the images of `dataset` to be bad."""
+    def __init__(self, dataset: Any, max_fraction: float) -> None:
+        """Allow `max_fraction` of the images of `dataset` to be bad."""
         self._dataset = dataset
-        self._limit = max_share * len(dataset)
+        self._limit = max_fraction * len(dataset)
         self._indices: set[int] = set()
         self._count = 0
 
@@ -117,7 +117,7 @@ class BadImages:
         """Take the `bad` column of a batch; return the names of images not seen bad before.
 
         Raises:
-            DataError: If more than the allowed share is bad.
+            DataError: If more than the allowed fraction is bad.
         """
         new = sorted(set(bad[bad >= 0].tolist()) - self._indices)
         self._indices.update(new)
@@ -127,7 +127,7 @@ class BadImages:
         if self._count > self._limit:
             raise DataError(
                 f"{self._count} of {len(self._dataset)} images cannot be read, the last "
-                f"is {names[-1]}; remove them or raise --data.max-bad-share."
+                f"is {names[-1]}; remove them or raise --data.max-bad-fraction."
             )
         return names
 
@@ -151,7 +151,7 @@ def check_finite(loss: float, step: int) -> None:
 
 
 @contextlib.contextmanager
-def explained(out: Path, batch_size: int) -> Iterator[None]:
+def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
     """Turn what the machine does to a run into errors that say what to do.
 
     Args:
@@ -184,7 +184,7 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
             reason = str(error).strip().partition("\n")[0]
             raise ProcessLostError(
                 f"lost the other processes ({reason}). Under torchrun --max-restarts N the run "
-                "starts again from the last checkpoint; so it does when the command is given anew."
+                "starts again from the last checkpoint; so it does with the same command."
             ) from error
         raise
     except OSError as error:
@@ -200,16 +200,16 @@ def explained(out: Path, batch_size: int) -> Iterator[None]:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     # torch has no class of its own for the CPU's memory, nor for that of cuDNN and cuBLAS.
-    words = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    phrases = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(word in str(error) for word in words)
+    return known or any(phrase in str(error) for phrase in phrases)
 
 
 def _memory_advice(error: BaseException, batch_size: int) -> NotEnoughMemoryError:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return NotEnoughMemoryError(
-        f"out of memory with batches of {batch_size} ({reason}). The last checkpoint is kept. "
-        "Without changing the result: share each batch out among more processes (torchrun), or "
+        f"out of memory with batches of {batch_size} ({reason}). The last checkpoint is intact. "
+        "Without changing the result: split each batch among more processes (torchrun), or "
         "pass fewer --data.workers if it is the machine's memory, not a GPU's. As a new run with "
         f"another --out: --optim.batch-size {max(2, batch_size // 2)} or --run.precision bf16. "
         "--dry-run shows the memory that a run needs."

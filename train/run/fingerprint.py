@@ -1,4 +1,4 @@
-"""What a run is made of, settings and images: the same when continued, and in all processes."""
+"""Fingerprints of a run, settings and images: the same when continued, and in all processes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,30 +8,34 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.files import read_json
+from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.distributed import process_group as distributed
-from cassle_zoo.train.run.checkpoint import write_json
+from cassle_zoo.train.distributed import process_group
 
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
-# What each machine may have its own way.
+# What may differ from machine to machine.
 _PER_MACHINE = ("data.root", "data.workers", "run.device", "run.threads")
+# Setting of a run of 0.1.0 -> what it is called now.
+_RENAMED = {
+    "conditioning.how": "conditioning.mode",
+    "data.max_bad_share": "data.max_bad_fraction",
+}
 
 Fingerprint = dict[str, Any]
 
 
 def images_fingerprint(dataset: Any) -> Fingerprint:
-    """Describe a dataset so that another one can be told from it, wherever it lies.
+    """Describe a dataset so that another one can be distinguished from it, wherever it is.
 
     Args:
         dataset: From `data.open_dataset`.
 
     Returns:
         `count`, and `names`: SHA-256 of the files' names in their order, without the folder that
-        holds them all; `None` if the dataset cannot tell names.
+        holds them all; `None` if the dataset has no names.
     """
-    if not _tells_names(dataset):
+    if not _has_names(dataset):
         return {"count": len(dataset), "names": None}
     digest = hashlib.sha256()
     for index in range(len(dataset)):
@@ -41,7 +45,7 @@ def images_fingerprint(dataset: Any) -> Fingerprint:
 
 def write_settings(config: TrainConfig, images: Fingerprint, out: Path) -> None:
     """Record what the run in `out` is made of."""
-    write_json(out / CONFIG_FILE, {**config.to_dict(), _IMAGES: images})
+    write_json(out / CONFIG_FILE, {**config.to_dict(), _IMAGES: images}, sync=True)
 
 
 def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = None) -> None:
@@ -52,7 +56,8 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
     record of its images is from before there was one.
 
     Raises:
-        ConfigError: Naming each setting that differs, with both values, or how the images differ.
+        ConfigError: Naming each setting that differs, with both values, or how the images differ;
+            or if an older version began the run and gave settings other names.
     """
     path = out / CONFIG_FILE
     if not path.exists():
@@ -68,23 +73,30 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
             f"{str(path)!r} holds no settings ({error}); use another --out."
         ) from None
     before = stored.pop(_IMAGES, None)
-    old = defaults | flat_settings(stored)
-    new = flat_settings(config.to_dict())
-    differing = [
-        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not _is_free(name, config)
+    stored = flat_settings(stored)
+    renamed = [
+        f"{old} ({stored[old]!r}) to {new}" for old, new in _RENAMED.items() if old in stored
     ]
-    if differing:
+    if renamed:
+        raise ConfigError(
+            f"{str(out)!r} holds a run of cassle-zoo 0.1.0, whose settings have other names; "
+            f"rename {' and '.join(renamed)} in {str(path)!r} to continue it, or use another --out."
+        )
+    old, new = (
+        {name: value for name, value in settings.items() if not _is_free(name, config)}
+        for settings in (defaults | stored, flat_settings(config.to_dict()))
+    )
+    if differing := _differing(old, new, "there", "now"):
         raise ConfigError(
             f"{str(out)!r} holds a run with other settings ({'; '.join(differing)}); "
             "use another --out, or the same settings to continue it."
         )
     if images is not None and before not in (None, images):
         raise ConfigError(
-            f"{str(out)!r} holds a run on other images ({_difference(before, images)}); point "
-            "--data at those images to continue it (their folder may have moved), or use "
-            "another --out to train anew on these."
+            f"{str(out)!r} holds a run on other images "
+            f"({_images_differ(before, images, 'there', 'now')}); point --data at those "
+            "images to continue it (their folder may have moved), or use another --out to train "
+            "anew on these."
         )
 
 
@@ -95,16 +107,12 @@ def check_same_everywhere(config: TrainConfig, images: Fingerprint) -> None:
         ConfigError: Naming a process that differs from process 0, and all in which it does.
     """
     settings = {k: v for k, v in flat_settings(config.to_dict()).items() if k not in _PER_MACHINE}
-    (expected, there), *others = distributed.collect((settings, images))
+    (expected, there), *others = process_group.all_gather_object((settings, images))
     for number, (found, seen) in enumerate(others, start=1):
-        differing = [
-            f"{name}: {expected.get(name)!r} in process 0, {found.get(name)!r} in {number}"
-            for name in sorted(expected.keys() | found.keys())
-            if expected.get(name) != found.get(name)
-        ]
+        places = ("in process 0", f"in {number}")
+        differing = _differing(expected, found, *places)
         if seen != there:
-            words = _difference(there, seen, "in process 0", f"in {number}")
-            differing.append(f"images: {words}")
+            differing.append(f"images: {_images_differ(there, seen, *places)}")
         if differing:
             raise ConfigError(
                 f"process {number} differs from process 0 ({'; '.join(differing)}); start all "
@@ -123,12 +131,20 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
     return flat
 
 
-def _tells_names(dataset: Any) -> bool:
-    # The numbers of a stream's images are not 0, 1, 2, ...
+def _has_names(dataset: Any) -> bool:
+    # The indices of a stream's images are not 0, 1, 2, ...
     return hasattr(dataset, "filename") and not isinstance(dataset, IterableDataset)
 
 
-def _difference(old: Any, new: Fingerprint, where: str = "there", other: str = "now") -> str:
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str, other: str) -> list[str]:
+    return [
+        f"{name}: {old.get(name)!r} {where}, {new.get(name)!r} {other}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _images_differ(old: Any, new: Fingerprint, where: str, other: str) -> str:
     count = old.get("count") if isinstance(old, dict) else None
     if count != new["count"]:
         return f"{count} {where}, {new['count']} {other}"
@@ -138,6 +154,6 @@ def _difference(old: Any, new: Fingerprint, where: str = "there", other: str = "
 def _is_free(name: str, config: TrainConfig) -> bool:
     if name.startswith("run."):
         return name not in ("run.seed", "run.precision", "run.channels_last")
-    if name == "data.workers":  # among which the shards of a stream are shared out
+    if name == "data.workers":  # among which the shards of a stream are divided
         return not config.data.is_stream
-    return name in ("data.root", "data.max_bad_share")
+    return name in ("data.root", "data.max_bad_fraction")

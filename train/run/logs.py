@@ -1,12 +1,17 @@
-"""Where the numbers of a run go: a CSV file, TensorBoard, and a progress bar."""
+"""The reporter of a run's numbers, and its loggers: a CSV file and TensorBoard."""
 
 import csv
+import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
+
+from cassle_zoo.common.files import atomic_write
+from cassle_zoo.train.config import TrainConfig
 
 CSV_FILE = "metrics.csv"
 _LONGEST = 1000  # characters in a line
@@ -26,16 +31,11 @@ class CsvLogger:
     """Rows of (step, name, value), so that any number may be logged at any step."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue the folder's file; rows later than `step` are from a lost stretch and go."""
+        """Continue the folder's file; rows later than `step` belong to lost steps and go."""
         path = folder / CSV_FILE
-        rows: list[list[str]] = []
-        if path.exists():
-            rows = _rows_until(path, step)
-        # Aside and renamed, so that no moment is without the earlier rows.
-        temporary = folder / f".{CSV_FILE}.tmp"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = _rows_until(path, step) if path.exists() else []
+        with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["step", "name", "value"], *rows])
-        temporary.replace(path)
         self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
 
@@ -53,7 +53,7 @@ class TensorBoardLogger:
     """Scalars in the folder's `tensorboard` sub-folder."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue at `step`; TensorBoard hides what an earlier, lost stretch wrote after it."""
+        """Continue at `step`; TensorBoard hides what lost steps wrote after it."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
@@ -75,41 +75,72 @@ LOGGERS: dict[str, Callable[[Path, int], Logger]] = {
 }
 
 
-def open_loggers(names: tuple[str, ...], folder: Path, step: int) -> list[Logger]:
-    """Open the loggers of these names, continuing after `step` steps."""
-    return [LOGGERS[name](folder, step) for name in names]
+class Reporter:
+    """Sends a run's numbers to the loggers and a progress bar (plain lines without a terminal)."""
 
-
-class Progress:
-    """A progress bar with images per second and time left; plain lines where no terminal is."""
-
-    def __init__(self, first: int, last: int, batch_size: int) -> None:
-        """Show steps `first` to `last`."""
+    def __init__(self, config: TrainConfig, out: Path, step: int, total: int) -> None:
+        """Open the loggers and the bar, continuing after `step` of `total` steps."""
+        self._config = config
+        self._total = total
+        self._loggers = [LOGGERS[name](out, step) for name in config.run.loggers]
         self._bar = tqdm(
-            initial=first * batch_size,
-            total=last * batch_size,
+            initial=step * config.optim.batch_size,
+            total=total * config.optim.batch_size,
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )
-        self._batch_size = batch_size
+        self._mark = (step, time.perf_counter())
 
-    def advance(self) -> None:
-        """Advance by one batch."""
-        self._bar.update(self._batch_size)
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of one step; log them every `log_every` steps."""
+        self._bar.update(self._config.optim.batch_size)
+        if step % self._config.run.log_every == 0 or step == self._total:
+            since, clock = self._mark
+            self._mark = (step, time.perf_counter())
+            seconds = self._mark[1] - clock
+            speed = (step - since) * self._config.optim.batch_size / seconds
+            self._log(step, {**values, "images_per_second": speed})
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
 
-    def show(self, values: Mapping[str, float]) -> None:
-        """Show the latest numbers next to the bar."""
-        self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Log and print the numbers at the end of an epoch."""
+        self._log(step, {"epoch": epoch, **{k: v for k, v in values.items() if k != "loss"}})
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self.message(f"epoch {epoch}/{self._config.optim.epochs}  {numbers}")
+        self._mark = (step, time.perf_counter())
 
     def message(self, text: str) -> None:
         """Print a line without disturbing the bar."""
         tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Flush and close everything."""
+        for logger in self._loggers:
+            logger.close()
         self._bar.close()
+
+    def _log(self, step: int, values: Mapping[str, float]) -> None:
+        finite_values = {name: value for name, value in values.items() if math.isfinite(value)}
+        for logger in self._loggers:
+            logger.log(step, finite_values)
+
+
+class NullReporter:
+    """Reports nothing, in all processes but the first."""
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Log nothing."""
+
+    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Log and print nothing."""
+
+    def message(self, text: str) -> None:
+        """Print nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _rows_until(path: Path, step: int) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""A cheap look at the features during training: k-NN accuracy, and whether they collapse."""
+"""A cheap check of the features during training: k-NN accuracy, and whether they collapse."""
 
 import contextlib
 from collections.abc import Iterator

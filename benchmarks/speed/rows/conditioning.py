@@ -13,7 +13,7 @@ def measure(rounds: int) -> Row:
     """Measure steps on a batch that is there already, with and without conditioning."""
     from cassle_zoo.train.methods import ConditioningConfig
 
-    plain = config(conditioning=ConditioningConfig(how="none", descriptors=()))
+    plain = config(conditioning=ConditioningConfig(mode="none", descriptors=()))
     batch = random_batch(BATCH)
     contestants: dict[str, Callable[[], None]] = {}
     for precision in ("fp32", "bf16"):

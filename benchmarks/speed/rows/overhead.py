@@ -9,7 +9,7 @@ from benchmarks.speed.rows.training import BATCH, config, random_batch
 
 def measure(rounds: int) -> Row:
     """Measure a step, a log entry and a checkpoint, each by itself."""
-    from cassle_zoo.train.loop import Reporter
+    from cassle_zoo.train.run.logs import Reporter
     from cassle_zoo.train.trainer import Trainer
 
     with tempfile.TemporaryDirectory() as out:

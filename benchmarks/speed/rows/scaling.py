@@ -63,17 +63,17 @@ def in_processes(count: int, threads: int) -> float:
 
 def one_of_several() -> None:
     """Train in one of the processes; the first prints the seconds."""
-    from cassle_zoo.train.distributed import process_group as distributed
+    from cassle_zoo.train.distributed import process_group
     from cassle_zoo.train.trainer import Trainer
 
-    with distributed.joined(None, 600.0) as device:
+    with process_group.init(None, 600.0) as device:
         trainer = Trainer(config(), per_epoch=100, device=device)
-        batch = random_batch(BATCH // distributed.count())
+        batch = random_batch(BATCH // process_group.world_size())
         trainer.train_step(batch, 10**6)
         start = time.perf_counter()
         for _ in range(STEPS):
             trainer.train_step(batch, 10**6)
-        if distributed.rank() == 0:
+        if process_group.rank() == 0:
             print(json.dumps(time.perf_counter() - start))
 
 

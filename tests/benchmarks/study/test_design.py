@@ -48,7 +48,7 @@ def test_pairs_differ_in_the_conditioning_only(job: Job) -> None:
         other = BY_NAME[f"{job.arm.against}-seed{job.seed}"]
         mine, theirs = settings(job), settings(other)
         assert {key for key in mine if mine[key] != theirs[key]} == {"conditioning"}
-        assert other.arm.config.conditioning.how == "none"
+        assert other.arm.config.conditioning.mode == "none"
 
 
 def test_ablations_change_one_thing() -> None:
@@ -60,7 +60,7 @@ def test_ablations_change_one_thing() -> None:
             assert {key for key in mine if mine[key] != theirs[key]} == {"conditioning"}
             a = dataclasses.asdict(job.arm.config.conditioning)
             b = dataclasses.asdict(base.arm.config.conditioning)
-            changed = {"conditioning": "how", "omega": "descriptors", "depth": "depth"}
+            changed = {"conditioning": "mode", "omega": "descriptors", "depth": "depth"}
             assert {key for key in a if a[key] != b[key]} == {changed[job.arm.group]}
 
 

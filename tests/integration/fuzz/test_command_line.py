@@ -15,7 +15,7 @@ MODELS = ("resnet18_cassle_simclr.emoji64", "resnet18_cassle_simclr", "local-dir
 FLAGS = (
     "--out", "--data", "--optim.epochs", "--optim.batch-size", "--optim.base-lr", "--run.device",
     "--run.timeout", "--method.temperature", "--augment.size", "--augment.crop-scale",
-    "--conditioning.how", "--conditioning.descriptors", "--run.loggers", "--data.samples", "-o",
+    "--conditioning.mode", "--conditioning.descriptors", "--run.loggers", "--data.samples", "-o",
     "--output", "--batch-size", "--precision", "--workers", "--device", "--name", "--pretrained",
     "--dataset", "--seed", "--k", "--help", "--version", "--dry-run", "--print-config", "--",
 )  # fmt: skip

@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def on(config: TrainConfig, root: Path, share: float = 0.05) -> TrainConfig:
-    data = dataclasses.replace(config.data, root=str(root), max_bad_share=share)
+    data = dataclasses.replace(config.data, root=str(root), max_bad_fraction=share)
     optim = dataclasses.replace(config.optim, batch_size=2, epochs=1)
     return dataclasses.replace(config, data=data, optim=optim)
 
@@ -93,7 +93,7 @@ def test_training_names_what_it_leaves_out(
 def test_too_many_bad_images_stop_the_run(
     config: TrainConfig, folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"of 14 images cannot be read.*--data\.max-bad-share"):
+    with pytest.raises(DataError, match=r"of 14 images cannot be read.*--data\.max-bad-fraction"):
         loop.train(on(config, folder), tmp_path / "run")
 
 

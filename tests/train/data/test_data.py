@@ -122,7 +122,7 @@ def test_bad_image_is_replaced_and_reported(
     guard = BadImages(open_dataset(config.data), max_share=0.05)
     assert guard.note(bad) == [repr(str(Path("class1") / "07.png"))]
     assert guard.note(bad) == []
-    with pytest.raises(DataError, match=r"07\.png.*max-bad-share"):
+    with pytest.raises(DataError, match=r"07\.png.*max-bad-fraction"):
         BadImages(open_dataset(config.data), max_share=0.01).note(bad)
 
 

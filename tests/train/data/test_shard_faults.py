@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(config: TrainConfig, folder: Path) -> TrainConfig:
-    return changed(config, dataset="wds/tiny", root=str(folder), max_bad_share=0.5)
+    return changed(config, dataset="wds/tiny", root=str(folder), max_bad_fraction=0.5)
 
 
 def changed(config: TrainConfig, **data: Any) -> TrainConfig:
@@ -64,8 +64,8 @@ def test_a_lost_shard_is_named_counted_and_made_up_for(
     said = re.findall("image '(.*)' cannot be read", capsys.readouterr().err)
     assert len(said) == 1
     assert re.fullmatch(f"{NAMES[1]} {expected}", said[0])
-    with pytest.raises(DataError, match=rf"^{lost} of 24 images cannot.*--data\.max-bad-share"):
-        list(batches(changed(run, max_bad_share=0.2), open_dataset(run.data), 0, 12))
+    with pytest.raises(DataError, match=rf"^{lost} of 24 images cannot.*--data\.max-bad-fraction"):
+        list(batches(changed(run, max_bad_fraction=0.2), open_dataset(run.data), 0, 12))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])
@@ -77,7 +77,7 @@ def test_a_lost_image_is_named(
     assert loop.train(config, tmp_path / "run").finished
     assert capsys.readouterr().err.count(f"image '{NAMES[1]}: 008.png' cannot be read") == 1
     with pytest.raises(DataError, match=r"^1 of 24 .*008\.png"):
-        loop.train(changed(config, max_bad_share=0.04), tmp_path / "strict")
+        loop.train(changed(config, max_bad_fraction=0.04), tmp_path / "strict")
 
 
 def test_a_sample_without_an_image_is_named(config: TrainConfig, folder: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_sample_without_an_image_is_named(config: TrainConfig, folder: Path) -
 
 def test_no_labels_are_needed(config: TrainConfig, tmp_path: Path) -> None:
     write_shards(tmp_path / "plain", labels=False)
-    run = changed(config, root=str(tmp_path / "plain"), max_bad_share=0.0)
+    run = changed(config, root=str(tmp_path / "plain"), max_bad_fraction=0.0)
     assert loop.train(run, tmp_path / "run").finished
 
 
@@ -102,7 +102,7 @@ def test_nothing_can_be_read(config: TrainConfig, folder: Path) -> None:
     for name in NAMES:
         (folder / name).unlink()
     with pytest.raises(DataError, match=r"no image of the stream.*No such file"):
-        list(batches(changed(config, max_bad_share=1), open_dataset(config.data), 0, 1))
+        list(batches(changed(config, max_bad_fraction=1), open_dataset(config.data), 0, 1))
 
 
 def test_more_samples_than_there_are(config: TrainConfig) -> None:

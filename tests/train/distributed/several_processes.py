@@ -14,7 +14,7 @@ from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.train import trainer
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.data.views import make_views
-from cassle_zoo.train.distributed.process_group import joined
+from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import METHODS, Views
 
@@ -29,7 +29,7 @@ SMALL = {
 
 
 def configuration(name: str, images: str) -> TrainConfig:
-    """Ten steps of 12 images, which 1, 2 and 3 processes can share."""
+    """Ten steps of 12 images, which 1, 2 and 3 processes can divide."""
     return TrainConfig(
         name=f"test_resnet_cassle_{name}.tiny",
         arch="test_resnet",
@@ -60,7 +60,7 @@ def main(images: str, out: str, *names: str) -> None:
     """Train all methods, one after the other."""
     torch.set_default_dtype(torch.float64)
     trainer.make_views = double_views
-    with joined("cpu", 60):
+    with process_group.init("cpu", 60):
         for name in names or METHODS:
             train(configuration(name, images), Path(out) / name)
         if torch.distributed.is_initialized():

@@ -17,8 +17,8 @@ from cassle_zoo.train.methods.losses import (
     negative_cosine,
     nt_xent,
     queue_info_nce,
+    vicreg_terms,
 )
-from cassle_zoo.train.methods.vicreg import vicreg_terms
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -32,7 +32,7 @@ SMALL: dict[str, dict[str, int]] = {
     "simsiam": {"predictor_features": 8},
     "vicreg": {},
 }
-PLAIN = ConditioningConfig(how="none", descriptors=())
+PLAIN = ConditioningConfig(mode="none", descriptors=())
 
 
 def small(name: str) -> MethodConfig:
@@ -118,20 +118,20 @@ def test_trains_resumes_exports(
         torch.testing.assert_close(projector(features, omega), expected)
 
 
-@pytest.mark.parametrize("how", CONDITIONINGS)
+@pytest.mark.parametrize("mode", CONDITIONINGS)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_combination_trains_or_is_refused_with_the_reason(
-    config: TrainConfig, name: str, how: str
+    config: TrainConfig, name: str, mode: str
 ) -> None:
-    conditioning = ConditioningConfig(how=how, descriptors=("crop",), depth=2, width=8)
+    conditioning = ConditioningConfig(mode=mode, descriptors=("crop",), depth=2, width=8)
     changes = {"method": small(name), "conditioning": conditioning}
-    if how in ("raw_add", "raw_mul"):
+    if mode in ("raw_add", "raw_mul"):
         with pytest.raises(ConfigError, match=r"omega \(4 numbers\).*features \(96\)"):
             short(config, **changes)
         return
     config = short(config, **changes)
     trainer = Trainer(config, 4)
-    has_last_bn = METHODS[name].last_bn and how != "hypernet"  # as the paper's hypernetwork
+    has_last_bn = METHODS[name].last_bn and mode != "hypernet"  # as the paper's hypernetwork
     assert trainer.method.projector.config.last_bn == has_last_bn
     for batch in batches(config, open_dataset(config.data), 0, 1):
         trainer.train_step(batch, 4)
@@ -157,14 +157,14 @@ def test_bf16_is_close_to_fp32(config: TrainConfig, name: str) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.15)
 
 
-@pytest.mark.parametrize("how", ["cat", "hypernet_bn", "none"])
+@pytest.mark.parametrize("mode", ["cat", "hypernet_bn", "none"])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_stays_on_its_device(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, name: str, mode: str
 ) -> None:
     """`meta` stands in for a GPU: torch refuses to mix it with tensors of the CPU."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    conditioning = ConditioningConfig(how=how, descriptors=("crop",), depth=2, width=8)
+    conditioning = ConditioningConfig(mode=mode, descriptors=("crop",), depth=2, width=8)
     augself = AugSelfConfig(crop=0.5, flip=0.5, first_flip_for_both=True)
     config = short(config, method=small(name), conditioning=conditioning, augself=augself)
     method = build_method(config).to("meta").train()
@@ -184,7 +184,7 @@ def test_a_step_stays_on_its_device(
 
 def test_bad_conditioning_fails_when_the_configuration_is_made(config: TrainConfig) -> None:
     for fields, message in (
-        ({"how": "concat"}, "cat"),
+        ({"mode": "concat"}, "cat"),
         ({"descriptors": ()}, "at least one descriptor"),
         ({"descriptors": ("crop", "colour")}, "color"),
         ({"depth": 0}, r"conditioning\.depth"),

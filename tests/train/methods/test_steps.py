@@ -20,7 +20,7 @@ from cassle_zoo.train.methods.mocov2 import MoCoV2, MoCoV2Config
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.methods.simclr import SimCLRConfig
 from cassle_zoo.train.methods.simsiam import SimSiam, SimSiamConfig
-from cassle_zoo.train.methods.teacher import Teacher
+from cassle_zoo.train.methods.teacher import EMATeacher
 from cassle_zoo.train.optim import build_optimizer, set_learning_rate
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -214,19 +214,19 @@ def test_byol_momentum_rises_to_one() -> None:
     with torch.no_grad():
         method.backbone.fc.bias.add_(1)
     before = method.teacher.backbone.fc.bias.clone()
-    for progress, share in ((1e-9, 0.1), (0.5, 0.05), (1.0, 0.0)):
+    for progress, rate in ((1e-9, 0.1), (0.5, 0.05), (1.0, 0.0)):
         with torch.no_grad():
             method.teacher.backbone.fc.bias.copy_(before)
         method.after_step(progress)
         moved = (method.teacher.backbone.fc.bias - before).mean().item()
-        assert moved == pytest.approx(share, abs=1e-9)
+        assert moved == pytest.approx(rate, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["mocov2", "mocov3", "byol"])
 def test_teachers_get_no_gradient(name: str) -> None:
     small = {"queue_size": 32} if name == "mocov2" else {"predictor_features": 8}
     method = build(METHODS[name](out_features=8, **small))
-    assert isinstance(method.teacher, Teacher)
+    assert isinstance(method.teacher, EMATeacher)
     method(random_views(0))[0].backward()
     trained = {p for group in method.param_groups() for p in group.parameters}
     assert not trained & set(method.teacher.parameters())

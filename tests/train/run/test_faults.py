@@ -97,7 +97,7 @@ def test_shared_memory_advises(
     ],
     ids=["gloo", "nccl"],
 )
-def test_lost_processes_are_told(
+def test_lost_processes_are_reported(
     config: TrainConfig, tmp_path: Path, fault_at: Any, error: Exception
 ) -> None:
     def fail() -> None:
@@ -190,7 +190,7 @@ def test_disk_full_while_writing_a_checkpoint(
         patch.setattr(os, "fsync", full)
         with pytest.raises(StorageError, match=r"No space left.*Make room"):
             loop.train(config, tmp_path)
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".partial-*"))
     assert_continues(config, tmp_path, after=4)
 
 
@@ -199,14 +199,14 @@ def test_disk_full_while_the_log_is_reopened(
 ) -> None:
     loop.train(config, tmp_path)
     before = (tmp_path / "metrics.csv").read_text()
-    replace = Path.replace
+    replace = os.replace
 
-    def full(self: Path, target: Path) -> Path:
+    def full(source: Path, target: Path) -> None:
         if target.name == logs.CSV_FILE:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return replace(self, target)
+        replace(source, target)
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageError):
         loop.train(config, tmp_path)
     assert (tmp_path / "metrics.csv").read_text() == before

@@ -1,4 +1,4 @@
-"""A run continues with the images it began with, wherever they lie now, and no others."""
+"""A run continues with the images it began with, wherever they are now, and no others."""
 
 import dataclasses
 import json
@@ -73,6 +73,25 @@ def test_runs_without_a_record_continue(config: TrainConfig, finished: Path, own
     assert json.loads((finished / CONFIG_FILE).read_text())["images"] == recorded
 
 
+def test_a_run_of_0_1_0_is_refused_until_its_settings_are_renamed(
+    config: TrainConfig, finished: Path, own: Path
+) -> None:
+    path = finished / CONFIG_FILE
+    text = path.read_text()
+    path.write_text(
+        text.replace('"mode"', '"how"').replace('"max_bad_fraction"', '"max_bad_share"')
+    )
+    before = content(finished)
+    says = (
+        r"conditioning\.how \('cat'\) to conditioning\.mode and data\.max_bad_share.*0\.05.*--out"
+    )
+    with pytest.raises(ConfigError, match=says):
+        loop.train(on(config, own), finished)
+    assert content(finished) == before
+    path.write_text(text)
+    assert loop.train(on(config, own), finished).finished
+
+
 def test_step_beyond_the_end_is_an_error(config: TrainConfig, finished: Path, own: Path) -> None:
     state, _ = load_checkpoint(finished)
     assert state is not None
@@ -93,7 +112,7 @@ def test_names_of_folders_and_archives(own: Path) -> None:
     assert len(folder["names"]) == len(first["names"]) == 64
 
 
-def test_streams_tell_a_number_only() -> None:
+def test_streams_have_a_number_only() -> None:
     class Stream(IterableDataset[Image.Image]):
         def __len__(self) -> int:
             return 5

@@ -35,7 +35,7 @@ CLASSES: tuple[Any, ...] = (
 )
 ZERO_IS_ALLOWED = re.compile(
     r"(flip|jitter|grayscale|blur)_p|brightness|contrast|saturation|hue|.*_weight|bias_lr_scale"
-    r"|momentum|base_lr|warmup_epochs|weight_decay|seed|workers|max_bad_share|monitor_.*"
+    r"|momentum|base_lr|warmup_epochs|weight_decay|seed|workers|max_bad_fraction|monitor_.*"
     r"|crop|color|color_diff|flip|blur"  # of AugSelf
 )
 ANY_NUMBER_IS_ALLOWED = ("mean",)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.errors import CassleZooError, ConfigError
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.train.distributed import process_group as distributed
-from cassle_zoo.train.distributed.process_group import gather, gather_cpu, joined
+from cassle_zoo.train.distributed import process_group
+from cassle_zoo.train.distributed.process_group import (
+    Store,
+    agree_on_prefix,
+    all_gather,
+    all_gather_cpu,
+)
 from cassle_zoo.train.methods import METHODS, Method, Views
 from cassle_zoo.train.methods.mocov2 import MoCoV2
 
@@ -89,10 +95,10 @@ def work(rank: int, folder: str) -> None:
     )
     result = {name: gradients(name, part(views(), rank), average_over_processes) for name in SMALL}
     x = torch.full((2, 3), float(rank), requires_grad=True)
-    joint = gather(x)
+    joint = all_gather(x)
     (joint * torch.arange(12.0).view(4, 3) * (rank + 1)).sum().backward()
     assert x.grad is not None
-    result["gather"] = {"joint": joint.detach(), "grad": x.grad}
+    result["all_gather"] = {"joint": joint.detach(), "grad": x.grad}
     torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -120,28 +126,28 @@ def test_gradients_equal_those_of_one_process(
             torch.testing.assert_close(result[name][key], value, rtol=0, atol=1e-10)
 
 
-def test_gather(results: list[dict[str, dict[str, Tensor]]]) -> None:
+def test_all_gather(results: list[dict[str, dict[str, Tensor]]]) -> None:
     for rank, result in enumerate(results):
-        assert result["gather"]["joint"][:, 0].tolist() == [0, 0, 1, 1]
+        assert result["all_gather"]["joint"][:, 0].tolist() == [0, 0, 1, 1]
         rows = torch.arange(12.0).view(4, 3)[2 * rank : 2 * rank + 2]
-        assert torch.equal(result["gather"]["grad"], 3 * rows)  # weights 1 and 2 of both processes
+        assert torch.equal(result["all_gather"]["grad"], 3 * rows)  # weights 1 and 2
 
 
 def test_one_process_gathers_nothing() -> None:
     x = torch.randn(3)
-    assert gather(x) is x
-    assert gather_cpu(x, torch.device("meta")) is x
+    assert all_gather(x) is x
+    assert all_gather_cpu(x, torch.device("meta")) is x
 
 
 @pytest.fixture
 def second_of_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torchrun tells the second of two processes, on a machine that seems to have two GPUs."""
-    told = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    for name, value in (told | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}).items():
+    """The environment of the second of two processes, on a machine that seems to have two GPUs."""
+    ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (ranks | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(distributed, "pick_device", torch.device)
+    monkeypatch.setattr(process_group, "pick_device", torch.device)
     for where, name in (
         (torch.cuda, "set_device"),
         (dist, "init_process_group"),
@@ -154,7 +160,7 @@ def second_of_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("second_of_two_gpus")
 @pytest.mark.parametrize("device", [None, "cuda"])
 def test_each_process_gets_its_own_gpu(device: str | None) -> None:
-    with joined(device, timeout=1) as own:
+    with process_group.init(device, timeout=1) as own:
         assert own == torch.device("cuda:1")
 
 
@@ -162,7 +168,7 @@ def test_each_process_gets_its_own_gpu(device: str | None) -> None:
 def test_one_gpu_for_all_processes_is_refused() -> None:
     with (
         pytest.raises(ConfigError, match="cuda:0 is one GPU for all processes"),
-        joined("cuda:0", 1),
+        process_group.init("cuda:0", 1),
     ):
         pass
 
@@ -176,8 +182,34 @@ def test_the_gpu_of_one_process_is_the_current_one(monkeypatch: pytest.MonkeyPat
         yield
         current.pop()
 
-    monkeypatch.setattr(distributed, "pick_device", torch.device)
+    monkeypatch.setattr(process_group, "pick_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device", use)
-    with joined("cuda:1", timeout=1) as own:
+    with process_group.init("cuda:1", timeout=1) as own:
         assert current[-1] == own == torch.device("cuda:1")
     assert current == [torch.device("cuda:0")]
+
+
+def together(store: Store, count: int) -> list[str]:
+    with ThreadPoolExecutor(count) as pool:
+        return list(
+            pool.map(lambda rank: agree_on_prefix(store, rank, count, 60), reversed(range(count)))
+        )
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_all_agree_and_never_twice_on_the_same_prefix(count: int) -> None:
+    store = dist.HashStore()
+    prefixes = [together(store, count) for _ in range(3)]
+    assert all(len(set(agreed)) == 1 for agreed in prefixes)
+    assert len({agreed[0] for agreed in prefixes}) == 3
+
+
+def test_tokens_of_dead_processes_are_not_answered() -> None:
+    store = dist.HashStore()
+    with pytest.raises(CassleZooError, match="process 0 has not answered"):
+        agree_on_prefix(store, 1, 2, 0.1)
+    with pytest.raises(CassleZooError, match="process 1 of 2 has not come"):
+        agree_on_prefix(store, 0, 2, 0.1)
+    with pytest.raises(CassleZooError, match="process 0 has not answered"):
+        agree_on_prefix(store, 1, 2, 0.1)
+    assert len(set(together(store, 2))) == 1

@@ -1,0 +1,104 @@
+import json
+
+import pytest
+
+from cassle_zoo.cli.main import main
+from cassle_zoo.train.loop import TrainResult
+from cassle_zoo.train.main import parse, public_command, run_from_cli
+from cassle_zoo.train.methods.augself import AugSelfConfig
+from cassle_zoo.train.methods.mocov2 import MoCoV2Config
+from cassle_zoo.train.recipes import RECIPES
+
+
+def test_command_line_overrides() -> None:
+    argv = [
+        "resnet18_cassle_simclr.emoji64", "--data", "pics", "--optim.base-lr", "0.5",
+        "--conditioning.descriptors", "crop", "flip", "--method.temperature", "0.1",
+        "--run.device", "cpu", "--augment.crop-scale", "0.3", "0.9",
+    ]  # fmt: skip
+    config = parse(argv).config
+    assert config.data.root == "pics"
+    assert config.data.dataset == "emoji64"
+    assert config.optim.base_lr == 0.5
+    assert config.conditioning.descriptors == ("crop", "flip")
+    assert config.method.temperature == 0.1  # type: ignore[attr-defined]
+    assert config.augment.crop_scale == (0.3, 0.9)
+
+
+def test_command_line_reaches_method_and_augself() -> None:
+    argv = ["resnet18_mocov2.emoji64", "--method.enqueue", "queries", "--augself.crop", "0.5"]
+    config = parse([*argv, "--augself.first-flip-for-both"]).config
+    assert config.method == MoCoV2Config(momentum=0.99, queue_size=4096, enqueue="queries")
+    assert config.augself == AugSelfConfig(crop=0.5, first_flip_for_both=True)
+    assert config.augself.weights == {"crop": 0.5}
+
+
+def test_command_for_the_card_hides_folders() -> None:
+    argv = [
+        "r.emoji64",
+        "--data",
+        "/a/b=c/pics",
+        "--out=/c/run",
+        "--data.root",
+        "/d/e",
+        "--arch",
+        "x",
+    ]
+    assert public_command(argv) == (
+        "cassle-zoo train r.emoji64 --data pics --out RUN --data.root e --arch x"
+    )
+
+
+def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_from_cli(["resnet18_simclr.emoji64", "--print-config"]) == 0
+    assert json.loads(capsys.readouterr().out)["conditioning"]["mode"] == "none"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--out", "x"],
+        ["resnet18_cassle_simclr.emoji64", "--optim.lr", "1"],
+        ["resnet18_mocov2.emoji64", "--method.enqueue", "both", "--out", "x"],
+        ["resnet18_cassle_simclr.emoji64", "--optim.epochs", "many", "--out", "x"],
+    ],
+)
+def test_bad_command_lines(argv: list[str]) -> None:
+    try:
+        status = main(["train", *argv])
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(None, 1), ("0", 1), ("1", 0)])
+def test_one_process_says_that_the_run_is_finished(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str | None,
+    lines: int,
+) -> None:
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    result = TrainResult(steps=1, finished=True)
+    monkeypatch.setattr("cassle_zoo.train.main.train", lambda *args, **kwargs: result)
+    assert run_from_cli(["resnet18_simclr.emoji64", "--out", "RUN"]) == 0
+    assert capsys.readouterr().err.count("finished: RUN/final") == lines
+
+
+def test_help_lists_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse(["--help"])
+    listed = capsys.readouterr().out
+    assert all(name in listed and recipe.title in listed for name, recipe in RECIPES.items())
+
+
+def test_help_shows_the_facts_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse(["resnet18_cassle_mocov2.emoji64", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for fact in str(RECIPES["resnet18_cassle_mocov2.emoji64"]).splitlines():
+        assert fact in shown

@@ -1,0 +1,75 @@
+"""What a recipe is, and the baseline that every CASSLE recipe is compared with."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.methods import ConditioningConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of a published run, and what is known about it.
+
+    Attributes:
+        title: Method, network, data and length, in words.
+        config: All settings.
+        data: What `--data` is given, for example `emoji64.tar`, or `DIR` for a folder.
+        hardware: What it was run on, or what it needs.
+        time: How long it takes there.
+        result: What was measured; `None` if nobody has run it.
+        notes: What else there is to know, in full sentences.
+    """
+
+    title: str
+    config: TrainConfig
+    data: str
+    hardware: str
+    time: str
+    result: str | None = None
+    notes: str = ""
+
+    @property
+    def name(self) -> str:
+        """Full name of the model that it produces."""
+        return self.config.name
+
+    @property
+    def command(self) -> str:
+        """Command line of the run."""
+        return f"cassle-zoo train {self.name} --data {self.data} --out RUN"
+
+    def __str__(self) -> str:
+        """Return all but the settings, as lines of text."""
+        facts = {
+            "Command": self.command,
+            "Hardware": self.hardware,
+            "Time": self.time,
+            "Result": self.result or "not run yet",
+        }
+        lines = [f"{self.title}."] + [self.notes] * bool(self.notes)
+        return "\n".join([*lines, *(f"{name}: {value}" for name, value in facts.items())])
+
+    def baseline(self, result: str | None = None) -> "Recipe":
+        """Return the recipe of the baseline, a run like this one with a plain projector.
+
+        Args:
+            result: What was measured of the baseline.
+        """
+        return dataclasses.replace(
+            self,
+            title=self.title.removeprefix("CASSLE-"),
+            config=without_conditioning(self.config, self.name.replace("_cassle_", "_")),
+            result=result,
+        )
+
+
+def without_conditioning(config: TrainConfig, name: str) -> TrainConfig:
+    """Return the same settings with a plain projector.
+
+    Args:
+        config: Settings of a CASSLE run.
+        name: Name of the model that the baseline produces.
+    """
+    plain = ConditioningConfig(mode="none", descriptors=())
+    return dataclasses.replace(config, name=name, conditioning=plain)

@@ -1,0 +1,22 @@
+"""Recipes on the unlabelled images of STL-10. Not run yet; estimated as those on ImageNet-100."""
+
+from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
+from cassle_zoo.train.recipes.recipe import Recipe
+
+_SIMCLR = Recipe(
+    title="CASSLE-SimCLR, resnet18, unlabelled images of STL-10, 96 px, 200 epochs, batch 256",
+    config=TrainConfig(
+        name="resnet18_cassle_simclr.stl10",
+        arch="resnet18",
+        augment=AugmentConfig(size=96, mean=(0.43, 0.42, 0.39), std=(0.27, 0.26, 0.27)),
+        data=DataConfig(dataset="torch/stl10", split="unlabeled", workers=8),
+        optim=OptimConfig(epochs=200),
+    ),
+    data="DIR",
+    hardware="a GPU with more than 2 GiB (estimated)",
+    time="15 minutes or more (estimated)",
+    notes="--data is the folder of torchvision's STL-10.",
+)
+
+RECIPES = (_SIMCLR, _SIMCLR.baseline())
