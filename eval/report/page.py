@@ -201,9 +201,7 @@ def _bars(comparison: Comparison) -> Iterator[dict[str, str]]:
 
 def _curves(comparison: Comparison) -> Iterator[dict[str, str]]:
     for name, lines in curves(comparison.entries).items():
-        ends = "; ".join(
-            f"{label} from {y[0]:.3g} to {y[-1]:.3g}" for label, (_, y) in lines.items()
-        )
+        ends = [f"{label} from {y[0]:.3g} to {y[-1]:.3g}" for label, (_, y) in lines.items()]
         figure = line_panels({"": lines}, x_label="", y_label="")
         yield _chart(comparison, name, name, "; ".join(ends), figure)
 
