@@ -166,7 +166,7 @@ def bar_chart(
     axis.set_axis_off()
     axis.plot([0, 0], [-0.08, len(bars) - 0.55], color=_INK, linewidth=0.8)
     for place, bar in enumerate(bars):
-        look = {"color": PALETTE[0]}
+        look: dict[str, Any] = {"color": PALETTE[0]}
         if bar.baseline:
             look = {"color": "none", "edgecolor": _INK, "linestyle": "--"}
         axis.barh(place + 0.2, bar.value, 0.34, linewidth=0.8, **look)

@@ -14,7 +14,7 @@ from cassle_zoo.common import templates
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import write_text
 from cassle_zoo.eval.recording import check_folder
-from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
+from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
 from cassle_zoo.eval.report.figures import (
     Bar,
     Line,
@@ -111,15 +111,17 @@ def render_report(
             "rows": list(_rows(own)),
             "bars": list(_bars(own)) if figures else [],
             "curves": list(_curves(own)) if figures else [],
-            "images": sorted(
-                ((image, entry.label) for entry in own.entries for image in entry.images),
-                key=lambda pair: pair[0].name,
-            ),
+            "images": _images(own.entries),
         }
         for own in comparisons
     ]
     package = "cassle_zoo.eval.report"
     return templates.render(package, "report.html", title=title, parts=parts, problems=problems)
+
+
+def _images(entries: Sequence[Entry]) -> list[tuple[Image, str]]:
+    images = [(image, entry.label) for entry in entries for image in entry.images]
+    return sorted(images, key=lambda pair: pair[0].name)
 
 
 def _columns(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -212,11 +214,11 @@ def curves(entries: Sequence[Entry]) -> dict[str, dict[str, Line]]:
     Those of a `sensitivity` stand over their strengths, others over 1, 2, 3, ...
     """
     names = dict.fromkeys(name for entry in entries for name in entry.result.series)
-    found = {}
+    found: dict[str, dict[str, Line]] = {}
     for name in names:
         if name.startswith((f"{_AXIS}/", "value/")):
             continue
-        lines = {}
+        lines: dict[str, Line] = {}
         for entry in entries:
             series = entry.result.series
             if len(y := series.get(name, ())) > 1:
