@@ -1,4 +1,4 @@
-"""``cassle-zoo demo``: features and nearest neighbours of images, to look at."""
+"""``cassle-zoo demo``: nearest neighbours of images, on a sheet and a page."""
 
 import argparse
 from pathlib import Path

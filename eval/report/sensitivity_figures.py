@@ -1,6 +1,6 @@
 """Figures of sensitivity, equivariance and spectrum, from recorded results of one or more models.
 
-Each takes results by the name under which a model is to be shown: their `series` or `metrics`.
+Each takes `series` or `metrics` of results, by the name under which a model is shown.
 """
 
 from collections.abc import Mapping, Sequence
