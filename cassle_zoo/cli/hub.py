@@ -159,7 +159,7 @@ def _add_convert_options(convert: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("--method", help="SSL method, if the weights do not identify it")
     convert.add_argument(
-        "--conditioning", choices=["add", "mul"], help="these two cannot be told apart by weights"
+        "--conditioning", choices=["add", "mul"], help="the weights look the same for both"
     )
     convert.add_argument(
         "--descriptors",

@@ -125,7 +125,7 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
         Comparison(
             task=task,
             data={"name": name, "sha256": sha256},
-            entries=tuple(sorted(_told_apart(own), key=lambda e: (e.is_baseline, e.label))),
+            entries=tuple(sorted(_distinguish(own), key=lambda e: (e.is_baseline, e.label))),
             notes=(*_data_notes(name, len(versions[name])), *_notes(own)),
         )
         for (task, name, sha256), own in sorted(groups.items(), key=lambda item: item[0])
@@ -149,7 +149,7 @@ def _with_files(result: Result, file: Path) -> tuple[Entry, list[str]]:
     return entry, missing
 
 
-def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
+def _distinguish(entries: Sequence[Entry]) -> list[Entry]:
     """Tell entries of one model apart by what differs: weights, options, seed, or else time."""
     by_model: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from markupsafe import Markup
 
 from cassle_zoo.common import templates
 from cassle_zoo.common.errors import ConfigError
@@ -237,7 +236,7 @@ def _chart(
         "title": title,
         "text": f"{comparison.task} {text}",
         "description": f"{title}: {values}",
-        "svg": Markup(render_inline(figure, f"{comparison.task} {comparison.data} {title}")),
+        "svg": render_inline(figure, f"{comparison.task} {comparison.data} {title}"),
     }
 
 
