@@ -138,9 +138,8 @@ def run_demo(
     found = extract_features(model, list(inputs) or SAMPLES)
     if len(found) < 2:
         raise DataError(f"Only {found.sources[0]} can be read; neighbours need two images.")
-    cosines, indices = nearest_by_cosine(
-        found.features, found.features, _NEIGHBOURS, exclude_self=True
-    )
+    k = min(_NEIGHBOURS, len(found) - 1)
+    cosines, indices = nearest_by_cosine(found.features, found.features, k, exclude_self=True)
     folder.mkdir(parents=True, exist_ok=True)
     outputs = DemoOutputs(
         sheet=folder / "neighbours.png",
