@@ -17,7 +17,7 @@ from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.feature_cache import FeatureCache
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.recording import check_folder, check_output, place_for, write
-from cassle_zoo.eval.report import compare as report
+from cassle_zoo.eval.report import page as report
 from cassle_zoo.eval.report.tables import format_table
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import FORMS, open_source

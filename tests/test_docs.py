@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cassle_zoo.features.demo import SAMPLES
+from cassle_zoo.features.gallery import SAMPLES
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.recipes import get_recipe
 

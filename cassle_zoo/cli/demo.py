@@ -1,4 +1,4 @@
-"""``cassle-zoo demo``: features and nearest neighbours of images, to look at."""
+"""``cassle-zoo demo``: nearest neighbours of images, on a sheet and a page."""
 
 import argparse
 from pathlib import Path
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the demo and say where it is."""
-    from cassle_zoo.features.demo import run_demo
+    from cassle_zoo.features.gallery import run_demo
 
     outputs = run_demo(args.model, args.output, args.paths)
     print(f"{outputs.images} images through {args.model}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli.terminal import printable
+from cassle_zoo.cli import printable
 
 if TYPE_CHECKING:
     from cassle_zoo.features.inputs import Skipped

@@ -1,85 +1,176 @@
-"""``cassle-zoo hub``: folders, cards and repositories for the Hugging Face Hub."""
+"""``cassle-zoo hub``: make, check, upload and download model folders."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli import hub_remote
+if TYPE_CHECKING:
+    from cassle_zoo.hub.publish.push import PushPlan
+
+EXIT_FAILED_CHECK = 1
+
+_WHERE = "a name of the zoo, hf-hub:ORG/NAME or ORG/NAME, @REVISION after it, or a folder"
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command's arguments."""
+    """Describe the arguments of all actions."""
     parser = subparsers.add_parser("hub", help="make, check, upload and download models")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    export = actions.add_parser(
+    def action(
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        summary: str,
+        description: str,
+        **options: Any,
+    ) -> argparse.ArgumentParser:
+        own: argparse.ArgumentParser = actions.add_parser(
+            name, help=summary, description=description, **options
+        )
+        own.set_defaults(run=run)
+        return own
+
+    export = action(
         "export",
-        help="turn a finished training run into a model folder",
-        description="Write model.safetensors, projector.safetensors, config.json and a model card.",
+        _export,
+        "turn a finished training run into a model folder",
+        "Write model.safetensors, projector.safetensors, config.json and a model card.",
+        parents=[_folder_options(dtype="float16")],
     )
     export.add_argument("run_dir", type=Path, metavar="RUN", help="folder of a finished run")
-    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    export.add_argument(
-        "--dtype",
-        choices=["float16", "float32"],
-        default="float16",
-        help="of the weights in the folder; default: %(default)s",
-    )
-    export.add_argument(
-        "--overwrite", action="store_true", help="replace a model folder that exists"
-    )
     export.add_argument(
         "--license", help="of the weights (SPDX); default: unknown, except for the zoo's own names"
     )
-    export.set_defaults(run=run_export)
-
-    _add_convert(actions)
-    hub_remote.add_actions(actions)
-
-    detectron2 = actions.add_parser(
+    _add_convert_options(
+        action(
+            "convert",
+            _convert,
+            "turn a checkpoint of other code into a model folder",
+            "Convert a checkpoint of the paper's code (backbone and projector), or the backbone in "
+            "one of solo-learn, lightly (Lightning), or Facebook's MoCo-v2 and MoCo-v3. Nothing in "
+            "the file is run. args.json beside it is read if it is there. The options below say "
+            "what a file leaves open; it is refused where they are needed.",
+            parents=[_folder_options(dtype="float32")],
+        )
+    )
+    push = action(
+        "push",
+        _push,
+        "upload a model folder",
+        "Verify a model folder and upload it to the Hugging Face Hub in one commit. Log in before "
+        "with `hf auth login`, or set HF_TOKEN. Only the files of a model folder are sent, and of "
+        "these only the ones that changed.",
+        parents=[_upload_options()],
+    )
+    push.add_argument("folder", type=Path, metavar="DIR", help="model folder")
+    push.add_argument("repo_id", metavar="ORG/NAME", help="repository; created if it is missing")
+    push.add_argument(
+        "--create-pr", action="store_true", help="open a pull request instead of committing to main"
+    )
+    pull = action(
+        "pull",
+        _pull,
+        "download a model, for use without a network",
+        "Download all files of a model into the cache of the Hub, check them, and print where they "
+        "are.",
+    )
+    pull.add_argument("name", metavar="NAME", help=_WHERE)
+    pull.add_argument("-o", "--output", type=Path, metavar="DIR", help="copy the files there")
+    pull.add_argument(
+        "--force", action="store_true", help="download again, and replace a model folder at DIR"
+    )
+    verify = action(
+        "verify",
+        _verify,
+        "check a model folder or a repository",
+        "Check hashes, load backbone and projector completely, recompute the stored features, and "
+        "read the model card. Exit status 1 if a check fails.",
+    )
+    verify.add_argument("name", metavar="REPO_OR_DIR", help=_WHERE)
+    verify.add_argument("--revision", metavar="R", help="branch, tag or commit; default: main")
+    publish = action(
+        "publish",
+        _publish,
+        "upload every released model of the zoo",
+        "Push every released model to ORG/FULL_NAME, and print the lines that pin them in "
+        "cassle_zoo/specs.py.",
+        parents=[_upload_options()],
+    )
+    publish.add_argument("--org", required=True, help="user or organisation on the Hub")
+    detectron2 = action(
         "export-detectron2",
-        help="write a ResNet-50 as initial weights for Detectron2's R50-C4",
-        description="Write the backbone under Detectron2's names, and print the settings that "
-        "belong to it.",
+        _export_detectron2,
+        "write a ResNet-50 as initial weights for Detectron2's R50-C4",
+        "Write the backbone under Detectron2's names, and print the settings that belong to it.",
     )
     detectron2.add_argument("model", metavar="MODEL", help="name or local-dir:DIR")
     detectron2.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
-    detectron2.set_defaults(run=run_export_detectron2)
-
-    cards = actions.add_parser(
+    cards = action(
         "cards",
-        help="write MODEL_CARDS.md from the recorded results",
-        description="Write MODEL_CARDS.md in the current folder from the recorded results.",
+        _cards,
+        "write MODEL_CARDS.md from the recorded results",
+        "Write MODEL_CARDS.md in the current folder from the recorded results.",
     )
     cards.add_argument(
         "--check", action="store_true", help="write nothing; fail if the file is not up to date"
     )
-    cards.set_defaults(run=run_cards)
 
 
-def _add_convert(actions: Any) -> None:
-    convert = actions.add_parser(
-        "convert",
-        help="turn a checkpoint of other code into a model folder",
-        description="Convert a checkpoint of the paper's code (backbone and projector), or the "
-        "backbone in one of solo-learn, lightly (Lightning), or Facebook's MoCo-v2 and MoCo-v3. "
-        "Nothing in the file is run. args.json beside it is read if it is there. The options below "
-        "say what a file leaves open; it is refused where they are needed.",
+def _folder_options(dtype: str) -> argparse.ArgumentParser:
+    """Return the options of actions that write a model folder."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--dtype",
+        choices=["float16", "float32"],
+        default=dtype,
+        help="of the weights in the folder; default: %(default)s",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a model folder that exists"
+    )
+    return parser
+
+
+def _upload_options() -> argparse.ArgumentParser:
+    """Return the options of actions that write to the Hub."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="make a new repository private; refuse one that exists and is public",
+    )
+    parser.add_argument(
+        "--replace-card",
+        action="store_true",
+        help="replace a README.md that the repository has; by default it stays",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be done, and write nothing"
+    )
+    return parser
+
+
+def _add_convert_options(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("checkpoint", type=Path, metavar="CKPT", help="file to convert")
     convert.add_argument(
         "--name", required=True, help="of the model, for example resnet50_cassle_mocov2.in100"
     )
-    convert.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
-    convert.add_argument("--method", help="SSL method, where the weights do not tell")
-    convert.add_argument("--conditioning", choices=["add", "mul"], help="which look the same")
+    convert.add_argument("--method", help="SSL method, if the weights do not identify it")
     convert.add_argument(
-        "--descriptors", nargs="+", metavar="NAME", help="what the projector is told, any order"
+        "--conditioning", choices=["add", "mul"], help="the weights look the same for both"
+    )
+    convert.add_argument(
+        "--descriptors",
+        nargs="+",
+        metavar="NAME",
+        help="what the projector is conditioned on, in any order",
     )
     convert.add_argument("--arch", help="timm model of the backbone")
     convert.add_argument("--num-heads", type=int, metavar="N", help="attention heads of a ViT")
     convert.add_argument("--prefix", help="what the names of the backbone's weights begin with")
-    convert.add_argument("--data", help="pretraining data: says how images are prepared")
+    convert.add_argument("--data", help="pretraining data; decides how images are prepared")
     convert.add_argument("--size", type=int, metavar="PIXELS", help="height and width of images")
     for name in ("--mean", "--std"):
         convert.add_argument(
@@ -88,33 +179,25 @@ def _add_convert(actions: Any) -> None:
     convert.add_argument(
         "--license", default="unknown", help="of the weights (SPDX); default: %(default)s"
     )
-    convert.add_argument(
-        "--dtype",
-        choices=["float16", "float32"],
-        default="float32",
-        help="of the weights in the folder; default: %(default)s",
-    )
-    convert.add_argument(
-        "--overwrite", action="store_true", help="replace a model folder that exists"
-    )
-    convert.set_defaults(run=run_convert)
 
 
-def run_export(args: argparse.Namespace) -> int:
-    """Write the model folder."""
+def _export(args: argparse.Namespace) -> int:
     import torch
 
     from cassle_zoo.hub.export import export_run
 
-    dtype = {"float16": torch.float16, "float32": torch.float32}[args.dtype]
     export_run(
-        args.run_dir, args.output, dtype=dtype, overwrite=args.overwrite, license=args.license
+        args.run_dir,
+        args.output,
+        dtype=getattr(torch, args.dtype),
+        overwrite=args.overwrite,
+        license=args.license,
     )
     print(args.output)
     return 0
 
 
-def run_convert(args: argparse.Namespace) -> int:
+def _convert(args: argparse.Namespace) -> int:
     """Write the model folder, and print what became of the checkpoint."""
     import torch
 
@@ -139,7 +222,7 @@ def run_convert(args: argparse.Namespace) -> int:
         args.output,
         name=args.name,
         options=options,
-        dtype={"float16": torch.float16, "float32": torch.float32}[args.dtype],
+        dtype=getattr(torch, args.dtype),
         overwrite=args.overwrite,
     )
     print(f"read:    {done.format}")
@@ -152,7 +235,76 @@ def run_convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_export_detectron2(args: argparse.Namespace) -> int:
+def _push(args: argparse.Namespace) -> int:
+    """Push, or show what would be pushed."""
+    from cassle_zoo.hub.publish.push import plan_push, push
+
+    options = {
+        "private": args.private,
+        "create_pr": args.create_pr,
+        "replace_card": args.replace_card,
+    }
+    if args.dry_run:
+        _print_plan(plan_push(args.folder, args.repo_id, **options))
+        target = "a pull request" if args.create_pr else "main"
+        print(f"dry run: nothing was written; the commit would go to {target}")
+        return 0
+    done = push(args.folder, args.repo_id, **options, on_plan=_print_plan)
+    print(f"url:    {done.url}")
+    print(f"commit: {done.commit}")
+    return 0
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from cassle_zoo.hub.publish.pull import pull
+
+    print(pull(args.name, args.output, force=args.force))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    """Print a line per check."""
+    from cassle_zoo.hub.publish.verify import verify
+
+    checks = verify(args.name, revision=args.revision)
+    for check in checks:
+        print(f"{'ok' if check.passed else 'FAILED':7}{check.name:11}{check.detail}")
+    return 0 if all(check.passed for check in checks) else EXIT_FAILED_CHECK
+
+
+def _publish(args: argparse.Namespace) -> int:
+    """Push the zoo, and print the registry's lines."""
+    from cassle_zoo.hub.publish.publish import publish, registry_lines
+
+    published = []
+    for item in publish(
+        args.org,
+        private=args.private,
+        replace_card=args.replace_card,
+        dry_run=args.dry_run,
+        on_plan=_print_plan,
+    ):
+        if item.pushed is not None:
+            print(f"commit: {item.pushed.url}")
+        published.append(item)
+    if args.dry_run:
+        print("dry run: nothing was written")
+    print(f"\nfor cassle_zoo/specs.py:\n\n{registry_lines(published)}")
+    return 0
+
+
+def _print_plan(plan: "PushPlan") -> None:
+    visibility = "private" if plan.private else "public"
+    state = "new repository" if plan.parent is None else f"at {plan.parent}"
+    print(f"{plan.model} -> {plan.repo_id} ({state}, {visibility})")
+    for file in plan.files:
+        note = " (the repository's own stays)" if file.state == "kept" else ""
+        print(f"  {file.state:10}{file.size:>12,}  {file.sha256}  {file.name}{note}")
+    for name in plan.left_out:
+        print(f"  left out  {name!r}: not part of a model folder")
+
+
+def _export_detectron2(args: argparse.Namespace) -> int:
     """Write the weights, and print the settings as Detectron2's command line takes them."""
     from cassle_zoo.hub.detectron2 import export_detectron2
 
@@ -162,8 +314,7 @@ def run_export_detectron2(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_cards(args: argparse.Namespace) -> int:
-    """Write or check MODEL_CARDS.md."""
+def _cards(args: argparse.Namespace) -> int:
     from cassle_zoo.hub.cards.model_cards import main
 
     return main(["--check"] if args.check else [])

@@ -4,10 +4,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
-from cassle_zoo.cli import demo, evaluate, features, hub, info, listing, reproduce, train
-from cassle_zoo.cli.terminal import printable
+from cassle_zoo.cli import demo, features, hub, models, printable, reproduce
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.version import __version__
 
@@ -20,18 +18,22 @@ exit status: 0 success; 1 some inputs were left out, or a check failed; 2 wrong 
 130 interrupted. 'cassle-zoo COMMAND --help' shows the options of a command."""
 
 
-class Command(Protocol):
-    """What a command's module provides."""
+def _train(argv: list[str]) -> int:
+    from cassle_zoo.train.main import run_from_cli
 
-    def add_parser(self, subparsers: Any) -> None:
-        """Describe the command's arguments, and set ``run`` as their default."""
+    return run_from_cli(argv)
 
 
-COMMANDS: tuple[Command, ...] = (listing, info, features, demo, train, evaluate, hub, reproduce)
+def _eval(argv: list[str]) -> int:
+    from cassle_zoo.eval.main import run_from_cli
+
+    return run_from_cli(argv)
+
+
 # Settings of trainer, evaluators and study define their options.
 PARSING_THEMSELVES: dict[str, Callable[[list[str]], int]] = {
-    train.NAME: train.run,
-    evaluate.NAME: evaluate.run,
+    "train": _train,
+    "eval": _eval,
     reproduce.NAME: reproduce.run,
 }
 
@@ -47,8 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cassle-zoo {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    models.add_parser(subparsers)
+    features.add_parser(subparsers)
+    demo.add_parser(subparsers)
+    subparsers.add_parser("train", help="pretrain a backbone on your own images", add_help=False)
+    subparsers.add_parser("eval", help="measure backbones on a dataset", add_help=False)
+    hub.add_parser(subparsers)
+    reproduce.add_parser(subparsers)
     return parser
 
 
@@ -77,7 +84,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _guarded(run: Callable[[], int]) -> int:
-    """Run, and report the errors that a user can mend in one line instead of a traceback."""
+    """Run, and report the errors that a user can fix in one line instead of a traceback."""
     try:
         try:
             return run()

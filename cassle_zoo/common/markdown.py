@@ -17,13 +17,30 @@ def shell_block(command: Any) -> str:
     return f"{fence}sh\n{command}\n{fence}"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> str:
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Collection[int] = (),
+    *,
+    align: bool = False,
+) -> str:
     """Return a table, without a line's end after its last row.
 
     Args:
         header: Titles of the columns.
         rows: A cell a column; what comes from elsewhere has gone through :func:`inline`.
         right: Numbers of the columns that are aligned right.
+        align: Pad the cells, so that the text itself reads as a table.
     """
+    lines = [header, *rows]
+    widths = [max(map(len, column)) if align else 0 for column in zip(*lines, strict=True)]
     rule = ["---:" if column in right else "---" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+    def line(cells: Sequence[str], fill: str = " ") -> str:
+        padded = (
+            cell.rjust(width, fill) if column in right else cell.ljust(width, fill)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    return "\n".join([line(header), line(rule, "-"), *map(line, lines[1:])])

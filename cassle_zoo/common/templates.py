@@ -1,39 +1,76 @@
 """Pages and cards from jinja2 templates. HTML is escaped; Markdown has filters of its own."""
 
+import base64
+import hashlib
+import re
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import (
+    ChoiceLoader,
+    Environment,
+    PackageLoader,
+    StrictUndefined,
+    select_autoescape,
+)
+from markupsafe import Markup, escape
 
 from cassle_zoo.common import markdown
+
+_SHARED = "cassle_zoo.common"
 
 
 def render(package: str, template: str, **values: Any) -> str:
     """Fill in a template.
 
     Args:
-        package: The package whose folder `templates` holds it, for example `cassle_zoo.eval.report`.
+        package: The package whose folder `templates` holds it, such as `cassle_zoo.eval.report`.
+            Templates of `cassle_zoo.common`, such as `base.html` of all pages, can be extended.
         template: Its name: `*.html` is escaped, `*.md` is not. In Markdown `{{ value | inline }}`
             keeps a value of any origin on its line, and `{{ command | shell_block }}` in its block.
+            In HTML `{{ name | breakable }}` lets a long name be broken where its parts meet, and
+            `{{ content | data_uri("png") }}` embeds the bytes of an image.
         **values: What it names. A name that is not given is an error.
 
     Returns:
-        The text, with one line's end last.
+        The text, with one line's end last. It can be encoded as UTF-8: bytes of file names that are
+        no valid text become question marks.
     """
-    return _environment(package).get_template(template).render(**values).rstrip("\n") + "\n"
+    text = _environment(package).get_template(template).render(**values).rstrip("\n") + "\n"
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return the address that embeds an image; `kind` is `webp`, `png`, `svg+xml`, ..."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 @cache
 def _environment(package: str) -> Environment:
     environment = Environment(
-        loader=PackageLoader(package),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader(_SHARED)]),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["inline"] = markdown.inline
-    environment.filters["shell_block"] = markdown.shell_block
+    environment.filters |= {
+        "inline": markdown.inline,
+        "shell_block": markdown.shell_block,
+        "breakable": _breakable,
+        "data_uri": data_uri,
+        "csp_hash": _csp_hash,
+    }
     environment.globals["table"] = markdown.table
     return environment
+
+
+def _breakable(name: Any) -> Markup:
+    return Markup(re.sub(r"([_.:/-])(?=\w)", r"\1<wbr>", str(escape(name))))
+
+
+def _csp_hash(script: str) -> str:
+    """Return the source of a script that a Content-Security-Policy allows."""
+    digest = hashlib.sha256(str(script).encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

@@ -150,7 +150,7 @@ def extract_features(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
-        # Tensors taken as they are may lie on the GPU already, where nothing can be pinned.
+        # Tensors taken as they are may be on the GPU already, where nothing can be pinned.
         pin_memory=target.type == "cuda" and transform != "as_is",
         # Without its own generator the loader would advance the global one.
         generator=torch.Generator(),
@@ -257,4 +257,4 @@ def _nothing_read(skipped: list[Skipped]) -> str:
         return "No images were given."
     shown = "; ".join(f"{skip.source!r}: {skip.reason}" for skip in skipped[:5])
     more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"Not one image could be read: {shown}{more}."
+    return f"No image could be read: {shown}{more}."

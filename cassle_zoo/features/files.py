@@ -1,10 +1,9 @@
-"""Features on disk, in a format that the file's ending chooses. Nothing is ever unpickled."""
+"""Features in files, in a format that the file's extension chooses. Nothing is ever unpickled."""
 
 import csv
 import importlib
 import json
 import os
-import secrets
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -17,10 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.common.files import atomic_write
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.inputs import Skipped
 
-# The safetensors format limits its header, where the names are kept, to 100 MB.
+# The safetensors format limits its header, where the names are, to 100 MB.
 _MAX_METADATA = 90_000_000
 _URI = "file:"
 
@@ -30,54 +30,46 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
 
     * ``.safetensors``: tensor ``features``; metadata ``sources`` and ``skipped`` as JSON.
     * ``.npz``: arrays ``features``, ``sources``, ``skipped`` (source and reason per row).
-    * ``.csv``: columns ``source, f0, f1, ...``, exact to the last bit; ``skipped`` is not kept.
+    * ``.csv``: columns ``source, f0, f1, ...``, exact to the last bit; ``skipped`` is not saved.
       A file name that is not UTF-8 is written as a URI (``file:caf%E9.png``), in Parquet as well.
     * ``.parquet``: columns ``source`` and ``features`` (lists of fixed length); ``skipped`` as JSON
       in the schema's metadata. Needs ``pip install "cassle-zoo[parquet]"``.
 
     Args:
         features: What to write.
-        path: Where to; missing folders are made.
+        path: Where to; missing folders are created.
 
     Raises:
-        ConfigError: The ending is none of the above, or ``path`` is a folder.
+        ConfigError: The extension is none of the above, or ``path`` is a folder.
         MissingDependencyError: ``.parquet`` without pyarrow.
         DataError: The file cannot be written, or the names are too many for ``.safetensors``.
     """
     path = Path(path)
     check_feature_path(path)
-    # A short name of its own, since the final one may be as long as names may get.
-    partial = path.parent / f".features-{secrets.token_hex(8)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _format(path).save(features, partial)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with atomic_write(path, sync=True) as partial:
+            _format(path).save(features, partial)
     except OSError as error:
         raise DataError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_features(path: str | os.PathLike[str]) -> FeatureSet:
     """Read features written by :func:`save_features`.
 
     Args:
-        path: The file; its ending tells the format.
+        path: The file; its extension decides the format.
 
     Returns:
         The features as they were saved, but without ``skipped`` from ``.csv``.
 
     Raises:
-        ConfigError: The ending is not one of those that :func:`save_features` writes.
+        ConfigError: The extension is not one of those that :func:`save_features` writes.
         MissingDependencyError: ``.parquet`` without pyarrow.
         DataError: The file is missing, damaged, or holds something else.
     """
     path = Path(path)
     reader = _format(path).load
-    if path.suffix.lower() == ".parquet":
-        _pyarrow()
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}.")
     # Foreign or damaged bytes make the parsers raise errors of many types.
@@ -88,7 +80,9 @@ def load_features(path: str | os.PathLike[str]) -> FeatureSet:
                 f"{len(loaded.sources)} names, {tuple(loaded.features.shape)} features"
             )
     except Exception as error:
-        raise DataError(f"{str(path)!r} is no file of features, or is damaged: {error}.") from error
+        raise DataError(
+            f"{str(path)!r} is not a file of features, or is damaged: {error}."
+        ) from error
     return loaded
 
 
@@ -99,13 +93,11 @@ def check_feature_path(path: str | os.PathLike[str]) -> None:
         path: The file.
 
     Raises:
-        ConfigError: The ending is not known, or ``path`` is a folder.
+        ConfigError: The extension is not known, or ``path`` is a folder.
         MissingDependencyError: ``.parquet`` without pyarrow.
     """
     path = Path(path)
     _format(path)
-    if path.suffix.lower() == ".parquet":
-        _pyarrow()
     if path.is_dir():
         raise ConfigError(f"{str(path)!r} is a folder; the name of a file is needed.")
 
@@ -161,7 +153,7 @@ def _save_csv(features: FeatureSet, path: Path) -> None:
 
 
 def _load_csv(path: Path) -> FeatureSet:
-    # Earlier versions wrote the bytes of names that are no valid text as they are.
+    # Earlier versions wrote the bytes of names that are not valid text as they are.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file)
         header = next(rows)
@@ -200,7 +192,7 @@ def _load_parquet(path: Path) -> FeatureSet:
 
 
 def _as_text(source: str) -> str:
-    """Return a name as valid text: one with bytes that are none becomes a URI, file:caf%E9.png."""
+    """Return a name as valid text: otherwise as a URI, file:caf%E9.png."""
     name = source.encode("utf-8", "surrogateescape")
     valid = name.decode("utf-8", "replace") == source
     return source if valid and not source.startswith(_URI) else _URI + quote_from_bytes(name)
@@ -226,11 +218,15 @@ _FORMATS = {
 
 
 def _format(path: Path) -> _Format:
-    if path.suffix.lower() not in _FORMATS:
+    """Return how to write and read the format of a path, if what that needs is installed."""
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
         raise ConfigError(
-            f"{path.name!r} has the ending {path.suffix!r}; allowed are {', '.join(_FORMATS)}."
+            f"{path.name!r} has the extension {path.suffix!r}; allowed are {', '.join(_FORMATS)}."
         )
-    return _FORMATS[path.suffix.lower()]
+    if suffix == ".parquet":
+        _pyarrow()
+    return _FORMATS[suffix]
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -1,157 +1,260 @@
-"""Sheets and pages that show images with their nearest neighbours."""
+"""Queries and their nearest neighbours, to look at: a contact sheet and an HTML page."""
 
-import base64
-import html
 import io
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
-from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.images import to_rgb
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.files import write_text
+from cassle_zoo.common.images import open_image, to_rgb
+from cassle_zoo.common.templates import data_uri, render
+from cassle_zoo.features.extract import extract_features
+from cassle_zoo.features.files import save_features
+from cassle_zoo.features.inputs import Skipped
+from cassle_zoo.features.nearest import nearest_neighbours
+
+SAMPLES = Path(__file__).parents[1] / "samples"
 
 _INK, _FAINT, _LINE, _PANEL, _ACCENT = "#1d2733", "#5f6b7a", "#d5dbe3", "#e9eff7", "#2f6fb2"
+_FRAMES = {"right": "#009e73", "wrong": "#d55e00"}  # Okabe-Ito colours
+_FRAME = 16  # the longer side of an image is this many times as long as its frame is wide
+_THUMBNAIL = 160
+_NEIGHBOURS = 6
+_SHEET_ROWS = 12
+_PAGE_ROWS = 100
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GalleryItem:
+    """An image with its captions.
+
+    Attributes:
+        image: The image, of any mode; it is not changed.
+        label: Name of its class, or another short caption.
+        name: Of its file, and what else it may be found by on the page.
+        cosine: Similarity to the query; of no meaning for the query itself.
+    """
+
+    image: Image.Image
+    label: str = ""
+    name: str = ""
+    cosine: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GalleryRow:
+    """A query and what was found for it.
+
+    Attributes:
+        query: What was looked up.
+        found: Its neighbours, most similar first.
+    """
+
+    query: GalleryItem
+    found: Sequence[GalleryItem]
+
+    def mark(self, item: GalleryItem) -> str:
+        """Return `right` if an item has the query's label, else `wrong`."""
+        return "right" if item.label == self.query.label else "wrong"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOutputs:
+    """What :func:`run_demo` wrote.
+
+    Attributes:
+        sheet: PNG with some of the images and their neighbours.
+        page: HTML page with up to 100 of them.
+        features: The features, to be read by :func:`cassle_zoo.load_features`.
+        images: Number of images that were read.
+        skipped: Files that could not be read as images, and why.
+    """
+
+    sheet: Path
+    page: Path
+    features: Path
+    images: int
+    skipped: list[Skipped]
+
+
+def run_demo(
+    model: nn.Module | str, folder: Path, inputs: Sequence[str | Path] = ()
+) -> DemoOutputs:
+    """Extract features of images, find each one's nearest neighbours, and write all to a folder.
+
+    Args:
+        model: A model, or the name of one, which is loaded with its pretrained weights.
+        folder: Where to write; it is created.
+        inputs: Images and folders; by default the sample images of the package.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: If fewer than two images can be read.
+    """
+    found = extract_features(model, list(inputs) or SAMPLES)
+    if len(found) < 2:
+        raise DataError(f"Only {found.sources[0]} can be read; neighbours need two images.")
+    k = min(_NEIGHBOURS, len(found) - 1)
+    cosines, indices = nearest_neighbours(found.features, found.features, k, exclude_self=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs = DemoOutputs(
+        sheet=folder / "neighbours.png",
+        page=folder / "neighbours.html",
+        features=folder / "features.safetensors",
+        images=len(found),
+        skipped=found.skipped,
+    )
+    save_features(found, outputs.features)
+    title = f"Nearest neighbours by {model if isinstance(model, str) else type(model).__name__}"
+    sheet = contact_sheet(title, _rows(found.sources, cosines, indices, _SHEET_ROWS))
+    sheet.save(outputs.sheet)
+    summary = (
+        "Each row: the query, then the images with the most similar features and their cosine "
+        "similarity."
+    )
+    page = gallery_page(title, _rows(found.sources, cosines, indices, _PAGE_ROWS), summary=summary)
+    write_text(outputs.page, page)
+    return outputs
+
+
+def gallery_page(
+    title: str, rows: Sequence[GalleryRow], *, summary: str = "", marked: bool = False
+) -> str:
+    """Write queries with their neighbours as one HTML page that needs no other file.
+
+    Args:
+        title: The heading.
+        rows: At least one.
+        summary: A sentence below the heading.
+        marked: Mark what has the query's label as right, and all else as wrong.
+
+    Returns:
+        The page, to be saved as UTF-8. All texts are escaped, and no other script can run.
+
+    Raises:
+        ConfigError: There are no rows.
+    """
+    _check(rows)
+    uris: dict[int, str] = {}
+
+    def thumbnail(item: GalleryItem) -> str:
+        key = id(item.image)  # an image may occur in many rows
+        if key not in uris:
+            uris[key] = _thumbnail_uri(item.image)
+        return uris[key]
+
+    return render(
+        "cassle_zoo.features",
+        "gallery.html",
+        title=title,
+        rows=rows,
+        summary=summary,
+        marked=marked,
+        thumbnail=thumbnail,
+    )
 
 
 def contact_sheet(
-    queries: Sequence[Image.Image],
-    neighbours: Sequence[Sequence[Image.Image]],
-    similarities: Sequence[Sequence[float]] | Tensor,
-    *,
-    query_labels: Sequence[str] | None = None,
-    neighbour_labels: Sequence[Sequence[str]] | None = None,
-    title: str = "",
-    cell: int = 112,
+    title: str, rows: Sequence[GalleryRow], *, marked: bool = False, cell: int = 112
 ) -> Image.Image:
-    """Draw images with their neighbours: a row per query, the query in the tinted column.
+    """Draw queries with their neighbours: a row per query, the query in the tinted column.
 
     Args:
-        queries: Q images.
-        neighbours: For each query its neighbours, most similar first.
-        similarities: For each neighbour its similarity, written below it.
-        query_labels: A caption for each query.
-        neighbour_labels: A caption for each neighbour.
-        title: A heading.
+        title: The heading.
+        rows: At least one.
+        marked: Frame and caption what has the query's label as right, and all else as wrong.
         cell: Width and height of an image on the sheet, in pixels.
 
     Returns:
         The sheet, mode RGB.
 
     Raises:
-        ConfigError: There are no queries, or the lengths do not fit together.
+        ConfigError: There are no rows.
     """
-    rows = _rows(queries, neighbours, similarities, query_labels, neighbour_labels)
+    _check(rows)
     text, small = max(10, cell // 8), max(9, cell // 9)
     gap, margin = cell // 7, cell // 4
-    has_labels = any(item.label for row in rows for item in row)
+    has_labels = any(item.label for row in rows for item in (row.query, *row.found))
     captions = round(1.5 * text) + (round(1.4 * small) if has_labels else 0)
     step_x, step_y = cell + gap, cell + captions + gap
     top = margin + (round(2.4 * text) if title else 0) + round(1.8 * small)
     # The query column is set off by a second gap.
-    first = margin + 2 * gap
-    width = first + max(map(len, rows)) * step_x + margin - gap
+    first = margin + step_x + gap
     heading = ImageFont.load_default(round(1.35 * text))
+    width = first + max(len(row.found) for row in rows) * step_x + margin
     width = max(width, 2 * margin + round(heading.getlength(title)))
     sheet = Image.new("RGB", (width, top + len(rows) * step_y + margin - gap // 2), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((margin, margin * 0.8), _one_line(title), fill=_INK, font=heading)
-    panel = (
-        margin - gap // 2,
-        top - gap // 2,
-        margin + cell + gap // 2,
-        sheet.height - margin // 2,
-    )
+    right, bottom = margin + cell + gap // 2, sheet.height - margin // 2
+    panel = (margin - gap // 2, top - gap // 2, right, bottom)
     draw.rounded_rectangle(panel, radius=gap // 2, fill=_PANEL)
     head_y, font = top - gap // 2 - round(1.5 * small), ImageFont.load_default(small)
     draw.text((margin, head_y), "query", fill=_FAINT, font=font)
-    draw.text((first + step_x - gap, head_y), "most similar first", fill=_FAINT, font=font)
-    for row_index, row in enumerate(rows):
-        for column, item in enumerate(row):
-            x = margin if column == 0 else first - gap + column * step_x
-            _draw_cell(sheet, item, (x, top + row_index * step_y), cell, (text, small))
+    draw.text((first, head_y), "most similar first", fill=_FAINT, font=font)
+    for number, row in enumerate(rows):
+        y = top + number * step_y
+        _draw_cell(sheet, row.query, "", (margin, y), cell, (text, small))
+        for column, item in enumerate(row.found):
+            shown = _framed(item, row.mark(item)) if marked else item
+            corner = (first + column * step_x, y)
+            _draw_cell(sheet, shown, f"{item.cosine:.3f}", corner, cell, (text, small))
     return sheet
 
 
-def html_gallery(
-    queries: Sequence[Image.Image],
-    neighbours: Sequence[Sequence[Image.Image]],
-    similarities: Sequence[Sequence[float]] | Tensor,
-    *,
-    query_labels: Sequence[str] | None = None,
-    neighbour_labels: Sequence[Sequence[str]] | None = None,
-    title: str = "Nearest neighbours",
-    thumbnail: int = 160,
-) -> str:
-    """Write images with their neighbours as one HTML page that needs no other file.
-
-    Labels and title are escaped, and the page forbids scripts and everything from outside.
-
-    Args:
-        queries: Q images.
-        neighbours: For each query its neighbours, most similar first.
-        similarities: For each neighbour its similarity, written below it.
-        query_labels: A caption for each query.
-        neighbour_labels: A caption for each neighbour.
-        title: The heading.
-        thumbnail: Largest width and height of the embedded images, in pixels.
-
-    Returns:
-        The page's text, to be saved as UTF-8.
-
-    Raises:
-        ConfigError: There are no queries, or the lengths do not fit together.
-    """
-    rows = _rows(queries, neighbours, similarities, query_labels, neighbour_labels)
-    heading = html.escape(_one_line(title))
-    sections = "\n".join(
-        f'<section>{_figure(query, thumbnail, "query")}<div class="neighbours">'
-        f"{''.join(_figure(item, thumbnail, 'neighbour') for item in found)}</div></section>"
-        for query, *found in rows
-    )
-    return _PAGE.format(title=heading, style=_STYLE, sections=sections)
-
-
-@dataclass(frozen=True)
-class _Item:
-    image: Image.Image
-    label: str
-    similarity: float | None
-
-
-def _rows(
-    queries: Sequence[Image.Image],
-    neighbours: Sequence[Sequence[Image.Image]],
-    similarities: Sequence[Sequence[float]] | Tensor,
-    query_labels: Sequence[str] | None,
-    neighbour_labels: Sequence[Sequence[str]] | None,
-) -> list[list[_Item]]:
-    """Put together what belongs to one row: the query, then its neighbours."""
-    if not queries:
+def _check(rows: Sequence[GalleryRow]) -> None:
+    if not rows:
         raise ConfigError("There are no queries to show.")
-    scores = similarities.tolist() if isinstance(similarities, Tensor) else similarities
-    captions = query_labels if query_labels is not None else [""] * len(queries)
-    labels = neighbour_labels
-    if labels is None:
-        labels = [[""] * len(found) for found in neighbours]
-    try:
-        return [
-            [_Item(query, caption, None)]
-            + [_Item(*item) for item in zip(found, names, values, strict=True)]
-            for query, caption, found, names, values in zip(
-                queries, captions, neighbours, labels, scores, strict=True
-            )
-        ]
-    except ValueError as error:
-        raise ConfigError(
-            "Queries, neighbours, similarities and labels do not fit together: each query needs "
-            "one list of neighbours, and each neighbour one similarity and, if any, one label."
-        ) from error
+
+
+def _rows(sources: list[str], cosines: Tensor, indices: Tensor, count: int) -> list[GalleryRow]:
+    """Choose evenly spaced queries, and open their images and their neighbours'."""
+    queries = range(0, len(sources), math.ceil(len(sources) / count))
+    opened: dict[int, Image.Image] = {}
+
+    def item(index: int, cosine: float = 0.0) -> GalleryItem:
+        if index not in opened:
+            opened[index] = open_image(sources[index])
+            opened[index].thumbnail((_THUMBNAIL, _THUMBNAIL))
+        return GalleryItem(image=opened[index], label=Path(sources[index]).stem, cosine=cosine)
+
+    return [
+        GalleryRow(
+            query=item(query),
+            found=list(map(item, indices[query].tolist(), cosines[query].tolist())),
+        )
+        for query in queries
+    ]
+
+
+def _framed(item: GalleryItem, mark: str) -> GalleryItem:
+    width = max(1, max(item.image.size) // _FRAME)
+    image = ImageOps.expand(to_rgb(item.image), width, fill=_FRAMES[mark])
+    return replace(item, image=image, label=f"{mark}: {item.label}")
+
+
+def _thumbnail_uri(image: Image.Image) -> str:
+    small = to_rgb(image).copy()
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=85, method=4)
+    return data_uri(buffer.getvalue(), "webp")
 
 
 def _draw_cell(
-    sheet: Image.Image, item: _Item, corner: tuple[int, int], cell: int, sizes: tuple[int, int]
+    sheet: Image.Image,
+    item: GalleryItem,
+    score: str,
+    corner: tuple[int, int],
+    cell: int,
+    sizes: tuple[int, int],
 ) -> None:
     draw = ImageDraw.Draw(sheet)
     x, y = corner
@@ -160,8 +263,8 @@ def _draw_cell(
     sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
     y += cell + cell // 24
     text, small = (ImageFont.load_default(size) for size in sizes)
-    if item.similarity is not None:
-        draw.text((x, y), f"{item.similarity:.3f}", fill=_ACCENT, font=text)
+    if score:
+        draw.text((x, y), score, fill=_ACCENT, font=text)
         y += round(1.3 * sizes[0])
     if item.label:
         draw.text((x, y), _fit(item.label, small, cell), fill=_FAINT, font=small)
@@ -173,75 +276,17 @@ def _fit(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
     if font.getlength(label) <= width:
         return label
     # Measuring is slow for texts of any length, and no more than this can fit.
-    kept = min(len(label) - 1, width)
-    while kept > 1 and font.getlength(_shortened(label, kept)) > width:
-        kept -= 1
-    return _shortened(label, kept)
+    letters = min(len(label) - 1, width)
+    while letters > 1 and font.getlength(_shortened(label, letters)) > width:
+        letters -= 1
+    return _shortened(label, letters)
 
 
-def _shortened(label: str, kept: int) -> str:
-    tail = kept // 2
-    return f"{label[: kept - tail]}…{label[len(label) - tail :]}"
+def _shortened(label: str, letters: int) -> str:
+    tail = letters // 2
+    return f"{label[: letters - tail]}…{label[len(label) - tail :]}"
 
 
 def _one_line(text: str) -> str:
-    # Names of files that are not valid text would make the page impossible to encode.
+    # Bytes of file names that are no valid text cannot be drawn.
     return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")
-
-
-def _figure(item: _Item, thumbnail: int, kind: str) -> str:
-    image = to_rgb(item.image).copy()
-    image.thumbnail((thumbnail, thumbnail), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    label = html.escape(_one_line(item.label))
-    score = "" if item.similarity is None else f"<b>{item.similarity:.3f}</b> "
-    return (
-        f'<figure class="{kind}"><img src="data:image/png;base64,{data}" alt="{label or kind}" '
-        f'title="{label}"><figcaption>{score}<span>{label}</span></figcaption></figure>'
-    )
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2733; --faint: #5f6b7a; --line: #d5dbe3;
-  --panel: #e9eff7; --page: #fff; --accent: #2f6fb2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --faint: #9aa6b5; --line: #39424e;
-  --panel: #222c39; --page: #14191f; --accent: #7ab4ee; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 75rem; background: var(--page); color: var(--ink);
-  font: 0.8rem/1.35 system-ui, sans-serif; }
-h1 { font-size: 1.3rem; margin: 0.3rem 0 0.2rem; }
-p { color: var(--faint); margin: 0 0 1rem; }
-section { display: grid; grid-template-columns: clamp(5rem, 24vw, 8.5rem) 1fr; gap: 0.8rem;
-  padding: 0.8rem 0; border-top: 1px solid var(--line); align-items: start; }
-.neighbours { display: grid; gap: 0.6rem;
-  grid-template-columns: repeat(auto-fill, minmax(clamp(4.2rem, 17vw, 7.5rem), 1fr)); }
-figure { margin: 0; min-width: 0; }
-.query { background: var(--panel); border-radius: 0.5rem; padding: 0.4rem; position: sticky;
-  top: 0.5rem; }
-img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #fff;
-  border: 1px solid var(--line); border-radius: 0.25rem; padding: 3px; }
-figcaption { margin-top: 0.25rem; overflow-wrap: anywhere; }
-b { display: block; color: var(--accent); font-variant-numeric: tabular-nums; }
-span { color: var(--faint); }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>Each row: the query, then the images with the most similar features and their cosine
-similarity.</p>
-{sections}
-</body>
-</html>
-"""

@@ -1,4 +1,4 @@
-"""Running a model that belongs to somebody else: on a device, and left as it was found."""
+"""Running a model without changing it: where, without gradients, and what its features are."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,10 +17,10 @@ def choose_device(model: nn.Module, device: str | torch.device | None = None) ->
 
     Args:
         model: The model.
-        device: The user's wish.
+        device: What the user asked for.
 
     Returns:
-        The wish; else where the model is, if not on the CPU; else a GPU; else the CPU.
+        What was asked for; else where the model is, if not on the CPU; else a GPU; else the CPU.
 
     Raises:
         ConfigError: There is no such device.
@@ -107,27 +107,23 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
 
 @contextmanager
 def _full_fp32() -> Iterator[None]:
-    if not hasattr(torch.backends.cudnn, "conv"):  # before torch 2.9
-        old_conv, old_matmul = (
-            torch.backends.cudnn.allow_tf32,
-            torch.backends.cuda.matmul.allow_tf32,
-        )
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.allow_tf32 = old_conv
-            torch.backends.cuda.matmul.allow_tf32 = old_matmul
-        return
-    switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    old = [switch.fp32_precision for switch in switches]
+    name: str
+    value: str | bool
+    switches: tuple[Any, Any]
+    if hasattr(torch.backends.cudnn, "conv"):
+        switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+        name, value = "fp32_precision", "ieee"
+    else:  # before torch 2.9
+        switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+        name, value = "allow_tf32", False
+    old = [getattr(switch, name) for switch in switches]
     for switch in switches:
-        switch.fp32_precision = "ieee"
+        setattr(switch, name, value)
     try:
         yield
     finally:
-        for switch, value in zip(switches, old, strict=True):
-            switch.fp32_precision = value
+        for switch, before in zip(switches, old, strict=True):
+            setattr(switch, name, before)
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

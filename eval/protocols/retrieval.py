@@ -19,7 +19,7 @@ from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Settings, Task, whitened
 from cassle_zoo.eval.choices import check_distinct
-from cassle_zoo.eval.report.retrieval_page import Example, Shown, retrieval_page, retrieval_sheet
+from cassle_zoo.features.gallery import GalleryItem, GalleryRow, contact_sheet, gallery_page
 from cassle_zoo.features.nearest import nearest_neighbours
 
 TIE = 2.0**-22
@@ -253,10 +253,10 @@ def _recall(counts: Tensor, k: int) -> Tensor:
     return 1 - missed
 
 
-def _sheet(title: str, found: Sequence[Example]) -> bytes:
+def _sheet(title: str, found: Sequence[GalleryRow]) -> bytes:
     buffer = io.BytesIO()
     shown = found[:: -(-len(found) // _SHEET_ROWS)]
-    retrieval_sheet(title, shown).save(buffer, "PNG", optimize=True)
+    contact_sheet(title, shown, marked=True).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -266,9 +266,9 @@ def _positions(queries: Tensor, gallery: Tensor) -> Tensor:
     return torch.tensor([place.get(index, -1) for index in queries.tolist()])
 
 
-def _shown(data: EvalData, task: Task, index: int, cosine: float | None = None) -> Shown:
+def _shown(data: EvalData, task: Task, index: int, cosine: float = 0.0) -> GalleryItem:
     name = data.names[index] if data.names else f"image {index}"
-    return Shown(
+    return GalleryItem(
         image=data.images[index][0],
         name=f"{name}, {data.captions[index]}" if data.captions else name,
         label=task.classes[int(task.targets[index])],
@@ -352,7 +352,9 @@ class Retrieval(Settings):
                 found = self._examples(context.data, features, task, queries, gallery)
                 title = f"{task.name} of {data.name}, {context.source.name}"
                 text = f"{', '.join(numbers)} of {sides}; {len(found)} queries are shown."
-                files[f"{task.name}.html"] = retrieval_page(title, text, found).encode()
+                files[f"{task.name}.html"] = gallery_page(
+                    title, found, summary=text, marked=True
+                ).encode()
                 files[f"{task.name}.png"] = _sheet(title, found)
         return Outcome(metrics=metrics, protocol=protocol, files=files)
 
@@ -385,7 +387,7 @@ class Retrieval(Settings):
 
     def _examples(
         self, data: EvalData, features: Tensor, task: Task, queries: Tensor, gallery: Tensor
-    ) -> list[Example]:
+    ) -> list[GalleryRow]:
         count = min(self.examples, len(queries))
         chosen = queries[torch.arange(count) * len(queries) // count]
         k = min(self.shown + 1, len(gallery))
@@ -397,5 +399,5 @@ class Retrieval(Settings):
                 for index, cosine in zip(indices.tolist(), own.tolist(), strict=True)
                 if index != query
             ]
-            found.append(Example(query=_shown(data, task, query), found=others[: self.shown]))
+            found.append(GalleryRow(query=_shown(data, task, query), found=others[: self.shown]))
         return found

@@ -1,21 +1,15 @@
-"""`cassle-zoo eval report`: recorded results on one page, compared where they can be."""
+"""Recorded results read from files, and grouped into what can be compared."""
 
 import dataclasses
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.recording import check_folder
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.sources import RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.records import Result
 
-EXIT_LEFT_OUT = 1
 _IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".svg": "svg+xml"}
 _NOT_OPTIONS = (
     "--data",
@@ -34,7 +28,7 @@ class Image:
     """An image that was recorded with a result.
 
     Attributes:
-        name: Of the file, without what it shares with that of the result.
+        name: Of the file, without the prefix that it has in common with that of the result.
         kind: As in `image/KIND`.
         content: The file's bytes.
     """
@@ -83,47 +77,6 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportArguments:
-    """Write recorded results to one self-contained HTML page that compares models.
-
-    Attributes:
-        results: JSON files that `cassle-zoo eval` wrote, or folders of them. The images recorded
-            with a result are read from beside it.
-        output: The page.
-        title: Its heading.
-    """
-
-    results: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="RESULTS...", help_behavior_hint="(required)"),
-    ]
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o", "--out"])] = Path("report.html")
-    title: str = "Evaluation report"
-
-
-def run_from_cli(argv: Sequence[str]) -> int:
-    """Run `cassle-zoo eval report ARGV...`; the exit status is 1 if something was left out."""
-    from cassle_zoo.eval.report.page import render_report
-
-    arguments = tyro.cli(ReportArguments, prog="cassle-zoo eval report", args=list(argv))
-    if not arguments.results:
-        raise ConfigError(
-            "name the results to report: cassle-zoo eval report RESULTS... -o report.html"
-        )
-    if arguments.output.is_dir():
-        raise ConfigError(f"-o {arguments.output} is a folder; name the page, such as report.html.")
-    check_folder(arguments.output.parent, "-o")
-    entries, problems = read_entries(arguments.results)
-    page = render_report(arguments.title, compare(entries), problems)
-    arguments.output.write_text(page, encoding="utf-8")
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    print(arguments.output)
-    return EXIT_LEFT_OUT if problems else 0
-
-
 def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
     """Read recorded results.
 
@@ -131,7 +84,7 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
         paths: JSON files, and folders that are searched for them at any depth.
 
     Returns:
-        The results in the order of their files, and a sentence about whatever cannot be read.
+        The results in the order of their files, and a sentence for each that cannot be read.
 
     Raises:
         DataError: If a path does not exist, or there is no result.
@@ -172,7 +125,7 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
         Comparison(
             task=task,
             data={"name": name, "sha256": sha256},
-            entries=tuple(sorted(_labelled(own), key=lambda e: (e.is_baseline, e.label))),
+            entries=tuple(sorted(_distinguish(own), key=lambda e: (e.is_baseline, e.label))),
             notes=(*_data_notes(name, len(versions[name])), *_notes(own)),
         )
         for (task, name, sha256), own in sorted(groups.items(), key=lambda item: item[0])
@@ -196,7 +149,7 @@ def _with_files(result: Result, file: Path) -> tuple[Entry, list[str]]:
     return entry, missing
 
 
-def _labelled(entries: Sequence[Entry]) -> list[Entry]:
+def _distinguish(entries: Sequence[Entry]) -> list[Entry]:
     """Tell entries of one model apart by what differs: weights, options, seed, or else time."""
     by_model: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:

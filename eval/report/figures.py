@@ -7,7 +7,9 @@ display is needed.
 import importlib.util
 import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cassle_zoo.common.errors import ConfigError, MissingDependencyError
@@ -25,8 +27,26 @@ HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo", "--")
 MAX_COLUMNS = 4
 FLAT_LABELS = 16
 
+_LETTERS = 40  # of a label beside others
+_INK, _GRID = "#000000", "#dddddd"
+
 Line = tuple[Sequence[float], Sequence[float]]
 """x and y of a curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A bar of :func:`bar_chart`.
+
+    Attributes:
+        label: What it stands for.
+        value: Its length, finite.
+        baseline: Drawn in outline only.
+    """
+
+    label: str
+    value: float
+    baseline: bool = False
 
 
 def require_matplotlib() -> None:
@@ -67,18 +87,19 @@ def line_panels(
     labels = _labels(panels)
     columns = min(len(panels), MAX_COLUMNS)
     figure, axes = _grid(len(panels), columns, height=2.6 if ticks is None else 3.1)
-    for number, (name, curves) in enumerate(panels.items()):
-        axis = axes[number]
+    handles: dict[str, Any] = {}
+    for number, (axis, (name, curves)) in enumerate(zip(axes, panels.items(), strict=True)):
         for label, (x, y) in curves.items():
-            axis.plot(x, y, label=label, **_style(labels.index(label), len(x)))
+            [handles[label]] = axis.plot(x, y, label=label, **_style(labels.index(label), len(x)))
         if log:
             axis.set(xscale="log", yscale="log")
-        _decorate(axis, name, first=number % columns == 0, y_label=y_label)
+        _decorate(axis, name, y_label if number % columns == 0 else "")
         if ticks is not None and name in ticks:
-            axis.set_xticks(range(len(ticks[name])), ticks[name], rotation=60, ha="right")
+            names = map(_plain, ticks[name])
+            axis.set_xticks(range(len(ticks[name])), list(names), rotation=60, ha="right")
         elif number + columns >= len(panels):
             axis.set_xlabel(x_label)
-    _finish(figure, axes, labels, title)
+    _finish(figure, {label: handles[label] for label in labels}, title)
     return figure
 
 
@@ -102,26 +123,55 @@ def grouped_bars(
     width = min(max(4.0, 0.42 * groups * (len(labels) + 0.8)), 13.0)
     figure, axes = _grid(len(panels), 1, height=2.7, width=width)
     bar_width = 0.84 / len(labels)
-    for number, (name, content) in enumerate(panels.items()):
-        axis = axes[number]
+    handles: dict[str, Any] = {}
+    for axis, (name, content) in zip(axes, panels.items(), strict=True):
         for place, label in enumerate(labels):
             at = [i for i, bars in enumerate(content.values()) if label in bars]
             values = [bars[label] for bars in content.values() if label in bars]
             offset = (place - (len(labels) - 1) / 2) * bar_width
-            drawn = axis.bar(
+            handles[label] = axis.bar(
                 [i + offset for i in at], values, bar_width * 0.94, label=label,
                 color=PALETTE[place % len(PALETTE)], hatch=HATCHES[place % len(HATCHES)],
                 edgecolor="white", linewidth=0.6,
             )  # fmt: skip
             axis.bar_label(
-                drawn, fmt=_two_decimals, fontsize=6.5, padding=1.5,
+                handles[label], fmt=_two_decimals, fontsize=6.5, padding=1.5,
                 rotation=90 if groups * len(labels) > FLAT_LABELS else 0,
             )  # fmt: skip
-        axis.set_xticks(range(len(content)), list(content))
+        axis.set_xticks(range(len(content)), list(map(_plain, content)))
         axis.axhline(0, color="#444444", linewidth=0.8)
         axis.margins(y=0.2)
-        _decorate(axis, name, first=True, y_label=y_label)
-    _finish(figure, axes, labels, title)
+        _decorate(axis, name, y_label)
+    _finish(figure, handles, title)
+    return figure
+
+
+def bar_chart(
+    bars: Sequence[Bar], show: Callable[[float], str], *, full: float | None = None
+) -> "Figure":
+    """Draw horizontal bars, each with its label above and its value at the right.
+
+    Args:
+        bars: From the top, at least one.
+        show: Writes a value.
+        full: What the longest possible bar stands for; by default the largest value.
+    """
+    low = min(0.0, *(bar.value for bar in bars))
+    high = max(0.0, full or 0.0, *(bar.value for bar in bars))
+    right = low + 1.18 * ((high - low) or 1.0)  # where values end
+    figure, [axis] = _grid(1, 1, height=0.38 * len(bars) - 0.8, width=4.2)
+    figure.set_layout_engine("none")
+    axis.set_position((0.0, 0.0, 1.0, 1.0))
+    axis.set(xlim=(low, right), ylim=(len(bars) - 0.55, -0.5))
+    axis.set_axis_off()
+    axis.plot([0, 0], [-0.08, len(bars) - 0.55], color=_INK, linewidth=0.8)
+    for place, bar in enumerate(bars):
+        look: dict[str, Any] = {"color": PALETTE[0]}
+        if bar.baseline:
+            look = {"color": "none", "edgecolor": _INK, "linestyle": "--"}
+        axis.barh(place + 0.2, bar.value, 0.34, linewidth=0.8, **look)
+        axis.text(low, place - 0.12, _plain(_shortened(bar.label)), fontsize=9.5)
+        axis.text(right, place + 0.32, _plain(show(bar.value)), fontsize=9.5, ha="right")
     return figure
 
 
@@ -139,6 +189,45 @@ def render(figure: "Figure", kind: Literal["png", "svg"] = "png") -> bytes:
     with rc_context({"svg.hashsalt": "cassle-zoo"}):
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
     return buffer.getvalue()
+
+
+def render_inline(figure: "Figure", key: str) -> str:
+    """Return a figure as an `svg` element of a page, in the page's colours, with its text as text.
+
+    Black becomes the colour of the text around it, and the grid that of the page's `--line`.
+
+    Args:
+        figure: What to draw.
+        key: Tells the figure from others of the page, so that their ids differ.
+    """
+    from matplotlib import rc_context
+
+    for artist in figure.findobj():
+        artist.set_clip_on(False)  # clip paths are references, which pages do without
+    buffer = io.StringIO()
+    metadata: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"svg.hashsalt": key, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    _, start, drawing = buffer.getvalue().partition("<svg")
+    # Only tags are changed: text is escaped, so that none looks like one.
+    return re.sub("<[^>]*>", _for_page, start + drawing)
+
+
+def _for_page(tag: re.Match[str]) -> str:
+    text = tag[0].replace(_INK, "currentColor").replace(_GRID, "var(--line)")
+    text = re.sub(r' id="[a-z0-9.]+_\d+"', "", text)
+    return re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+
+
+def _plain(text: str) -> str:
+    """Keep dollar signs from becoming formulas."""
+    return text.replace("$", r"\$")
+
+
+def _shortened(label: str) -> str:
+    """Shorten in the middle, since names differ at both ends."""
+    half = _LETTERS // 2
+    return label if len(label) <= _LETTERS else f"{label[:half]}…{label[1 - half :]}"
 
 
 def _two_decimals(value: float) -> str:
@@ -182,27 +271,23 @@ def _style(number: int, points: int) -> dict[str, Any]:
     }
 
 
-def _decorate(axis: "Axes", name: str, *, first: bool, y_label: str) -> None:
-    axis.set_title(name, fontsize=9.5)
-    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+def _decorate(axis: "Axes", name: str, y_label: str) -> None:
+    axis.set_title(_plain(name), fontsize=9.5)
+    axis.grid(axis="y", color=_GRID, linewidth=0.6)
     axis.set_axisbelow(True)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    if first:
-        axis.set_ylabel(y_label, fontsize=9)
+    axis.set_ylabel(y_label, fontsize=9)
 
 
-def _finish(figure: "Figure", axes: "Sequence[Axes]", labels: Sequence[str], title: str) -> None:
+def _finish(figure: "Figure", handles: Mapping[str, Any], title: str) -> None:
     if title:
-        figure.suptitle(title, fontsize=11)
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        handles.update(dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)))
-    if len(labels) > 1:
+        figure.suptitle(_plain(title), fontsize=11)
+    if len(handles) > 1:
+        labels = [_plain(_shortened(label)) for label in handles]
         # In inches: about 0.07 a letter of this size, and the handle.
-        widest = 0.07 * max(map(len, labels)) + 0.7
-        columns = int(figure.get_figwidth() / widest)
+        columns = int(figure.get_figwidth() / (0.07 * max(map(len, labels)) + 0.7))
         figure.legend(
-            [handles[label] for label in labels], labels, loc="outside lower center",
+            handles.values(), labels, loc="outside lower center",
             ncols=min(len(labels), max(1, columns)), fontsize=8, frameon=False,
         )  # fmt: skip

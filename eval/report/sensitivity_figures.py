@@ -1,6 +1,6 @@
 """Figures of sensitivity, equivariance and spectrum, from recorded results of one or more models.
 
-Each takes results by the name under which a model is to be shown: their `series` or `metrics`.
+Each takes `series` or `metrics` of results, by the name under which a model is shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def strength_figure(series: Series, title: str = "") -> "Figure":
             for lines in panels.values():
                 del lines[stage]
     return line_panels(
-        panels, x_label="share of the training range", y_label=_measure(series), title=title
+        panels, x_label="fraction of the training range", y_label=_measure(series), title=title
     )
 
 
@@ -65,7 +65,7 @@ def strength_comparison(
                 panels.setdefault(augmentation, {})[model] = (strengths, curves[stage])
     return line_panels(
         panels,
-        x_label="share of the training range",
+        x_label="fraction of the training range",
         y_label=f"{_measure(*results.values())}, {stage}",
         title=title,
     )
@@ -88,7 +88,7 @@ def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
             curves = _curves(series, augmentation)
             names = ticks.setdefault(augmentation, [])
             names += [stage for stage in curves if stage not in names]
-            # These stay last, whatever the stages of other models.
+            # These stay last, after the stages of all models.
             names.sort(key=lambda name: _LAST.index(name) if name in _LAST else -1)
     for model, series in results.items():
         for augmentation in _strengths(series):
@@ -165,11 +165,11 @@ def spectrum_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
     for model, series in results.items():
         if "explained_variance" not in series:
             raise DataError(f"the result of {model} has no explained variance.")
-        # Recorded shares are rounded; zeros have no logarithm.
-        shares = [share for share in series["explained_variance"] if share > 0]
-        curves[model] = (list(range(1, len(shares) + 1)), shares)
+        # Recorded fractions are rounded; zeros have no logarithm.
+        values = [value for value in series["explained_variance"] if value > 0]
+        curves[model] = (list(range(1, len(values) + 1)), values)
     return line_panels(
-        {"": curves}, x_label="component", y_label="share of variance", title=title, log=True
+        {"": curves}, x_label="component", y_label="fraction of variance", title=title, log=True
     )
 
 

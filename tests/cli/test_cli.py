@@ -112,7 +112,7 @@ def test_list_of_nothing(
 def test_help_of_train_says_where_the_settings_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    assert "cassle-zoo train RECIPE --help lists every setting" in capsys.readouterr().out
+    assert "cassle-zoo train RECIPE --help" in capsys.readouterr().out
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 import cassle_zoo
 from cassle_zoo.cli.main import main
-from cassle_zoo.features.demo import SAMPLES
+from cassle_zoo.features.gallery import SAMPLES
 from cassle_zoo.store.artifact import make_config, save_model_folder
 
 MODEL = "resnet18_cassle_simclr.emoji64"

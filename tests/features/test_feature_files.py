@@ -46,7 +46,7 @@ ODD = [os.fsdecode(b"/caf\xe9 %41.png"), "caf\u00e9 \ufffd%41.png", "file:%41.pn
 
 
 @endings
-def test_names_that_are_no_valid_text(tmp_path: Path, ending: str) -> None:
+def test_names_that_are_not_valid_text(tmp_path: Path, ending: str) -> None:
     save_features(FeatureSet(torch.ones(4, 2), ODD), tmp_path / f"out{ending}")
     assert load_features(tmp_path / f"out{ending}").sources == ODD
 
@@ -137,7 +137,7 @@ def test_missing_or_foreign_file(tmp_path: Path, ending: str) -> None:
     with pytest.raises(DataError, match="no file"):
         load_features(path)
     path.write_bytes(b"source,f1\n")
-    with pytest.raises(DataError, match="is no file of features"):
+    with pytest.raises(DataError, match="is not a file of features"):
         load_features(path)
 
 
@@ -154,7 +154,7 @@ def test_names_and_rows_must_agree(tmp_path: Path) -> None:
         load_features(tmp_path / "in.npz")
 
 
-def test_complex_numbers_are_no_features(tmp_path: Path) -> None:
+def test_complex_numbers_are_not_features(tmp_path: Path) -> None:
     names = np.array(["a"])
     np.savez(tmp_path / "in.npz", features=np.ones((1, 2), "c8"), sources=names, skipped=[])
     with pytest.raises(DataError, match="complex64"):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cassle_zoo.eval.report.compare import Entry, compare
 from cassle_zoo.eval.report.page import render_report
-from cassle_zoo.eval.report.retrieval_page import Example, Shown, retrieval_page
+from cassle_zoo.features.gallery import GalleryItem, GalleryRow, gallery_page
 from cassle_zoo.records import Result
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -54,18 +54,15 @@ def shown(document: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def gallery() -> str:
-    def image(label: str, cosine: float | None = None) -> Shown:
+    def item(label: str) -> GalleryItem:
         image = Image.new("RGB", (64, 64), "red")
-        return Shown(image=image, name=f"folder/{label}.png", label=label, cosine=cosine)
+        return GalleryItem(image=image, name=f"folder/{label}.png", label=label, cosine=0.9)
 
-    return retrieval_page(
-        "A title",
-        "A summary",
-        [
-            Example(query=image(query), found=[image(found, 0.9)] * 8)
-            for query, found in [("Cat <b>", "Cat <b>"), ("dog", "horse"), ("horse", "cow")]
-        ],
-    )
+    rows = [
+        GalleryRow(query=item(query), found=[item(found)] * 8)
+        for query, found in [("Cat <b>", "Cat <b>"), ("dog", "horse"), ("horse", "cow")]
+    ]
+    return gallery_page("A title", rows, summary="A summary", marked=True)
 
 
 @pytest.fixture(scope="module")

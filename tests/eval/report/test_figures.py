@@ -1,12 +1,17 @@
+"""Figures: what is drawn, that it reads without colour, and that it belongs on a page."""
+
 import importlib.util
+import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 
 import pytest
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.eval.report import figures
 from cassle_zoo.eval.report import sensitivity_figures as drawn
+from cassle_zoo.eval.report.figures import Bar, bar_chart, line_panels, render_inline
 
 SERIES = {
     "strength/original": [0.0],
@@ -56,6 +61,71 @@ def test_equal_figures_give_equal_bytes(kind):
     )
     assert first == second
     assert first[:5] in (b"\x89PNG\r", b"<?xml")
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_bars_are_as_long_as_their_values():
+    bars = [Bar(label="a", value=0.5), Bar(label="b", value=0.25, baseline=True)]
+    figure = bar_chart(bars, "{:.2f}".format, full=1.0)
+    shown = figure.axes[0].patches
+    assert [bar.get_width() for bar in shown] == [0.5, 0.25]
+    assert [bar.get_facecolor()[3] for bar in shown] == [1, 0]
+    assert texts(figure) == ["a", "0.50", "b", "0.25"]
+    assert figure.axes[0].get_xlim()[0] == 0
+    assert figure.axes[0].get_xlim()[1] > 1
+
+
+def test_negative_bars_end_at_zero():
+    figure = bar_chart([Bar(label="a", value=-1.0), Bar(label="b", value=2.0)], str)
+    left, right = figure.axes[0].patches
+    assert left.get_x() == right.get_x() == 0
+    assert (left.get_width(), right.get_width()) == (-1, 2)
+    assert figure.axes[0].get_xlim()[0] == -1
+    assert figure.axes[0].get_xlim()[1] > 2
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [5.0]])
+def test_bars_of_any_values(values):
+    figure = bar_chart([Bar(label="<&>", value=value) for value in values], str)
+    assert len(figure.axes[0].patches) == len(values)
+    assert render_inline(figure, "").count("&lt;&amp;&gt;") == len(values)
+
+
+def test_a_line_of_one_point():
+    assert "<svg" in render_inline(line_panels({"": {"a": ([1], [7])}}, x_label="", y_label=""), "")
+
+
+def test_long_labels_are_cut_in_the_middle():
+    label = "a" * 50 + "b" * 50
+    short = f"{'a' * 20}…{'b' * 19}"
+    assert texts(bar_chart([Bar(label=label, value=1.0)], str))[0] == short
+    figure = line_panels({"": {label: ([0], [1]), "b": ([0], [1])}}, x_label="", y_label="")
+    assert [text.get_text() for text in figure.legends[0].texts] == [short, "b"]
+
+
+def test_dollar_signs_are_no_formulas():
+    name = r"$\broken{$ #000000 <path id=\"a_1\">"
+    svg = render_inline(bar_chart([Bar(label=name, value=1.0)], str), "")
+    assert [text.text for text in ET.fromstring(svg).iter("text")] == [name, "1.0"]
+
+
+def test_an_inline_figure_takes_the_colours_of_its_page():
+    lines = {"a": ([0, 1], [1, 2]), "b": ([0, 1], [2, 2])}
+    svg, other = (
+        render_inline(line_panels({"": lines}, x_label="", y_label=""), key) for key in "ab"
+    )
+    assert svg.startswith("<svg")
+    assert "currentColor" in svg
+    assert "var(--line)" in svg
+    assert "#000000" not in svg
+    assert not re.search(r"https?:|url\(|<metadata", svg)
+    ids, others = (set(re.findall(r' id="([^"]*)"', text)) for text in (svg, other))
+    assert ids
+    assert not ids & others
+    assert set(re.findall(r'xlink:href="#([^"]*)"', svg)) <= ids
 
 
 def test_no_global_state():

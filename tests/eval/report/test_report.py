@@ -1,6 +1,9 @@
 """The report: what is compared, what is shown, and that nothing in it can do harm."""
 
+import base64
 import dataclasses
+import hashlib
+import importlib.util
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,10 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
-from cassle_zoo.eval.report.page import render_report
+from cassle_zoo.eval.report.page import curves, render_report
 from cassle_zoo.records import Result
 
 EVIL = '"><script>alert(1)</script>&amp;'
@@ -181,15 +184,38 @@ def test_page_needs_nothing_else_and_is_always_the_same() -> None:
     made = [render_report("T", comparisons(result(series=series))) for _ in range(2)]
     assert made[0] == made[1]
     assert not re.search(r"https?:|//[a-z]+\.|url\(|@import", made[0])
-    labels = [own["aria-label"] for tag, own in Page(made[0]).tags if tag == "svg"]
+    labels = [own["aria-label"] for _, own in Page(made[0]).tags if own.get("role") == "img"]
     assert labels == ["vendor: knn_top1 (%): model 50.0", "curve: model from 3 to 1"]
 
 
 def test_curves_stand_over_their_strengths() -> None:
     series = {"strength/crop": [0.0, 0.5, 1.0], "value/crop": [1, 2, 3], "nce/crop/b": [1.0, 2, 4]}
-    text = render_report("", comparisons(result(series=series)))
-    assert text.count("<polyline") == 1
-    assert '<text class="small" x="348" y="197" text-anchor="end">1</text>' in text
+    [part] = comparisons(result(series={**series, "loss": [3.0, 2.0], "short": [1.0]}))
+    assert curves(part.entries) == {
+        "nce/crop/b": {"model": ([0.0, 0.5, 1.0], [1.0, 2, 4])},
+        "loss": {"model": (range(1, 3), [3.0, 2.0])},
+    }
+
+
+def test_the_script_is_the_one_that_the_page_allows() -> None:
+    text = render_report("T", comparisons(result()))
+    [script] = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'; img-src data:" in text
+    assert f"script-src 'sha256-{digest}'" in text
+
+
+def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result(series={"loss": [3.0, 2.0]}).save(tmp_path / "one.json")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    arguments = ["report", str(tmp_path), "-o", str(tmp_path / "report.html")]
+    with pytest.raises(MissingDependencyError, match=r"cassle-zoo\[figures\].*--no-figures"):
+        run_from_cli(arguments)
+    assert not (tmp_path / "report.html").exists()
+    assert run_from_cli([*arguments, "--no-figures"]) == 0
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert page.rows[1] == ["vendor knn_top1 (%)", "50.0"]
+    assert not page.count("svg")
 
 
 def test_command_reads_files_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

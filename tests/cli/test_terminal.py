@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cassle_zoo.cli import printable
 from cassle_zoo.cli.features import report_skipped
 from cassle_zoo.cli.main import main
-from cassle_zoo.cli.terminal import printable
 from cassle_zoo.features.inputs import Skipped
 
 HOSTILE = "a\x1b[2J\x07\nb\u202egnp\udce9.png"

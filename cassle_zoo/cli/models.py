@@ -1,0 +1,80 @@
+"""``cassle-zoo list`` and ``info``: the models of the zoo, and what is known about one."""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from typing import Any
+
+EXIT_NO_MATCH = 1
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the arguments of both commands."""
+    parser = subparsers.add_parser(
+        "list",
+        help="list the models of the zoo",
+        description="List models, one a line: name, input size in pixels, weights. Exit status 1 "
+        "if no model matches.",
+    )
+    parser.add_argument(
+        "pattern", nargs="?", default="", help="shell-style pattern, such as '*resnet18*'"
+    )
+    parser.add_argument(
+        "--pretrained", action="store_true", help="only models whose weights are published"
+    )
+    parser.set_defaults(run=_list)
+
+    parser = subparsers.add_parser(
+        "info",
+        help="show what is known about one model",
+        description="Show a model's method, data, input and weights.",
+    )
+    parser.add_argument(
+        "name", help="model name, with or without tag, hf-hub:ORG/NAME or local-dir:FOLDER"
+    )
+    parser.set_defaults(run=_info)
+
+
+def _list(args: argparse.Namespace) -> int:
+    import cassle_zoo
+
+    names = cassle_zoo.list_models(args.pattern, pretrained=args.pretrained)
+    if not names:
+        print(f"cassle-zoo: {_no_match(args.pattern, args.pretrained)}", file=sys.stderr)
+        return EXIT_NO_MATCH
+    specs = [cassle_zoo.model_info(name) for name in names]
+    width = max(len(spec.full_name) for spec in specs)
+    for spec in specs:
+        weights = "pretrained" if spec.released else "weights not published"
+        print(f"{spec.full_name:<{width}}  {spec.input_size[-1]:>3} px  {weights}")
+    return 0
+
+
+def _no_match(pattern: str, pretrained: bool) -> str:
+    """Say that nothing matches, and which names are near."""
+    import cassle_zoo
+
+    if pretrained and cassle_zoo.list_models(pattern):
+        return f"no model that matches {pattern!r} has published weights."
+    names = cassle_zoo.list_models()
+    bases = dict.fromkeys(name.partition(".")[0] for name in names)
+    near = difflib.get_close_matches(pattern.strip("*"), names if "." in pattern else [*bases])
+    if near:
+        return f"no model matches {pattern!r}. Did you mean {' or '.join(map(repr, near))}?"
+    return f"no model matches {pattern!r}; a part of a name needs stars: '*{pattern.strip('*')}*'."
+
+
+def _info(args: argparse.Namespace) -> int:
+    """Print the model's fields, one a line."""
+    import cassle_zoo
+
+    spec = cassle_zoo.model_info(args.name)
+    rows = {"full_name": spec.full_name, "released": spec.released, **dataclasses.asdict(spec)}
+    hashes = rows.pop("sha256") or {}
+    rows |= {f"sha256 of {file}": digest for file, digest in hashes.items()}
+    width = max(map(len, rows))
+    for field, value in rows.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        print(f"{field:<{width}}  {shown}")
+    return 0
