@@ -119,11 +119,11 @@ def test_bad_image_is_replaced_and_reported(
     config = with_data(config, root=str(copy))
     bad = torch.cat([batch["bad"] for batch in read(config, 0, 10)])
     assert len(set(bad[bad >= 0].tolist())) == 1
-    guard = BadImages(open_dataset(config.data), max_share=0.05)
+    guard = BadImages(open_dataset(config.data), max_fraction=0.05)
     assert guard.note(bad) == [repr(str(Path("class1") / "07.png"))]
     assert guard.note(bad) == []
     with pytest.raises(DataError, match=r"07\.png.*max-bad-fraction"):
-        BadImages(open_dataset(config.data), max_share=0.01).note(bad)
+        BadImages(open_dataset(config.data), max_fraction=0.01).note(bad)
 
 
 def test_all_images_bad(config: TrainConfig, tmp_path: Path) -> None:

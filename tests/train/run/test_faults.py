@@ -212,9 +212,9 @@ def test_disk_full_while_the_log_is_reopened(
     assert (tmp_path / "metrics.csv").read_text() == before
 
 
-def cut(path: Path, share: float = 0.5) -> None:
+def cut(path: Path, fraction: float = 0.5) -> None:
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
+    path.write_bytes(content[: int(len(content) * fraction)])
 
 
 def test_checkpoint_cut_short(
@@ -235,7 +235,7 @@ def test_checkpoint_cut_short(
         )
         assert left == right
     for name in (LATEST, PREVIOUS):
-        cut(tmp_path / "cut" / name, share=0.1)
+        cut(tmp_path / "cut" / name, fraction=0.1)
     with pytest.raises(ModelFolderError, match=r"all checkpoints.*are damaged"):
         loop.train(config, tmp_path / "cut")
 
