@@ -94,7 +94,7 @@ def test_the_card_has_what_a_user_asks(folder: Path) -> None:
         "(batch, 13)",
         f"pip install git+{REPOSITORY}",
         "| 0 | `blur` | sigma of the Gaussian blur in pixels; 0 if there was none |",
-        "| 8 | `crop` | centre y of the crop, as a share of the image's height |",
+        "| 8 | `crop` | centre y of the crop, as a fraction of the image's height |",
         "| 12 | `grayscale` | 1 if",
         "Twemoji graphics CC-BY 4.0",
         f"cassle-zoo train {NAME} --data emoji64.tar --out RUN",
