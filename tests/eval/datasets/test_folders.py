@@ -127,11 +127,7 @@ def test_mit67_as_folders_and_as_published(tmp_path, save_image):
     split = tmp_path / "split"
     fill(split, save_image, {"train/bar": 8, "train/attic": 8, "test/bar": 2, "test/attic": 2})
     published = tmp_path / "published"
-    fill(published, save_image, {"Images/bar": 10, "Images/attic": 10})
-    train = [f"{c}/{i:03d}.png" for i in range(8) for c in ("bar", "attic")]
-    test = [f"{c}/{i:03d}.png" for i in (8, 9) for c in ("bar", "attic")]
-    (published / "TrainImages.txt").write_text("\n".join(train))
-    (published / "TestImages.txt").write_text("\n".join(test))
+    write_mit67(published, save_image)
     tasks = [open_data("mit67", root).tasks[0] for root in (split, published)]
     for task in tasks:
         assert task.classes == ("attic", "bar")
@@ -140,6 +136,14 @@ def test_mit67_as_folders_and_as_published(tmp_path, save_image):
     assert torch.equal(tasks[0].splits["val"], tasks[1].splits["val"])
     with pytest.raises(DataError, match=r"TrainImages.txt"):
         open_data("mit67", tmp_path)
+
+
+def write_mit67(root, save):
+    fill(root, save, {"Images/bar": 10, "Images/attic": 10})
+    train = [f"{c}/{i:03d}.png" for i in range(8) for c in ("bar", "attic")]
+    test = [f"{c}/{i:03d}.png" for i in (8, 9) for c in ("bar", "attic")]
+    (root / "TrainImages.txt").write_text("\n".join(train))
+    (root / "TestImages.txt").write_text("\n".join(test))
 
 
 def write_cub200(root, save):
@@ -173,7 +177,7 @@ def test_cub200_as_published(tmp_path, save_image, monkeypatch):
 
 def write_sun397(root, save):
     classes = ("a/abbey", "a/apartment_building/outdoor", "b/bar")
-    (root / "SUN397").mkdir()
+    (root / "SUN397").mkdir(parents=True)
     (root / "SUN397" / "ClassName.txt").write_text("".join(f"/{c}\n" for c in classes))
     for part, numbers in (("Training", (3, 1, 2)), ("Testing", (4,))):
         lines = [f"/{c}/sun_{i}.jpg" for c in classes for i in numbers]
@@ -212,3 +216,39 @@ def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_image, monkeypatch):
     (tmp_path / "Training_01.txt").unlink()
     with pytest.raises(DataError, match=r"expected in .*ClassName.txt"):
         open_data("sun397", tmp_path)
+
+
+HELD_OUT = {"train/b": 20, "train/B": 7, "train/a b": 10, "train/a": 10, "test/a": 2, "test/b": 2}
+NESTED = {f"{part}/{c}/{sub}": 6 for part in ("train", "test") for c in "ab" for sub in ("x", "y")}
+OWN_VAL = {"train/a": 2, "train/b": 2, "dev/a": 1, "test/b": 3}
+IMAGENET = {f"train/{c}": 10 for c in ("n01", "n02", "n03")} | {"val/n01": 1, "val/n02": 2}
+RECORDED = [
+    ("folder", HELD_OUT, "7b06681c299c30cc"),
+    ("folder", NESTED, "4e6a48b49ef2e3f8"),
+    ("folder", OWN_VAL, "88d1f86c5edefeee"),
+    ("imagenet100", IMAGENET, "2aca89cc00c3b681"),
+    ("fc100", {"test/c": 2, "test/d": 3}, "c61b945db1a34f17"),
+    ("plant_disease", {"train/a": 2, "train/b": 3}, "52213fbb22db30d8"),
+    (
+        "mit67",
+        {"train/bar": 8, "train/attic": 8, "test/bar": 2, "test/attic": 2},
+        "f61e0f299a24d49f",
+    ),
+    ("mit67", write_mit67, "ca87cc54c03aa0b5"),
+    ("cub200", write_cub200, "d8cdb1b2d7030bb0"),
+    ("sun397", write_sun397, "045548fdb35be881"),
+]
+
+
+@pytest.mark.parametrize(("name", "layout", "expected"), RECORDED)
+def test_recorded_datasets_stay_what_they_are(
+    name, layout, expected, tmp_path, save_image, identity, monkeypatch
+):
+    """The values are of version 0.1.0: with others, recorded results would be of other data."""
+    monkeypatch.setattr(folders, "imagenet100_classes", lambda: ("n02", "n01"))
+    monkeypatch.setattr(listed, "_CUB200_SIZES", (7, 8))
+    lists = {"cub200": {"val": (1, 4)}, "sun397": {"train": (0, 2, 3, 4, 6, 8), "val": (1, 5, 7)}}
+    monkeypatch.setattr(listed, "index_lists", lists.get)
+    root = tmp_path / "data"
+    fill(root, save_image, layout) if isinstance(layout, dict) else layout(root, save_image)
+    assert identity(open_data(name, root)) == expected

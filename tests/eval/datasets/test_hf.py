@@ -37,6 +37,11 @@ def test_saved_to_disk(tmp_path, save_image):
     assert data.name == "hf:disk"
 
 
+def test_recorded_datasets_stay_what_they_are(tmp_path, save_image, identity):
+    path = save_to_disk(tmp_path, save_image, test=4, train=20)
+    assert identity(open_data("hf", path)) == "79db78cafdb325ef"
+
+
 def test_own_validation_split(tmp_path, save_image):
     path = save_to_disk(tmp_path, save_image, train=4, validation=2, test=2)
     (task,) = open_data("hf", path).tasks_of("classification")

@@ -156,6 +156,21 @@ def test_celeba_missing(tmp_path, save_image):
         open_data("celeba", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "write", "expected"),
+    [
+        ("lspose", write_lspose, "43d0189afb1807e1"),
+        ("300w", write_300w, "e3fa3c15d3c81eff"),
+        ("celeba", write_celeba, "bdee50c30f834850"),
+    ],
+)
+def test_recorded_datasets_stay_what_they_are(
+    name, write, expected, tmp_path, save_image, identity
+):
+    write(tmp_path, save_image)
+    assert identity(open_data(name, tmp_path)) == expected
+
+
 def test_boxes_may_reach_beyond_the_image(tmp_path, save_image):
     Image.new("RGB", (4, 4), "white").save(tmp_path / "a.png")
     image, _ = FileImages(tmp_path, ["a.png"], [(-2, 0, 2, 4)])[0]

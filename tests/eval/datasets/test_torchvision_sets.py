@@ -120,16 +120,16 @@ def write_dtd(root, save):
 
 
 WRITERS = {
-    "cifar10": (write_cifar10, (90, 10, 20)),
-    "cifar100": (write_cifar100, (18, 2, 20)),
-    "stl10": (write_stl10, (18, 2, 4)),
-    "food101": (write_food101, (18, 2, 6)),
-    "pets": (write_pets, (16, 4, 6)),
-    "flowers": (write_flowers, (4, 4, 4)),
-    "caltech101": (write_caltech101, (4, 2, 6)),
-    "cars": (write_cars, (17, 3, 4)),
-    "aircraft": (write_aircraft, (4, 4, 4)),
-    "dtd": (write_dtd, (4, 4, 4)),
+    "cifar10": (write_cifar10, (90, 10, 20), "a1246b53bb7a626f"),
+    "cifar100": (write_cifar100, (18, 2, 20), "356a984c6aa42a63"),
+    "stl10": (write_stl10, (18, 2, 4), "8e76bcbbf364d8de"),
+    "food101": (write_food101, (18, 2, 6), "e7b4613bc7b31e4c"),
+    "pets": (write_pets, (16, 4, 6), "ac7d9d92a06a0edf"),
+    "flowers": (write_flowers, (4, 4, 4), "bed8213afaa750cd"),
+    "caltech101": (write_caltech101, (4, 2, 6), "95aa4fdd7f0e4654"),
+    "cars": (write_cars, (17, 3, 4), "3fa2b84aaff34d57"),
+    "aircraft": (write_aircraft, (4, 4, 4), "f52257b5ac6fc7c7"),
+    "dtd": (write_dtd, (4, 4, 4), "dc71ccc21761358c"),
 }
 MEAN_PER_CLASS = {"pets", "flowers", "caltech101", "aircraft"}
 
@@ -142,10 +142,11 @@ def tiny_caltech_lists(monkeypatch):
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.usefixtures("any_checksum", "tiny_caltech_lists")
-def test_reads_the_published_layout(name, tmp_path, save_image):
-    write, sizes = WRITERS[name]
+def test_reads_the_published_layout(name, tmp_path, save_image, identity):
+    write, sizes, recorded = WRITERS[name]
     write(tmp_path, save_image)
     data = open_data(name, tmp_path)
+    assert identity(data) == recorded  # by version 0.1.0
     (task,) = data.tasks_of("classification")
     assert {key: len(rows) for key, rows in task.splits.items()} == dict(
         zip(("train", "val", "test"), sizes, strict=True)

@@ -116,3 +116,9 @@ def test_downloading_is_left_to_torchvision_and_only_when_asked(voc_root, monkey
         {"year": year, "image_set": part, "download": True}
         for year, part in (("2007", "trainval"), ("2012", "trainval"), ("2007", "test"))
     ]
+
+
+def test_recorded_datasets_stay_what_they_are(voc_root):
+    for image in voc_root.rglob("*.jpg"):
+        image.write_bytes(image.name.encode())  # with no encoder's versions in the hash
+    assert open_data("voc07+12", voc_root).sha256[:16] == "50784375acaf09dc"
