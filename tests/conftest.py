@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from cassle_zoo.data.emoji64_records import Record
+    from cassle_zoo.data.emoji64 import Record
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None}
 # What libraries read when they are imported is set here, not in a hook, because the conftest.py of
@@ -102,7 +102,7 @@ def emoji_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def emoji_tar(emoji_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cassle_zoo.data.emoji64_records import VENDORS
+    from cassle_zoo.data.emoji64 import VENDORS
 
     path = tmp_path_factory.mktemp("tar") / "emoji64.tar"
     with tarfile.open(path, "w") as archive:

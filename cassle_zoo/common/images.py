@@ -1,10 +1,8 @@
-"""Reading images of every kind as plain 8-bit RGB, and finding them in folders."""
+"""Reading images of every kind as plain 8-bit RGB."""
 
 import io
 import os
 import stat
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -46,7 +44,7 @@ def open_image(source: PathLike | bytes | BinaryIO | Image.Image) -> Image.Image
     The content decides, not the file's ending. EXIF rotation is applied; transparent parts become
     white; palette, CMYK, YCbCr, Lab and grey images are converted (colour profiles are ignored);
     16-bit grey is scaled from 0-65535, not clipped; other integer and float images are scaled as
-    told in :func:`to_rgb`; of an animation or a multi-page file the first image is taken.
+    :func:`to_rgb` says; of an animation or a multi-page file the first image is taken.
 
     Images of more than ``2 * PIL.Image.MAX_IMAGE_PIXELS`` pixels (178,956,970 unless changed)
     are refused: a tiny file can claim to be that large and exhaust the memory. To read such
@@ -147,64 +145,8 @@ def array_to_image(array: Array) -> Image.Image:
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
-def list_image_files(
-    path: PathLike, *, on_error: Callable[[Path, str], None] | None = None
-) -> list[Path]:
-    """List the images of a folder and everything below it, or a single file.
-
-    A file named outright is returned whatever its ending. Within folders, files whose ending
-    Pillow can read (.jpg, .png, .webp, .tif, ... in any case) are taken and all others silently
-    left out, as are hidden files and folders. Symbolic links are followed, but every folder is
-    entered once, so loops end.
-
-    Args:
-        path: A folder or a file.
-        on_error: Called with a folder that cannot be opened and the reason, instead of raising.
-
-    Returns:
-        The files in sorted order, the same on every machine.
-
-    Raises:
-        DataError: There is nothing at ``path``, or a folder cannot be opened and ``on_error`` is
-            not given.
-    """
-    root = Path(path)
-    try:
-        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot open {str(path)!r}: {_reason(error)}.") from error
-    if not is_folder:
-        return [root]
-    endings = image_endings()
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as scan:
-                entries = [entry for entry in scan if not entry.name.startswith(".")]
-        except OSError as error:
-            if on_error is None:
-                raise DataError(f"Cannot open folder {str(folder)!r}: {_reason(error)}.") from error
-            on_error(folder, _reason(error))
-            continue
-        for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
-            # Not entry.is_dir(), which raises for a link to itself.
-            if os.path.isdir(entry.path):
-                folders.append(folder / entry.name)
-            # Broken links and the like are listed too, so that reading them reports them.
-            elif os.path.splitext(entry.name)[1].lower() in endings:
-                found.append(folder / entry.name)
-    return sorted(found, key=lambda file: file.parts)
-
-
 def image_endings() -> frozenset[str]:
-    """Return the file endings, lower case with the dot, that count as images in folders."""
+    """Return the file endings, lower case with the dot, of the formats that can be read."""
     readable = set(_formats())
     return frozenset(end for end, name in Image.registered_extensions().items() if name in readable)
 

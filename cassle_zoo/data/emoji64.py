@@ -2,14 +2,15 @@
 
 Small, real and openly licensed; its tasks separate what self-supervised learning forgets from
 what it keeps. `cassle_zoo.data.emoji64_build` makes the data from npm packages;
-`cassle_zoo.eval.datasets.emoji64_tasks` says what is measured on it.
+`cassle_zoo.eval.datasets.emoji64` says what is measured on it.
 """
 
+import csv
 import hashlib
 import io
 import os
-import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.data.emoji64_records import Record, format_metadata, parse_metadata
+from cassle_zoo.data.readers import TarFiles
 
 METADATA_FILE = "metadata.csv"
 EMOJI64_SHA256 = "7435a21e3b7823dbc28eca8f7bd0021deed3c92dcad0c2971430f42fe947a679"
@@ -28,10 +29,90 @@ HOW_TO_GET = (
     "emoji64 is either the file emoji64.tar or the folder it unpacks to; build it with "
     "`python -m cassle_zoo.data.emoji64_build` (its --help says how)."
 )
+VENDORS: tuple[str, ...] = ("noto", "twemoji", "fluent3d")
+SKIN_TONES: tuple[str, ...] = ("light", "medium-light", "medium", "medium-dark", "dark")
+SPLITS: tuple[str, ...] = ("train", "test")
+
+_ALLOWED = {"vendor": VENDORS, "skin_tone": ("none", *SKIN_TONES, "mixed"), "split": SPLITS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One image of emoji64; field order is the column order of ``metadata.csv``.
+
+    Attributes:
+        file_name: Path in the dataset, with forward slashes.
+        vendor: Who drew it, one of :data:`VENDORS`.
+        unified: Code points, hexadecimal, joined by ``-``.
+        base: Code points without the skin tone; the train/test split is by base.
+        name: Unicode name.
+        category: Unicode category.
+        subcategory: Unicode subcategory.
+        skin_tone: ``none``, one of :data:`SKIN_TONES`, or ``mixed``.
+        split: One of :data:`SPLITS`.
+    """
+
+    file_name: str
+    vendor: str
+    unified: str
+    base: str
+    name: str
+    category: str
+    subcategory: str
+    skin_tone: str
+    split: str
+
+
+METADATA_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Record))
+
+
+def parse_metadata(text: str, source: str) -> tuple[Record, ...]:
+    """Read the content of ``metadata.csv``.
+
+    Args:
+        text: Content of the file.
+        source: What to call the file in error messages.
+
+    Returns:
+        The records, in file order.
+
+    Raises:
+        DataError: If columns are missing, or a row is incomplete or has an unknown value.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [name for name in METADATA_COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"{source}: not emoji64 metadata, it has no column {', '.join(missing)}.")
+    records = tuple(_record(row, f"{source}, line {reader.line_num}") for row in reader)
+    if not records:
+        raise DataError(f"{source}: lists no images.")
+    return records
+
+
+def format_metadata(records: Iterable[Record]) -> str:
+    """Write ``metadata.csv``: what :func:`parse_metadata` reads."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(METADATA_COLUMNS)
+    writer.writerows(astuple(record) for record in records)
+    return out.getvalue()
+
+
+def _record(row: dict[str, str | None], where: str) -> Record:
+    values = {name: row[name] for name in METADATA_COLUMNS}
+    complete = {name: value for name, value in values.items() if value}
+    if len(complete) != len(values):
+        empty = ", ".join(name for name in values if name not in complete)
+        raise DataError(f"{where}: no value for {empty}.")
+    for name, allowed in _ALLOWED.items():
+        if complete[name] not in allowed:
+            options = ", ".join(allowed)
+            raise DataError(f"{where}: {name} is {complete[name]!r}, expected one of {options}.")
+    return Record(**complete)
 
 
 class _Storage(Protocol):
-    """Where the files lie. Holds no open files, so it can be pickled and forked."""
+    """Where the files are. Can be pickled and forked."""
 
     def read(self, name: str) -> bytes: ...
 
@@ -54,30 +135,15 @@ class _Folder:
 
 
 class _Tar:
-    """An uncompressed tar, its members found by offset."""
-
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.extents: dict[str, tuple[int, int]] = {}
-        size = path.stat().st_size
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError(f"{member.name} is cut off")
-                self.extents[member.name.removeprefix("./")] = (member.offset_data, member.size)
+        self.files = TarFiles(path, lambda _: True)
+        self.index = {n.removeprefix("./"): i for i, n in enumerate(self.files.names)}
 
     def read(self, name: str) -> bytes:
-        offset, size = self.extents[name]
-        # Opened anew for each image (microseconds beside the decoding): with no file handle
-        # to share, threads, forked and spawned workers all work.
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+        return self.files.read(self.index[name])
 
     def names(self) -> frozenset[str]:
-        return frozenset(self.extents)
+        return frozenset(self.index)
 
 
 class Emoji64:
@@ -110,7 +176,10 @@ class Emoji64:
         names = storage.names()
         if METADATA_FILE not in names:
             raise DataError(f"{path} has no {METADATA_FILE}. {HOW_TO_GET}")
-        text = _decode_metadata(storage.read(METADATA_FILE), path)
+        try:
+            text = storage.read(METADATA_FILE).decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: {METADATA_FILE} is not UTF-8 text: {error}") from error
         records = parse_metadata(text, f"{path}: {METADATA_FILE}")
         missing = [record.file_name for record in records if record.file_name not in names]
         if missing:
@@ -204,14 +273,7 @@ def _open_storage(path: Path) -> _Storage:
         raise DataError(f"{path}: no such file or folder. {HOW_TO_GET}")
     try:
         return _Tar(path)
-    except tarfile.ReadError as error:
+    except DataError as error:
         raise DataError(
-            f"{path} is not an uncompressed tar, or is truncated ({error}). {HOW_TO_GET}"
+            f"{path} is not an uncompressed tar, or is truncated ({error}) {HOW_TO_GET}"
         ) from error
-
-
-def _decode_metadata(content: bytes, path: Path) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {METADATA_FILE} is not UTF-8 text: {error}") from error

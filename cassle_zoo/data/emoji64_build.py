@@ -11,7 +11,6 @@ Unpacked package folders work too. Licences of the images: Noto Emoji Apache-2.0
 """
 
 import argparse
-import hashlib
 import io
 import json
 import os
@@ -26,12 +25,18 @@ from typing import Any
 from PIL import Image
 
 from cassle_zoo.common.errors import CassleZooError, DataError
-from cassle_zoo.data.emoji64_records import Record, format_metadata
+from cassle_zoo.common.files import atomic_write, parse_json, sha256
+from cassle_zoo.data.emoji64 import (
+    EMOJI64_SHA256,
+    METADATA_FILE,
+    Emoji64,
+    Record,
+    format_metadata,
+)
 
-METADATA = "metadata.csv"
 _SIZE = 64
 _MTIME = 1767225600  # fixed (2026-01-01), so that the same input gives the same tar
-_TEST_FRACTION = 5  # one base in five
+_ONE_TEST_BASE_IN = 5
 _MODIFIERS = {
     "1F3FB": "light",
     "1F3FC": "medium-light",
@@ -110,7 +115,7 @@ def build_emoji64(
         ) from error
     images = {p.vendor: _images(p, contents[p.vendor]) for p in PACKAGES}
     records = tuple(_records(emoji, images))
-    files = {METADATA: format_metadata(records).encode()}
+    files = {METADATA_FILE: format_metadata(records).encode()}
     for record in records:
         source = images[record.vendor][_key(record.unified)]
         files[record.file_name] = _render(source, record.file_name)
@@ -123,8 +128,7 @@ def _records(
 ) -> Iterator[Record]:
     for entry in emoji:
         base = entry["unified"]
-        digest = hashlib.sha256(base.encode()).hexdigest()
-        split = "test" if int(digest, 16) % _TEST_FRACTION == 0 else "train"
+        split = "test" if int(sha256(base), 16) % _ONE_TEST_BASE_IN == 0 else "train"
         variants = {"": entry, **entry.get("skin_variations", {})}
         for modifier, variant in variants.items():
             # Two modifiers (two people) count as mixed even where they are the same.
@@ -184,17 +188,15 @@ def _square(image: Image.Image) -> Image.Image:
 
 
 def _write_tar(files: Mapping[str, bytes], out: Path) -> None:
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive:
-            for name in sorted(files):
-                member = tarfile.TarInfo(name)
-                member.size = len(files[name])
-                member.mtime = _MTIME
-                archive.addfile(member, io.BytesIO(files[name]))
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        atomic_write(out) as partial,
+        tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[name])
+            member.mtime = _MTIME
+            archive.addfile(member, io.BytesIO(files[name]))
 
 
 def _read_packages(paths: Sequence[Path]) -> dict[str, dict[str, bytes]]:
@@ -215,9 +217,9 @@ def _identify(files: Mapping[str, bytes], path: Path) -> Package:
     if "package.json" not in files:
         raise DataError(f"{path} is not an npm package: it has no package.json.")
     try:
-        about = json.loads(files["package.json"])
+        about = parse_json(files["package.json"].decode())
         name, version = about["name"], about["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise DataError(f"{path}: cannot read package.json: {error!r}") from error
     for package in PACKAGES:
         if package.name == name:
@@ -275,20 +277,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         records = build_emoji64(args.packages, args.output)
-        message = _check(Path(args.output))
+        found = Emoji64.open(args.output).sha256
     except CassleZooError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    same = found == EMOJI64_SHA256
+    message = "identical to the published data" if same else f"NOT the published data ({found})"
     print(f"{args.output}: {len(records)} images; {message}")
     return 0
-
-
-def _check(path: Path) -> str:
-    from cassle_zoo.data.emoji64 import EMOJI64_SHA256, Emoji64
-
-    found = Emoji64.open(path).sha256
-    same = found == EMOJI64_SHA256
-    return "identical to the published data" if same else f"NOT the published data ({found})"
 
 
 if __name__ == "__main__":

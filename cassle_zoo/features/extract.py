@@ -114,7 +114,7 @@ def extract_features(
             in [0, 1]), tensors ((C, H, W) or (N, C, H, W); the same types), a list of these, or a
             map-style dataset of images or ``(image, label, ...)``. Arrays and tensors become
             8-bit images first, so that the same image has the same features in every form.
-            :func:`cassle_zoo.common.images.list_image_files` says what is taken from a folder.
+            :func:`cassle_zoo.data.listing.list_images` says what is taken from a folder.
         batch_size: Images at a time; it does not change the features.
         device: Where to compute. Default: where the model is if not on the CPU, else a GPU if
             there is one.

@@ -13,12 +13,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.common.images import (
-    UnreadableImageError,
-    array_to_image,
-    list_image_files,
-    open_image,
-)
+from cassle_zoo.common.images import UnreadableImageError, array_to_image, open_image
+from cassle_zoo.data.listing import list_images
 
 _ARCHIVES = (".tar", ".zip", ".tgz", ".gz", ".xz", ".bz2", ".7z")
 
@@ -145,7 +141,7 @@ def _expand_path(
         skipped.append(Skipped(os.fspath(path), "an archive: unpack it and give the folder"))
         return
     errors: list[Skipped] = []
-    files = list_image_files(
+    files = list_images(
         path, on_error=lambda folder, reason: errors.append(Skipped(str(folder), reason))
     )
     if not files and not errors:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from cassle_zoo.common.errors import unknown_name
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets import emoji64, folders, hf, keypoints, listed, voc
+from cassle_zoo.eval.datasets import emoji64, folders, hf, keypoints, voc
 from cassle_zoo.eval.datasets.torchvision_sets import TORCHVISION_SETS, open_torchvision
 
 Opener = Callable[..., EvalData]
@@ -19,9 +19,9 @@ DATASETS: Mapping[str, Opener] = MappingProxyType(
         "folder": folders.open_folder,
         "hf": hf.open_hf,
         **{name: partial(open_torchvision, name) for name in TORCHVISION_SETS},
-        "mit67": listed.open_mit67,
-        "sun397": listed.open_sun397,
-        "cub200": listed.open_cub200,
+        "mit67": folders.open_mit67,
+        "sun397": folders.open_sun397,
+        "cub200": folders.open_cub200,
         "imagenet100": folders.open_imagenet100,
         "lspose": keypoints.open_lspose,
         "300w": keypoints.open_300w,

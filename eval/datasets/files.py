@@ -1,4 +1,4 @@
-"""Datasets whose images are files: reading, checking and identifying them."""
+"""From images with labels to a dataset: hashing, checking and putting it together."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,45 +6,74 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.images import open_image
-from cassle_zoo.eval.base import EvalData, Task
-from cassle_zoo.store.folder import file_sha256
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.files import sha256
+from cassle_zoo.data.readers import ImageFiles
+from cassle_zoo.eval.base import EvalData, Images, Task
 
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels; what lies outside of the image is black."""
-
-_SHOWN = 5
 _READERS = 8  # threads: disks answer several requests faster than one by one
 
 
-class FileImages:
-    """Images by file name. Picklable; opens files only while it reads them."""
+def classification(
+    *,
+    name: str,
+    images: Images,
+    labels: Sequence[int],
+    splits: Mapping[str, Tensor],
+    classes: Sequence[str],
+    notes: Mapping[str, str],
+    metric: str = "top1",
+    task: str = "classes",
+    digest: "hashlib._Hash | None" = None,
+) -> EvalData:
+    """Put together a dataset whose one task is to tell the class.
 
-    def __init__(self, root: Path, names: Sequence[str], boxes: Sequence[Box] = ()) -> None:
-        """Keep the names, relative to `root`, and if given the part of each that is seen."""
-        self.root = root
-        self.names = tuple(names)
-        self.boxes = tuple(boxes)
+    Args:
+        name: Of the dataset.
+        images: N of them.
+        labels: N numbers of classes.
+        splits: Indices of images, by split.
+        classes: Names of the classes.
+        notes: What a reader of the numbers must know.
+        metric: What is usually reported.
+        task: Name of the task.
+        digest: A hash of the images; that of `ImageFiles` is computed here.
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.names)
+    Raises:
+        DataError: If files are missing or labels are not numbers of classes.
+    """
+    targets = torch.tensor(labels, dtype=torch.int64)
+    if not len(targets):
+        raise DataError("there are no images.")
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= len(classes):
+        raise DataError(f"labels are from {low} to {high}, but there are {len(classes)} classes.")
+    files = images if isinstance(images, ImageFiles) else None
+    if files is not None:
+        digest = hash_files(files)
+    found = Task(
+        name=task,
+        kind="classification",
+        targets=targets,
+        splits=splits,
+        classes=tuple(classes),
+        metric=metric,
+    )
+    return EvalData(
+        name=name,
+        sha256=with_labels(digest or hashlib.sha256(), targets, splits),
+        images=images,
+        tasks=(found,),
+        notes=notes,
+        names=files.names if files else (),
+        root=files.root if files else None,
+    )
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return an image (RGB, upright, on white) and its index."""
-        image = open_image(self.root / self.names[index])
-        return (image.crop(self.boxes[index]) if self.boxes else image), index
 
-
-def fingerprint(images: FileImages, targets: Tensor, splits: Mapping[str, Tensor]) -> str:
-    """Identify a dataset, which reads every file once.
-
-    Returns:
-        A hash of the names and contents of the files, in order, and of boxes, targets and splits.
+def hash_files(images: ImageFiles) -> "hashlib._Hash":
+    """Hash the names and contents of files, in order, and their boxes; reads every file once.
 
     Raises:
         DataError: If files are missing or cannot be read.
@@ -56,11 +85,18 @@ def fingerprint(images: FileImages, targets: Tensor, splits: Mapping[str, Tensor
             f"{missing[0]}. Was the archive unpacked completely?"
         )
     digest = hashlib.sha256()
-    hashes = content_hashes([images.root / name for name in images.names])
+    hashes = content_hashes(images.root / name for name in images.names)
     for name, content in zip(images.names, hashes, strict=True):
         digest.update(f"{name} {content}\n".encode())
     digest.update(repr(images.boxes).encode())
-    update_with_labels(digest, targets, splits)
+    return digest
+
+
+def with_labels(digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, Tensor]) -> str:
+    """Return the hash of a dataset: that of its images, continued with targets and splits."""
+    for name, values in {"targets": targets, **splits}.items():
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
+        digest.update(values.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -72,78 +108,9 @@ def content_hashes(paths: Iterable[Path]) -> Iterator[str]:
     """
     with ThreadPoolExecutor(_READERS) as pool:
         try:
-            yield from pool.map(file_sha256, paths)
+            yield from pool.map(sha256, paths)
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}.") from error
-
-
-def update_with_labels(
-    digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, Tensor]
-) -> None:
-    """Add targets and splits to the hash of a dataset."""
-    for name, values in {"targets": targets, **splits}.items():
-        digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
-        digest.update(values.contiguous().numpy().tobytes())
-
-
-def classification(
-    *,
-    name: str,
-    images: FileImages,
-    labels: Sequence[int],
-    splits: Mapping[str, Tensor],
-    classes: Sequence[str],
-    notes: Mapping[str, str],
-    metric: str = "top1",
-) -> EvalData:
-    """Put together a dataset of files with classes.
-
-    Raises:
-        DataError: If files are missing or labels are not numbers of classes.
-    """
-    targets = torch.tensor(labels, dtype=torch.int64)
-    check_labels(targets, classes)
-    return EvalData(
-        name=name,
-        sha256=fingerprint(images, targets, splits),
-        images=images,
-        tasks=class_tasks(targets, splits, classes, metric),
-        notes=notes,
-        names=images.names,
-        root=images.root,
-    )
-
-
-def class_tasks(
-    targets: Tensor,
-    splits: Mapping[str, Tensor],
-    classes: Sequence[str],
-    metric: str = "top1",
-    name: str = "classes",
-) -> tuple[Task, ...]:
-    """Return the one task of a dataset with classes: to tell the class."""
-    task = Task(
-        name=name,
-        kind="classification",
-        targets=targets,
-        splits=splits,
-        classes=tuple(classes),
-        metric=metric,
-    )
-    return (task,)
-
-
-def check_labels(labels: Tensor, classes: Sequence[str]) -> None:
-    """Check that labels are numbers of classes.
-
-    Raises:
-        DataError: If there are no images or labels are out of range.
-    """
-    if not len(labels):
-        raise DataError("there are no images.")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= len(classes):
-        raise DataError(f"labels are from {low} to {high}, but there are {len(classes)} classes.")
 
 
 def published_name(
@@ -166,9 +133,10 @@ def published_name(
     return f"{name} (modified)", {"modified": f"images other than published: {says}"}
 
 
-def shown(names: Sequence[str]) -> str:
-    """Return the first few names for a message."""
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+def refuse_download(name: str, download: bool) -> None:
+    """Raise a `ConfigError` if asked to download what cannot be downloaded."""
+    if download:
+        raise ConfigError(f"{name} cannot be downloaded by this library; put it there yourself.")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,96 +1,65 @@
-"""Datasets that are folders of classes: any of the user's, and the paper's."""
+"""Datasets that are folders of classes: any of the user's, and the paper's, with their lists."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets import SUN397
+from torchvision.datasets.utils import download_and_extract_archive
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.data.listing import ClassFolders, first_few, list_classes
+from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets.files import FileImages, classification, published_name, shown
+from cassle_zoo.eval.datasets.files import (
+    classification,
+    published_name,
+    read_lines,
+    read_pairs,
+    refuse_download,
+)
 from cassle_zoo.eval.datasets.split_rules import (
     HELD_OUT_RULE,
+    RandomSplit,
     consecutive,
     hold_out,
     imagenet100_classes,
+    index_lists,
     split_randomly,
 )
 
 VALIDATION_NAMES = ("val", "validation", "valid", "dev")
 
 _IMAGENET100_SEED = 42
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassFolders:
-    """The images of folders of classes, sorted by folder and name.
-
-    Attributes:
-        names: Files, relative to the root of the dataset.
-        labels: Their class numbers.
-        classes: Names of the folders.
-    """
-
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
-
-
-def read_part(root: Path, part: str, classes: Sequence[str] | None = None) -> ClassFolders:
-    """List `root/part/CLASS/**/IMAGE` in the order of torchvision's ImageFolder.
-
-    Args:
-        root: Of the dataset.
-        part: Name of a folder.
-        classes: Folders to use, in the order of their numbers; by default all, sorted.
-
-    Raises:
-        DataError: If there are no such folders, or one has no images.
-    """
-    folder = root / part
-    try:
-        if classes is None:
-            classes, _ = find_classes(folder)
-        missing = [name for name in classes if not (folder / name).is_dir()]
-        if missing:
-            raise DataError(f"{folder} has no folders of the classes {shown(missing)}.")
-        number = {name: index for index, name in enumerate(classes)}
-        samples = make_dataset(folder, number, IMG_EXTENSIONS)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} must hold a folder of images per class: {error}") from error
-    return ClassFolders(
-        names=tuple(Path(path).relative_to(root).as_posix() for path, _ in samples),
-        labels=tuple(label for _, label in samples),
-        classes=tuple(classes),
-    )
+_MIT67_RULE = RandomSplit(train=4690, val=670, seed=51)
+_CUB200_SIZES = (5990, 5994)
+_SUN_LISTS = ("Training_01.txt", "Testing_01.txt")
+_SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
 
 
 def open_folder(root: Path, download: bool = False) -> EvalData:
     """Open any images laid out as `train/CLASS/IMAGE`, and so `test`.
 
-    Validation images may lie in `val`, `validation`, `valid` or `dev`.
+    Validation images may be in `val`, `validation`, `valid` or `dev`.
 
     Raises:
         DataError: If folders are missing, or hold classes that are not in `train`.
     """
     refuse_download("a folder", download)
-    train = read_part(root, "train")
-    held_back = {"test": read_within(root, "test", train.classes)}
+    train = _list_part(root, "train")
+    parts = {"train": train, "test": _list_within(root, "test", train.classes)}
     validation = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
     if len(validation) > 1:
         raise DataError(f"{root} has {' and '.join(validation)}; keep one of them.")
     if validation:
-        held_back["val"] = read_within(root, validation[0], train.classes)
-    parts = {"train": train, **held_back}
-    splits = consecutive({part: len(found.names) for part, found in parts.items()})
+        parts["val"] = _list_within(root, validation[0], train.classes)
+    splits = consecutive(_sizes(parts))
     rule = "the folders train / val / test"
-    if "val" not in parts:
+    if not validation:
         keys = [name.removeprefix("train/") for name in train.names]
         splits |= hold_out(train.labels, keys)
         rule = f"the folders train and test; for validation {HELD_OUT_RULE}, key: CLASS/IMAGE"
-    return assemble(f"folder:{root.resolve().name}", root, parts, splits, {"splits": rule})
+    return _assemble(f"folder:{root.resolve().name}", root, parts, splits, {"splits": rule})
 
 
 def open_imagenet100(root: Path, download: bool = False) -> EvalData:
@@ -102,16 +71,16 @@ def open_imagenet100(root: Path, download: bool = False) -> EvalData:
     refuse_download("imagenet100", download)
     classes = imagenet100_classes()
     parts = {
-        "trainval": read_part(root, "train", classes),
-        "test": read_part(root, "val", classes),
+        "trainval": _list_part(root, "train", classes),
+        "test": _list_part(root, "val", classes),
     }
-    sizes = {part: len(found.names) for part, found in parts.items()}
+    sizes = _sizes(parts)
     name, notes = published_name("imagenet100", sizes, {"test": 5000})
     count = sizes["trainval"]
     splits = split_randomly(count, count // 10, _IMAGENET100_SEED)
     splits["test"] = consecutive(sizes)["test"]
     notes["splits"] = f"90 % / 10 % of train by torch random_split, seed {_IMAGENET100_SEED} / val"
-    return assemble(name, root, parts, splits, notes)
+    return _assemble(name, root, parts, splits, notes)
 
 
 def open_pool(name: str, part: str, root: Path, download: bool = False) -> EvalData:
@@ -127,41 +96,182 @@ def open_pool(name: str, part: str, root: Path, download: bool = False) -> EvalD
         DataError: If the folder is missing.
     """
     refuse_download(name, download)
-    parts = {"test": read_part(root, part)}
-    splits = {"train": torch.arange(0), "val": torch.arange(0)}
-    splits |= consecutive({"test": len(parts["test"].names)})
-    return assemble(name, root, parts, splits, {"splits": f"all of the folder {part}, few-shot"})
+    parts = {"test": _list_part(root, part)}
+    splits = {"train": torch.arange(0), "val": torch.arange(0), **consecutive(_sizes(parts))}
+    return _assemble(name, root, parts, splits, {"splits": f"all of the folder {part}, few-shot"})
 
 
-def refuse_download(name: str, download: bool) -> None:
-    """Raise a `ConfigError` if asked to download what cannot be downloaded."""
+def open_mit67(root: Path, download: bool = False) -> EvalData:
+    """Open MIT Indoor-67 as folders `train` and `test`, or with the published lists.
+
+    Raises:
+        DataError: If files are missing.
+    """
+    refuse_download("mit67", download)
+    if (root / "TrainImages.txt").is_file():
+        lists = {"trainval": "TrainImages.txt", "test": "TestImages.txt"}
+        parts = _of_lists("Images", {part: read_lines(root / own) for part, own in lists.items()})
+    else:
+        layout = "Images/CLASS/*.jpg, TrainImages.txt, TestImages.txt"
+        parts = _train_and_test(root, "mit67", layout)
+    sizes = _sizes(parts)
+    name, notes = published_name("mit67", sizes, {"trainval": 5360, "test": 1340})
+    splits = {**_MIT67_RULE.apply(sizes["trainval"]), "test": consecutive(sizes)["test"]}
+    notes["splits"] = f"{_MIT67_RULE.describe(sizes['trainval'])} / test"
+    return _assemble(name, root, parts, splits, notes)
+
+
+def open_cub200(root: Path, download: bool = False) -> EvalData:
+    """Open CUB-200-2011 as folders `train` and `test`, or as published.
+
+    Raises:
+        DataError: If files are missing, or the official index lists do not fit.
+    """
+    refuse_download("cub200", download)
+    if (root / "train_test_split.txt").is_file():
+        parts = _of_lists("images", _read_cub200(root))
+    else:
+        layout = "images/CLASS/*.jpg, images.txt, train_test_split.txt (CUB_200_2011)"
+        parts = _train_and_test(root, "cub200", layout)
+    sizes = _sizes(parts)
+    if sizes["trainval"] not in _CUB200_SIZES:
+        raise DataError(
+            f"{root}: {sizes['trainval']:,} training images; the official index lists are for "
+            f"{_CUB200_SIZES[0]:,} and are used for the {_CUB200_SIZES[1]:,} of CUB_200_2011 too."
+        )
+    val = torch.tensor(index_lists("cub200")["val"])
+    rest = torch.ones(sizes["trainval"], dtype=torch.bool)
+    rest[val] = False
+    splits = {"train": rest.nonzero().flatten(), "val": val, "test": consecutive(sizes)["test"]}
+    rule = "splits/cub200.json of the official code: its 1,000 for validation, train is the rest"
+    return _assemble("cub200", root, parts, splits, {"splits": rule})
+
+
+def open_sun397(root: Path, download: bool = False) -> EvalData:
+    """Open SUN397 with its first partition, in the order of its lists (torchvision's is no order).
+
+    Raises:
+        DataError: If files are missing, or the official index lists do not fit.
+    """
     if download:
-        raise ConfigError(f"{name} cannot be downloaded by this library; put it there yourself.")
+        _fetch_sun397(root)
+    inner = root / "SUN397" if (root / "SUN397").is_dir() else root
+    lists = next((f for f in (root, root / "Partitions") if (f / _SUN_LISTS[0]).is_file()), None)
+    if lists is None or not (inner / "ClassName.txt").is_file():
+        raise DataError(
+            f"sun397: expected in {root}: SUN397/ClassName.txt, SUN397/LETTER/CLASS/*.jpg, and of "
+            f"Partitions.zip {' and '.join(_SUN_LISTS)}. --download fetches them."
+        )
+    classes = [line.strip("/") for line in read_lines(inner / "ClassName.txt")]
+    trainval, test = (_read_sun397(lists / name, classes) for name in _SUN_LISTS)
+    official = index_lists("sun397")
+    expected = sum(map(len, official.values()))
+    if len(trainval.names) != expected:
+        raise DataError(
+            f"sun397: {_SUN_LISTS[0]} has {len(trainval.names):,} lines; the official index lists "
+            f"are for {expected:,}."
+        )
+    parts = {"trainval": trainval, "test": test}
+    splits = {split: torch.tensor(indices) for split, indices in official.items()}
+    splits["test"] = consecutive(_sizes(parts))["test"]
+    rule = f"splits/sun397.json of the official code, of {_SUN_LISTS[0]} / {_SUN_LISTS[1]}"
+    return _assemble("sun397", inner, parts, splits, {"splits": rule})
 
 
-def assemble(
+def _list_part(root: Path, part: str, classes: Sequence[str] | None = None) -> ClassFolders:
+    """List `root/part/CLASS/**/IMAGE`; names are relative to `root`."""
+    found = list_classes(root / part, classes)
+    names = tuple(f"{part}/{name}" for name in found.names)
+    return ClassFolders(names=names, labels=found.labels, classes=found.classes)
+
+
+def _list_within(root: Path, part: str, classes: Sequence[str]) -> ClassFolders:
+    """List a part whose classes are all among `classes`; it may lack some."""
+    found = _list_part(root, part)
+    unknown = sorted(set(found.classes) - set(classes))
+    if unknown:
+        raise DataError(f"{root / part} has classes that train has not: {first_few(unknown)}.")
+    labels = tuple(classes.index(found.classes[label]) for label in found.labels)
+    return ClassFolders(names=found.names, labels=labels, classes=tuple(classes))
+
+
+def _train_and_test(root: Path, name: str, published: str) -> dict[str, ClassFolders]:
+    if not (root / "train").is_dir():
+        raise DataError(
+            f"{name}: expected in {root}: train/CLASS/*.jpg and test/CLASS/*.jpg, or as published: "
+            f"{published}."
+        )
+    train = _list_part(root, "train")
+    return {"trainval": train, "test": _list_within(root, "test", train.classes)}
+
+
+def _of_lists(folder: str, lists: Mapping[str, Sequence[str]]) -> dict[str, ClassFolders]:
+    """Return the parts that lists of `CLASS/IMAGE` below `folder` name, sorted as folders are."""
+    classes = tuple(sorted({file.partition("/")[0] for own in lists.values() for file in own}))
+    number = {name: index for index, name in enumerate(classes)}
+    parts = {}
+    for part, files in lists.items():
+        own = sorted(files, key=lambda name: name.split("/"))
+        parts[part] = ClassFolders(
+            names=tuple(f"{folder}/{file}" for file in own),
+            labels=tuple(number[file.partition("/")[0]] for file in own),
+            classes=classes,
+        )
+    return parts
+
+
+def _read_cub200(root: Path) -> dict[str, list[str]]:
+    """Read `images.txt` (ID CLASS/IMAGE) and `train_test_split.txt` (ID 1-if-train)."""
+    files = read_pairs(root / "images.txt")
+    is_train = read_pairs(root / "train_test_split.txt")
+    if files.keys() != is_train.keys():
+        raise DataError(f"{root}: images.txt and train_test_split.txt are of different images.")
+    if not set(is_train.values()) <= {"0", "1"}:
+        raise DataError(f"{root / 'train_test_split.txt'}: expected 0 or 1 after the number.")
+    flags = {"trainval": "1", "test": "0"}
+    return {
+        part: [file for key, file in files.items() if is_train[key] == flag]
+        for part, flag in flags.items()
+    }
+
+
+def _read_sun397(path: Path, classes: Sequence[str]) -> ClassFolders:
+    number = {name: index for index, name in enumerate(classes)}
+    names = [line.strip("/") for line in read_lines(path)]
+    folders = [name.rpartition("/")[0] for name in names]
+    unknown = sorted(set(folders) - set(classes))
+    if unknown:
+        raise DataError(f"{path} has classes that ClassName.txt has not: {first_few(unknown)}.")
+    labels = tuple(number[folder] for folder in folders)
+    return ClassFolders(names=tuple(names), labels=labels, classes=tuple(classes))
+
+
+def _fetch_sun397(root: Path) -> None:
+    try:
+        SUN397(root, download=True)
+        if not any((root / name).is_file() for name in _SUN_LISTS):
+            download_and_extract_archive(_SUN_PARTITIONS, str(root))
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"sun397 could not be downloaded into {root}: {error}") from error
+
+
+def _sizes(parts: Mapping[str, ClassFolders]) -> dict[str, int]:
+    return {part: len(found.names) for part, found in parts.items()}
+
+
+def _assemble(
     name: str,
     root: Path,
     parts: Mapping[str, ClassFolders],
     splits: Mapping[str, torch.Tensor],
     notes: Mapping[str, str],
 ) -> EvalData:
-    """Put parts that lie one after the other together; the first has all classes."""
+    """Put parts together, one after the other; the first has all classes."""
     return classification(
         name=name,
-        images=FileImages(root, [file for found in parts.values() for file in found.names]),
+        images=ImageFiles(root, [file for found in parts.values() for file in found.names]),
         labels=[label for found in parts.values() for label in found.labels],
         splits=splits,
         classes=next(iter(parts.values())).classes,
         notes=notes,
     )
-
-
-def read_within(root: Path, part: str, classes: Sequence[str]) -> ClassFolders:
-    """Read a part whose classes are all among `classes`; it may lack some."""
-    found = read_part(root, part)
-    unknown = sorted(set(found.classes) - set(classes))
-    if unknown:
-        raise DataError(f"{root / part} has classes that train has not: {shown(unknown)}.")
-    labels = tuple(classes.index(found.classes[label]) for label in found.labels)
-    return ClassFolders(names=found.names, labels=labels, classes=tuple(classes))

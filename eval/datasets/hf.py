@@ -1,17 +1,18 @@
-"""Datasets of the Hugging Face Hub that lie on disk, through `datasets`."""
+"""Datasets of the Hugging Face Hub that are on disk, through `datasets`."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from cassle_zoo.common.errors import DataError, MissingDependencyError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.common.images import open_image
+from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets.files import check_labels, class_tasks, shown, update_with_labels
-from cassle_zoo.eval.datasets.folders import VALIDATION_NAMES, refuse_download
+from cassle_zoo.eval.datasets.files import classification, refuse_download
+from cassle_zoo.eval.datasets.folders import VALIDATION_NAMES
 from cassle_zoo.eval.datasets.split_rules import HELD_OUT_RULE, consecutive, hold_out
 
 
@@ -71,23 +72,22 @@ def open_hf(root: Path, download: bool = False) -> EvalData:
             raise DataError(f"{root}: the classes of {name} are not those of train.")
     images = HubImages([_undecoded(part, image) for part in parts.values()], image)
     labels = [y for part in parts.values() for y in part.with_format(None)[label]]
-    targets = torch.tensor(labels, dtype=torch.int64)
-    check_labels(targets, classes)
     indices = consecutive({name: len(part) for name, part in parts.items()})
     rule = "the dataset's own train / val / test"
-    hashes = [hashlib.sha256(images.encoded(i)).hexdigest() for i in range(len(images))]
+    hashes = [sha256(images.encoded(i)) for i in range(len(images))]
     if not validation:
         count = len(parts["train"])
         indices |= hold_out(labels[:count], hashes[:count])
         rule = f"its own train / test; for validation {HELD_OUT_RULE}, key: sha256 of the file"
-    digest = hashlib.sha256("\n".join(hashes).encode())
-    update_with_labels(digest, targets, indices)
-    return EvalData(
+    return classification(
         name=f"hf:{root.resolve().name}",
-        sha256=digest.hexdigest(),
         images=images,
-        tasks=class_tasks(targets, indices, classes, name=label),
+        labels=labels,
+        splits=indices,
+        classes=classes,
         notes={"splits": rule},
+        task=label,
+        digest=hashlib.sha256("\n".join(hashes).encode()),
     )
 
 
@@ -126,7 +126,7 @@ def _only_column(part: Any, kind: str) -> str:
     ]
     if len(found) != 1:
         raise DataError(
-            f"expected one column of type {kind}, found {shown(found) or 'none'} among "
+            f"expected one column of type {kind}, found {first_few(found) or 'none'} among "
             f"{', '.join(part.features)}."
         )
     return found[0]

@@ -18,16 +18,16 @@ from torch import Tensor
 from torchvision.datasets import CelebA
 
 from cassle_zoo.common.errors import DataError, MissingDependencyError
+from cassle_zoo.data.readers import Box, ImageFiles
 from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.eval.datasets.files import (
-    Box,
-    FileImages,
-    fingerprint,
+    hash_files,
     published_name,
     read_lines,
     read_pairs,
+    refuse_download,
+    with_labels,
 )
-from cassle_zoo.eval.datasets.folders import refuse_download
 
 _OFFICIAL_SEED = 0
 _LSP_JOINTS = 14
@@ -78,7 +78,7 @@ def open_lspose(root: Path, download: bool = False) -> EvalData:
     }
     name, notes = published_name("lspose", {"all": count}, {"all": 2000})
     notes["splits"] = f"54 / 6 / 40 % {_SHUFFLED} (there 60 % for training)"
-    return _assemble(name, FileImages(root, _names(root, files), boxes), points, splits, notes)
+    return _assemble(name, _images(root, files, boxes), points, splits, notes)
 
 
 def open_300w(root: Path, download: bool = False) -> EvalData:
@@ -107,7 +107,7 @@ def open_300w(root: Path, download: bool = False) -> EvalData:
     splits = {"train": order[:first], "val": order[first:second], "test": order[second:]}
     name, notes = published_name("300w", {"all": len(files)}, {"all": 600})
     notes["splits"] = f"30 / 30 / 40 % {_SHUFFLED}, all but the last"
-    return _assemble(name, FileImages(base, _names(base, files), boxes), points, splits, notes)
+    return _assemble(name, _images(base, files, boxes), points, splits, notes)
 
 
 def open_celeba(root: Path, download: bool = False) -> EvalData:
@@ -150,13 +150,13 @@ def open_celeba(root: Path, download: bool = False) -> EvalData:
     notes["splits"] = "the dataset's own train / validation / test (official code: no test)"
     # Aligned faces are all of one size.
     boxes = [_centre(_size(base / "img_align_celeba" / names[0]))] * len(names)
-    images = FileImages(base, [f"img_align_celeba/{name}" for name in names], boxes)
+    images = ImageFiles(base, [f"img_align_celeba/{name}" for name in names], boxes=boxes)
     return _assemble(name, images, values.unflatten(1, (-1, 2)), splits, notes)
 
 
 def _assemble(
     name: str,
-    images: FileImages,
+    images: ImageFiles,
     points: Tensor,
     splits: Mapping[str, Tensor],
     notes: dict[str, str],
@@ -174,7 +174,7 @@ def _assemble(
     task = Task(name="keypoints", kind="regression", targets=targets, splits=splits, metric="r2")
     return EvalData(
         name=name,
-        sha256=fingerprint(images, targets, splits),
+        sha256=with_labels(hash_files(images), targets, splits),
         images=images,
         tasks=(task,),
         notes=notes,
@@ -183,8 +183,8 @@ def _assemble(
     )
 
 
-def _names(root: Path, files: list[Path]) -> list[str]:
-    return [file.relative_to(root).as_posix() for file in files]
+def _images(root: Path, files: list[Path], boxes: list[Box]) -> ImageFiles:
+    return ImageFiles(root, [file.relative_to(root).as_posix() for file in files], boxes=boxes)
 
 
 def _shuffled(count: int) -> Tensor:

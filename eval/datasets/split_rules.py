@@ -1,6 +1,5 @@
 """How datasets are split into training, validation and test images."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset, random_split
 
 from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.files import sha256
 
 HELD_OUT_RULE = (
     "of every class the tenth (rounded) of the training images with the smallest "
@@ -25,7 +25,7 @@ class RandomSplit:
 
     Attributes:
         train: Number of training images, if the dataset is as published.
-        val: Number of validation images; of a dataset of another size the same share.
+        val: Number of validation images; of a dataset of another size the same fraction.
         seed: Of the generator.
     """
 
@@ -48,7 +48,7 @@ class RandomSplit:
         """Return the rule for `count` images, for a reader of results."""
         text = f"{self.train:,} / {self.val:,} of train by torch random_split, seed {self.seed}"
         if count != self.train + self.val:
-            text += f" (of {count:,} images the same share)"
+            text += f" (of {count:,} images the same fraction)"
         return text
 
 
@@ -97,7 +97,7 @@ def hold_out(labels: Sequence[int], keys: Sequence[str]) -> dict[str, Tensor]:
     Raises:
         DataError: If every class is too small to give any.
     """
-    hashes = [hashlib.sha256(f"validation {key}".encode()).hexdigest() for key in keys]
+    hashes = [sha256(f"validation {key}") for key in keys]
     by_class: dict[int, list[int]] = {}
     for index in sorted(range(len(labels)), key=lambda index: hashes[index]):
         by_class.setdefault(labels[index], []).append(index)
@@ -114,7 +114,7 @@ def hold_out(labels: Sequence[int], keys: Sequence[str]) -> dict[str, Tensor]:
 
 
 def consecutive(sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """Return the indices of parts that lie one after the other."""
+    """Return the indices of parts that follow each other."""
     ends = torch.tensor(list(sizes.values())).cumsum(0).tolist()
     parts = zip(sizes.items(), ends, strict=True)
     return {name: torch.arange(end - size, end) for (name, size), end in parts}

@@ -15,15 +15,9 @@ from torch.utils.data import ConcatDataset
 from torchvision import datasets
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
-from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets.files import (
-    FileImages,
-    check_labels,
-    class_tasks,
-    classification,
-    published_name,
-    update_with_labels,
-)
+from cassle_zoo.data.readers import ImageFiles
+from cassle_zoo.eval.base import EvalData, Images
+from cassle_zoo.eval.datasets.files import classification, published_name
 from cassle_zoo.eval.datasets.split_rules import RandomSplit, consecutive, index_lists
 
 
@@ -41,7 +35,7 @@ class _Recipe:
         reader: The class of torchvision.
         parts: Arguments of the class for each part.
         published: Number of images of each part.
-        contents: What lies in the root folder; the first is checked before torchvision is called.
+        contents: What is in the root folder; the first is checked before torchvision is called.
         rule: How `trainval` is split; None if the parts are the splits, or lists give them.
         metric: What is usually reported.
         fetch: Whether torchvision can still download it.
@@ -201,12 +195,19 @@ def _assemble(name: str, root: Path, recipe: _Recipe, parts: dict[str, Any]) -> 
     splits, notes["splits"] = _splits(name, recipe, sizes)
     labels = [label for _, own in samples.values() for label in own]
     classes = _classes(name, next(iter(parts.values())))
+    images: Images
+    digest = hashlib.sha256()
     if recipe.reader in (datasets.CIFAR10, datasets.CIFAR100, _STL10):
-        return _from_arrays(shown_name, parts, labels, splits, classes, notes)
-    names = [file.relative_to(root).as_posix() for own, _ in samples.values() for file in own]
+        images = ConcatDataset(parts.values())
+        for data in parts.values():
+            digest.update(np.ascontiguousarray(data.data).tobytes())
+    else:
+        files = [file.relative_to(root).as_posix() for own, _ in samples.values() for file in own]
+        images = ImageFiles(root, files)
     return classification(
         name=shown_name,
-        images=FileImages(root, names),
+        images=images,
+        digest=digest,
         labels=labels,
         splits=splits,
         classes=classes,
@@ -255,26 +256,3 @@ def _samples(data: Any) -> tuple[list[Path], list[int]]:
         case datasets.OxfordIIITPet():
             return list(data._images), list(data._labels)
     return [Path(file) for file in data._image_files], list(data._labels)
-
-
-def _from_arrays(
-    name: str,
-    parts: dict[str, Any],
-    labels: list[int],
-    splits: dict[str, Tensor],
-    classes: tuple[str, ...],
-    notes: dict[str, str],
-) -> EvalData:
-    targets = torch.tensor(labels)
-    check_labels(targets, classes)
-    digest = hashlib.sha256()
-    for data in parts.values():
-        digest.update(np.ascontiguousarray(data.data).tobytes())
-    update_with_labels(digest, targets, splits)
-    return EvalData(
-        name=name,
-        sha256=digest.hexdigest(),
-        images=ConcatDataset(parts.values()),
-        tasks=class_tasks(targets, splits, classes),
-        notes=notes,
-    )

@@ -1,17 +1,15 @@
 """PASCAL VOC 2007 and 2012, for detection: trained on both trainvals, tested on 2007's test."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets import VOCDetection
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.images import open_image
+from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.eval.datasets.files import content_hashes
 
@@ -24,19 +22,6 @@ CLASSES = (
 SPLITS = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}
 DEVKIT = "VOCdevkit"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-class _Files:
-    """Images by path; picklable."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return open_image(self.paths[index]), index
 
 
 def open_data(root: Path, download: bool = False) -> EvalData:
@@ -86,7 +71,7 @@ def open_data(root: Path, download: bool = False) -> EvalData:
     return EvalData(
         name=NAME,
         sha256=digest.hexdigest(),
-        images=_Files(images),
+        images=ImageFiles(root, [path.relative_to(root).as_posix() for path in images]),
         tasks=(task,),
         notes={"splits": f"{rule} ({', '.join(f'{len(rows)}' for rows in splits.values())})"},
         names=tuple(f"{path.parents[1].name}/{path.name}" for path in images),

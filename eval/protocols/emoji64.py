@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.base import EvalContext, Evaluator, Outcome
-from cassle_zoo.eval.datasets.emoji64_tasks import CLASSIFICATION_TASKS, RETRIEVAL_TASKS
+from cassle_zoo.eval.datasets.emoji64 import CLASSIFICATION_TASKS, RETRIEVAL_TASKS
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.protocols.linear_probe import LinearProbe
 from cassle_zoo.eval.protocols.retrieval import Retrieval

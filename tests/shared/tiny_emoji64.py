@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cassle_zoo.data.emoji64_records import SKIN_TONES, VENDORS, Record, format_metadata
+from cassle_zoo.data.emoji64 import SKIN_TONES, VENDORS, Record, format_metadata
 
 
 def make_image(seed: int, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> Image.Image:

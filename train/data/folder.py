@@ -6,7 +6,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.images import list_image_files, open_image
+from cassle_zoo.common.images import open_image
+from cassle_zoo.data.listing import list_images as list_image_files
 
 
 class FolderImages(Dataset[tuple[Image.Image, int]]):

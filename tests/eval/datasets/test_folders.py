@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.datasets import folders, listed, open_data, split_rules
+from cassle_zoo.eval.datasets import folders, open_data, split_rules
 
 
 def fill(root, save, layout):
@@ -75,7 +75,7 @@ def test_folder_with_its_own_validation_images(name, tmp_path, save_image):
         ({"train/a": 9, "test/b": 1}, "classes that train has not: b"),
         ({"train/a": 3, "test/a": 1}, "fewer than five"),
         ({"train/a": 9, "test/a": 1, "val/a": 1, "dev/a": 1}, "val and dev; keep one"),
-        ({"train/a": 9, "train/b": 0, "test/a": 1}, "no valid file for the classes b"),
+        ({"train/a": 9, "train/b": 0, "test/a": 1}, "no images of the classes b"),
     ],
 )
 def test_folder_that_cannot_be_used(layout, message, tmp_path, save_image):
@@ -105,8 +105,9 @@ def test_imagenet100_takes_the_listed_classes_in_their_order(tmp_path, save_imag
     expected = torch.utils.data.random_split(range(20), [18, 2], generator=generator)[1].indices
     assert task.splits["val"].tolist() == list(expected)
     assert data.name == "imagenet100 (modified)"
-    with pytest.raises(DataError, match="no folders of the classes n03"):
-        folders.read_part(tmp_path, "val", ("n01", "n03"))
+    monkeypatch.setattr(folders, "imagenet100_classes", lambda: ("n01", "n03"))
+    with pytest.raises(DataError, match="val has no folders of the classes n03"):
+        open_data("imagenet100", tmp_path)
 
 
 def test_imagenet100_has_100_classes():
@@ -161,9 +162,9 @@ def test_cub200_as_published(tmp_path, save_image, monkeypatch):
     write_cub200(tmp_path, save_image)
     with pytest.raises(DataError, match=r"8 training images; .* for 5,990"):
         open_data("cub200", tmp_path)
-    monkeypatch.setattr(listed, "_CUB200_SIZES", (7, 8))
+    monkeypatch.setattr(folders, "_CUB200_SIZES", (7, 8))
     monkeypatch.setattr(
-        listed, "index_lists", lambda name: {"train": (0, 2, 3, 5, 6), "val": (1, 4)}
+        folders, "index_lists", lambda name: {"train": (0, 2, 3, 5, 6), "val": (1, 4)}
     )
     data = open_data("cub200", tmp_path)
     (task,) = data.tasks_of("classification")
@@ -202,7 +203,7 @@ def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_image, monkeypatch):
     with pytest.raises(DataError, match=r"9 lines; .* for 19,850"):
         open_data("sun397", tmp_path)
     lists = {"train": (0, 2, 3, 4, 6, 8), "val": (1, 5, 7)}
-    monkeypatch.setattr(listed, "index_lists", lambda name: lists)
+    monkeypatch.setattr(folders, "index_lists", lambda name: lists)
     data = open_data("sun397", tmp_path)
     (task,) = data.tasks_of("classification")
     assert data.names[:2] == ("a/abbey/sun_3.jpg", "a/abbey/sun_1.jpg")
@@ -246,9 +247,9 @@ def test_recorded_datasets_stay_what_they_are(
 ):
     """The values are of version 0.1.0: with others, recorded results would be of other data."""
     monkeypatch.setattr(folders, "imagenet100_classes", lambda: ("n02", "n01"))
-    monkeypatch.setattr(listed, "_CUB200_SIZES", (7, 8))
+    monkeypatch.setattr(folders, "_CUB200_SIZES", (7, 8))
     lists = {"cub200": {"val": (1, 4)}, "sun397": {"train": (0, 2, 3, 4, 6, 8), "val": (1, 5, 7)}}
-    monkeypatch.setattr(listed, "index_lists", lists.get)
+    monkeypatch.setattr(folders, "index_lists", lists.get)
     root = tmp_path / "data"
     fill(root, save_image, layout) if isinstance(layout, dict) else layout(root, save_image)
     assert identity(open_data(name, root)) == expected

@@ -5,9 +5,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from cassle_zoo.common.errors import DataError, MissingDependencyError
+from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import Compute
 from cassle_zoo.eval.datasets import open_data
-from cassle_zoo.eval.datasets.files import FileImages
 from cassle_zoo.eval.protocols.regression import Regression
 from cassle_zoo.eval.runner import evaluate
 
@@ -173,7 +173,7 @@ def test_recorded_datasets_stay_what_they_are(
 
 def test_boxes_may_reach_beyond_the_image(tmp_path, save_image):
     Image.new("RGB", (4, 4), "white").save(tmp_path / "a.png")
-    image, _ = FileImages(tmp_path, ["a.png"], [(-2, 0, 2, 4)])[0]
+    image, _ = ImageFiles(tmp_path, ["a.png"], boxes=[(-2, 0, 2, 4)])[0]
     assert image.getpixel((0, 0)) == (0, 0, 0)
     assert image.getpixel((3, 0)) == (255, 255, 255)
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cassle_zoo.common.errors import CassleZooError
-from cassle_zoo.data.emoji64_records import Record, format_metadata, parse_metadata
+from cassle_zoo.data.emoji64 import Record, format_metadata, parse_metadata
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features, save_features
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig

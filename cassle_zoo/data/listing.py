@@ -1,0 +1,150 @@
+"""The images in a folder: the one rule of which files count, and in which order."""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.images import image_endings
+
+OnError: TypeAlias = Callable[[Path, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolders:
+    """The images of folders of classes.
+
+    Attributes:
+        names: Files, relative to the folder of the classes, with forward slashes.
+        labels: Their class numbers.
+        classes: Names of the classes.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+
+def list_images(path: str | os.PathLike[str], *, on_error: OnError | None = None) -> list[Path]:
+    """List the images of a folder and everything below it, or a single file.
+
+    A file named outright is returned whatever its ending. Within folders, files whose ending
+    Pillow can read (.jpg, .png, .webp, .tif, ... in any case) are taken and all others silently
+    left out, as are hidden files and folders. Symbolic links are followed, but every folder is
+    entered once, so loops end.
+
+    Args:
+        path: A folder or a file.
+        on_error: Called with a folder that cannot be opened and the reason, instead of raising.
+
+    Returns:
+        The files sorted by the parts of their path, the same on every machine.
+
+    Raises:
+        DataError: There is nothing at `path`, or a folder cannot be opened and `on_error` is
+            not given.
+    """
+    root = Path(path)
+    try:
+        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot open {str(path)!r}: {_reason(error)}.") from error
+    return _files_below(root, set(), on_error) if is_folder else [root]
+
+
+def list_classes(folder: Path, classes: Sequence[str] | None = None) -> ClassFolders:
+    """List `folder/CLASS/**/IMAGE` by the rule of :func:`list_images`.
+
+    Args:
+        folder: Holds a folder per class; files directly in it are of no class and left out.
+        classes: Folders to use, in the order of their numbers; by default all, sorted.
+
+    Returns:
+        The files sorted by class name and path, as torchvision's ImageFolder sorts them.
+
+    Raises:
+        DataError: There are no such folders, one has no images, or one cannot be opened.
+    """
+    try:
+        entered = {_identity(folder)}
+        found = sorted(n for n in os.listdir(folder) if n[0] != "." and (folder / n).is_dir())
+    except OSError as error:
+        raise DataError(
+            f"{folder} must hold a folder of images per class: {_reason(error)}."
+        ) from error
+    classes = found if classes is None else classes
+    if not classes:
+        raise DataError(f"{folder} must hold a folder of images per class, but holds no folders.")
+    if missing := [name for name in classes if name not in found]:
+        raise DataError(f"{folder} has no folders of the classes {first_few(missing)}.")
+    files = {name: _files_below(folder / name, entered) for name in sorted(classes)}
+    if empty := [name for name, own in files.items() if not own]:
+        raise DataError(
+            f"{folder} has no images of the classes {first_few(empty)} (a folder that several "
+            "links lead to counts once)."
+        )
+    number = {name: index for index, name in enumerate(classes)}
+    return ClassFolders(
+        names=tuple(file.relative_to(folder).as_posix() for own in files.values() for file in own),
+        labels=tuple(number[name] for name, own in files.items() for _ in own),
+        classes=tuple(classes),
+    )
+
+
+def counts_as_image(parts: Sequence[str], endings: frozenset[str]) -> bool:
+    """Return whether a file counts as an image: it has a known ending, and nothing is hidden.
+
+    Args:
+        parts: Of its path, below the folder or archive that is listed.
+        endings: From :func:`cassle_zoo.common.images.image_endings`, which is slow.
+    """
+    hidden = any(part.startswith(".") and part != ".." for part in parts)
+    return not hidden and os.path.splitext(parts[-1])[1].lower() in endings
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """Return the first few names for a message."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _files_below(
+    root: Path, entered: set[tuple[int, int]], on_error: OnError | None = None
+) -> list[Path]:
+    """Return the images below a folder that are not in a folder `entered` before."""
+    endings = image_endings()
+    found: list[Path] = []
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            identity = _identity(folder)
+            if identity in entered:
+                continue
+            entered.add(identity)
+            with os.scandir(folder) as scan:
+                names = sorted(entry.name for entry in scan if not entry.name.startswith("."))
+        except OSError as error:
+            if on_error is None:
+                raise DataError(f"Cannot open folder {str(folder)!r}: {_reason(error)}.") from error
+            on_error(folder, _reason(error))
+            continue
+        for name in reversed(names):
+            # Not entry.is_dir(), which raises for a link to itself.
+            if os.path.isdir(folder / name):
+                folders.append(folder / name)
+            # Broken links and the like are listed too, so that reading them reports them.
+            elif counts_as_image((name,), endings):
+                found.append(folder / name)
+    return sorted(found, key=lambda file: file.parts)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)

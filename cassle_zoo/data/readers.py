@@ -1,0 +1,136 @@
+"""Random access to images: those of a list of files, and files in a tar archive."""
+
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeAlias
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.images import open_image
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; what is outside of the image is black."""
+
+
+class ImageFiles(Dataset[tuple[Image.Image, int]]):
+    """Images by file name. Picklable; opens files only while it reads them.
+
+    Attributes:
+        root: Folder that the names are relative to.
+        names: Of the files, with forward slashes.
+        labels: Label of each; by default its index.
+        boxes: If given, the part of each that is seen.
+        notes: What the user must know about how the files were found.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        *,
+        labels: Sequence[int] = (),
+        boxes: Sequence[Box] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Keep names, labels, boxes and notes; no file is opened."""
+        self.root = root
+        self.names = tuple(names)
+        self.labels = labels or range(len(names))
+        self.boxes = tuple(boxes)
+        self.notes = list(notes)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image (RGB, upright, on white) and its label.
+
+        Raises:
+            UnreadableImageError: If it cannot be read.
+        """
+        image = open_image(self.root / self.names[index])
+        return (image.crop(self.boxes[index]) if self.boxes else image), self.labels[index]
+
+    def filename(self, index: int) -> str:
+        """Return the name of an image's file, within the root."""
+        return self.names[index]
+
+
+class TarFiles:
+    """Files of an uncompressed tar archive, read in place. Picklable; safe in workers.
+
+    Attributes:
+        path: The archive.
+        names: Of the files, in the archive's order.
+        notes: A line if the archive has no end mark.
+    """
+
+    def __init__(self, path: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
+        """Find the plain files that are `wanted`.
+
+        Raises:
+            DataError: If there is no such file, or it is no tar archive, compressed, damaged or
+                cut off.
+        """
+        self.path = path
+        self.names: list[str] = []
+        self.notes: list[str] = []
+        self._extents: list[tuple[int, int]] = []
+        self._file: BinaryIO | None = None
+        if not path.is_file():
+            raise DataError(f"cannot open {str(path)!r}: there is no such folder or archive.")
+        try:
+            with tarfile.open(path, "r:") as tar:
+                self._find(tar, wanted)
+        except (OSError, ValueError, tarfile.TarError) as error:
+            raise DataError(
+                f"cannot open {str(path)!r} as an uncompressed tar archive: {error}."
+            ) from error
+
+    def _find(self, tar: tarfile.TarFile, wanted: Callable[[PurePosixPath], bool]) -> None:
+        """Note name, first byte and size of each file, and whether the archive is whole."""
+        size, reason = self.path.stat().st_size, ""
+        try:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # else each takes a kilobyte
+                plain = member.isfile() and not member.issparse()
+                if plain and wanted(PurePosixPath(member.name)):
+                    self.names.append(member.name)
+                    self._extents.append((member.offset_data, member.size))
+        except (OSError, ValueError, tarfile.TarError) as error:
+            reason = f" ({error})"
+        # For tarfile a header that it cannot read is the archive's end, and so is the file's end.
+        with self.path.open("rb") as file:
+            file.seek(tar.offset)
+            mark = file.read(tarfile.BLOCKSIZE)
+        if reason or (mark.strip(b"\0") or tar.offset > size):
+            raise DataError(
+                f"the archive {str(self.path)!r} is damaged or cut off after {len(self.names)} "
+                f"images, at byte {min(tar.offset, size):,} of {size:,}{reason}; copy it again, "
+                "or unpack what is whole (tar --ignore-zeros -xf) and pass the folder."
+            )
+        if len(mark) < tarfile.BLOCKSIZE:
+            self.notes.append(
+                f"archive {str(self.path)!r} has no end mark: it may have been cut off."
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open file out: each process opens its own."""
+        return {**self.__dict__, "_file": None}
+
+    def read(self, index: int) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            OSError: If the archive cannot be read.
+        """
+        start, size = self._extents[index]
+        if self._file is None:
+            self._file = self.path.open("rb")
+        # Processes that were forked share an open file's position; pread does not use it.
+        return os.pread(self._file.fileno(), size, start)
