@@ -15,7 +15,8 @@ from cassle_zoo.augmentation.augment import draw_uniforms
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.specs import DATASETS
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.loading import N_VIEWS, batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import N_VIEWS, batches, steps_per_epoch
 from cassle_zoo.train.data.streams import Sample
 from cassle_zoo.train.trainer import Trainer
 

@@ -124,7 +124,7 @@ def untrained(data: Path) -> dict[str, Any]:
 
     import torch
 
-    from cassle_zoo.train.data.loading import open_dataset
+    from cassle_zoo.train.data.datasets import open_dataset
     from cassle_zoo.train.recipes import get_recipe
     from cassle_zoo.train.run.monitor import Monitor
     from cassle_zoo.train.trainer import build_method

@@ -51,7 +51,8 @@ def training(folder: str, precision: str) -> Stages:
     """Return the stages of a training step on a batch of a folder."""
     import torch
 
-    from cassle_zoo.train.data.loading import Crops, MapViews, batches, open_dataset
+    from cassle_zoo.train.data.datasets import open_dataset
+    from cassle_zoo.train.data.loading import Crops, MapViews, batches
     from cassle_zoo.train.data.views import make_views
     from cassle_zoo.train.trainer import Trainer
 

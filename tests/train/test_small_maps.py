@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cassle_zoo.accel import small_maps
 from cassle_zoo.accel.small_maps import convolution_as_product, quickest_convolutions
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.loading import batches, open_dataset
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.trainer import Trainer
 
 CPU = torch.device("cpu")

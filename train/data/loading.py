@@ -1,4 +1,4 @@
-"""From files to batches of uint8 crops.
+"""From a dataset to batches of uint8 crops.
 
 Workers decode an image once, cut its two crops and draw the uniforms that fix the rest of the
 augmentation. All of it depends only on (seed, epoch, sample, view): not on the number of workers,
@@ -9,7 +9,6 @@ import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +20,9 @@ from cassle_zoo.augmentation.crop import crop_box, cut_crops
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError, open_image
-from cassle_zoo.train.config import DataConfig, TrainConfig
-from cassle_zoo.train.data.archives import TarImages
-from cassle_zoo.train.data.folder import FolderImages
+from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import Sample, StreamBatches, StreamViews, TimmStream
-from cassle_zoo.train.data.timm_data import open_timm_data
 from cassle_zoo.train.distributed.process_group import local_rows
 from cassle_zoo.train.run.faults import WORKER_ADVICE
 
@@ -34,56 +30,6 @@ N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
 WORKER_GRACE = 30  # seconds
 _NICENESS = 10  # of workers that share the processors with the computation
-
-
-def open_dataset(config: DataConfig) -> Any:
-    """Open the images: a dataset of (PIL image, label) pairs.
-
-    Raises:
-        DataError: If there are no images at `config.root`, or not this split or number of them.
-        MissingDependencyError: If a package is needed that is not installed.
-    """
-    if not config.root:
-        raise DataError("no data given: pass --data PATH (a folder, a tar file, ...).")
-    dataset: Any
-    if config.dataset == "emoji64":
-        dataset = _open_emoji64(config)
-    elif config.dataset:
-        dataset = open_timm_data(config)
-    else:
-        dataset = _open_images(Path(config.root), config.split)
-    if not config.is_stream and config.samples not in (None, len(dataset)):
-        raise DataError(
-            f"--data.samples {config.samples} is for streams, but there are {len(dataset)} "
-            f"images in {config.root!r}; leave it out."
-        )
-    return dataset
-
-
-def _open_emoji64(config: DataConfig) -> Any:
-    from cassle_zoo.data.emoji64 import pretraining_dataset
-
-    if config.split != DataConfig.split:
-        raise DataError(
-            f"of emoji64 only the split {DataConfig.split!r} is for training; leave out "
-            f"--data.split {config.split!r}."
-        )
-    try:
-        return pretraining_dataset(config.root)
-    except DataError as error:
-        raise DataError(f"{error} For images of your own add --data.dataset ''.") from error
-
-
-def _open_images(root: Path, split: str) -> FolderImages | TarImages:
-    if split and (root / split).is_dir():
-        images = FolderImages(root / split)
-        images.notes.append(
-            f"of {str(root)!r} the folder {split!r} is used; --data.split '' takes all folders."
-        )
-        return images
-    if root.exists() and split not in ("", DataConfig.split):
-        raise DataError(f"{str(root)!r} has no folder {split!r}; --data.split '' takes all of it.")
-    return FolderImages(root) if root.is_dir() else TarImages(root)
 
 
 class Crops:
@@ -150,7 +96,7 @@ class MapViews(Dataset[Sample]):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, sample) from any step of a run to its end, each epoch shuffled anew.
 
-    Of each batch only the rows that are this process's share are given.
+    Of each batch only the rows of this process are given.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int) -> None:
@@ -159,7 +105,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.batch_size = batch_size
         self.seed = seed
         self.steps = range(first, last)
-        self.share = local_rows(batch_size)
+        self.rows = local_rows(batch_size)
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -176,7 +122,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
                 order = torch.randperm(self.length, generator=generator).tolist()
             start = position * self.batch_size
             batch = order[start : start + self.batch_size]
-            yield [(epoch, sample) for sample in batch[self.share]]
+            yield [(epoch, sample) for sample in batch[self.rows]]
 
 
 def steps_per_epoch(dataset: Any, batch_size: int) -> int:
@@ -204,12 +150,12 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
 
     Args:
         config: The run.
-        dataset: From `open_dataset`.
+        dataset: From `cassle_zoo.train.data.datasets.open_dataset`.
         first: Step to begin with, counted from 0.
         last: Step to end before.
 
     Yields:
-        This process's share of each batch (B rows: all of them unless there are several processes):
+        This process's rows of each batch (B of them: all unless there are several processes):
         `crops` (B, 2, 3, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
         `bad` (B,) index of the image that could not be read and was replaced, or -1.
     """
@@ -256,9 +202,7 @@ def _stream_batches(
         )
 
     rows = local_rows(config.optim.batch_size)
-    stream = StreamBatches(
-        dataset, crops, make_loader, config.run.seed, config.data.max_bad_fraction
-    )
+    stream = StreamBatches(dataset, crops, make_loader, config.run.seed, config.data.max_bad_fraction)
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     step = first
     while step < last:

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError
-from cassle_zoo.train.data.shards import Lost, Shards, ShardSample
+from cassle_zoo.train.data.shards import Shards, StreamSample, Unreadable
 from cassle_zoo.train.run.faults import BadImages
 
 Sample = dict[str, Tensor]
-Cut = Callable[[Any, int, int], Sample]
+CropViews = Callable[[Any, int, int], Sample]
 
 
 class TimmStream(IterableDataset[tuple[Image.Image, int]]):
@@ -38,14 +38,14 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
         """Yield images and labels."""
         yield from _unbroken(self._open())
 
-    def read(self, seed: int, epoch: int, turn: int) -> Iterator[ShardSample | Lost]:
+    def read(self, seed: int, epoch: int, repeat: int) -> Iterator[StreamSample | Unreadable]:
         """Yield the images of an epoch; a checksum of its pixels identifies each."""
         stream = self._open()
         if hasattr(stream, "set_epoch"):
             stream.set_epoch(epoch)
         for image, label in _unbroken(stream):
             number = zlib.crc32(image.tobytes())
-            yield ShardSample(number=number, source=image, label=label, name=f"number {number}")
+            yield StreamSample(number=number, source=image, label=label, name=f"number {number}")
 
 
 def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image.Image, int]]:
@@ -68,28 +68,28 @@ def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image
         ) from error
 
 
-class StreamViews(IterableDataset[Sample | Lost]):
+class StreamViews(IterableDataset[Sample | Unreadable]):
     """Views of the images of a stream, and what of it is lost."""
 
     def __init__(
-        self, dataset: Shards | TimmStream, cut: Cut, seed: int, epoch: int, turn: int
+        self, dataset: Shards | TimmStream, crop: CropViews, seed: int, epoch: int, repeat: int
     ) -> None:
         """Keep the stream, what cuts crops, and which reading it is."""
         self.dataset = dataset
-        self.cut = cut
-        self.reading = (seed, epoch, turn)
+        self.crop = crop
+        self.reading = (seed, epoch, repeat)
 
-    def __iter__(self) -> Iterator[Sample | Lost]:
+    def __iter__(self) -> Iterator[Sample | Unreadable]:
         """Yield this worker's part."""
         epoch = self.reading[1]
         for item in self.dataset.read(*self.reading):
-            if isinstance(item, Lost):
+            if isinstance(item, Unreadable):
                 yield item
                 continue
             try:
-                yield self.cut(item.source, epoch, item.number)
+                yield self.crop(item.source, epoch, item.number)
             except (UnreadableImageError, OSError):
-                yield Lost(number=item.number, name=item.name)
+                yield Unreadable(number=item.number, name=item.name)
 
 
 MakeLoader = Callable[[StreamViews], DataLoader[Any]]
@@ -102,23 +102,28 @@ class StreamBatches:
     """
 
     def __init__(
-        self, dataset: Any, cut: Cut, make_loader: MakeLoader, seed: int, max_bad_fraction: float
+        self,
+        dataset: Any,
+        crop: CropViews,
+        make_loader: MakeLoader,
+        seed: int,
+        max_bad_fraction: float,
     ) -> None:
         """Prepare to read.
 
         Args:
             dataset: `Shards` or `TimmStream`.
-            cut: Returns the views of (image, epoch, number).
+            crop: Returns the views of (image, epoch, number).
             make_loader: Makes the loader of samples.
             seed: Of the run.
-            max_bad_fraction: Fraction of the images that may be lost.
+            max_bad_fraction: Fraction of the images that may be unreadable.
         """
         self._dataset = dataset
-        self._cut = cut
+        self._crop = crop
         self._make_loader = make_loader
         self._seed = seed
         self._bad = BadImages(dataset, max_bad_fraction)
-        self._untold: list[int] = []
+        self._unreported: list[int] = []
 
     def epoch(self, epoch: int, rows: int, first: int, last: int) -> Iterator[Sample]:
         """Yield batches `first` to `last - 1` of an epoch.
@@ -133,18 +138,18 @@ class StreamBatches:
         for index in range(last):
             batch = default_collate(list(itertools.islice(samples, rows)))
             if index >= first:
-                told, self._untold = self._untold[:rows], self._untold[rows:]
-                batch["bad"][: len(told)] = torch.tensor(told, dtype=torch.int64)
+                reported, self._unreported = self._unreported[:rows], self._unreported[rows:]
+                batch["bad"][: len(reported)] = torch.tensor(reported, dtype=torch.int64)
                 yield batch
 
     def _samples(self, epoch: int) -> Iterator[Sample]:
-        for turn in itertools.count():
-            last: Lost | None = None
+        for repeat in itertools.count():
+            last: Unreadable | None = None
             found = False
             for item in self._make_loader(
-                StreamViews(self._dataset, self._cut, self._seed, epoch, turn)
+                StreamViews(self._dataset, self._crop, self._seed, epoch, repeat)
             ):
-                if isinstance(item, Lost):
+                if isinstance(item, Unreadable):
                     last = item
                     self._note(item)
                 else:
@@ -154,8 +159,8 @@ class StreamBatches:
                 reason = f"; the last: {last.name!r}" if last else ""
                 raise DataError(f"no image of the stream can be read{reason}.")
 
-    def _note(self, lost: Lost) -> None:
+    def _note(self, part: Unreadable) -> None:
         if isinstance(self._dataset, Shards):
-            self._dataset.note(lost)
-        if self._bad.note(torch.tensor([lost.number])):
-            self._untold.append(lost.number)
+            self._dataset.note(part)
+        if self._bad.note(torch.tensor([part.number])):
+            self._unreported.append(part.number)

@@ -72,7 +72,8 @@ def _rest() -> list[Any]:
 
 
 def _ours(config: Any) -> Callable[[], float]:
-    from cassle_zoo.train.data.loading import batches, open_dataset
+    from cassle_zoo.train.data.datasets import open_dataset
+    from cassle_zoo.train.data.loading import batches
 
     dataset = open_dataset(config.data)
     return lambda: _pass(batches(config, dataset, 0, ROUNDTRIPS * IMAGES // BATCH))

@@ -77,7 +77,8 @@ def first_batch(folder: str) -> dict[str, float]:
     """Open the data in `folder` and wait for the first batch."""
     from benchmarks.speed.rows.training import config
     from cassle_zoo.train.config import DataConfig
-    from cassle_zoo.train.data.loading import batches, open_dataset
+    from cassle_zoo.train.data.datasets import open_dataset
+    from cassle_zoo.train.data.loading import batches
 
     data = DataConfig(root=folder, dataset="wds/bench", workers=0)
     run = config(data=data)

@@ -51,7 +51,8 @@ def measure(rounds: int) -> Row:
 
 
 def _ours(config: Any) -> Callable[[], float]:
-    from cassle_zoo.train.data.loading import batches, open_dataset, steps_per_epoch
+    from cassle_zoo.train.data.datasets import open_dataset
+    from cassle_zoo.train.data.loading import batches, steps_per_epoch
     from cassle_zoo.train.trainer import Trainer
 
     dataset = open_dataset(config.data)
@@ -120,7 +121,8 @@ def _decoding(config: Any) -> float:
     """Return the seconds that decoding and cropping takes of a step when all cores share it."""
     import torch
 
-    from cassle_zoo.train.data.loading import Crops, MapViews, open_dataset
+    from cassle_zoo.train.data.datasets import open_dataset
+    from cassle_zoo.train.data.loading import Crops, MapViews
 
     views = MapViews(open_dataset(config.data), Crops(config.augment, 0))
     start = time.process_time()

@@ -13,9 +13,7 @@ from PIL import Image
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.train.config import DataConfig
-from cassle_zoo.train.data.archives import TarImages
-from cassle_zoo.train.data.folder import FolderImages
-from cassle_zoo.train.data.loading import open_dataset
+from cassle_zoo.train.data.datasets import TarImages, open_dataset, open_folder
 
 
 @pytest.fixture
@@ -26,7 +24,7 @@ def archive(images: Path, tmp_path: Path) -> Path:
 
 
 def test_the_same_as_the_folder(images: Path, archive: Path) -> None:
-    folder, tar = FolderImages(images), open_dataset(DataConfig(root=str(archive)))
+    folder, tar = open_folder(images), open_dataset(DataConfig(root=str(archive)))
     assert isinstance(tar, TarImages)
     assert len(tar) == len(folder) == 22
     assert tar.notes == []

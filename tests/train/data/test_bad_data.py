@@ -15,11 +15,11 @@ from PIL import Image
 
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import DataError
+from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.folder import FolderImages
-from cassle_zoo.train.data.loading import open_dataset
+from cassle_zoo.train.data.datasets import open_dataset
 
 LONG = "ż" * 120 + "🙂.png"
 GOOD = (
@@ -109,7 +109,7 @@ def test_bad_images_in_an_archive(
 
 def test_labels_are_folders_and_a_split_is_used(images: Path, config: TrainConfig) -> None:
     opened = open_dataset(config.data)
-    assert isinstance(opened, FolderImages)
+    assert isinstance(opened, ImageFiles)
     labels = {opened.filename(index): opened[index][1] for index in range(len(opened))}
     assert labels == {f"class{index % 2}/{index:02d}.png": index % 2 for index in range(22)}
     split = open_dataset(dataclasses.replace(config.data, split="class1"))

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import loading as data
-from cassle_zoo.train.data.loading import Sample, batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import Sample, batches, steps_per_epoch
 from cassle_zoo.train.run.faults import BadImages
 
 

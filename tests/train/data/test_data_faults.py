@@ -19,7 +19,7 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import loading as data
-from cassle_zoo.train.data.timm_data import ForeignImages
+from cassle_zoo.train.data.datasets import TimmImages, open_dataset
 from cassle_zoo.train.run.checkpoint import load_checkpoint
 
 
@@ -103,13 +103,13 @@ def test_error_in_a_worker_is_one_line(config: TrainConfig, tmp_path: Path) -> N
         (tmp_path / f"{index}.jpg").write_bytes(b"not an image")
     config = change(config, "data", root=str(tmp_path), workers=1)
     with pytest.raises(DataError) as caught:
-        list(data.batches(config, data.open_dataset(config.data), 0, 2))
+        list(data.batches(config, open_dataset(config.data), 0, 2))
     assert str(caught.value).startswith("image number ")
     assert "Traceback" not in str(caught.value)
 
 
 def test_many_bad_neighbours_are_replaced(config: TrainConfig) -> None:
-    class Images(ForeignImages):
+    class Images(TimmImages):
         def __init__(self) -> None:
             pass
 

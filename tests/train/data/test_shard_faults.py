@@ -14,9 +14,9 @@ from shard_files import LENGTH, NAMES, members, write_info, write_shards, write_
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.loading import batches, open_dataset
-from cassle_zoo.train.data.shard_list import list_shards
-from cassle_zoo.train.data.shards import Shards
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
+from cassle_zoo.train.data.shards import Shards, list_shards
 
 pytest.importorskip("webdataset")
 
@@ -115,18 +115,18 @@ def test_more_workers_than_shards(config: TrainConfig) -> None:
     run = changed(config, workers=2)
     listed = list_shards(Path(run.data.root), "train", None)
     one = dataclasses.replace(listed, files=listed.files[:1], lengths=(LENGTH,), images=LENGTH)
-    dataset = Shards(one, rank=0, processes=1, workers=2)
+    dataset = Shards(one, rank=0, world_size=1, workers=2)
     assert "workers without a shard have nothing to do (--data.workers 1)" in dataset.notes[0]
     assert len(list(batches(run, dataset, 0, 2))) == 2
-    assert not Shards(listed, rank=0, processes=2, workers=2).notes
+    assert not Shards(listed, rank=0, world_size=2, workers=2).notes
 
 
 def test_shards_for_several_processes(config: TrainConfig) -> None:
     listed = list_shards(Path(config.data.root), "train", None)
     with pytest.raises(DataError, match=r"4 shard\(s\) cannot be shared out among 5 processes"):
-        Shards(listed, rank=0, processes=5, workers=1)
-    assert "evenly among 3 processes" in Shards(listed, rank=0, processes=3, workers=1).notes[0]
-    shares = [Shards(listed, rank=rank, processes=2, workers=1) for rank in (0, 1)]
+        Shards(listed, rank=0, world_size=5, workers=1)
+    assert "evenly among 3 processes" in Shards(listed, rank=0, world_size=3, workers=1).notes[0]
+    shares = [Shards(listed, rank=rank, world_size=2, workers=1) for rank in (0, 1)]
     numbers = [{item.number for item in share.read(0, 0, 0)} for share in shares]
     assert [len(share) for share in numbers] == [12, 12]
     assert numbers[0].isdisjoint(numbers[1])

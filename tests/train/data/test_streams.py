@@ -16,7 +16,8 @@ from torch.utils.data import IterableDataset
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.loading import batches, open_dataset
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.data.streams import TimmStream
 from cassle_zoo.train.run.checkpoint import load_checkpoint
 from cassle_zoo.train.run.monitor import Monitor

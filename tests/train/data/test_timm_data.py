@@ -18,8 +18,7 @@ from cassle_zoo.common.errors import DataError, MissingDependencyError, UnknownN
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
-from cassle_zoo.train.data.loading import open_dataset
-from cassle_zoo.train.data.timm_data import ForeignImages
+from cassle_zoo.train.data.datasets import TimmImages, open_dataset
 from cassle_zoo.train.recipes import get_recipe
 from cassle_zoo.train.run.monitor import Monitor
 
@@ -78,7 +77,7 @@ def test_whatever_a_decoder_raises_is_one_bad_image() -> None:
 
     for index in range(3):
         with pytest.raises(UnreadableImageError, match=f"number {index}"):
-            ForeignImages(Source())[index]
+            TimmImages(Source())[index]
 
 
 def test_stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

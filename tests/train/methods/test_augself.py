@@ -10,7 +10,8 @@ from torch import Tensor
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.loading import batches, open_dataset
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.methods.augself import AugSelf, AugSelfConfig, differences

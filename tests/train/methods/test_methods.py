@@ -16,7 +16,8 @@ from cassle_zoo.hub.export import export_run
 from cassle_zoo.projector import CONDITIONINGS
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.loading import batches, open_dataset
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig, Views
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.run import fingerprint

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
-from cassle_zoo.train.data.loading import open_dataset
+from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.train.run.fingerprint import CONFIG_FILE, images_fingerprint
 

@@ -1,0 +1,227 @@
+"""Opening the images of a run: a folder, a tar archive, emoji64, or what timm's factory knows."""
+
+import functools
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+from timm.data import ImageDataset, create_dataset
+from timm.utils.misc import natural_key
+from torch.utils.data import Dataset, IterableDataset
+
+from cassle_zoo.common.errors import DataError, MissingDependencyError
+from cassle_zoo.common.images import UnreadableImageError, image_endings, open_image
+from cassle_zoo.data.emoji64 import pretraining_dataset
+from cassle_zoo.data.listing import counts_as_image, list_images
+from cassle_zoo.data.readers import ImageFiles, TarFiles
+from cassle_zoo.train.config import DataConfig
+from cassle_zoo.train.data.shards import Shards, list_shards
+from cassle_zoo.train.data.streams import TimmStream
+from cassle_zoo.train.distributed.process_group import rank, world_size
+
+_PACKAGES = {
+    "hfds": '"cassle-zoo[hfds]"',
+    "hfids": '"cassle-zoo[hfds]"',
+    "tfds": "tensorflow tensorflow-datasets",
+    "torch": "torchvision",
+    "wds": '"cassle-zoo[wds]"',
+}
+
+
+def open_dataset(config: DataConfig) -> Any:
+    """Open the images: a dataset of (PIL image, label) pairs.
+
+    Raises:
+        DataError: If there are no images at `config.root`, or not this split or number of them.
+        MissingDependencyError: If a package is needed that is not installed.
+    """
+    if not config.root:
+        raise DataError("no data given: pass --data PATH (a folder, a tar file, ...).")
+    dataset: Any
+    if config.dataset == "emoji64":
+        dataset = _open_emoji64(config)
+    elif config.dataset:
+        dataset = _open_timm(config)
+    else:
+        dataset = _open_images(Path(config.root), config.split)
+    if not config.is_stream and config.samples not in (None, len(dataset)):
+        raise DataError(
+            f"--data.samples {config.samples} is for streams, but there are {len(dataset)} "
+            f"images in {config.root!r}; leave it out."
+        )
+    return dataset
+
+
+def open_folder(root: Path) -> ImageFiles:
+    """Open all images of a folder and the folders below it.
+
+    An image's label is the number of its folder's name. The notes name each folder that cannot be
+    opened, and is left out.
+
+    Raises:
+        DataError: If there are no images.
+    """
+    notes: list[str] = []
+
+    def leave_out(folder: Path, reason: str) -> None:
+        notes.append(f"folder {str(folder)!r} is left out: {reason}.")
+
+    files = list_images(root, on_error=leave_out)
+    if not files:
+        reasons = "; ".join(notes) or "it holds no images"
+        raise DataError(f"cannot open {str(root)!r} as a folder of images: {reasons}")
+    number = {name: i for i, name in enumerate(sorted({file.parent.name for file in files}))}
+    labels = [number[file.parent.name] for file in files]
+    names = [file.relative_to(root).as_posix() for file in files]
+    return ImageFiles(root, names, labels=labels, notes=notes)
+
+
+class TarImages(Dataset[tuple[Image.Image, int]]):
+    """All images of a tar archive: the same files that count as images in a folder.
+
+    Attributes:
+        notes: A line if the archive has no end mark.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Find the images; an image's label is the number of its folder's name.
+
+        Raises:
+            DataError: If it is no tar archive, is compressed, damaged or cut off, or holds no
+                images.
+        """
+        endings = image_endings()
+        try:
+            self._tar = TarFiles(path, lambda name: counts_as_image(name.parts, endings))
+        except DataError as error:
+            if error.__cause__ is None:  # an archive, but a damaged one
+                raise
+            raise DataError(f"{error} Data of another kind need their --data.dataset.") from error
+        names = self._tar.names
+        if not names:
+            raise DataError(f"the archive {str(path)!r} holds no images.")
+        self.notes = self._tar.notes
+        # The order of timm's reader of archives.
+        self._order = sorted(range(len(names)), key=lambda index: natural_key(names[index]))  # type: ignore[no-untyped-call]
+        folders = [PurePosixPath(name).parent.name for name in names]
+        number = {name: i for i, name in enumerate(sorted(set(folders), key=natural_key))}
+        self._labels = [number[folder] for folder in folders]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image and its label.
+
+        Raises:
+            UnreadableImageError: If it cannot be decoded.
+            OSError: If the archive cannot be read.
+        """
+        member = self._order[index]
+        return open_image(self._tar.read(member)), self._labels[member]
+
+    def filename(self, index: int) -> str:
+        """Return the name of the image's file, within the archive."""
+        return self._tar.names[self._order[index]]
+
+
+class TimmImages(Dataset[tuple[Image.Image, int]]):
+    """Images of a dataset, or reader, of timm or torchvision; no bad image is hidden."""
+
+    def __init__(self, source: Any) -> None:
+        """Keep the dataset: it gives pairs of (image or open file, label)."""
+        self.source = source
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image and its label.
+
+        Raises:
+            UnreadableImageError: If it cannot be read.
+        """
+        # Its decoders raise anything: decompression bombs, struct.error, SyntaxError, ...
+        try:
+            source, label = self.source[index]
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UnreadableImageError(self.filename(index), reason) from error
+        image = open_image(source)
+        if not isinstance(source, Image.Image):
+            source.close()
+        return image, -1 if label is None else label
+
+    def filename(self, index: int) -> str:
+        """Return the name of the image's file, within its folder, or its number."""
+        files = getattr(self.source, "samples", None)
+        if isinstance(files, list) and isinstance(files[index], tuple):  # torchvision's folders
+            return str(os.path.relpath(files[index][0], self.source.root))
+        return f"number {index}"
+
+
+def _open_emoji64(config: DataConfig) -> Any:
+    if config.split != DataConfig.split:
+        raise DataError(
+            f"of emoji64 only the split {DataConfig.split!r} is for training; leave out "
+            f"--data.split {config.split!r}."
+        )
+    try:
+        return pretraining_dataset(config.root)
+    except DataError as error:
+        raise DataError(f"{error} For images of your own add --data.dataset ''.") from error
+
+
+def _open_images(root: Path, split: str) -> ImageFiles | TarImages:
+    if split and (root / split).is_dir():
+        images = open_folder(root / split)
+        images.notes.append(
+            f"of {str(root)!r} the folder {split!r} is used; --data.split '' takes all folders."
+        )
+        return images
+    if root.exists() and split not in ("", DataConfig.split):
+        raise DataError(f"{str(root)!r} has no folder {split!r}; --data.split '' takes all of it.")
+    return open_folder(root) if root.is_dir() else TarImages(root)
+
+
+def _open_timm(config: DataConfig) -> Any:
+    """Open a dataset that `config.dataset` names as `PREFIX/NAME`."""
+    create = functools.partial(
+        create_dataset,
+        config.dataset,
+        root=config.root,
+        split=config.split,
+        is_training=True,
+        num_samples=config.samples,
+        input_img_mode="RGB",
+    )
+    prefix = config.dataset.partition("/")[0]
+    try:
+        if prefix == "wds":
+            import webdataset  # noqa: F401
+
+            shards = list_shards(Path(config.root), config.split, config.samples)
+            return Shards(shards, rank(), world_size(), config.workers)
+        if config.dataset == "torch/stl10":  # which timm's factory leaves out
+            from torchvision.datasets import STL10
+
+            return TimmImages(STL10(config.root, split=config.split))
+        dataset = create()
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{prefix}/ datasets need {error.name}: pip install {_PACKAGES[prefix]}."
+        ) from error
+    except DataError:
+        raise
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        raise DataError(
+            f"cannot open dataset {config.dataset!r} at {config.root!r}: {error}"
+        ) from error
+    if isinstance(dataset, IterableDataset):
+        return TimmStream(create, int(getattr(dataset.reader, "num_samples", 0)))  # type: ignore[attr-defined]
+    return TimmImages(dataset.reader if isinstance(dataset, ImageDataset) else dataset)
