@@ -12,7 +12,6 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import (
     UnreadableImageError,
     array_to_image,
-    list_image_files,
     open_image,
     to_rgb,
 )
@@ -258,56 +257,3 @@ def test_grey_arrays(array: np.ndarray) -> None:
 def test_bad_arrays(array: np.ndarray, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         array_to_image(array)
-
-
-def test_list_is_recursive_sorted_and_only_of_images(tmp_path: Path) -> None:
-    for name in ["b/2.JPG", "b/10.png", "a.webp", "z.png", ".hidden.png", ".git/x.png", "n.txt"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in list_image_files(tmp_path)]
-    assert found == ["a.webp", "b/10.png", "b/2.JPG", "z.png"]
-
-
-def test_named_file_is_taken_whatever_its_ending(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    assert list_image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
-
-
-def test_links(tmp_path: Path) -> None:
-    real = tmp_path / "outside"
-    real.mkdir()
-    (real / "a.png").touch()
-    root = tmp_path / "root"
-    root.mkdir()
-    (root / "linked").symlink_to(real)
-    (real / "loop").symlink_to(root)
-    (root / "broken.png").symlink_to("nowhere")
-    (root / "itself.png").symlink_to("itself.png")
-    found = [path.relative_to(root).as_posix() for path in list_image_files(root)]
-    assert found == ["broken.png", "itself.png", "linked/a.png"]
-    with pytest.raises(DataError, match="symbolic links"):
-        open_image(root / "itself.png")
-
-
-def test_missing_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing-here"):
-        list_image_files(tmp_path / "nothing-here")
-
-
-def test_folder_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "locked").mkdir()
-    (tmp_path / "a.png").touch()
-    scandir = os.scandir
-
-    def guarded(path: Path) -> object:
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", guarded)
-    with pytest.raises(DataError, match="locked"):
-        list_image_files(tmp_path)
-    errors: list[tuple[Path, str]] = []
-    found = list_image_files(tmp_path, on_error=lambda *error: errors.append(error))
-    assert found == [tmp_path / "a.png"]
-    assert errors == [(tmp_path / "locked", "Permission denied")]
