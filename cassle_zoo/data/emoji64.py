@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -111,14 +110,6 @@ def _record(row: dict[str, str | None], where: str) -> Record:
     return Record(**complete)
 
 
-class _Storage(Protocol):
-    """Where the files are. Can be pickled and forked."""
-
-    def read(self, name: str) -> bytes: ...
-
-    def names(self) -> frozenset[str]: ...
-
-
 class _Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -146,16 +137,21 @@ class _Tar:
         return frozenset(self.index)
 
 
-class Emoji64:
-    """The dataset, with random access to its images. Picklable; safe in DataLoader workers.
+class Emoji64(Dataset[tuple[Image.Image, int]]):
+    """Images with the labels of their subcategories. Picklable; safe in DataLoader workers.
 
     Attributes:
         records: What is known about each image, in the order of the index.
+        classes: The subcategories, sorted.
+        targets: Label of each image, which pretraining uses for its k-NN monitor only.
     """
 
-    def __init__(self, records: Sequence[Record], storage: _Storage) -> None:
+    def __init__(self, records: Sequence[Record], storage: _Folder | _Tar) -> None:
         """Use :meth:`open` instead."""
         self.records = tuple(records)
+        self.classes = tuple(sorted({record.subcategory for record in records}))
+        number = {name: index for index, name in enumerate(self.classes)}
+        self.targets = [number[record.subcategory] for record in records]
         self._storage = storage
 
     @classmethod
@@ -193,6 +189,14 @@ class Emoji64:
         """Return the number of images."""
         return len(self.records)
 
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image (64x64 RGB) and the label of its subcategory."""
+        return self.image(index), self.targets[index]
+
+    def filename(self, index: int) -> str:
+        """Return the name of the image's file, within the dataset."""
+        return self.records[index].file_name
+
     def image(self, index: int) -> Image.Image:
         """Return image `index` (RGB).
 
@@ -222,51 +226,17 @@ class Emoji64:
         return digest.hexdigest()
 
 
-class Emoji64Train(Dataset[tuple[Image.Image, int]]):
-    """Images for pretraining, with labels that only the k-NN monitor uses.
-
-    Attributes:
-        classes: Names of the labels: the subcategories, sorted.
-        targets: Label of each image.
-    """
-
-    def __init__(self, data: Emoji64) -> None:
-        """Serve the images of `data`."""
-        self.data = data
-        self.classes = tuple(sorted({record.subcategory for record in data.records}))
-        label = {name: index for index, name in enumerate(self.classes)}
-        self.targets = [label[record.subcategory] for record in data.records]
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return an image (64x64 RGB) and its subcategory label."""
-        return self.data.image(index), self.targets[index]
-
-    def filename(self, index: int) -> str:
-        """Return the name of the image's file, within the dataset."""
-        return self.data.records[index].file_name
-
-
-def pretraining_dataset(path: str | os.PathLike[str]) -> Emoji64Train:
-    """Open the train split of emoji64 for pretraining.
-
-    Args:
-        path: ``emoji64.tar`` or the folder that it was unpacked to.
-
-    Returns:
-        A map-style dataset of (image, subcategory label).
+def pretraining_dataset(path: str | os.PathLike[str]) -> Emoji64:
+    """Open the train split of emoji64, for pretraining.
 
     Raises:
         DataError: See :meth:`Emoji64.open`.
     """
     data = Emoji64.open(path)
-    return Emoji64Train(data.subset([record.split == "train" for record in data.records]))
+    return data.subset([record.split == "train" for record in data.records])
 
 
-def _open_storage(path: Path) -> _Storage:
+def _open_storage(path: Path) -> _Folder | _Tar:
     if path.is_dir():
         return _Folder(path)
     if not path.is_file():

@@ -18,9 +18,8 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -46,17 +45,8 @@ _MODIFIERS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Package:
-    """An npm package that emoji64 is made of.
-
-    Attributes:
-        name: Name in the npm registry.
-        version: The version that emoji64 is defined by.
-        vendor: Vendor in emoji64.
-        images: Folder of the images in the package.
-        suffix: Ending of the image files.
-    """
+class Package(NamedTuple):
+    """An npm package that emoji64 is made of."""
 
     name: str
     version: str
@@ -65,28 +55,10 @@ class Package:
     suffix: str
 
 
-PACKAGES: tuple[Package, ...] = (
-    Package(
-        name="emoji-datasource-google",
-        version="16.0.0",
-        vendor="noto",
-        images="img/google/64/",
-        suffix=".png",
-    ),
-    Package(
-        name="emoji-datasource-twitter",
-        version="16.0.0",
-        vendor="twemoji",
-        images="img/twitter/64/",
-        suffix=".png",
-    ),
-    Package(
-        name="@lobehub/fluent-emoji-3d",
-        version="1.1.0",
-        vendor="fluent3d",
-        images="assets/",
-        suffix=".webp",
-    ),
+PACKAGES = (
+    Package("emoji-datasource-google", "16.0.0", "noto", "img/google/64/", ".png"),
+    Package("emoji-datasource-twitter", "16.0.0", "twemoji", "img/twitter/64/", ".png"),
+    Package("@lobehub/fluent-emoji-3d", "1.1.0", "fluent3d", "assets/", ".webp"),
 )
 
 

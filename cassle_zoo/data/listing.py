@@ -5,7 +5,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import image_endings
@@ -18,7 +18,7 @@ class ClassFolders:
     """The images of folders of classes.
 
     Attributes:
-        names: Files, relative to the folder of the classes, with forward slashes.
+        names: Files, relative to the root of the dataset, with forward slashes.
         labels: Their class numbers.
         classes: Names of the classes.
     """
@@ -26,6 +26,13 @@ class ClassFolders:
     names: tuple[str, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Sequence[str], folders: Sequence[str], classes: Sequence[str]) -> Self:
+        """Number the classes of files, given the `folders` that they are of."""
+        number = {name: index for index, name in enumerate(classes)}
+        labels = tuple(number[folder] for folder in folders)
+        return cls(names=tuple(names), labels=labels, classes=tuple(classes))
 
 
 def list_images(path: str | os.PathLike[str], *, on_error: OnError | None = None) -> list[Path]:
@@ -55,11 +62,12 @@ def list_images(path: str | os.PathLike[str], *, on_error: OnError | None = None
     return _files_below(root, set(), on_error) if is_folder else [root]
 
 
-def list_classes(folder: Path, classes: Sequence[str] | None = None) -> ClassFolders:
-    """List `folder/CLASS/**/IMAGE` by the rule of :func:`list_images`.
+def list_classes(root: Path, part: str = "", classes: Sequence[str] | None = None) -> ClassFolders:
+    """List `root/part/CLASS/**/IMAGE` by the rule of :func:`list_images`.
 
     Args:
-        folder: Holds a folder per class; files directly in it are of no class and left out.
+        root: Of the dataset.
+        part: Holds a folder per class; files directly in it are of no class and left out.
         classes: Folders to use, in the order of their numbers; by default all, sorted.
 
     Returns:
@@ -68,6 +76,7 @@ def list_classes(folder: Path, classes: Sequence[str] | None = None) -> ClassFol
     Raises:
         DataError: There are no such folders, one has no images, or one cannot be opened.
     """
+    folder = root / part
     try:
         entered = {_identity(folder)}
         found = sorted(n for n in os.listdir(folder) if n[0] != "." and (folder / n).is_dir())
@@ -86,12 +95,8 @@ def list_classes(folder: Path, classes: Sequence[str] | None = None) -> ClassFol
             f"{folder} has no images of the classes {first_few(empty)} (a folder that several "
             "links lead to counts once)."
         )
-    number = {name: index for index, name in enumerate(classes)}
-    return ClassFolders(
-        names=tuple(file.relative_to(folder).as_posix() for own in files.values() for file in own),
-        labels=tuple(number[name] for name, own in files.items() for _ in own),
-        classes=tuple(classes),
-    )
+    names = [file.relative_to(root).as_posix() for own in files.values() for file in own]
+    return ClassFolders.of(names, [name for name, own in files.items() for _ in own], classes)
 
 
 def counts_as_image(parts: Sequence[str], endings: frozenset[str]) -> bool:

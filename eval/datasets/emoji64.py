@@ -14,7 +14,6 @@ from cassle_zoo.data.emoji64 import (
     SKIN_TONES,
     VENDORS,
     Emoji64,
-    Emoji64Train,
     Record,
 )
 from cassle_zoo.eval.base import EvalData, Task
@@ -38,7 +37,7 @@ def open_data(root: Path, download: bool = False) -> EvalData:
     return EvalData(
         name="emoji64" if data.sha256 == EMOJI64_SHA256 else "emoji64 (modified)",
         sha256=data.sha256,
-        images=Emoji64Train(data),
+        images=data,
         tasks=(
             *(classification(data.records, name) for name in CLASSIFICATION_TASKS),
             *(retrieval(data.records, name) for name in RETRIEVAL_TASKS),

@@ -30,16 +30,8 @@ def classification(
 ) -> EvalData:
     """Put together a dataset whose one task is to tell the class.
 
-    Args:
-        name: Of the dataset.
-        images: N of them.
-        labels: N numbers of classes.
-        splits: Indices of images, by split.
-        classes: Names of the classes.
-        notes: What a reader of the numbers must know.
-        metric: What is usually reported.
-        task: Name of the task.
-        digest: A hash of the images; that of `ImageFiles` is computed here.
+    The arguments are fields of `EvalData` and `Task`, but for `labels`, the N class numbers,
+    `task`, the task's name, and `digest`, a hash of the images (of `ImageFiles` computed here).
 
     Raises:
         DataError: If files are missing or labels are not numbers of classes.

@@ -46,7 +46,7 @@ def open_folder(root: Path, download: bool = False) -> EvalData:
         DataError: If folders are missing, or hold classes that are not in `train`.
     """
     refuse_download("a folder", download)
-    train = _list_part(root, "train")
+    train = list_classes(root, "train")
     parts = {"train": train, "test": _list_within(root, "test", train.classes)}
     validation = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
     if len(validation) > 1:
@@ -71,8 +71,8 @@ def open_imagenet100(root: Path, download: bool = False) -> EvalData:
     refuse_download("imagenet100", download)
     classes = imagenet100_classes()
     parts = {
-        "trainval": _list_part(root, "train", classes),
-        "test": _list_part(root, "val", classes),
+        "trainval": list_classes(root, "train", classes),
+        "test": list_classes(root, "val", classes),
     }
     sizes = _sizes(parts)
     name, notes = published_name("imagenet100", sizes, {"test": 5000})
@@ -96,7 +96,7 @@ def open_pool(name: str, part: str, root: Path, download: bool = False) -> EvalD
         DataError: If the folder is missing.
     """
     refuse_download(name, download)
-    parts = {"test": _list_part(root, part)}
+    parts = {"test": list_classes(root, part)}
     splits = {"train": torch.arange(0), "val": torch.arange(0), **consecutive(_sizes(parts))}
     return _assemble(name, root, parts, splits, {"splits": f"all of the folder {part}, few-shot"})
 
@@ -178,21 +178,13 @@ def open_sun397(root: Path, download: bool = False) -> EvalData:
     return _assemble("sun397", inner, parts, splits, {"splits": rule})
 
 
-def _list_part(root: Path, part: str, classes: Sequence[str] | None = None) -> ClassFolders:
-    """List `root/part/CLASS/**/IMAGE`; names are relative to `root`."""
-    found = list_classes(root / part, classes)
-    names = tuple(f"{part}/{name}" for name in found.names)
-    return ClassFolders(names=names, labels=found.labels, classes=found.classes)
-
-
 def _list_within(root: Path, part: str, classes: Sequence[str]) -> ClassFolders:
     """List a part whose classes are all among `classes`; it may lack some."""
-    found = _list_part(root, part)
+    found = list_classes(root, part)
     unknown = sorted(set(found.classes) - set(classes))
     if unknown:
         raise DataError(f"{root / part} has classes that train has not: {first_few(unknown)}.")
-    labels = tuple(classes.index(found.classes[label]) for label in found.labels)
-    return ClassFolders(names=found.names, labels=labels, classes=tuple(classes))
+    return ClassFolders.of(found.names, [found.classes[i] for i in found.labels], classes)
 
 
 def _train_and_test(root: Path, name: str, published: str) -> dict[str, ClassFolders]:
@@ -201,22 +193,18 @@ def _train_and_test(root: Path, name: str, published: str) -> dict[str, ClassFol
             f"{name}: expected in {root}: train/CLASS/*.jpg and test/CLASS/*.jpg, or as published: "
             f"{published}."
         )
-    train = _list_part(root, "train")
+    train = list_classes(root, "train")
     return {"trainval": train, "test": _list_within(root, "test", train.classes)}
 
 
 def _of_lists(folder: str, lists: Mapping[str, Sequence[str]]) -> dict[str, ClassFolders]:
     """Return the parts that lists of `CLASS/IMAGE` below `folder` name, sorted as folders are."""
-    classes = tuple(sorted({file.partition("/")[0] for own in lists.values() for file in own}))
-    number = {name: index for index, name in enumerate(classes)}
+    classes = sorted({file.partition("/")[0] for own in lists.values() for file in own})
     parts = {}
     for part, files in lists.items():
         own = sorted(files, key=lambda name: name.split("/"))
-        parts[part] = ClassFolders(
-            names=tuple(f"{folder}/{file}" for file in own),
-            labels=tuple(number[file.partition("/")[0]] for file in own),
-            classes=classes,
-        )
+        names, of_class = [f"{folder}/{file}" for file in own], [f.partition("/")[0] for f in own]
+        parts[part] = ClassFolders.of(names, of_class, classes)
     return parts
 
 
@@ -236,14 +224,12 @@ def _read_cub200(root: Path) -> dict[str, list[str]]:
 
 
 def _read_sun397(path: Path, classes: Sequence[str]) -> ClassFolders:
-    number = {name: index for index, name in enumerate(classes)}
     names = [line.strip("/") for line in read_lines(path)]
     folders = [name.rpartition("/")[0] for name in names]
     unknown = sorted(set(folders) - set(classes))
     if unknown:
         raise DataError(f"{path} has classes that ClassName.txt has not: {first_few(unknown)}.")
-    labels = tuple(number[folder] for folder in folders)
-    return ClassFolders(names=tuple(names), labels=labels, classes=tuple(classes))
+    return ClassFolders.of(names, folders, classes)
 
 
 def _fetch_sun397(root: Path) -> None:

@@ -47,7 +47,7 @@ def test_pickles_and_serves_workers(emoji_tar):
 
 def test_pretraining_uses_the_train_split_only(emoji_folder):
     dataset = pretraining_dataset(emoji_folder)
-    records = dataset.data.records
+    records = dataset.records
     assert {record.split for record in records} == {"train"}
     assert [dataset.classes[label] for label in dataset.targets] == [r.subcategory for r in records]
 

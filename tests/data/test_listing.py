@@ -138,7 +138,7 @@ def test_classes_in_the_order_of_image_folder(tmp_path: Path) -> None:
         labels=(0, 1, 2, 3, 3),
         classes=("B", "a", "a b", "b"),
     )
-    assert list_classes(tmp_path, ("b", "a")) == ClassFolders(
+    assert list_classes(tmp_path, classes=("b", "a")) == ClassFolders(
         names=("a/1/x.png", "b/0.png", "b/1.png"), labels=(1, 0, 0), classes=("b", "a")
     )
 

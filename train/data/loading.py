@@ -8,7 +8,7 @@ nor on where a run was interrupted.
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
-from cassle_zoo.train.data.streams import Sample, StreamBatches, StreamViews, TimmStream
+from cassle_zoo.train.data.streams import Sample, StreamBatches, TimmStream
 from cassle_zoo.train.distributed.process_group import local_rows
 from cassle_zoo.train.run.faults import WORKER_ADVICE
 
@@ -178,29 +178,20 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
 def _map_batches(
     config: TrainConfig, dataset: Any, crops: Crops, first: int, last: int
 ) -> Iterator[Sample]:
-    sampler = EpochBatches(len(dataset), config.optim.batch_size, config.run.seed, first, last)
-    yield from DataLoader(
+    yield from _loader(
+        config,
         MapViews(dataset, crops),
-        batch_sampler=sampler,
-        num_workers=config.data.workers,
+        batch_sampler=EpochBatches(
+            len(dataset), config.optim.batch_size, config.run.seed, first, last
+        ),
         pin_memory=pick_device(config.run.device).type == "cuda",
-        generator=_seeded(config),
-        worker_init_fn=_worker_start(config),
     )
 
 
 def _stream_batches(
     config: TrainConfig, dataset: Shards | TimmStream, crops: Crops, first: int, last: int
 ) -> Iterator[Sample]:
-    def make_loader(views: StreamViews) -> DataLoader[Any]:
-        return DataLoader(
-            views,
-            batch_size=None,
-            num_workers=config.data.workers,
-            generator=_seeded(config),
-            worker_init_fn=_worker_start(config),
-        )
-
+    make_loader = functools.partial(_loader, config, batch_size=None)
     rows = local_rows(config.optim.batch_size)
     stream = StreamBatches(dataset, crops, make_loader, config.run.seed, config.data.max_bad_fraction)
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
@@ -212,11 +203,16 @@ def _stream_batches(
         step += stop - start
 
 
-def _worker_start(config: TrainConfig) -> Callable[[int], None]:
-    """Return what each worker does first."""
+def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any]:
     # Threads that wait for one which a worker pushed aside cost a fifth of a bf16 step's speed.
     niceness = _NICENESS if pick_device(config.run.device).type == "cpu" else 0
-    return functools.partial(_start_worker, niceness)
+    return DataLoader(
+        dataset,
+        num_workers=config.data.workers,
+        generator=torch.Generator().manual_seed(config.run.seed),
+        worker_init_fn=functools.partial(_start_worker, niceness),
+        **options,
+    )
 
 
 def _start_worker(niceness: int, _: int) -> None:
@@ -224,8 +220,3 @@ def _start_worker(niceness: int, _: int) -> None:
     os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
-
-
-def _seeded(config: TrainConfig) -> torch.Generator:
-    """Return the generator from which a loader seeds its workers."""
-    return torch.Generator().manual_seed(config.run.seed)

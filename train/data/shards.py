@@ -144,32 +144,20 @@ def _named(pattern: str, splits: Mapping[str, Any]) -> _Description:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSample:
-    """A sample of a stream, not decoded yet.
+    """A sample of a stream, not decoded yet, or what of the stream cannot be read.
 
     Attributes:
         number: Identifies it, in every epoch and process.
-        source: What `open_image` takes.
+        name: For messages.
+        source: What `open_image` takes; None of what cannot be read: an image, or a shard from
+            some image on.
         label: Its class, or -1.
-        name: For messages.
-    """
-
-    number: int
-    source: bytes | Image.Image
-    label: int
-    name: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """What cannot be read: an image, or a shard from some image on.
-
-    Attributes:
-        number: Identifies it, in every epoch and process.
-        name: For messages.
     """
 
     number: int
     name: str
+    source: bytes | Image.Image | None = None
+    label: int = -1
 
 
 class Shards(IterableDataset[tuple[Image.Image, int]]):
@@ -217,14 +205,14 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         """Yield images and labels in an order that is always the same; skip unreadable ones."""
         for item in self.read(0, 0, 0):
-            if isinstance(item, StreamSample):
+            if item.source is not None:
                 try:
                     image = open_image(item.source)
                 except UnreadableImageError:
                     continue
                 yield image, item.label
 
-    def read(self, seed: int, epoch: int, repeat: int) -> Iterator[StreamSample | Unreadable]:
+    def read(self, seed: int, epoch: int, repeat: int) -> Iterator[StreamSample]:
         """Yield every sample of this worker's shards once, shuffled.
 
         Args:
@@ -243,7 +231,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         rng = random.Random(f"{key}/{self._rank}/{worker}")
         yield from shuffle(SHUFFLED, initial=FIRST_SHUFFLED, rng=rng)(self._read(own))
 
-    def _read(self, own: Sequence[int]) -> Iterator[StreamSample | Unreadable]:
+    def _read(self, own: Sequence[int]) -> Iterator[StreamSample]:
         for shard in own:
             stated = self._shards.lengths[shard] if self._shards.lengths else 0
             count = 0
@@ -260,9 +248,9 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
                 stated = max(stated, count + 1)
             if count < stated:
                 name = f"{self._file(shard)} from number {count} on ({reason})"
-                yield Unreadable(number=shard * _PER_SHARD + _REST + count, name=name)
+                yield StreamSample(number=shard * _PER_SHARD + _REST + count, name=name)
 
-    def _sample(self, shard: int, index: int, sample: dict[str, Any]) -> StreamSample | Unreadable:
+    def _sample(self, shard: int, index: int, sample: dict[str, Any]) -> StreamSample:
         number = shard * _PER_SHARD + index
         endings = image_endings()
         for key, content in sample.items():
@@ -270,12 +258,12 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
                 name = f"{self._file(shard)}: {sample['__key__']}.{key}"
                 return StreamSample(number=number, source=content, label=_label(sample), name=name)
         name = f"{self._file(shard)}: {sample['__key__']} (no image among its files)"
-        return Unreadable(number=number, name=name)
+        return StreamSample(number=number, name=name)
 
     def _file(self, shard: int) -> str:
         return self._shards.files[shard].name
 
-    def note(self, part: Unreadable) -> None:
+    def note(self, part: StreamSample) -> None:
         """Remember the name of what this process could not read."""
         self._names[part.number] = part.name
 

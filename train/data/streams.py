@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError
-from cassle_zoo.train.data.shards import Shards, StreamSample, Unreadable
+from cassle_zoo.train.data.shards import Shards, StreamSample
 from cassle_zoo.train.run.faults import BadImages
 
 Sample = dict[str, Tensor]
@@ -38,7 +38,7 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
         """Yield images and labels."""
         yield from _unbroken(self._open())
 
-    def read(self, seed: int, epoch: int, repeat: int) -> Iterator[StreamSample | Unreadable]:
+    def read(self, seed: int, epoch: int, repeat: int) -> Iterator[StreamSample]:
         """Yield the images of an epoch; a checksum of its pixels identifies each."""
         stream = self._open()
         if hasattr(stream, "set_epoch"):
@@ -68,7 +68,7 @@ def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image
         ) from error
 
 
-class StreamViews(IterableDataset[Sample | Unreadable]):
+class StreamViews(IterableDataset[Sample | StreamSample]):
     """Views of the images of a stream, and what of it is lost."""
 
     def __init__(
@@ -79,17 +79,14 @@ class StreamViews(IterableDataset[Sample | Unreadable]):
         self.crop = crop
         self.reading = (seed, epoch, repeat)
 
-    def __iter__(self) -> Iterator[Sample | Unreadable]:
+    def __iter__(self) -> Iterator[Sample | StreamSample]:
         """Yield this worker's part."""
         epoch = self.reading[1]
         for item in self.dataset.read(*self.reading):
-            if isinstance(item, Unreadable):
-                yield item
-                continue
             try:
-                yield self.crop(item.source, epoch, item.number)
+                yield item if item.source is None else self.crop(item.source, epoch, item.number)
             except (UnreadableImageError, OSError):
-                yield Unreadable(number=item.number, name=item.name)
+                yield StreamSample(number=item.number, name=item.name)
 
 
 MakeLoader = Callable[[StreamViews], DataLoader[Any]]
@@ -144,12 +141,12 @@ class StreamBatches:
 
     def _samples(self, epoch: int) -> Iterator[Sample]:
         for repeat in itertools.count():
-            last: Unreadable | None = None
+            last: StreamSample | None = None
             found = False
             for item in self._make_loader(
                 StreamViews(self._dataset, self._crop, self._seed, epoch, repeat)
             ):
-                if isinstance(item, Unreadable):
+                if isinstance(item, StreamSample):
                     last = item
                     self._note(item)
                 else:
@@ -159,7 +156,7 @@ class StreamBatches:
                 reason = f"; the last: {last.name!r}" if last else ""
                 raise DataError(f"no image of the stream can be read{reason}.")
 
-    def _note(self, part: Unreadable) -> None:
+    def _note(self, part: StreamSample) -> None:
         if isinstance(self._dataset, Shards):
             self._dataset.note(part)
         if self._bad.note(torch.tensor([part.number])):
