@@ -123,6 +123,11 @@ class TarFiles:
         """Leave the open file out: each process opens its own."""
         return {**self.__dict__, "_file": None}
 
+    def __del__(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
     def read(self, index: int) -> bytes:
         """Return the content of a file.
 

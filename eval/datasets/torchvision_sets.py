@@ -35,7 +35,8 @@ class _Recipe:
         reader: The class of torchvision.
         parts: Arguments of the class for each part.
         published: Number of images of each part.
-        contents: What is in the root folder; the first is checked before torchvision is called.
+        folder: Its folder in the root folder; it must be there before torchvision is called.
+        contents: What is in this folder.
         rule: How `trainval` is split; None if the parts are the splits, or lists give them.
         metric: What is usually reported.
         fetch: Whether torchvision can still download it.
@@ -45,6 +46,7 @@ class _Recipe:
     reader: Any
     parts: Mapping[str, Mapping[str, Any]]
     published: Mapping[str, int]
+    folder: str
     contents: tuple[str, ...]
     rule: RandomSplit | None = None
     metric: str = "top1"
@@ -63,32 +65,32 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             reader=datasets.CIFAR10,
             parts=_CIFAR,
             published={"trainval": 50000, "test": 10000},
-            contents=("cifar-10-batches-py/", "cifar-10-batches-py/data_batch_1"),
+            folder="cifar-10-batches-py",
+            contents=("data_batch_1",),
             rule=RandomSplit(train=45000, val=5000, seed=43),
         ),
         "cifar100": _Recipe(
             reader=datasets.CIFAR100,
             parts=_CIFAR,
             published={"trainval": 50000, "test": 10000},
-            contents=("cifar-100-python/", "cifar-100-python/train"),
+            folder="cifar-100-python",
+            contents=("train",),
             rule=RandomSplit(train=45000, val=5000, seed=44),
         ),
         "food101": _Recipe(
             reader=datasets.Food101,
             parts=_TRAINVAL_TEST,
             published={"trainval": 75750, "test": 25250},
-            contents=("food-101/", "food-101/meta/train.json", "food-101/images/CLASS/*.jpg"),
+            folder="food-101",
+            contents=("meta/train.json", "images/CLASS/*.jpg"),
             rule=RandomSplit(train=68175, val=7575, seed=42),
         ),
         "pets": _Recipe(
             reader=datasets.OxfordIIITPet,
             parts={"trainval": {"split": "trainval"}, "test": {"split": "test"}},
             published={"trainval": 3680, "test": 3669},
-            contents=(
-                "oxford-iiit-pet/",
-                "oxford-iiit-pet/images/*.jpg",
-                "oxford-iiit-pet/annotations/trainval.txt",
-            ),
+            folder="oxford-iiit-pet",
+            contents=("images/*.jpg", "annotations/trainval.txt"),
             rule=RandomSplit(train=2940, val=740, seed=49),
             metric="mean_per_class",
         ),
@@ -96,7 +98,8 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             reader=datasets.Flowers102,
             parts=_OWN,
             published={"train": 1020, "val": 1020, "test": 6149},
-            contents=("flowers-102/", "flowers-102/jpg/*.jpg", "flowers-102/setid.mat"),
+            folder="flowers-102",
+            contents=("jpg/*.jpg", "setid.mat"),
             metric="mean_per_class",
             matlab=True,
         ),
@@ -104,20 +107,21 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             reader=datasets.Caltech101,
             parts={"all": {}},
             published={"all": 8677},
-            contents=("caltech101/101_ObjectCategories/", "caltech101/101_ObjectCategories/CLASS"),
+            folder="caltech101/101_ObjectCategories",
+            contents=("CLASS",),
             metric="mean_per_class",
         ),
         "cars": _Recipe(
             reader=datasets.StanfordCars,
             parts=_TRAINVAL_TEST,
             published={"trainval": 8144, "test": 8041},
+            folder="stanford_cars",
             contents=(
-                "stanford_cars/",
-                "stanford_cars/devkit/cars_train_annos.mat",
-                "stanford_cars/devkit/cars_meta.mat",
-                "stanford_cars/cars_test_annos_withlabels.mat",
-                "stanford_cars/cars_train/*.jpg",
-                "stanford_cars/cars_test/*.jpg",
+                "devkit/cars_train_annos.mat",
+                "devkit/cars_meta.mat",
+                "cars_test_annos_withlabels.mat",
+                "cars_train/*.jpg",
+                "cars_test/*.jpg",
             ),
             rule=RandomSplit(train=7000, val=1144, seed=51),
             fetch=False,
@@ -127,24 +131,23 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             reader=datasets.FGVCAircraft,
             parts=_OWN,
             published={"train": 3334, "val": 3333, "test": 3333},
-            contents=(
-                "fgvc-aircraft-2013b/",
-                "fgvc-aircraft-2013b/data/images_variant_train.txt",
-                "fgvc-aircraft-2013b/data/images/*.jpg",
-            ),
+            folder="fgvc-aircraft-2013b",
+            contents=("data/images_variant_train.txt", "data/images/*.jpg"),
             metric="mean_per_class",
         ),
         "dtd": _Recipe(
             reader=datasets.DTD,
             parts=_OWN,
             published={"train": 1880, "val": 1880, "test": 1880},
-            contents=("dtd/dtd/", "dtd/dtd/labels/train1.txt", "dtd/dtd/images/CLASS/*.jpg"),
+            folder="dtd/dtd",
+            contents=("labels/train1.txt", "images/CLASS/*.jpg"),
         ),
         "stl10": _Recipe(
             reader=_STL10,
             parts=_TRAINVAL_TEST,
             published={"trainval": 5000, "test": 8000},
-            contents=("stl10_binary/", "stl10_binary/train_X.bin", "stl10_binary/class_names.txt"),
+            folder="stl10_binary",
+            contents=("train_X.bin", "class_names.txt"),
             rule=RandomSplit(train=4500, val=500, seed=50),
         ),
     }
@@ -158,7 +161,7 @@ def open_torchvision(name: str, root: Path, download: bool = False) -> EvalData:
 
     Args:
         name: Of the dataset.
-        root: Folder in which torchvision has put its folder, or shall put it.
+        root: Folder that holds the dataset's folder, or will when it is downloaded.
         download: Whether to fetch what is not there.
 
     Raises:
@@ -167,16 +170,17 @@ def open_torchvision(name: str, root: Path, download: bool = False) -> EvalData:
         MissingDependencyError: If scipy is needed to read the labels.
     """
     recipe = _RECIPES[name]
-    where = f"{name}: expected in {root}: {', '.join(recipe.contents)}."
+    contents = ", ".join(f"{recipe.folder}/{file}" for file in recipe.contents)
+    where = f"{name}: expected in {root}: {contents}."
     if download and not recipe.fetch:
         raise ConfigError(f"{name} is not offered for download any more. {where}")
     if recipe.matlab and importlib.util.find_spec("scipy") is None:
         raise MissingDependencyError(
             f'{name} has MATLAB files, which need scipy: pip install "cassle-zoo[mat]".'
         )
-    if not download and not (root / recipe.contents[0]).is_dir():
+    if not download and not (root / recipe.folder).is_dir():
         hint = " --download fetches it." if recipe.fetch else ""
-        raise DataError(f"{name}: {root / recipe.contents[0]} is missing. {where}{hint}")
+        raise DataError(f"{name}: {root / recipe.folder} is missing. {where}{hint}")
     # Readers of damaged files raise anything: of pickle, tarfile, scipy, struct, ...
     try:
         parts = {
