@@ -193,7 +193,9 @@ def _stream_batches(
 ) -> Iterator[Sample]:
     make_loader = functools.partial(_loader, config, batch_size=None)
     rows = local_rows(config.optim.batch_size)
-    stream = StreamBatches(dataset, crops, make_loader, config.run.seed, config.data.max_bad_fraction)
+    stream = StreamBatches(
+        dataset, crops, make_loader, config.run.seed, config.data.max_bad_fraction
+    )
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     step = first
     while step < last:
