@@ -43,7 +43,8 @@ class MainDirections:
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `r2_K`, at most 1, and `variance_K`, the fraction of the variance explained.
 
-        Components and least squares are fitted to `EvalData.seen_images`; R², the mean over red, green and blue, is of the test images of the classification tasks.
+        Components and least squares are fitted to `EvalData.seen_images`; R², the mean
+        over red, green and blue, is of the test images of the classification tasks.
 
         Raises:
             ConfigError: If there are more components than features are wide.

@@ -189,12 +189,10 @@ def training_config(
     """
     import dataclasses
 
-    from cassle_zoo.store.folder import CONFIG_FILE, bundled_folder, read_config
     from cassle_zoo.train.recipes import get_recipe
-    from cassle_zoo.train.run.fingerprint import check_same_run
+    from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run
 
-    model = read_config(bundled_folder(MODEL_SPECS[name]))
-    settings: dict[str, Any] = model["cassle_zoo"]["training"]["config"]
+    settings = recorded_settings(name)
     recorded, recipe = settings["run"], get_recipe(name)
     run = dataclasses.replace(
         recipe.run,
@@ -217,6 +215,15 @@ def training_config(
             f"the recipe of {name} is not what its weights were trained with: {error}"
         ) from None
     return config
+
+
+def recorded_settings(name: str) -> dict[str, Any]:
+    """Return the settings that the weights of a bundled model were trained with."""
+    from cassle_zoo.store.folder import bundled_folder, read_config
+
+    model = read_config(bundled_folder(MODEL_SPECS[name]))
+    settings: dict[str, Any] = model["cassle_zoo"]["training"]["config"]
+    return settings
 
 
 @dataclass(frozen=True)
