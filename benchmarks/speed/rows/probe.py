@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from benchmarks.speed.row import Check, Row, Seconds, medians, take_turns, times_faster
+from benchmarks.speed.timing import Check, Row, Seconds, medians, take_turns, times_faster
 
 PROBLEMS = ((2000, 512, 37), (5000, 2048, 102))
 ITERATIONS = 5000
