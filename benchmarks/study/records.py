@@ -52,7 +52,8 @@ class Record:
     @property
     def is_conditioned(self) -> bool:
         """Whether the projector is conditioned on ω."""
-        mode: str = self.settings.get("conditioning", {}).get("mode", "none")
+        settings = self.settings.get("conditioning", {})
+        mode: str = settings.get("mode", settings.get("how", "none"))
         return mode != "none"
 
     def save(self, path: Path) -> None:

@@ -160,7 +160,7 @@ def number_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _student_t() -> Any:
     """Return Student's t distribution."""
     if importlib.util.find_spec("scipy") is None:
-        raise MissingDependencyError("intervals need scipy: pip install 'cassle-zoo[study]'.")
+        raise MissingDependencyError("intervals need scipy: pip install scipy.")
     from scipy.stats import t
 
     return t

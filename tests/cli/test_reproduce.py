@@ -61,7 +61,7 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     recipe = dataclasses.replace(base, optim=optim)
     run = dataclasses.replace(base.run, seed=3, threads=1)  # recipes do not know these
     settings = dataclasses.replace(recipe, run=run).to_dict()
-    monkeypatch.setitem(RECIPES, NAME, lambda: recipe)
+    monkeypatch.setitem(RECIPES, NAME, dataclasses.replace(RECIPES[NAME], config=recipe))
     monkeypatch.setattr(reproduce, "recorded_settings", lambda name: settings)
     return recipe
 
@@ -113,7 +113,7 @@ def test_a_changed_recipe_is_refused(
 ) -> None:
     longer = dataclasses.replace(small_recipe.optim, epochs=7)
     changed = dataclasses.replace(small_recipe, optim=longer)
-    monkeypatch.setitem(RECIPES, NAME, lambda: changed)
+    monkeypatch.setitem(RECIPES, NAME, dataclasses.replace(RECIPES[NAME], config=changed))
     with pytest.raises(ConfigError, match=r"not what its weights were trained.*optim\.epochs: 1"):
         training_config(NAME, tmp_path, Path("emoji64.tar"), None, 1, None)
 
