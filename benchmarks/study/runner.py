@@ -20,18 +20,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from benchmarks.study.design import (
-    CONDITIONING,
-    DEPTH,
-    GRID,
-    MAIN,
-    METHODS,
-    OMEGA,
-    REFERENCE,
-    UNTRAINED,
-    Design,
-    Job,
-)
+from benchmarks.study.design import GRID, Design, Job
 from benchmarks.study.evaluators import EVALUATORS, GRID_EVALUATORS, neighbours
 from benchmarks.study.records import (
     Record,
@@ -62,6 +51,7 @@ from cassle_zoo.train.run.faults import locked
 from cassle_zoo.train.run.fingerprint import check_same_run
 
 _POLL = 5.0  # seconds
+_SECONDS_FILE = "seconds.json"  # spent on training, in all calls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,17 +184,14 @@ class StudyRunner:
 
     def command(self, job: Job) -> str:
         """Return the command that makes a job's record."""
-        design, group = self.design, job.arm.group
-        words = ["python -m benchmarks.study run --data emoji64.tar -o OUT"]
-        words.append(f"--epochs {design.epochs}")
-        words.append(f"--grid-epochs {design.grid_epochs}" if design.choose else "--no-choose")
-        if group in (REFERENCE, CONDITIONING, OMEGA, DEPTH):
-            words.append(f"--ablation-epochs {design.ablation_epochs}")
-        option = {MAIN: "--seeds", UNTRAINED: "--seeds", METHODS: "--method-seeds"}.get(group)
-        if option:
-            words.append(f"{option} {job.seed + 1}")
-        if self.machine.threads is not None:
-            words.append(f"--threads {self.machine.threads}")
+        design, threads = self.design, self.machine.threads
+        words = [
+            "python -m benchmarks.study run --data emoji64.tar -o OUT",
+            f"--epochs {design.epochs} --ablation-epochs {design.ablation_epochs}",
+            f"--grid-epochs {design.grid_epochs}" if design.choose else "--no-choose",
+            f"--seeds {design.seeds} --method-seeds {design.method_seeds}",
+            *([] if threads is None else [f"--threads {threads}"]),
+        ]
         return " ".join([*words, f"--only {job.name}"])
 
     def _folder(self, job: Job) -> Path:
@@ -303,14 +290,7 @@ def training_config(job: Job, data: Path, machine: Machine) -> TrainConfig:
 
 
 def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str) -> bool:
-    """Train, or continue training, in `folder/train`; a finished training is left as it is.
-
-    Args:
-        job: What to train.
-        folder: Of the job.
-        data: The images.
-        machine: Where to compute.
-        command: The command that repeats it, for the model card.
+    """Train, or continue training, in `folder/train`, unless that is finished.
 
     Returns:
         Whether to go on; False if a signal asked to stop.
@@ -327,7 +307,7 @@ def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str
         return not train(config, folder / "train", command=command).stopped
     finally:
         with contextlib.suppress(OSError):  # `train` has raised what a full disk means
-            write_json(_seconds_file(folder), {"train": before + time.perf_counter() - started})
+            write_json(folder / _SECONDS_FILE, {"train": before + time.perf_counter() - started})
 
 
 def is_trained(folder: Path) -> bool:
@@ -348,18 +328,9 @@ def evaluate_job(
     command: str,
     before: Record | None = None,
 ) -> Record:
-    """Measure a job's model, after exporting its training as `folder/model`.
+    """Measure a job's model, after exporting its training as `folder/model`; return its record.
 
-    Args:
-        job: What to measure.
-        folder: Of the job.
-        data: What to measure on.
-        machine: Where to compute.
-        command: The command that repeats it.
-        before: A record that lacks evaluations, to be completed.
-
-    Returns:
-        The record.
+    `before` is a record that lacks evaluations, to be completed.
     """
     started = time.perf_counter()
     name = job.arm.source
@@ -384,14 +355,9 @@ def evaluate_job(
 def make_record(
     job: Job, folder: Path, machine: Machine, seconds: float = 0.0, **found: Any
 ) -> Record:
-    """Return a job's record.
+    """Return a job's record; `found` is the rest of it: `results` and `neighbours`, or `error`.
 
-    Args:
-        job: What was trained.
-        folder: Of the job.
-        machine: Where it was computed.
-        seconds: Spent on evaluation.
-        **found: The rest of the record: `results` and `neighbours`, or `error`.
+    `seconds` were spent on evaluation.
     """
     device = str(machine)
     precision = "fp32" if job.arm.source else job.arm.config.run.precision
@@ -413,10 +379,6 @@ def _names(job: Job) -> tuple[str, str, str]:
     return job.name, job.arm.name, job.arm.group
 
 
-def _seconds_file(folder: Path) -> Path:
-    return folder / "seconds.json"
-
-
 def _training_seconds(folder: Path) -> float:
-    path = _seconds_file(folder)
+    path = folder / _SECONDS_FILE
     return float(read_json(path)["train"]) if path.exists() else 0.0
