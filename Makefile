@@ -21,7 +21,7 @@ test: $(VENV)/.installed-dev ## run the tests
 
 bench: $(VENV)/.installed-dev ## measure speed beside the peers (half an hour on an idle machine)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	$(BIN)/python -m benchmarks.speed.bench $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.speed $(BENCH_ARGS)
 
 stress: $(VENV)/.installed-dev ## run the long fault tests (some 10 minutes) and show what was lost
 	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest tests/integration/fuzz tests/integration/stress $(PYTEST_ARGS)

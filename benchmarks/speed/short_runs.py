@@ -1,21 +1,20 @@
-"""Does every method train, resume, export and load? Three epochs on emoji64, one row per recipe.
+"""Short runs of every recipe on emoji64 (docs/methods.md): does it train, resume and load?
 
-Each recipe runs with its own settings, except 3 epochs and at most half an epoch of warm-up. After
-the run its last two dozen steps are repeated from the checkpoint before the last, and must end in
-the same bytes; the run is exported, and the folder loaded by name must hold the run's weights.
-`feature_std` (0 if all features are alike, near 1 if they are spread out) and the k-NN accuracy
-(50 subcategories, 2,000 training images) are the training monitor's, after each epoch; the row
-`untrained` is the network that all of them start from.
+Each recipe runs with its own settings, except for 3 epochs and at most half an epoch of warm-up.
+Then the last two dozen steps are repeated from the checkpoint before the last, and must give the
+same bytes; the run is exported, and the folder loaded by name must hold the run's weights.
+`feature_std` (0 if all features are equal, near 1 if they are spread out) and the k-NN accuracy
+(50 subcategories, 2,000 training images) are those of the training monitor after each epoch; the
+row `untrained` is the network that all of them start from.
 
-    python benchmarks/speed/short_runs.py --data emoji64.tar --out RUNS [--json FILE] [NAME ...]
+    python -m benchmarks.speed.short_runs --data emoji64.tar --out RUNS [--json FILE] [NAME ...]
 
-Finished rows are kept in RUNS, so an interrupted benchmark continues. About an hour of one core
-for the 14 rows of resnet18.
+Finished rows stay in RUNS, so an interrupted benchmark continues. About an hour of one core for the
+14 rows of resnet18.
 """
 
 import argparse
 import csv
-import json
 import platform
 import shutil
 import subprocess
@@ -23,6 +22,9 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from cassle_zoo.common.files import read_json, write_json
+from cassle_zoo.common.markdown import table as markdown_table
 
 EPOCHS = 3
 WARMUP_EPOCHS = 0.5
@@ -137,10 +139,7 @@ def untrained(data: Path) -> dict[str, Any]:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Lay the rows out in Markdown."""
-    lines = [
-        "| recipe | feature_std by epoch | k-NN by epoch (%) | resumes exactly | loads | minutes |",
-        "| --- | --- | --- | --- | --- | ---: |",
-    ]
+    cells = []
     for name, row in rows.items():
         std = " ".join(f"{epoch['feature_std']:.2f}" for epoch in row["epochs"])
         knn = " ".join(f"{100 * epoch['knn_top1']:.1f}" for epoch in row["epochs"])
@@ -149,8 +148,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             for key in ("resumes_exactly", "loads_by_name")
         ]
         minutes = f"{row['seconds'] / 60:.1f}" if "seconds" in row else "-"
-        lines.append(f"| {name} | {std} | {knn} | {checks[0]} | {checks[1]} | {minutes} |")
-    return "\n".join(lines)
+        cells.append([name, std, knn, *checks, minutes])
+    header = ["recipe", "feature_std by epoch", "k-NN by epoch (%)", "resumes exactly", "loads"]
+    return markdown_table([*header, "minutes"], cells, right=[5])
 
 
 def main() -> None:
@@ -162,17 +162,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     args = parser.parse_args()
 
-    from cassle_zoo.common.files import write_json
     from cassle_zoo.train.run.export import code_version
 
     args.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {}
     for name in [UNTRAINED, *(args.names or recipe_names())]:
-        kept = args.out / f"{name}.json"
-        if not kept.exists():
+        file = args.out / f"{name}.json"
+        if not file.exists():
             row = untrained(args.data) if name == UNTRAINED else None
-            write_json(kept, row or measure(name, args.data, args.out / name))
-        rows[name] = json.loads(kept.read_text())
+            write_json(file, row or measure(name, args.data, args.out / name))
+        rows[name] = read_json(file)
     print(table(rows))
     if args.json:
         versions = {**code_version(), "machine": platform.machine()}

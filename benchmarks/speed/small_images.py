@@ -1,10 +1,10 @@
-"""What matrix products instead of torch's own kernels bring to training with images of 64 pixels.
+"""Speed-up of training with images of 64 pixels by matrix products instead of torch's kernels.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.small_images [--rounds 5]
 
 Prints how many times faster whole training steps on a CPU are with the convolutions of
-`cassle_zoo/accel/small_maps.py`, and with the attention of `cassle_zoo/common/devices.py`, than without: medians
-over rounds in which both take turns.
+`cassle_zoo/accel/small_maps.py`, and with plain attention, than without: medians over rounds in
+which both take turns.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.speed.row import take_turns, times_faster
-from benchmarks.speed.rows.training import BATCH, config, random_batch, with_precision
+from benchmarks.speed.timing import take_turns, times_faster
+from benchmarks.speed.workloads import BATCH, config, random_batch, with_precision
 
 SIZE = 64
-CHOICES = (  # network, precision, and what makes it quick
+CHOICES = (  # network, precision, and what makes it faster
     ("resnet18", "bf16", "quickest_convolutions"),
     ("resnet18", "fp32", "quickest_convolutions"),
     ("resnet50", "bf16", "quickest_convolutions"),
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _step(arch: str, precision: str, without: str = "") -> Callable[[], None]:
-    """Return a step of SimCLR, leaving `without` away."""
+    """Return a step of SimCLR, with `without` disabled."""
     from cassle_zoo.augmentation.augment import AugmentConfig
     from cassle_zoo.train.trainer import Trainer
 
@@ -48,11 +48,11 @@ def _step(arch: str, precision: str, without: str = "") -> Callable[[], None]:
     batch = random_batch(BATCH, SIZE)
 
     def turn() -> None:
-        left_away: Any = contextlib.nullcontext()
+        disabled: Any = contextlib.nullcontext()
         if without:
             name = f"cassle_zoo.train.trainer.{without}"
-            left_away = patch(name, lambda *_: contextlib.nullcontext())
-        with left_away:
+            disabled = patch(name, lambda *_: contextlib.nullcontext())
+        with disabled:
             trainer.train_step(batch, 10**6)
 
     return turn

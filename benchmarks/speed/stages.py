@@ -1,4 +1,4 @@
-"""Where the time goes: processor time of each stage of a training step and of extraction.
+"""Profile: processor time of each stage of a training step and of extraction.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.stages [--rounds 5]
 
@@ -6,15 +6,15 @@ Milliseconds per image, medians. Processor time, so that a busy machine changes 
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.images import jpeg_folder
-from benchmarks.speed.rows.training import BATCH, config, photographs, with_precision
+from benchmarks.speed.timing import medians, take_turns
+from benchmarks.speed.workloads import BATCH, config, jpeg_folder, photographs, with_precision
 
 Stages = Mapping[str, Callable[[], Any]]
 
@@ -36,15 +36,16 @@ def main() -> None:
 
 
 def show(title: str, stages: Stages, decoded: int, rounds: int) -> None:
-    """Measure stages in turns, after one round that does not count, and print a line of each."""
-    spent: dict[str, list[float]] = {name: [] for name in stages}
-    for _ in range(rounds + 1):
-        for name, stage in stages.items():
-            start = time.process_time()
-            stage()
-            spent[name].append(time.process_time() - start)
-    for name, values in spent.items():
-        print(f"  {title}  {name:32} {1000 * statistics.median(values[1:]) / decoded:7.2f} ms")
+    """Measure stages in turns and print a line for each."""
+
+    def timed(stage: Callable[[], Any]) -> float:
+        start = time.process_time()
+        stage()
+        return time.process_time() - start
+
+    seconds = take_turns({name: partial(timed, stage) for name, stage in stages.items()}, rounds)
+    for name, median in medians(seconds).items():
+        print(f"  {title}  {name:32} {1000 * median / decoded:7.2f} ms")
 
 
 def training(folder: str, precision: str) -> Stages:

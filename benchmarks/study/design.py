@@ -1,10 +1,12 @@
-"""What the study trains and compares, as data."""
+"""Design of the study: its arms, their budgets, and the jobs that follow from them."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any
+
+import tyro
 
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS
 from cassle_zoo.common.config import Range, check_fields
@@ -32,13 +34,13 @@ OMEGAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "with-flip": (*PAPER_DESCRIPTORS, "flip"),
     }
 )
-"""Subsets of ω by name; `all` is what the main arm is told."""
+"""Descriptors that the arms of the ablation of ω are conditioned on, by name."""
 
 _OTHER_METHODS = ("mocov2", "barlow_twins", "byol", "simsiam")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class HyperParameters:
     """Hyper-parameters chosen for the baseline.
 
     Attributes:
@@ -55,12 +57,12 @@ class Arm:
     """One of the settings that are compared.
 
     Attributes:
-        name: Unique; the models are called `NAME.emoji64`.
+        name: Unique; its models are called `NAME.emoji64`.
         group: One of `GROUPS`.
-        against: Name of the arm that it is compared with, on equal seeds; empty if none.
-        config: All settings, but for the seed and the place of the data.
-        source: What is measured instead of a training, such as `raw-pixels`; then `config` plays no
-            part.
+        against: Name of the arm that it is compared with, seed by seed; empty if none.
+        config: All settings except the seed and where the data is.
+        source: Feature source that is measured without training, such as `raw-pixels`; `config` is
+            not used then.
     """
 
     name: str
@@ -72,7 +74,7 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """An arm with a seed: one training."""
+    """One training (or measurement) of an arm: the arm with a seed."""
 
     arm: Arm
     seed: int
@@ -85,17 +87,18 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """Budgets, and what follows from them.
+    """Budgets of the study, and the jobs that follow from them.
 
     Attributes:
-        epochs: Of the main arms and the other methods.
-        grid_epochs: Of the trainings that the baseline's hyper-parameters are chosen on.
-        ablation_epochs: Of the ablations. If that is not `epochs`, the baseline and CASSLE-SimCLR
-            are trained as long once more, to compare with.
-        seeds: Seeds of each main arm: 0, 1, ...; what is compared shares the initial backbone,
-            order and augmentation.
+        epochs: Epochs of the main arms and of the other methods.
+        grid_epochs: Epochs of the grid that learning rate and weight decay are chosen on.
+        ablation_epochs: Epochs of the ablations. If they differ from `epochs`, the baseline and
+            CASSLE-SimCLR are trained once more, for as long, to compare with.
+        seeds: Seeds (0, 1, ...) of SimCLR, SimCLR + AugSelf and CASSLE-SimCLR; with equal seeds,
+            arms share the initial backbone, the order of images and their augmentations.
         method_seeds: Seeds of each of the other methods.
-        choose: Whether to choose learning rate and weight decay by the grid; else the recipe's.
+        choose: Choose the baseline's learning rate and weight decay on the grid, instead of taking
+            the recipe's.
         base: Settings of CASSLE-SimCLR.
     """
 
@@ -105,44 +108,43 @@ class Design:
     seeds: Annotated[int, Range(1)] = 3
     method_seeds: Annotated[int, Range(1)] = 1
     choose: bool = True
-    base: TrainConfig = field(default_factory=lambda: get_recipe("resnet18_cassle_simclr.emoji64"))
+    base: Annotated[TrainConfig, tyro.conf.Suppress] = field(
+        default_factory=lambda: get_recipe("resnet18_cassle_simclr.emoji64")
+    )
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self)
 
     def grid(self) -> tuple[Job, ...]:
-        """Return the trainings of the baseline that its hyper-parameters are chosen on."""
+        """Return the grid: trainings of the baseline with different hyper-parameters."""
         if not self.choose:
             return ()
-        return tuple(
-            Job(
-                arm=self._arm(
-                    f"{self._baseline}-lr{lr:g}-wd{decay:g}".replace(".", "_"),
-                    GRID,
-                    without_conditioning(self.base, self.base.name),
-                    Choice(base_lr=lr, weight_decay=decay),
-                ),
-                seed=0,
-            )
-            for lr in GRID_LR
-            for decay in GRID_WEIGHT_DECAY
-        )
+        jobs = []
+        for lr in GRID_LR:
+            for decay in GRID_WEIGHT_DECAY:
+                name = f"{self._baseline}-lr{lr:g}-wd{decay:g}".replace(".", "_")
+                tried = HyperParameters(base_lr=lr, weight_decay=decay)
+                jobs.append(Job(arm=self._tuned(self._arm(name, GRID, self._plain), tried), seed=0))
+        return tuple(jobs)
 
-    def recipe_choice(self) -> Choice:
+    def recipe_hyper_parameters(self) -> HyperParameters:
         """Return the recipe's own hyper-parameters."""
         optim = self.base.optim
-        return Choice(base_lr=optim.base_lr, weight_decay=optim.weight_decay)
+        return HyperParameters(base_lr=optim.base_lr, weight_decay=optim.weight_decay)
 
-    def jobs(self, choice: Choice) -> tuple[Job, ...]:
-        """Return all trainings but the grid's, the most important first.
+    def jobs(self, chosen: HyperParameters) -> tuple[Job, ...]:
+        """Return all jobs except the grid's, the most important first.
 
         Args:
-            choice: Hyper-parameters of SimCLR's arms, and of other methods as far as their recipes
-                have SimCLR's.
+            chosen: Hyper-parameters of SimCLR's arms, and of the other methods where their recipes
+                do not differ from SimCLR's.
         """
-        main, methods = self._main(choice), tuple(self._methods(choice))
-        others = sorted((*methods, *self._ablations(choice)), key=_is_expensive)
+        main, methods, ablations = (
+            [self._tuned(arm, chosen) for arm in arms]
+            for arms in (self._main(), self._methods(), self._ablations())
+        )
+        others = sorted((*methods, *ablations), key=_is_expensive)
         return (
             *(Job(arm=arm, seed=seed) for seed in range(self.seeds) for arm in main),
             *self._untrained(),
@@ -158,39 +160,36 @@ class Design:
     def _cassle(self) -> str:
         return f"{self.base.arch}_cassle_simclr"
 
-    def _main(self, choice: Choice) -> tuple[Arm, ...]:
-        plain = without_conditioning(self.base, self.base.name)
-        rival = dataclasses.replace(plain, augself=AugSelfConfig(crop=0.5, color=0.5))
-        first = self._baseline
-        return (
-            self._arm(first, MAIN, plain, choice),
-            self._arm(self._cassle, MAIN, self.base, choice, against=first),
-            self._arm(f"{first}-augself", MAIN, rival, choice, against=first),
-        )
+    @property
+    def _plain(self) -> TrainConfig:
+        return without_conditioning(self.base, self.base.name)
+
+    def _main(self) -> Iterator[Arm]:
+        augself = dataclasses.replace(self._plain, augself=AugSelfConfig(crop=0.5, color=0.5))
+        yield self._arm(self._baseline, MAIN, self._plain)
+        yield self._arm(self._cassle, MAIN, self.base, self._baseline)
+        yield self._arm(f"{self._baseline}-augself", MAIN, augself, self._baseline)
 
     def _untrained(self) -> Iterator[Job]:
-        for seed in range(self.seeds):
-            yield self._measured(f"random-init:{self.base.arch}", seed)
-        yield self._measured("raw-pixels", 0)
+        sources = [(f"random-init:{self.base.arch}", seed) for seed in range(self.seeds)]
+        for source, seed in (*sources, ("raw-pixels", 0)):
+            name = source.replace(":", "_")
+            arm = Arm(name=name, group=UNTRAINED, config=self.base, source=source)
+            yield Job(arm=arm, seed=seed)
 
-    def _measured(self, source: str, seed: int) -> Job:
-        name = source.replace(":", "_")
-        arm = Arm(name=name, group=UNTRAINED, config=self.base, source=source)
-        return Job(arm=arm, seed=seed)
-
-    def _methods(self, choice: Choice) -> Iterator[Arm]:
-        for method in _OTHER_METHODS:
-            config = get_recipe(f"resnet18_cassle_{method}.emoji64")
-            yield from self._pair("resnet18", method, config, choice)
-        yield from self._pair("vit_small", "mocov3", self._vit(), choice)
-
-    def _pair(self, arch: str, method: str, config: TrainConfig, choice: Choice) -> Iterator[Arm]:
-        name = f"{arch}_{method}"
-        yield self._arm(name, METHODS, without_conditioning(config, config.name), choice)
-        yield self._arm(f"{arch}_cassle_{method}", METHODS, config, choice, against=name)
+    def _methods(self) -> Iterator[Arm]:
+        configs = {
+            f"resnet18_{{}}{method}": get_recipe(f"resnet18_cassle_{method}.emoji64")
+            for method in _OTHER_METHODS
+        }
+        configs["vit_small_{}mocov3"] = self._vit()
+        for name, config in configs.items():
+            plain, cassle = name.format(""), name.format("cassle_")
+            yield self._arm(plain, METHODS, without_conditioning(config, config.name))
+            yield self._arm(cassle, METHODS, config, plain)
 
     def _vit(self) -> TrainConfig:
-        """MoCo-v3's ViT-S at 64 px: 16 patches, AdamW, teacher and warm-up fit for few steps."""
+        """Return MoCo-v3's ViT-S at 64 px: 16 patches, AdamW; EMA and warm-up for few steps."""
         paper = get_recipe("vit_small_cassle_mocov3.in100")
         optim = dataclasses.replace(
             paper.optim,
@@ -202,44 +201,45 @@ class Design:
             self.base, arch="vit_small", method=MoCoV3Config(momentum=0.99), optim=optim
         )
 
-    def _ablations(self, choice: Choice) -> Iterator[Arm]:
-        changes: list[tuple[str, str, dict[str, Any]]] = [
-            *((CONDITIONING, how, {"mode": how}) for how in CONDITIONINGS),
-            *((OMEGA, subset, {"descriptors": names}) for subset, names in OMEGAS.items()),
-            *((DEPTH, str(depth), {"depth": depth}) for depth in DEPTHS),
-        ]
+    def _ablations(self) -> Iterator[Arm]:
         against = self._cassle
         if self.ablation_epochs != self.epochs:
             baseline, against = (
                 f"{arm}-{self.ablation_epochs}epochs" for arm in (self._baseline, self._cassle)
             )
-            plain = without_conditioning(self.base, self.base.name)
-            yield self._arm(baseline, REFERENCE, plain, choice)
-            yield self._arm(against, REFERENCE, self.base, choice, against=baseline)
+            yield self._arm(baseline, REFERENCE, self._plain)
+            yield self._arm(against, REFERENCE, self.base, baseline)
+        changes: list[tuple[str, str, dict[str, Any]]] = [
+            *((CONDITIONING, mode, {"mode": mode}) for mode in CONDITIONINGS),
+            *((OMEGA, subset, {"descriptors": names}) for subset, names in OMEGAS.items()),
+            *((DEPTH, str(depth), {"depth": depth}) for depth in DEPTHS),
+        ]
         for group, value, change in changes:
             conditioning = dataclasses.replace(self.base.conditioning, **change)
             config = dataclasses.replace(self.base, conditioning=conditioning)
-            name = f"{self._cassle}-{group}-{value}"
-            yield self._arm(name, group, config, choice, against=against)
+            yield self._arm(f"{self._cassle}-{group}-{value}", group, config, against)
 
-    def _arm(
-        self, name: str, group: str, config: TrainConfig, choice: Choice, against: str = ""
-    ) -> Arm:
-        """Give an arm its name, its budget, and what was chosen unless its recipe differs."""
-        own, recipe = config.optim, self.base.optim
-        chosen = {
-            key: value
-            for key, value in dataclasses.asdict(choice).items()
-            if getattr(own, key) == getattr(recipe, key)
-        }
+    def _arm(self, name: str, group: str, config: TrainConfig, against: str = "") -> Arm:
+        """Return an arm with its name and its budget."""
         budgets = {GRID: self.grid_epochs, MAIN: self.epochs, METHODS: self.epochs}
         epochs = budgets.get(group, self.ablation_epochs)
-        warmup = min(own.warmup_epochs, epochs)
-        optim = dataclasses.replace(own, **chosen, epochs=epochs, warmup_epochs=warmup)
-        settled = dataclasses.replace(config, name=f"{name}.emoji64", optim=optim)
-        return Arm(name=name, group=group, against=against, config=settled)
+        warmup = min(config.optim.warmup_epochs, epochs)
+        optim = dataclasses.replace(config.optim, epochs=epochs, warmup_epochs=warmup)
+        config = dataclasses.replace(config, name=f"{name}.emoji64", optim=optim)
+        return Arm(name=name, group=group, against=against, config=config)
+
+    def _tuned(self, arm: Arm, chosen: HyperParameters) -> Arm:
+        """Return an arm with `chosen`, except where its recipe differs from SimCLR's."""
+        own, recipe = arm.config.optim, self.base.optim
+        changes = {
+            name: value
+            for name, value in dataclasses.asdict(chosen).items()
+            if getattr(own, name) == getattr(recipe, name)
+        }
+        config = dataclasses.replace(arm.config, optim=dataclasses.replace(own, **changes))
+        return dataclasses.replace(arm, config=config)
 
 
 def _is_expensive(arm: Arm) -> bool:
-    """Whether a step takes several times as long as SimCLR's on a CPU."""
+    """Return whether a step takes several times as long as one of SimCLR's on a CPU."""
     return arm.config.arch.startswith("vit") or arm.config.conditioning.mode.startswith("hypernet")

@@ -1,12 +1,14 @@
-"""Figures of the study's page."""
+"""Figures of the study's page: tasks by seed, sensitivity by network stage, galleries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from benchmarks.study.metrics import Metric, values
 from benchmarks.study.records import Record
-from benchmarks.study.summary import Metric, spread, values
+from benchmarks.study.summary import Spread, spread
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.eval.report.figures import MARKERS, PALETTE, require_matplotlib
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_PER_ROW = 4  # panels
+_MANY_STAGES = 8
+_LAST_STAGE = "backbone"  # the features; the projector comes after it
 _RIGHT, _WRONG = "#009e73", "#d55e00"
-_ROWS = 3  # queries of each kind in a gallery
-_PER_ROW = 4  # metrics in a row of panels
-_CELL = 0.65  # inches of an image in a gallery
+_GALLERY_ROWS = 3  # queries of each kind
+_GALLERY_CELL = 0.65  # inches of an image
 
 
 def tasks_figure(
@@ -31,37 +35,99 @@ def tasks_figure(
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
-    rows = -(-len(metrics) // _PER_ROW)
-    figure = new_figure(11.0, 2.9 * rows + 0.6)
-    axes = list(figure.subplots(rows, _PER_ROW, squeeze=False).flat)
-    for axis in axes[len(metrics) :]:
-        axis.set_visible(False)
-    for axis, metric in zip(axes, metrics, strict=False):
-        for place, arm in enumerate(arms):
+    figure, axes = _panels(len(metrics), margin=0.6)
+    for position, (axis, metric) in enumerate(zip(axes, metrics, strict=True)):
+        for number, arm in enumerate(arms):
             sample = list(values(records, arm, metric).values())
             if not sample:
                 continue
-            found = spread(sample)
-            colour = PALETTE[place % len(PALETTE)]
-            axis.plot([place] * len(sample), sample, "_", color=colour, markersize=9, alpha=0.7)
+            found, colour = spread(sample), PALETTE[number % len(PALETTE)]
+            axis.plot([number] * len(sample), sample, "_", color=colour, markersize=9, alpha=0.7)
             axis.errorbar(
-                place, found.mean, yerr=found.std, fmt=MARKERS[place % len(MARKERS)],
+                number, found.mean, yerr=found.std, fmt=MARKERS[number % len(MARKERS)],
                 color=colour, capsize=4, markersize=6, label=arm,
             )  # fmt: skip
         axis.set_title(metric.title, fontsize=9.5)
         axis.set_xticks([])
-        if axis.get_subplotspec().is_first_col():
+        if position % _PER_ROW == 0:
             axis.set_ylabel("%", fontsize=9)
         axis.margins(x=0.3, y=0.2)
         axis.tick_params(labelsize=8)
-        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    spans = [high - low for low, high in (axis.get_ylim() for axis in axes[: len(metrics)])]
-    for axis in axes[: len(metrics)]:
+    span = max(high - low for low, high in (axis.get_ylim() for axis in axes))
+    for axis in axes:
         middle = sum(axis.get_ylim()) / 2
-        axis.set_ylim(middle - max(spans) / 2, middle + max(spans) / 2)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(arms), frameon=False)
+        axis.set_ylim(middle - span / 2, middle + span / 2)
+    _legend(figure, len(arms))
+    return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePanel:
+    """One panel of the figure of sensitivity by stage.
+
+    Attributes:
+        title: Above it.
+        augmentation: Such as `color`.
+        arms: What to compare, by label; equal labels look equal in all panels.
+    """
+
+    title: str
+    augmentation: str
+    arms: Mapping[str, str]
+
+
+def sensitivity_by_stage(
+    records: Sequence[Record], arm: str, augmentation: str
+) -> dict[str, Spread]:
+    """Return an arm's sensitivity at full strength, by network stage in order.
+
+    It is InfoNCE between images and their augmented versions, minus that between the images and
+    themselves. A stage before the features that equals them (the last of a ResNet) is left out.
+    """
+    samples: dict[str, list[float]] = {}
+    for record in records:
+        if record.arm == arm and not record.error:
+            series = record.results["sensitivity"].series
+            prefix = f"infonce/{augmentation}/"
+            for name, curve in series.items():
+                if name.startswith(prefix):
+                    stage = name.removeprefix(prefix)
+                    plain = series[f"infonce/original/{stage}"][-1]
+                    samples.setdefault(stage, []).append(curve[-1] - plain)
+    last = samples.get(_LAST_STAGE)
+    return {
+        stage: spread(sample)
+        for stage, sample in samples.items()
+        if stage == _LAST_STAGE or sample != last
+    }
+
+
+def stages_figure(records: Sequence[Record], panels: Sequence[StagePanel]) -> "Figure":
+    """Draw panels of sensitivity by stage, each with its own scale; bars are standard deviations.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    figure, axes = _panels(len(panels), margin=0.5)
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.arms))
+    for position, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
+        for label, arm in panel.arms.items():
+            found = sensitivity_by_stage(records, arm, panel.augmentation)
+            number = labels.index(label)
+            axis.errorbar(
+                list(found), [s.mean for s in found.values()],
+                yerr=[s.std or 0.0 for s in found.values()], label=label,
+                marker=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)],
+                markersize=4, linewidth=1.2, capsize=2,
+            )  # fmt: skip
+        axis.set_title(panel.title, fontsize=9.5)
+        axis.axhline(0, color="#444444", linewidth=0.6)
+        axis.tick_params(labelsize=7)
+        crowded = len(axis.get_xticks()) > _MANY_STAGES
+        axis.tick_params(axis="x", rotation=90 if crowded else 60)
+        if position % _PER_ROW == 0:
+            axis.set_ylabel("InfoNCE above original", fontsize=8)
+    _legend(figure, len(labels))
     return figure
 
 
@@ -80,38 +146,38 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
         ConfigError: If the records are of different queries, or agree about every query.
         MissingDependencyError: If matplotlib is not installed.
     """
-    meant = _labels_of_images(data, next(t for t in data.tasks if t.name == task))
+    labels = _labels_of_images(data, next(t for t in data.tasks if t.name == task))
     pairs = list(zip(first.neighbours[task], second.neighbours[task], strict=True))
     if any(a[0] != b[0] for a, b in pairs):
         raise ConfigError(f"{first.arm} and {second.arm} were recorded with different queries.")
 
     def right(row: Sequence[int]) -> list[bool]:
-        [label] = meant[row[0]]
-        return [label in meant[index] for index in row[1:]]
+        [label] = labels[row[0]]
+        return [label in labels[index] for index in row[1:]]
 
-    def gain(place: int) -> tuple[int, int]:
+    def gain(number: int) -> tuple[int, int]:
         """More of the neighbours are right, or the right ones are nearer."""
-        old, new = (right(row) for row in pairs[place])
+        old, new = (right(row) for row in pairs[number])
         return sum(new) - sum(old), (new > old) - (new < old)
 
     order = sorted(range(len(pairs)), key=gain, reverse=True)
-    differing = [place for place in order if right(pairs[place][0]) != right(pairs[place][1])]
+    differing = [number for number in order if right(pairs[number][0]) != right(pairs[number][1])]
     # Some territories have the flag of another: one query is enough.
-    by_image = {_bytes(data, pairs[place][0][0]): place for place in reversed(differing)}
-    differing = [place for place in differing if place in by_image.values()]
+    by_image = {_pixels(data, pairs[number][0][0]): number for number in reversed(differing)}
+    differing = [number for number in differing if number in by_image.values()]
     if not differing:
         raise ConfigError(f"{first.arm} and {second.arm} find equally for every query of {task}.")
-    shown = list(dict.fromkeys([*differing[:_ROWS], *differing[-_ROWS:]]))
+    shown = list(dict.fromkeys([*differing[:_GALLERY_ROWS], *differing[-_GALLERY_ROWS:]]))
     width = len(pairs[0][0]) - 1
-    figure = new_figure(_CELL * (2 * width + 2), _CELL * len(shown) + 0.5)
+    figure = _new_figure(_GALLERY_CELL * (2 * width + 2), _GALLERY_CELL * len(shown) + 0.5)
     grid = figure.subplots(len(shown), 2 * width + 2, squeeze=False)
-    for row, place in enumerate(shown):
-        old, new = pairs[place]
-        _image(grid[row][0], data, old[0], None)
-        grid[row][width + 1].set_visible(False)
-        for rows, at in ((old, 1), (new, width + 2)):
-            for number, (index, is_right) in enumerate(zip(rows[1:], right(rows), strict=True)):
-                _image(grid[row][at + number], data, index, is_right)
+    for axes, number in zip(grid, shown, strict=True):
+        old, new = pairs[number]
+        _draw_image(axes[0], data, old[0], None)
+        axes[width + 1].set_visible(False)
+        for row, start in ((old, 1), (new, width + 2)):
+            for column, (index, is_right) in enumerate(zip(row[1:], right(row), strict=True)):
+                _draw_image(axes[start + column], data, index, is_right)
     nearest = [(right(a)[0], right(b)[0]) for a, b in pairs]
     figure.suptitle(
         f"{task}: of {len(pairs)} queries the nearest is right for {second.arm} only in "
@@ -124,27 +190,38 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
 
 def _labels_of_images(data: EvalData, task: Task) -> dict[int, set[int]]:
     """Return the labels of a task's images; in a gallery, also those of equal images."""
-    labels = task.targets.tolist()
-    meant = {i: {labels[i]} for split in task.splits.values() for i in split.tolist()}
+    targets = task.targets.tolist()
+    labels = {i: {targets[i]} for split in task.splits.values() for i in split.tolist()}
     alike: dict[bytes, set[int]] = {}
     for index in task.splits.get("gallery", torch.tensor([])).tolist():
-        found = alike.setdefault(_bytes(data, index), set())
-        found.add(labels[index])
-        meant[index] = found
-    return meant
+        labels[index] = alike.setdefault(_pixels(data, index), set())
+        labels[index].add(targets[index])
+    return labels
 
 
-def _bytes(data: EvalData, index: int) -> bytes:
-    """Return the pixels of an image; equal images have equal ones."""
+def _pixels(data: EvalData, index: int) -> bytes:
     return data.images[index][0].convert("RGBA").tobytes()
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure of so many inches.
+def _panels(count: int, margin: float) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with `count` axes in rows, and `margin` inches for a legend."""
+    rows = -(-count // _PER_ROW)
+    figure = _new_figure(11.0, 2.9 * rows + margin)
+    axes = list(figure.subplots(rows, _PER_ROW, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    for axis in axes[:count]:
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes[:count]
 
-    Raises:
-        MissingDependencyError: If matplotlib is not installed.
-    """
+
+def _legend(figure: "Figure", columns: int) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _new_figure(width: float, height: float) -> "Figure":
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -154,7 +231,7 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _image(axis: "Axes", data: EvalData, index: int, is_right: bool | None) -> None:
+def _draw_image(axis: "Axes", data: EvalData, index: int, is_right: bool | None) -> None:
     axis.imshow(data.images[index][0])
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():

@@ -1,70 +1,121 @@
-"""The numbers that the study's page shows."""
+"""The numbers that the study's page shows: where a record holds them, and their titles."""
 
-from benchmarks.study.summary import Metric
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.study.records import Record
+from cassle_zoo.common.errors import DataError
 
 
-def _task(part: str, name: str, title: str, evaluation: str = "emoji64") -> Metric:
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number in a record, and how to show it.
+
+    Attributes:
+        evaluation: Such as `emoji64`.
+        part: Task, augmentation or descriptor.
+        name: Of the number.
+        title: For tables and figures.
+        scale: Factor for tables and figures: 100 shows fractions in percent.
+        minus: Another part, whose number of the same name is subtracted; none if empty.
+    """
+
+    evaluation: str
+    part: str
+    name: str
+    title: str
+    scale: float = 1.0
+    minus: str = ""
+
+
+def values(records: Sequence[Record], arm: str, metric: Metric) -> dict[int, float]:
+    """Return a metric of an arm by seed, scaled; runs that diverged are left out.
+
+    Raises:
+        DataError: If a record lacks it.
+    """
+    return {
+        record.seed: metric.scale * _value(record, metric)
+        for record in records
+        if record.arm == arm and not record.error
+    }
+
+
+def _value(record: Record, metric: Metric) -> float:
+    try:
+        parts = record.results[metric.evaluation].metrics
+        base = parts[metric.minus][metric.name] if metric.minus else 0.0
+        return parts[metric.part][metric.name] - base
+    except KeyError:
+        raise DataError(
+            f"the record of {record.arm}, seed {record.seed}, has no {metric.evaluation} "
+            f"{metric.part} {metric.name}; `python -m benchmarks.study run` measures what is "
+            "missing."
+        ) from None
+
+
+def _percent(evaluation: str, part: str, name: str, title: str) -> Metric:
     return Metric(evaluation=evaluation, part=part, name=name, title=title, scale=100)
 
 
 TASKS = (
-    _task("subcategory", "linear_top1", "subcategory linear"),
-    _task("subcategory", "knn_top1", "subcategory k-NN"),
-    _task("skin_tone", "linear_top1", "skin tone linear"),
-    _task("skin_tone", "knn_top1", "skin tone k-NN"),
-    _task("vendor", "linear_top1", "vendor linear"),
-    _task("vendor", "knn_top1", "vendor k-NN"),
-    _task("flags", "recall@1", "flags recall@1"),
-    _task("identity", "recall@1", "identity recall@1"),
+    _percent("emoji64", "subcategory", "linear_top1", "subcategory linear"),
+    _percent("emoji64", "subcategory", "knn_top1", "subcategory k-NN"),
+    _percent("emoji64", "skin_tone", "linear_top1", "skin tone linear"),
+    _percent("emoji64", "skin_tone", "knn_top1", "skin tone k-NN"),
+    _percent("emoji64", "vendor", "linear_top1", "vendor linear"),
+    _percent("emoji64", "vendor", "knn_top1", "vendor k-NN"),
+    _percent("emoji64", "flags", "recall@1", "flags recall@1"),
+    _percent("emoji64", "identity", "recall@1", "identity recall@1"),
 )
+TASKS_SHORT = tuple(m for m in TASKS if m.title not in ("skin tone k-NN", "vendor k-NN"))
 WHITENED_TASKS = (
-    _task("subcategory", "knn_top1", "subcategory k-NN", "knn-whitened"),
-    _task("skin_tone", "knn_top1", "skin tone k-NN", "knn-whitened"),
-    _task("vendor", "knn_top1", "vendor k-NN", "knn-whitened"),
-    _task("flags", "recall@1", "flags recall@1", "retrieval-whitened"),
-    _task("identity", "recall@1", "identity recall@1", "retrieval-whitened"),
+    _percent("knn-whitened", "subcategory", "knn_top1", "subcategory k-NN"),
+    _percent("knn-whitened", "skin_tone", "knn_top1", "skin tone k-NN"),
+    _percent("knn-whitened", "vendor", "knn_top1", "vendor k-NN"),
+    _percent("retrieval-whitened", "flags", "recall@1", "flags recall@1"),
+    _percent("retrieval-whitened", "identity", "recall@1", "identity recall@1"),
 )
-"""Tasks of neighbours, with whitened features."""
+"""k-NN and retrieval with whitened features."""
 
-KEPT, KEPT_PAIRED = (
+R2_SINGLE, R2_PAIR = (
     tuple(
-        Metric(evaluation="equivariance", part=part, name=name, title=f"R² {part}", scale=100)
+        _percent("equivariance", part, name, f"R² {part}")
         for part in ("crop", "color", "color_diff", "blur", "grayscale", "flip", "mean")
     )
     for name in ("r2_single", "r2_pair")
 )
-"""Predicting ω from the features of a view alone, and beside those of its image."""
+"""Predicting ω from the features of a view alone, and of the view and its image."""
 
-SENSITIVITY = tuple(
+R2_SHORT = tuple(m for m in R2_PAIR if m.part in ("crop", "color_diff", "mean"))
+
+AUGMENTATIONS = (
+    *("crop", "color", "brightness", "contrast", "saturation", "hue", "blur", "grayscale"),
+    *("flip", "recipe"),
+)
+SENSITIVITY = (
     Metric(
-        evaluation="sensitivity",
-        part=part,
-        name="infonce_backbone",
-        title=part,
-        minus="original",
-    )
-    for part in (
-        "crop",
-        "color",
-        "brightness",
-        "contrast",
-        "saturation",
-        "hue",
-        "blur",
-        "grayscale",
-        "flip",
-        "recipe",
-    )
+        evaluation="sensitivity", part="original", name="infonce_backbone", title="original"
+    ),  # how close together the features of all images are
+    *(
+        Metric(
+            evaluation="sensitivity",
+            part=part,
+            name="infonce_backbone",
+            title=part,
+            minus="original",
+        )
+        for part in AUGMENTATIONS
+    ),
 )
 """How much farther an image is from its augmented version than from itself, in the features."""
 
-LEVEL = Metric(evaluation="sensitivity", part="original", name="infonce_backbone", title="original")
-"""InfoNCE between images and themselves: how close together the features of all images lie."""
+SENSITIVITY_SHORT = tuple(
+    m for m in SENSITIVITY if m.part in ("original", "crop", "color", "recipe")
+)
 
-USED = (
-    Metric(
-        evaluation="equivariance", part="omega", name="omega_top1", title="finds ω, %", scale=100
-    ),
+OMEGA_USE = (
+    _percent("equivariance", "omega", "omega_top1", "finds ω, %"),
     *(
         Metric(
             evaluation="sensitivity",
@@ -76,8 +127,10 @@ USED = (
         for condition in ("right", "zero", "shuffled")
     ),
 )
-"""How often the right ω brings an image and its view closer together than 99 others, and how close
-they are, told this or that ω."""
+"""How often the right ω brings an image and its view closer together than 99 others do, and how
+close they are when the projector is conditioned on the right ω, on zeros, or on another view's."""
+
+OMEGA_USE_SHORT = tuple(m for m in OMEGA_USE if m.part in ("omega", "recipe"))
 
 SPECTRUM = tuple(
     Metric(evaluation="spectrum", part="spectrum", name=name, title=title)
@@ -89,19 +142,8 @@ SPECTRUM = tuple(
     )
 )
 DIRECTIONS = tuple(
-    Metric(
-        evaluation="main-directions",
-        part="colour",
-        name=f"{name}_{count}",
-        title=f"{title}, {count}",
-        scale=100,
-    )
+    _percent("main-directions", "colour", f"{name}_{count}", f"{title}, {count}")
     for name, title in (("variance", "variance"), ("r2", "R² colour"))
     for count in (4, 8, 16, 32)
 )
-"""What the largest principal components hold."""
-
-KEPT_SHORT = tuple(m for m in KEPT_PAIRED if m.part in ("crop", "color_diff", "mean"))
-SENSITIVITY_SHORT = (LEVEL, *(m for m in SENSITIVITY if m.part in ("crop", "color", "recipe")))
-USED_SHORT = tuple(m for m in USED if m.part in ("omega", "recipe"))
-TASKS_SHORT = tuple(m for m in TASKS if m.title not in ("skin tone k-NN", "vendor k-NN"))
+"""Variance in the largest principal components, and the mean colour predicted from them."""

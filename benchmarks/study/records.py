@@ -1,29 +1,29 @@
-"""What a training of the study left: its settings and all that was measured, as one JSON file."""
+"""Records of the study: what each training left, as one JSON file, and which arms they are of."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.design import Choice, Job
+from benchmarks.study.design import MAIN, HyperParameters, Job
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.common.files import read_json
+from cassle_zoo.common.files import read_json, write_text
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.records import Result
 from cassle_zoo.train.run.fingerprint import flat_settings
 
 RECORDS = Path(__file__).resolve().parent / "records"
-"""Those that docs/study.md is made from."""
+"""The published ones, which docs/study.md is made from."""
 
 _VALIDATION = "validation top-1 by w"
-_FREE = ("data", "run")  # parts of the settings that do not change the result, but for the seed
+_FREE = ("data", "run")  # sections of the settings that do not change the result (the seed does)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One training, evaluated.
+    """One training and what was measured of it.
 
     Attributes:
         arm: Name of the arm.
@@ -31,10 +31,10 @@ class Record:
         against: Arm that it is compared with; empty if none.
         seed: Of the training.
         settings: Of the training, as JSON types, without what does not change the result.
-        results: What was measured, by evaluation.
-        neighbours: By task, rows of indices of images: a query, then the nearest to it.
-        seconds: Spent on `train` and `evaluate`.
-        device: What it was trained on.
+        results: Results by evaluation.
+        neighbours: By task, rows of image indices: a query, then the images nearest to it.
+        seconds: Spent on `train` and on `evaluate`.
+        device: Where it was trained.
         error: Why there are no results: the loss diverged, or the features collapsed.
     """
 
@@ -49,21 +49,26 @@ class Record:
     device: str
     error: str = ""
 
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the projector is conditioned on ω."""
+        settings = self.settings.get("conditioning", {})
+        mode: str = settings.get("mode", settings.get("how", "none"))
+        return mode != "none"
+
     def save(self, path: Path) -> None:
-        """Write to a file, which is either complete or not there."""
+        """Write to a file, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["results"] = {task: json.loads(r.to_json()) for task, r in self.results.items()}
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps(values, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Record":
         """Read what :meth:`save` wrote.
 
         Raises:
-            DataError: If it is no record.
+            DataError: If it is not a record.
         """
         try:
             values = read_json(path)
@@ -74,14 +79,14 @@ class Record:
             }
             return cls(**values)
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            raise DataError(f"{path} is no record of the study: {error!r}.") from error
+            raise DataError(f"{path} is not a record of the study: {error!r}.") from error
 
 
 def load_records(folder: Path) -> list[Record]:
     """Read all records of a folder, in the order of their names.
 
     Raises:
-        DataError: If there is no such folder, or a file is no record.
+        DataError: If there is no such folder, or a file is not a record.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {str(folder)!r} with records of the study.")
@@ -89,7 +94,7 @@ def load_records(folder: Path) -> list[Record]:
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """Return the settings that decide about a job's result; only a name of what is not trained."""
+    """Return the settings that decide a job's result; of an untrained source only its name."""
     if job.arm.source:
         return {"name": job.arm.source}
     values = job.arm.config.to_dict()
@@ -97,12 +102,12 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 
 def check_settings(record: Record, job: Job) -> None:
-    """Check that a record is of a job's settings; those that only one of both knows may differ.
+    """Check that a record has a job's settings; a setting that only one of them has may differ.
 
     Raises:
         ConfigError: Naming the settings that differ, with both values.
     """
-    now = json.loads(json.dumps(settings_of(job)))  # tuples as in the record: lists
+    now = json.loads(json.dumps(settings_of(job)))  # tuples become lists, as in the record
     old, new = flat_settings(record.settings), flat_settings(now)
     differing = [
         f"{name}: {old[name]!r} there, {new[name]!r} now"
@@ -111,13 +116,13 @@ def check_settings(record: Record, job: Job) -> None:
     ]
     if differing:
         raise ConfigError(
-            f"the record of {job.name} is of other settings ({'; '.join(differing)}); use another "
+            f"the record of {job.name} has other settings ({'; '.join(differing)}); use another "
             "folder, or the same settings."
         )
 
 
 def check_data(records: Sequence[Record], data: EvalData) -> None:
-    """Check that records were measured on data.
+    """Check that records were measured on a dataset.
 
     Raises:
         ConfigError: Naming the first record that was not, with both hashes.
@@ -126,16 +131,16 @@ def check_data(records: Sequence[Record], data: EvalData) -> None:
         for result in record.results.values():
             if result.data["sha256"] != data.sha256:
                 raise ConfigError(
-                    f"the record of {record.arm}, seed {record.seed}, is of other data: sha256 "
-                    f"{result.data['sha256']}, but {data.name} as given has {data.sha256}; use the "
-                    "same data, or other records."
+                    f"the record of {record.arm}, seed {record.seed}, is of other data: its sha256 "
+                    f"is {result.data['sha256']}, that of {data.name} as given {data.sha256}; use "
+                    "the same data, or other records."
                 )
 
 
 def validation_score(record: Record) -> float:
     """Return the mean over tasks of the linear probe's top-1 on validation data, in [0, 1].
 
-    Each task's w is the best on the same data. Test data play no part. 0 without results.
+    Each task's w is the best on the same data; test data are not used. 0 without results.
 
     Raises:
         DataError: If the record has no linear probe.
@@ -157,17 +162,14 @@ def validation_score(record: Record) -> float:
 
 
 def best_of(records: Sequence[Record]) -> Record:
-    """Return the record with the best validation score, the first if several are equal.
+    """Return the record with the best validation score, the first of equal ones.
 
     This chooses the hyper-parameters of the baseline, and the seed of an arm to be published.
-
-    Args:
-        records: At least one.
     """
     return max(records, key=validation_score)
 
 
-def choose(records: Sequence[Record]) -> Choice:
+def choose(records: Sequence[Record]) -> HyperParameters:
     """Return the hyper-parameters of the best record of the grid.
 
     Raises:
@@ -179,4 +181,38 @@ def choose(records: Sequence[Record]) -> Choice:
             "Pass --no-choose to take the recipe's learning rate and weight decay."
         )
     optim = best_of(records).settings["optim"]
-    return Choice(base_lr=optim["base_lr"], weight_decay=optim["weight_decay"])
+    return HyperParameters(base_lr=optim["base_lr"], weight_decay=optim["weight_decay"])
+
+
+def arms_of(records: Sequence[Record], group: str) -> list[str]:
+    """Return the recorded arms of a group, those that others are compared with first."""
+    own = sorted((r for r in records if r.group == group), key=lambda r: (r.against != "", r.arm))
+    return list(dict.fromkeys(record.arm for record in own))
+
+
+def conditioned(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
+    """Return those of `arms` whose projector is conditioned on ω."""
+    found = {record.arm for record in records if record.is_conditioned}
+    return [arm for arm in arms if arm in found]
+
+
+def pairs_of(records: Sequence[Record], group: str) -> list[tuple[str, str]]:
+    """Return the arms of a group, each with the arm that it is compared with.
+
+    Conditioned main arms are compared with those that are not (AugSelf), too.
+    """
+    own = sorted((r.arm, r.against) for r in records if r.group == group and r.against)
+    pairs = list(dict.fromkeys(own))
+    if group == MAIN:
+        with_omega = conditioned(records, [arm for arm, _ in pairs])
+        pairs += [(a, b) for a in with_omega for b, _ in pairs if b not in with_omega]
+    return pairs
+
+
+def gallery_pairs(records: Sequence[Record]) -> Iterator[tuple[str, Record, Record]]:
+    """Yield tasks with the first seed's records of the baseline and of CASSLE."""
+    main = {r.arm: r for r in records if r.group == MAIN and r.seed == 0 and not r.error}
+    for record in main.values():
+        if record.is_conditioned and record.against in main:
+            for task in record.neighbours:
+                yield task, main[record.against], record

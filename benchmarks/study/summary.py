@@ -1,4 +1,4 @@
-"""Means, spreads and paired differences of recorded numbers."""
+"""Summaries of recorded numbers: means, spreads and paired differences, and tables of them."""
 
 import importlib.util
 import statistics
@@ -6,32 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.study.metrics import Metric, values
 from benchmarks.study.records import Record
-from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError, MissingDependencyError
+from cassle_zoo.common.markdown import table
 
 CONFIDENCE = 0.95
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A number in a record, and how to show it.
-
-    Attributes:
-        evaluation: Such as `emoji64`.
-        part: Task, augmentation or descriptor.
-        name: Of the number.
-        title: For tables and figures.
-        scale: Factor for tables and figures: 100 shows shares as percentages.
-        minus: Another part, whose number of the same name is subtracted; none if empty.
-    """
-
-    evaluation: str
-    part: str
-    name: str
-    title: str
-    scale: float = 1.0
-    minus: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +21,11 @@ class Spread:
 
     Attributes:
         mean: Of all values.
-        std: Sample standard deviation; None of a single value.
-        count: Number of values.
+        std: Sample standard deviation; None for a single value.
     """
 
     mean: float
     std: float | None
-    count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +34,9 @@ class Difference:
 
     Attributes:
         mean: Of the differences.
-        half_width: Half of the 95 % t interval around the mean; None of a single pair, and of equal
-            differences: counts of few images may agree by chance.
-        p: Two-sided p-value of the t test that the mean is 0; None likewise.
+        half_width: Half the width of the 95 % t interval around the mean; None for a single pair,
+            and for equal differences, since counts of few images may agree by chance.
+        p: Two-sided p-value of the t test that the mean is 0; None in the same cases.
         count: Number of pairs.
     """
 
@@ -74,15 +53,6 @@ class Difference:
         return 1 if self.mean > 0 else -1
 
 
-def values(records: Sequence[Record], arm: str, metric: Metric) -> dict[int, float]:
-    """Return a metric of an arm by seed, scaled; runs that diverged are left out."""
-    return {
-        record.seed: metric.scale * _value(record, metric)
-        for record in records
-        if record.arm == arm and not record.error
-    }
-
-
 def spread(sample: Sequence[float]) -> Spread:
     """Summarise values, one per seed.
 
@@ -92,7 +62,7 @@ def spread(sample: Sequence[float]) -> Spread:
     if not sample:
         raise ConfigError("there are no values to summarise.")
     std = statistics.stdev(sample) if len(sample) > 1 else None
-    return Spread(mean=statistics.fmean(sample), std=std, count=len(sample))
+    return Spread(mean=statistics.fmean(sample), std=std)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
@@ -121,10 +91,10 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
 def holm(found: Sequence[Difference | None]) -> list[int]:
     """Return the signs of the differences that are not 0, as a family (Holm, 1979).
 
-    With probability 95 % none of them is wrong.
+    With 95 % probability none of them is wrong.
 
     Args:
-        found: The family; None and single pairs have sign 0 and do not count.
+        found: The family; those without a p-value have sign 0 and do not count.
     """
     signs = [0] * len(found)
     tested = sorted((d.p, i) for i, d in enumerate(found) if d is not None and d.p is not None)
@@ -153,28 +123,44 @@ def show_difference(found: Difference, decimals: int = 1) -> str:
     return f"**{text}**" if found.sign else text
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose first column is left-aligned, all others right-aligned."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+def spread_table(
+    records: Sequence[Record], arms: Sequence[str], metrics: Sequence[Metric], decimals: int = 1
+) -> str:
+    """Return a table of means and standard deviations: a row per arm, a column per metric."""
+    rows = []
+    for arm in arms:
+        samples = [list(values(records, arm, metric).values()) for metric in metrics]
+        cells = [show_spread(spread(s), decimals) if s else "no result" for s in samples]
+        rows.append([arm, str(max(map(len, samples))), *cells])
+    return number_table(["arm", "seeds", *(metric.title for metric in metrics)], rows)
 
 
-def _value(record: Record, metric: Metric) -> float:
-    try:
-        parts = record.results[metric.evaluation].metrics
-        base = parts[metric.minus][metric.name] if metric.minus else 0.0
-        return parts[metric.part][metric.name] - base
-    except KeyError:
-        raise DataError(
-            f"the record of {record.arm}, seed {record.seed}, has no {metric.evaluation} "
-            f"{metric.part} {metric.name}; `cassle-zoo reproduce study` measures what is missing."
-        ) from None
+def difference_table(
+    records: Sequence[Record],
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[Metric],
+    decimals: int = 1,
+) -> str:
+    """Return a table of paired differences: a row per pair of arms, a column per metric."""
+    rows = []
+    for first, second in pairs:
+        cells = []
+        for metric in metrics:
+            found = paired(values(records, first, metric), values(records, second, metric))
+            cells.append("-" if found is None else show_difference(found, decimals))
+        rows.append([f"{first} - {second}", *cells])
+    return number_table(["difference", *(metric.title for metric in metrics)], rows)
+
+
+def number_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns, except the first, are aligned right."""
+    return table(header, rows, right=range(1, len(header)))
 
 
 def _student_t() -> Any:
     """Return Student's t distribution."""
     if importlib.util.find_spec("scipy") is None:
-        raise MissingDependencyError("intervals need scipy: pip install 'cassle-zoo[study]'.")
+        raise MissingDependencyError("intervals need scipy: pip install scipy.")
     from scipy.stats import t
 
     return t

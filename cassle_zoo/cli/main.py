@@ -30,11 +30,10 @@ def _eval(argv: list[str]) -> int:
     return run_from_cli(argv)
 
 
-# Settings of trainer, evaluators and study define their options.
+# Settings of trainer and evaluators define their options.
 PARSING_THEMSELVES: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "eval": _eval,
-    reproduce.NAME: reproduce.run,
 }
 
 

@@ -1,17 +1,289 @@
-"""``cassle-zoo reproduce``: recorded numbers, measured again; it parses its own arguments."""
+"""``cassle-zoo reproduce``: train, export and evaluate a recorded model, and compare numbers."""
 
-from typing import Any
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-NAME = "reproduce"
+from cassle_zoo.common.errors import ConfigError, unknown_name
+from cassle_zoo.common.files import read_json, write_json
+from cassle_zoo.specs import MODEL_SPECS
+
+if TYPE_CHECKING:
+    from cassle_zoo.records import Result
+    from cassle_zoo.train.config import TrainConfig
+
+RESULTS = Path(__file__).resolve().parents[1] / "eval" / "results"
+TOLERANCES = "tolerances.json"  # beside this module; `python -m benchmarks.study tolerances`
+UNTRAINED_TOLERANCE = 0.005
+EXIT_OUTSIDE, EXIT_STOPPED = 1, 143
 
 
 def add_parser(subparsers: Any) -> None:
-    """List the command; its arguments go to the study unread, see ``main._run``."""
-    subparsers.add_parser(NAME, help="get recorded numbers again, or the study", add_help=False)
+    """Describe the command's arguments."""
+    parser = subparsers.add_parser(
+        "reproduce",
+        help="train a recorded model again and compare the numbers",
+        description="Train NAME by its recipe, export and measure it, and compare every number "
+        "with the recorded one (MODEL_CARDS.md); a baseline, such as raw-pixels, is only measured. "
+        "The same command continues what was interrupted. A number agrees if it is no farther "
+        "off than two trainings with different seeds may be (95 % for all numbers at once, by the "
+        "spread over seeds in the study; at least 1 point), or 0.5 points if nothing is trained.",
+        epilog="exit status: 0 all numbers agree; 1 some do not; 143 stopped by a signal (the same "
+        "command continues); 2 wrong usage or an error.",
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the model, with or without tag")
+    parser.add_argument("--list", action=_ListNames, help="list the names and exit")
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="PATH", help="emoji64.tar or its folder"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the training"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, metavar="POINTS", help="allow this, in percentage points"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads; default: as in the recorded training"
+    )
+    parser.add_argument(
+        "--data-workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that decode and crop; default: 1",
+    )
+    parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
+    parser.set_defaults(run=run)
 
 
-def run(argv: list[str]) -> int:
-    """Hand all arguments after ``reproduce`` to the study."""
-    from benchmarks.study.main import run_from_cli
+class _ListNames(argparse.Action):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs=0, **settings)
 
-    return run_from_cli(argv)
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print("\n".join(recorded_results()))
+        parser.exit()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reproduce, print a table, and return whether all numbers agree."""
+    if args.tolerance is not None and not args.tolerance >= 0:
+        raise ConfigError(f"--tolerance must be at least 0, got {args.tolerance}.")
+    recorded = find_recorded(args.name)
+    found = reproduce(
+        recorded,
+        args.output,
+        args.data,
+        threads=args.threads,
+        data_workers=args.data_workers,
+        device=args.device,
+    )
+    if found is None:
+        return EXIT_STOPPED
+    rows = compare(recorded, found, None if args.tolerance is None else args.tolerance / 100)
+    print(comparison_table(rows))
+    agreeing = sum(row.agrees for row in rows)
+    print(f"{agreeing} of {len(rows)} numbers agree.")
+    return 0 if agreeing == len(rows) else EXIT_OUTSIDE
+
+
+def recorded_results(folder: Path = RESULTS) -> dict[str, "Result"]:
+    """Return the recorded results by name of the model."""
+    from cassle_zoo.records import Result
+
+    results = [Result.load(path) for path in sorted(folder.glob("*.json"))]
+    return {str(result.model["name"]): result for result in results}
+
+
+def find_recorded(name: str) -> "Result":
+    """Return the recorded result of a model, with its tag or without.
+
+    Raises:
+        UnknownNameError: If nothing is recorded under this name.
+    """
+    results = recorded_results()
+    found = results.get(name) or results.get(f"{name}.emoji64")
+    if found is None:
+        raise unknown_name("name", name, results)
+    return found
+
+
+def reproduce(
+    recorded: "Result",
+    out: Path,
+    data: Path,
+    *,
+    threads: int | None = None,
+    data_workers: int = 1,
+    device: str | None = None,
+) -> "Result | None":
+    """Train a recorded model by its recipe and measure it; a baseline is only measured.
+
+    Args:
+        recorded: One of `recorded_results`.
+        out: Folder of the training; a later call continues one that was interrupted.
+        data: `emoji64.tar` or its folder.
+        threads: CPU threads; by default as in the recorded training.
+        data_workers: Processes that decode and crop.
+        device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
+
+    Returns:
+        The result, also written to `out/result.json`, from where a later call takes it; None if a
+        signal stopped the training.
+
+    Raises:
+        ConfigError: If the recipe is no longer what the weights were trained with, the data are not
+            those of the recorded result, or `out` holds a result of another model.
+    """
+    import torch
+
+    from cassle_zoo.eval.base import Compute
+    from cassle_zoo.eval.datasets import open_data
+    from cassle_zoo.eval.protocols.emoji64 import Emoji64Suite
+    from cassle_zoo.eval.runner import evaluate
+    from cassle_zoo.hub.export import export_run
+    from cassle_zoo.records import Result
+    from cassle_zoo.train.loop import train
+
+    name = str(recorded.model["name"])
+    images = open_data("emoji64", data)
+    if images.sha256 != recorded.data["sha256"]:
+        raise ConfigError(
+            f"{data} is not the data of the recorded result: its sha256 is {images.sha256}, "
+            f"expected {recorded.data['sha256']}."
+        )
+    path = out / "result.json"
+    if path.exists():
+        found = Result.load(path)
+        if (found.model["name"], found.data["sha256"]) != (name, images.sha256):
+            raise ConfigError(f"{path} is not a result of {name}; use another output folder.")
+        return found
+    command = f"cassle-zoo reproduce {name} --data {data.name} -o OUT"
+    source, seed = name, recorded.seed
+    if name in MODEL_SPECS:
+        config = training_config(name, out, data, threads, data_workers, device)
+        if train(config, out / "train", command=command).stopped:
+            return None
+        source, seed, threads = f"local-dir:{out / 'model'}", config.run.seed, config.run.threads
+        export_run(out / "train", out / "model", overwrite=True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    compute = Compute(seed=seed, device=device, no_cache=True)
+    result, _ = evaluate("emoji64", Emoji64Suite(), source, images, compute, command=command)
+    result.save(path)
+    return result
+
+
+def training_config(
+    name: str, out: Path, data: Path, threads: int | None, data_workers: int, device: str | None
+) -> "TrainConfig":
+    """Return the settings that repeat the training of a bundled model in `out/train`.
+
+    The arguments are those of `reproduce`.
+
+    Raises:
+        ConfigError: If the recipe is no longer what the weights were trained with, or `out` holds
+            another training.
+    """
+    import dataclasses
+
+    from cassle_zoo.train.recipes import get_recipe
+    from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run
+
+    settings = recorded_settings(name)
+    recorded, recipe = settings["run"], get_recipe(name)
+    run = dataclasses.replace(
+        recipe.run,
+        seed=recorded["seed"],
+        device=device,
+        threads=recorded["threads"] if threads is None else threads,
+        loggers=("csv",),
+    )
+    images = dataclasses.replace(recipe.data, root=str(data), workers=data_workers)
+    config = dataclasses.replace(recipe, data=images, run=run)
+    # Starting from the recorded settings makes the training refuse others.
+    folder = out / "train"
+    if not (folder / CONFIG_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG_FILE, settings)
+    try:
+        check_same_run(config, folder)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the recipe of {name} is not what its weights were trained with: {error}"
+        ) from None
+    return config
+
+
+def recorded_settings(name: str) -> dict[str, Any]:
+    """Return the settings that the weights of a bundled model were trained with."""
+    from cassle_zoo.store.folder import bundled_folder, read_config
+
+    model = read_config(bundled_folder(MODEL_SPECS[name]))
+    settings: dict[str, Any] = model["cassle_zoo"]["training"]["config"]
+    return settings
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A number, recorded and reproduced.
+
+    Attributes:
+        name: Task and metric.
+        recorded: The recorded value.
+        found: The value now.
+        tolerance: How far `found` may be from `recorded`.
+    """
+
+    name: str
+    recorded: float
+    found: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference is within the tolerance."""
+        return abs(self.found - self.recorded) <= self.tolerance
+
+
+def compare(
+    recorded: "Result", found: "Result", tolerance: float | None = None
+) -> list[Comparison]:
+    """Compare every recorded number with the one found.
+
+    Args:
+        recorded: What was recorded.
+        found: What was measured now.
+        tolerance: Tolerance of all numbers; by default that of two seeds for trained models, and
+            `UNTRAINED_TOLERANCE` for others.
+
+    Raises:
+        ConfigError: If a recorded number was not measured.
+    """
+    model = str(recorded.model["name"])
+    of_seeds = read_json(Path(__file__).with_name(TOLERANCES)) if model in MODEL_SPECS else {}
+    rows = []
+    for task, metrics in recorded.metrics.items():
+        for metric, value in metrics.items():
+            name = f"{task} {metric}"
+            if metric not in found.metrics.get(task, {}):
+                raise ConfigError(f"{model}: {name} is recorded, but was not measured.")
+            allowed = tolerance
+            if allowed is None:
+                allowed = of_seeds[task][metric] if of_seeds else UNTRAINED_TOLERANCE
+            rows.append(Comparison(name, value, found.metrics[task][metric], allowed))
+    return rows
+
+
+def comparison_table(rows: Sequence[Comparison]) -> str:
+    """Write comparisons as a table, in percent."""
+    width = max((len(row.name) for row in rows), default=0)
+    lines = [f"{'':{width}} recorded    found  tolerance"]
+    for row in rows:
+        lines.append(
+            f"{row.name:{width}} {100 * row.recorded:8.1f} {100 * row.found:8.1f} "
+            f"{'± ' + format(100 * row.tolerance, '.1f'):>10}{'' if row.agrees else '  outside'}"
+        )
+    return "\n".join(lines)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from benchmarks.study.design import Design
-from benchmarks.study.job import Machine
+from benchmarks.study.runner import Machine
 from cassle_zoo.train.recipes import get_recipe
 
 MACHINE = Machine(device="cpu", threads=1, data_workers=0)

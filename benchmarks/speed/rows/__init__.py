@@ -1,1 +1,1 @@
-"""One module per row of the table: ``measure(rounds)`` returns a :class:`benchmarks.speed.row.Row`."""
+"""Rows of the table, one module each: `measure(rounds)` returns a `benchmarks.speed.timing.Row`."""

@@ -1,6 +1,6 @@
 """Jitter, grayscale, blur, flip and normalisation of a batch, beside kornia."""
 
-from benchmarks.speed.row import Check, Row, speeds, take_turns, times_faster
+from benchmarks.speed.timing import Check, Row, speeds, take_turns, times_faster
 
 BATCH, SIZE = 64, 96
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.speed.row import Check, Row, speeds, take_turns, times_faster
-from benchmarks.speed.rows.training import BATCH, IMAGES, SIZE, WORKERS, config, photographs
+from benchmarks.speed.timing import Check, Row, speeds, take_turns, times_faster
+from benchmarks.speed.workloads import BATCH, IMAGES, SIZE, WORKERS, config, photographs
 
 ROUNDTRIPS = 6
 AS_OFFICIAL = "Pillow crops, float tensors"  # what the paper's code does in its workers

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.images import jpeg_folder, photo
-from benchmarks.speed.row import Check, Row, medians, take_turns, times_faster
+from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
+from benchmarks.speed.workloads import jpeg_folder, photo
 
 NAME, SIZE, BATCH, FILES = "resnet50_cassle_simclr", 224, 32, 64
 
@@ -36,8 +36,7 @@ def measure(rounds: int) -> Row:
             "auto from JPEG": lambda: _ours(model, files, "auto", None),
             "timm from JPEG": lambda: _timm_files(model, files),
         }
-        turns = {name: _silent(run) for name, run in contestants.items()}
-        seconds = take_turns(turns, rounds)
+        seconds = take_turns(contestants, rounds)
     difference = float((features["fp32"] - features["timm"]).abs().max())
     cosine = float(cosine_similarity(features["auto"], features["timm"]).min())
 
@@ -64,13 +63,6 @@ def measure(rounds: int) -> Row:
         ],
         seconds=seconds,
     )
-
-
-def _silent(run: Callable[[], Any]) -> Callable[[], None]:
-    def turn() -> None:
-        run()
-
-    return turn
 
 
 def _ours(model: Any, inputs: Any, precision: str, transform: Any) -> Any:

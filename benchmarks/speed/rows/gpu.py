@@ -2,10 +2,11 @@
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from benchmarks.speed.row import Check, Row
-from benchmarks.speed.rows.training import config, random_batch
+from benchmarks.speed.timing import Check, Row, take_turns
+from benchmarks.speed.workloads import config, random_batch
 
 BATCH, SIZE = 256, 224
 ARCHITECTURES = ("resnet50", "vit_small")
@@ -73,13 +74,9 @@ def _times(arch: str, rounds: int) -> tuple[dict[str, list[float]], float]:
         loss.backward()
 
     parts = {"step": lambda: trainer.train_step(batch, 10**6), "bare": bare, "views": views}
-    times: dict[str, list[float]] = {name: [] for name in parts}
     torch.cuda.reset_peak_memory_stats()
-    for number in range(rounds + 3):
-        for name, part in parts.items():
-            elapsed = _on_gpu(part)
-            if number >= 3:
-                times[name].append(elapsed)
+    turns = {name: partial(_on_gpu, part) for name, part in parts.items()}
+    times = take_turns(turns, rounds, warm=3)
     return times, torch.cuda.max_memory_allocated() / 2**30
 
 

@@ -1,6 +1,6 @@
 """`create_model(..., pretrained=True)` once the library is imported, beside timm's own loading."""
 
-from benchmarks.speed.row import Check, Row, medians, take_turns, times_faster
+from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
 
 NAME = "resnet50_cassle_simclr"
 

@@ -1,10 +1,10 @@
-"""What logging and checkpoints take of the time of training, at the default intervals."""
+"""Logging and checkpoints: their part of the training time, at the default intervals."""
 
 import tempfile
 from pathlib import Path
 
-from benchmarks.speed.row import Check, Row, medians, take_turns
-from benchmarks.speed.rows.training import BATCH, config, random_batch
+from benchmarks.speed.timing import Check, Row, medians, take_turns
+from benchmarks.speed.workloads import BATCH, config, random_batch
 
 
 def measure(rounds: int) -> Row:
@@ -19,17 +19,16 @@ def measure(rounds: int) -> Row:
         values = trainer.train_step(batch, 10**6)
         every = run.run.log_every
 
-        def step() -> None:
-            trainer.train_step(batch, 10**6)
-
         def log() -> None:
             for _ in range(every):
                 report.step(every, values)
 
-        def save() -> None:
-            trainer.save(Path(out))
-
-        seconds = take_turns({"step": step, "log": log, "checkpoint": save}, 2 * rounds)
+        turns = {
+            "step": lambda: trainer.train_step(batch, 10**6),
+            "log": log,
+            "checkpoint": lambda: trainer.save(Path(out)),
+        }
+        seconds = take_turns(turns, 2 * rounds)
         report.close()
     middle = medians(seconds)
     logs = middle["log"] / (every * middle["step"])

@@ -1,9 +1,9 @@
-"""The sweep of a linear probe over 45 weights, beside full-batch L-BFGS."""
+"""The sweep of a linear probe over 45 values of l2, beside full-batch L-BFGS."""
 
 import copy
 from typing import Any
 
-from benchmarks.speed.row import Check, Row, Seconds, medians, take_turns, times_faster
+from benchmarks.speed.timing import Check, Row, Seconds, medians, take_turns, times_faster
 
 PROBLEMS = ((2000, 512, 37), (5000, 2048, 102))
 ITERATIONS = 5000
@@ -76,12 +76,12 @@ def _lbfgs(features: Any, labels: Any, classes: int) -> list[float]:
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
 
-    def objective(layer: Any, samples: Any, weight: float) -> Any:
+    def objective(layer: Any, samples: Any, l2: float) -> Any:
         loss = torch.nn.functional.cross_entropy(layer(samples), labels, reduction="sum")
-        return loss + weight * sum(p.square().sum() for p in layer.parameters())
+        return loss + l2 * sum(p.square().sum() for p in layer.parameters())
 
     found = []
-    for weight in L2_GRID:
+    for l2 in L2_GRID:
         solver = torch.optim.LBFGS(
             layer.parameters(),
             max_iter=ITERATIONS,
@@ -89,14 +89,14 @@ def _lbfgs(features: Any, labels: Any, classes: int) -> list[float]:
             line_search_fn="strong_wolfe",
         )
 
-        def closure(solver: Any = solver, weight: float = weight) -> Any:
+        def closure(solver: Any = solver, l2: float = l2) -> Any:
             solver.zero_grad()
-            loss = objective(layer, features, weight)
+            loss = objective(layer, features, l2)
             loss.backward()
             return loss
 
         solver.step(closure)
         with torch.no_grad():  # in double precision, for float32 does not hold the smallest ones
             exact = copy.deepcopy(layer).double()
-            found.append(float(objective(exact, features.double(), weight)))
+            found.append(float(objective(exact, features.double(), l2)))
     return found

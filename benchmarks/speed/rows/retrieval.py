@@ -4,7 +4,7 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.speed.row import Check, Row, medians, take_turns, times_faster
+from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
 
 GALLERY, WIDTH, QUERIES, CLASSES, K = 1_000_000, 512, 512, 10_000, 20
 BLOCK = 16_384  # gallery rows in one product
@@ -36,8 +36,7 @@ def measure(rounds: int) -> Row:
         "neighbours": lambda: nearest_neighbours(queries, gallery, K),
         "retrieval": lambda: retrieve(queries, query_labels, gallery, labels),
     }
-    turns = {name: _silent(run) for name, run in contestants.items()}
-    seconds = take_turns(turns, min(rounds, 3))
+    seconds = take_turns(contestants, min(rounds, 3))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
     searches = [name for name in contestants if name != "product"]
     return Row(
@@ -56,10 +55,3 @@ def measure(rounds: int) -> Row:
         ],
         seconds=seconds,
     )
-
-
-def _silent(run: Callable[[], Any]) -> Callable[[], None]:
-    def turn() -> None:
-        run()
-
-    return turn

@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.speed.row import Check, Row, speeds, take_turns
-from benchmarks.speed.rows.training import BATCH, config, random_batch
+from benchmarks.speed.timing import Check, Row, speeds, take_turns
+from benchmarks.speed.workloads import BATCH, config, random_batch
 
 BATCHES = (16, 32, 64, 128)
 STEPS = 3

@@ -1,12 +1,28 @@
-"""Start-up in fresh processes."""
+"""Start-up in fresh processes: `import cassle_zoo` and `cassle-zoo list` beside `import timm`."""
 
-from benchmarks.speed.import_time import measure as measure_imports
-from benchmarks.speed.row import Check, Row, medians
+import subprocess
+import sys
+from functools import partial
+
+from benchmarks.speed.timing import Check, Row, medians, take_turns
+
+COMMANDS = {
+    "python (nothing)": ["-c", "pass"],
+    "import cassle_zoo": ["-c", "import cassle_zoo"],
+    "cassle-zoo list": ["-m", "cassle_zoo", "list"],
+    "import timm": ["-c", "import timm"],
+}
 
 
 def measure(rounds: int) -> Row:
-    """Measure `import cassle_zoo` and `cassle-zoo list` beside `import timm`."""
-    seconds = measure_imports(rounds)
+    """Measure each command from the interpreter's start to its exit."""
+    turns = {
+        name: partial(
+            subprocess.run, [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL
+        )
+        for name, arguments in COMMANDS.items()
+    }
+    seconds = take_turns(turns, rounds)  # the warm turn fills the file cache
     middle = medians(seconds)
     return Row(
         title="import cassle_zoo; cassle-zoo list",

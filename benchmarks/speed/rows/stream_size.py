@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.speed.row import Check, Row
+from benchmarks.speed.timing import Check, Row
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 SHARD = 1000
@@ -50,7 +50,7 @@ def measure(rounds: int) -> Row:
 
 def write_index(folder: Path, size: int) -> None:
     """Write an index of `size` samples in shards of `SHARD`."""
-    from benchmarks.speed.images import photo
+    from benchmarks.speed.workloads import photo
 
     first = folder / "0.tar"
     image, label = folder / "image.jpg", folder / "label.cls"
@@ -75,7 +75,7 @@ def write_index(folder: Path, size: int) -> None:
 
 def first_batch(folder: str) -> dict[str, float]:
     """Open the data in `folder` and wait for the first batch."""
-    from benchmarks.speed.rows.training import config
+    from benchmarks.speed.workloads import config
     from cassle_zoo.train.config import DataConfig
     from cassle_zoo.train.data.datasets import open_dataset
     from cassle_zoo.train.data.loading import batches

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.speed.row import Check, Row, medians, speeds, take_turns, times_faster
-from benchmarks.speed.rows.training import (
+from benchmarks.speed.timing import Check, Row, medians, speeds, take_turns, times_faster
+from benchmarks.speed.workloads import (
     BATCH,
     COUNTED,
     SIZE,
@@ -32,14 +32,16 @@ def measure(rounds: int) -> Row:
         seconds = take_turns(contestants, rounds, warm=0)  # every turn warms up itself
         decoding = _decoding(run) * COUNTED
     middle = medians(seconds)
-    shares = {name: (middle[f"bare {name}"] + decoding) / middle[name] for name in ("fp32", "bf16")}
+    fractions = {
+        name: (middle[f"bare {name}"] + decoding) / middle[name] for name in ("fp32", "bf16")
+    }
     checks = [
         Check(name=f"{name} / lightly", value=times_faster(seconds, name, "lightly"), at_least=goal)
         for name, goal in (("fp32", 1.35), ("bf16", 2.3))
     ]
     checks += [
-        Check(name=f"{name}: share of bare step + decoding", value=share, at_least=0.95)
-        for name, share in shares.items()
+        Check(name=f"{name}: fraction of bare step + decoding", value=fraction, at_least=0.95)
+        for name, fraction in fractions.items()
     ]
     return Row(
         title="SimCLR step, resnet18, 96 px, batch 64, two views, JPEG folder, end to end",

@@ -9,11 +9,10 @@ from tiny_emoji64 import write_folder
 from tiny_study import MACHINE, small_design
 
 from benchmarks.study import design as design_module
-from benchmarks.study import job
 from benchmarks.study.design import Design
-from benchmarks.study.processes import run_study
+from benchmarks.study.evaluators import EVALUATORS
 from benchmarks.study.records import Record
-from benchmarks.study.run import Walk
+from benchmarks.study.runner import StudyRunner
 from cassle_zoo.eval.protocols.equivariance import Equivariance
 from cassle_zoo.eval.protocols.sensitivity import Sensitivity
 from cassle_zoo.records import Result
@@ -37,21 +36,21 @@ def _few_images() -> Iterator[None]:
     small = Sensitivity(images=16, strengths=(1.0,), figures=False)
     found = Equivariance(images=200, candidates=5, figures=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(job.EVALUATORS, "sensitivity", small)
-        patch.setitem(job.EVALUATORS, "equivariance", found)
-        spectrum = dataclasses.replace(job.EVALUATORS["spectrum"], components=(5, 40))  # type: ignore[type-var]
-        patch.setitem(job.EVALUATORS, "spectrum", spectrum)
+        patch.setitem(EVALUATORS, "sensitivity", small)
+        patch.setitem(EVALUATORS, "equivariance", found)
+        spectrum = dataclasses.replace(EVALUATORS["spectrum"], components=(5, 40))  # type: ignore[type-var]
+        patch.setitem(EVALUATORS, "spectrum", spectrum)
         for name in ("knn-whitened", "retrieval-whitened"):
-            evaluator = dataclasses.replace(job.EVALUATORS[name], whiten=4)  # type: ignore[type-var]
-            patch.setitem(job.EVALUATORS, name, evaluator)
+            evaluator = dataclasses.replace(EVALUATORS[name], whiten=4)  # type: ignore[type-var]
+            patch.setitem(EVALUATORS, name, evaluator)
         yield
 
 
 @pytest.fixture(scope="session")
-def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRunner]:
     """A finished study: a small grid, main arms, untrained features, an ablation of two epochs."""
-    walk = Walk(
-        out=tmp_path_factory.mktemp("study"),
+    runner = StudyRunner(
+        output=tmp_path_factory.mktemp("study"),
         data=emoji,
         design=small_design(),
         machine=MACHINE,
@@ -60,15 +59,15 @@ def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(design_module, "GRID_LR", (0.12, 0.24))
         patch.setattr(design_module, "GRID_WEIGHT_DECAY", (5e-4,))
-        assert run_study(walk) == 0
-        yield walk
+        assert runner.run()
+        yield runner
 
 
 @pytest.fixture
-def walk(emoji: Path, design: Design, tmp_path: Path) -> Walk:
-    """A study without grid that is not begun."""
+def runner(emoji: Path, design: Design, tmp_path: Path) -> StudyRunner:
+    """A study without grid that has not begun."""
     design = dataclasses.replace(design, choose=False)
-    return Walk(out=tmp_path / "study", data=emoji, design=design, machine=MACHINE)
+    return StudyRunner(output=tmp_path / "study", data=emoji, design=design, machine=MACHINE)
 
 
 @pytest.fixture

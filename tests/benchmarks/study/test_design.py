@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from benchmarks.study.design import GROUPS, Choice, Design, Job
+from benchmarks.study.design import GROUPS, Design, HyperParameters, Job
 from cassle_zoo.common.errors import ConfigError
 
-CHOICE = Choice(base_lr=0.111, weight_decay=3e-4)
+CHOICE = HyperParameters(base_lr=0.111, weight_decay=3e-4)
 DESIGN = Design(epochs=7, grid_epochs=2, ablation_epochs=4, seeds=3, method_seeds=2)
 JOBS = DESIGN.jobs(CHOICE)
 BY_NAME = {job.name: job for job in JOBS}
@@ -86,7 +86,7 @@ def test_the_references_are_shorter_main_arms() -> None:
     assert BY_NAME["resnet18_cassle_simclr-4epochs-seed0"].arm.against == "resnet18_simclr-4epochs"
 
 
-def test_the_choice_holds_unless_a_recipe_differs() -> None:
+def test_what_was_chosen_holds_unless_a_recipe_differs() -> None:
     def optim(name: str) -> tuple[float, float]:
         found = BY_NAME[f"{name}-seed0"].arm.config.optim
         return found.base_lr, found.weight_decay

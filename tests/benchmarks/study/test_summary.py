@@ -1,25 +1,18 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.stats import ttest_rel
 
-from benchmarks.study.records import Record
 from benchmarks.study.summary import (
     Difference,
-    Metric,
     holm,
-    markdown_table,
+    number_table,
     paired,
     show_difference,
     show_spread,
     spread,
-    values,
 )
-from cassle_zoo.common.errors import ConfigError, DataError
-
-SHARE = Metric(evaluation="emoji64", part="flags", name="recall@1", title="flags", scale=100)
+from cassle_zoo.common.errors import ConfigError
 
 
 def test_spread_is_that_of_a_sample() -> None:
@@ -69,17 +62,8 @@ def test_differences_that_exclude_zero_are_bold() -> None:
     assert "**" not in show_difference(wide)
 
 
-def test_values_leave_out_what_diverged(record: Record) -> None:
-    broken = dataclasses.replace(record, seed=1, results={}, error="the loss became nan")
-    assert values([record, broken], record.arm, SHARE) == {0: 25.0}
-    assert values([record], "another", SHARE) == {}
-    unknown = dataclasses.replace(SHARE, name="recall@7")
-    with pytest.raises(DataError, match="recall@7"):
-        values([record], record.arm, unknown)
-
-
-def test_markdown_table() -> None:
-    table = markdown_table(["arm", "a"], [["x", "1"], ["y", "2"]])
+def test_columns_of_numbers_are_aligned_right() -> None:
+    table = number_table(["arm", "a"], [["x", "1"], ["y", "2"]])
     assert table.splitlines() == ["| arm | a |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
 
 

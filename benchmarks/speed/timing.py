@@ -1,9 +1,12 @@
-"""What a row of the table holds, and how its contestants are timed."""
+"""Timing of contestants that take turns, and the row of the table that it gives."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cassle_zoo.common.files import write_json
 
 Seconds = dict[str, list[float]]
 """The seconds of every turn, by contestant."""
@@ -36,11 +39,11 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What was measured of one piece of work.
+    """What was measured of one task.
 
     Attributes:
-        title: The work.
-        amounts: By contestant, its median speed or time, in `unit`.
+        title: The task.
+        amounts: Median speed or time by contestant, in `unit`.
         unit: Unit of the amounts.
         checks: Ratios and other numbers, most with a goal.
         seconds: Everything that was timed.
@@ -55,28 +58,33 @@ class Row:
     note: str = ""
 
 
+def record_row(measure: Callable[[int], Row], rounds: int, file: Path) -> None:
+    """Measure a row in this process and write it to a file."""
+    write_json(file, asdict(measure(rounds)))
+
+
 def take_turns(
-    contestants: Mapping[str, Callable[[], float | None]], rounds: int, *, warm: int = 1
+    contestants: Mapping[str, Callable[[], object]], rounds: int, *, warm: int = 1
 ) -> Seconds:
-    """Time contestants in turns, so that a slow moment of the machine hits all of them.
+    """Time contestants in turns, so that a slow moment of the machine affects all of them.
 
     Args:
-        contestants: By name, what to do in one turn; it may return the seconds that count, if it
-            also does what does not count.
-        rounds: Turns of each that are kept.
-        warm: Turns of each before, which are not.
+        contestants: By name, what to do in one turn. If it returns a float, these are the seconds
+            that count; otherwise the whole turn counts.
+        rounds: Turns of each that count.
+        warm: Turns of each before them.
 
     Returns:
-        Seconds of every turn that was kept.
+        Seconds of every turn that counts.
     """
     seconds: Seconds = {name: [] for name in contestants}
     for number in range(warm + rounds):
         for name, turn in contestants.items():
             start = time.perf_counter()
             counted = turn()
-            elapsed = time.perf_counter() - start if counted is None else counted
+            elapsed = time.perf_counter() - start
             if number >= warm:
-                seconds[name].append(elapsed)
+                seconds[name].append(counted if isinstance(counted, float) else elapsed)
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""What the rows about training share: the run that is measured."""
+"""Workloads that rows share: synthetic photographs, and the training run that is measured."""
 
 import dataclasses
 import tempfile
@@ -8,10 +8,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.images import jpeg_folder
+import numpy as np
+from PIL import Image
 
+WIDTH, HEIGHT = 500, 375  # ImageNet's most frequent size
 BATCH, SIZE, IMAGES, WORKERS = 64, 96, 192, 2
-SKIPPED, COUNTED = 2, 4  # steps of a turn; while the first run, workers are getting ahead
+SKIPPED, COUNTED = 2, 4  # steps of a turn; during the first ones workers get ahead
+
+
+def photo(seed: int) -> Image.Image:
+    """Return an image with the spectrum of photographs: amplitude falls as 1 / frequency."""
+    generator = np.random.default_rng(seed)
+    noise = np.fft.rfft2(generator.standard_normal((3, HEIGHT, WIDTH)))
+    down, right = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None]
+    frequency = np.maximum(np.hypot(down, right), 1 / WIDTH)
+    planes = np.fft.irfft2(noise / frequency, s=(HEIGHT, WIDTH))
+    planes /= planes.std(axis=(1, 2), keepdims=True)
+    grey, colour = planes[:1], planes[1:]
+    mixed = np.concatenate([grey + 0.3 * colour[:1], grey, grey + 0.3 * colour[1:]])
+    pixels = (110 + 50 * mixed).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def jpeg_folder(folder: Path, count: int) -> Path:
+    """Write `count` images as JPEG of quality 90 into a class folder, and return `folder`."""
+    place = folder / "class"
+    place.mkdir(parents=True)
+    for index in range(count):
+        photo(index).save(place / f"{index:05d}.jpg", quality=90)
+    return folder
 
 
 def config(root: str = "", **changes: Any) -> Any:
@@ -29,19 +54,19 @@ def config(root: str = "", **changes: Any) -> Any:
 
 
 def with_precision(config: Any, precision: str) -> Any:
-    """Return the run in another precision."""
+    """Return the run with another precision."""
     return dataclasses.replace(config, run=dataclasses.replace(config.run, precision=precision))
 
 
 @contextmanager
 def photographs() -> Iterator[str]:
-    """Make a folder of JPEG files for a while."""
+    """Provide a temporary folder of JPEG files."""
     with tempfile.TemporaryDirectory() as folder:
         yield str(jpeg_folder(Path(folder), IMAGES))
 
 
 def random_batch(count: int, size: int = SIZE) -> dict[str, Any]:
-    """Return what a loader gives, with crops of noise, for when decoding is not the question."""
+    """Return a batch as from a loader, with crops of noise, where decoding is not measured."""
     import torch
 
     from cassle_zoo.augmentation.augment import draw_uniforms

@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
-from benchmarks.study.directions import MainDirections, mean_colours
+from benchmarks.study.evaluators import MainDirections, mean_colours
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
 from cassle_zoo.eval.sources import open_source
 
@@ -44,13 +44,13 @@ def test_agrees_with_sklearn(context: EvalContext) -> None:
         inputs = pca.transform(features)
         fitted = LinearRegression().fit(inputs[:40], colours[:40])
         assert found[f"r2_{count}"] == pytest.approx(fitted.score(inputs[40:], colours[40:]))
-        share = pca.explained_variance_ratio_.sum()
-        assert found[f"variance_{count}"] == pytest.approx(share)
+        fraction = pca.explained_variance_ratio_.sum()
+        assert found[f"variance_{count}"] == pytest.approx(fraction)
     assert found["r2_1"] < found["r2_3"] < found["r2_4"]
     assert found["r2_4"] == pytest.approx(1, abs=1e-3)
 
 
-def test_mean_colours_are_shares() -> None:
+def test_mean_colours_are_fractions() -> None:
     image = Image.fromarray(np.array([[[255, 0, 51], [255, 0, 0]]], dtype=np.uint8))
     [row] = mean_colours([(image.convert("RGBA"), None)], torch.tensor([0])).tolist()
     assert row == pytest.approx([1, 0, 0.1])

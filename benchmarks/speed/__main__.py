@@ -1,0 +1,179 @@
+"""Speed and memory beside peers: measures rows, prints them as a table, and records them as JSON.
+
+Each row runs in a process of its own; within it the contestants take turns. The table shows medians
+over the rounds, also of ratios. An interrupted benchmark continues: finished rows are kept in a
+folder beside the JSON file until all are done.
+"""
+
+import argparse
+import importlib.metadata
+import multiprocessing
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.rows import (
+    augmentation,
+    conditioning,
+    decode,
+    extraction,
+    gpu,
+    loading,
+    overhead,
+    probe,
+    retrieval,
+    scaling,
+    start,
+    stream_size,
+    train_step,
+)
+from benchmarks.speed.timing import Check, Row, record_row
+from cassle_zoo.common.files import read_json, write_json
+from cassle_zoo.common.markdown import table as markdown_table
+
+ROWS: Mapping[str, Callable[[int], Row]] = {
+    "train_step": train_step.measure,
+    "conditioning": conditioning.measure,
+    "augmentation": augmentation.measure,
+    "decode": decode.measure,
+    "probe": probe.measure,
+    "extraction": extraction.measure,
+    "loading": loading.measure,
+    "start": start.measure,
+    "retrieval": retrieval.measure,
+    "scaling": scaling.measure,
+    "overhead": overhead.measure,
+    "stream_size": stream_size.measure,
+    "gpu": gpu.measure,
+}
+RESULTS = Path(__file__).parent / "results" / "bench.json"
+PACKAGES = ("cassle-zoo", "torch", "torchvision", "timm", "pillow", "numpy", "kornia", "lightly")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what is not measured yet; return 1 if a row failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed", description="Measure speed and memory beside peers."
+    )
+    parser.add_argument("names", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each; default: 5")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"record the numbers here; default: {RESULTS} if all rows are measured, else nowhere",
+    )
+    args = parser.parse_args(argv)
+    if unknown := set(args.names) - set(ROWS):
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}.")
+    if args.names and args.out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return 0 if show(measure_all(args.names, args.rounds, Path(folder))) else 1
+    out = args.out or RESULTS
+    unfinished = out.with_suffix(".unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    rows = measure_all(args.names or list(ROWS), args.rounds, unfinished)
+    if not show(rows):
+        print(f"The finished rows are in {unfinished}; the same command continues.")
+        return 1
+    record = {"rows": rows, "rounds": args.rounds, "versions": versions(), "machine": machine()}
+    write_json(out, record)
+    shutil.rmtree(unfinished)
+    return 0
+
+
+def measure_all(names: Sequence[str], rounds: int, folder: Path) -> dict[str, Any]:
+    """Measure the rows that have no file in a folder yet; return all, None for those that failed.
+
+    Each is measured in a process of its own, so that they do not share memory and imports.
+    """
+    rows: dict[str, Any] = {}
+    for name in names:
+        file = folder / f"{name}.json"
+        if not file.exists():
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            process = multiprocessing.get_context("spawn").Process(
+                target=record_row, args=(ROWS[name], rounds, file)
+            )
+            process.start()
+            process.join()
+        rows[name] = read_json(file) if file.exists() else None
+    return rows
+
+
+def show(rows: Mapping[str, Any]) -> bool:
+    """Print rows as a table; return whether there are all."""
+    print(table({name: row for name, row in rows.items() if row is not None}))
+    failed = [name for name, row in rows.items() if row is None]
+    if failed:
+        print(f"Not measured: {', '.join(failed)}. Peers: pip install '.[bench]'")
+    return not failed
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lay rows out in Markdown."""
+    signs = {True: "yes", False: "no", None: "-"}
+    cells = []
+    for row in rows.values():
+        amounts = "; ".join(f"{k} {_short(v)}" for k, v in row["amounts"].items())
+        checks = [Check(**check) for check in row["checks"]]
+        cells.append(
+            [
+                row["title"],
+                f"{row['unit']}: {amounts}" if amounts else row["note"],
+                "<br>".join(_stated(check) for check in checks),
+                "<br>".join(signs[check.met] for check in checks),
+            ]
+        )
+    return markdown_table(["work", "measured", "numbers and goals", "met"], cells)
+
+
+def _stated(check: Check) -> str:
+    goals = []
+    if check.at_least is not None:
+        goals.append(f"≥ {check.at_least:g}")
+    if check.at_most is not None:
+        goals.append(f"≤ {check.at_most:g}")
+    goal = f" ({' and '.join(goals)})" if goals else ""
+    return f"{check.name}: **{_short(check.value)}**{goal}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    fields = dict(line.partition(":")[::2] for line in lines if ":" in line)
+    cpu = {key.strip(): value.strip() for key, value in fields.items()}
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return {
+        "processor": cpu.get("model name", platform.processor() or platform.machine()),
+        "instructions": [name for name in wanted if name in cpu.get("flags", "").split()],
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all cores"),
+        "load": list(os.getloadavg()),
+        "system": platform.platform(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
