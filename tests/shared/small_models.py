@@ -1,5 +1,7 @@
 """Small networks with seeded weights, and seeded images for them."""
 
+from typing import Any
+
 import numpy as np
 import timm
 import torch
@@ -11,7 +13,7 @@ from cassle_zoo.features.extract import eval_transform
 _SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
 
 
-def make_model(name: str = "test_resnet", **options: object) -> nn.Module:
+def make_model(name: str = "test_resnet", **options: Any) -> nn.Module:
     """Return one of timm's test models, without classifier, for images of 32 pixels."""
     torch.manual_seed(0)
     return timm.create_model(
@@ -29,4 +31,5 @@ def reference(model: nn.Module, images: list[Image.Image]) -> Tensor:
     """Return features computed in one plain batch."""
     transform = eval_transform(model)
     with torch.no_grad():
-        return model(torch.stack([transform(image) for image in images]))
+        features: Tensor = model(torch.stack([transform(image) for image in images]))
+    return features

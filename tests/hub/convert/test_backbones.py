@@ -89,7 +89,7 @@ def test_facebooks_moco_v1_has_one_linear_layer(randomised: Randomise, tmp_path:
 
 @pytest.mark.parametrize("vit", [True, False])
 def test_facebooks_moco_v3(randomised: Randomise, tmp_path: Path, vit: bool) -> None:
-    model = randomised(mocov3_vit(**VIT, num_heads=12)) if vit else resnet18(randomised)
+    model: Any = randomised(mocov3_vit(**VIT, num_heads=12)) if vit else resnet18(randomised)
     if vit:  # the number of heads follows from the format alone
         model.pos_embed.data.normal_()
     name = "head" if vit else "fc"
@@ -132,7 +132,7 @@ def test_solo_learn(randomised: Randomise, tmp_path: Path, prefix: str) -> None:
 def test_the_heads_of_a_vit(
     randomised: Randomise, tmp_path: Path, positions: str, heads: int
 ) -> None:
-    model = randomised(mocov3_vit(**VIT, num_heads=heads))
+    model: Any = randomised(mocov3_vit(**VIT, num_heads=heads))
     if positions == "learned":
         model.pos_embed.data.normal_()
     state = {**prefixed("backbone.", model), **prefixed("classifier.", nn.Linear(384, 10))}

@@ -1,7 +1,6 @@
 """What the stress tests share: a tiny run, the same run left alone, and the table at the end."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @dataclasses.dataclass
@@ -73,8 +70,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
-    from runs import EPOCHS, start
-    from tiny import configuration
+    from stress_run import configuration
+    from stress_runs import EPOCHS, start
 
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     run = start(configuration(images, epochs=EPOCHS), out)
