@@ -174,7 +174,7 @@ def _value(record: Record, metric: Metric) -> float:
 def _student_t() -> Any:
     """Return Student's t distribution."""
     if importlib.util.find_spec("scipy") is None:
-        raise MissingDependencyError("intervals need scipy: pip install 'cassle-zoo[study]'.")
+        raise MissingDependencyError("intervals need scipy: pip install scipy.")
     from scipy.stats import t
 
     return t
