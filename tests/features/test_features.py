@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import make_image
 from PIL import Image
-from small_models import make_image, make_model, reference
+from small_models import make_model, reference
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 

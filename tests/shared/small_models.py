@@ -1,8 +1,7 @@
-"""Small networks with seeded weights, and seeded images for them."""
+"""Small networks with seeded weights."""
 
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from PIL import Image
@@ -19,12 +18,6 @@ def make_model(name: str = "test_resnet", **options: Any) -> nn.Module:
     return timm.create_model(
         name, **{"num_classes": 0, "pretrained_cfg_overlay": _SMALL, **options}
     )
-
-
-def make_image(seed: int, width: int = 40, height: int = 34) -> Image.Image:
-    """Return noise."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def reference(model: nn.Module, images: list[Image.Image]) -> Tensor:

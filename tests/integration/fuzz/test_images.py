@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import make_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,8 +26,7 @@ KINDS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "TGA", "ICO", "JPEG
 
 def encoded(kind: str) -> bytes:
     buffer = io.BytesIO()
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8))
-    image.save(buffer, kind)
+    make_image(0, (20, 20)).save(buffer, kind)
     return buffer.getvalue()
 
 

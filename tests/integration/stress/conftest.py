@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from builders import image_folder
 
 
 @dataclasses.dataclass
@@ -59,12 +58,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """22 small images."""
-    folder = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for index in range(22):
-        pixels = generator.integers(0, 256, (20, 28, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
-    return folder
+    return image_folder(tmp_path_factory.mktemp("images"), [f"{i:02d}.png" for i in range(22)])
 
 
 @pytest.fixture(scope="session")
