@@ -10,7 +10,12 @@ from benchmarks.speed.row import Check, Row, medians, speeds, take_turns, times_
 
 def test_contestants_take_turns_and_warm_turns_do_not_count() -> None:
     order: list[str] = []
-    turns = {"a": lambda: order.append("a"), "b": lambda: (order.append("b"), 2.0)[1]}
+
+    def turn(name: str, seconds: float | None) -> float | None:
+        order.append(name)
+        return seconds
+
+    turns = {"a": lambda: turn("a", None), "b": lambda: turn("b", 2.0)}
     seconds = take_turns(turns, 3, warm=1)
     assert order == ["a", "b"] * 4
     assert seconds["b"] == [2.0, 2.0, 2.0]

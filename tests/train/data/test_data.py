@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import loading as data
-from cassle_zoo.train.data.loading import Sample, batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.data.loading import batches, open_dataset, steps_per_epoch
+from cassle_zoo.train.data.streams import Sample
 from cassle_zoo.train.run.faults import BadImages
 
 
-def with_data(config: TrainConfig, **changes: object) -> TrainConfig:
+def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
