@@ -4,30 +4,35 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# Tests of one file run in one process, since they share what is expensive to set up.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installs into one .venv at once would trip over each other
-.PHONY: help demo test stress coverage bench quality lint format types layers documents style docs clean
+.PHONY: help demo test test-slow stress coverage bench quality lint format types layers documents style docs clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## features and nearest neighbours of sample images, written to demo/
 	$(BIN)/cassle-zoo demo -o demo
 
-test: $(VENV)/.installed-dev ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev ## run the quick tests on all cores
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev ## run the slow tests: many processes, faults, fuzzing, the wheel
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+stress: $(VENV)/.installed-dev ## run fuzzing and faults for longer (some 10 minutes), show what was lost
+	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest -m slow tests/integration/fuzz tests/integration/stress $(PYTEST_ARGS)
+
+coverage: $(VENV)/.installed-dev ## run all tests and show which lines they leave out
+	$(PYTEST) -m "" --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-dev ## measure speed beside the peers (half an hour on an idle machine)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.speed $(BENCH_ARGS)
-
-stress: $(VENV)/.installed-dev ## run the long fault tests (some 10 minutes) and show what was lost
-	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest tests/integration/fuzz tests/integration/stress $(PYTEST_ARGS)
-
-coverage: $(VENV)/.installed-dev ## run the tests and show which lines they leave out
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 # One target per check, so that make -k quality shows everything that is wrong at once.
 quality: lint format types layers documents ## lint, format, types, layers, fresh generated documents
@@ -48,7 +53,7 @@ documents: $(VENV)/.installed-dev
 	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --check
 	$(BIN)/python -m cassle_zoo.hub.cards.bundled --check
 
-style: $(VENV)/.installed-dev ## mend what lint and format can mend
+style: $(VENV)/.installed-dev ## fix what lint and format can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -30,9 +30,8 @@ class NetworkBlockedError(RuntimeError):
     """A test tried to reach another machine (no OSError: code that expects those hides them)."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers and cut the network off."""
-    config.addinivalue_line("markers", "slow: takes several seconds")
+def pytest_configure() -> None:
+    """Cut the network off."""
     _block_network()
 
 
@@ -68,8 +67,8 @@ def _block_network() -> None:
         check(host)
         return getaddrinfo(host, *args, **kwargs)
 
-    socket.socket.connect = checked_connect  # type: ignore[method-assign]
-    socket.socket.connect_ex = checked_connect_ex  # type: ignore[method-assign]
+    setattr(socket.socket, "connect", checked_connect)  # noqa: B010  assignments that mypy accepts
+    setattr(socket.socket, "connect_ex", checked_connect_ex)  # noqa: B010
     socket.getaddrinfo = checked_getaddrinfo
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,15 @@ def settings() -> Iterator[str]:
 def test_documents_name_settings_that_exist(document: Path) -> None:
     text = document.read_text("utf-8")
     assert set(re.findall(r"--[a-z]+\.[a-z][a-z-]*", text)) <= set(settings())
+
+
+def test_extras_that_are_named_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    tops = ("cassle_zoo", "train", "eval", "hub", "benchmarks")
+    sources = [path for top in tops for path in (ROOT / top).rglob("*.py")]
+    texts = [path.read_text("utf-8") for path in (*DOCUMENTS, *sources)]
+    named = {extra for text in texts for extra in re.findall(r"cassle-zoo\[(\w+)\]", text)}
+    assert {"figures", "parquet", "wds"} <= named <= set(project["optional-dependencies"])
 
 
 def test_the_sections_are_those_tested_below() -> None:

@@ -217,7 +217,7 @@ def _convert(args: argparse.Namespace) -> int:
         std=tuple(args.std) if args.std else None,
         license=args.license,
     )
-    done = convert_checkpoint(
+    found = convert_checkpoint(
         args.checkpoint,
         args.output,
         name=args.name,
@@ -225,11 +225,11 @@ def _convert(args: argparse.Namespace) -> int:
         dtype=getattr(torch, args.dtype),
         overwrite=args.overwrite,
     )
-    print(f"read:    {done.format}")
-    print(f"model:   {done.model}")
-    for note in done.notes:
+    print(f"read:    {found.format}")
+    print(f"model:   {found.in_words()}")
+    for note in found.notes:
         print(f"assumed: {note}")
-    for part in done.dropped:
+    for part in found.dropped:
         print(f"dropped: {part}")
     print(args.output)
     return 0

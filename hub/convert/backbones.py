@@ -1,7 +1,12 @@
-"""Finds the timm model that a backbone's weights belong to, from their names and shapes."""
+"""The backbone in a checkpoint: which of its weights, and the timm model that they fit.
+
+Checkpoints of solo-learn, lightly and Facebook's MoCo are flat dictionaries of weights in which
+the backbone has one prefix, and heads, EMA teacher and queue have others.
+"""
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +38,7 @@ _VITS: Mapping[int, str] = {
 # Attention heads of MoCo-v3's ViTs by width; timm's narrow ones have fewer.
 _MOCOV3_HEADS: Mapping[int, int] = {192: 12, 384: 12, 768: 12, 1024: 16, 1280: 16}
 
+_BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
 # torchvision's ResNet as nn.Sequential(*list(resnet.children())[:-1]), lightly's usual backbone.
 _SEQUENTIAL = {
     "0": "conv1",
@@ -42,11 +48,37 @@ _SEQUENTIAL = {
     "6": "layer3",
     "7": "layer4",
 }
+# Weights that every ResNet, every ResNet as nn.Sequential, and every ViT has.
+_SIGNATURES = (
+    ("conv1.weight", "layer1.0.conv1.weight"),
+    ("0.weight", "4.0.conv1.weight"),
+    ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+)
 _HEADS = ("fc.", "head.")
+# Words in prefixes that mark a copy which follows the trained network. Not "teacher": after
+# self-distillation it is the one to take, so the user has to say.
+_COPIES = {"momentum", "k", "target", "ema"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundBackbone:
+class FoundWeights:
+    """A backbone's weights as they were found in a checkpoint.
+
+    Attributes:
+        format: Which code wrote the checkpoint, in words.
+        method: SSL method, if the format tells.
+        state: The weights without their prefix.
+        dropped: What else the checkpoint holds.
+    """
+
+    format: str
+    method: str | None
+    state: State
+    dropped: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifiedBackbone:
     """A backbone under timm's names.
 
     Attributes:
@@ -66,25 +98,105 @@ class FoundBackbone:
     notes: tuple[str, ...] = ()
 
 
-def mocov3_heads(state: State) -> int | None:
-    """Return the heads that MoCo-v3 gives a ViT of this width; `None` if it is no such ViT."""
-    patches = state.get("patch_embed.proj.weight")
-    return None if patches is None else _MOCOV3_HEADS.get(len(patches))
+def find_weights(checkpoint: Any, *, prefix: str | None = None) -> FoundWeights:
+    """Find the weights of the trained backbone.
 
+    Args:
+        checkpoint: Content of the file.
+        prefix: What their names begin with, if it is not to be found out.
 
-def is_backbone(keys: set[str], prefix: str) -> bool:
-    """Whether a ResNet or ViT lies under a prefix."""
-    signatures = (
-        ("conv1.weight", "layer1.0.conv1.weight"),
-        ("0.weight", "4.0.conv1.weight"),
-        ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+    Raises:
+        CheckpointError: If there are none, or several backbones and no `prefix` to choose one.
+    """
+    weights = _weights(checkpoint)
+    chosen = _find_prefix(set(weights)) if prefix is None else _given_prefix(set(weights), prefix)
+    name, method = _origin(checkpoint, weights, chosen)
+    others = Counter(_group(key) for key in weights if not key.startswith(chosen))
+    entries = [str(k) for k in checkpoint if k not in ("state_dict", "model") and k not in weights]
+    return FoundWeights(
+        format=name,
+        method=method,
+        state={k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)},
+        dropped=(
+            *(f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in others.items()),
+            *([", ".join(entries)] if entries else []),
+        ),
     )
-    return any(all(prefix + key in keys for key in signature) for signature in signatures)
+
+
+def _weights(checkpoint: Any) -> State:
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"the file holds a {type(checkpoint).__name__}, not a dictionary.")
+    for entry in ("state_dict", "model"):
+        if isinstance(checkpoint.get(entry), dict):
+            checkpoint = checkpoint[entry]
+            break
+    weights = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor) and isinstance(k, str)}
+    if not weights:
+        raise CheckpointError(
+            "the file holds no dictionary of tensors, neither itself nor under 'state_dict'; it "
+            f"has {', '.join(map(str, list(checkpoint)[:8])) or 'nothing'}."
+        )
+    return weights
+
+
+def _given_prefix(keys: set[str], prefix: str) -> str:
+    prefix = f"{prefix.removesuffix('.')}." if prefix else ""
+    if not any(key.startswith(prefix) for key in keys):
+        raise CheckpointError(
+            f"no weight begins with {prefix!r}; there are {', '.join(sorted(keys)[:5])}, ..."
+        )
+    return prefix
+
+
+def _find_prefix(keys: set[str]) -> str:
+    ends = {(key, match.end()) for key in keys for match in re.finditer(r"\.", key)}
+    prefixes = {"", *(key[:end] for key, end in ends)}
+    found = sorted(prefix for prefix in prefixes if _has_backbone(keys, prefix))
+    trained = [p for p in found if not _COPIES & set(re.split(r"[._]", p))] or found
+    if len(trained) == 1:
+        return trained[0]
+    if found:
+        raise CheckpointError(
+            f"there are several backbones, under {', '.join(map(repr, trained))}; choose one with "
+            "--prefix."
+        )
+    raise CheckpointError(
+        "no ResNet with torchvision's names and no ViT with timm's names was found among "
+        f"{', '.join(sorted(keys)[:5])}, ...; say which weights with --prefix, and which timm "
+        "model they fit with --arch."
+    )
+
+
+def _has_backbone(keys: set[str], prefix: str) -> bool:
+    return any(all(prefix + key in keys for key in signature) for signature in _SIGNATURES)
+
+
+def _origin(checkpoint: dict[Any, Any], weights: State, prefix: str) -> tuple[str, str | None]:
+    """Return which code wrote the checkpoint, and the SSL method if that tells it."""
+    if prefix.endswith("encoder_q."):
+        v2 = f"{prefix}fc.2.weight" in weights
+        return ("MoCo-v2 (Facebook)", "mocov2") if v2 else ("MoCo (Facebook)", "mocov1")
+    if prefix.endswith("base_encoder."):
+        return "MoCo-v3 (Facebook)", "mocov3"
+    if "pytorch-lightning_version" not in checkpoint:
+        return "a dictionary of weights", None
+    if any(key.startswith("classifier.") for key in weights):
+        settings = checkpoint.get("hyper_parameters")
+        method = settings.get("method") if isinstance(settings, dict) else None
+        return "solo-learn", method if isinstance(method, str) else None
+    is_lightly = f"{prefix}0.weight" in weights or any("_head." in key for key in weights)
+    return ("lightly" if is_lightly else "Lightning"), None
+
+
+def _group(key: str) -> str:
+    parts = key.split(".")
+    return ".".join(parts[:2] if parts[0] in ("module", "model") else parts[:1])
 
 
 def identify_backbone(
-    state: State, *, arch: str | None = None, num_heads: int | None = None
-) -> FoundBackbone:
+    state: State, *, arch: str | None = None, num_heads: int | None = None, mocov3: bool = False
+) -> IdentifiedBackbone:
     """Find the timm model of a backbone.
 
     Args:
@@ -92,15 +204,18 @@ def identify_backbone(
             a timm-style ViT; with `arch`, of any timm model.
         arch: Name of the timm model, if it is to be taken as given.
         num_heads: Attention heads of a ViT, which its weights do not show.
+        mocov3: Whether a ViT is known to have MoCo-v3's number of heads.
 
     Raises:
         CheckpointError: If no timm model has exactly these weights.
         UnknownNameError: If timm has no model `arch`.
         ConfigError: If `num_heads` does not divide the width.
     """
-    state = _unwrapped(state)
-    kept = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
-    dropped = tuple(key for key in state if key not in kept)
+    state = _timm_names(state)
+    backbone = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
+    patches = backbone.get("patch_embed.proj.weight")
+    if mocov3 and num_heads is None and patches is not None:
+        num_heads = _MOCOV3_HEADS.get(len(patches))
     candidates: tuple[str, ...]
     args: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
@@ -110,44 +225,44 @@ def identify_backbone(
         candidates = (arch,)
         if num_heads is not None:
             args["num_heads"] = num_heads
-    elif "patch_embed.proj.weight" in kept:
-        candidates, args, notes = _vit(kept, num_heads)
-    elif "conv1.weight" in kept:
-        candidates = _resnets(kept)
+    elif patches is not None:
+        candidates, args, notes = _vit(backbone, num_heads)
+    elif "conv1.weight" in backbone:
+        candidates = _resnets(backbone)
     else:
         raise CheckpointError(
             "the weights are neither a torchvision-style ResNet nor a timm-style ViT "
-            f"({', '.join(list(kept)[:4])}, ...); name the timm model with --arch."
+            f"({', '.join(list(backbone)[:4])}, ...); name the timm model with --arch."
         )
     problems = []
     for candidate in candidates:
         with torch.device("meta"):
             model = timm.create_model(candidate, num_classes=0, **args)
-        problem = _difference(kept, model)
+        problem = difference(backbone, model)
         if not problem:
-            return FoundBackbone(
+            return IdentifiedBackbone(
                 timm_arch=candidate,
                 model_args=args,
                 model=model,
-                state=kept,
-                dropped=dropped,
+                state=backbone,
+                dropped=tuple(key for key in state if key not in backbone),
                 notes=notes,
             )
         problems.append(f"{candidate}: {problem}")
     raise CheckpointError(f"the backbone fits no timm model ({'; '.join(problems)}).")
 
 
-def _unwrapped(state: State) -> State:
+def _timm_names(state: State) -> State:
     """Strip `module.` of DistributedDataParallel, and name the parts of an nn.Sequential."""
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    if not is_backbone(set(state), "") or "0.weight" not in state:
+    if not _has_backbone(set(state), "") or "0.weight" not in state:
         return state
-    renamed = {}
-    for key, value in state.items():
-        index, _, rest = key.partition(".")
-        renamed[f"{_SEQUENTIAL.get(index, index)}.{rest}"] = value
-    return renamed
+    parts = {key: key.partition(".") for key in state}
+    return {
+        f"{_SEQUENTIAL.get(index, index)}.{rest}": state[key]
+        for key, (index, _, rest) in parts.items()
+    }
 
 
 def _resnets(state: State) -> tuple[str, ...]:
@@ -156,7 +271,7 @@ def _resnets(state: State) -> tuple[str, ...]:
         raise CheckpointError(
             f"the first convolution is {stem[-1]}x{stem[-2]}, the stem for small images (CIFAR); "
             "timm's ResNets have 7x7. The tensors do not show its padding, nor whether a max-pool "
-            "follows, and a wrong guess would give wrong features in silence."
+            "follows, and a wrong guess would silently give wrong features."
         )
     blocks = {tuple(map(int, m.groups())) for key in state if (m := _BLOCK.match(key))}
     stages = tuple(sum(stage == n for stage, _ in blocks) for n in range(1, 5))
@@ -169,49 +284,47 @@ def _resnets(state: State) -> tuple[str, ...]:
     return found
 
 
-_BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
-
-
 def _vit(
     state: State, num_heads: int | None
 ) -> tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]:
+    """Return timm's name of a ViT, the arguments that timm must be given, and what was assumed."""
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    arch = _VITS.get(width)
-    if arch is None or "pos_embed" not in state:
+    positions = state.get("pos_embed")
+    if width not in _VITS or positions is None:
         raise CheckpointError(
             f"a ViT of width {width} is not known; known widths: {', '.join(map(str, _VITS))}. "
             "Name the timm model with --arch."
         )
-    usual = {"patch": int(arch.split("patch")[1].split("_")[0]), "size": 224}
     with torch.device("meta"):
-        default: Any = timm.create_model(arch, num_classes=0)
-    args: dict[str, Any] = {}
-    if patch != usual["patch"]:
-        args["patch_size"] = patch
-    size = math.isqrt(state["pos_embed"].shape[1] - 1) * patch
-    if size != usual["size"]:
-        args["img_size"] = size
-    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
-    if depth != len(default.blocks):
-        args["depth"] = depth
-    if "fc_norm.weight" in state:
-        args["global_pool"] = "avg"
-    timm_heads = default.blocks[0].attn.num_heads
+        usual: Any = timm.create_model(_VITS[width], num_classes=0)
+    defaults = {
+        "patch_size": usual.patch_embed.patch_size[0],
+        "img_size": usual.patch_embed.img_size[0],
+        "depth": len(usual.blocks),
+        "global_pool": usual.global_pool,
+        "num_heads": usual.blocks[0].attn.num_heads,
+    }
     notes: tuple[str, ...] = ()
-    heads = num_heads
-    if heads is None:
-        heads, why = timm_heads, "as in timm's ViT of this width"
-        if has_sincos_positions(state["pos_embed"]):
-            heads, why = _MOCOV3_HEADS[width], "as in MoCo-v3, whose fixed positions the file has"
-        notes = (f"{heads} attention heads, {why} (else give --num-heads)",)
-    if heads < 1 or width % heads:
-        raise ConfigError(f"--num-heads must divide the width {width}, got {heads}.")
-    if heads != timm_heads:
-        args["num_heads"] = heads
-    return (arch,), args, notes
+    if num_heads is None:
+        num_heads, why = defaults["num_heads"], "as in timm's ViT of this width"
+        if has_sincos_positions(positions):
+            num_heads = _MOCOV3_HEADS[width]
+            why = "as in MoCo-v3, whose fixed positions the file has"
+        notes = (f"{num_heads} attention heads, {why} (else give --num-heads)",)
+    if num_heads < 1 or width % num_heads:
+        raise ConfigError(f"--num-heads must divide the width {width}, got {num_heads}.")
+    found = {
+        "patch_size": patch,
+        "img_size": math.isqrt(positions.shape[1] - 1) * patch,
+        "depth": len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
+        "global_pool": "avg" if "fc_norm.weight" in state else "token",
+        "num_heads": num_heads,
+    }
+    args = {name: value for name, value in found.items() if value != defaults[name]}
+    return (_VITS[width],), args, notes
 
 
-def _difference(state: State, model: nn.Module) -> str:
+def difference(state: State, model: nn.Module) -> str:
     """Say how weights differ from a model's, in names and shapes; empty if they do not."""
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     parts = [

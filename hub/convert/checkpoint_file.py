@@ -1,4 +1,4 @@
-"""Reads the checkpoint files of other training codes without running anything in them.
+"""Checkpoint files of other training codes, read without running anything in them.
 
 Such files are pickles. They are read with torch's `weights_only` loader, which knows tensors and
 plain values and imports nothing. For the settings that Lightning, omegaconf, argparse and numpy
@@ -19,7 +19,7 @@ from cassle_zoo.common.errors import CheckpointError
 
 
 class Inert:
-    """Stands in for an object of another library: takes anything, keeps and does nothing."""
+    """Stands in for an object of another library: takes anything, stores and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take what the pickle gives."""

@@ -1,17 +1,21 @@
-"""Works out what a checkpoint is: its format, backbone, method, and projector."""
+"""What a checkpoint is: its format, backbone, method, and projector."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cassle_zoo.common.errors import CheckpointError, ConfigError, unknown_name
 from cassle_zoo.common.files import read_json
-from cassle_zoo.hub.convert.backbones import FoundBackbone, identify_backbone, mocov3_heads
-from cassle_zoo.hub.convert.foreign import find_backbone
-from cassle_zoo.hub.convert.official import PARTS, OfficialProjector, is_official, read_projector
-from cassle_zoo.hub.convert.official_method import choose_method, method_in_name, possible_methods
+from cassle_zoo.hub.convert.backbones import IdentifiedBackbone, find_weights, identify_backbone
+from cassle_zoo.hub.convert.official import (
+    choose_method,
+    is_official,
+    method_in_name,
+    read_projector,
+)
+from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import BACKBONES, DATASETS
 
 # Of args.json, what describes the training; paths and the like stay out of the model folder.
@@ -66,14 +70,14 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Understood:
-    """A checkpoint after everything in it has been understood.
+class IdentifiedCheckpoint:
+    """What is known of a checkpoint.
 
     Attributes:
         format: Which code wrote it, in words.
         method: SSL method.
         backbone: The backbone under timm's names.
-        projector: The projector under our names, if the format is known to have one.
+        projector: The projector with its weights, if the format is known to have one.
         training: What is known of the training, by name.
         notes: What was assumed, in sentences.
         dropped: What else the checkpoint holds.
@@ -81,9 +85,9 @@ class Understood:
 
     format: str
     method: str
-    backbone: FoundBackbone
-    projector: OfficialProjector | None
-    training: Mapping[str, Any]
+    backbone: IdentifiedBackbone
+    projector: ConditionedProjector | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...]
     dropped: tuple[str, ...]
 
@@ -99,9 +103,9 @@ class Understood:
         return f"{words}, projector conditioned by {config.conditioning}{omega}"
 
 
-def understand(
+def identify(
     checkpoint: Any, args: Mapping[str, Any], name: str, options: ConvertOptions
-) -> Understood:
+) -> IdentifiedCheckpoint:
     """Work out what a checkpoint is.
 
     Args:
@@ -113,28 +117,41 @@ def understand(
     Raises:
         CheckpointError: If it is not understood, or contradicts what is said about it.
     """
-    read = _read_official if is_official(checkpoint) else _read_foreign
-    found = read(checkpoint, args, name, options)
-    _check_name(name, found)
+    if is_official(checkpoint):
+        found = _official(checkpoint, args, name, options)
+    else:
+        found = _foreign(checkpoint, name, options)
+    base = name.partition(".")[0]
+    arch = next((a for a in BACKBONES if base.startswith(f"{a}_")), None)
+    if arch is not None and BACKBONES[arch].timm_arch != found.backbone.timm_arch:
+        raise CheckpointError(
+            f"the name {name} says {arch}, but the backbone is {found.backbone.timm_arch}."
+        )
+    projector = found.projector
+    if "_cassle_" in name and projector and projector.config.conditioning == "none":
+        raise CheckpointError(
+            f"the name {name} says CASSLE, but the projector is not conditioned; leave out "
+            "'_cassle'."
+        )
     return found
 
 
-def _read_official(
+def _official(
     checkpoint: dict[str, Any], args: Mapping[str, Any], name: str, options: ConvertOptions
-) -> Understood:
-    weights = checkpoint["backbone"]
+) -> IdentifiedCheckpoint:
     backbone = identify_backbone(
-        weights, arch=options.arch, num_heads=options.num_heads or mocov3_heads(weights)
+        checkpoint["backbone"], arch=options.arch, num_heads=options.num_heads, mocov3=True
     )
-    projector = read_projector(
+    projector, notes = read_projector(
         checkpoint["projector"],
         int(backbone.model.num_features),  # type: ignore[arg-type]
         conditioning=options.conditioning,
         descriptors=options.descriptors,
         args=args,
     )
-    method, notes = choose_method(
-        possible_methods(projector.config, has_predictor=bool(checkpoint.get("predictor"))),
+    method, method_notes = choose_method(
+        projector.config,
+        has_predictor=bool(checkpoint.get("predictor")),
         option=options.method,
         args=args,
         name=name,
@@ -142,7 +159,8 @@ def _read_official(
     settings = {key: value for key, value in args.items() if _SETTINGS.fullmatch(key)}
     trainer = checkpoint.get("trainer")
     iterations = trainer.get("iteration") if isinstance(trainer, dict) else None
-    return Understood(
+    others = [k for k, value in checkpoint.items() if k not in ("backbone", "projector") and value]
+    return IdentifiedCheckpoint(
         format="the paper's code (gmum/CASSLE)",
         method=method,
         backbone=backbone,
@@ -151,33 +169,28 @@ def _read_official(
             "iterations": iterations if isinstance(iterations, int) and iterations else None,
             "config": {"args.json": settings} if settings else None,
         },
-        notes=(*backbone.notes, *projector.notes, *notes),
-        dropped=(
-            *backbone.dropped,
-            *(key for key, value in checkpoint.items() if key not in PARTS[:2] and value),
-        ),
+        notes=(*backbone.notes, *notes, *method_notes),
+        dropped=(*backbone.dropped, *others),
     )
 
 
-def _read_foreign(
-    checkpoint: Any, args: Mapping[str, Any], name: str, options: ConvertOptions
-) -> Understood:
-    del args  # only the paper's code writes it
+def _foreign(checkpoint: Any, name: str, options: ConvertOptions) -> IdentifiedCheckpoint:
     if options.conditioning is not None or options.descriptors is not None:
         raise CheckpointError(
             "--conditioning and --descriptors describe a projector, but only the checkpoints of "
             "the paper's code, with 'backbone' and 'projector', have one that can be converted."
         )
-    found = find_backbone(checkpoint, prefix=options.prefix)
+    found = find_weights(checkpoint, prefix=options.prefix)
     backbone = identify_backbone(
-        found.state, arch=options.arch, num_heads=options.num_heads or found.num_heads
+        found.state,
+        arch=options.arch,
+        num_heads=options.num_heads,
+        mocov3=found.method == "mocov3",
     )
-    return Understood(
+    return IdentifiedCheckpoint(
         format=found.format,
         method=options.method or found.method or method_in_name(name) or "unknown",
         backbone=backbone,
-        projector=None,
-        training={},
         notes=backbone.notes,
         dropped=(*found.dropped, *backbone.dropped),
     )
@@ -198,19 +211,3 @@ def read_args(path: Path) -> Mapping[str, Any]:
                     f"{beside} must hold the arguments by name, as a JSON object ({error})."
                 ) from error
     return {}
-
-
-def _check_name(name: str, found: Understood) -> None:
-    """Check that a name of the form `ARCH_...` does not say what the tensors deny."""
-    base = name.partition(".")[0]
-    arch = next((a for a in BACKBONES if base.startswith(f"{a}_")), None)
-    if arch is not None and BACKBONES[arch].timm_arch != found.backbone.timm_arch:
-        raise CheckpointError(
-            f"the name {name} says {arch}, but the backbone is {found.backbone.timm_arch}."
-        )
-    projector = found.projector
-    if "_cassle_" in name and projector and projector.config.conditioning == "none":
-        raise CheckpointError(
-            f"the name {name} says CASSLE, but the projector is not conditioned; leave out "
-            "'_cassle'."
-        )

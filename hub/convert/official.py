@@ -1,4 +1,4 @@
-"""Understands the checkpoints of the paper's code (gmum/CASSLE).
+"""Checkpoints of the paper's code (gmum/CASSLE): their projector, and their SSL method.
 
 They hold `backbone`, `projector`, for some methods `predictor`, for AugSelf `ss_predictor`, and the
 state of the optimisers. What the projector is follows from its tensors, except for a few cases that
@@ -6,7 +6,6 @@ only `args.json`, the name or an option can decide.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -19,26 +18,29 @@ from cassle_zoo.augmentation.descriptors import (
     DescriptorLayout,
 )
 from cassle_zoo.common.errors import CheckpointError, ConfigError
-from cassle_zoo.hub.convert.backbones import State
-from cassle_zoo.hub.convert.official_method import HYPERNET_SHAPES
+from cassle_zoo.hub.convert.backbones import State, difference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.specs import BACKBONES, PROJECTORS
 
-PARTS = ("backbone", "projector", "predictor", "ss_predictor")
+Notes = tuple[str, ...]
+"""What was assumed, in sentences."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class OfficialProjector:
-    """A projector of the paper's code in our terms.
-
-    Attributes:
-        config: Its configuration.
-        state: Weights under our names.
-        notes: What was assumed, in sentences.
-    """
-
-    config: ProjectorConfig
-    state: State
-    notes: tuple[str, ...]
+# Parts of the projector under their names, and ours.
+_PARTS = {
+    "aug_processor.": "encoder.",
+    "projector_hn.": "encoder.",
+    "projector_bns.": "norms.",
+    "projector.": "layers.",
+}
+# (depth, out_features) of the methods' projectors: all that a hypernetwork's output can be.
+_GENERATED = {
+    (2, 128): ("simclr", "mocov2"),
+    (2, 256): ("byol",),
+    (3, 256): ("mocov3",),
+    (3, 8192): ("barlow_twins",),
+    (2, 2048): ("simsiam",),
+    (3, 2048): ("simsiam",),
+}
 
 
 def is_official(checkpoint: Any) -> bool:
@@ -63,7 +65,7 @@ def read_projector(
     conditioning: str | None = None,
     descriptors: Sequence[str] | None = None,
     args: Mapping[str, Any] | None = None,
-) -> OfficialProjector:
+) -> tuple[ConditionedProjector, Notes]:
     """Work out what a projector is from its tensors.
 
     Args:
@@ -73,44 +75,41 @@ def read_projector(
         descriptors: Names of the descriptors, where their number leaves a choice.
         args: Content of args.json, if there is one.
 
+    Returns:
+        The projector with these weights in float32, and what was assumed.
+
     Raises:
         CheckpointError: If the tensors are not understood, leave a choice that nothing decides, or
             contradict `args` or the options.
     """
+    args = args or {}
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    unknown = [key for key in state if not key.startswith(tuple(_OUR_NAMES))]
+    unknown = [key for key in state if not key.startswith(tuple(_PARTS))]
     if unknown:
         raise CheckpointError(f"the projector has unknown parts: {', '.join(unknown[:5])}.")
-    args = args or {}
     shape, possible = _shape(state, in_features)
+    width = shape.pop("omega", 0)
     chosen = _choose_conditioning(possible, conditioning, args)
-    names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    if chosen != "none":
-        names, notes = _choose_descriptors(shape.pop("omega"), descriptors, args)
-    shape.pop("omega", None)
+    names, notes = ((), ()) if chosen == "none" else _choose_descriptors(width, descriptors, args)
     try:
-        config = ProjectorConfig(
-            in_features=in_features, conditioning=chosen, descriptors=names, **shape
-        )
+        with torch.device("meta"):
+            projector = ConditionedProjector(
+                ProjectorConfig(
+                    in_features=in_features, conditioning=chosen, descriptors=names, **shape
+                )
+            )
     except ConfigError as error:
         raise CheckpointError(f"the projector: {error}") from error
     renamed = {_our_name(key): value for key, value in state.items()}
-    _check_shapes(renamed, config)
-    return OfficialProjector(config=config, state=renamed, notes=notes)
-
-
-_OUR_NAMES = {
-    "aug_processor.": "encoder.",
-    "projector_hn.": "encoder.",
-    "projector_bns.": "norms.",
-    "projector.": "layers.",
-}
+    if wrong := difference(renamed, projector):
+        raise CheckpointError(f"the projector's tensors do not agree with each other ({wrong}).")
+    projector.load_state_dict(renamed, assign=True)
+    return projector.float(), notes
 
 
 def _our_name(key: str) -> str:
-    prefix = next(p for p in _OUR_NAMES if key.startswith(p))
-    return _OUR_NAMES[prefix] + key.removeprefix(prefix)
+    part = next(part for part in _PARTS if key.startswith(part))
+    return _PARTS[part] + key.removeprefix(part)
 
 
 def _linears(state: State, prefix: str) -> list[tuple[int, int]]:
@@ -136,7 +135,7 @@ def _shape(state: State, in_features: int) -> tuple[dict[str, Any], tuple[str, .
     layers = _linears(state, "projector.")
     if any(key.startswith("projector_hn.") for key in state) and not layers:
         norms = {key.split(".")[1] for key in state if key.startswith("projector_bns.")}
-        shape = _hypernet_shape(encoder[-1][1], in_features, len(norms) + 1 if norms else None)
+        shape = _generated_shape(encoder[-1][1], in_features, len(norms) + 1 if norms else None)
         return fields | shape, ("hypernet_bn" if norms else "hypernet",)
     if not layers:
         raise CheckpointError("the projector has no layers.")
@@ -165,9 +164,9 @@ def _shape(state: State, in_features: int) -> tuple[dict[str, Any], tuple[str, .
     )
 
 
-def _hypernet_shape(weights: int, in_features: int, depth: int | None) -> dict[str, Any]:
+def _generated_shape(weights: int, in_features: int, depth: int | None) -> dict[str, Any]:
     """Find the shape of a generated projector: all hidden layers have the features' width."""
-    for candidate, out in HYPERNET_SHAPES:
+    for candidate, out in _GENERATED:
         generated = (in_features + 1) * ((candidate - 1) * in_features + out)
         if weights == generated and depth in (None, candidate):
             return {"depth": candidate, "out_features": out}
@@ -177,43 +176,41 @@ def _hypernet_shape(weights: int, in_features: int, depth: int | None) -> dict[s
     )
 
 
+def _stated(what: str, sources: Mapping[str, str | None], possible: tuple[str, ...]) -> str | None:
+    """Return what the first source says that says anything; none may contradict the tensors."""
+    for source, value in sources.items():
+        if value is not None and possible and value not in possible:
+            raise CheckpointError(
+                f"{source} says {what} {value!r}, but the tensors are those of "
+                f"{' or '.join(possible)}."
+            )
+    return next((value for value in sources.values() if value is not None), None)
+
+
 def _choose_conditioning(
     possible: tuple[str, ...], option: str | None, args: Mapping[str, Any]
 ) -> str:
-    stated = _stated_conditioning(args)
-    for value, source in ((option, "--conditioning"), (stated, "args.json")):
-        if value is not None and value not in possible:
-            raise CheckpointError(
-                f"{source} says conditioning {value!r}, but the tensors are those of "
-                f"{' or '.join(possible)}."
-            )
-    if option is not None or stated is not None:
-        return option or str(stated)
-    if possible == ("add", "mul"):
+    treatment, injection = args.get("aug_treatment"), args.get("aug_inj_type")
+    in_args = None
+    if treatment == "hn" and isinstance(injection, str):
+        in_args = "hypernet_bn" if args.get("aug_hn_type") == "mlp-bn" else "hypernet"
+    elif isinstance(treatment, str) and isinstance(injection, str):
+        mode = injection.removeprefix("proj-")
+        in_args = mode if treatment == "mlp" or mode == "none" else f"{treatment}_{mode}"
+    stated = _stated("conditioning", {"--conditioning": option, "args.json": in_args}, possible)
+    if stated is None and possible == ("add", "mul"):
         raise CheckpointError(
             "the projector adds or multiplies the encoded augmentation, and the tensors of both "
             "are the same; give --conditioning add or --conditioning mul, or put args.json beside "
             "the file."
         )
-    return possible[0]
-
-
-def _stated_conditioning(args: Mapping[str, Any]) -> str | None:
-    treatment, injection = args.get("aug_treatment"), args.get("aug_inj_type")
-    if not isinstance(treatment, str) or not isinstance(injection, str):
-        return None
-    if treatment == "hn":
-        return "hypernet_bn" if args.get("aug_hn_type") == "mlp-bn" else "hypernet"
-    how = injection.removeprefix("proj-")
-    return how if treatment == "mlp" or how == "none" else f"{treatment}_{how}"
+    return stated or possible[0]
 
 
 def _choose_descriptors(
     width: int, option: Sequence[str] | None, args: Mapping[str, Any]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the descriptors, and what was assumed."""
-    stated = args.get("aug_cond")
-    for names, source in ((option, "--descriptors"), (stated, "args.json")):
+) -> tuple[tuple[str, ...], Notes]:
+    for names, source in ((option, "--descriptors"), (args.get("aug_cond"), "args.json")):
         if not names:
             continue
         layout = DescriptorLayout(tuple(names))
@@ -245,19 +242,70 @@ def _choose_descriptors(
     )
 
 
-def _check_shapes(state: State, config: ProjectorConfig) -> None:
-    with torch.device("meta"):
-        expected = ConditionedProjector(config).state_dict()
-    wrong = [
-        f"{key} is {_shape_of(state.get(key))}, not {_shape_of(expected.get(key))}"
-        for key in sorted(state.keys() | expected.keys())
-        if _shape_of(state.get(key)) != _shape_of(expected.get(key))
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"the projector's tensors do not agree with each other: {'; '.join(wrong[:3])}."
-        )
+def choose_method(
+    config: ProjectorConfig,
+    *,
+    has_predictor: bool,
+    option: str | None,
+    args: Mapping[str, Any],
+    name: str,
+) -> tuple[str, Notes]:
+    """Decide on the method by the tensors, and by option, args.json, or the model's name.
+
+    Args:
+        config: The projector.
+        has_predictor: Whether the checkpoint has a predictor. MoCo-v3's was never saved.
+        option: `--method`.
+        args: Content of args.json.
+        name: Name given to the model; counts if it is of the form `ARCH_METHOD`.
+
+    Returns:
+        The method, or "A or B" where nothing decides; and what was assumed.
+
+    Raises:
+        CheckpointError: If one of these contradicts the tensors.
+    """
+    possible = _possible_methods(config, has_predictor)
+    framework = args.get("framework")
+    in_args = framework if isinstance(framework, str) else None
+    sources = {
+        "--method": option,
+        "args.json": "mocov2" if in_args == "moco" else in_args,
+        f"the name {name}": method_in_name(name),
+    }
+    stated = _stated("method", sources, possible)
+    if stated is not None:
+        return stated, ()
+    if not possible:
+        raise CheckpointError("no method has such a projector; give --method.")
+    method = " or ".join(possible)
+    if len(possible) > 1:
+        return method, (f"{method}, whose weights look the same (--method says which)",)
+    return method, ()
 
 
-def _shape_of(value: Tensor | None) -> tuple[int, ...] | str:
-    return "missing" if value is None else tuple(value.shape)
+def _possible_methods(config: ProjectorConfig, has_predictor: bool) -> tuple[str, ...]:
+    """Return the methods whose projector and predictor have this form; empty if none has.
+
+    SimCLR and MoCo-v2 cannot be told apart.
+    """
+    if config.conditioning.startswith("hypernet"):  # which leaves out the last BatchNorm
+        return _GENERATED[config.depth, config.out_features]
+    if has_predictor:
+        return ("simsiam",) if config.last_bn else ("byol",)
+    if not config.last_bn:
+        return ("simclr", "mocov2")
+    if config.last_bn_affine:
+        return ()
+    # Both have three layers and end in BatchNorm; only MoCo-v3's narrows.
+    return ("barlow_twins",) if config.out_features == config.hidden else ("mocov3",)
+
+
+def method_in_name(name: str) -> str | None:
+    """Return the method of a name `ARCH_METHOD` or `ARCH_cassle_METHOD`; `None` for others."""
+    base = name.partition(".")[0]
+    for arch in BACKBONES:
+        method = base.removeprefix(f"{arch}_").removeprefix("cassle_")
+        if base.startswith(f"{arch}_") and method in PROJECTORS:
+            return method
+    return None

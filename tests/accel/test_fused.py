@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -16,12 +17,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def make(name: str = "resnet18", **options: object) -> nn.Module:
+def make(name: str = "resnet18", **options: Any) -> Any:
     """Build a model with BatchNorms of which nothing is 0 or 1."""
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name, **{"num_classes": 0, **options})
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.uniform_(module.weight, 0.2, 0.8)
             nn.init.normal_(module.bias, std=0.3)
             nn.init.normal_(module.running_mean, std=0.3)
@@ -62,9 +65,14 @@ def test_extraction_uses_it_and_leaves_the_model_alone(monkeypatch: pytest.Monke
     model = make(num_classes=7)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.layer2.train()
-    calls = []
+    calls: list[int] = []
     run = FusedResNet.forward
-    monkeypatch.setattr(FusedResNet, "forward", lambda *args: calls.append(1) or run(*args))
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(1)
+        return run(*args)
+
+    monkeypatch.setattr(FusedResNet, "forward", counted)
     found = extract_features(model, list(images()), transform="as_is", batch_size=2, device="cpu")
     assert len(calls) == 3
     with inference(model, CPU):
@@ -73,15 +81,15 @@ def test_extraction_uses_it_and_leaves_the_model_alone(monkeypatch: pytest.Monke
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def hooked(model: nn.Module) -> None:
+def hooked(model: Any) -> None:
     model.layer1[0].conv1.register_forward_hook(lambda module, inputs, output: output + 1)
 
 
-def replaced(model: nn.Module) -> None:
+def replaced(model: Any) -> None:
     model.layer1[0].act1 = nn.GELU()
 
 
-def other_forward(model: nn.Module) -> None:
+def other_forward(model: Any) -> None:
     model.layer1[0].forward = lambda x: x
 
 
@@ -89,7 +97,7 @@ def half(model: nn.Module) -> None:
     model.half()
 
 
-def training(model: nn.Module) -> None:
+def training(model: Any) -> None:
     model.layer1.train()
 
 

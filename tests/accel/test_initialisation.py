@@ -1,3 +1,5 @@
+from typing import Any
+
 import timm
 import torch
 
@@ -11,7 +13,7 @@ def test_nothing_is_drawn_and_constants_are_set() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with skip_random_weights():
-        model = timm.create_model("resnet18", num_classes=3)
+        model: Any = timm.create_model("resnet18", num_classes=3)
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(model.bn1.weight, torch.ones(64))
     timm.create_model("resnet18", num_classes=3)
@@ -23,7 +25,7 @@ def test_a_new_classifier_of_a_pretrained_model_is_drawn_as_ever() -> None:
     for name in ("resnet18", NAME):
         torch.manual_seed(0)
         own = name == NAME
-        model = timm.create_model(name, pretrained=own, num_classes=7)
+        model: Any = timm.create_model(name, pretrained=own, num_classes=7)
         heads.append(model.fc.weight)
     assert heads[1].std() > 0
     assert torch.equal(heads[0], heads[1])

@@ -1,7 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cassle_zoo import DescribedViews
@@ -67,7 +69,7 @@ def test_batches(workers: int) -> None:
     assert len(omegas.unique(dim=0)) == 16
 
 
-class Mapped:
+class Mapped(Dataset[Any]):
     def __init__(self, images: list[Image.Image], views: DescribedViews) -> None:
         self.images = images
         self.views = views

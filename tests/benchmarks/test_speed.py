@@ -15,7 +15,12 @@ ROOT = Path(__file__).parents[2]
 
 def test_contestants_take_turns_and_warm_turns_do_not_count() -> None:
     order: list[str] = []
-    turns = {"a": lambda: order.append("a"), "b": lambda: (order.append("b"), 2.0)[1]}
+
+    def turn(name: str, seconds: float | None) -> float | None:
+        order.append(name)
+        return seconds
+
+    turns = {"a": lambda: turn("a", None), "b": lambda: turn("b", 2.0)}
     seconds = take_turns(turns, 3, warm=1)
     assert order == ["a", "b"] * 4
     assert seconds["b"] == [2.0, 2.0, 2.0]

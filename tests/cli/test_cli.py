@@ -43,7 +43,7 @@ def command(*args: str) -> list[str]:
 )
 def test_help(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        status = main([*args, "--help"])
+        status: object = main([*args, "--help"])
     except SystemExit as stop:
         status = stop.code or 0
     assert status == 0

@@ -128,12 +128,12 @@ def test_checker() -> None:
         names: tuple[Annotated[str, OneOf(("a", "b"))], ...] = ()
 
     np = pytest.importorskip("numpy")
-    check_fields(Settings(count=np.int64(2), share=np.float32(0.5), names=["a", "b"]), "x.")
+    check_fields(Settings(count=np.int64(2), share=np.float32(0.5), names=("a", "b")), "x.")
     check_fields(Settings(share=1, rate=0.1))
     for bad, message in [
         (Settings(count=0), "x.count must be a whole number of at least 1, got 0"),
         (Settings(share=1.5), "x.share"),
-        (Settings(rate="none"), "x.rate"),
+        (Settings(rate="none"), "x.rate"),  # type: ignore[arg-type]
         (Settings(names=("c",)), "Unknown x.names 'c'"),
     ]:
         with pytest.raises(CassleZooError, match=message):

@@ -3,6 +3,7 @@ import os
 import pickle
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def make_image(width: int = 8, height: int = 6) -> Image.Image:
     return image
 
 
-def saved(image: Image.Image, path: Path, **options: object) -> Path:
+def saved(image: Image.Image, path: Path, **options: Any) -> Path:
     image.save(path, **options)
     return path
 
@@ -114,18 +115,18 @@ def test_other_colour_spaces(mode: str) -> None:
         return
     else:
         image = Image.new("RGB", (1, 1), RED).convert(mode)
-    assert np.abs(np.subtract(to_rgb(image).getpixel((0, 0)), RED)).max() <= 6
+    assert np.abs(np.asarray(to_rgb(image), int)[0, 0] - RED).max() <= 6
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
     path = saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), tmp_path / "a.jpg")
-    assert np.abs(np.subtract(open_image(path).getpixel((4, 4)), RED)).max() <= 3
+    assert np.abs(np.asarray(open_image(path), int)[4, 4] - RED).max() <= 3
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_16_bit_grey_is_scaled(tmp_path: Path, ending: str) -> None:
     for brightest in (65535, 257 * 120):  # dark images stay dark
-        values = np.uint16([[0, 257 * 100, brightest]])
+        values = np.array([[0, 257 * 100, brightest]], np.uint16)
         path = saved(Image.fromarray(values), tmp_path / f"a.{ending}")
         assert np.asarray(open_image(path))[0, :, 0].tolist() == [0, 100, brightest // 257]
 
@@ -133,12 +134,12 @@ def test_16_bit_grey_is_scaled(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (np.int32([[0, 257 * 100, 65535]]), [0, 100, 255]),
-        (np.int32([[-1000, 0, 1000]]), [0, 128, 255]),
-        (np.float32([[0, 0.4, 1]]), [0, 102, 255]),
-        (np.float32([[0, 100, 255]]), [0, 100, 255]),
-        (np.float32([[-10, 0, 10]]), [0, 128, 255]),
-        (np.float32([[300, 300, 300]]), [0, 0, 0]),
+        (np.array([[0, 257 * 100, 65535]], np.int32), [0, 100, 255]),
+        (np.array([[-1000, 0, 1000]], np.int32), [0, 128, 255]),
+        (np.array([[0, 0.4, 1]], np.float32), [0, 102, 255]),
+        (np.array([[0, 100, 255]], np.float32), [0, 100, 255]),
+        (np.array([[-10, 0, 10]], np.float32), [0, 128, 255]),
+        (np.array([[300, 300, 300]], np.float32), [0, 0, 0]),
     ],
 )
 def test_integer_and_float_images(values: np.ndarray, expected: list[int]) -> None:
@@ -147,13 +148,13 @@ def test_integer_and_float_images(values: np.ndarray, expected: list[int]) -> No
 
 def test_not_finite_image() -> None:
     with pytest.raises(DataError, match="not finite"):
-        open_image(Image.fromarray(np.float32([[0, np.nan]])))
+        open_image(Image.fromarray(np.array([[0, np.nan]], np.float32)))
 
 
 @pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
 def test_first_frame(tmp_path: Path, ending: str) -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in (RED, (0, 255, 0))]
-    options = {"lossless": True} if ending == "webp" else {}
+    options: Any = {"lossless": True} if ending == "webp" else {}
     path = tmp_path / f"a.{ending}"
     frames[0].save(path, save_all=True, append_images=frames[1:], **options)
     assert open_image(path).getpixel((0, 0)) == RED
@@ -208,14 +209,14 @@ def test_missing_folder_pipe_and_forbidden(tmp_path: Path, monkeypatch: pytest.M
     for path, reason in [("none.png", "No such file"), (".", "folder"), ("pipe.png", "regular")]:
         with pytest.raises(DataError, match=reason):
             open_image(tmp_path / path)
-    path = saved(make_image(), tmp_path / "a.png")
+    saved(make_image(), tmp_path / "a.png")
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Image, "open", refuse)  # root may read everything
     with pytest.raises(DataError, match="Permission denied"):
-        open_image(path)
+        open_image(tmp_path / "a.png")
 
 
 def test_error_survives_pickling() -> None:
@@ -226,21 +227,21 @@ def test_error_survives_pickling() -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.uint8([[[255, 0, 0]]]),
-        np.uint16([[[65535, 0, 0]]]),
-        np.float32([[[1, 0, 0]]]),
-        np.float16([[[1, 0, 0]]]),
+        np.array([[[255, 0, 0]]], np.uint8),
+        np.array([[[65535, 0, 0]]], np.uint16),
+        np.array([[[1, 0, 0]]], np.float32),
+        np.array([[[1, 0, 0]]], np.float16),
         np.array([[[True, False, False]]]),
-        np.uint8([[[255, 0, 0, 255]]]),
+        np.array([[[255, 0, 0, 255]]], np.uint8),
     ],
 )
 def test_arrays_of_all_types_agree(array: np.ndarray) -> None:
     assert array_to_image(array).getpixel((0, 0)) == RED
 
 
-@pytest.mark.parametrize("array", [np.uint8([[7]]), np.uint8([[[7]]]), np.uint8([[[7, 255]]])])
-def test_grey_arrays(array: np.ndarray) -> None:
-    assert array_to_image(array).getpixel((0, 0)) == (7, 7, 7)
+@pytest.mark.parametrize("values", [[[7]], [[[7]]], [[[7, 255]]]])
+def test_grey_arrays(values: list[Any]) -> None:
+    assert array_to_image(np.array(values, np.uint8)).getpixel((0, 0)) == (7, 7, 7)
 
 
 @pytest.mark.parametrize(

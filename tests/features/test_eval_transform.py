@@ -3,8 +3,9 @@ import pickle
 import pytest
 import timm
 import torch
+from builders import make_image
 from PIL import Image
-from small_models import make_image, make_model
+from small_models import make_model
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError
@@ -24,7 +25,7 @@ def test_very_long_images_do_not_fill_the_memory(model: nn.Module) -> None:
 
 
 def test_long_images_are_cropped_as_before(model: nn.Module) -> None:
-    image = make_image(3, 40, 40 * 20)
+    image = make_image(3, (40, 40 * 20))
     middle = image.crop((0, 40 * 8, 40, 40 * 12))
     assert torch.equal(eval_transform(model)(image), eval_transform(model)(middle))
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import make_image
 from PIL import Image
-from small_models import make_image, make_model, reference
+from small_models import make_model, reference
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
@@ -78,7 +79,7 @@ def test_classifier_is_left_out(model: nn.Module) -> None:
 
 
 def test_model_is_left_as_it_was() -> None:
-    model = make_model().train()
+    model: Any = make_model().train()
     model.layer1.eval()
     modes = [module.training for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -189,7 +190,7 @@ class Stream(IterableDataset[object]):
     ],
 )
 def test_wrong_use(model: nn.Module, options: dict[str, object], message: str) -> None:
-    arguments = {"model": model, "inputs": make_image(0), **options}
+    arguments: dict[str, Any] = {"model": model, "inputs": make_image(0), **options}
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         extract_features(**arguments)
 

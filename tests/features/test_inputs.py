@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import make_image
 from PIL import Image
-from small_models import make_image, make_model, reference
+from small_models import make_model, reference
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -83,7 +84,7 @@ def test_bad_arrays_are_left_out(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (3, 5000)])
 def test_thin_images(model: nn.Module, size: tuple[int, int]) -> None:
-    result = extract_features(model, make_image(0, *size))
+    result = extract_features(model, make_image(0, size))
     assert result.features.isfinite().all()
 
 

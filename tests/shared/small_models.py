@@ -1,6 +1,7 @@
-"""Small networks with seeded weights, and seeded images for them."""
+"""Small networks with seeded weights."""
 
-import numpy as np
+from typing import Any
+
 import timm
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from cassle_zoo.features.extract import eval_transform
 _SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
 
 
-def make_model(name: str = "test_resnet", **options: object) -> nn.Module:
+def make_model(name: str = "test_resnet", **options: Any) -> nn.Module:
     """Return one of timm's test models, without classifier, for images of 32 pixels."""
     torch.manual_seed(0)
     return timm.create_model(
@@ -19,14 +20,9 @@ def make_model(name: str = "test_resnet", **options: object) -> nn.Module:
     )
 
 
-def make_image(seed: int, width: int = 40, height: int = 34) -> Image.Image:
-    """Return noise."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
 def reference(model: nn.Module, images: list[Image.Image]) -> Tensor:
     """Return features computed in one plain batch."""
     transform = eval_transform(model)
     with torch.no_grad():
-        return model(torch.stack([transform(image) for image in images]))
+        features: Tensor = model(torch.stack([transform(image) for image in images]))
+    return features

@@ -1,17 +1,10 @@
 """A tiny dataset with the structure of emoji64, of noise."""
 
-import random
 from pathlib import Path
 
-from PIL import Image
+from builders import make_image
 
 from cassle_zoo.data.emoji64 import SKIN_TONES, VENDORS, Record, format_metadata
-
-
-def make_image(seed: int, size: tuple[int, int] = (4, 4), mode: str = "RGB") -> Image.Image:
-    rng = random.Random(seed)
-    pixels = rng.randbytes(size[0] * size[1] * len(mode))
-    return Image.frombytes(mode, size, pixels).resize((64, 64), Image.Resampling.NEAREST)
 
 
 def make_records() -> list[Record]:
@@ -49,6 +42,6 @@ def write_folder(root: Path) -> list[Record]:
     for vendor in VENDORS:
         (root / vendor).mkdir()
     for seed, record in enumerate(records):
-        make_image(seed).save(root / record.file_name)
+        make_image(seed, (64, 64), cell=16).save(root / record.file_name)
     (root / "metadata.csv").write_text(format_metadata(records))
     return records

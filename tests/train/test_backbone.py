@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -64,7 +65,7 @@ def test_width_of_features(arch: str) -> None:
 
 
 def test_mocov3_vits_are_frozen_where_they_should_be() -> None:
-    model = build_backbone("vit_small", 64)
+    model: Any = build_backbone("vit_small", 64)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
     assert model.blocks[0].attn.num_heads == 12

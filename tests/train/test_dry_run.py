@@ -23,7 +23,7 @@ def test_own_data(config: TrainConfig) -> None:
     assert cost.load_seconds is not None
     assert cost.seconds == pytest.approx(10 * (cost.step_seconds + cost.load_seconds))
     assert 2**26 < cost.peak_bytes < 2**40
-    backbone = timm.create_model("test_resnet", num_classes=0)
+    backbone: Any = timm.create_model("test_resnet", num_classes=0)
     width = backbone.num_features
     assert cost.parameters == {
         "backbone": sum(p.numel() for p in backbone.parameters()),

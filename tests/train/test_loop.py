@@ -125,6 +125,7 @@ def start(config: TrainConfig, out: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [int(os.environ.get("CASSLE_ZOO_KILLS", "2"))])
 def test_kill_9_at_random_moments(config: TrainConfig, tmp_path: Path, kills: int) -> None:
     """CASSLE_ZOO_KILLS=10 makes it longer."""

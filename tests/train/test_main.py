@@ -66,7 +66,7 @@ def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_bad_command_lines(argv: list[str]) -> None:
     try:
-        status = main(["train", *argv])
+        status: object = main(["train", *argv])
     except SystemExit as error:
         status = error.code
     assert status == 2

@@ -51,7 +51,7 @@ def test_equals_official(path: Path) -> None:
         {our_key(key[3:]): value for key, value in golden.items() if key.startswith("sd/")}
     )
     x = golden["x"].requires_grad_()
-    tolerance = {"rtol": 0, "atol": 1e-11}
+    tolerance: Any = {"rtol": 0, "atol": 1e-11}
     torch.testing.assert_close(
         projector.eval()(x, golden["aug_desc"]), golden["out_eval"], **tolerance
     )
@@ -87,7 +87,7 @@ def test_hypernet_with_batch_norm(depth: int, last_bn: bool) -> None:
         in_features=5, out_features=4, hidden_features=6, depth=depth, last_bn=last_bn,
         conditioning="hypernet_bn", encoder_depth=2, encoder_width=7,
     )  # fmt: skip
-    projector = ConditionedProjector(config).double()
+    projector: Any = ConditionedProjector(config).double()
     assert projector.norms is not None
     assert len(projector.norms) == depth - 1 + last_bn
     for norm in projector.norms:

@@ -91,7 +91,7 @@ def test_damaged_folders_are_refused(projector: ConditionedProjector, tmp_path: 
 def test_a_model_folder_is_pointed_to_create_projector(tmp_path: Path) -> None:
     name = "resnet18_cassle_simclr.emoji64"
     projector = cassle_zoo.create_projector(name)
-    backbone = torch.nn.Linear(1, 1)
+    backbone: Any = torch.nn.Linear(1, 1)
     backbone.num_features = 512
     config = make_config(MODEL_SPECS[name], backbone, projector=projector.config, training={})
     folder = save_model_folder(

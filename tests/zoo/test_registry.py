@@ -76,8 +76,9 @@ def test_timm_lists_the_models_with_tags() -> None:
     }
     assert timm.is_model("resnet50_cassle_simclr")
     assert timm.is_model(UNRELEASED)
-    assert timm.get_pretrained_cfg("resnet50_cassle_simclr").tag == "emoji64"
-    assert timm.get_pretrained_cfg(UNRELEASED).input_size == (3, 224, 224)
+    released: Any = timm.get_pretrained_cfg("resnet50_cassle_simclr")
+    unreleased: Any = timm.get_pretrained_cfg(UNRELEASED)
+    assert (released.tag, unreleased.input_size) == ("emoji64", (3, 224, 224))
 
 
 def test_timm_lists_exactly_the_released_models_as_pretrained() -> None:
@@ -132,7 +133,7 @@ def test_the_data_config_is_the_specs(model: nn.Module) -> None:
 
 def test_timm_arguments() -> None:
     images = torch.zeros(2, 1, 64, 64)
-    model = timm.create_model(NAME, num_classes=7, in_chans=1, global_pool="max").eval()
+    model: Any = timm.create_model(NAME, num_classes=7, in_chans=1, global_pool="max").eval()
     assert model(images).shape == (2, 7)
     model.reset_classifier(0, "")
     assert model(images).shape == (2, 512, 2, 2)
@@ -142,7 +143,7 @@ def test_timm_arguments() -> None:
 
 @pytest.mark.parametrize("num_classes", [0, 10])
 def test_features_only(num_classes: int) -> None:
-    model = timm.create_model(
+    model: Any = timm.create_model(
         NAME, features_only=True, out_indices=(1, 4), num_classes=num_classes
     ).eval()
     maps = model(torch.zeros(1, 3, 64, 64))
@@ -191,7 +192,7 @@ def test_pretrained_loads_every_weight_in_float32(publish: Publish, name: str) -
 def test_pretrained_with_classifier_channels_and_feature_maps(publish: Publish) -> None:
     state = backbone_state()
     publish(state)
-    model = timm.create_model(NAME, pretrained=True, num_classes=5, in_chans=1)
+    model: Any = timm.create_model(NAME, pretrained=True, num_classes=5, in_chans=1)
     assert model.fc.weight.shape == (5, 512)
     assert torch.equal(model.layer4[1].bn2.running_var, state["layer4.1.bn2.running_var"].float())
     torch.testing.assert_close(
@@ -213,7 +214,7 @@ def test_a_changed_file_is_refused(publish: Publish) -> None:
 
 def test_the_hash_is_checked_when_timm_hands_over_a_resolved_config(publish: Publish) -> None:
     path = publish(backbone_state())
-    cfg = timm.create_model(NAME, pretrained=True).pretrained_cfg
+    cfg: Any = timm.create_model(NAME, pretrained=True).pretrained_cfg
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ChecksumError):
         timm.create_model(NAME, pretrained=True, pretrained_cfg=cfg)
@@ -268,8 +269,8 @@ def test_users_can_point_timm_at_their_own_file(tmp_path: Path) -> None:
     state = backbone_state()
     save_file(state, tmp_path / "mine.safetensors")
     overlay = {"file": str(tmp_path / "mine.safetensors")}
-    model = timm.create_model(UNRELEASED.replace("50", "18").replace("in100", "stl10"), True,
-                              pretrained_cfg_overlay=overlay)  # fmt: skip
+    name = UNRELEASED.replace("50", "18").replace("in100", "stl10")
+    model: Any = timm.create_model(name, True, pretrained_cfg_overlay=overlay)
     assert torch.equal(model.conv1.weight, state["conv1.weight"].float())
     del state["bn1.bias"]
     save_file(state, tmp_path / "mine.safetensors")

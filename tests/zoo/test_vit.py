@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -40,7 +41,7 @@ def test_positions_need_a_multiple_of_4() -> None:
 def test_the_vits_differ_from_timms_in_nothing_but_what_mocov3_changes() -> None:
     for arch, args in MOCOV3_VITS.items():
         with torch.device("meta"):
-            ours = mocov3_vit(**args, num_classes=0)
+            ours: Any = mocov3_vit(**args, num_classes=0)
             theirs = timm.create_model(f"{arch}_patch16_224", num_classes=0)
         shapes = {key: value.shape for key, value in ours.state_dict().items()}
         assert shapes == {key: value.shape for key, value in theirs.state_dict().items()}
@@ -48,7 +49,7 @@ def test_the_vits_differ_from_timms_in_nothing_but_what_mocov3_changes() -> None
 
 
 def test_initialisation() -> None:
-    model = mocov3_vit(**TINY)
+    model: Any = mocov3_vit(**TINY)
     assert torch.equal(model.pos_embed[0, 1:], sincos_positions(4, 4, 16))
     assert not model.pos_embed[0, 0].any()
     assert has_sincos_positions(model.pos_embed)

@@ -8,7 +8,6 @@ from cassle_zoo.records import Result
 MODELS = ("resnet18_cassle_simclr", "raw-pixels")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "options", "row"),
     [

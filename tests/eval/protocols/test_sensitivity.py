@@ -77,7 +77,6 @@ def test_batches_and_repetition_do_not_matter(make_context):
     assert other != pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_workers_do_not_matter(make_context):
     expected = flat(QUICK.evaluate(make_context()))
     assert flat(QUICK.evaluate(make_context(workers=2))) == expected

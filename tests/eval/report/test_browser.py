@@ -38,6 +38,8 @@ def visit(
     path.write_text(page, encoding="utf-8")
     command = [
         str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync",  # it asks nothing of the network
         f"--user-data-dir={folder / 'profile'}", f"--window-size={width},800", "--dump-dom",
         f"{path.as_uri()}{fragment}",
     ]  # fmt: skip

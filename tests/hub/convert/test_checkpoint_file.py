@@ -1,11 +1,9 @@
 """Foreign checkpoints are read without running anything in them."""
 
 import argparse
-import io
 import os
 import pickle
 import sys
-import tarfile
 import types
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import write_tar
 
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.hub.convert.checkpoint_file import DICT_TYPES, INERT_TYPES, Inert, read_checkpoint
@@ -60,12 +59,8 @@ def torchscript(path: Path) -> None:
 
 
 def old_tar(path: Path) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name in ("sys_info", "pickle", "tensors", "storages"):
-            content = pickle.dumps({})
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+    names = ("sys_info", "pickle", "tensors", "storages")
+    write_tar(path, dict.fromkeys(names, pickle.dumps({})))
 
 
 def bare_pickle(path: Path) -> None:

@@ -113,7 +113,8 @@ def timm_features(folder: Path, images: Tensor, tmp_path: Path) -> Tensor:
 
 def test_resnet18_simclr(resnet: tuple[Path, nn.Module, PaperProjector], tmp_path: Path) -> None:
     path, backbone, projector = resnet
-    folder = convert_checkpoint(path, tmp_path / "out", name=NAME).folder
+    folder = tmp_path / "out"
+    convert_checkpoint(path, folder, name=NAME)
     images, omega = torch.randn(3, 3, 96, 96), torch.rand(3, 13)
     with torch.no_grad():
         features = backbone(images)
@@ -132,20 +133,21 @@ def test_vit_small_mocov3(tmp_path: Path, randomised: Randomise) -> None:
     backbone = randomised(mocov3_vit(embed_dim=384, depth=1, num_heads=12, num_classes=0))
     projector = randomised(PaperProjector([384, 64, 64, 24], last_bn=True, affine=False))
     path = save(tmp_path / "ckpt.pth", backbone, projector)
-    found = convert_checkpoint(path, tmp_path / "out", name="vit_small_cassle_mocov3.in100")
+    folder = tmp_path / "out"
+    convert_checkpoint(path, folder, name="vit_small_cassle_mocov3.in100")
     images, omega = torch.randn(2, 3, 224, 224), torch.rand(2, 13)
     with torch.no_grad():
         features = backbone(images)
-        loaded = timm_features(found.folder, images, tmp_path)
+        loaded = timm_features(folder, images, tmp_path)
         torch.testing.assert_close(loaded, features, rtol=0, atol=1e-5)
-        ours = cassle_zoo.create_projector(f"local-dir:{found.folder}", pretrained=True).eval()
+        ours = cassle_zoo.create_projector(f"local-dir:{folder}", pretrained=True).eval()
         torch.testing.assert_close(
             ours(features, omega), projector(features, omega), rtol=0, atol=1e-5
         )
         six = timm.create_model("vit_small_patch16_224", num_classes=0, depth=1).eval()
         six.load_state_dict(backbone.state_dict())
         assert not torch.allclose(six(images), features, atol=1e-3)
-    config = json.loads((found.folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     assert config["model_args"] == {"depth": 1, "num_heads": 12}
     assert config["architecture"] == "vit_small_patch16_224"
 
@@ -153,21 +155,22 @@ def test_vit_small_mocov3(tmp_path: Path, randomised: Randomise) -> None:
 def test_the_folder_is_like_that_of_hub_export(
     resnet: tuple[Path, nn.Module, PaperProjector], tmp_path: Path
 ) -> None:
-    found = convert_checkpoint(resnet[0], tmp_path / "out", name=NAME)
-    assert {p.name for p in found.folder.iterdir()} == {
+    folder = tmp_path / "out"
+    convert_checkpoint(resnet[0], folder, name=NAME)
+    assert {p.name for p in folder.iterdir()} == {
         "model.safetensors", "projector.safetensors", "config.json", "reference.safetensors",
         "README.md",
     }  # fmt: skip
-    assert all(check.passed for check in verify_folder(found.folder))
-    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    assert all(check.passed for check in verify_folder(folder))
+    info = cassle_zoo.model_info(f"local-dir:{folder}")
     assert (info.full_name, info.method, info.data) == (NAME, "simclr", "stl10")
     assert (info.input_size, info.mean) == ((3, 96, 96), (0.43, 0.42, 0.39))
-    training = json.loads((found.folder / "config.json").read_text())["cassle_zoo"]["training"]
+    training = json.loads((folder / "config.json").read_text())["cassle_zoo"]["training"]
     assert training["iterations"] == 12
     assert training["source_file"] == "ckpt-1.pth"
     assert len(training["source_sha256"]) == 64
     assert training["left_out"] == "optimizers, schedulers, trainer"
-    card = (found.folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert "the paper's code (gmum/CASSLE); converted by cassle_zoo" in card
     assert f"cassle-zoo hub convert ckpt-1.pth --name {NAME} -o DIR" in card
     assert "license: unknown" in card
@@ -186,7 +189,8 @@ def test_args_json_beside_the_file(
         "aug_cond": ["flip", "crop", "color", "color_diff", "blur"],
     }  # fmt: skip
     (tmp_path / file).write_text(json.dumps(args))
-    folder = convert_checkpoint(path, tmp_path / "out", name="mine").folder
+    folder = tmp_path / "out"
+    convert_checkpoint(path, folder, name="mine")
     own = json.loads((folder / "config.json").read_text())["cassle_zoo"]
     assert own["method"] == "mocov2"
     assert own["projector"]["descriptors"] == ["blur", "color", "color_diff", "crop", "flip"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants
 from olah_server import make_repository
 from safetensors.torch import load_file
 from toy import flip_a_bit, has_weights_of
@@ -177,14 +177,14 @@ def test_a_gated_repository(hub: Any, pinned: str) -> None:
 
 
 def test_a_server_that_fails(hub: Any, pinned: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     hub.proxy.answers = {"/resolve/": (500, "")}
     with pytest.raises(WeightsUnavailableError, match=r"could not be downloaded.*500 "):
         cassle_zoo.create_model(NAME, pretrained=True)
 
 
 def test_a_server_that_is_away(hub: Any, pinned: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     with pytest.raises(WeightsUnavailableError, match=r"ConnectError.*HF_ENDPOINT"):
@@ -233,7 +233,7 @@ def test_a_private_repository(
 ) -> None:
     caplog.set_level("INFO")
     caplog.set_level("DEBUG", "huggingface_hub")
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     hub.proxy.token, hub.proxy.echo = TOKEN, True
     with pytest.raises(WeightsUnavailableError, match="private and no token is set"):
         cassle_zoo.create_model(NAME, pretrained=True)

@@ -7,7 +7,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import timm
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants
 from olah_server import lfs_object, make_repository
 from packaging.version import Version
 from toy import flip_a_bit, has_weights_of
@@ -136,7 +136,7 @@ def test_the_connection_drops_once(hub: Any, pinned: str, tiny_folder: Path) -> 
 def test_the_connection_drops_for_good(
     hub: Any, repo: str, pinned: str, tiny_folder: Path, name: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     hub.proxy.drops, hub.proxy.refuses = 1, True
     name = name.format(repo=repo)
     with pytest.raises(WeightsUnavailableError, match=r"could not be downloaded.*try again"):

@@ -50,6 +50,7 @@ def run(code: str, environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_eight_processes_fill_an_empty_cache_at_once(hub: Any, pinned: str) -> None:
     """Forked after the imports, so that they start together."""
     code = """

@@ -17,6 +17,7 @@ from upload_server import TOKEN, UploadServer, upload_server
 
 from cassle_zoo import specs
 from cassle_zoo.cli.main import main
+from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.hub.publish.publish import publish, registry_lines
 from cassle_zoo.hub.publish.pull import pull
 from cassle_zoo.hub.publish.push import push
@@ -136,14 +137,14 @@ def test_pull_does_not_destroy(hub: Any, repo: str, toy_folder: Path, tmp_path: 
     make_repository(hub.mirrors, repo, toy_folder)
     target = tmp_path / "target"
     pull(repo, target)
-    with pytest.raises(model_folder.ModelFolderError, match="not empty"):
+    with pytest.raises(ModelFolderError, match="not empty"):
         pull(repo, target)
     pull(repo, target, force=True)
     (target / "notes.txt").write_text("mine")
-    with pytest.raises(model_folder.ModelFolderError, match=r"holds notes\.txt"):
+    with pytest.raises(ModelFolderError, match=r"holds notes\.txt"):
         pull(repo, target, force=True)
     assert (target / "notes.txt").read_text() == "mine"
-    with pytest.raises(model_folder.ModelFolderError, match="is the folder itself"):
+    with pytest.raises(ModelFolderError, match="is the folder itself"):
         pull(str(toy_folder), toy_folder, force=True)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.utils import _http
 from safetensors.torch import load, save_file
 from toy import TOY, save_toy
 from upload_server import DROP, TOKEN, UploadServer
@@ -36,7 +35,7 @@ def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client try again at once."""
-    monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
 def commits(uploads: UploadServer) -> list[str]:

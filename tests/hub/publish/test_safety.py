@@ -128,7 +128,7 @@ def test_names_in_a_repository_lead_nowhere(
     repo_info = HfApi.repo_info
 
     def with_evil_sibling(*args: Any, **kwargs: Any) -> Any:
-        found = repo_info(*args, **kwargs)
+        found: Any = repo_info(*args, **kwargs)
         if found.siblings:  # where older clients look first
             found.siblings.append(type(found.siblings[0])(rfilename=name))
         return found

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from cassle_zoo.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ("list", "info", "features", "demo", "train", "eval", "hub", "hub export", "hub convert")
 MODELS = ("resnet18_cassle_simclr.emoji64", "resnet18_cassle_simclr", "local-dir:nowhere", "raw")
 FLAGS = (
@@ -38,7 +40,7 @@ def run(arguments: list[str]) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = main(arguments)
+            status: object = main(arguments)
         except SystemExit as stop:
             status = stop.code or 0
     assert status in (0, 1, 2), (arguments, status)

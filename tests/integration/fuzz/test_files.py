@@ -24,6 +24,8 @@ from cassle_zoo.store.artifact import load_projector, make_config, save_model_fo
 from cassle_zoo.store.folder import read_config
 from cassle_zoo.train.run.checkpoint import LATEST, load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
@@ -182,7 +184,7 @@ def test_feature_files(tmp_path: Path, ending: str, data: st.DataObject) -> None
     shape=st.lists(st.integers(0, 3), max_size=3),
 )
 def test_npz_of_other_arrays(tmp_path: Path, name: str, array: str, shape: list[int]) -> None:
-    arrays = {
+    arrays: dict[str, Any] = {
         "features": np.zeros((2, 3), "f4"),
         "sources": np.array(["a", "b"]),
         "skipped": np.zeros((0, 2), "U1"),

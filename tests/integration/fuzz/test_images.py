@@ -1,12 +1,14 @@
-"""The decoders' callers: whatever the bytes, an image or an error of ours, soon."""
+"""The decoders' callers: for any bytes an image or an error of ours."""
 
 import io
-import time
+import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from builders import make_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,13 +19,14 @@ from cassle_zoo.common.images import UnreadableImageError, array_to_image, open_
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.train.data.loading import Crops, MapViews
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "TGA", "ICO", "JPEG2000", "PCX", "SGI")
 
 
 def encoded(kind: str) -> bytes:
     buffer = io.BytesIO()
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8))
-    image.save(buffer, kind)
+    make_image(0, (20, 20)).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -46,7 +49,6 @@ def images(draw: st.DrawFn) -> bytes:
 
 @given(images() | st.binary(max_size=200))
 def test_open_image(content: bytes) -> None:
-    start = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -56,7 +58,6 @@ def test_open_image(content: bytes) -> None:
         else:
             assert image.mode == "RGB"
             assert min(image.size) > 0
-    assert time.monotonic() - start < 60
 
 
 SHAPES = st.lists(st.integers(0, 5), max_size=4)
@@ -101,8 +102,7 @@ def test_training_goes_on(content: bytes) -> None:
 
 @given(st.lists(images(), max_size=3))
 def test_extraction_goes_on(tmp_path: Path, contents: list[bytes]) -> None:
-    folder = tmp_path / str(time.monotonic_ns())
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
     for index, content in enumerate([ENCODED["PNG"], *contents]):
         (folder / f"{index}.png").write_bytes(content)
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())

@@ -1,16 +1,12 @@
 """What the stress tests share: a tiny run, the same run left alone, and the table at the end."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
+from builders import image_folder
 
 
 @dataclasses.dataclass
@@ -62,19 +58,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """22 small images."""
-    folder = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for index in range(22):
-        pixels = generator.integers(0, 256, (20, 28, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
-    return folder
+    return image_folder(tmp_path_factory.mktemp("images"), [f"{i:02d}.png" for i in range(22)])
 
 
 @pytest.fixture(scope="session")
 def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
-    from runs import EPOCHS, start
-    from tiny import configuration
+    from stress_run import configuration
+    from stress_runs import EPOCHS, start
 
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     run = start(configuration(images, epochs=EPOCHS), out)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import (
+from stress_run import CHECKPOINT_EVERY, configuration
+from stress_runs import (
     DICE,
     EPOCHS,
     EXPLAINED,
@@ -25,12 +26,13 @@ from runs import (
     steps_lost,
     steps_saved,
 )
-from tiny import CHECKPOINT_EVERY, configuration
 
 from cassle_zoo.train import trainer
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS
 from cassle_zoo.train.trainer import Trainer
+
+pytestmark = pytest.mark.slow
 
 TIMES = max(2, KILLS // 5)
 CHECKPOINT_BYTES = 1_700_000  # rounded up
@@ -78,16 +80,20 @@ def repeat(config: TrainConfig, tmp_path: Path, undisturbed: Path, row: Any) -> 
     return repeat
 
 
-def at_step(step: int, fault: Callable[[Trainer], Any]) -> None:
-    """Let a fault happen before a step, if the run comes to it (call this in the process)."""
-    train_step = Trainer.train_step
+def at_step(step: int, fault: Callable[[Trainer], Any]) -> Callable[[], None]:
+    """Return what a process calls so that a fault happens before a step, if it comes to it."""
 
-    def faulty(self: Trainer, *args: Any) -> dict[str, float]:
-        if self.step == step:
-            fault(self)
-        return train_step(self, *args)
+    def prepare() -> None:
+        train_step = Trainer.train_step
 
-    Trainer.train_step = faulty  # type: ignore[method-assign]
+        def faulty(self: Trainer, *args: Any) -> dict[str, float]:
+            if self.step == step:
+                fault(self)
+            return train_step(self, *args)
+
+        setattr(Trainer, "train_step", faulty)  # noqa: B010  an assignment that mypy accepts
+
+    return prepare
 
 
 def a_later_step(out: Path) -> int:
@@ -145,7 +151,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(config: TrainConfig, small_disk: Path, repeat: Callable[..., Any]) -> None:
     def fault(out: Path) -> Run:
         step = a_later_step(out)
-        start(config, out, lambda: at_step(step, terminate)).wait()
+        start(config, out, at_step(step, terminate)).wait()
         ballast = small_disk / "ballast"
         room = DICE.randrange(CHECKPOINT_BYTES)
         ballast.write_bytes(bytes(max(0, shutil.disk_usage(small_disk).free - room)))
@@ -170,14 +176,14 @@ def limit_files(_: Trainer) -> None:
 
 
 def break_loss(_: Trainer) -> None:
-    make_views = trainer.make_views
+    make_views = getattr(trainer, "make_views")  # noqa: B009  mypy: it is not the trainer's own
 
     def broken(*args: Any) -> Any:
         views = make_views(*args)
         views.images[0].mul_(float("nan"))
         return views
 
-    trainer.make_views = broken  # type: ignore[assignment]
+    setattr(trainer, "make_views", broken)  # noqa: B010
 
 
 def kill_worker(_: Trainer) -> None:
@@ -208,7 +214,7 @@ def test_explained(
 
     def faulty(out: Path) -> Run:
         step = a_later_step(out)
-        return start(config, out, lambda: at_step(step, fault))
+        return start(config, out, at_step(step, fault))
 
     repeat(name, faulty, status=EXPLAINED, says=says)
 
@@ -221,7 +227,7 @@ def test_checkpoints_cut_short(
     config: TrainConfig, tmp_path: Path, undisturbed: Path, row: Any
 ) -> None:
     out = tmp_path / "run"
-    start(config, out, lambda: at_step(7, terminate)).wait()
+    start(config, out, at_step(7, terminate)).wait()
     line = row("latest checkpoint cut short")
     for _ in range(TIMES):
         saved = steps_saved(out)
@@ -229,7 +235,7 @@ def test_checkpoints_cut_short(
         line.injected += 1
         line.steps_lost += saved - steps_saved(out)
         step = a_later_step(out)
-        run = start(config, out, lambda step=step: at_step(step, terminate))
+        run = start(config, out, at_step(step, terminate))
         assert run.wait() in (STOPPED, 0), run.said()
         assert f"{LATEST} is damaged; using the one before" in run.said()
         line.survived += 1
@@ -259,7 +265,11 @@ def test_vanishing_files(images: Path, tmp_path: Path, undisturbed: Path, row: A
         line.injected += 1
         step = DICE.randrange(40)
         out = tmp_path / f"run{number}"
-        run = start(config, out, lambda s=step, v=victim: at_step(s, lambda _: v.unlink()))
+
+        def vanish(_: Trainer, path: Path = victim) -> None:
+            path.unlink()
+
+        run = start(config, out, at_step(step, vanish))
         assert run.wait() == 0, run.said()
         assert run.said().count(f"{victim.name}' cannot be read") == 1
         line.else_lost += steps_logged(out) != steps_logged(undisturbed)

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import DICE, EPOCHS, KILLS, checkpoint_time, differences, steps_logged
-from tiny import CHECKPOINT_EVERY
+import stress_run
+from stress_run import CHECKPOINT_EVERY
+from stress_runs import DICE, EPOCHS, KILLS, checkpoint_time, differences, steps_logged
+
+pytestmark = pytest.mark.slow
 
 TIMES = max(2, KILLS // 10)  # a restart takes some ten seconds
-TINY = Path(__file__).with_name("tiny.py")
+SCRIPT = Path(stress_run.__file__)
 TIMEOUT = 6  # seconds that a process waits for the others
 PAUSE = 0.1  # seconds between steps, so that the run lasts longer than all faults
 
@@ -25,7 +28,7 @@ def torchrun(images: Path, out: Path, *options: str, pause: float = 0, prefix: A
     """Start torchrun; what it prints goes to a file beside the run."""
     command = [
         *prefix, sys.executable, "-m", "torch.distributed.run", "--max-restarts", "30", *options,
-        *map(str, (TINY, images, out, EPOCHS, TIMEOUT, pause)),
+        *map(str, (SCRIPT, images, out, EPOCHS, TIMEOUT, pause)),
     ]  # fmt: skip
     name = f"{out.name}-{options[-1].replace(':', '_')}.log"
     with out.with_name(name).open("w") as log:
@@ -48,12 +51,11 @@ def wait_for_progress(out: Path, process: Any) -> None:
     """Wait for two more checkpoints; return early if the run has ended."""
     for _ in range(2):
         before = checkpoint_time(out)
-        wait_for(
-            lambda before=before: (
-                process.poll() is not None or checkpoint_time(out) not in (before, 0)
-            ),
-            "a checkpoint",
-        )
+
+        def written(before: int = before) -> bool:
+            return process.poll() is not None or checkpoint_time(out) not in (before, 0)
+
+        wait_for(written, "a checkpoint")
 
 
 def workers(process: Any) -> list[int]:

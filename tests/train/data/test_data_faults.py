@@ -51,7 +51,7 @@ def test_worker_killed_while_it_sends(
 ) -> None:
     def loader(*_: Any, **__: Any) -> Iterator[Any]:
         raise error
-        yield
+        yield  # type: ignore[unreachable]
 
     monkeypatch.setattr(data, "DataLoader", loader)
     with pytest.raises(DataError, match=r"worker died.*--data\.workers"):

@@ -21,7 +21,7 @@ from cassle_zoo.train.data.loading import Sample, batches, steps_per_epoch
 from cassle_zoo.train.run.faults import BadImages
 
 
-def with_data(config: TrainConfig, **changes: object) -> TrainConfig:
+def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 

@@ -55,7 +55,7 @@ def said(tmp_path_factory: pytest.TempPathFactory, images: Path) -> dict[str, st
         shutil.copytree(images, folder / copy)
     (folder / "renamed/class0/00.png").rename(folder / "renamed/class0/000.png")
     (folder / "fewer/class0/00.png").unlink()
-    mp.spawn(work, (tiny(images), folder), nprocs=2)
+    mp.spawn(work, (tiny(images), folder), nprocs=2)  # type: ignore[attr-defined]
     answers = {case: (folder / f"{case} 0").read_text() for case in CASES}
     assert answers == {case: (folder / f"{case} 1").read_text() for case in CASES}
     return answers

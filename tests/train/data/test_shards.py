@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from shard_files import LENGTH, NAMES, members, write_info, write_shards, write_tar
+from builders import write_tar
+from shard_files import LENGTH, NAMES, members, write_info, write_shards
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.train import loop

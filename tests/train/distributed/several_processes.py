@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import METHODS, Views
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "mocov2": {"queue_size": 32, "momentum": 0.9},
     "mocov3": {"hidden_features": 16, "predictor_features": 16, "momentum": 0.9},
     "barlow_twins": {"hidden_features": 16, "out_features": 16},
@@ -48,18 +49,18 @@ def configuration(name: str, images: str) -> TrainConfig:
     )
 
 
-def double_views(*args: object) -> Views:
+def double_views(*args: Any) -> Views:
     views = make_views(*args)
     return Views(
-        images=tuple(x.double() for x in views.images),
-        descriptors=tuple(x.double() for x in views.descriptors),
+        images=(views.images[0].double(), views.images[1].double()),
+        descriptors=(views.descriptors[0].double(), views.descriptors[1].double()),
     )
 
 
 def main(images: str, out: str, *names: str) -> None:
     """Train all methods, one after the other."""
     torch.set_default_dtype(torch.float64)
-    trainer.make_views = double_views
+    setattr(trainer, "make_views", double_views)  # noqa: B010  mypy: it is not the trainer's own
     with process_group.init("cpu", 60):
         for name in names or METHODS:
             train(configuration(name, images), Path(out) / name)

@@ -106,7 +106,7 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     folder: Path = tmp_path_factory.mktemp("processes")
-    mp.spawn(work, (str(folder),), nprocs=PROCESSES)
+    mp.spawn(work, (str(folder),), nprocs=PROCESSES)  # type: ignore[attr-defined]
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
@@ -198,14 +198,14 @@ def together(store: Store, count: int) -> list[str]:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_all_agree_and_never_twice_on_the_same_prefix(count: int) -> None:
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
     prefixes = [together(store, count) for _ in range(3)]
     assert all(len(set(agreed)) == 1 for agreed in prefixes)
     assert len({agreed[0] for agreed in prefixes}) == 3
 
 
 def test_tokens_of_dead_processes_are_not_answered() -> None:
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
     with pytest.raises(CassleZooError, match="process 0 has not answered"):
         agree_on_prefix(store, 1, 2, 0.1)
     with pytest.raises(CassleZooError, match="process 1 of 2 has not come"):

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.run.checkpoint import LATEST
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent
 
 

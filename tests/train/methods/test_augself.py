@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_targets_within_reach_are_learned() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"crop": -0.1}, {"blur": float("nan")}])
-def test_bad_weights(changes: dict[str, float]) -> None:
+def test_bad_weights(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"augself\."):
         AugSelfConfig(**changes)
 

@@ -1,7 +1,7 @@
 """Losses against the paper's code, against their definitions, and their invariances."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +38,25 @@ def standardised(*shape: int) -> Tensor:
     return (z - z.mean(dim=0)) / z.std(dim=0, correction=0)
 
 
-def of(golden: dict[str, Tensor], method: str) -> Callable[..., Iterator[Tensor]]:
-    return lambda *names: (golden[f"{method}/{name}"] for name in names)
+def of(golden: dict[str, Tensor], method: str) -> Callable[..., Any]:
+    return lambda *names: tuple(golden[f"{method}/{name}"] for name in names)
 
 
 def official(golden: dict[str, Tensor], method: str) -> Tensor:
     """Our value of the loss whose inputs the paper's code was given."""
     get = of(golden, method)
     if method == "simclr":
-        return nt_xent(*get("z1", "z2"), golden["simclr/T"].item())[0]
+        z1, z2 = get("z1", "z2")
+        return nt_xent(z1, z2, golden["simclr/T"].item())[0]
     if method == "moco":
-        return queue_info_nce(*get("z1_query", "z2_key", "queue_before"), 0.2)[0]
+        query, key, queue = get("z1_query", "z2_key", "queue_before")
+        return queue_info_nce(query, key, queue, 0.2)[0]
     if method == "mocov3":
         q1, q2, k1, k2 = get("q1", "q2", "k1", "k2")
         return batch_info_nce(q1, k2, 0.2)[0] + batch_info_nce(q2, k1, 0.2)[0]
     if method == "barlow_twins":
-        return cross_correlation_loss(*get("z1", "z2"), golden["barlow_twins/lambda"].item())[0]
+        z1, z2 = get("z1", "z2")
+        return cross_correlation_loss(z1, z2, golden["barlow_twins/lambda"].item())[0]
     if method == "simsiam":
         p1, p2, z1, z2 = get("p1", "p2", "z1", "z2")
         return (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2

@@ -101,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.faults.get(step)
         if fault == DROP:
             self.close_connection = True
-            return self.connection.shutdown(socket.SHUT_RDWR)
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         body = self._body()
         if isinstance(fault, int):
             return self._refuse(fault, "the server sends back " + str(self.headers))
@@ -112,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = given.get("repo")
         if repo is not None and not self.server.repositories.exists(repo):
             return self._refuse(404, "Repository not found", code="RepoNotFound")
-        return getattr(self, f"_{step}")(body, parse_qs(url.query), **given)
+        getattr(self, f"_{step}")(body, parse_qs(url.query), **given)
 
     def _create(self, body: bytes, query: Any) -> None:
         asked = json.loads(body)

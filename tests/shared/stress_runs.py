@@ -20,7 +20,7 @@ from cassle_zoo.train.loop import train
 from cassle_zoo.train.run.checkpoint import LATEST, load_checkpoint
 
 EPOCHS = 12
-KILLS = int(os.environ.get("CASSLE_ZOO_KILLS", "50"))
+KILLS = int(os.environ.get("CASSLE_ZOO_KILLS", "5"))
 STOPPED, EXPLAINED = 143, 3
 DICE = random.Random(int(os.environ.get("CASSLE_ZOO_SEED", "0")))
 _fork = multiprocessing.get_context("fork")

@@ -17,8 +17,8 @@ from cassle_zoo.common.errors import (
     ModelFolderError,
     UnknownNameError,
 )
-from cassle_zoo.hub.convert.convert import Conversion, convert_checkpoint
-from cassle_zoo.hub.convert.identify import ConvertOptions
+from cassle_zoo.hub.convert.convert import convert_checkpoint
+from cassle_zoo.hub.convert.identify import ConvertOptions, IdentifiedCheckpoint
 from cassle_zoo.zoo.vit import mocov3_vit
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -36,7 +36,7 @@ def resnet18(randomised: Randomise) -> nn.Module:
     return randomised(model)
 
 
-def convert(tmp_path: Path, checkpoint: Any, **options: Any) -> Conversion:
+def convert(tmp_path: Path, checkpoint: Any, **options: Any) -> IdentifiedCheckpoint:
     torch.save(checkpoint, tmp_path / "c.pth")
     return convert_checkpoint(
         tmp_path / "c.pth", tmp_path / "out", name="mine", options=ConvertOptions(**options)
@@ -62,34 +62,34 @@ def test_facebooks_moco_v2(randomised: Randomise, tmp_path: Path) -> None:
         "module.queue_ptr": torch.zeros(1, dtype=torch.int64),
     }
     found = convert(tmp_path, {"epoch": 200, "arch": "resnet18", "state_dict": state})
-    assert same_features(found.folder, model)
+    assert same_features(tmp_path / "out", model)
     assert found.format == "MoCo-v2 (Facebook)"
-    assert found.model == "resnet18, mocov2, no projector"
+    assert found.in_words() == "resnet18, mocov2, no projector"
     assert found.dropped == (
         "module.encoder_k (124 tensors)", "module.queue (1 tensor)",
         "module.queue_ptr (1 tensor)", "epoch, arch",
         "fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias",
     )  # fmt: skip
-    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
     assert (info.method, info.mean[0], info.license) == ("mocov2", 0.485, "unknown")
-    card = (found.folder / "README.md").read_text()
+    card = (tmp_path / "out/README.md").read_text()
     assert "nothing is known of its projector" in card
     assert "2306.06082" not in card
     assert "MoCo-v2 (Facebook); converted by cassle_zoo" in card
     with pytest.raises(ModelFolderError, match="no projector"):
-        cassle_zoo.create_projector(f"local-dir:{found.folder}")
+        cassle_zoo.create_projector(f"local-dir:{tmp_path}/out")
 
 
 def test_facebooks_moco_v1_has_one_linear_layer(randomised: Randomise, tmp_path: Path) -> None:
     state = prefixed("module.encoder_q.", torchvision.models.resnet18(num_classes=128))
     found = convert(tmp_path, {"state_dict": state})
-    assert found.model == "resnet18, mocov1, no projector"
+    assert found.in_words() == "resnet18, mocov1, no projector"
     assert found.dropped == ("fc.weight", "fc.bias")
 
 
 @pytest.mark.parametrize("vit", [True, False])
 def test_facebooks_moco_v3(randomised: Randomise, tmp_path: Path, vit: bool) -> None:
-    model = randomised(mocov3_vit(**VIT, num_heads=12)) if vit else resnet18(randomised)
+    model: Any = randomised(mocov3_vit(**VIT, num_heads=12)) if vit else resnet18(randomised)
     if vit:  # the number of heads follows from the format alone
         model.pos_embed.data.normal_()
     name = "head" if vit else "fc"
@@ -101,11 +101,11 @@ def test_facebooks_moco_v3(randomised: Randomise, tmp_path: Path, vit: bool) -> 
         **prefixed("module.predictor.", head),
     }
     found = convert(tmp_path, {"epoch": 300, "state_dict": state, "optimizer": {"state": {}}})
-    assert same_features(found.folder, model, 224 if vit else 64)
+    assert same_features(tmp_path / "out", model, 224 if vit else 64)
     assert found.format == "MoCo-v3 (Facebook)"
     assert any(part.startswith("module.momentum_encoder (") for part in found.dropped)
     assert f"{name}.0.weight" in found.dropped
-    loaded: Any = timm.create_model(f"local-dir:{found.folder}", pretrained=True)
+    loaded: Any = timm.create_model(f"local-dir:{tmp_path}/out", pretrained=True)
     if vit:
         assert loaded.blocks[0].attn.num_heads == 12
 
@@ -122,8 +122,8 @@ def test_solo_learn(randomised: Randomise, tmp_path: Path, prefix: str) -> None:
     }
     settings = {"method": "mocov2plus", "backbone": {"name": "resnet18"}}
     found = convert(tmp_path, {**LIGHTNING, "state_dict": state, "hyper_parameters": settings})
-    assert same_features(found.folder, model)
-    assert (found.format, found.model) == ("solo-learn", "resnet18, mocov2plus, no projector")
+    assert same_features(tmp_path / "out", model)
+    assert (found.format, found.in_words()) == ("solo-learn", "resnet18, mocov2plus, no projector")
     assert "classifier (2 tensors)" in found.dropped
     assert "optimizer_states" in found.dropped[-1]
 
@@ -132,28 +132,28 @@ def test_solo_learn(randomised: Randomise, tmp_path: Path, prefix: str) -> None:
 def test_the_heads_of_a_vit(
     randomised: Randomise, tmp_path: Path, positions: str, heads: int
 ) -> None:
-    model = randomised(mocov3_vit(**VIT, num_heads=heads))
+    model: Any = randomised(mocov3_vit(**VIT, num_heads=heads))
     if positions == "learned":
         model.pos_embed.data.normal_()
     state = {**prefixed("backbone.", model), **prefixed("classifier.", nn.Linear(384, 10))}
     found = convert(tmp_path, {**LIGHTNING, "state_dict": state})
-    assert same_features(found.folder, model, 224)
+    assert same_features(tmp_path / "out", model, 224)
     assert found.notes[0].startswith(f"{heads} attention heads, as in ")
 
 
 def test_a_vit_of_another_size(randomised: Randomise, tmp_path: Path) -> None:
     model = randomised(mocov3_vit(**VIT, num_heads=3, img_size=32, patch_size=4))
-    found = convert(tmp_path, prefixed("student.backbone.", model), num_heads=3, size=64)
-    assert same_features(found.folder, model, 32)
-    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    convert(tmp_path, prefixed("student.backbone.", model), num_heads=3, size=64)
+    assert same_features(tmp_path / "out", model, 32)
+    info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
     assert info.input_size == (3, 32, 32)
     assert info.model_args == {"patch_size": 4, "img_size": 32, "depth": 1, "num_heads": 3}
 
 
 def test_a_vit_that_averages_its_tokens(randomised: Randomise, tmp_path: Path) -> None:
     model = randomised(mocov3_vit(**VIT, num_heads=6, global_pool="avg"))
-    found = convert(tmp_path, prefixed("backbone.vit.", model), num_heads=6)
-    assert same_features(found.folder, model, 224)
+    convert(tmp_path, prefixed("backbone.vit.", model), num_heads=6)
+    assert same_features(tmp_path / "out", model, 224)
 
 
 def test_lightly(randomised: Randomise, tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_lightly(randomised: Randomise, tmp_path: Path) -> None:
         **prefixed("projection_head_momentum.", nn.Linear(512, 8)),
     }
     found = convert(tmp_path, {**LIGHTNING, "state_dict": state}, method="moco")
-    assert same_features(found.folder, model)
-    assert (found.format, found.model) == ("lightly", "resnet18, moco, no projector")
+    assert same_features(tmp_path / "out", model)
+    assert (found.format, found.in_words()) == ("lightly", "resnet18, moco, no projector")
     assert "backbone_momentum (120 tensors)" in found.dropped
 
 
@@ -182,10 +182,10 @@ def test_other_resnets(tmp_path: Path, arch: str) -> None:
         for key, v in model.state_dict().items()
     }
     found = convert(tmp_path, state, data="stl10")
-    assert found.model == f"{arch}, unknown, no projector"
+    assert found.in_words() == f"{arch}, unknown, no projector"
     assert found.dropped == ("fc.weight", "fc.bias")
     assert found.notes == ()
-    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
     assert (info.input_size, info.mean[0], info.data) == ((3, 96, 96), 0.43, "stl10")
 
 
@@ -196,9 +196,9 @@ def test_any_timm_model_by_name(randomised: Randomise, tmp_path: Path) -> None:
     found = convert(
         tmp_path, state, arch="resnet10t", prefix="my.net", size=32, mean=half, std=half
     )
-    assert same_features(found.folder, model)
+    assert same_features(tmp_path / "out", model)
     assert found.notes == ()
-    info = cassle_zoo.model_info(f"local-dir:{found.folder}")
+    info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
     assert (info.input_size, info.mean, info.std) == ((3, 32, 32), half, half)
 
 

@@ -1,0 +1,42 @@
+"""Images, folders of images and tar files for tests: seeded noise, so that no two are alike."""
+
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def make_image(seed: int = 0, size: tuple[int, int] = (40, 34), *, cell: int = 1) -> Image.Image:
+    """Return noise of `size` (width, height), in squares of `cell` pixels."""
+    width, height = size[0] // cell, size[1] // cell
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
+
+
+def png(image: Image.Image) -> bytes:
+    """Return the content of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def image_folder(root: Path, names: Iterable[str], size: tuple[int, int] = (28, 20)) -> Path:
+    """Write an image under each name, which may be a path, into a folder; return the folder."""
+    for seed, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_image(seed, size).save(path)
+    return root
+
+
+def write_tar(path: Path, content: Mapping[str, bytes]) -> Path:
+    """Write a tar file of the files by name; return its path."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
