@@ -10,16 +10,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.config import OneOf, Range, check_fields
-from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.hub_mixin import StrictHubMixin
+from cassle_zoo.common.errors import ConfigError, ModelFolderError
 
 CONDITIONINGS: tuple[str, ...] = (
     "cat",
@@ -138,15 +138,16 @@ class ProjectorConfig:
 
 class ConditionedProjector(
     nn.Module,
-    StrictHubMixin,
+    PyTorchModelHubMixin,
     library_name="cassle-zoo",
     paper_url="https://arxiv.org/abs/2306.06082",
     tags=["self-supervised-learning", "cassle"],
 ):
     """Maps features of views, and how they were augmented, to the space of the SSL loss.
 
-    `save_pretrained`, `push_to_hub` and `from_pretrained` keep a projector of its own; a model
-    folder's projector is loaded by :func:`cassle_zoo.create_projector`.
+    `save_pretrained`, `push_to_hub` and `from_pretrained` store a projector by itself; unlike
+    huggingface_hub's own, loading refuses missing weights and unknown settings. A model folder's
+    projector is loaded by :func:`cassle_zoo.create_projector`.
 
     Attributes:
         config: The configuration.
@@ -203,6 +204,28 @@ class ConditionedProjector(
                 f"descriptors must be {expected} with columns {self.layout.slices()}, got {got}."
             )
         return descriptors
+
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Self:
+        """Load all weights or none, where huggingface_hub's default would load what fits."""
+        if "config" not in kwargs:
+            raise ModelFolderError(
+                f"{kwargs.get('model_id')} has no config.json, so save_pretrained did not write it."
+            )
+        module: Self = super()._from_pretrained(strict=strict, **kwargs)
+        return module
+
+    @classmethod
+    def _decode_arg(cls, expected_type: Any, value: Any) -> Any:
+        """Check the configuration; huggingface_hub would leave out fields it does not know."""
+        if expected_type is not ProjectorConfig or not isinstance(value, Mapping):
+            return super()._decode_arg(expected_type, value)
+        if "cassle_zoo" in value:
+            raise ModelFolderError(
+                "this is a model folder, not a projector written by save_pretrained; use "
+                "cassle_zoo.create_projector('local-dir:DIR', pretrained=True)."
+            )
+        return ProjectorConfig.from_dict(value)
 
 
 def mlp_widths(config: ProjectorConfig) -> tuple[int, ...]:
@@ -263,10 +286,10 @@ def _build_encoder(config: ProjectorConfig, width: int) -> nn.Sequential | None:
 
 
 def _join(features: Tensor, omega: Tensor, conditioning: str) -> Tensor:
-    how = conditioning.removeprefix("raw_")
-    if how == "cat":
+    mode = conditioning.removeprefix("raw_")
+    if mode == "cat":
         return torch.cat([features, omega], dim=1)
-    return features + omega if how == "add" else features * omega
+    return features + omega if mode == "add" else features * omega
 
 
 def _apply_generated_mlp(

@@ -1,4 +1,4 @@
-"""The models of the zoo: one entry per name and tag. Data, no logic; importable without torch."""
+"""The catalogue: models, datasets, backbones and projectors by name. Importable without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +8,12 @@ from typing import Any
 from cassle_zoo.common.errors import unknown_name
 
 PAPER_ID = "arXiv:2306.06082"
+
+RAW_PIXELS = "raw-pixels"
+"""Name, where models are evaluated, of the baseline without a network: pixels, mean-pooled."""
+
+RANDOM_INIT = "random-init:"
+"""Prefix of an architecture's name: the baseline without training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +28,12 @@ class ModelSpec:
         model_args: What that timm model must be given for the weights to fit, for example the
             number of heads.
         method: Joint-embedding method, for example `simclr`.
-        conditioned: Whether the projector saw the augmentation descriptors (CASSLE).
+        conditioned: Whether the projector was conditioned on the augmentation descriptors (CASSLE).
         input_size: (channels, height, width) in pixels.
         mean: Per-channel mean subtracted from images in [0, 1].
         std: Per-channel standard deviation they are divided by.
         interpolation: Resampling used by the evaluation transform.
-        crop_pct: Share of the resized image that the centre crop keeps, in (0, 1].
+        crop_pct: Fraction of the resized image that the centre crop leaves, in (0, 1].
         num_features: Width of the pooled features.
         data: Name of the pretraining data, a key of :data:`DATASETS` where it is known.
         license: SPDX identifier of the licence of the weights.

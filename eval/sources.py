@@ -19,22 +19,15 @@ from cassle_zoo.common.errors import (
     WeightsUnavailableError,
     unknown_name,
 )
+from cassle_zoo.common.files import sha256
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.specs import DATASETS
-from cassle_zoo.store.cache import hub_source, pinned_spec, unpinned_folder
-from cassle_zoo.store.folder import (
-    CONFIG_FILE,
-    MODEL_FILE,
-    PROJECTOR_FILE,
-    file_sha256,
-    read_config,
-)
+from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
+from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
+from cassle_zoo.store.model_files import resolve
 
-RANDOM_INIT = "random-init:"
-RAW_PIXELS = "raw-pixels"
 FEATURES = "features:"
 TIMM = "timm:"
 FORMS = (
@@ -165,44 +158,31 @@ def _random_init(model: str, seed: int) -> FeatureSource:
 
 
 def _pretrained(model: str) -> FeatureSource:
-    from cassle_zoo.zoo.create import create_model, create_projector
+    from cassle_zoo.zoo.create import create_projector, load_backbone
 
-    folder = unpinned_folder(model, [CONFIG_FILE, MODEL_FILE])
-    if folder is not None:
-        config = read_config(folder)
-        own = config["cassle_zoo"]
-        name = own["name"]
-        network = _network(config["architecture"], config.get("model_args", {}))
-        module = create_model(f"local-dir:{folder}", pretrained=True)
-        source = hub_source(model)
-        if source is not None:
-            # The commit, because branches move, and the projector is to be of the same one.
-            model = argument = f"hf-hub:{source.repo}@{folder.name}"
-        else:
-            # No path, because results are published.
-            argument = f"local-dir:{folder.resolve().name}"
-        sha256 = file_sha256(folder / MODEL_FILE)
-        # Of a repository the projector is downloaded when it is asked for.
-        here = source is not None or (folder / PROJECTOR_FILE).is_file()
-        has_projector = here and own.get("projector") is not None
+    try:
+        files = resolve(model, [MODEL_FILE])
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} {FORMS}") from error
+    if files.verified:
+        argument = projector_of = files.spec.full_name
+        has_projector = PROJECTOR_FILE in (files.spec.sha256 or {})
+    elif files.commit is not None:
+        # The commit, because branches move, and the projector is to be of the same one.
+        argument = projector_of = f"hf-hub:{files.spec.hub_repo}@{files.commit}"
+        # It is downloaded when it is asked for.
+        has_projector = files.has_projector
     else:
-        try:
-            spec = pinned_spec(model)
-        except UnknownNameError as error:
-            raise UnknownNameError(f"{error} {FORMS}") from error
-        name = argument = spec.full_name
-        network = _network(spec.timm_arch, spec.model_args)
-        module = create_model(name, pretrained=True)
-        sha256 = (spec.sha256 or {})[MODEL_FILE]
-        has_projector = PROJECTOR_FILE in (spec.sha256 or {})
-    projector = partial(create_projector, model, pretrained=True)
+        # No path, because results are published.
+        argument, projector_of = f"local-dir:{files.folder.resolve().name}", model
+        has_projector = files.has_projector and (files.folder / PROJECTOR_FILE).is_file()
     return FeatureSource(
-        name=name,
+        name=files.spec.full_name,
         argument=argument,
-        sha256=sha256,
-        model=module,
-        network=network,
-        projector=projector if has_projector else None,
+        sha256=files.sha256(MODEL_FILE),
+        model=load_backbone(files),
+        network=_network(files.spec.timm_arch, files.spec.model_args),
+        projector=partial(create_projector, projector_of, True) if has_projector else None,
     )
 
 
@@ -222,7 +202,7 @@ def _timm(model: str) -> FeatureSource:
     except Exception as error:
         raise WeightsUnavailableError(
             f"timm's pretrained weights of {name} cannot be loaded: {error} They come from the "
-            "network once and are kept in the Hub's cache (HF_HOME); "
+            "network once and are cached by the Hub's client (HF_HOME); "
             f"{RANDOM_INIT}{name} needs none, but is not trained."
         ) from error
     return _of_timm(model, module, name)
@@ -250,7 +230,7 @@ def _feature_file(model: str) -> FeatureSource:
     return FeatureSource(
         name=f"{FEATURES}{path.name}",
         argument=f"{FEATURES}{path.name}",
-        sha256=file_sha256(path),
+        sha256=sha256(path),
         model=None,
         features=known,
     )

@@ -7,18 +7,18 @@ name, so that `res5.0.conv1.weight` becomes `roi_heads.res5.0.conv1.weight` in a
 NumPy 2 cannot be read by the NumPy 1 that Detectron2 is often run with, and pickles run code.
 """
 
-import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.zoo.create import create_model, model_info
+from cassle_zoo.common.files import atomic_write
+from cassle_zoo.zoo.create import create_model
 
 ENDING = ".pth"
 _PIXEL_MAX = 255.0
@@ -65,7 +65,7 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
 
     Args:
         model: Name of a ResNet-50 with pretrained weights, or `local-dir:DIR`.
-        path: File to write, ending in `.pth`; it is whole or not there. Its folder is made.
+        path: File to write, ending in `.pth`; it is whole or not there. Its folder is created.
 
     Returns:
         The settings that Detectron2 needs to feed the network as it was trained, by name.
@@ -80,20 +80,16 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
         raise ConfigError(
             f"{path.name} must end in {ENDING}: Detectron2 tells formats by the ending."
         )
-    weights = detectron2_state(create_model(model, pretrained=True).state_dict())
-    info = model_info(model)
+    network: Any = create_model(model, pretrained=True)
+    weights = detectron2_state(network.state_dict())
     content = {"model": weights, "__author__": "cassle-zoo", "matching_heuristics": True}
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        torch.save(content, staged)
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    with atomic_write(path) as partial:
+        torch.save(content, partial)
     return {
         "MODEL.WEIGHTS": path.name,
-        "MODEL.PIXEL_MEAN": _pixels(info.mean),
-        "MODEL.PIXEL_STD": _pixels(info.std),
+        "MODEL.PIXEL_MEAN": _pixels(network.pretrained_cfg["mean"]),
+        "MODEL.PIXEL_STD": _pixels(network.pretrained_cfg["std"]),
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "INPUT.FORMAT": "RGB",
     }

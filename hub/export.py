@@ -13,8 +13,13 @@ from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
-from cassle_zoo.store.artifact import make_config, read_tensors, save_model_folder
-from cassle_zoo.store.state_dict import check_backbone_keys, load_strictly
+from cassle_zoo.store.tensors import (
+    check_backbone_keys,
+    load_strictly,
+    read_tensors,
+    save_model_folder,
+)
+from cassle_zoo.zoo.registry import make_config
 
 EXPORT_FILE = "export.json"
 BACKBONE_FILE = "backbone.safetensors"

@@ -14,9 +14,7 @@ All in evaluation mode, in float32, on a CPU.
 """
 
 import json
-import os
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,23 +26,22 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cassle_zoo.common.errors import CassleZooError, ModelFolderError
+from cassle_zoo.common.files import sha256, write_bytes
 from cassle_zoo.features.inference import embed, inference
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.store.artifact import load_projector, read_tensors
 from cassle_zoo.store.folder import (
     CONFIG_FILE,
-    LOCAL_PREFIX,
     MODEL_FILE,
     PROJECTOR_FILE,
     REFERENCE_FILE,
-    file_sha256,
-    read_config,
     require_file,
 )
-from cassle_zoo.zoo.create import create_model
+from cassle_zoo.store.model_files import LOCAL_PREFIX, ModelFiles, resolve
+from cassle_zoo.store.tensors import read_tensors
+from cassle_zoo.zoo.create import load_backbone, load_projector
 
 TOLERANCE = 1e-4
-"""Largest difference from the stored values, as a share of the largest of them."""
+"""Largest difference from the stored values, as a fraction of the largest of them."""
 
 _HASHED_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
 _HEADER_KEY = "sha256"
@@ -62,42 +59,28 @@ def write_reference(folder: str | Path) -> Path:
     Raises:
         ModelFolderError: If the folder cannot be loaded, or the model's output is not finite.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    model, projector = load_folder(folder, config)
+    files = resolve(f"{LOCAL_PREFIX}{folder}")
+    model, projector = _load(files)
     generator = torch.Generator().manual_seed(0)
-    images = _images(config["pretrained_cfg"]["input_size"], generator)
+    images = _images(files.config["pretrained_cfg"]["input_size"], generator)
     tensors = {"images": images}
     if projector is not None and projector.layout.width:
         tensors["descriptors"] = torch.rand(2, projector.layout.width, generator=generator)
-    outputs = _outputs(config, model, projector, tensors)
+    outputs = _outputs(files.config, model, projector, tensors)
     tensors |= {name: values.contiguous() for name, values in outputs.items()}
     for name, values in tensors.items():
         if values.is_floating_point() and not values.isfinite().all():
             raise ModelFolderError(f"{folder}: the model's {name} are NaN or infinite.")
-    hashes = {name: file_sha256(folder / name) for name in _hashed(folder)}
-    path = folder / REFERENCE_FILE
-    staged = path.with_name(f".{REFERENCE_FILE}.{uuid.uuid4().hex}")
-    try:
-        # One entry only, because safetensors writes several in no fixed order.
-        staged.write_bytes(save(tensors, {_HEADER_KEY: json.dumps(hashes, sort_keys=True)}))
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
+    present = [name for name in _HASHED_FILES if (files.folder / name).is_file()]
+    hashes = {name: files.sha256(name) for name in present}
+    path = files.folder / REFERENCE_FILE
+    # One entry only, because safetensors writes several in no fixed order.
+    write_bytes(path, save(tensors, {_HEADER_KEY: json.dumps(hashes, sort_keys=True)}))
     return path
 
 
-def load_folder(
-    folder: Path, config: Mapping[str, Any]
-) -> tuple[nn.Module, ConditionedProjector | None]:
-    """Load a folder's backbone and, if there is one, its projector, all weights or none.
-
-    Raises:
-        ModelFolderError: If a file is missing or damaged, or does not fit the configuration.
-    """
-    model = create_model(f"{LOCAL_PREFIX}{folder}", pretrained=True)
-    has_projector = config["cassle_zoo"].get("projector") is not None
-    return model, load_projector(folder) if has_projector else None
+def _load(files: ModelFiles) -> tuple[nn.Module, ConditionedProjector | None]:
+    return load_backbone(files), load_projector(files) if files.has_projector else None
 
 
 def recorded_hashes(folder: str | Path) -> dict[str, str]:
@@ -132,18 +115,24 @@ def reference_errors(folder: str | Path) -> dict[str, float]:
     Raises:
         ModelFolderError: If the folder cannot be loaded, or the reference does not fit it.
     """
-    folder = Path(folder)
-    path = folder / REFERENCE_FILE
+    _require_reference(Path(folder) / REFERENCE_FILE)
+    files = resolve(f"{LOCAL_PREFIX}{folder}")
+    return compare_with_reference(files, *_load(files))
+
+
+def compare_with_reference(
+    files: ModelFiles, model: nn.Module, projector: ConditionedProjector | None
+) -> dict[str, float]:
+    """Do what :func:`reference_errors` does with a model that is loaded already."""
+    path = files.folder / REFERENCE_FILE
     _require_reference(path)
-    config = read_config(folder)
     stored = read_tensors(path)
-    model, projector = load_folder(folder, config)
-    size = tuple(config["pretrained_cfg"]["input_size"])
+    size = tuple(files.config["pretrained_cfg"]["input_size"])
     images = stored.get("images")
     if images is None or images.dtype != torch.uint8 or images.shape[1:] != size or not len(images):
         raise ModelFolderError(f"{path} holds no images of the model's input size {size}.")
     try:
-        found = _outputs(config, model, projector, stored)
+        found = _outputs(files.config, model, projector, stored)
     except ValueError as error:
         raise ModelFolderError(f"{path} does not fit the model: {error}") from error
     errors = {}
@@ -185,10 +174,6 @@ def _images(size: Sequence[int], generator: torch.Generator) -> Tensor:
     return ((1.4 * smooth + 0.2 * noise - 0.3).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def _hashed(folder: Path) -> list[str]:
-    return [name for name in _HASHED_FILES if (folder / name).is_file()]
-
-
 def _require_reference(path: Path) -> None:
     if path.parent.is_dir() and not path.is_file():
         raise ModelFolderError(
@@ -202,7 +187,7 @@ def main(folders: Sequence[str]) -> int:
     try:
         for folder in folders:
             path = write_reference(folder)
-            print(f"{file_sha256(path)}  {path}")
+            print(f"{sha256(path)}  {path}")
     except CassleZooError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

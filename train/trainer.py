@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cassle_zoo.accel.small_maps import quickest_convolutions
-from cassle_zoo.common.devices import autocast_dtype, pick_device, quickest_attention
+from cassle_zoo.accel.small_images import (
+    small_attention_as_products,
+    small_convolutions_as_products,
+)
+from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.train.backbone import build_backbone
 from cassle_zoo.train.config import TrainConfig
@@ -70,8 +73,8 @@ class Trainer:
         lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
         with (
             torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None),
-            quickest_attention(self.device, self._dtype, config.augment.size),
-            quickest_convolutions(self.device),
+            small_attention_as_products(self.device, self._dtype, config.augment.size),
+            small_convolutions_as_products(self.device),
         ):
             loss, logs = self._parallel(views)
         values = {"loss": float(loss.detach())}

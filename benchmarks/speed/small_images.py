@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.small_images [--rounds 5]
 
-Prints how many times faster whole training steps on a CPU are with the convolutions of
-`cassle_zoo/accel/small_maps.py`, and with plain attention, than without: medians over rounds in
-which both take turns.
+Prints how many times faster whole training steps on a CPU are with the convolutions, and
+with the attention, of `cassle_zoo/accel/small_images.py` than without: medians over rounds in which
+both take turns.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from benchmarks.speed.workloads import BATCH, config, random_batch, with_precisi
 
 SIZE = 64
 CHOICES = (  # network, precision, and what makes it faster
-    ("resnet18", "bf16", "quickest_convolutions"),
-    ("resnet18", "fp32", "quickest_convolutions"),
-    ("resnet50", "bf16", "quickest_convolutions"),
-    ("resnet50", "fp32", "quickest_convolutions"),
-    ("vit_small_patch16_224", "bf16", "quickest_attention"),
+    ("resnet18", "bf16", "small_convolutions_as_products"),
+    ("resnet18", "fp32", "small_convolutions_as_products"),
+    ("resnet50", "bf16", "small_convolutions_as_products"),
+    ("resnet50", "fp32", "small_convolutions_as_products"),
+    ("vit_small_patch16_224", "bf16", "small_attention_as_products"),
 )
 
 

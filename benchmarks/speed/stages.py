@@ -97,7 +97,7 @@ def extraction(files: list[Path], precision: str) -> Stages:
     import torch
 
     from cassle_zoo import create_model, eval_transform
-    from cassle_zoo.accel.fused import fastest
+    from cassle_zoo.accel.fused import fuse_for_inference
     from cassle_zoo.common.images import open_image
     from cassle_zoo.features.inference import embed, inference
 
@@ -107,7 +107,7 @@ def extraction(files: list[Path], precision: str) -> Stages:
     transform, cpu = eval_transform(model), torch.device("cpu")
     decoded = [open_image(file) for file in files]
     images = torch.stack([transform(image) for image in decoded])
-    fused = fastest(model, cpu, precision)
+    fused = fuse_for_inference(model, cpu, precision)
 
     def run(network: Any) -> None:
         with inference(network, cpu, precision):
@@ -116,7 +116,7 @@ def extraction(files: list[Path], precision: str) -> Stages:
     return {
         "decode": lambda: [open_image(file) for file in files],
         "resize, crop, normalise": lambda: [transform(image) for image in decoded],
-        "fold BatchNorms (once per call)": lambda: fastest(model, cpu, precision),
+        "fold BatchNorms (once per call)": lambda: fuse_for_inference(model, cpu, precision),
         "network": lambda: run(fused),
         "network, not fused": lambda: run(model),
     }

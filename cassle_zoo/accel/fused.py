@@ -1,4 +1,4 @@
-"""ResNets on a CPU: convolution, BatchNorm, ReLU and shortcut as one kernel each.
+"""ResNets for inference on CPUs: convolution, BatchNorm, ReLU and shortcut as one kernel each.
 
 The BatchNorms are folded into the convolutions, and oneDNN's fused kernels, the ones that
 torch.compile uses, save the passes over memory in between. Nothing is compiled, so the first batch
@@ -25,10 +25,12 @@ _KNOWN = {
 }  # fmt: skip
 
 
-def fastest(model: nn.Module, device: torch.device, precision: str = "fp32") -> nn.Module:
-    """Return what computes the same features in the least time.
+def fuse_for_inference(
+    model: nn.Module, device: torch.device, precision: str = "fp32"
+) -> nn.Module:
+    """Return a copy with fused kernels where there is one, else the model itself.
 
-    For plain ResNets of timm on x86 CPUs that is a copy with fused kernels: equal to the model up
+    For plain ResNets of timm on x86 CPUs the copy is equal to the model up
     to float32 rounding, and in bf16 as close to it as autocast. All else is returned as it is.
 
     Args:
@@ -59,7 +61,7 @@ class FusedResNet(nn.Module):
         """Fold the BatchNorms into copies of the convolutions.
 
         Args:
-            model: A ResNet that `fastest` accepts.
+            model: A ResNet that `fuse_for_inference` accepts.
             dtype: What to compute in.
         """
         super().__init__()

@@ -1,4 +1,4 @@
-"""Building networks whose weights are about to be loaded."""
+"""`skip_random_weights`: for building networks whose weights are about to be loaded."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -274,7 +274,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _publish(args: argparse.Namespace) -> int:
     """Push the zoo, and print the registry's lines."""
-    from cassle_zoo.hub.publish.publish import publish, registry_lines
+    from cassle_zoo.hub.publish.push import publish, registry_lines
 
     published = []
     for item in publish(

@@ -1,16 +1,11 @@
 """Devices and precisions: the ones asked for, or the best of this machine."""
 
-import contextlib
-
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
 
 PRECISIONS = ("auto", "fp32", "bf16")
-_LARGEST_UNFUSED = 160
-"""Image side in pixels: with patches of 16, torch's fused attention is slower up to here."""
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
@@ -63,25 +58,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "fp32" or (precision == "auto" and not _has_native_bf16(device)):
         return None
     return torch.bfloat16
-
-
-def quickest_attention(
-    device: torch.device, dtype: torch.dtype | None, size: int
-) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which torch computes attention in the quickest way.
-
-    In bf16 on CPUs, forward and backward pass of torch's fused attention take 4.3 times as long as
-    plain matrix products at 17 tokens, 2.2 at 50 and 1.4 at 145 (one core of an AMD EPYC with
-    AVX512-BF16, torch 2.15.0). Everywhere else the choice stays torch's.
-
-    Args:
-        device: Where the computation runs.
-        dtype: What `autocast_dtype` returned.
-        size: Side of the images in pixels.
-    """
-    if device.type == "cpu" and dtype is not None and size <= _LARGEST_UNFUSED:
-        return sdpa_kernel(SDPBackend.MATH)
-    return contextlib.nullcontext()
 
 
 def _has_native_bf16(device: torch.device) -> bool:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from tqdm import tqdm
 
-from cassle_zoo.accel.fused import fastest
+from cassle_zoo.accel.fused import fuse_for_inference
 from cassle_zoo.common.devices import to_device
 from cassle_zoo.common.errors import ConfigError, DataError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError, to_rgb
@@ -163,7 +163,7 @@ def extract_features(
     )  # fmt: skip
     remaining = iter(images)
     with bar, inference(model, target, precision):
-        network = fastest(model, target, precision)
+        network = fuse_for_inference(model, target, precision)
         for batch, reasons in loader:
             for reason, image in zip(reasons, remaining, strict=False):
                 if reason is None:

@@ -1,4 +1,4 @@
-"""Downloads files of one commit of a Hub repository, into the client's usual cache.
+"""Files of one commit of a Hub repository, downloaded into the client's usual cache.
 
 huggingface_hub does the work, so its settings hold: `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
 `HF_TOKEN`, ... This module adds that all files are of the same commit, and errors that say what to
@@ -69,7 +69,7 @@ def download(
             )
         except client_errors() as error:
             # Without the client's traceback, because what the server said is in it unredacted.
-            raise _explained(error, repo, wanted, file, cache_dir) from None
+            raise _translated(error, repo, wanted, file, cache_dir) from None
         folder = Path(path).parent
         wanted = folder.name  # the commit, so that a push in between mixes no files
     return folder
@@ -97,7 +97,7 @@ def download_all(
             library_version=__version__,
         )
     except client_errors() as error:
-        raise _explained(error, repo, commit, "a file", cache_dir) from None
+        raise _translated(error, repo, commit, "a file", cache_dir) from None
     return Path(path)
 
 
@@ -135,7 +135,7 @@ def client_errors() -> tuple[type[Exception], ...]:
     return (OSError, ValueError, *HfHubHTTPError.__bases__)
 
 
-def _explained(
+def _translated(
     error: Exception, repo: str, revision: str, file: str, cache_dir: str | Path | None
 ) -> CassleZooError:
     from huggingface_hub import constants

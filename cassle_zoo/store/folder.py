@@ -1,16 +1,24 @@
-"""The model folder on disk: its files, their hashes and its config.json. Needs no torch.
+"""The model folder on disk: its files, their hashes, its config.json. Needs no torch.
 
-`cassle_zoo.store.artifact` reads and writes the tensors.
+    model.safetensors      backbone, under timm's keys
+    projector.safetensors  projector, if there is one
+    config.json            timm's configuration, with ours under the key `cassle_zoo`
+    reference.safetensors  a stored input and what the model makes of it (cassle_zoo.hub.reference)
+    README.md              model card
+
+timm reads such a folder as `local-dir:DIR` without knowing cassle_zoo.
+`cassle_zoo.store.tensors` reads and writes the tensors, `cassle_zoo.store.config` says what
+config.json may hold.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cassle_zoo.common.errors import ChecksumError, ModelFolderError
-from cassle_zoo.common.files import read_json
-from cassle_zoo.specs import MODEL_SPECS, ModelSpec
+from cassle_zoo.common.files import atomic_folder, parse_json, sha256
+from cassle_zoo.specs import ModelSpec
 from cassle_zoo.store.config import WrongConfigError, check_config
 
 MODEL_FILE = "model.safetensors"
@@ -19,111 +27,22 @@ CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 REFERENCE_FILE = "reference.safetensors"
 FOLDER_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, REFERENCE_FILE, CARD_FILE)
-LOCAL_PREFIX = "local-dir:"
 
 WEIGHTS_ROOT = Path(__file__).parents[1] / "weights"
-
-
-def local_folder(name: str) -> Path | None:
-    """Return the folder that a `local-dir:DIR` name means, or `None` for any other name."""
-    if not name.startswith(LOCAL_PREFIX):
-        return None
-    folder = name.removeprefix(LOCAL_PREFIX)
-    if not folder:
-        raise ModelFolderError(f"{name!r} names no folder; write 'local-dir:PATH'.")
-    return Path(folder).expanduser()
-
-
-def bundled_folder(spec: ModelSpec) -> Path:
-    """Return where the package keeps the weights of a released model."""
-    return WEIGHTS_ROOT / spec.full_name
-
-
-def how_to_get(spec: ModelSpec) -> str:
-    """Say how to make the weights of a model that nobody has published."""
-    released = [name for name, other in MODEL_SPECS.items() if other.released]
-    return (
-        f"Nobody has published weights of {spec.full_name!r}. Train them with `cassle-zoo train "
-        f"{spec.full_name} --data PATH --out RUN` and package them with `cassle-zoo hub export RUN "
-        f"-o DIR`, or convert the authors' file with `cassle-zoo hub convert FILE --name "
-        f"{spec.full_name} -o DIR`; then load 'local-dir:DIR'. Or build the untrained model with "
-        f"pretrained=False. "
-        f"Published: {', '.join(released) or 'none'}."
-    )
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify_files(
-    folder: str | Path,
-    sha256: Mapping[str, str],
-    fix: str = "Reinstall cassle-zoo or restore the file.",
-) -> None:
-    """Check that files have the published content.
-
-    Args:
-        folder: Where the files lie.
-        sha256: Expected SHA-256 by file name.
-        fix: What the user can do about it, for the message.
-
-    Raises:
-        ModelFolderError: If a file is missing, or a name would leave the folder.
-        ChecksumError: If the content of a file differs.
-    """
-    for name, expected in sha256.items():
-        if name in (".", "..") or Path(name).name != name:
-            raise ModelFolderError(f"{name!r} is not a plain file name, so it is not read.")
-        path = Path(folder) / name
-        if not path.is_file():
-            raise ModelFolderError(f"{path} is missing. {fix}")
-        found = file_sha256(path)
-        if found != expected.lower():
-            raise ChecksumError(
-                f"{path} is not the published file: its sha256 is {found}, expected {expected}. "
-                f"It is damaged or was changed. {fix}"
-            )
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """Read and check the config.json of a model folder.
-
-    Args:
-        folder: The model folder.
-
-    Returns:
-        timm's configuration, with ours under the key `cassle_zoo`.
-
-    Raises:
-        ModelFolderError: If it is missing, malformed, of another format version, or contradicts
-            itself.
-    """
-    path = Path(folder) / CONFIG_FILE
-    require_file(path)
-    try:
-        config = read_json(path)
-    except ValueError as error:
-        raise ModelFolderError(f"{path} is not a JSON object ({error}). {FIX}") from error
-    if "cassle_zoo" not in config:
-        raise ModelFolderError(
-            f"{path}: the key cassle_zoo is missing; other models are loaded with "
-            "timm.create_model."
-        )
-    try:
-        check_config(config)
-    except WrongConfigError as error:
-        raise ModelFolderError(f"{path}: {error} {FIX}") from None
-    return dict(config)
-
 
 FIX = (
     "Get the folder again from where it came, or write it anew with `cassle-zoo hub export RUN -o "
     "DIR`."
 )
 """What errors about a damaged model folder end with."""
+
+FIX_PACKAGE = "Reinstall cassle-zoo or restore the file."
+"""What errors about a damaged file of the package end with."""
+
+
+def bundled_folder(spec: ModelSpec) -> Path:
+    """Return where the package has the weights of a released model."""
+    return WEIGHTS_ROOT / spec.full_name
 
 
 def require_file(path: Path) -> None:
@@ -144,3 +63,133 @@ def require_file(path: Path) -> None:
             "DIR`, `hub convert` and `hub pull` write such folders."
         )
     raise ModelFolderError(f"{path} is missing. {FIX}")
+
+
+def verify_files(folder: str | Path, hashes: Mapping[str, str], fix: str = FIX_PACKAGE) -> None:
+    """Check that files have the published content.
+
+    Args:
+        folder: Where the files are.
+        hashes: Expected SHA-256 by file name.
+        fix: What the user can do about it, for the message.
+
+    Raises:
+        ModelFolderError: If a file is missing, or a name would leave the folder.
+        ChecksumError: If the content of a file differs.
+    """
+    for name, expected in hashes.items():
+        path = _path_in(folder, name, fix)
+        _check_hash(path, sha256(path), expected, fix)
+
+
+def read_verified(folder: str | Path, name: str, expected: str, fix: str = FIX_PACKAGE) -> bytes:
+    """Read a small file, and check it as :func:`verify_files` does."""
+    path = _path_in(folder, name, fix)
+    content = path.read_bytes()
+    _check_hash(path, sha256(content), expected, fix)
+    return content
+
+
+def _path_in(folder: str | Path, name: str, fix: str) -> Path:
+    if name in (".", "..") or Path(name).name != name:
+        raise ModelFolderError(f"{name!r} is not a plain file name, so it is not read.")
+    path = Path(folder) / name
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is missing. {fix}")
+    return path
+
+
+def _check_hash(path: Path, found: str, expected: str, fix: str) -> None:
+    if found != expected.lower():
+        raise ChecksumError(
+            f"{path} is not the published file: its sha256 is {found}, expected {expected}. "
+            f"It is damaged or was changed. {fix}"
+        )
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Read and check the config.json of a model folder.
+
+    Args:
+        folder: The model folder.
+
+    Returns:
+        timm's configuration, with ours under the key `cassle_zoo`.
+
+    Raises:
+        ModelFolderError: If it is missing, malformed, of another format version, or contradicts
+            itself.
+    """
+    path = Path(folder) / CONFIG_FILE
+    require_file(path)
+    return parse_config(path.read_bytes(), path)
+
+
+def parse_config(content: bytes, path: Path, fix: str = FIX) -> dict[str, Any]:
+    """Check the content of a config.json; see :func:`read_config`.
+
+    Args:
+        content: The bytes of the file.
+        path: The file, for the message.
+        fix: What the user can do about it, for the message.
+    """
+    try:
+        config = parse_json(content.decode())
+    except ValueError as error:
+        raise ModelFolderError(f"{path} is not a JSON object ({error}). {fix}") from error
+    if "cassle_zoo" not in config:
+        raise ModelFolderError(
+            f"{path}: the key cassle_zoo is missing; other models are loaded with "
+            "timm.create_model."
+        )
+    try:
+        check_config(config)
+    except WrongConfigError as error:
+        raise ModelFolderError(f"{path}: {error} {fix}") from None
+    return config
+
+
+@contextmanager
+def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        folder: Where to; its parents are created.
+        overwrite: Whether to replace a model folder that exists.
+
+    Yields:
+        An empty folder to write the files to; it becomes `folder` when the block ends.
+
+    Raises:
+        ModelFolderError: As :func:`check_target`.
+    """
+    folder = Path(folder).resolve()
+    check_target(folder, overwrite=overwrite)
+    with atomic_folder(folder) as staged:
+        yield staged
+
+
+def check_target(folder: str | Path, *, overwrite: bool) -> None:
+    """Check that nothing is lost by writing a model folder somewhere.
+
+    Raises:
+        ModelFolderError: If the folder is a file, or not empty and `overwrite` is not set, or it
+            holds other files than a model folder's.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder} is a file; give a folder.")
+    found = {path.name for path in folder.iterdir()}
+    if found and not overwrite:
+        raise ModelFolderError(
+            f"{folder} is not empty; give another folder, or replace it (`--overwrite`, or "
+            "`--force` of `hub pull`)."
+        )
+    foreign = sorted(found - set(FOLDER_FILES))
+    if foreign:
+        raise ModelFolderError(
+            f"{folder} is not replaced: it holds {', '.join(foreign[:5])}, which no model folder "
+            "has; give another folder."
+        )

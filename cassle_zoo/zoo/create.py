@@ -7,26 +7,20 @@ when a model is built.
 """
 
 import fnmatch
-from collections.abc import Mapping
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec, projector_shape
-from cassle_zoo.store.cache import hub_source, pinned_spec, unpinned_folder, verified_folder
-from cassle_zoo.store.folder import (
-    CONFIG_FILE,
-    MODEL_FILE,
-    PROJECTOR_FILE,
-    file_sha256,
-    read_config,
-)
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
+from cassle_zoo.store.model_files import ModelFiles, registered, resolve
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from cassle_zoo.projector import ConditionedProjector
+    from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 
 
 def create_model(
@@ -42,7 +36,7 @@ def create_model(
         name: Model name with or without tag, `NAME@REVISION`, `hf-hub:ORG/NAME[@REVISION]`, or
             `local-dir:DIR`.
         pretrained: Whether to load the weights: all of them, after checking their hash.
-        cache_dir: Where files from the Hub are kept; by default in `HF_HOME`, as usual.
+        cache_dir: The Hub client's cache; by default the one in `HF_HOME`, as usual.
         **timm_kwargs: What timm takes: `num_classes` (default 0, no classifier), `in_chans`,
             `global_pool`, `features_only`, `out_indices`, ...
 
@@ -56,75 +50,103 @@ def create_model(
         ChecksumError: If a file is not the published one.
         ModelFolderError: If a file is missing, unreadable, or does not hold every weight.
     """
-    files = [CONFIG_FILE, MODEL_FILE] if pretrained else [CONFIG_FILE]
-    folder = unpinned_folder(name, files, cache_dir=cache_dir)
-    if folder is not None:
-        return _create_local(folder, pretrained, timm_kwargs)
+    if (spec := registered(name)) is None:
+        files = resolve(name, [MODEL_FILE] if pretrained else [], cache_dir=cache_dir)
+        return load_backbone(files, pretrained, **timm_kwargs)
     import timm
 
+    # cassle_zoo.zoo.registry resolves the name, also for users who call timm themselves.
     model: nn.Module = timm.create_model(
-        pinned_spec(name).full_name, pretrained, cache_dir=cache_dir, **timm_kwargs
+        spec.full_name, pretrained, cache_dir=cache_dir, **timm_kwargs
     )
     return model
 
 
-def _create_local(folder: Path, pretrained: bool, timm_kwargs: dict[str, Any]) -> "nn.Module":
+def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any) -> "nn.Module":
+    """Build the backbone of a model folder.
+
+    Args:
+        files: What :func:`cassle_zoo.store.resolve` returned, with the weights if these are wanted.
+        pretrained: Whether to load the weights, all of them.
+        **timm_kwargs: As for :func:`create_model`.
+
+    Raises:
+        ModelFolderError: If a file does not fit config.json, or timm cannot build what this says.
+    """
     import timm
 
     from cassle_zoo.accel.initialisation import skip_random_weights
-    from cassle_zoo.store.artifact import backbone_keys
-    from cassle_zoo.store.state_dict import check_backbone_keys
+    from cassle_zoo.store.tensors import check_backbone_keys, tensor_names
 
-    config = read_config(folder)
-    if not timm.is_model(config["architecture"]):
+    path = files.folder / CONFIG_FILE
+    architecture = files.config["architecture"]
+    if not timm.is_model(architecture):
         raise ModelFolderError(
-            f"{folder / CONFIG_FILE}: timm {timm.__version__} has no model "
-            f"{config['architecture']!r}; use the timm version that it was trained with."
+            f"{path}: timm {timm.__version__} has no model {architecture!r}; use the timm version "
+            "that it was trained with."
         )
-    keys = backbone_keys(folder) if pretrained else frozenset[str]()
-    if timm_kwargs.get("features_only"):
+    names = tensor_names(files.folder / MODEL_FILE) if pretrained else frozenset[str]()
+    features_only = timm_kwargs.get("features_only")
+    if features_only:
         timm_kwargs = {**timm_kwargs, "num_classes": 0}
-    complete = pretrained and not timm_kwargs.get("num_classes")
+    complete = pretrained and not timm_kwargs.get("num_classes") and not features_only
     try:
-        with skip_random_weights(complete and not timm_kwargs.get("features_only")):
-            model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained, **timm_kwargs)
+        with skip_random_weights(complete):
+            model = _timm_model(files, pretrained, timm_kwargs)
     except Exception as error:
-        _check_buildable(folder, config)
+        _check_buildable(files)
         if isinstance(error, RuntimeError):
-            raise ModelFolderError(f"{folder} cannot be loaded: {error}") from error
-        _check_buildable(folder, config, pretrained)
+            raise ModelFolderError(f"{files.folder} cannot be loaded: {error}") from error
+        _check_buildable(files, pretrained)
         raise  # what the caller asked for is to blame
-    if not timm_kwargs.get("features_only"):
+    if not features_only:
         # For a feature extractor timm is strict itself: its number of classes is ours, 0.
         if pretrained:
-            check_backbone_keys(keys, model)
-        if pretrained or not timm_kwargs:
-            _check_width(folder, config, model)
+            check_backbone_keys(names, model)
+        if (pretrained or not timm_kwargs) and model.num_features != files.config["num_features"]:
+            raise ModelFolderError(
+                f"{path}: num_features is {files.config['num_features']}, but the model has "
+                f"{model.num_features}."
+            )
     return model
 
 
-def _check_buildable(folder: Path, config: Mapping[str, Any], pretrained: bool = False) -> None:
-    """Check that timm builds what config.json describes, whatever else the caller asked for."""
+def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]) -> "nn.Module":
+    """Do what `timm.create_model("local-dir:DIR")` does, without reading config.json again."""
+    import timm
+    from timm.models import build_model_with_cfg
+
+    model_args = dict(files.config.get("model_args", {}))
+    cfg = {
+        **files.config["pretrained_cfg"],
+        "num_classes": files.config["num_classes"],
+        "file": str(files.folder),
+        "source": "local-dir",
+    }
+    given = {k: v for k, v in timm_kwargs.items() if v is not None}
+    # timm from 1.0.31 on adapts position embeddings by what the weights were saved with.
+    if model_args and "pretrained_model_args" in inspect.signature(build_model_with_cfg).parameters:
+        given["pretrained_model_args"] = model_args
+    model: nn.Module = timm.create_model(
+        files.config["architecture"], pretrained, pretrained_cfg=cfg, **{**model_args, **given}
+    )
+    return model
+
+
+def _check_buildable(files: ModelFiles, pretrained: bool = False) -> None:
+    """Check that timm builds what config.json describes, apart from what the caller asked for."""
     import timm
 
     try:
-        timm.create_model(f"local-dir:{folder}", pretrained, num_classes=0)
+        _timm_model(files, pretrained, {"num_classes": 0})
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         raise ModelFolderError(
-            f"{folder / CONFIG_FILE}: timm {timm.__version__} cannot build "
-            f"{config['architecture']!r} with model_args {config.get('model_args', {})} and this "
-            f"pretrained_cfg ({reason}); use the timm version that it was trained with, or get the "
-            "folder again."
+            f"{files.folder / CONFIG_FILE}: timm {timm.__version__} cannot build "
+            f"{files.config['architecture']!r} with model_args "
+            f"{files.config.get('model_args', {})} and this pretrained_cfg ({reason}); use the "
+            "timm version that it was trained with, or get the folder again."
         ) from error
-
-
-def _check_width(folder: Path, config: Mapping[str, Any], model: Any) -> None:
-    if model.num_features != config["num_features"]:
-        raise ModelFolderError(
-            f"{folder / CONFIG_FILE}: num_features is {config['num_features']}, but the model has "
-            f"{model.num_features}."
-        )
 
 
 def create_projector(
@@ -135,7 +157,7 @@ def create_projector(
     Args:
         name: As for :func:`create_model`.
         pretrained: Whether to load the weights, after checking their hash.
-        cache_dir: Where files from the Hub are kept; by default in `HF_HOME`, as usual.
+        cache_dir: The Hub client's cache; by default the one in `HF_HOME`, as usual.
 
     Returns:
         The projector in float32 and in training mode, as timm returns models; call `.eval()`
@@ -147,28 +169,67 @@ def create_projector(
         ChecksumError: If a file is not the published one.
         ModelFolderError: If a file is missing or unreadable, or the model has no projector.
     """
-    from cassle_zoo.projector import ConditionedProjector
-    from cassle_zoo.store.artifact import build_projector, load_projector, read_projector_config
+    from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 
-    files = [CONFIG_FILE, PROJECTOR_FILE] if pretrained else [CONFIG_FILE]
-    folder = unpinned_folder(name, files, cache_dir=cache_dir)
-    if folder is not None:
-        if pretrained:
-            return load_projector(folder)
-        return build_projector(read_projector_config(folder), folder)
-    spec = pinned_spec(name)
     if pretrained:
-        return load_projector(verified_folder(spec, files, cache_dir=cache_dir))
-    return ConditionedProjector(_projector_config(spec))
+        return load_projector(resolve(name, [PROJECTOR_FILE], cache_dir=cache_dir))
+    if (spec := registered(name)) is None:
+        files = resolve(name, [], cache_dir=cache_dir)
+        return _build_projector(_projector_config(files), files)
+    plain = {} if spec.conditioned else {"conditioning": "none", "descriptors": ()}
+    return ConditionedProjector(
+        ProjectorConfig.from_dict(
+            {"in_features": spec.num_features, **projector_shape(spec), **plain}
+        )
+    )
 
 
-def _projector_config(spec: ModelSpec) -> Any:
+def load_projector(files: ModelFiles) -> "ConditionedProjector":
+    """Build the projector of a model folder with its weights, in float32.
+
+    Args:
+        files: What :func:`cassle_zoo.store.resolve` returned, with `projector.safetensors`.
+
+    Raises:
+        ModelFolderError: If there is no projector, or weights and configuration contradict each
+            other.
+    """
+    import torch
+
+    from cassle_zoo.store.tensors import check_fit, read_tensors
+
+    config, path = _projector_config(files), files.folder / PROJECTOR_FILE
+    state = read_tensors(path)
+    # Without memory for the weights, since anybody may have written the configuration.
+    with torch.device("meta"):
+        check_fit(_build_projector(config, files), state, path)
+    projector = _build_projector(config, files)
+    projector.load_state_dict(state)
+    return projector
+
+
+def _projector_config(files: ModelFiles) -> "ProjectorConfig":
     from cassle_zoo.projector import ProjectorConfig
 
-    plain = {} if spec.conditioned else {"conditioning": "none", "descriptors": ()}
-    return ProjectorConfig.from_dict(
-        {"in_features": spec.num_features, **projector_shape(spec), **plain}
-    )
+    path = files.folder / CONFIG_FILE
+    if not files.has_projector:
+        raise ModelFolderError(f"{path}: the model has no projector, only a backbone.")
+    try:
+        return ProjectorConfig.from_dict(files.config["cassle_zoo"]["projector"])
+    except (TypeError, ValueError) as error:
+        raise ModelFolderError(f"{path}: {error}") from error
+
+
+def _build_projector(config: "ProjectorConfig", files: ModelFiles) -> "ConditionedProjector":
+    from cassle_zoo.projector import ConditionedProjector
+
+    try:
+        return ConditionedProjector(config)
+    except (RuntimeError, TypeError) as error:  # torch's for sizes that it cannot represent
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFolderError(
+            f"{files.folder / CONFIG_FILE}: cassle_zoo.projector cannot be built ({reason})."
+        ) from error
 
 
 def list_models(pattern: str = "", *, pretrained: bool = False) -> list[str]:
@@ -192,44 +253,19 @@ def model_info(name: str, *, cache_dir: str | Path | None = None) -> ModelSpec:
         name: As for :func:`create_model`. For what the registry does not pin, `sha256` holds the
             hashes of the files as they are in the folder, or in the cache; of a Hub repository
             only config.json is downloaded for this.
-        cache_dir: Where files from the Hub are kept; by default in `HF_HOME`, as usual.
+        cache_dir: The Hub client's cache; by default the one in `HF_HOME`, as usual.
 
     Raises:
         UnknownNameError: If there is no such model or tag.
         WeightsUnavailableError: As for :func:`create_model`.
         ModelFolderError: If the folder or repository does not hold a model.
     """
-    folder = unpinned_folder(name, [CONFIG_FILE], cache_dir=cache_dir)
-    if folder is None:
-        return pinned_spec(name)
-    source = hub_source(name)
-    if source is None:
-        return _folder_info(folder)
-    return replace(_folder_info(folder), hub_repo=source.repo, hub_revision=folder.name)
-
-
-def _folder_info(folder: Path) -> ModelSpec:
-    config = read_config(folder)
-    cfg, own = config["pretrained_cfg"], config["cassle_zoo"]
-    base, _, tag = own["name"].partition(".")
-    training, projector = own["training"], own.get("projector")
-    files = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
-    return ModelSpec(
-        name=base,
-        tag=tag,
-        arch=config["architecture"],
-        timm_arch=config["architecture"],
-        model_args=config.get("model_args", {}),
-        method=own["method"],
-        conditioned=projector is not None and projector.get("conditioning") != "none",
-        input_size=tuple(cfg["input_size"]),
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        interpolation=cfg.get("interpolation", "bicubic"),
-        crop_pct=cfg.get("crop_pct", 1.0),
-        num_features=config["num_features"],
-        data=str(training.get("data", tag)),
-        license=cfg.get("license", "unknown"),
-        recipe=str(training.get("recipe", own["name"])),
-        sha256={f: file_sha256(folder / f) for f in files if (folder / f).is_file()},
+    if (spec := registered(name)) is not None:
+        return spec
+    files = resolve(name, [], cache_dir=cache_dir)
+    present = (
+        file
+        for file in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
+        if (files.folder / file).is_file()
     )
+    return replace(files.spec, sha256={file: files.sha256(file) for file in present})

@@ -1,23 +1,27 @@
-"""Registers the models with timm, so that every timm function knows them.
+"""The models in timm's terms: their entry points in timm's registry, and their config.json.
 
-The entry points hand the work to timm's own builders; this module adds only where the weights come
-from, that they are the published ones, and that all of them are loaded. It does not import timm
-itself, because importing timm is what may have triggered the registration.
+The entry points hand the work to timm's own builders; added is only where the weights come from,
+that they are the published ones, and that all of them are loaded. timm is not imported with this
+module, because importing timm is what may have triggered the registration.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
 from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
-from cassle_zoo.store.cache import is_cached_file, verified_folder
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, bundled_folder
+from cassle_zoo.store.config import FORMAT_VERSION
+from cassle_zoo.store.folder import MODEL_FILE, bundled_folder
+from cassle_zoo.store.model_files import is_cached_file, resolve
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
     from torch import Tensor, nn
+
+    from cassle_zoo.projector import ProjectorConfig
 
 default_cfgs: dict[str, Any] = {}  # where timm's register_model looks for a module's configurations
 
@@ -40,7 +44,7 @@ def register_models() -> None:
 
 
 def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
-    """Return timm's pretrained configuration of a model, without where its weights lie."""
+    """Return timm's pretrained configuration of a model, without where its weights are."""
     from timm.models import get_pretrained_cfg_value
 
     return {
@@ -57,6 +61,51 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
         "license": spec.license,
         "paper_ids": PAPER_ID,
     }
+
+
+def make_config(
+    spec: ModelSpec,
+    backbone: "nn.Module",
+    *,
+    projector: "ProjectorConfig | None",
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Build the content of a model folder's config.json.
+
+    Args:
+        spec: Names, preprocessing and `model_args`; `sha256` is not used.
+        backbone: The timm model that the weights fit.
+        projector: Configuration of the projector, if there is one.
+        training: How the weights were made: `recipe`, `command`, `code_version`, `config`, ...,
+            JSON types.
+
+    Returns:
+        timm's configuration, with ours under the key `cassle_zoo`.
+    """
+    names = () if projector is None else projector.descriptors
+    cfg = {k: list(v) if isinstance(v, tuple) else v for k, v in timm_cfg(spec).items()}
+    return {
+        "architecture": spec.timm_arch,
+        "num_classes": 0,
+        "num_features": backbone.num_features,
+        "global_pool": pool_name(backbone),
+        **({"model_args": dict(spec.model_args)} if spec.model_args else {}),
+        "pretrained_cfg": {"tag": spec.tag, **cfg},
+        "cassle_zoo": {
+            "format_version": FORMAT_VERSION,
+            "name": spec.full_name,
+            "method": spec.method,
+            "descriptors": [{"name": n, "width": DESCRIPTOR_WIDTHS[n]} for n in names],
+            "projector": None if projector is None else projector.to_dict(),
+            "training": dict(training),
+        },
+    }
+
+
+def pool_name(backbone: "nn.Module") -> str:
+    """Return timm's name of how a backbone pools its features; empty if it has none."""
+    pool = getattr(backbone, "global_pool", None)
+    return pool if isinstance(pool, str) else str(getattr(pool, "pool_type", ""))
 
 
 def _with_weights(spec: ModelSpec) -> dict[str, Any]:
@@ -98,9 +147,8 @@ def _build(
         kwargs["num_classes"] = 0  # feature maps need no head, and a head would need weights
     if pretrained and not _names_other_weights(cfg, name):
         spec = resolve_spec(f"{name}.{cfg.tag}" if cfg.tag else name)
-        files = [CONFIG_FILE, MODEL_FILE]
-        folder = verified_folder(spec, files, cache_dir=kwargs.get("cache_dir"))
-        cfg = replace(cfg, file=str(folder / MODEL_FILE), hf_hub_id=None)
+        files = resolve(spec.full_name, [MODEL_FILE], cache_dir=kwargs.get("cache_dir"))
+        cfg = replace(cfg, file=str(files.folder / MODEL_FILE), hf_hub_id=None)
     known = resolve_spec(name)
     build: Callable[..., nn.Module] = (
         functools.partial(build_registered_vit, name, known.arch)
@@ -140,7 +188,7 @@ def _checked(
     timm calls this when the network is there: `construction` ends, so that loading is not slowed.
     Weights that timm is going to adapt to other channels or sizes become float32 before.
     """
-    from cassle_zoo.store.state_dict import check_backbone_keys
+    from cassle_zoo.store.tensors import check_backbone_keys
 
     construction.close()
     check_backbone_keys(state, model)

@@ -1,4 +1,4 @@
-"""Makes the models known to timm without importing timm.
+"""A hook that makes the models known to timm without importing timm.
 
 Importing timm takes seconds, so `import cassle_zoo` must not do it; yet after it
 `timm.create_model("resnet50_cassle_simclr")` has to work. If timm is imported already the models

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.sources import RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.records import Result
+from cassle_zoo.specs import RANDOM_INIT, RAW_PIXELS
 
 _IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".svg": "svg+xml"}
 _NOT_OPTIONS = (

@@ -10,12 +10,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from cassle_zoo.augmentation.descriptors import DESCRIPTOR_COLUMNS, DescriptorLayout
 from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.cards.citation import REPOSITORY, citation
-from cassle_zoo.hub.cards.recorded import RANDOM_INIT, RAW_PIXELS, is_baseline
+from cassle_zoo.hub.cards.recorded import is_baseline
 from cassle_zoo.hub.cards.results import TASK_TYPE, check_result, eval_results, results_section
 from cassle_zoo.hub.cards.training import code_version, known_data, training_section
-from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store.folder import CARD_FILE, MODEL_FILE, file_sha256, read_config
+from cassle_zoo.specs import MODEL_SPECS, RANDOM_INIT, RAW_PIXELS
+from cassle_zoo.store.folder import CARD_FILE, MODEL_FILE, read_config
 
 CARD_REPO = "hf-hub:ORG/NAME"
 """Stands in a card for the repository's name, which `hub push` fills in."""
@@ -51,7 +52,7 @@ def write_card(folder: str | Path, results: Sequence[Mapping[str, Any]] = ()) ->
 def checked_card(folder: Path, results: Sequence[Mapping[str, Any]]) -> str:
     """Return what the README.md of a model folder should be; see :func:`write_card`."""
     config = read_config(folder)
-    found = file_sha256(folder / MODEL_FILE)
+    found = sha256(folder / MODEL_FILE)
     for result in results:
         check_result(result)
         if is_baseline(result):

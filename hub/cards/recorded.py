@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.specs import RANDOM_INIT, RAW_PIXELS
 
 RESULTS_FOLDER = Path(__file__).resolve().parents[2] / "eval" / "results"
-RAW_PIXELS = "raw-pixels"
-RANDOM_INIT = "random-init:"
 
 Result = Mapping[str, Any]
 

@@ -25,8 +25,9 @@ from cassle_zoo.hub.convert.identify import (
 from cassle_zoo.hub.export import check_dtype
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.specs import DATASETS, ModelSpec
-from cassle_zoo.store.artifact import make_config, save_model_folder
+from cassle_zoo.store.tensors import save_model_folder
 from cassle_zoo.version import __version__
+from cassle_zoo.zoo.registry import make_config
 
 _ARGS_DATASETS = {"imagenet100": "in100", "stl10": "stl10"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -1,15 +1,40 @@
-"""Gets a model from the Hub, into the cache or as a folder."""
+"""`pull`: a model of the Hub, in the cache or as a folder; and what users may call a model."""
 
-import os
 import shutil
-import uuid
 from pathlib import Path
 
-from cassle_zoo.common.errors import ModelFolderError
-from cassle_zoo.hub.names import model_name
-from cassle_zoo.store.cache import fetch, hub_source, pinned_spec
-from cassle_zoo.store.download import download_all
-from cassle_zoo.store.folder import CARD_FILE, FOLDER_FILES, bundled_folder, local_folder
+from cassle_zoo.common.errors import ConfigError, ModelFolderError
+from cassle_zoo.store.folder import FOLDER_FILES, check_target, new_folder
+from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, resolve
+
+
+def model_name(text: str, revision: str | None = None) -> str:
+    """Return the name by which `create_model` knows what a user wrote.
+
+    Args:
+        text: A name of `create_model`, the path of a model folder, or a repository `ORG/NAME`. A
+            folder that exists comes before a repository of that name.
+        revision: Branch, tag or commit; only for names that can have one.
+
+    Raises:
+        ConfigError: If a revision is given twice, or for a folder.
+    """
+    base = text.partition("@")[0]
+    if text.startswith((LOCAL_PREFIX, HUB_PREFIX)):
+        name = text
+    elif Path(text).expanduser().is_dir():
+        name = f"{LOCAL_PREFIX}{text}"
+    elif base.count("/") == 1:
+        name = f"{HUB_PREFIX}{text}"
+    else:
+        name = text
+    if revision is None:
+        return name
+    if name.startswith(LOCAL_PREFIX):
+        raise ConfigError(f"{text} is a folder, which has no revision {revision!r}.")
+    if "@" in name:
+        raise ConfigError(f"{text!r} names a revision already; leave out {revision!r}.")
+    return f"{name}@{revision}"
 
 
 def pull(
@@ -38,55 +63,15 @@ def pull(
     """
     target = None if output is None else Path(output).resolve()
     if target is not None:
-        _check_target(target, force)
-    source = fetch_with_card(model_name(name), cache_dir=cache_dir, force=force)
+        check_target(target, overwrite=force)
+    source = resolve(model_name(name), cache_dir=cache_dir, force=force).folder
     if target is None:
         return source
     if source.resolve() == target:
         raise ModelFolderError(f"{target} is the folder itself; give another one.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        staged.mkdir()
+    with new_folder(target, overwrite=force) as staged:
         # By known names only: what else a repository lists is never used as a path.
         for file in FOLDER_FILES:
             if (source / file).is_file():
                 shutil.copyfile(source / file, staged / file)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(staged, target)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return target
-
-
-def fetch_with_card(name: str, *, cache_dir: str | Path | None = None, force: bool = False) -> Path:
-    """Do what :func:`cassle_zoo.store.cache.fetch` does, and get the model card, too.
-
-    The registry pins no cards, since people edit them.
-    """
-    folder = fetch(name, cache_dir=cache_dir, force=force)
-    if local_folder(name) is None and hub_source(name) is None:
-        spec = pinned_spec(name)
-        if spec.hub_repo and spec.hub_revision and folder != bundled_folder(spec):
-            download_all(
-                spec.hub_repo, spec.hub_revision, [CARD_FILE], cache_dir=cache_dir, force=force
-            )
-    return folder
-
-
-def _check_target(target: Path, force: bool) -> None:
-    """Check that nothing is lost by writing a model folder there."""
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise ModelFolderError(f"{target} is a file; give a folder.")
-    found = {path.name for path in target.iterdir()}
-    if found and not force:
-        raise ModelFolderError(f"{target} is not empty; give another folder, or --force.")
-    foreign = sorted(found - set(FOLDER_FILES))
-    if foreign:
-        raise ModelFolderError(
-            f"{target} is not replaced: it holds {', '.join(foreign[:5])}, which no model folder "
-            "has; give another folder."
-        )

@@ -18,8 +18,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from cassle_zoo.common.errors import CassleZooError, ConfigError, HubError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.store.download import client_errors, endpoint, redacted
-from cassle_zoo.store.folder import FOLDER_FILES, file_sha256
+from cassle_zoo.store.folder import FOLDER_FILES
 from cassle_zoo.version import __version__
 
 _REASON_CHARACTERS = 500
@@ -47,18 +48,11 @@ class Repository:
         """Tell whether a file of the repository has this content."""
         if name not in self.files:
             return False
-        blob, sha256 = self.files[name]
-        if sha256 is not None:
-            return sha256 == content_sha256(content)
+        blob, lfs = self.files[name]
+        if lfs is not None:
+            return lfs == sha256(content)
         data = content if isinstance(content, bytes) else content.read_bytes()
         return blob == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def content_sha256(content: Path | bytes) -> str:
-    """Return the SHA-256 of a file or of bytes."""
-    if isinstance(content, Path):
-        return file_sha256(content)
-    return hashlib.sha256(content).hexdigest()
 
 
 def hub_api() -> HfApi:
@@ -126,10 +120,10 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise
     except expected as error:
         # Without the client's traceback, because what the server said is in it unredacted.
-        raise HubError(_explained(error, repo_id)) from None
+        raise HubError(_translated(error, repo_id)) from None
 
 
-def _explained(error: Exception, repo_id: str) -> str:
+def _translated(error: Exception, repo_id: str) -> str:
     where = f"{repo_id!r} at {endpoint()}"
     cause: BaseException = error
     while getattr(cause, "response", None) is None and cause.__cause__ is not None:

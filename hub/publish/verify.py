@@ -1,40 +1,37 @@
-"""Checks a model folder, or a repository on the Hub, and collects all that is wrong."""
+"""`verify`: checks of a model folder, or of a repository on the Hub; all that is wrong."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from huggingface_hub import ModelCard
+from torch import nn
 
 from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
 from cassle_zoo.hub.cards.card import CARD_REPO, render_card
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
 from cassle_zoo.hub.cards.recorded import is_baseline, read_results
-from cassle_zoo.hub.names import model_name
-from cassle_zoo.hub.publish.pull import fetch_with_card
+from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.remote import inspect_repository
-from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_errors
+from cassle_zoo.hub.reference import TOLERANCE, compare_with_reference, recorded_hashes
+from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
-from cassle_zoo.store.artifact import load_projector, pool_name
-from cassle_zoo.store.cache import hub_source, pinned_spec
 from cassle_zoo.store.folder import (
     CARD_FILE,
     CONFIG_FILE,
     FOLDER_FILES,
-    LOCAL_PREFIX,
     MODEL_FILE,
     PROJECTOR_FILE,
     REFERENCE_FILE,
     bundled_folder,
-    file_sha256,
-    local_folder,
-    read_config,
     require_file,
     verify_files,
 )
-from cassle_zoo.zoo.create import create_model
+from cassle_zoo.store.model_files import LOCAL_PREFIX, ModelFiles, resolve
+from cassle_zoo.zoo.create import load_backbone, load_projector
+from cassle_zoo.zoo.registry import pool_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,7 @@ class Check:
 
 
 def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sort what lies in a model folder into its own files and others.
+    """Sort what is in a model folder into its own files and others.
 
     Args:
         folder: The model folder.
@@ -99,18 +96,38 @@ def content_checks(folder: Path, pinned: ModelSpec | None = None) -> list[Check]
         folder: The model folder, or the one of a commit in the Hub's cache.
         pinned: The registry's entry, if the files must be the published ones.
     """
+    opened = _Folder(folder)
     return [
-        _check("config", partial(_config, folder)),
-        _check("hashes", partial(_hashes, folder, pinned)),
-        _check("backbone", partial(_backbone, folder)),
-        _check("projector", partial(_projector, folder)),
-        _check("reference", partial(_reference, folder)),
-        _check("card", partial(_card, folder)),
+        _check("config", partial(_config, opened)),
+        _check("hashes", partial(_hashes, opened, pinned)),
+        _check("backbone", partial(_backbone, opened)),
+        _check("projector", partial(_projector, opened)),
+        _check("reference", partial(_reference, opened)),
+        _check("card", partial(_card, opened)),
     ]
 
 
+class _Folder:
+    """A model folder, each part of which is loaded once, by the first check that needs it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def files(self) -> ModelFiles:
+        return resolve(f"{LOCAL_PREFIX}{self.path}", [])
+
+    @cached_property
+    def backbone(self) -> nn.Module:
+        return load_backbone(self.files)
+
+    @cached_property
+    def projector(self) -> ConditionedProjector | None:
+        return load_projector(self.files) if self.files.has_projector else None
+
+
 def _check(name: str, find: Callable[[], str]) -> Check:
-    """Run one check; whatever it raises, those after it are still run."""
+    """Run one check; those after it are run even if it raises."""
     try:
         return Check(name=name, passed=True, detail=find())
     except CassleZooError as error:
@@ -129,38 +146,39 @@ def _files(folder: Path) -> str:
     return f"{', '.join(own)}{left_out}"
 
 
-def _config(folder: Path) -> str:
-    config = read_config(folder)
-    if holds_token((folder / CONFIG_FILE).read_text(encoding="utf-8")):
-        raise ModelFolderError(f"{folder / CONFIG_FILE} holds a token of the Hub; revoke it.")
+def _config(folder: _Folder) -> str:
+    config = folder.files.config
+    if holds_token((folder.path / CONFIG_FILE).read_text(encoding="utf-8")):
+        raise ModelFolderError(f"{folder.path / CONFIG_FILE} holds a token of the Hub; revoke it.")
     return f"{config['cassle_zoo']['name']}, {config['architecture']}"
 
 
-def _hashes(folder: Path, pinned: ModelSpec | None) -> str:
-    recorded = recorded_hashes(folder)
-    again = f"`python -m cassle_zoo.hub.reference {folder}`"
-    verify_files(folder, recorded, f"Get it again, or if the change is yours, run {again}.")
+def _hashes(folder: _Folder, pinned: ModelSpec | None) -> str:
+    path = folder.path
+    recorded = recorded_hashes(path)
+    again = f"`python -m cassle_zoo.hub.reference {path}`"
+    verify_files(path, recorded, f"Get it again, or if the change is yours, run {again}.")
     unrecorded = [
         name
         for name in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
-        if (folder / name).is_file() and name not in recorded
+        if (path / name).is_file() and name not in recorded
     ]
     if unrecorded:
         raise ModelFolderError(
             f"{REFERENCE_FILE} has no hash of {', '.join(unrecorded)}; write it again with {again}."
         )
-    released = pinned or MODEL_SPECS.get(read_config(folder)["cassle_zoo"]["name"])
+    released = pinned or MODEL_SPECS.get(folder.files.spec.full_name)
     published = {} if released is None else dict(released.sha256 or {})
     same = recorded.get(MODEL_FILE) == published.get(MODEL_FILE)
     if pinned is None and not same:
         return f"as recorded in {REFERENCE_FILE}; not a model of the registry"
-    verify_files(folder, published)
+    verify_files(path, published)
     return f"as recorded in {REFERENCE_FILE} and in the registry"
 
 
-def _backbone(folder: Path) -> str:
-    model = create_model(f"{LOCAL_PREFIX}{folder}", pretrained=True)
-    stated, pool = read_config(folder).get("global_pool", ""), pool_name(model)
+def _backbone(folder: _Folder) -> str:
+    model = folder.backbone
+    stated, pool = folder.files.config.get("global_pool", ""), pool_name(model)
     if stated != pool:
         raise ModelFolderError(
             f"{CONFIG_FILE} says global_pool {stated!r}, but the model's is {pool!r}."
@@ -168,44 +186,45 @@ def _backbone(folder: Path) -> str:
     return f"all {len(model.state_dict())} tensors loaded"
 
 
-def _projector(folder: Path) -> str:
-    if read_config(folder)["cassle_zoo"].get("projector") is None:
-        if (folder / PROJECTOR_FILE).exists():
-            raise ModelFolderError(f"{folder / PROJECTOR_FILE} is not described in {CONFIG_FILE}.")
-        return "none"
-    return f"all {len(load_projector(folder).state_dict())} tensors loaded"
+def _projector(folder: _Folder) -> str:
+    path = folder.path / PROJECTOR_FILE
+    if folder.projector is not None:
+        return f"all {len(folder.projector.state_dict())} tensors loaded"
+    if path.exists():
+        raise ModelFolderError(f"{path} is not described in {CONFIG_FILE}.")
+    return "none"
 
 
-def _reference(folder: Path) -> str:
-    errors = reference_errors(folder)
+def _reference(folder: _Folder) -> str:
+    errors = compare_with_reference(folder.files, folder.backbone, folder.projector)
     found = ", ".join(f"{name} differ by {error:.1e}" for name, error in errors.items())
     if not all(error <= TOLERANCE for error in errors.values()):  # also if one is NaN
         raise ModelFolderError(f"{found} of the largest value; {TOLERANCE:.0e} is allowed.")
     return f"{found} of the largest value (allowed: {TOLERANCE:.0e})"
 
 
-def _card(folder: Path) -> str:
-    path = folder / CARD_FILE
+def _card(folder: _Folder) -> str:
+    path = folder.path / CARD_FILE
     require_file(path)
     content = path.read_bytes()
     problems = card_problems(content)
     if problems:
         raise ModelFolderError("; ".join(problems))
-    card, generated = ModelCard(content.decode("utf-8-sig")), _generated_card(folder)
+    card, generated = ModelCard(content.decode("utf-8-sig")), _generated_card(folder.files)
     if wrong := forged_results(card, generated):
         raise ModelFolderError("; ".join(wrong))
     same = re.sub(r"hf-hub:[\w.-]+/[\w.-]+", CARD_REPO, str(card)) == str(generated)
     bundled = [bundled_folder(spec).resolve() for spec in MODEL_SPECS.values()]
-    if not same and folder.resolve() in bundled:
+    if not same and folder.path.resolve() in bundled:
         raise ModelFolderError(f"{path} is not the card of this version; reinstall cassle-zoo.")
     return f"{CARD_FILE} is valid, {'as generated' if same else 'not the generated text'}"
 
 
-def _generated_card(folder: Path) -> ModelCard:
+def _generated_card(files: ModelFiles) -> ModelCard:
     """Write a folder's card anew; with the recorded results, if there are any of its weights."""
-    config, sha256 = read_config(folder), file_sha256(folder / MODEL_FILE)
-    shown = [r for r in read_results() if is_baseline(r) or r["model"]["sha256"] == sha256]
-    return render_card(config, results=shown)
+    weights = files.sha256(MODEL_FILE)
+    shown = [r for r in read_results() if is_baseline(r) or r["model"]["sha256"] == weights]
+    return render_card(files.config, results=shown)
 
 
 def verify(
@@ -228,26 +247,23 @@ def verify(
         ConfigError: If a folder is given with a revision.
     """
     name = model_name(name, revision)
-    folder = local_folder(name)
-    if folder is not None:
-        return verify_folder(folder)
+    if name.startswith(LOCAL_PREFIX):
+        return verify_folder(Path(name.removeprefix(LOCAL_PREFIX)).expanduser())
     try:
-        folder = fetch_with_card(name, cache_dir=cache_dir)
+        files = resolve(name, cache_dir=cache_dir)
     except CassleZooError as error:
         return [Check(name="files", passed=False, detail=" ".join(str(error).split()))]
-    source = hub_source(name)
-    if source is None:
-        files = Check(name="files", passed=True, detail=str(folder))
-        return [files, *content_checks(folder, pinned_spec(name))]
-    repo, commit = source.repo, folder.name
-    pinned = next(
-        (s for s in MODEL_SPECS.values() if (s.hub_repo, s.hub_revision) == (repo, commit)), None
-    )
-    on_hub = _check("files", partial(_as_on_the_hub, folder, repo, commit))
-    return [on_hub, *content_checks(folder, pinned)]
+    if files.verified:
+        found = Check(name="files", passed=True, detail=str(files.folder))
+        return [found, *content_checks(files.folder, files.spec)]
+    place = (files.spec.hub_repo, files.spec.hub_revision)
+    pinned = next((s for s in MODEL_SPECS.values() if (s.hub_repo, s.hub_revision) == place), None)
+    on_hub = _check("files", partial(_as_on_the_hub, files))
+    return [on_hub, *content_checks(files.folder, pinned)]
 
 
-def _as_on_the_hub(folder: Path, repo: str, commit: str) -> str:
+def _as_on_the_hub(files: ModelFiles) -> str:
+    folder, repo, commit = files.folder, str(files.spec.hub_repo), str(files.commit)
     repository = inspect_repository(repo, commit)
     if repository is None:
         raise HubError(f"{repo!r} is not on the Hub any more, or your token may not see it.")

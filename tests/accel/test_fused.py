@@ -8,7 +8,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from cassle_zoo import extract_features
-from cassle_zoo.accel.fused import FusedResNet, fastest
+from cassle_zoo.accel.fused import FusedResNet, fuse_for_inference
 from cassle_zoo.features.inference import embed, inference
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def images(count: int = 5) -> Tensor:
 @torch.no_grad()
 def features(model: nn.Module, precision: str) -> tuple[Tensor, Tensor]:
     with inference(model, CPU, precision):
-        fast = fastest(model, CPU, precision)
+        fast = fuse_for_inference(model, CPU, precision)
         assert isinstance(fast, FusedResNet)
         return embed(fast, images()), embed(model, images())
 
@@ -104,9 +104,9 @@ def training(model: Any) -> None:
 @pytest.mark.parametrize("change", [hooked, replaced, other_forward, half, training])
 def test_changed_models_stay_as_they_are(change: Callable[[nn.Module], None]) -> None:
     model = make()
-    assert isinstance(fastest(model, CPU), FusedResNet)
+    assert isinstance(fuse_for_inference(model, CPU), FusedResNet)
     change(model)
-    assert fastest(model, CPU) is model
+    assert fuse_for_inference(model, CPU) is model
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_changed_models_stay_as_they_are(change: Callable[[nn.Module], None]) ->
 )
 def test_other_models_stay_as_they_are(name: str) -> None:
     model = timm.create_model(name, num_classes=0).eval()
-    assert fastest(model, CPU) is model
+    assert fuse_for_inference(model, CPU) is model
 
 
 def test_subclasses_stay_as_they_are() -> None:
@@ -123,4 +123,4 @@ def test_subclasses_stay_as_they_are() -> None:
 
     model = make()
     model.__class__ = Own
-    assert fastest(model, CPU) is model
+    assert fuse_for_inference(model, CPU) is model

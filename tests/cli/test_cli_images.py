@@ -9,7 +9,8 @@ from PIL import Image
 import cassle_zoo
 from cassle_zoo.cli.main import main
 from cassle_zoo.features.gallery import SAMPLES
-from cassle_zoo.store.artifact import make_config, save_model_folder
+from cassle_zoo.store.tensors import save_model_folder
+from cassle_zoo.zoo.registry import make_config
 
 MODEL = "resnet18_cassle_simclr.emoji64"
 

@@ -21,11 +21,12 @@ from toy import save_toy
 from upload_server import TOKEN, UploadServer, upload_server
 
 import cassle_zoo
+from cassle_zoo.common.files import sha256
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
-from cassle_zoo.store.artifact import make_config, save_model_folder
-from cassle_zoo.store.folder import file_sha256
+from cassle_zoo.store.tensors import save_model_folder
+from cassle_zoo.zoo.registry import make_config
 
 TINY = "resnet18_cassle_simclr.emoji64"
 TINY_CHANGES: dict[str, Any] = {"timm_arch": "test_resnet", "num_features": 96}
@@ -170,7 +171,7 @@ class LoopbackHub:
 
     def pin(self, repo: str, commit: str, folder: Path) -> None:
         """Make the registry's TINY a model that is on the Hub only."""
-        hashes = {path.name: file_sha256(path) for path in folder.iterdir()}
+        hashes = {path.name: sha256(path) for path in folder.iterdir()}
         spec = dataclasses.replace(
             MODEL_SPECS[TINY], **TINY_CHANGES, sha256=hashes, hub_repo=repo, hub_revision=commit
         )

@@ -16,8 +16,7 @@ from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.store.artifact import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
-from cassle_zoo.store.folder import REFERENCE_FILE
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE, REFERENCE_FILE
 
 NAME = "resnet18_cassle_simclr.emoji64"
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load, load_file, save_file
 
 from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.reference import (
     TOLERANCE,
     main,
@@ -16,15 +17,14 @@ from cassle_zoo.hub.reference import (
     write_reference,
 )
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store.artifact import save_model_folder
 from cassle_zoo.store.folder import (
     CONFIG_FILE,
     MODEL_FILE,
     PROJECTOR_FILE,
     REFERENCE_FILE,
     bundled_folder,
-    file_sha256,
 )
+from cassle_zoo.store.tensors import save_model_folder
 
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
 
@@ -41,7 +41,7 @@ def test_bundled_models_give_the_stored_features(name: str) -> None:
     assert errors.keys() == {"features", "projections"}
     assert max(errors.values()) < TOLERANCE / 10
     for file, expected in recorded_hashes(folder).items():
-        assert file_sha256(folder / file) == expected
+        assert sha256(folder / file) == expected
 
 
 def test_timm_alone_can_recompute_it(folder: Path) -> None:
@@ -55,9 +55,9 @@ def test_timm_alone_can_recompute_it(folder: Path) -> None:
 
 
 def test_the_same_folder_gives_the_same_file(folder: Path) -> None:
-    before = {path.name: file_sha256(path) for path in folder.iterdir()}
+    before = {path.name: sha256(path) for path in folder.iterdir()}
     write_reference(folder)
-    assert {path.name: file_sha256(path) for path in folder.iterdir()} == before
+    assert {path.name: sha256(path) for path in folder.iterdir()} == before
     assert recorded_hashes(folder) == {
         name: before[name] for name in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
     }
@@ -125,6 +125,6 @@ def test_a_model_that_diverged_gets_no_reference(folder: Path, tmp_path: Path) -
 def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / REFERENCE_FILE).unlink()
     assert main([str(folder)]) == 0
-    assert f"{file_sha256(folder / REFERENCE_FILE)}  {folder}" in capsys.readouterr().out
+    assert f"{sha256(folder / REFERENCE_FILE)}  {folder}" in capsys.readouterr().out
     assert main([str(tmp_path)]) == 1
     assert "is not a model folder" in capsys.readouterr().err

@@ -11,8 +11,9 @@ from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import ModelSpec
-from cassle_zoo.store.artifact import make_config, save_model_folder
 from cassle_zoo.store.folder import MODEL_FILE
+from cassle_zoo.store.tensors import save_model_folder
+from cassle_zoo.zoo.registry import make_config
 
 TOY = ModelSpec(
     name="toy_cassle_simclr",

@@ -1,6 +1,7 @@
 """What timm users expect of a model works with ours, and wrong weights never load silently."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -23,9 +24,10 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
     WeightsUnavailableError,
 )
+from cassle_zoo.common.files import sha256
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, file_sha256
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
 from cassle_zoo.zoo import registry
 
 NAME = "resnet18_cassle_simclr.emoji64"
@@ -54,8 +56,10 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
         path.parent.mkdir()
         save_file(state, path)
         config = path.with_name(CONFIG_FILE)
-        config.write_text("{}")
-        hashes = {file.name: file_sha256(file) for file in (path, config)}
+        spec, backbone = MODEL_SPECS[NAME], timm.create_model("resnet18", num_classes=0)
+        made = registry.make_config(spec, backbone, projector=None, training={})
+        config.write_text(json.dumps(made))
+        hashes = {file.name: sha256(file) for file in (path, config)}
         hashed = dataclasses.replace(MODEL_SPECS[NAME], sha256=hashes)
         monkeypatch.setitem(MODEL_SPECS, NAME, hashed)
         return path

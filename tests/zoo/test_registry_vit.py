@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 import cassle_zoo
 from cassle_zoo.common.errors import ModelFolderError, WeightsUnavailableError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
-from cassle_zoo.store.artifact import make_config
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, file_sha256
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
+from cassle_zoo.zoo.registry import make_config
 from cassle_zoo.zoo.vit import has_sincos_positions
 
 NAME = "vit_small_cassle_mocov3.in100"
@@ -52,7 +53,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
         )
         (folder / CONFIG_FILE).write_text(json.dumps(config))
         save_file(state, folder / MODEL_FILE)
-        hashes = {file.name: file_sha256(file) for file in folder.iterdir()}
+        hashes = {file.name: sha256(file) for file in folder.iterdir()}
         hashed = dataclasses.replace(MODEL_SPECS[NAME], sha256=hashes)
         monkeypatch.setitem(MODEL_SPECS, NAME, hashed)
 

@@ -7,20 +7,17 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from tiny_artifact import TinyBackbone
+from tiny_model_folder import TinyBackbone
 
 from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.cards.card import render_card, write_card
 from cassle_zoo.hub.cards.citation import REPOSITORY
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store.artifact import (
-    MODEL_FILE,
-    file_sha256,
-    make_config,
-    read_config,
-    save_model_folder,
-)
+from cassle_zoo.store.folder import MODEL_FILE, read_config
+from cassle_zoo.store.tensors import save_model_folder
+from cassle_zoo.zoo.registry import make_config
 
 NAME = "resnet18_cassle_simclr.emoji64"
 TRAINING = {
@@ -59,7 +56,7 @@ def result(folder: Path, **changes: Any) -> dict[str, Any]:
     recorded = {
         "schema": 1,
         "task": "emoji64",
-        "model": {"name": NAME, "sha256": file_sha256(folder / MODEL_FILE)},
+        "model": {"name": NAME, "sha256": sha256(folder / MODEL_FILE)},
         "data": {"name": "emoji64", "sha256": "7435a21e"},
         "protocol": {
             "input": "3x64x64",

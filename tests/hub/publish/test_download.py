@@ -22,10 +22,10 @@ from cassle_zoo.common.errors import (
     WeightsUnavailableError,
 )
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store.artifact import save_model_folder
-from cassle_zoo.store.cache import fetch
+from cassle_zoo.store import resolve
 from cassle_zoo.store.download import redacted
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
+from cassle_zoo.store.tensors import save_model_folder
 
 NAME = "resnet18_cassle_simclr.emoji64"
 TOKEN = "hf_secretSecretSecret"
@@ -45,7 +45,7 @@ def test_cold_then_warm_then_offline(hub: Any, pinned: str, tiny_folder: Path) -
 
 
 def test_bundled_files_come_first(hub: Any) -> None:
-    fetch(NAME)
+    resolve(NAME)
     assert hub.proxy.requests == []
 
 
@@ -192,19 +192,19 @@ def test_a_server_that_is_away(hub: Any, pinned: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", [NAME, "hf-hub:{repo}", "hf-hub:{repo}@v1"])
-def test_fetch_brings_everything(
+def test_all_files_are_downloaded(
     hub: Any, repo: str, pinned: str, tiny_folder: Path, name: str
 ) -> None:
     name = name.format(repo=repo)
-    folder = fetch(name)
+    folder = resolve(name).folder
     assert folder.name == pinned
     files = {path.name: path.read_bytes() for path in tiny_folder.iterdir()}
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
     hub.go_offline()
-    assert fetch(name) == folder
+    assert resolve(name).folder == folder
     cassle_zoo.create_projector(name, pretrained=True)
     with pytest.raises(WeightsUnavailableError, match="HF_HUB_OFFLINE is set"):
-        fetch(name, force=True)
+        resolve(name, force=True)
 
 
 def test_two_models_share_a_cache(

@@ -14,7 +14,7 @@ from toy import flip_a_bit, has_weights_of
 
 import cassle_zoo
 from cassle_zoo.common.errors import ChecksumError, ModelFolderError, WeightsUnavailableError
-from cassle_zoo.store.cache import fetch
+from cassle_zoo.store import resolve
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
 
 NAME = "resnet18_cassle_simclr.emoji64"
@@ -59,15 +59,15 @@ def test_a_model_of_other_makers(hub: Any, repo: str, tmp_path: Path) -> None:
         cassle_zoo.create_model(f"hf-hub:{repo}", pretrained=True)
 
 
-def test_fetch_of_an_incomplete_repository(
+def test_all_files_of_an_incomplete_repository(
     hub: Any, repo: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "incomplete")
     (folder / PROJECTOR_FILE).unlink()
     make_repository(hub.mirrors, repo, folder)
     for name in (f"hf-hub:{repo}", f"local-dir:{folder}"):
-        with pytest.raises(ModelFolderError, match=r"(has no|lacks) projector\.safetensors"):
-            fetch(name)
+        with pytest.raises(ModelFolderError, match=r"projector\.safetensors"):
+            resolve(name)
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate])
@@ -88,7 +88,7 @@ def test_damage_in_the_cache(
                 cassle_zoo.create_model(name, pretrained=True)
     for name in names:
         damage(hub.cached(MODEL_FILE)[0].resolve())
-        fetch(name, force=True)
+        resolve(name, force=True)
         assert has_weights_of(cassle_zoo.create_model(name, pretrained=True), tiny_folder)
 
 
@@ -119,7 +119,7 @@ def test_damage_in_a_configuration_without_a_published_hash(
     with pytest.raises(ModelFolderError, match=f"in the cache.*hub pull {name} --force") as caught:
         cassle_zoo.create_model(name)
     assert "hub export" not in str(caught.value)
-    fetch(name, force=True)
+    resolve(name, force=True)
     cassle_zoo.create_model(name)
 
 

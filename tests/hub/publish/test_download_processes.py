@@ -78,8 +78,8 @@ def test_environment_variables(hub: Any, pinned: str, tmp_path: Path) -> None:
     environment = hub.environment() | {"HF_HOME": str(tmp_path / "home")}
     del environment["HF_HUB_CACHE"]
     code = """
-from cassle_zoo.store.cache import fetch
-print(fetch(name))
+from cassle_zoo.store import resolve
+print(resolve(name).folder)
 assert "torch" not in sys.modules
 """
     first = run(PIN + code, environment | {"HF_TOKEN": hub.proxy.token}, pin_argument())

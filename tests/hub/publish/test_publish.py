@@ -18,13 +18,13 @@ from upload_server import TOKEN, UploadServer, upload_server
 from cassle_zoo import specs
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import ModelFolderError
-from cassle_zoo.hub.publish.publish import publish, registry_lines
+from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.publish.pull import pull
-from cassle_zoo.hub.publish.push import push
+from cassle_zoo.hub.publish.push import publish, push, registry_lines
 from cassle_zoo.hub.publish.verify import verify
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
-from cassle_zoo.store.folder import CARD_FILE, FOLDER_FILES, MODEL_FILE, REFERENCE_FILE, file_sha256
+from cassle_zoo.store.folder import CARD_FILE, FOLDER_FILES, MODEL_FILE, REFERENCE_FILE
 
 
 @pytest.fixture
@@ -159,11 +159,11 @@ def test_the_zoo_is_published_and_pinned(
     name, org = TOY.full_name, "the-zoo"
     weights = tmp_path / "weights"
     pull(str(toy_folder), weights / name)
-    hashes = {f: file_sha256(toy_folder / f) for f in FOLDER_FILES[:-1]}
+    hashes = {f: sha256(toy_folder / f) for f in FOLDER_FILES[:-1]}
     released = dataclasses.replace(TOY, sha256=hashes)
     monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", weights)
     zoo = {name: released, "other": dataclasses.replace(TOY, sha256=None)}
-    monkeypatch.setattr("cassle_zoo.hub.publish.publish.MODEL_SPECS", zoo)
+    monkeypatch.setattr("cassle_zoo.hub.publish.push.MODEL_SPECS", zoo)
     with At(inbox.endpoint):
         assert main(["hub", "publish", "--org", org, "--private", "--dry-run"]) == 0
         assert "COMMIT" in capsys.readouterr().out
@@ -197,7 +197,7 @@ def test_the_zoo_is_published_and_pinned(
     assert "and in the registry" in checks[2].detail
     assert verify(f"{org}/{name}@{commit}")[2] == checks[2]
     with At(inbox.endpoint):  # to another organisation, from the Hub
-        monkeypatch.setattr("cassle_zoo.hub.publish.publish.MODEL_SPECS", {name: pinned})
+        monkeypatch.setattr("cassle_zoo.hub.publish.push.MODEL_SPECS", {name: pinned})
         (copied,) = publish("another")
     assert copied.pushed is not None
 
@@ -215,7 +215,7 @@ def test_commands(
         assert "dry run: nothing was written; the commit would go to main" in planned
         assert f"{TOY.full_name} -> {repo} (new repository, public)" in planned
         for name in FOLDER_FILES[:-1]:
-            assert f"{file_sha256(toy_folder / name)}  {name}" in planned
+            assert f"{sha256(toy_folder / name)}  {name}" in planned
         assert not inbox.repositories.exists(repo)
         assert main(["hub", "push", str(toy_folder), repo]) == 0
         assert f"commit: {inbox.repositories.resolve(repo, 'main')}" in capsys.readouterr().out

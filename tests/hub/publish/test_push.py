@@ -13,9 +13,10 @@ from toy import TOY, save_toy
 from upload_server import DROP, TOKEN, UploadServer
 
 from cassle_zoo.common.errors import ConfigError, HubError, ModelFolderError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.publish.push import plan_push, push
 from cassle_zoo.hub.reference import write_reference
-from cassle_zoo.store.folder import CONFIG_FILE, FOLDER_FILES, MODEL_FILE, file_sha256
+from cassle_zoo.store.folder import CONFIG_FILE, FOLDER_FILES, MODEL_FILE
 
 REPO = "org/toy"
 WRITING = {"create", "yaml", "preupload", "batch", "put", "verify", "commit"}
@@ -144,7 +145,7 @@ def test_a_plan_says_everything_and_writes_nothing(uploads: UploadServer, folder
     for file in plan.files[:-1]:
         path = folder / file.name
         assert (file.state, file.size) == ("new", path.stat().st_size)
-        assert file.sha256 == file_sha256(path)
+        assert file.sha256 == sha256(path)
     assert not WRITING & set(uploads.steps)
     assert not uploads.repositories.exists(REPO)
 

@@ -13,14 +13,15 @@ from toy import TOY
 
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.cards.card import write_card
 from cassle_zoo.hub.cards.check import card_problems
-from cassle_zoo.hub.names import model_name
+from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.verify import verify, verify_folder
 from cassle_zoo.hub.reference import recorded_hashes, write_reference
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
-from cassle_zoo.store.folder import CARD_FILE, CONFIG_FILE, MODEL_FILE, file_sha256
+from cassle_zoo.store.folder import CARD_FILE, CONFIG_FILE, MODEL_FILE
 
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
 ALL = ["files", "config", "hashes", "backbone", "projector", "reference", "card"]
@@ -189,7 +190,7 @@ def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
     """Write the card of the folder with results that are recorded of its weights."""
     own = {
         "task": "toys",
-        "model": {"name": TOY.full_name, "sha256": file_sha256(folder / MODEL_FILE)},
+        "model": {"name": TOY.full_name, "sha256": sha256(folder / MODEL_FILE)},
         "data": {"name": "toys", "sha256": "abc"},
         "protocol": {"k-NN": "k=20"},
         "metrics": {"colour": {"knn_top1": 0.5, "linear_top1": 0.625}},

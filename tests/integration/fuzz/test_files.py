@@ -20,9 +20,11 @@ from cassle_zoo.features.files import load_features, save_features
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import Result
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store.artifact import load_projector, make_config, save_model_folder
 from cassle_zoo.store.folder import read_config
+from cassle_zoo.store.tensors import save_model_folder
 from cassle_zoo.train.run.checkpoint import LATEST, load_checkpoint, save_checkpoint
+from cassle_zoo.zoo.create import create_projector
+from cassle_zoo.zoo.registry import make_config
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +109,7 @@ def test_config_json(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
         (folder / "projector.safetensors").read_bytes()
     )
     only_our_errors(lambda: read_config(tmp_path))
-    only_our_errors(lambda: load_projector(tmp_path))
+    only_our_errors(lambda: create_projector(f"local-dir:{tmp_path}", True))
 
 
 @given(st.data())
@@ -117,7 +119,7 @@ def test_weights(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
     changed = data.draw(damaged(content[: header if data.draw(st.booleans()) else None]))
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     (tmp_path / "projector.safetensors").write_bytes(changed + content[header:])
-    only_our_errors(lambda: load_projector(tmp_path))
+    only_our_errors(lambda: create_projector(f"local-dir:{tmp_path}", True))
 
 
 RESULT = Result(

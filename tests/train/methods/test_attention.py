@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cassle_zoo.common.devices import quickest_attention
+from cassle_zoo.accel.small_images import small_attention_as_products
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
@@ -33,7 +33,7 @@ class Operators(TorchDispatchMode):
 def attend(dtype: torch.dtype | None, size: int) -> tuple[Tensor, bool]:
     """Return the attention's result, and whether torch's fused kernel computed it."""
     x = torch.randn(2, 3, 17, 32, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    with Operators() as operators, quickest_attention(CPU, dtype, size):
+    with Operators() as operators, small_attention_as_products(CPU, dtype, size):
         y = F.scaled_dot_product_attention(x.requires_grad_(), x, x)
     return y.detach(), any("flash" in name for name in operators.names)
 

@@ -7,20 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_artifact import tiny_contents
+from tiny_model_folder import tiny_contents
 
 from cassle_zoo.common.errors import ChecksumError, ModelFolderError
-from cassle_zoo.store.artifact import (
-    CONFIG_FILE,
-    MODEL_FILE,
-    backbone_keys,
-    file_sha256,
-    load_backbone_state,
-    load_projector,
-    read_config,
-    save_model_folder,
-    verify_files,
-)
+from cassle_zoo.common.files import sha256
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, read_config, verify_files
+from cassle_zoo.store.tensors import read_tensors, save_model_folder, tensor_names
+from cassle_zoo.zoo.create import create_projector
 
 
 @pytest.fixture
@@ -120,11 +113,11 @@ def test_the_projector_must_fit_its_config(tmp_path: Path, contents: dict[str, A
     config["cassle_zoo"]["projector"]["out_features"] = 8
     (folder / CONFIG_FILE).write_text(json.dumps(config))
     with pytest.raises(ModelFolderError, match=r"projector\.safetensors does not fit"):
-        load_projector(folder)
+        create_projector(f"local-dir:{folder}", pretrained=True)
     config["cassle_zoo"]["projector"]["colour"] = 8
     (folder / CONFIG_FILE).write_text(json.dumps(config))
     with pytest.raises(ModelFolderError, match=r"config\.json: unknown projector fields"):
-        load_projector(folder)
+        create_projector(f"local-dir:{folder}", pretrained=True)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +148,7 @@ def test_a_giant_projector_costs_no_memory(
         message = "does not fit|cannot be built"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelFolderError, match=message):
-        load_projector(folder)
+        create_projector(f"local-dir:{folder}", pretrained=True)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2**18
 
 
@@ -163,7 +156,7 @@ def test_a_folder_without_projector_says_so(tmp_path: Path, contents: dict[str, 
     contents["config"]["cassle_zoo"] |= {"projector": None, "descriptors": []}
     folder = save_model_folder(tmp_path / "m", **{**contents, "projector": None})
     with pytest.raises(ModelFolderError, match="only a backbone"):
-        load_projector(folder)
+        create_projector(f"local-dir:{folder}", pretrained=True)
 
 
 @pytest.mark.parametrize("size", [0, 5, 200])
@@ -171,20 +164,20 @@ def test_a_truncated_file_is_refused_by_name(
     tmp_path: Path, contents: dict[str, Any], size: int
 ) -> None:
     folder = save_model_folder(tmp_path / "m", **contents)
-    for file, load in ((MODEL_FILE, load_backbone_state), (MODEL_FILE, backbone_keys)):
-        (folder / file).write_bytes((folder / file).read_bytes()[:size])
-        with pytest.raises(ModelFolderError, match=f"{file} is damaged"):
-            load(folder)
+    (folder / MODEL_FILE).write_bytes((folder / MODEL_FILE).read_bytes()[:size])
+    for load in (read_tensors, tensor_names):
+        with pytest.raises(ModelFolderError, match=f"{MODEL_FILE} is damaged"):
+            load(folder / MODEL_FILE)
     (folder / MODEL_FILE).unlink()
     with pytest.raises(ModelFolderError, match=f"{MODEL_FILE} is missing"):
-        load_backbone_state(folder)
+        read_tensors(folder / MODEL_FILE)
 
 
 def test_verify_files(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"abc")
     right = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_sha256(path) == right
+    assert sha256(path) == right
     verify_files(tmp_path, {"a.bin": right})
     verify_files(tmp_path, {"a.bin": right.upper()})
     with pytest.raises(ChecksumError, match=rf"a\.bin .*{right}, expected {'0' * 64}"):

@@ -14,7 +14,8 @@ import cassle_zoo
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store.artifact import make_config, save_model_folder
+from cassle_zoo.store.tensors import save_model_folder
+from cassle_zoo.zoo.registry import make_config
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from torch import nn
 
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store.artifact import make_config
+from cassle_zoo.zoo.registry import make_config
 
 SPEC = dataclasses.replace(MODEL_SPECS["resnet18_cassle_simclr.emoji64"], num_features=16)
 

@@ -6,21 +6,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_artifact import SPEC, tiny_contents
+from tiny_model_folder import SPEC, tiny_contents
 from torch import Tensor
 
 from cassle_zoo.common.errors import ModelFolderError
-from cassle_zoo.store.artifact import (
-    CONFIG_FILE,
-    MODEL_FILE,
-    PROJECTOR_FILE,
-    backbone_keys,
-    file_sha256,
-    load_backbone_state,
-    load_projector,
-    read_config,
-    save_model_folder,
-)
+from cassle_zoo.common.files import sha256
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE, read_config
+from cassle_zoo.store.tensors import read_tensors, save_model_folder, tensor_names
+from cassle_zoo.zoo.create import create_projector
 
 
 @pytest.fixture
@@ -36,12 +29,12 @@ def assert_equal_states(left: dict[str, Tensor], right: dict[str, Tensor]) -> No
 
 def test_round_trip(tmp_path: Path, contents: dict[str, Any]) -> None:
     folder = save_model_folder(tmp_path / "a" / "b", **contents, card="# card")
-    assert_equal_states(load_backbone_state(folder), contents["backbone_state"])
-    loaded = load_projector(folder)
+    assert_equal_states(read_tensors(folder / MODEL_FILE), contents["backbone_state"])
+    loaded = create_projector(f"local-dir:{folder}", pretrained=True)
     assert_equal_states(loaded.state_dict(), contents["projector"].state_dict())
     assert loaded.config == contents["projector"].config
     assert read_config(folder) == contents["config"]
-    assert backbone_keys(folder) == set(contents["backbone_state"])
+    assert tensor_names(folder / MODEL_FILE) == set(contents["backbone_state"])
     assert {path.name for path in folder.iterdir()} == {
         MODEL_FILE,
         PROJECTOR_FILE,
@@ -75,7 +68,7 @@ def test_floats_are_stored_as_asked_and_integers_as_they_are(
     stored = load_file(folder / MODEL_FILE)
     assert stored["conv1.weight"].dtype == torch.float16
     assert stored["bn1.num_batches_tracked"].dtype == torch.int64
-    projector = load_projector(folder)
+    projector = create_projector(f"local-dir:{folder}", pretrained=True)
     assert all(p.dtype == torch.float32 for p in projector.parameters())
     torch.testing.assert_close(
         dict(projector.named_parameters())["layers.0.weight"],
@@ -88,7 +81,7 @@ def test_floats_are_stored_as_asked_and_integers_as_they_are(
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path, contents: dict[str, Any]) -> None:
     one, two = (save_model_folder(tmp_path / name, **contents) for name in "ab")
     for file in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE):
-        assert file_sha256(one / file) == file_sha256(two / file)
+        assert sha256(one / file) == sha256(two / file)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +106,14 @@ def test_the_largest_half_precision_number_is_stored(
 ) -> None:
     contents["backbone_state"]["conv1.weight"][0, 0, 0, 0] = 65504.0
     folder = save_model_folder(tmp_path / "m", **contents, dtype=torch.float16)
-    assert load_backbone_state(folder)["conv1.weight"].max() == 65504.0
+    assert read_tensors(folder / MODEL_FILE)["conv1.weight"].max() == 65504.0
 
 
 def test_tied_weights_are_stored(tmp_path: Path, contents: dict[str, Any]) -> None:
     state = contents["backbone_state"]
     state["tied"] = state["conv1.weight"]
     folder = save_model_folder(tmp_path / "m", **contents)
-    assert torch.equal(load_backbone_state(folder)["tied"], state["conv1.weight"])
+    assert torch.equal(read_tensors(folder / MODEL_FILE)["tied"], state["conv1.weight"])
 
 
 def test_a_folder_with_content_is_kept(tmp_path: Path, contents: dict[str, Any]) -> None:
@@ -138,7 +131,7 @@ def test_overwrite_replaces_a_model_folder_whole(tmp_path: Path, contents: dict[
     folder = save_model_folder(tmp_path / "m", **contents, card="old")
     contents["backbone_state"]["conv1.bias"].fill_(7)
     save_model_folder(folder, **{**contents, "projector": None}, overwrite=True)
-    assert load_backbone_state(folder)["conv1.bias"].unique().tolist() == [7]
+    assert read_tensors(folder / MODEL_FILE)["conv1.bias"].unique().tolist() == [7]
     assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, MODEL_FILE]
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
@@ -148,7 +141,7 @@ def test_a_failed_write_leaves_the_old_folder(
     tmp_path: Path, contents: dict[str, Any], monkeypatch: pytest.MonkeyPatch, failing_call: int
 ) -> None:
     folder = save_model_folder(tmp_path / "m", **contents)
-    before = file_sha256(folder / MODEL_FILE)
+    before = sha256(folder / MODEL_FILE)
     replace, calls = os.replace, 0
 
     def failing(source: Path, target: Path) -> None:
@@ -162,7 +155,7 @@ def test_a_failed_write_leaves_the_old_folder(
     contents["backbone_state"]["conv1.bias"].fill_(7)
     with pytest.raises(OSError, match="disk on fire"):
         save_model_folder(folder, **contents, overwrite=True)
-    assert file_sha256(folder / MODEL_FILE) == before
+    assert sha256(folder / MODEL_FILE) == before
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 

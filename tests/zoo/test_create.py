@@ -17,10 +17,12 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
     WeightsUnavailableError,
 )
+from cassle_zoo.common.files import sha256
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
-from cassle_zoo.store.artifact import make_config, save_model_folder
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE, file_sha256
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
+from cassle_zoo.store.tensors import save_model_folder
+from cassle_zoo.zoo.registry import make_config
 
 NAME = "resnet18_cassle_simclr.emoji64"
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
@@ -53,7 +55,7 @@ def released(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     bundled.mkdir()
     for path in folder.iterdir():
         (bundled / path.name).write_bytes(path.read_bytes())
-    hashes = {path.name: file_sha256(path) for path in bundled.iterdir()}
+    hashes = {path.name: sha256(path) for path in bundled.iterdir()}
     monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", tmp_path)
     monkeypatch.setitem(MODEL_SPECS, NAME, dataclasses.replace(MODEL_SPECS[NAME], sha256=hashes))
     return bundled
@@ -104,7 +106,7 @@ def test_model_info_of_a_folder(folder: Path) -> None:
         MODEL_SPECS[NAME],
         tag="mine",
         data="my photos",
-        sha256={f: file_sha256(folder / f) for f in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)},
+        sha256={f: sha256(folder / f) for f in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)},
     )
     assert info == expected
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cassle_zoo.accel import small_maps
-from cassle_zoo.accel.small_maps import convolution_as_product, quickest_convolutions
+from cassle_zoo.accel import small_images
+from cassle_zoo.accel.small_images import convolution_as_product, small_convolutions_as_products
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
@@ -41,7 +41,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         shapes.append(tuple(y.shape))
         return y
 
-    monkeypatch.setattr(small_maps, "convolution_as_product", noted)
+    monkeypatch.setattr(small_images, "convolution_as_product", noted)
     return shapes
 
 
@@ -81,7 +81,7 @@ def test_a_network_is_the_same_with_the_last_stage_as_products(
         name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None
     }
     network.zero_grad()
-    with quickest_convolutions(CPU):
+    with small_convolutions_as_products(CPU):
         found = network(x)
     found.sum().backward()
     torch.testing.assert_close(found, expected)
@@ -105,13 +105,13 @@ def test_others_stay_torchs(
 ) -> None:
     x = torch.randn(shape)
     expected = layer(x)
-    with quickest_convolutions(CPU):
+    with small_convolutions_as_products(CPU):
         assert torch.equal(layer(x), expected)
     assert not products
 
 
 def test_bad_input_is_torchs_error() -> None:
-    with quickest_convolutions(CPU), pytest.raises(RuntimeError, match="channels"):
+    with small_convolutions_as_products(CPU), pytest.raises(RuntimeError, match="channels"):
         nn.Conv2d(4, 4, 3, padding=1)(torch.randn(2, 3, 2, 2))
 
 
@@ -125,14 +125,14 @@ def test_steps_of_training_use_it(config: TrainConfig, products: list[tuple[int,
 
 
 def test_an_image_that_is_too_small_is_torchs_error() -> None:
-    with quickest_convolutions(CPU), pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
+    with small_convolutions_as_products(CPU), pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
         nn.Conv2d(4, 4, 5)(torch.randn(2, 4, 3, 3))
 
 
 def test_autocast_applies_and_ends_with_the_context(products: list[tuple[int, ...]]) -> None:
     layer: Callable[[Tensor], Tensor] = nn.Conv2d(8, 8, 3, padding=1)
     x = torch.randn(2, 8, 2, 2)
-    with torch.autocast("cpu", torch.bfloat16), quickest_convolutions(CPU):
+    with torch.autocast("cpu", torch.bfloat16), small_convolutions_as_products(CPU):
         y = layer(x)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), layer(x), atol=0.02, rtol=0.02)
@@ -140,5 +140,5 @@ def test_autocast_applies_and_ends_with_the_context(products: list[tuple[int, ..
 
 
 def test_gpus_keep_theirs() -> None:
-    with quickest_convolutions(torch.device("cuda")):
+    with small_convolutions_as_products(torch.device("cuda")):
         assert not torch.overrides._get_current_function_mode_stack()

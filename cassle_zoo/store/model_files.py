@@ -1,0 +1,336 @@
+"""`resolve`: where the files of a model are, for every way to name one.
+
+Bundled files come first, then the Hub's cache, then the Hub. Every file that has a published hash
+is checked against it each time before it is used, and config.json is read once.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cassle_zoo.common.errors import (
+    ChecksumError,
+    ModelFolderError,
+    UnknownNameError,
+    WeightsUnavailableError,
+)
+from cassle_zoo.common.files import sha256
+from cassle_zoo.specs import MODEL_SPECS, ModelSpec, resolve_spec
+from cassle_zoo.store.download import download, download_all, endpoint, is_offline
+from cassle_zoo.store.folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FIX,
+    FIX_PACKAGE,
+    FOLDER_FILES,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    bundled_folder,
+    parse_config,
+    read_verified,
+    require_file,
+    verify_files,
+)
+
+HUB_PREFIX = "hf-hub:"
+LOCAL_PREFIX = "local-dir:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFiles:
+    """The files of a model on this machine.
+
+    Attributes:
+        folder: The model folder: in the package, in the Hub's cache, or a user's own.
+        config: What its config.json says, checked.
+        spec: The registry's entry; for files that the registry does not pin, what config.json
+            says, with the repository and commit, and without hashes.
+        commit: Commit of the Hub repository that the files are of, 40 hexadecimal digits; `None`
+            for files that are not from the Hub.
+        verified: Whether the files are those whose hashes the registry publishes.
+        hashes: SHA-256, by name, of the files that were hashed to check them; config.json always.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    spec: ModelSpec
+    commit: str | None
+    verified: bool
+    hashes: Mapping[str, str]
+
+    @property
+    def has_projector(self) -> bool:
+        """Whether config.json describes a projector."""
+        return self.config["cassle_zoo"]["projector"] is not None
+
+    def sha256(self, file: str) -> str:
+        """Return the SHA-256 of a file; it is read only if it was not hashed already."""
+        return self.hashes.get(file) or sha256(self.folder / file)
+
+
+def registered(name: str) -> ModelSpec | None:
+    """Return the registry's entry of a name whose files the registry pins; reads no files.
+
+    Args:
+        name: As for :func:`resolve`.
+
+    Returns:
+        `None` for a folder, a repository, or another revision than the pinned one.
+
+    Raises:
+        ModelFolderError: If the name lacks a part.
+        UnknownNameError: If it is the name of no model.
+        WeightsUnavailableError: If a revision is named of a model that has no Hub repository.
+    """
+    place = _place(name)
+    return place if isinstance(place, ModelSpec) else None
+
+
+def resolve(
+    name: str,
+    files: Iterable[str] | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    force: bool = False,
+) -> ModelFiles:
+    """Find the files of a model, download what is missing, and check what is about to be read.
+
+    Args:
+        name: A name of the registry with or without tag, `NAME@REVISION`,
+            `hf-hub:ORG/NAME[@REVISION]`, or `local-dir:DIR`.
+        files: Names of the files about to be read; config.json is always one of them. By default
+            all files of the model, for use without a network.
+        cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
+        force: Whether to download again what is in the cache, for example because it is damaged.
+
+    Raises:
+        UnknownNameError: If there is no such model or tag.
+        WeightsUnavailableError: If there are no published weights, the Hub has no such repository
+            or revision, or it cannot be reached and the cache lacks a file.
+        ModelFolderError: If the name lacks a part, a file is missing, or config.json is invalid.
+        ChecksumError: If a file is not the published one, or not what the Hub holds.
+    """
+    place = _place(name)
+    if isinstance(place, ModelSpec):
+        return _pinned(place, files, cache_dir, force)
+    if isinstance(place, _Repository):
+        return _unpinned_on_hub(name, place, files, cache_dir, force)
+    return _local(place, files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Repository:
+    """Files on the Hub that have no published hash; of `main`, and of any model, where `None`."""
+
+    repo: str
+    revision: str | None
+    model: str | None = None
+
+
+def _place(name: str) -> ModelSpec | _Repository | Path:
+    """Say what a name means: files that the registry pins, others on the Hub, or a folder."""
+    if name.startswith(LOCAL_PREFIX):
+        folder = name.removeprefix(LOCAL_PREFIX)
+        if not folder:
+            raise ModelFolderError(f"{name!r} names no folder; write 'local-dir:PATH'.")
+        return Path(folder).expanduser()
+    on_hub = name.startswith(HUB_PREFIX)
+    base, at, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    if (on_hub or at) and (not base or (at and not revision) or (on_hub and "/" not in base)):
+        raise ModelFolderError(
+            f"{name!r} is incomplete; write 'hf-hub:ORG/NAME', 'hf-hub:ORG/NAME@REVISION' or "
+            "'NAME@REVISION'."
+        )
+    if on_hub:
+        return _Repository(repo=base, revision=revision or None)
+    if "/" in base:
+        raise UnknownNameError(
+            f"{name!r} is no model of the registry. Write '{HUB_PREFIX}{name}' for a repository on "
+            f"the Hub, or '{LOCAL_PREFIX}{name}' for a folder."
+        )
+    spec = resolve_spec(base)
+    if not at:
+        return spec
+    if spec.hub_repo is None:
+        raise WeightsUnavailableError(
+            f"{spec.full_name!r} has no Hub repository, so it has no revision {revision!r}; leave "
+            f"out '@{revision}', or name a repository with 'hf-hub:ORG/NAME@{revision}'."
+        )
+    if revision == spec.hub_revision:
+        return spec
+    return _Repository(repo=spec.hub_repo, revision=revision, model=spec.full_name)
+
+
+def _pinned(
+    spec: ModelSpec, files: Iterable[str] | None, cache_dir: str | Path | None, force: bool
+) -> ModelFiles:
+    if spec.sha256 is None:
+        raise WeightsUnavailableError(_how_to_get(spec))
+    wanted = list(dict.fromkeys((CONFIG_FILE, *(spec.sha256 if files is None else files))))
+    absent = [file for file in wanted if file not in spec.sha256]
+    if absent:
+        raise ModelFolderError(
+            f"{spec.full_name!r} was published without {', '.join(absent)}; it has: "
+            f"{', '.join(spec.sha256)}."
+        )
+    folder, commit, fix = bundled_folder(spec), None, FIX_PACKAGE
+    if not folder.is_dir() and spec.hub_repo is not None and spec.hub_revision is not None:
+        commit, fix = spec.hub_revision, _repair(spec.full_name, cache_dir)
+        folder = download(spec.hub_repo, commit, wanted, cache_dir=cache_dir, force=force)
+        if files is None:
+            # The registry pins no cards, since people edit them.
+            download_all(spec.hub_repo, commit, [CARD_FILE], cache_dir=cache_dir, force=force)
+    hashes = {file: spec.sha256[file].lower() for file in wanted}
+    content = read_verified(folder, CONFIG_FILE, hashes[CONFIG_FILE], fix)
+    verify_files(folder, {k: v for k, v in hashes.items() if k != CONFIG_FILE}, fix)
+    return ModelFiles(
+        folder=folder,
+        config=parse_config(content, folder / CONFIG_FILE, fix),
+        spec=spec,
+        commit=commit,
+        verified=True,
+        hashes=hashes,
+    )
+
+
+def _local(folder: Path, files: Iterable[str] | None) -> ModelFiles:
+    path = folder / CONFIG_FILE
+    require_file(path)
+    content = path.read_bytes()
+    config = parse_config(content, path)
+    wanted = _wanted(files, config, path)
+    for file in wanted:
+        require_file(folder / file)
+    # It may be a folder of the Hub's cache.
+    checked = [folder / file for file in wanted] if files is None else []
+    return ModelFiles(
+        folder=folder,
+        config=config,
+        spec=_described(config),
+        commit=None,
+        verified=False,
+        hashes={CONFIG_FILE: sha256(content), **_check_blobs(checked, FIX)},
+    )
+
+
+def _unpinned_on_hub(
+    name: str,
+    place: _Repository,
+    files: Iterable[str] | None,
+    cache_dir: str | Path | None,
+    force: bool,
+) -> ModelFiles:
+    fix = _repair(name, cache_dir)
+    # config.json first: from a stranger's repository nothing else is downloaded before it is valid.
+    folder = download(place.repo, place.revision, [CONFIG_FILE], cache_dir=cache_dir, force=force)
+    commit, path = folder.name, folder / CONFIG_FILE
+    content = path.read_bytes()
+    in_cache = f"This is the file of {place.repo!r} in the cache. {fix}"
+    config = parse_config(content, path, in_cache)
+    found = config["cassle_zoo"]["name"]
+    if place.model not in (None, found):
+        raise ModelFolderError(
+            f"{place.repo!r} at {commit} holds {found!r} and not {place.model!r}; load it "
+            f"with 'hf-hub:{place.repo}@{commit}' if that is what you want."
+        )
+    wanted = _wanted(files, config, path)
+    if files is None:
+        # By known names only: what else a repository lists is never asked for.
+        download_all(place.repo, commit, FOLDER_FILES, cache_dir=cache_dir, force=force)
+        force = False
+    if wanted:
+        # From the commit that config.json is of, even if somebody pushes meanwhile.
+        download(place.repo, commit, wanted, cache_dir=cache_dir, force=force)
+    checked = folder.glob("*.safetensors") if files is None else (folder / f for f in wanted)
+    return ModelFiles(
+        folder=folder,
+        config=config,
+        spec=_described(config, place.repo, commit),
+        commit=commit,
+        verified=False,
+        hashes={CONFIG_FILE: sha256(content), **_check_blobs(checked, fix)},
+    )
+
+
+def _wanted(files: Iterable[str] | None, config: Mapping[str, Any], path: Path) -> list[str]:
+    """Return the files to be had besides config.json."""
+    described = config["cassle_zoo"]["projector"] is not None
+    if files is None:
+        return [MODEL_FILE, PROJECTOR_FILE] if described else [MODEL_FILE]
+    wanted = [file for file in files if file != CONFIG_FILE]
+    if PROJECTOR_FILE in wanted and not described:
+        raise ModelFolderError(f"{path}: the model has no projector, only a backbone.")
+    return wanted
+
+
+def _check_blobs(paths: Iterable[Path], fix: str) -> dict[str, str]:
+    """Check large files of the Hub's cache against their hashes there, which name the blobs."""
+    hashes = {}
+    for path in paths:
+        blob = path.readlink().name if path.is_symlink() else ""
+        if re.fullmatch("[0-9a-f]{64}", blob):
+            hashes[path.name] = sha256(path)
+            if hashes[path.name] != blob:
+                raise ChecksumError(
+                    f"{path} is not the file on the Hub, whose sha256 is {blob}. {fix}"
+                )
+    return hashes
+
+
+def _described(
+    config: Mapping[str, Any], repo: str | None = None, commit: str | None = None
+) -> ModelSpec:
+    """Return what config.json says of a model, in the form of a registry entry."""
+    cfg, own = config["pretrained_cfg"], config["cassle_zoo"]
+    base, _, tag = own["name"].partition(".")
+    training, projector = own["training"], own["projector"]
+    return ModelSpec(
+        name=base,
+        tag=tag,
+        arch=config["architecture"],
+        timm_arch=config["architecture"],
+        model_args=config.get("model_args", {}),
+        method=own["method"],
+        conditioned=projector is not None and projector.get("conditioning") != "none",
+        input_size=tuple(cfg["input_size"]),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=cfg.get("interpolation", "bicubic"),
+        crop_pct=cfg.get("crop_pct", 1.0),
+        num_features=config["num_features"],
+        data=str(training.get("data", tag)),
+        license=cfg.get("license", "unknown"),
+        recipe=str(training.get("recipe", own["name"])),
+        hub_repo=repo,
+        hub_revision=commit,
+    )
+
+
+def is_cached_file(spec: ModelSpec, path: str | Path) -> bool:
+    """Whether a path is where the Hub's client caches a file of the pinned revision."""
+    folder = "models--" + (spec.hub_repo or "").replace("/", "--")
+    return Path(path).parts[-4:-1] == (folder, "snapshots", spec.hub_revision)
+
+
+def _repair(name: str, cache_dir: str | Path | None) -> str:
+    cache = f"HF_HUB_CACHE={shlex.quote(str(cache_dir))} " if cache_dir else ""
+    first = "Unset HF_HUB_OFFLINE, and download" if is_offline() else "Download"
+    return (
+        f"{first} it again with `{cache}cassle-zoo hub pull {name} --force`; if that does not "
+        f"help, {endpoint()} serves a damaged file."
+    )
+
+
+def _how_to_get(spec: ModelSpec) -> str:
+    released = [name for name, other in MODEL_SPECS.items() if other.released]
+    return (
+        f"Nobody has published weights of {spec.full_name!r}. Train them with `cassle-zoo train "
+        f"{spec.full_name} --data PATH --out RUN` and package them with `cassle-zoo hub export RUN "
+        f"-o DIR`, or convert the authors' file with `cassle-zoo hub convert FILE --name "
+        f"{spec.full_name} -o DIR`; then load 'local-dir:DIR'. Or build the untrained model with "
+        f"pretrained=False. "
+        f"Published: {', '.join(released) or 'none'}."
+    )

@@ -1,0 +1,194 @@
+"""The tensors of a model folder: safetensors files, and whether they fit a module.
+
+Weights are loaded completely or not at all; the checks here close what timm's and torch's own leave
+open. Anybody may have written the files.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.common.files import to_json
+from cassle_zoo.store.folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    new_folder,
+    parse_config,
+    require_file,
+)
+
+if TYPE_CHECKING:
+    from cassle_zoo.projector import ConditionedProjector
+
+
+def tensor_names(path: Path) -> frozenset[str]:
+    """Return the names of the tensors of a safetensors file, without reading them.
+
+    Raises:
+        ModelFolderError: If the file is missing or not a safetensors file.
+    """
+    require_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return frozenset(file.keys())
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ModelFolderError: If the file is missing or not a safetensors file.
+    """
+    require_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelFolderError:
+    return ModelFolderError(
+        f"{path} is damaged or not a safetensors file ({error}); get the file again."
+    )
+
+
+def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
+    """Check that weights are exactly a timm model's, its classifier left out.
+
+    Args:
+        keys: Names of the weights.
+        model: The timm model that they are loaded into.
+
+    Raises:
+        ModelFolderError: If names are missing or unexpected.
+    """
+    cfg: Any = model.pretrained_cfg
+    classifier = cfg.get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    prefixes = tuple(f"{head}." for head in heads)
+    expected = {key for key in model.state_dict() if not key.startswith(prefixes)}
+    given = set(keys)
+    if given == expected:
+        return
+    parts = [
+        f"{len(names)} {what}: {', '.join(sorted(names)[:5])}"
+        for what, names in (("missing", expected - given), ("unexpected", given - expected))
+        if names
+    ]
+    raise ModelFolderError(
+        f"The weights do not fit the model ({'; '.join(parts)}). Weights are loaded completely or "
+        "not at all; leave out arguments that change the architecture, or use pretrained=False."
+    )
+
+
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Check that weights fit a module exactly; the module may be on the meta device.
+
+    Args:
+        module: What they are meant for.
+        state: The weights.
+        path: The file they are in, for the message.
+
+    Raises:
+        ModelFolderError: If a name or a shape differs.
+    """
+    expected, found = (
+        {key: tuple(value.shape) for key, value in values.items()}
+        for values in (module.state_dict(), state)
+    )
+    wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+    if wrong:
+        shown = "; ".join(
+            f"{k} is {found.get(k, 'missing')}, expected {expected.get(k, 'nothing')}"
+            for k in wrong[:3]
+        )
+        raise ModelFolderError(f"{path} does not fit its configuration: {shown}.")
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights that must fit a module exactly, as :func:`check_fit` says.
+
+    torch alone would let BatchNorms go without `num_batches_tracked`.
+    """
+    check_fit(module, state, path)
+    module.load_state_dict(state)
+
+
+def save_model_folder(
+    folder: str | Path,
+    *,
+    config: Mapping[str, Any],
+    backbone_state: Mapping[str, Tensor],
+    projector: "ConditionedProjector | None",
+    dtype: torch.dtype | None = None,
+    card: str | None = None,
+    finish: Callable[[Path], object] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        folder: Where to; its parents are created.
+        config: What :func:`cassle_zoo.zoo.registry.make_config` returned.
+        backbone_state: Weights under timm's keys.
+        projector: The trained projector, if there is one.
+        dtype: Floating-point type on disk; `None` leaves each tensor's own.
+        card: Text of README.md.
+        finish: Called with the folder before it is put in place; may add files that are computed
+            from the others.
+        overwrite: Whether to replace a model folder that exists.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelFolderError: If the folder is not empty (and `overwrite` is not set, or it holds other
+            files than a model folder's), a weight is not finite or too large for `dtype`, or the
+            configuration is invalid.
+    """
+    folder = Path(folder).resolve()
+    with new_folder(folder, overwrite=overwrite) as staged:
+        files = {
+            MODEL_FILE: _serialise(backbone_state, dtype, MODEL_FILE),
+            CONFIG_FILE: to_json(config).encode(),
+        }
+        if projector is not None:
+            files[PROJECTOR_FILE] = _serialise(projector.state_dict(), dtype, PROJECTOR_FILE)
+        if card is not None:
+            files[CARD_FILE] = card.encode()
+        parse_config(files[CONFIG_FILE], folder / CONFIG_FILE)
+        for name, content in files.items():
+            (staged / name).write_bytes(content)
+        if finish is not None:
+            finish(staged)
+    return folder
+
+
+def _serialise(state: Mapping[str, Tensor], dtype: torch.dtype | None, file: str) -> bytes:
+    return save({k: _on_disk(k, v, dtype, file) for k, v in state.items()}, {"format": "pt"})
+
+
+def _on_disk(key: str, value: Tensor, dtype: torch.dtype | None, file: str) -> Tensor:
+    value = value.detach().cpu()
+    if not value.is_floating_point():
+        return value.clone().contiguous()
+    if not value.isfinite().all():
+        raise ModelFolderError(f"{file}: {key!r} holds NaN or infinity; the training diverged.")
+    # A copy, because safetensors refuses tensors that share memory.
+    cast = value.to(dtype or value.dtype, copy=True).contiguous()
+    if not cast.isfinite().all():
+        raise ModelFolderError(
+            f"{file}: {key!r} reaches {value.abs().max().item():.6g}, beyond the range of {dtype}; "
+            "store it in float32."
+        )
+    return cast
