@@ -176,13 +176,14 @@ def _pretrained(model: str) -> FeatureSource:
         # No path, because results are published.
         argument, projector_of = f"local-dir:{files.folder.resolve().name}", model
         has_projector = files.has_projector and (files.folder / PROJECTOR_FILE).is_file()
+    load_own_projector = partial(create_projector, projector_of, pretrained=True)
     return FeatureSource(
         name=files.spec.full_name,
         argument=argument,
         sha256=files.sha256(MODEL_FILE),
         model=load_backbone(files),
         network=_network(files.spec.timm_arch, files.spec.model_args),
-        projector=partial(create_projector, projector_of, True) if has_projector else None,
+        projector=load_own_projector if has_projector else None,
     )
 
 

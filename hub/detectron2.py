@@ -84,8 +84,8 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
     weights = detectron2_state(network.state_dict())
     content = {"model": weights, "__author__": "cassle-zoo", "matching_heuristics": True}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial:
-        torch.save(content, partial)
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        torch.save(content, file)
     return {
         "MODEL.WEIGHTS": path.name,
         "MODEL.PIXEL_MEAN": _pixels(network.pretrained_cfg["mean"]),

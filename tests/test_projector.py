@@ -10,7 +10,7 @@ from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
 from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorConfig
 
-GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("a_projector_*.npz"))
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("a_projector_*.npz"))
 
 
 def golden_config(meta: dict[str, Any]) -> ProjectorConfig:

@@ -1,4 +1,3 @@
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +9,6 @@ from torch import Tensor, nn
 
 from cassle_zoo.accel import small_images
 from cassle_zoo.accel.small_images import convolution_as_product, small_convolutions_as_products
-from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.datasets import open_dataset
-from cassle_zoo.train.data.loading import batches
-from cassle_zoo.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 SHAPES = [  # input (C, H, W), kernel (O, h, w), stride, padding
@@ -113,15 +108,6 @@ def test_others_stay_torchs(
 def test_bad_input_is_torchs_error() -> None:
     with small_convolutions_as_products(CPU), pytest.raises(RuntimeError, match="channels"):
         nn.Conv2d(4, 4, 3, padding=1)(torch.randn(2, 3, 2, 2))
-
-
-def test_steps_of_training_use_it(config: TrainConfig, products: list[tuple[int, ...]]) -> None:
-    augment = dataclasses.replace(config.augment, size=64)
-    run = dataclasses.replace(config.run, device="cpu")
-    config = dataclasses.replace(config, arch="resnet18", augment=augment, run=run)
-    batch = next(iter(batches(config, open_dataset(config.data), 0, 10)))
-    Trainer(config, 5).train_step(batch, 10)
-    assert [shape[1:] for shape in products] == [(512, 2, 2)] * 10  # five for each view
 
 
 def test_an_image_that_is_too_small_is_torchs_error() -> None:
