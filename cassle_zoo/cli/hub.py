@@ -284,8 +284,8 @@ def _publish(args: argparse.Namespace) -> int:
         dry_run=args.dry_run,
         on_plan=_print_plan,
     ):
-        if item.pushed is not None:
-            print(f"commit: {item.pushed.url}")
+        if item.url is not None:
+            print(f"commit: {item.url}")
         published.append(item)
     if args.dry_run:
         print("dry run: nothing was written")

@@ -1,10 +1,11 @@
-"""What the config.json of a model folder may say. Needs no torch."""
+"""The format of a model folder's config.json: its version, and what it may say. Needs no torch."""
 
 from typing import Any
 
 from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
 
 FORMAT_VERSION = 1
+"""Of the part under the key `cassle_zoo`; others are refused by :func:`_check_own`."""
 
 LARGEST_SIDE = 2048
 """Largest height and width of images in pixels: what is larger is a mistake or an attack."""
@@ -13,7 +14,7 @@ SMALLEST_STD = 1e-6
 """Smallest standard deviation of pixels within [0, 1]; dividing by less overflows."""
 
 MOST_LAYERS = 1000
-"""Most layers in a stage; far more take minutes to build before the weights turn out not to fit."""
+"""Most layers in a stage; far more take minutes to build, and then the weights do not fit."""
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
@@ -29,7 +30,7 @@ _LOADING_ARGS = (
     "no_jit",
 )
 
-# timm fields that say where weights come from; in a model folder they lie beside config.json.
+# timm fields that say where weights come from; in a model folder they are beside config.json.
 _SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 
 

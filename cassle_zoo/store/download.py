@@ -19,7 +19,7 @@ from cassle_zoo.common.errors import (
 from cassle_zoo.store.folder import MODEL_FILE
 from cassle_zoo.version import __version__
 
-# Formats that are read by unpickling, which runs whatever the file says.
+# Formats that are read by unpickling, which runs what the file says.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
 
 

@@ -78,13 +78,13 @@ class Pushed:
 
     Attributes:
         plan: What was to be done.
-        commit: Commit that has the files, 40 hexadecimal digits.
+        commit: Commit that has the files, 40 hexadecimal digits; `None` if it was only planned.
         url: Its address, or the pull request's.
     """
 
     plan: PushPlan
-    commit: str
-    url: str
+    commit: str | None = None
+    url: str | None = None
 
 
 def plan_push(
@@ -105,8 +105,8 @@ def plan_push(
         replace_card: Whether to replace a README.md that the repository has.
 
     Raises:
-        ModelFolderError: If a check of :func:`cassle_zoo.hub.publish.verify.verify_folder` fails; all that
-            fail are named. If a file is a symbolic link that leads out of the folder.
+        ModelFolderError: If a check of :func:`cassle_zoo.hub.publish.verify.verify_folder` fails;
+            all that fail are named. If a file is a symbolic link that leads out of the folder.
         ConfigError: If `repo_id` is malformed, is public though `private` is wanted, or does not
             exist though `create_pr` is wanted.
         HubError: If the Hub refuses or cannot be reached.
@@ -246,21 +246,6 @@ def _check_arrived(plan: PushPlan, commit: str) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A model of the zoo on the Hub.
-
-    Attributes:
-        name: Full name in the registry.
-        plan: What was, or would be, uploaded.
-        pushed: The commit; `None` if nothing was to be done.
-    """
-
-    name: str
-    plan: PushPlan
-    pushed: Pushed | None
-
-
 def publish(
     org: str,
     *,
@@ -268,7 +253,7 @@ def publish(
     replace_card: bool = False,
     dry_run: bool = False,
     on_plan: Callable[[PushPlan], None] | None = None,
-) -> Iterator[Published]:
+) -> Iterator[Pushed]:
     """Push every released model to `ORG/FULL_NAME`, one after the other.
 
     Args:
@@ -296,28 +281,26 @@ def publish(
                 plan = plan_push(folder, repo_id, private=private, replace_card=replace_card)
                 if on_plan is not None:
                     on_plan(plan)
-                yield Published(name=name, plan=plan, pushed=None)
+                yield Pushed(plan=plan)
             else:
-                done = push(
+                yield push(
                     folder, repo_id, private=private, replace_card=replace_card, on_plan=on_plan
                 )
-                yield Published(name=name, plan=done.plan, pushed=done)
 
 
-def registry_lines(published: Sequence[Published]) -> str:
+def registry_lines(published: Sequence[Pushed]) -> str:
     """Write the entries of `_HUB` and `_SHA256` in cassle_zoo/specs.py.
 
     Args:
-        published: The models; the commit of one that was not pushed is written `COMMIT`.
+        published: The models; the commit of one that was only planned is written `COMMIT`.
     """
     lines = ["_HUB: Mapping[str, tuple[str, str]] = {"]
     for item in published:
-        commit = item.pushed.commit if item.pushed else "COMMIT"
-        lines += [f'    "{item.name}": (', f'        "{item.plan.repo_id}",']
-        lines += [f'        "{commit}",', "    ),"]
+        lines += [f'    "{item.plan.model}": (', f'        "{item.plan.repo_id}",']
+        lines += [f'        "{item.commit or "COMMIT"}",', "    ),"]
     lines += ["}", "", "_SHA256: Mapping[str, Mapping[str, str]] = {"]
     for item in published:
-        lines.append(f'    "{item.name}": {{')
+        lines.append(f'    "{item.plan.model}": {{')
         # The card may be edited on the Hub, so it is not pinned.
         lines += [
             f'        "{f.name}": "{f.sha256}",' for f in item.plan.files if f.name != CARD_FILE
