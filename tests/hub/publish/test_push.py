@@ -161,7 +161,7 @@ def test_nothing_else_in_the_folder_is_uploaded(
     for name in (".env", "pytorch_model.bin", "id_rsa", "other.safetensors"):
         (folder / name).write_text("secret")
     done = push(folder, REPO)
-    found = uploads.repositories.files(REPO, done.commit)
+    found = uploads.repositories.files(REPO, str(done.commit))
     assert found.keys() == {".gitattributes", *FOLDER_FILES}
 
 
