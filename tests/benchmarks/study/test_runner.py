@@ -172,7 +172,7 @@ def test_a_worker_that_waited_for_the_grid_goes_on(
             finish(job)
         yield None
 
-    def finish(job: Job) -> None:
+    def finish(job: Job) -> bool:
         result = dataclasses.replace(
             make_record(job, runner.output, runner.machine),
             results={},
@@ -180,9 +180,10 @@ def test_a_worker_that_waited_for_the_grid_goes_on(
         )
         finished.append(job.name)
         result.save(runner.record_path(job))
+        return True
 
     monkeypatch.setattr(StudyRunner, "_claim", claim_late)
-    monkeypatch.setattr(StudyRunner, "_do", lambda self, job, data: finish(job) is None)
+    monkeypatch.setattr(StudyRunner, "_do", lambda self, job, data: finish(job))
     monkeypatch.setattr(StudyRunner, "_is_done", lambda self, job: job.name in finished)
     monkeypatch.setattr(
         runner_module, "choose", lambda records: runner.design.recipe_hyper_parameters()

@@ -36,6 +36,7 @@ def test_paired_interval_is_that_of_the_paired_t_test(count: int) -> None:
         dict(enumerate(first)), {99: 0.0} | dict(reversed(list(enumerate(second.tolist()))))
     )
     assert found is not None
+    assert found.half_width is not None
     expected = stats.ttest_rel(first, second)
     interval = expected.confidence_interval(0.95)
     assert found.mean == pytest.approx(np.mean(first - second))
