@@ -237,7 +237,8 @@ def test_unknown_data_and_odd_text_do_not_break_the_card(folder: Path) -> None:
     }
     config["cassle_zoo"]["name"] = "x: {y}\n- z"
     card = ModelCard(str(render_card(config, results=[result(folder)])))
-    assert card.data.to_dict()["model_name"] == "x: {y}\n- z"
+    data: Any = card.data
+    assert data.model_name == "x: {y}\n- z"
     assert "- Data: my --- # photos \\| €" in card.text
     assert "- Licence of the data: mine: 'all rights'" in card.text
     assert "\n## Heading" not in card.text
