@@ -50,16 +50,14 @@ layers: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 documents: $(VENV)/.installed-dev
-	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --check
-	$(BIN)/python -m cassle_zoo.hub.cards.bundled --check
+	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --bundled --check
 
 style: $(VENV)/.installed-dev ## fix what lint and format can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed-dev ## write the generated documents anew
-	$(BIN)/python -m cassle_zoo.hub.cards.model_cards
-	$(BIN)/python -m cassle_zoo.hub.cards.bundled
+	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --bundled
 
 clean: ## remove everything that make created
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

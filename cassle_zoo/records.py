@@ -1,75 +1,179 @@
-"""Recorded results: one JSON file per evaluated model, with all that is needed to repeat it."""
+"""The contracts between the stages, each written once: a run's export, and an evaluation's result.
+
+train leaves a `RunExport` that hub reads; eval leaves a `Result` that hub, the report and the study
+read. Both are JSON with a `format_version`; `cassle-zoo upgrade` rewrites older files.
+"""
 
 import datetime
-import json
 import math
-import os
 import platform
+import subprocess
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
-from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.files import parse_json
+from cassle_zoo.common.errors import DataError, ModelFolderError
+from cassle_zoo.common.files import parse_json, to_json, write_json, write_text
+from cassle_zoo.specs import RANDOM_INIT, RAW_PIXELS
+from cassle_zoo.version import __version__
 
-SCHEMA = 1
+FORMAT_VERSION = 2
+"""Of run exports, results and the study's records."""
 
-_TYPES: Mapping[str, type] = {
-    "task": str,
-    "model": dict,
-    "data": dict,
-    "protocol": dict,
-    "metrics": dict,
-    "seed": int,
-    "versions": dict,
-    "command": str,
-    "seconds": dict,
-    "created": str,
-    "series": dict,
-    "files": list,
+FINAL_FOLDER = "final"
+EXPORT_FILE = "export.json"
+BACKBONE_FILE = "backbone.safetensors"
+PROJECTOR_FILE = "projector.safetensors"
+
+RENAMED_SETTINGS: Mapping[str, str] = {
+    "conditioning.how": "conditioning.mode",
+    "data.max_bad_share": "data.max_bad_fraction",
 }
+"""Settings of a training that had another name in format 1, by that name."""
+
+# Parts of a protocol about the features themselves, which differ between any two models.
+_OF_THE_FEATURES = ("input", "chosen")
+
+Finite = Annotated[float, math.isfinite]
+FileName = Annotated[str, lambda name: Path(name).name == name]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunExport:
+    """What a finished run says about the weights beside it, in `RUN/final/export.json`.
+
+    Backbone (under timm's keys) and projector are beside it in `BACKBONE_FILE` and
+    `PROJECTOR_FILE`, in float32; `export.json` is written last.
+
+    Attributes:
+        name: Full name of the model.
+        method: Joint-embedding method.
+        timm_arch: Name of the timm model that the weights fit.
+        model_args: Arguments that timm's model must be given.
+        projector: Fields of `ProjectorConfig`.
+        input_size: (channels, height, width) in pixels.
+        mean: Per-channel mean subtracted from images in [0, 1].
+        std: Per-channel standard deviation they are divided by.
+        training: How the weights were made: `config` (all settings), `steps`, `command`, and what
+            :func:`code_version` returns.
+    """
+
+    name: str
+    method: str
+    timm_arch: str
+    model_args: dict[str, Any] = field(default_factory=dict)
+    projector: dict[str, Any]
+    input_size: tuple[int, int, int]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Finite, Finite, Finite]
+    training: dict[str, Any]
+
+    def save(self, final: Path) -> None:
+        """Write `export.json` to the folder `final` of a run, in which the weights are already."""
+        values = {"format_version": FORMAT_VERSION, **asdict(self)}
+        write_json(final / EXPORT_FILE, values, sync=True)
+
+    @classmethod
+    def load(cls, run: Path) -> Self:
+        """Read the export of the run in a folder.
+
+        Raises:
+            ModelFolderError: If the run is not finished, or `export.json` is malformed or of
+                another format.
+        """
+        path = run / FINAL_FOLDER / EXPORT_FILE
+        if not path.is_file():
+            raise ModelFolderError(
+                f"{path} is missing, so {run} is not a finished run. Repeat its `cassle-zoo train` "
+                "command to continue it."
+            )
+        try:
+            return _from_json(cls, path.read_text(encoding="utf-8"), str(path))
+        except (DataError, UnicodeDecodeError) as error:
+            raise ModelFolderError(f"{error} If it is damaged, finish the run again.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredModel:
+    """The model of a result.
+
+    Attributes:
+        name: Name, without folders.
+        sha256: Of its weights; None if it has none.
+    """
+
+    name: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredData:
+    """The dataset of a result.
+
+    Attributes:
+        name: Name, without folders.
+        sha256: Of images and labels.
+    """
+
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one evaluation of one model gave.
+    """What one evaluation of one model found, with all that is needed to repeat it.
 
     Attributes:
-        task: The evaluation, for example ``"emoji64"``.
-        model: ``name``, and ``sha256`` of its weights (None if it has no weights).
-        data: ``name`` and ``sha256`` of the dataset.
+        task: The evaluation, for example `emoji64`.
+        model: What was measured.
+        data: What it was measured on.
         protocol: How it was measured, by part.
         metrics: Values by sub-task and metric; accuracies and recalls are in [0, 1].
-        seed: Seed of whatever was random.
+        seed: Seed of everything random.
         versions: Versions of the software that took part.
-        command: What to run to measure it again.
-        seconds: How long each part took.
-        created: When, in UTC (ISO 8601).
+        command: The command that repeats the measurement.
+        seconds: Duration of each part.
+        created: Time of the measurement, in UTC (ISO 8601).
         series: Curves by name, for figures.
         files: Names of images and pages that were written beside the result.
     """
 
     task: str
-    model: dict[str, str | None]
-    data: dict[str, str]
+    model: MeasuredModel
+    data: MeasuredData
     protocol: dict[str, Any]
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, Finite]]
     seed: int
     versions: dict[str, str]
     command: str
-    seconds: dict[str, float]
+    seconds: dict[str, Finite]
     created: str
     series: dict[str, list[float]] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
+    files: list[FileName] = field(default_factory=list)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing was learned: raw pixels, or an untrained network."""
+        return self.model.name == RAW_PIXELS or self.model.name.startswith(RANDOM_INIT)
+
+    def is_comparable(self, other: "Result") -> bool:
+        """Return whether both were measured in the same way on the same data."""
+        return self._conditions() == other._conditions()
+
+    def _conditions(self) -> tuple[object, ...]:
+        protocol = {k: v for k, v in self.protocol.items() if not k.startswith(_OF_THE_FEATURES)}
+        return self.task, self.data, self.seed, protocol
 
     def to_json(self) -> str:
         """Write as JSON; equal results give equal text."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+        return to_json({"format_version": FORMAT_VERSION, **asdict(self)})
 
     @classmethod
-    def from_json(cls, text: str, source: str = "result") -> "Result":
+    def from_json(cls, text: str, source: str = "result") -> Self:
         """Read what :meth:`to_json` wrote.
 
         Args:
@@ -77,35 +181,18 @@ class Result:
             source: What to call it in error messages.
 
         Raises:
-            DataError: If it is not JSON, of another schema, incomplete, or holds a value of a
+            DataError: If it is not JSON, of another format, incomplete, or holds a value of a
                 wrong type or a metric that is not finite.
         """
-        try:
-            content = parse_json(text)
-        except ValueError as error:
-            raise DataError(f"{source} is not a JSON object: {error}.") from error
-        schema = content.pop("schema", None)
-        if schema != SCHEMA:
-            raise DataError(
-                f"{source} has schema {schema!r}, this version reads {SCHEMA}; "
-                "record it anew with `cassle-zoo eval`."
-            )
-        _check(content, source)
-        return cls(**content)
+        return _from_json(cls, text, source)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a file; an existing one is replaced only by a complete one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            partial.write_text(self.to_json(), encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    def save(self, path: str | Path) -> None:
+        """Write to a file, whole or not at all; its folder is created."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, self.to_json())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Result":
+    def load(cls, path: str | Path) -> Self:
         """Read from a file.
 
         Raises:
@@ -118,19 +205,40 @@ class Result:
         return cls.from_json(text, str(path))
 
 
+def take_format_version(values: dict[str, Any], source: str) -> None:
+    """Remove `format_version` from the content of a file, and check it.
+
+    Raises:
+        DataError: If it is not the current one.
+    """
+    found = values.pop("format_version", None)
+    if found == FORMAT_VERSION:
+        return
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        fix = "update cassle-zoo to read it"
+    else:
+        fix = "`cassle-zoo upgrade PATH` rewrites files of earlier versions"
+    raise DataError(
+        f"{source} has format_version {found}, but this version reads {FORMAT_VERSION}; {fix}."
+    )
+
+
 def software_versions() -> dict[str, str]:
-    """Return the versions of Python and the packages that decide about numbers."""
+    """Return the versions of Python and of the packages that decide about numbers."""
     import timm
     import torch
 
-    import cassle_zoo
-
     return {
-        "cassle_zoo": cassle_zoo.__version__,
+        "cassle_zoo": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
+
+
+def code_version() -> dict[str, str | None]:
+    """Return the versions of the software, and the git commit if it runs from a clone."""
+    return {**software_versions(), "commit": _commit(Path(__file__).resolve().parents[1])}
 
 
 def now_utc() -> str:
@@ -138,39 +246,74 @@ def now_utc() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _check(content: Mapping[str, Any], source: str) -> None:
-    names = {field.name for field in fields(Result)}
-    needed = {f.name for f in fields(Result) if f.default_factory is MISSING}
-    if not needed <= set(content) <= names:
-        missing = ", ".join(sorted(needed - set(content))) or "nothing"
-        extra = ", ".join(sorted(set(content) - names)) or "nothing"
-        raise DataError(f"{source} lacks {missing} and has {extra} that is unknown.")
-    for name in content:
-        kind, value = _TYPES[name], content[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise DataError(f"{source}: {name} is {value!r}, expected {kind.__name__}.")
-    for part, kinds in {"model": (str, NoneType), "data": (str,)}.items():
-        own = content[part]
-        if set(own) != {"name", "sha256"} or not (
-            isinstance(own["name"], str) and isinstance(own["sha256"], kinds)
-        ):
-            raise DataError(f"{source}: {part} is {own!r}, expected name and sha256.")
-    for task, metrics in content["metrics"].items():
-        if not isinstance(metrics, dict):
-            raise DataError(f"{source}: metrics of {task} are {metrics!r}, expected an object.")
-        for metric, value in metrics.items():
-            if not _is_number(value):
-                raise DataError(f"{source}: {task} {metric} is {value!r}, expected a number.")
-    for name, value in content["seconds"].items():
-        if not _is_number(value):
-            raise DataError(f"{source}: seconds of {name} are {value!r}, expected a number.")
-    for name, values in content.get("series", {}).items():
-        if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
-            raise DataError(f"{source}: series {name} is {values!r}, expected a list of numbers.")
-    for name in content.get("files", []):
-        if not isinstance(name, str) or Path(name).name != name:
-            raise DataError(f"{source}: {name!r} is not the name of a file beside the result.")
+def _commit(root: Path) -> str | None:
+    """Return the commit of a clone; `None` of an installed package, also within another clone."""
+    if not (root / ".git").exists():
+        return None
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        git = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git on this machine, or not its clone
+        return None
+    return git.stdout.strip()
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _from_json(kind: type[T], text: str, source: str) -> T:
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{source} is not a JSON object: {error}.") from error
+    take_format_version(values, source)
+    try:
+        content: T = _read(kind, values, "the file")
+    except ValueError as error:
+        raise DataError(f"{source}: {error}.") from None
+    return content
+
+
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """Return a JSON value as a type wants it: lists as tuples, objects as dataclasses.
+
+    Raises:
+        ValueError: If it is of another type; the message says `name`.
+    """
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is Any or (value is None and NoneType in arguments):
+        return value
+    if origin is UnionType:
+        return _read(arguments[0], value, name)
+    if origin is Annotated:
+        if not arguments[1](_read(arguments[0], value, name)):
+            raise ValueError(f"{name} must not be {value!r}")
+        return value
+    json_type, word = _JSON.get(origin, (dict, "an object"))
+    if not isinstance(value, json_type) or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, expected {word}")
+    if origin is list:
+        return [_read(arguments[0], item, name) for item in value]
+    if origin is dict:
+        return {key: _read(arguments[1], item, f"{name}.{key}") for key, item in value.items()}
+    if origin is tuple:
+        if len(value) != len(arguments):
+            raise ValueError(f"{name} is {value!r}, expected {len(arguments)} values")
+        return tuple(_read(own, item, name) for own, item in zip(arguments, value, strict=True))
+    return _read_object(kind, value, name) if is_dataclass(kind) else value
+
+
+def _read_object(kind: Any, values: Mapping[str, Any], name: str) -> Any:
+    hints = get_type_hints(kind, include_extras=True)
+    needed = {f.name for f in fields(kind) if f.default_factory is MISSING}
+    for what, wrong in (("lacks", needed - set(values)), ("has unknown", set(values) - set(hints))):
+        if wrong:
+            raise ValueError(f"{name} {what} {', '.join(sorted(wrong))}")
+    prefix = "" if name == "the file" else f"{name}."
+    return kind(**{key: _read(hints[key], item, prefix + key) for key, item in values.items()})
+
+
+_JSON: Mapping[Any, tuple[Any, str]] = {
+    str: (str, "a text"),
+    int: (int, "a whole number"),
+    float: (int | float, "a number"),
+    list: (list, "a list"),
+    tuple: (list, "a list"),
+}

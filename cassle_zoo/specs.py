@@ -222,20 +222,20 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
     "resnet18_cassle_simclr.emoji64": {
         "model.safetensors": "26ac50e640baf5a95e2b0c1a1b4130c940cab4972c61957c2481fc40a503a92d",
         "projector.safetensors": "ddabb5eb006f005a5c9b660cee37e0ed7dc75bef079de9eac4fac7c0a5b66f0c",
-        "config.json": "9996fe872ffbe3dfb6e60a2c99d04ac4dddf431b7ca76231d0fa0e07ad246ebe",
-        "reference.safetensors": "4f3a4346f08379ca663371740492dee63ce0b296aacffd66a2051bd235ec4468",
+        "config.json": "3138e0e648737664dd7d7c89b653f63e6a196ba6d7d1021bc8d6af3b48bb905a",
+        "reference.safetensors": "9f4283a2a2abcfded640e9c7419e7b75c19434277f4764a6dac42f002d87586b",
     },
     "resnet18_simclr.emoji64": {
         "model.safetensors": "767ee629d8b01623e081ddeb2b996fb3baa1f4cd592b7cd936204293967ddb15",
         "projector.safetensors": "b8d56856d54e608b56329201473e80ed0daf50ab1192f1058f21d087f1652167",
-        "config.json": "7a64da4c3b7e7e856f9985c62e5566a8b3a609394c0a32709bf88e872a787887",
-        "reference.safetensors": "23035fcd2cf5237beb2540dacf57687776059208de4f680630f34b4129dcfa8f",
+        "config.json": "2d41d9738133e8933982d612d640519f6d5a1077e29e985bd6e13fc1abde3130",
+        "reference.safetensors": "6e91a8445b0a31ea6f3af26b9e88de75592dee604832df5784157f213e109833",
     },
     "resnet50_cassle_simclr.emoji64": {
         "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",
         "projector.safetensors": "d806d121622ff9ba74f8b352e21db3931447fbbc77b4a578368d29ed8f1a32f4",
-        "config.json": "0bee235fafd8eb51458bee197cb11abb3f2e8a3779fec795ea06d684af14d237",
-        "reference.safetensors": "613723a614718a62d507bb2db953d732a589e7108c3ffd7bfee3f5b9c271651f",
+        "config.json": "5c88140a014183b6e072bcffb07b5acf19d1f2d6b30bac5345e2024675b392bd",
+        "reference.safetensors": "b2cb66319b82aeca687f1ea24e8845ff5200ccfcba625facd7e4e7677442f972",
     },
 }
 

@@ -322,3 +322,13 @@ class Evaluator(Protocol):
 def first_few(values: Sequence[object], count: int = 10) -> str:
     """Return the first of some values as a list for messages."""
     return ", ".join(map(str, values[:count])) + (", ..." if len(values) > count else "")
+
+
+def check_distinct(name: str, values: Sequence[object]) -> None:
+    """Check that a setting has at least one value, and none twice.
+
+    Raises:
+        ConfigError: Naming the setting and its values.
+    """
+    if not values or len(set(values)) < len(values):
+        raise ConfigError(f"{name} must be one or more different values, got {tuple(values)}.")

@@ -1,6 +1,8 @@
 """`cassle-zoo eval`: an evaluator, with any setting overridden, on models side by side."""
 
 import dataclasses
+import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,6 @@ import tyro
 
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
-from cassle_zoo.eval.command import public_command
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.feature_cache import FeatureCache
 from cassle_zoo.eval.protocols import EVALUATORS
@@ -20,11 +21,13 @@ from cassle_zoo.eval.recording import check_folder, check_output, place_for, wri
 from cassle_zoo.eval.report import page as report
 from cassle_zoo.eval.report.tables import format_table
 from cassle_zoo.eval.runner import evaluate
-from cassle_zoo.eval.sources import FORMS, open_source
+from cassle_zoo.eval.sources import FORMS, FeatureSource, open_source
 from cassle_zoo.records import Result
 
 REPORT = "report"
 DEFAULT_DATASET = "emoji64"
+
+_NO_EFFECT = ("cache", "no_cache", "progress")  # settings that change no number
 
 Settings = TypeVar("Settings", bound=Evaluator)
 
@@ -86,52 +89,59 @@ def run_evaluator(task: str, argv: Sequence[str]) -> int:
     models = tuple(dict.fromkeys(arguments.models))
     if len(models) < len(arguments.models):
         print("note: a model that is named twice is measured once", file=sys.stderr)
-    _check(arguments, models)
+    sources = _open(arguments, models)
     data = open_data(arguments.dataset, arguments.data, download=arguments.download)
     results: list[Result] = []
     try:
         for model in models:
             with _naming(model, among=models):
-                _measure(task, model, data, arguments, results)
+                # Popped, so that a network that has been measured leaves the memory.
+                _measure(task, model, sources.pop(model), data, arguments, results)
     finally:
-        # Whatever becomes of the rest, what was found is shown.
+        # Even if a later model fails, what was found is shown.
         if results:
             print(format_table(results))
     return 0
 
 
-def _check(arguments: Arguments[Any], models: Sequence[str]) -> None:
-    """Check what can be checked before anything is computed: models, output and cache."""
+def _open(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, FeatureSource]:
+    """Open the models, and check output and cache, before anything is computed."""
     if not models:
         raise ConfigError(f"name at least one model to measure. {FORMS}")
     if arguments.dataset not in DATASETS:
         raise unknown_name("dataset", arguments.dataset, DATASETS)
     if arguments.output is not None:
         check_output(arguments.output, len(models))
-    runs = False
+    sources = {}
     for model in models:
         with _naming(model, among=models):
-            # Not kept, so that only one model at a time is in memory.
-            runs |= open_source(model, seed=arguments.compute.seed).model is not None
-    if runs and not arguments.compute.no_cache:
+            sources[model] = open_source(model, seed=arguments.compute.seed)
+    extracts = any(source.model is not None for source in sources.values())
+    if extracts and not arguments.compute.no_cache:
         folder = FeatureCache(arguments.compute.cache).folder
-        check_folder(folder, "--cache FOLDER, or keep nothing with --no-cache")
+        check_folder(folder, "--cache FOLDER, or cache nothing with --no-cache")
+    return sources
 
 
 def _measure(
-    task: str, model: str, data: EvalData, arguments: Arguments[Any], results: list[Result]
+    task: str,
+    model: str,
+    source: FeatureSource,
+    data: EvalData,
+    arguments: Arguments[Any],
+    results: list[Result],
 ) -> None:
     """Measure one model, add the result to `results`, and record it if asked to."""
+    settings, compute = arguments.settings, arguments.compute
     command = public_command(
         task,
         model,
         arguments.data,
         dataset=None if arguments.dataset == DEFAULT_DATASET else arguments.dataset,
         download=arguments.download,
-        settings=[arguments.compute, arguments.settings],
+        settings=[compute, settings],
     )
-    settings, compute = arguments.settings, arguments.compute
-    result, outcome = evaluate(task, settings, model, data, compute, command=command)
+    result, outcome = evaluate(task, settings, source, data, compute, command=command)
     results.append(result)
     if arguments.output is not None:
         path, remark = place_for(arguments.output, result)
@@ -141,7 +151,7 @@ def _measure(
 
 @contextmanager
 def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
-    """Say in warnings, and of several models in errors, which model they are about."""
+    """Name the model in warnings and, if there are several, in errors."""
 
     def show(message: Warning | str, *_: object) -> None:
         print(f"warning: {model}: {message}", file=sys.stderr)
@@ -157,6 +167,53 @@ def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
             # Some errors about data take other arguments than a message.
             kind = DataError if isinstance(error, DataError) else type(error)
             raise kind(f"{model}: {error}") from error
+
+
+def public_command(
+    task: str, model: str, data: Path, *, dataset: str | None, download: bool, settings: list[Any]
+) -> str:
+    """Return the command that repeats a measurement, without the user's folders and defaults.
+
+    Args:
+        task: Name of the evaluation.
+        model: As on the command line.
+        data: Path of the dataset, of which the last part is shown.
+        dataset: Its name; None for the default.
+        download: Whether it may be downloaded.
+        settings: Dataclasses whose fields are options.
+    """
+    words = ["cassle-zoo", "eval", task, _without_folders(model), "--data", _last(data)]
+    words += ["--dataset", dataset] if dataset is not None else []
+    words += ["--download"] if download else []
+    return shlex.join(words + [word for own in settings for word in _options(own)])
+
+
+def _options(settings: Any, prefix: str = "") -> list[str]:
+    words: list[str] = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        make = field.default_factory
+        default = field.default if make is dataclasses.MISSING else make()
+        name = prefix + field.name.replace("_", "-")
+        if value == default or field.name in _NO_EFFECT:
+            continue
+        if dataclasses.is_dataclass(value):
+            words += _options(value, f"{name}.")
+        elif isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            values = value if isinstance(value, tuple | list) else [value]
+            words += [f"--{name}", *map(str, values)]
+    return words
+
+
+def _last(path: str | Path) -> str:
+    return Path(os.path.abspath(path)).name
+
+
+def _without_folders(model: str) -> str:
+    prefix, colon, rest = model.partition(":")
+    return f"{prefix}:{_last(rest)}" if colon and prefix in ("local-dir", "features") else model
 
 
 def _usage() -> str:

@@ -1,13 +1,13 @@
-"""Where results are written, so that none replaces the result of another measurement."""
+"""Records results in files, so that none replaces the result of another measurement."""
 
 import dataclasses
-import hashlib
 import json
 import re
 import tempfile
 from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError
+from cassle_zoo.common.files import sha256, write_bytes
 from cassle_zoo.eval.base import Outcome
 from cassle_zoo.records import Result
 
@@ -17,7 +17,7 @@ _MARK = 8  # hexadecimal digits
 
 
 def is_file(output: Path) -> bool:
-    """Return whether `output` names a result's file, not a folder."""
+    """Return whether `output` names the file of a result, not a folder."""
     return output.suffix == ".json"
 
 
@@ -26,7 +26,7 @@ def check_folder(folder: Path, option: str) -> None:
 
     Args:
         folder: The folder.
-        option: What chooses another one, for the message.
+        option: The option that chooses another one, for the message.
 
     Raises:
         ConfigError: If they cannot.
@@ -63,15 +63,15 @@ def measurement(result: Result) -> str:
     strengths = {k: v for k, v in result.series.items() if k.startswith(_STRENGTHS)}
     what = [
         result.task,
-        result.model,
-        result.data,
+        dataclasses.asdict(result.model),
+        dataclasses.asdict(result.data),
         result.seed,
         {k: v for k, v in result.protocol.items() if not k.startswith(_CHOSEN)},
         sorted((task, metric) for task, own in result.metrics.items() for metric in own),
         sorted(result.series),
         strengths,
     ]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(what, sort_keys=True))
 
 
 def place_for(output: Path, result: Result) -> tuple[Path, str]:
@@ -81,18 +81,17 @@ def place_for(output: Path, result: Result) -> tuple[Path, str]:
         output: `FILE.json`, which is taken as it is, or a folder. There the file is named after
             task, data and model; if that one holds another measurement (other settings, weights,
             data or seed), a hash is added to the name.
-        result: What is to be written.
+        result: The result to be written.
 
     Returns:
-        The file, and what to tell the user about it.
+        The file, and a remark on it for the user.
     """
     own = measurement(result)
-    parts = (result.task, result.data["name"], str(result.model["name"]))
+    parts = (result.task, result.data.name, result.model.name)
     first = output if is_file(output) else output / f"{'--'.join(map(slug, parts))}.json"
-    held = _measurement_in(first)
-    if held is None:
+    if not first.exists():
         return first, "recorded"
-    if held == own:
+    if _measurement_in(first) == own:
         return first, "recorded again"
     if first == output:
         return first, "recorded in place of another measurement"
@@ -106,8 +105,8 @@ def write(path: Path, result: Result, outcome: Outcome) -> None:
 
     Args:
         path: Of the JSON file.
-        result: What was found.
-        outcome: What belongs beside it.
+        result: The result.
+        outcome: Its outcome, whose files are written beside it.
 
     Raises:
         StorageError: If it cannot be written.
@@ -116,7 +115,7 @@ def write(path: Path, result: Result, outcome: Outcome) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            path.with_name(name).write_bytes(content)
+            write_bytes(path.with_name(name), content)
         dataclasses.replace(result, files=list(files)).save(path)
     except OSError as error:
         raise StorageError(f"cannot record {path}: {error.strerror or error}.") from error
@@ -128,10 +127,8 @@ def slug(text: str) -> str:
 
 
 def _measurement_in(path: Path) -> str | None:
-    """Return the hash of a recorded result, of anything else that is there `""`, or None."""
-    if not path.exists():
-        return None
+    """Return :func:`measurement` of a recorded result; None of any other file."""
     try:
         return measurement(Result.load(path))
     except DataError:
-        return ""
+        return None

@@ -1,4 +1,4 @@
-"""Runs evaluators: a source on a dataset gives a `Result`, ready to be recorded."""
+"""Runs evaluators: a source of features on a dataset gives a `Result`, ready to be recorded."""
 
 import time
 from collections.abc import Iterable
@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator, Outcome
 from cassle_zoo.eval.sources import FeatureSource, open_source
-from cassle_zoo.records import Result, now_utc, software_versions
+from cassle_zoo.records import (
+    MeasuredData,
+    MeasuredModel,
+    Result,
+    now_utc,
+    software_versions,
+)
 
 DECIMALS = 6
 
@@ -27,13 +33,13 @@ def evaluate(
     Args:
         task: Name of the evaluator, for the result.
         evaluator: What to measure.
-        model: What to measure; see `cassle_zoo.eval.sources.open_source`.
-        data: What to measure on.
+        model: What to measure it of; see `cassle_zoo.eval.sources.open_source`.
+        data: What to measure it on.
         compute: How to compute.
-        command: What to run to measure it again.
+        command: The command that repeats the measurement.
 
     Returns:
-        The result, and the outcome with whatever belongs beside the result.
+        The result, and the outcome with the files that belong beside the result.
 
     Raises:
         DataError: If the data cannot be used.
@@ -46,16 +52,15 @@ def evaluate(
     context = EvalContext(source, data, compute)
     started = time.perf_counter()
     outcome = evaluator.evaluate(context)
-    metrics = {
-        name: {metric: round(value, DECIMALS) for metric, value in values.items()}
-        for name, values in outcome.metrics.items()
-    }
     result = Result(
         task=task,
-        model={"name": context.source.name, "sha256": context.source.sha256},
-        data={"name": data.name, "sha256": data.sha256},
-        protocol={**_input(context), **data.notes, **outcome.protocol},
-        metrics=metrics,
+        model=MeasuredModel(name=source.name, sha256=source.sha256),
+        data=MeasuredData(name=data.name, sha256=data.sha256),
+        protocol={"input": _input(context), **data.notes, **outcome.protocol},
+        metrics={
+            name: {metric: round(value, DECIMALS) for metric, value in values.items()}
+            for name, values in outcome.metrics.items()
+        },
         series={
             name: [round(value, DECIMALS) for value in values]
             for name, values in outcome.series.items()
@@ -69,17 +74,17 @@ def evaluate(
     return result, outcome
 
 
-def _input(context: EvalContext) -> dict[str, Any]:
+def _input(context: EvalContext) -> str:
     """Describe what the network sees."""
     if context.source.model is None:
-        return {"input": "features from a file"}
+        return "features from a file"
     tensor: Tensor = context.transform(context.data.images[0][0])
     channels, height, width = tensor.shape
     steps = [f"{channels}x{height}x{width}, fp32"]
     for step in getattr(context.transform, "transforms", ()):
         if hasattr(step, "mean"):
             steps.append(f"mean ({_numbers(step.mean)}), std ({_numbers(step.std)})")
-    return {"input": "; ".join(steps)}
+    return "; ".join(steps)
 
 
 def _numbers(values: Iterable[Any]) -> str:

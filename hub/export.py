@@ -1,7 +1,5 @@
 """Turns a finished training run into a model folder, ready for the Hub."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,13 @@ from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.records import (
+    BACKBONE_FILE,
+    EXPORT_FILE,
+    FINAL_FOLDER,
+    PROJECTOR_FILE,
+    RunExport,
+)
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 from cassle_zoo.store.tensors import (
     check_backbone_keys,
@@ -21,21 +26,7 @@ from cassle_zoo.store.tensors import (
 )
 from cassle_zoo.zoo.registry import make_config
 
-EXPORT_FILE = "export.json"
-BACKBONE_FILE = "backbone.safetensors"
-RUN_PROJECTOR_FILE = "projector.safetensors"
 DTYPES = (torch.float16, torch.float32)
-
-_FIELDS: Mapping[str, type] = {
-    "name": str,
-    "method": str,
-    "timm_arch": str,
-    "projector": dict,
-    "mean": list,
-    "std": list,
-    "input_size": list,
-    "training": dict,
-}
 
 
 def export_run(
@@ -67,27 +58,43 @@ def export_run(
         ConfigError: If `dtype` is another type.
     """
     check_dtype(dtype)
-    final = Path(run_dir) / "final"
-    info = _read_info(final)
-    backbone_path, projector_path = final / BACKBONE_FILE, final / RUN_PROJECTOR_FILE
-
-    if not timm.is_model(info["timm_arch"]):
-        raise ModelFolderError(f"{final / EXPORT_FILE}: timm has no model {info['timm_arch']!r}.")
-    model_args = info.get("model_args", {})
-    backbone: Any = timm.create_model(info["timm_arch"], num_classes=0, **model_args)
-    state = read_tensors(backbone_path)
+    export, final = RunExport.load(Path(run_dir)), Path(run_dir) / FINAL_FOLDER
+    described_by = final / EXPORT_FILE
+    if not timm.is_model(export.timm_arch):
+        raise ModelFolderError(f"{described_by}: timm has no model {export.timm_arch!r}.")
+    backbone: Any = timm.create_model(export.timm_arch, num_classes=0, **export.model_args)
+    state = read_tensors(final / BACKBONE_FILE)
     check_backbone_keys(state, backbone)
-    load_strictly(backbone, state, backbone_path)
+    load_strictly(backbone, state, final / BACKBONE_FILE)
 
-    projector = ConditionedProjector(_projector_config(info, final))
-    load_strictly(projector, read_tensors(projector_path), projector_path)
+    try:
+        projector = ConditionedProjector(ProjectorConfig.from_dict(export.projector))
+    except (TypeError, ValueError) as error:
+        raise ModelFolderError(f"{described_by}: {error}") from error
+    load_strictly(projector, read_tensors(final / PROJECTOR_FILE), final / PROJECTOR_FILE)
 
     if license is None:
-        license = MODEL_SPECS[info["name"]].license if info["name"] in MODEL_SPECS else "unknown"
-    spec = _spec(info, projector.config, backbone.num_features, license)
-    config = make_config(
-        spec, backbone, projector=projector.config, training={"data": spec.data, **info["training"]}
+        known = MODEL_SPECS.get(export.name)
+        license = "unknown" if known is None else known.license
+    name, _, tag = export.name.partition(".")
+    spec = ModelSpec(
+        name=name,
+        tag=tag,
+        arch=export.timm_arch,
+        timm_arch=export.timm_arch,
+        model_args=export.model_args,
+        method=export.method,
+        conditioned=projector.config.conditioning != "none",
+        input_size=export.input_size,
+        mean=export.mean,
+        std=export.std,
+        num_features=backbone.num_features,
+        data=tag,
+        recipe=export.name,
+        license=license,
     )
+    training = {"data": tag, **export.training}
+    config = make_config(spec, backbone, projector=projector.config, training=training)
     return save_model_folder(
         out_dir,
         config=config,
@@ -110,53 +117,3 @@ def check_dtype(dtype: torch.dtype) -> None:
         raise ConfigError(
             f"dtype {dtype} is not allowed; use one of {', '.join(map(str, DTYPES))}."
         )
-
-
-def _read_info(final: Path) -> dict[str, Any]:
-    path = final / EXPORT_FILE
-    if not path.is_file():
-        raise ModelFolderError(
-            f"{path} is missing: {final.parent} is no finished run. The same `cassle-zoo train` "
-            "command run again continues an unfinished one."
-        )
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFolderError(f"{path} is not JSON ({error}); finish the run again.") from error
-    wrong = [
-        f"{key} ({kind.__name__})"
-        for key, kind in _FIELDS.items()
-        if not isinstance(info, dict) or not isinstance(info.get(key), kind)
-    ]
-    if wrong:
-        raise ModelFolderError(f"{path} lacks {', '.join(wrong)}; finish the run again.")
-    return dict(info)
-
-
-def _projector_config(info: Mapping[str, Any], final: Path) -> ProjectorConfig:
-    try:
-        return ProjectorConfig.from_dict(info["projector"])
-    except (TypeError, ValueError) as error:
-        raise ModelFolderError(f"{final / EXPORT_FILE}: {error}") from error
-
-
-def _spec(
-    info: Mapping[str, Any], projector: ProjectorConfig, num_features: int, license: str
-) -> ModelSpec:
-    name, _, tag = info["name"].partition(".")
-    return ModelSpec(
-        name=name,
-        tag=tag,
-        arch=info["timm_arch"],
-        timm_arch=info["timm_arch"],
-        model_args=info.get("model_args", {}),
-        method=info["method"],
-        conditioned=projector.conditioning != "none",
-        input_size=tuple(info["input_size"]),
-        mean=tuple(info["mean"]),
-        std=tuple(info["std"]),
-        num_features=num_features,
-        data=tag,
-        recipe=info["name"],
-        license=license,
-    )

@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     args = parser.parse_args()
 
-    from cassle_zoo.train.run.export import code_version
+    from cassle_zoo.records import code_version
 
     args.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {}

@@ -11,7 +11,7 @@ from benchmarks.study.design import MAIN, HyperParameters, Job
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.files import read_json, write_text
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.records import Result
+from cassle_zoo.records import FORMAT_VERSION, Result, take_format_version
 from cassle_zoo.train.run.fingerprint import flat_settings
 
 RECORDS = Path(__file__).resolve().parent / "records"
@@ -52,14 +52,14 @@ class Record:
     @property
     def is_conditioned(self) -> bool:
         """Whether the projector is conditioned on ω."""
-        settings = self.settings.get("conditioning", {})
-        mode: str = settings.get("mode", settings.get("how", "none"))
+        mode: str = self.settings.get("conditioning", {}).get("mode", "none")
         return mode != "none"
 
     def save(self, path: Path) -> None:
         """Write to a file, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {"format_version": FORMAT_VERSION, **own}
         values["results"] = {task: json.loads(r.to_json()) for task, r in self.results.items()}
         write_text(path, json.dumps(values, ensure_ascii=False) + "\n")
 
@@ -72,6 +72,7 @@ class Record:
         """
         try:
             values = read_json(path)
+            take_format_version(values, str(path))
             results = values.pop("results")
             values["results"] = {
                 task: Result.from_json(json.dumps(content), f"{path}, {task}")
@@ -129,10 +130,10 @@ def check_data(records: Sequence[Record], data: EvalData) -> None:
     """
     for record in records:
         for result in record.results.values():
-            if result.data["sha256"] != data.sha256:
+            if result.data.sha256 != data.sha256:
                 raise ConfigError(
                     f"the record of {record.arm}, seed {record.seed}, is of other data: its sha256 "
-                    f"is {result.data['sha256']}, that of {data.name} as given {data.sha256}; use "
+                    f"is {result.data.sha256}, that of {data.name} as given {data.sha256}; use "
                     "the same data, or other records."
                 )
 

@@ -44,7 +44,8 @@ from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import open_source
-from cassle_zoo.hub.export import EXPORT_FILE, export_run
+from cassle_zoo.hub.export import export_run
+from cassle_zoo.records import EXPORT_FILE
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.run.faults import locked

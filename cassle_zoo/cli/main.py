@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cassle_zoo.cli import demo, features, hub, models, printable, reproduce
+from cassle_zoo.cli import demo, features, hub, models, printable, reproduce, upgrade
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.version import __version__
 
@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers.add_parser("eval", help="measure backbones on a dataset", add_help=False)
     hub.add_parser(subparsers)
     reproduce.add_parser(subparsers)
+    upgrade.add_parser(subparsers)
     return parser
 
 

@@ -94,7 +94,7 @@ def recorded_results(folder: Path = RESULTS) -> dict[str, "Result"]:
     from cassle_zoo.records import Result
 
     results = [Result.load(path) for path in sorted(folder.glob("*.json"))]
-    return {str(result.model["name"]): result for result in results}
+    return {result.model.name: result for result in results}
 
 
 def find_recorded(name: str) -> "Result":
@@ -147,17 +147,17 @@ def reproduce(
     from cassle_zoo.records import Result
     from cassle_zoo.train.loop import train
 
-    name = str(recorded.model["name"])
+    name = recorded.model.name
     images = open_data("emoji64", data)
-    if images.sha256 != recorded.data["sha256"]:
+    if images.sha256 != recorded.data.sha256:
         raise ConfigError(
             f"{data} is not the data of the recorded result: its sha256 is {images.sha256}, "
-            f"expected {recorded.data['sha256']}."
+            f"expected {recorded.data.sha256}."
         )
     path = out / "result.json"
     if path.exists():
         found = Result.load(path)
-        if (found.model["name"], found.data["sha256"]) != (name, images.sha256):
+        if (found.model.name, found.data.sha256) != (name, images.sha256):
             raise ConfigError(f"{path} is not a result of {name}; use another output folder.")
         return found
     command = f"cassle-zoo reproduce {name} --data {data.name} -o OUT"
@@ -262,7 +262,7 @@ def compare(
     Raises:
         ConfigError: If a recorded number was not measured.
     """
-    model = str(recorded.model["name"])
+    model = recorded.model.name
     of_seeds = read_json(Path(__file__).with_name(TOLERANCES)) if model in MODEL_SPECS else {}
     rows = []
     for task, metrics in recorded.metrics.items():

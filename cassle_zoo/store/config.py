@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from cassle_zoo import records
 from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = records.FORMAT_VERSION
 """Of the part under the key `cassle_zoo`; others are refused by :func:`_check_own`."""
 
 LARGEST_SIDE = 2048
@@ -124,9 +125,9 @@ def _largest(value: Any) -> float:
 def _check_own(own: dict[str, Any]) -> None:
     version = _get(own, "format_version", int)
     if version != FORMAT_VERSION:
+        fix = "update cassle-zoo" if version > FORMAT_VERSION else "run `cassle-zoo upgrade FOLDER`"
         raise WrongConfigError(
-            f"format_version is {version}, but this cassle_zoo reads {FORMAT_VERSION}; "
-            "use the cassle_zoo version that wrote it."
+            f"format_version is {version}, but this cassle_zoo reads {FORMAT_VERSION}; {fix}."
         )
     for key, kind in (("name", str), ("method", str), ("training", dict)):
         _get(own, key, kind)

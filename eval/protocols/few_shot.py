@@ -18,8 +18,7 @@ from torch.nn.functional import normalize
 
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task
-from cassle_zoo.eval.choices import check_distinct
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, check_distinct
 from cassle_zoo.eval.solvers.few_shot import TOLERANCE, solve_episodes
 
 _CHUNK = 100

@@ -17,8 +17,15 @@ from torch import Tensor
 
 from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Settings, Task, whitened
-from cassle_zoo.eval.choices import check_distinct
+from cassle_zoo.eval.base import (
+    EvalContext,
+    EvalData,
+    Outcome,
+    Settings,
+    Task,
+    check_distinct,
+    whitened,
+)
 from cassle_zoo.features.gallery import GalleryItem, GalleryRow, contact_sheet, gallery_page
 from cassle_zoo.features.nearest import nearest_neighbours
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.seeds import digest_of
-from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task
-from cassle_zoo.eval.choices import check_distinct
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, check_distinct
 from cassle_zoo.eval.protocols.linear_probe import Samples, linear_probe, protocol
 from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE
 

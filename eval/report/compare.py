@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.records import Result
-from cassle_zoo.specs import RANDOM_INIT, RAW_PIXELS
+from cassle_zoo.records import MeasuredData, Result
 
 _IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".svg": "svg+xml"}
 _NOT_OPTIONS = (
@@ -57,7 +56,7 @@ class Entry:
     @property
     def is_baseline(self) -> bool:
         """Whether nothing was learned: raw pixels or an untrained network."""
-        return str(self.result.model["name"]).startswith((RAW_PIXELS, RANDOM_INIT))
+        return self.result.is_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +71,7 @@ class Comparison:
     """
 
     task: str
-    data: dict[str, str]
+    data: MeasuredData
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
 
@@ -117,14 +116,14 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
     groups: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         data = entry.result.data
-        groups[entry.result.task, data["name"], data["sha256"]].append(entry)
+        groups[entry.result.task, data.name, data.sha256].append(entry)
     versions: dict[str, set[str]] = defaultdict(set)
     for _, name, sha256 in groups:
         versions[name].add(sha256)
     return [
         Comparison(
             task=task,
-            data={"name": name, "sha256": sha256},
+            data=MeasuredData(name=name, sha256=sha256),
             entries=tuple(sorted(_distinguish(own), key=lambda e: (e.is_baseline, e.label))),
             notes=(*_data_notes(name, len(versions[name])), *_notes(own)),
         )
@@ -144,7 +143,7 @@ def _with_files(result: Result, file: Path) -> tuple[Entry, list[str]]:
         else:
             short = name.removeprefix(f"{file.stem}.")
             images.append(Image(name=short, kind=kind, content=path.read_bytes()))
-    label = str(result.model["name"])
+    label = result.model.name
     entry = Entry(result=result, label=label, images=tuple(images), pages=tuple(pages))
     return entry, missing
 
@@ -180,7 +179,7 @@ def _different_marks(results: Sequence[Result]) -> list[str]:
 
 def _marks(results: Sequence[Result]) -> list[str]:
     """Return what tells results of one model apart: weights, options of the command, seed."""
-    weights = [f"weights {str(result.model['sha256'])[:8]}" for result in results]
+    weights = [f"weights {str(result.model.sha256)[:8]}" for result in results]
     seeds = [f"seed {result.seed}" for result in results]
     options = [_options(result.command) for result in results]
     shared = set.intersection(*map(set, options))
@@ -222,7 +221,7 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
         notes.append(f"The protocols differ in: {', '.join(differing)}.")
     hashes: dict[str, set[str | None]] = defaultdict(set)
     for result in results:
-        hashes[str(result.model["name"])].add(result.model["sha256"])
+        hashes[result.model.name].add(result.model.sha256)
     changed = sorted(name for name, own in hashes.items() if len(own) > 1)
     if changed:
         notes.append(f"Different weights go by the name of {', '.join(changed)}.")

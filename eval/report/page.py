@@ -104,7 +104,7 @@ def render_report(
     """
     parts = [
         {
-            "heading": f"{own.task} on {own.data['name']} ({own.data['sha256'][:8]})",
+            "heading": f"{own.task} on {own.data.name} ({own.data.sha256[:8]})",
             "notes": own.notes,
             "columns": _columns(own.entries),
             "rows": list(_rows(own)),
@@ -145,8 +145,8 @@ def _facts(entry: Entry) -> dict[str, str]:
     result = entry.result
     facts = {
         **result.protocol,
-        "data": f"{result.data['name']}, sha256 {result.data['sha256']}",
-        "weights": f"sha256 {result.model['sha256']}" if result.model["sha256"] else "none",
+        "data": f"{result.data.name}, sha256 {result.data.sha256}",
+        "weights": f"sha256 {result.model.sha256}" if result.model.sha256 else "none",
         "seed": result.seed,
         "versions": ", ".join(f"{name} {version}" for name, version in result.versions.items()),
         "measured": f"{result.created}, {sum(result.seconds.values()):.0f} s",

@@ -61,5 +61,5 @@ def format_table(results: Sequence[Result]) -> str:
         ]
         for task, metric in metric_keys(results)
     ]
-    header = ["", *(inline(result.model["name"]) for result in results)]
+    header = ["", *(inline(result.model.name) for result in results)]
     return table(header, rows, right=range(1, len(header)), align=True)

@@ -12,7 +12,7 @@ from torch import nn
 from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
 from cassle_zoo.hub.cards.card import CARD_REPO, render_card
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
-from cassle_zoo.hub.cards.recorded import is_baseline, read_results
+from cassle_zoo.hub.cards.recorded import read_results
 from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.remote import inspect_repository
 from cassle_zoo.hub.reference import TOLERANCE, compare_with_reference, recorded_hashes
@@ -223,7 +223,7 @@ def _card(folder: _Folder) -> str:
 def _generated_card(files: ModelFiles) -> ModelCard:
     """Write a folder's card anew; with the recorded results, if there are any of its weights."""
     weights = files.sha256(MODEL_FILE)
-    shown = [r for r in read_results() if is_baseline(r) or r["model"]["sha256"] == weights]
+    shown = [r for r in read_results() if r.is_baseline or r.model.sha256 == weights]
     return render_card(files.config, results=shown)
 
 

@@ -21,7 +21,7 @@ from cassle_zoo.cli.reproduce import (
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
 from cassle_zoo.common.files import read_json
 from cassle_zoo.eval.datasets import open_data
-from cassle_zoo.records import Result
+from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.recipes import RECIPES
@@ -41,8 +41,8 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def result() -> Result:
     return Result(
         task="emoji64",
-        model={"name": NAME, "sha256": None},
-        data={"name": "emoji64", "sha256": "0"},
+        model=MeasuredModel(name=NAME, sha256=None),
+        data=MeasuredData(name="emoji64", sha256="0"),
         protocol={},
         metrics={"flags": {"recall@1": 0.25}},
         seed=0,
@@ -75,7 +75,7 @@ def test_a_training_is_reproduced_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data = {"name": "emoji64", "sha256": open_data("emoji64", emoji).sha256}
+    data = MeasuredData(name="emoji64", sha256=open_data("emoji64", emoji).sha256)
     blank = dataclasses.replace(result, data=data)
     recorded = reproduce.reproduce(blank, tmp_path / "first", emoji, data_workers=0)
     assert recorded is not None
@@ -120,7 +120,7 @@ def test_a_changed_recipe_is_refused(
 
 def test_tolerances_are_of_two_seeds_if_something_is_trained(result: Result) -> None:
     def tolerance(name: str, given: float | None = None) -> float:
-        recorded = dataclasses.replace(result, model={"name": name, "sha256": None})
+        recorded = dataclasses.replace(result, model=MeasuredModel(name=name, sha256=None))
         [row] = compare(recorded, recorded, given)
         assert row.agrees
         return row.tolerance

@@ -1,10 +1,17 @@
 """The command line of the evaluation, on a tiny dataset."""
 
+import shlex
+from pathlib import Path
+
 import pytest
+import tyro
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError
-from cassle_zoo.eval.main import run_from_cli
+from cassle_zoo.eval import main as main_module
+from cassle_zoo.eval import runner, sources
+from cassle_zoo.eval.base import Compute
+from cassle_zoo.eval.main import Arguments, public_command, run_from_cli
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.records import Result
 
@@ -27,7 +34,7 @@ def test_models_side_by_side(arguments, capsys):
 def test_results_are_recorded(arguments, tmp_path, capsys):
     assert run_from_cli(["knn", "raw-pixels", *arguments, "-o", str(tmp_path / "one.json")]) == 0
     one = Result.load(tmp_path / "one.json")
-    assert (one.task, one.model["name"]) == ("knn", "raw-pixels")
+    assert (one.task, one.model.name) == ("knn", "raw-pixels")
     assert one.command == "cassle-zoo eval knn raw-pixels --data emoji64.tar"
     models = ["raw-pixels", "random-init:test_resnet"]
     assert run_from_cli(["knn", *models, *arguments, "-o", str(tmp_path / "all")]) == 0
@@ -131,3 +138,55 @@ def test_no_evaluation_named(capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "knn" in err
+
+
+def test_every_model_is_opened_once(arguments, monkeypatch, tmp_path):
+    opened = []
+
+    def open_source(model, **settings):
+        opened.append(model)
+        return sources.open_source(model, **settings)
+
+    monkeypatch.setattr(main_module, "open_source", open_source)
+    monkeypatch.setattr(runner, "open_source", open_source)
+    models = ["raw-pixels", "random-init:test_resnet"]
+    assert run_from_cli(["knn", *models, *arguments, "-o", str(tmp_path / "results")]) == 0
+    assert opened == models
+
+
+def command(task, model, data, *settings, dataset=None):
+    return public_command(
+        task, model, Path(data), dataset=dataset, download=False, settings=[*settings]
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("knn", ["--k", "5", "--temperature", "0.5", "--seed", "3", "--device", "cpu"]),
+        ("emoji64", ["--knn.k", "5", "--linear.sweep-tolerance", "0.01", "--batch-size", "9"]),
+        ("retrieval", ["--ks", "1", "2", "--classification", "test"]),
+        ("few-shot", ["--normalize", "--shots", "1"]),
+        ("spectrum", ["--no-figures", "--components", "2", "9"]),
+        ("finetune", ["--tasks", "cars", "--labels", "0.5"]),
+    ],
+)
+def test_the_command_gives_the_same_settings(task, options):
+    def parse(words):
+        return tyro.cli(
+            Arguments[EVALUATORS[task]], config=(tyro.conf.FlagCreatePairsOff,), args=words
+        )
+
+    given = parse(["raw-pixels", "--data", "cars", *options])
+    written = command(task, "raw-pixels", "cars", given.compute, given.settings)
+    assert parse(shlex.split(written)[3:]) == given
+
+
+def test_folders_of_the_user_are_not_shown():
+    assert command("knn", "features:/me/a=b.npz", "/me/c d") == (
+        "cassle-zoo eval knn features:a=b.npz --data 'c d'"
+    )
+    assert command("knn", "local-dir:/me/mine", ".", Compute(cache=Path("/me"), no_cache=True)) == (
+        f"cassle-zoo eval knn local-dir:mine --data {Path.cwd().name}"
+    )
+    assert command("knn", "raw-pixels", "x", dataset="folder").endswith("--dataset folder")

@@ -16,6 +16,7 @@ from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE, REFERENCE_FILE
 
 NAME = "resnet18_cassle_simclr.emoji64"
@@ -31,6 +32,7 @@ def write_run(folder: Path, **changes: Any) -> Path:
     save_file(backbone.state_dict(), final / "backbone.safetensors")
     save_file(projector.state_dict(), final / "projector.safetensors")
     info = {
+        "format_version": FORMAT_VERSION,
         "name": NAME,
         "method": "simclr",
         "timm_arch": "resnet18",
@@ -146,20 +148,20 @@ def test_weights_beyond_half_precision_need_float32(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelFolderError, match=r"no finished run.*run again continues"):
+    with pytest.raises(ModelFolderError, match=r"not a finished run.*to continue it"):
         export_run(tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mean": None, "method": 3}, r"lacks method \(str\), mean \(list\)"),
+        ({"method": 3}, "method is 3"),
         ({"timm_arch": "resnet19"}, "timm has no model 'resnet19'"),
         ({"timm_arch": "resnet34"}, "do not fit"),
         ({"projector": {"in_features": 512, "depth": 3}}, r"projector\.safetensors does not fit"),
         ({"projector": {"in_features": 0}}, "in_features must be"),
         ({"projector": {"in_features": 512, "conditioning": "glue"}}, "glue"),
-        ({"mean": [0.5]}, "mean must be three numbers"),
+        ({"mean": [0.5]}, r"mean is \[0\.5\], expected 3 values"),
     ],
 )
 def test_a_run_that_contradicts_itself_is_refused(
@@ -174,7 +176,7 @@ def test_a_run_that_contradicts_itself_is_refused(
 def test_export_json_that_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "final").mkdir()
     (tmp_path / "final" / "export.json").write_text("{")
-    with pytest.raises(ModelFolderError, match=r"export\.json is not JSON"):
+    with pytest.raises(ModelFolderError, match=r"export\.json is not a JSON object"):
         export_run(tmp_path, tmp_path / "out")
 
 

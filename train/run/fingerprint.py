@@ -1,6 +1,7 @@
 """Fingerprints of a run, settings and images: the same when continued, and in all processes."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import read_json, write_json
+from cassle_zoo.records import RENAMED_SETTINGS
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
 
@@ -16,11 +18,6 @@ CONFIG_FILE = "config.json"
 _IMAGES = "images"
 # What may differ from machine to machine.
 _PER_MACHINE = ("data.root", "data.workers", "run.device", "run.threads")
-# Setting of a run of 0.1.0 -> what it is called now.
-_RENAMED = {
-    "conditioning.how": "conditioning.mode",
-    "data.max_bad_share": "data.max_bad_fraction",
-}
 
 Fingerprint = dict[str, Any]
 
@@ -74,13 +71,11 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
         ) from None
     before = stored.pop(_IMAGES, None)
     stored = flat_settings(stored)
-    renamed = [
-        f"{old} ({stored[old]!r}) to {new}" for old, new in _RENAMED.items() if old in stored
-    ]
-    if renamed:
+    if stored.keys() & RENAMED_SETTINGS.keys():
         raise ConfigError(
             f"{str(out)!r} holds a run of cassle-zoo 0.1.0, whose settings have other names; "
-            f"rename {' and '.join(renamed)} in {str(path)!r} to continue it, or use another --out."
+            f"`cassle-zoo upgrade {shlex.quote(str(out))}` renames them, then it continues. Or use "
+            "another --out."
         )
     old, new = (
         {name: value for name, value in settings.items() if not _is_free(name, config)}

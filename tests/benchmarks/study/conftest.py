@@ -15,7 +15,7 @@ from benchmarks.study.records import Record
 from benchmarks.study.runner import StudyRunner
 from cassle_zoo.eval.protocols.equivariance import Equivariance
 from cassle_zoo.eval.protocols.sensitivity import Sensitivity
-from cassle_zoo.records import Result
+from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +81,8 @@ def record() -> Record:
         results={
             "emoji64": Result(
                 task="emoji64",
-                model={"name": "a_simclr.emoji64", "sha256": None},
-                data={"name": "emoji64", "sha256": "0"},
+                model=MeasuredModel(name="a_simclr.emoji64", sha256=None),
+                data=MeasuredData(name="emoji64", sha256="0"),
                 protocol={},
                 metrics={"flags": {"recall@1": 0.25}},
                 seed=0,

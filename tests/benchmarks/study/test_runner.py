@@ -19,6 +19,7 @@ from benchmarks.study.records import Record, choose, load_records, validation_sc
 from benchmarks.study.runner import Machine, StudyRunner, make_record
 from cassle_zoo.common.errors import ConfigError, DataError, NonFiniteLossError, UnknownNameError
 from cassle_zoo.eval.datasets import open_data
+from cassle_zoo.records import MeasuredData
 from cassle_zoo.train.run.faults import locked
 from cassle_zoo.train.trainer import Trainer
 
@@ -120,7 +121,7 @@ def test_what_cannot_be_measured_does_not_hold_up_the_others(
     runner: StudyRunner, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sha256 = open_data("emoji64", runner.data).sha256
-    data = {"name": "emoji64", "sha256": sha256}
+    data = MeasuredData(name="emoji64", sha256=sha256)
     found = dataclasses.replace(record.results["emoji64"], data=data)
 
     def measure(job: Job, folder: Path, *_: Any) -> Record:

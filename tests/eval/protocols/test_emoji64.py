@@ -33,7 +33,8 @@ def test_result_is_complete(pixels, emoji_tar):
         assert set(pixels.metrics[task]) == names
     assert set(pixels.metrics["flags"]) == {"recall@1", "mAP"}
     assert all(0 <= v <= 1 for own in pixels.metrics.values() for v in own.values())
-    assert pixels.data == {"name": "emoji64 (modified)", "sha256": Emoji64.open(emoji_tar).sha256}
+    assert pixels.data.name == "emoji64 (modified)"
+    assert pixels.data.sha256 == Emoji64.open(emoji_tar).sha256
     assert pixels.protocol["input"] == "3x64x64, fp32"
 
 

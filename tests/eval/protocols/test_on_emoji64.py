@@ -20,5 +20,5 @@ def test_command(task, options, row, emoji_folder, tmp_path, capsys):
     assert run_from_cli([*argv, "--no-figures", "--no-cache", "--device", "cpu"]) == 0
     assert f"| {row} " in capsys.readouterr().out
     results = [Result.load(path) for path in tmp_path.glob("*.json")]
-    assert {result.model["name"] for result in results} == {f"{MODELS[0]}.emoji64", MODELS[1]}
+    assert {result.model.name for result in results} == {f"{MODELS[0]}.emoji64", MODELS[1]}
     assert all(row in result.metrics for result in results)

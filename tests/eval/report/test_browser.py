@@ -12,7 +12,7 @@ from PIL import Image
 from cassle_zoo.eval.report.compare import Entry, compare
 from cassle_zoo.eval.report.page import render_report
 from cassle_zoo.features.gallery import GalleryItem, GalleryRow, gallery_page
-from cassle_zoo.records import Result
+from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -72,8 +72,8 @@ def report() -> str:
     results = [
         Result(
             task="sensitivity",
-            model={"name": name, "sha256": None},
-            data={"name": "emoji64", "sha256": "b" * 64},
+            model=MeasuredModel(name=name, sha256=None),
+            data=MeasuredData(name="emoji64", sha256="b" * 64),
             protocol={"about": "long " * 50 + "x" * 300},
             metrics={task: {"knn_top1": 0.5} for task in ("vendor", "flags")},
             seed=0,
@@ -85,7 +85,7 @@ def report() -> str:
         )
         for name in [f"a_model_with_a_long_name_{i}_{'z' * 40}" for i in range(6)]
     ]
-    entries = [Entry(result=own, label=str(own.model["name"])) for own in results]
+    entries = [Entry(result=own, label=own.model.name) for own in results]
     return render_report("Title", compare(entries))
 
 

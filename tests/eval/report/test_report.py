@@ -16,7 +16,7 @@ from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyEr
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
 from cassle_zoo.eval.report.page import curves, render_report
-from cassle_zoo.records import Result
+from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 EVIL = '"><script>alert(1)</script>&amp;'
 VOID = {"meta", "input", "img", "br", "wbr", "rect", "path", "polyline"}
@@ -25,8 +25,8 @@ VOID = {"meta", "input", "img", "br", "wbr", "rect", "path", "polyline"}
 def result(name: str = "model", top1: float = 0.5, **fields: Any) -> Result:
     base = Result(
         task="knn",
-        model={"name": name, "sha256": "a" * 64},
-        data={"name": "emoji64", "sha256": "b" * 64},
+        model=MeasuredModel(name=name, sha256="a" * 64),
+        data=MeasuredData(name="emoji64", sha256="b" * 64),
         protocol={"k-NN": "cosine, k=20"},
         metrics={"vendor": {"knn_top1": top1}},
         seed=0,
@@ -39,7 +39,7 @@ def result(name: str = "model", top1: float = 0.5, **fields: Any) -> Result:
 
 
 def comparisons(*results: Result) -> list[Comparison]:
-    return compare([Entry(result=own, label=str(own.model["name"])) for own in results])
+    return compare([Entry(result=own, label=own.model.name) for own in results])
 
 
 class Page(HTMLParser):
@@ -128,9 +128,9 @@ def test_protocol_command_and_versions_are_there() -> None:
 
 
 def test_other_data_and_other_evaluations_stand_apart() -> None:
-    other = {"name": "emoji64", "sha256": "c" * 64}
+    other = MeasuredData(name="emoji64", sha256="c" * 64)
     found = comparisons(result(), result(data=other), result(task="few-shot"))
-    assert [(part.task, part.data["sha256"][0]) for part in found] == [
+    assert [(part.task, part.data.sha256[0]) for part in found] == [
         ("few-shot", "b"),
         ("knn", "b"),
         ("knn", "c"),
@@ -141,7 +141,7 @@ def test_other_data_and_other_evaluations_stand_apart() -> None:
 
 def test_different_protocols_and_weights_are_noted() -> None:
     own = {"k-NN": "cosine, k=5", "input": "3x32x32", "chosen w": "1"}
-    changed = result(protocol=own, model={"name": "model", "sha256": "d" * 64})
+    changed = result(protocol=own, model=MeasuredModel(name="model", sha256="d" * 64))
     [part] = comparisons(result(), changed)
     assert part.notes == (
         "The protocols differ in: k-NN.",
@@ -164,7 +164,7 @@ def test_everything_is_escaped() -> None:
     evil = result(
         EVIL,
         task=EVIL,
-        data={"name": EVIL, "sha256": EVIL},
+        data=MeasuredData(name=EVIL, sha256=EVIL),
         protocol={EVIL: EVIL, "more": {EVIL: 1}},
         metrics={EVIL: {EVIL: 1.0}},
         versions={EVIL: EVIL},

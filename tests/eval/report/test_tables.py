@@ -2,14 +2,14 @@ import pytest
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.report.tables import format_table
-from cassle_zoo.records import Result
+from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 
 def result(name: str, metrics: dict[str, dict[str, float]]) -> Result:
     return Result(
         task="any",
-        model={"name": name, "sha256": None},
-        data={"name": "data", "sha256": "0"},
+        model=MeasuredModel(name=name, sha256=None),
+        data=MeasuredData(name="data", sha256="0"),
         protocol={},
         metrics=metrics,
         seed=0,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from results import make_result
 from safetensors import safe_open
 from safetensors.torch import load, save_file
 from toy import TOY
@@ -19,6 +20,7 @@ from cassle_zoo.hub.cards.check import card_problems
 from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.verify import verify, verify_folder
 from cassle_zoo.hub.reference import recorded_hashes, write_reference
+from cassle_zoo.records import Result
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
 from cassle_zoo.store.folder import CARD_FILE, CONFIG_FILE, MODEL_FILE
@@ -186,20 +188,11 @@ def test_cards(content: str, message: str | None) -> None:
 
 
 @pytest.fixture
-def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Result]:
     """Write the card of the folder with results that are recorded of its weights."""
-    own = {
-        "task": "toys",
-        "model": {"name": TOY.full_name, "sha256": sha256(folder / MODEL_FILE)},
-        "data": {"name": "toys", "sha256": "abc"},
-        "protocol": {"k-NN": "k=20"},
-        "metrics": {"colour": {"knn_top1": 0.5, "linear_top1": 0.625}},
-        "seed": 0,
-        "versions": {"torch": "2"},
-        "command": "cassle-zoo eval toys",
-    }
-    pixels = {**own, "model": {"name": "raw-pixels", "sha256": None}}
-    pixels["metrics"] = {"colour": {"knn_top1": 0.25}}
+    metrics = {"colour": {"knn_top1": 0.5, "linear_top1": 0.625}}
+    own = make_result(TOY.full_name, sha256(folder / MODEL_FILE), metrics=metrics)
+    pixels = make_result("raw-pixels", metrics={"colour": {"knn_top1": 0.25}})
     monkeypatch.setattr("cassle_zoo.hub.publish.verify.read_results", lambda: [pixels, own])
     write_card(folder, [pixels, own])
     return [pixels, own]
@@ -220,7 +213,7 @@ def card_detail(folder: Path) -> str:
     ],
 )
 def test_forged_results(
-    folder: Path, recorded: list[dict[str, Any]], old: str, new: str, claim: str
+    folder: Path, recorded: list[Result], old: str, new: str, claim: str
 ) -> None:
     assert failures(folder) == {}
     text = (folder / CARD_FILE).read_text(encoding="utf-8")
@@ -231,9 +224,7 @@ def test_forged_results(
     assert claim in found["card"] and "is not what eval/results recorded" in found["card"]
 
 
-def test_a_card_may_be_edited_but_that_is_said(
-    folder: Path, recorded: list[dict[str, Any]]
-) -> None:
+def test_a_card_may_be_edited_but_that_is_said(folder: Path, recorded: list[Result]) -> None:
     assert card_detail(folder).endswith("as generated")
     text = (folder / CARD_FILE).read_text(encoding="utf-8")
     (folder / CARD_FILE).write_text(text.replace("ORG/NAME", "some/one"), encoding="utf-8")
@@ -256,7 +247,7 @@ def test_the_card_of_a_bundled_model_is_the_generated_one(
 
 
 def test_results_of_other_weights_are_the_authors_own_claim(
-    folder: Path, recorded: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    folder: Path, recorded: list[Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cassle_zoo.hub.publish.verify.read_results", lambda: recorded[:1])
     assert failures(folder) == {}

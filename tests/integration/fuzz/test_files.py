@@ -18,7 +18,7 @@ from cassle_zoo.data.emoji64 import Record, format_metadata, parse_metadata
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features, save_features
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.records import Result
+from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store.folder import read_config
 from cassle_zoo.store.tensors import save_model_folder
@@ -123,7 +123,8 @@ def test_weights(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
 
 
 RESULT = Result(
-    task="emoji64", model={"name": "m", "sha256": None}, data={"name": "d", "sha256": "0"},
+    task="emoji64", model=MeasuredModel(name="m", sha256=None),
+    data=MeasuredData(name="d", sha256="0"),
     protocol={"a": "b"}, metrics={"skin": {"top1": 0.5}}, seed=0, versions={"torch": "2"},
     command="cassle-zoo eval", seconds={"a": 1.0}, created="2026", series={"x": [1.0]},
     files=["a.png"],

@@ -13,11 +13,12 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.hub.upgrade import upgrade
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
-from cassle_zoo.train.run.fingerprint import CONFIG_FILE, images_fingerprint
+from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run, images_fingerprint
 
 
 def on(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -73,23 +74,26 @@ def test_runs_without_a_record_continue(config: TrainConfig, finished: Path, own
     assert json.loads((finished / CONFIG_FILE).read_text())["images"] == recorded
 
 
-def test_a_run_of_0_1_0_is_refused_until_its_settings_are_renamed(
+def test_a_run_of_0_1_0_is_refused_until_it_is_upgraded(
     config: TrainConfig, finished: Path, own: Path
 ) -> None:
     path = finished / CONFIG_FILE
     text = path.read_text()
-    path.write_text(
-        text.replace('"mode"', '"how"').replace('"max_bad_fraction"', '"max_bad_share"')
-    )
+    for old, new in (
+        ("how", "mode"),
+        ("max_bad_share", "max_bad_fraction"),
+        ("pictures", "images"),
+    ):
+        text = text.replace(f'"{new}"', f'"{old}"')
+    path.write_text(text)
     before = content(finished)
-    says = (
-        r"conditioning\.how \('cat'\) to conditioning\.mode and data\.max_bad_share.*0\.05.*--out"
-    )
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=f"`cassle-zoo upgrade {finished}`.*--out"):
         loop.train(on(config, own), finished)
     assert content(finished) == before
-    path.write_text(text)
+    assert path in upgrade(finished)
     assert loop.train(on(config, own), finished).finished
+    with pytest.raises(ConfigError, match="22 there, 1 now"):
+        check_same_run(on(config, own), finished, {"count": 1, "names": None})
 
 
 def test_step_beyond_the_end_is_an_error(config: TrainConfig, finished: Path, own: Path) -> None:

@@ -1,9 +1,10 @@
 import dataclasses
-import json
+from pathlib import Path
 
 import pytest
+from results import make_result
 
-from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.common.errors import DataError, ModelFolderError
 from cassle_zoo.hub.cards import model_cards as cards
 from cassle_zoo.hub.cards.recorded import read_results
 from cassle_zoo.specs import MODEL_SPECS
@@ -29,20 +30,15 @@ CONFIGS = {
 
 
 def result(name, value, sha256=None, seed=0):
-    return {
-        "schema": 1,
-        "task": "emoji64",
-        "model": {"name": name, "sha256": sha256},
-        "data": {"name": "emoji64", "sha256": "d" * 64},
-        "protocol": {"k-NN": "k=20"},
-        "metrics": {
+    return make_result(
+        name,
+        sha256,
+        seed=seed,
+        metrics={
             "subcategory": {"linear_top1": value, "linear_top5": 0.9, "knn_top1": value / 2},
             "flags": {"recall@1": value},
         },
-        "seed": seed,
-        "versions": {"torch": "2.0"},
-        "command": f"cassle-zoo eval emoji64 {name} --data emoji64.tar --seed {seed}",
-    }
+    )
 
 
 RESULTS = [
@@ -98,9 +94,6 @@ def test_mistakes_are_errors():
         cards.render_model_cards([result(SPEC.full_name, 0.9, "c" * 64)], [SPEC], CONFIGS)
     with pytest.raises(ModelFolderError, match=r"no config\.json"):
         cards.render_model_cards(RESULTS, [SPEC], {})
-    broken = {key: value for key, value in RESULTS[0].items() if key != "command"}
-    with pytest.raises(ModelFolderError, match="lacks command"):
-        cards.render_model_cards([broken], [SPEC], CONFIGS)
 
 
 def test_a_model_that_is_on_the_hub_only():
@@ -127,20 +120,33 @@ def test_values_cannot_break_tables():
 
 def test_reads_results_sorted_by_file_name(tmp_path):
     for name in ("b", "a"):
-        (tmp_path / f"{name}.json").write_text(json.dumps({"task": name}))
-    assert [r["task"] for r in read_results(tmp_path)] == ["a", "b"]
+        make_result(name).save(tmp_path / f"{name}.json")
+    assert [r.model.name for r in read_results(tmp_path)] == ["a", "b"]
     (tmp_path / "c.json").write_text("{")
-    with pytest.raises(ModelFolderError, match=r"c\.json is not JSON"):
+    with pytest.raises(DataError, match=r"c\.json is not a JSON object"):
         read_results(tmp_path)
 
 
-def test_freshness(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("options", [[], ["--bundled"]])
+def test_freshness(tmp_path, monkeypatch, capsys, options):
+    document, readme = tmp_path / "MODEL_CARDS.md", tmp_path / "README.md"
     monkeypatch.setattr(cards, "current_text", lambda: "# Fresh\n")
-    path = tmp_path / "MODEL_CARDS.md"
-    assert cards.main(["--check", str(path)]) == 1
-    assert "stale; run `make docs`" in capsys.readouterr().err
-    assert cards.main([str(path)]) == 0
-    assert cards.check_fresh(path)
-    assert cards.main(["--check", str(path)]) == 0
-    path.write_text("# Changed\n")
-    assert not cards.check_fresh(path)
+    monkeypatch.setattr(cards, "bundled_cards", lambda: {readme: "# Card\n"})
+    paths = [document, readme] if options else [document]
+    assert cards.main([*options, "--check", str(document)]) == 1
+    err = capsys.readouterr().err
+    assert all(f"{path} is stale; run `make docs`" in err for path in paths)
+    assert list(tmp_path.iterdir()) == []
+    assert cards.main([*options, str(document)]) == 0
+    assert set(tmp_path.iterdir()) == set(paths)
+    assert cards.main([*options, "--check", str(document)]) == 0
+    for path in paths:
+        text = path.read_text()
+        path.write_text("# Changed\n")
+        assert cards.main([*options, "--check", str(document)]) == 1
+        path.write_text(text)
+
+
+def test_the_committed_document_is_fresh():
+    document = Path(__file__).parents[3] / cards.DOCUMENT
+    assert document.read_text("utf-8") == cards.current_text()
