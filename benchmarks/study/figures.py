@@ -134,7 +134,8 @@ def stages_figure(records: Sequence[Record], panels: Sequence[StagePanel]) -> "F
 def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> "Figure":
     """Show queries for which two models find different neighbours, gains and losses alike.
 
-    An image of a gallery that equals the right one in every pixel is right.
+    If they agree about every query, the first ones are shown. An image of a gallery that equals the
+    right one in every pixel is right.
 
     Args:
         data: The images.
@@ -143,7 +144,7 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
         second: What is compared with it, shown at the right.
 
     Raises:
-        ConfigError: If the records are of different queries, or agree about every query.
+        ConfigError: If the records are of different queries.
         MissingDependencyError: If matplotlib is not installed.
     """
     labels = _labels_of_images(data, next(t for t in data.tasks if t.name == task))
@@ -165,9 +166,8 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
     # Some territories have the flag of another: one query is enough.
     by_image = {_pixels(data, pairs[number][0][0]): number for number in reversed(differing)}
     differing = [number for number in differing if number in by_image.values()]
-    if not differing:
-        raise ConfigError(f"{first.arm} and {second.arm} find equally for every query of {task}.")
     shown = list(dict.fromkeys([*differing[:_GALLERY_ROWS], *differing[-_GALLERY_ROWS:]]))
+    shown = shown or order[:_GALLERY_ROWS]
     width = len(pairs[0][0]) - 1
     figure = _new_figure(_GALLERY_CELL * (2 * width + 2), _GALLERY_CELL * len(shown) + 0.5)
     grid = figure.subplots(len(shown), 2 * width + 2, squeeze=False)

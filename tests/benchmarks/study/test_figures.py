@@ -119,8 +119,19 @@ def test_galleries_show_gains_before_losses(record: Record, emoji: Path) -> None
     # A row is: query, two of old's, a gap, two of new's; here a gain, then a loss.
     dashed = [axis.spines["left"].get_linestyle() == "--" for axis in figure.axes]
     assert dashed == [False, True, True, False, False, False] + [False] * 4 + [True] * 2
-    with pytest.raises(ConfigError, match="equally for every query"):
-        gallery_figure(data, "skin_tone", old, old)
+    # Without any difference, the first queries are shown.
+    same = gallery_figure(data, "skin_tone", old, old)
+    assert "right for old only in 0, for old only in 0" in same.get_suptitle()
+    assert len(same.axes) == 3 * 6
+    other = with_rows("other", True)
+    with pytest.raises(ConfigError, match="different queries"):
+        rows = [row[::-1] for row in other.neighbours["skin_tone"]]
+        gallery_figure(
+            data,
+            "skin_tone",
+            dataclasses.replace(other, neighbours={"skin_tone": rows}),
+            other,
+        )
 
 
 def test_equal_images_are_equally_right(record: Record, emoji: Path) -> None:
