@@ -17,7 +17,8 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import loading as data
 from cassle_zoo.train.data.datasets import open_dataset
-from cassle_zoo.train.data.loading import Sample, batches, steps_per_epoch
+from cassle_zoo.train.data.loading import batches, steps_per_epoch
+from cassle_zoo.train.data.streams import Sample
 from cassle_zoo.train.run.faults import BadImages
 
 
