@@ -113,3 +113,13 @@ def test_lightly_and_the_hub() -> None:
     run(blocks("Saving the projector")[0], namespace)
     loaded = namespace["projector"].state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in head.state_dict().items())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_files_that_exist(document: Path) -> None:
+    text = document.read_text("utf-8")
+    linked = {target for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)}
+    assert not {target for target in linked if not (document.parent / target).exists()}
+    named = set(re.findall(r"(?<![\w/.-])((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|md|slurm))\b", text))
+    roots = (ROOT, ROOT / "cassle_zoo", document.parent)
+    assert not {name for name in named if not any((root / name).exists() for root in roots)}
