@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 
-def make_image(seed: int = 0, size: tuple[int, int] = (40, 34), *, cell: int = 1) -> Image.Image:
-    """Return noise of `size` (width, height), in squares of `cell` pixels."""
-    width, height = size[0] // cell, size[1] // cell
+def make_image(seed: int = 0, size: tuple[int, int] = (40, 34)) -> Image.Image:
+    """Return noise of `size` (width, height)."""
+    width, height = size
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
+    return Image.fromarray(pixels)
 
 
 def png(image: Image.Image) -> bytes:

@@ -1,10 +1,17 @@
 """A tiny dataset with the structure of emoji64, of noise."""
 
+import random
 from pathlib import Path
 
-from builders import make_image
+from PIL import Image
 
 from cassle_zoo.data.emoji64 import SKIN_TONES, VENDORS, Record, format_metadata
+
+
+def make_drawing(seed: int) -> Image.Image:
+    """Return 4x4 squares; tests of the study depend on which colours these are."""
+    pixels = random.Random(seed).randbytes(4 * 4 * 3)
+    return Image.frombytes("RGB", (4, 4), pixels).resize((64, 64), Image.Resampling.NEAREST)
 
 
 def make_records() -> list[Record]:
@@ -42,6 +49,6 @@ def write_folder(root: Path) -> list[Record]:
     for vendor in VENDORS:
         (root / vendor).mkdir()
     for seed, record in enumerate(records):
-        make_image(seed, (64, 64), cell=16).save(root / record.file_name)
+        make_drawing(seed).save(root / record.file_name)
     (root / "metadata.csv").write_text(format_metadata(records))
     return records
