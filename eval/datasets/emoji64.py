@@ -1,4 +1,4 @@
-"""emoji64 with its five tasks: which images take part in each, and as what."""
+"""emoji64 and its five tasks: the images, labels and splits of each."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.data.emoji64 import (
     EMOJI64_SHA256,
-    HOW_TO_GET,
     SKIN_TONES,
     VENDORS,
     Emoji64,
@@ -24,15 +23,12 @@ VALIDATION_RULE = "int(sha256('validation ' + base)) % 5 == 0"
 MIN_TRAIN_BASES = 10
 
 
-def open_data(root: Path, download: bool = False) -> EvalData:
+def open_data(root: Path) -> EvalData:
     """Open `emoji64.tar` or its folder.
 
     Raises:
         DataError: See `Emoji64.open`.
-        ConfigError: If asked to download.
     """
-    if download:
-        raise ConfigError(f"emoji64 cannot be downloaded. {HOW_TO_GET}")
     data = Emoji64.open(root)
     return EvalData(
         name="emoji64" if data.sha256 == EMOJI64_SHA256 else "emoji64 (modified)",

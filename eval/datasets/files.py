@@ -1,14 +1,16 @@
-"""From images with labels to a dataset: hashing, checking and putting it together."""
+"""Helpers of the datasets: reading lists, hashing files, assembling a classification dataset."""
 
 import hashlib
+import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import DataError, MissingDependencyError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData, Images, Task
@@ -28,10 +30,10 @@ def classification(
     task: str = "classes",
     digest: "hashlib._Hash | None" = None,
 ) -> EvalData:
-    """Put together a dataset whose one task is to tell the class.
+    """Assemble a dataset with one classification task.
 
-    The arguments are fields of `EvalData` and `Task`, but for `labels`, the N class numbers,
-    `task`, the task's name, and `digest`, a hash of the images (of `ImageFiles` computed here).
+    The arguments are fields of `EvalData` and `Task`, except for `labels`, the N class numbers;
+    `task`, the task's name; and `digest`, a hash of the images (computed here for `ImageFiles`).
 
     Raises:
         DataError: If files are missing or labels are not numbers of classes.
@@ -65,7 +67,7 @@ def classification(
 
 
 def hash_files(images: ImageFiles) -> "hashlib._Hash":
-    """Hash the names and contents of files, in order, and their boxes; reads every file once.
+    """Hash the names and contents of image files, in order, and their boxes.
 
     Raises:
         DataError: If files are missing or cannot be read.
@@ -85,7 +87,7 @@ def hash_files(images: ImageFiles) -> "hashlib._Hash":
 
 
 def with_labels(digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, Tensor]) -> str:
-    """Return the hash of a dataset: that of its images, continued with targets and splits."""
+    """Return the hash of a dataset: the hash of its images, updated with targets and splits."""
     for name, values in {"targets": targets, **splits}.items():
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
         digest.update(values.contiguous().numpy().tobytes())
@@ -108,15 +110,15 @@ def content_hashes(paths: Iterable[Path]) -> Iterator[str]:
 def published_name(
     name: str, found: Mapping[str, int], published: Mapping[str, int]
 ) -> tuple[str, dict[str, str]]:
-    """Mark a dataset that is not as published.
+    """Mark a dataset that differs from the published one.
 
     Args:
-        name: Of the dataset.
-        found: Number of images of each part.
-        published: What it should be.
+        name: Name of the dataset.
+        found: Number of images in each part.
+        published: The published numbers.
 
     Returns:
-        The name, with `(modified)` if a number differs, and then a note that says so.
+        The name, followed by `(modified)` if a number differs, and a note about the difference.
     """
     differing = {part: size for part, size in published.items() if found[part] != size}
     if not differing:
@@ -125,14 +127,25 @@ def published_name(
     return f"{name} (modified)", {"modified": f"images other than published: {says}"}
 
 
-def refuse_download(name: str, download: bool) -> None:
-    """Raise a `ConfigError` if asked to download what cannot be downloaded."""
-    if download:
-        raise ConfigError(f"{name} cannot be downloaded by this library; put it there yourself.")
+def require_scipy(name: str) -> None:
+    """Raise a `MissingDependencyError` if scipy, which reads MATLAB files, is not installed."""
+    if importlib.util.find_spec("scipy") is None:
+        raise MissingDependencyError(
+            f'{name} has MATLAB files, which need scipy: pip install "cassle-zoo[mat]".'
+        )
+
+
+@contextmanager
+def downloading(name: str, root: Path) -> Iterator[None]:
+    """Raise a `DataError` for the errors of torchvision's downloads."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        raise DataError(f"{name} could not be downloaded into {root}: {error}") from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty.
+    """Return the non-empty lines of a text file.
 
     Raises:
         DataError: If there is no such file.
@@ -144,13 +157,13 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_pairs(path: Path) -> dict[str, str]:
-    """Return the lines of a text file, each a key and, after a space, a value.
+    """Return the lines of a text file, each a key and a value separated by a space.
 
     Raises:
-        DataError: If there is no such file, or a line is no such pair.
+        DataError: If there is no such file, or a line is not such a pair.
     """
     pairs = [line.split(maxsplit=1) for line in read_lines(path)]
-    wrong = next((number for number, pair in enumerate(pairs, 1) if len(pair) != 2), None)
-    if wrong is not None:
-        raise DataError(f"{path}, line {wrong}: expected a key and a value.")
+    for number, pair in enumerate(pairs, 1):
+        if len(pair) != 2:
+            raise DataError(f"{path}, line {number}: expected a key and a value.")
     return {key: value for key, value in pairs}

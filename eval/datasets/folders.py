@@ -1,4 +1,4 @@
-"""Datasets that are folders of classes: any of the user's, and the paper's, with their lists."""
+"""Datasets with a folder per class: any of the user's, and those of the paper with their lists."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets.files import (
     classification,
+    downloading,
     published_name,
     read_lines,
     read_pairs,
-    refuse_download,
 )
 from cassle_zoo.eval.datasets.split_rules import (
     HELD_OUT_RULE,
@@ -37,20 +37,19 @@ _SUN_LISTS = ("Training_01.txt", "Testing_01.txt")
 _SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
 
 
-def open_folder(root: Path, download: bool = False) -> EvalData:
-    """Open any images laid out as `train/CLASS/IMAGE`, and so `test`.
+def open_folder(root: Path) -> EvalData:
+    """Open images laid out as `train/CLASS/IMAGE` and `test/CLASS/IMAGE`.
 
     Validation images may be in `val`, `validation`, `valid` or `dev`.
 
     Raises:
         DataError: If folders are missing, or hold classes that are not in `train`.
     """
-    refuse_download("a folder", download)
     train = list_classes(root, "train")
     parts = {"train": train, "test": _list_within(root, "test", train.classes)}
     validation = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
     if len(validation) > 1:
-        raise DataError(f"{root} has {' and '.join(validation)}; keep one of them.")
+        raise DataError(f"{root} has {' and '.join(validation)}; use only one of them.")
     if validation:
         parts["val"] = _list_within(root, validation[0], train.classes)
     splits = consecutive(_sizes(parts))
@@ -62,13 +61,12 @@ def open_folder(root: Path, download: bool = False) -> EvalData:
     return _assemble(f"folder:{root.resolve().name}", root, parts, splits, {"splits": rule})
 
 
-def open_imagenet100(root: Path, download: bool = False) -> EvalData:
-    """Open ImageNet's folders `train/WNID` and `val/WNID` and take the 100 classes of the paper.
+def open_imagenet100(root: Path) -> EvalData:
+    """Open the paper's 100 classes of ImageNet, laid out as `train/WNID` and `val/WNID`.
 
     Raises:
         DataError: If folders are missing.
     """
-    refuse_download("imagenet100", download)
     classes = imagenet100_classes()
     parts = {
         "trainval": list_classes(root, "train", classes),
@@ -83,31 +81,28 @@ def open_imagenet100(root: Path, download: bool = False) -> EvalData:
     return _assemble(name, root, parts, splits, notes)
 
 
-def open_pool(name: str, part: str, root: Path, download: bool = False) -> EvalData:
+def open_pool(name: str, part: str, root: Path) -> EvalData:
     """Open a dataset for few-shot episodes: all images of one folder are the test split.
 
     Args:
-        name: Of the dataset.
-        part: Its folder of classes.
-        root: Where that folder is.
-        download: Must be False.
+        name: Name of the dataset.
+        part: The folder with a folder per class.
+        root: The folder that holds `part`.
 
     Raises:
         DataError: If the folder is missing.
     """
-    refuse_download(name, download)
     parts = {"test": list_classes(root, part)}
     splits = {"train": torch.arange(0), "val": torch.arange(0), **consecutive(_sizes(parts))}
     return _assemble(name, root, parts, splits, {"splits": f"all of the folder {part}, few-shot"})
 
 
-def open_mit67(root: Path, download: bool = False) -> EvalData:
+def open_mit67(root: Path) -> EvalData:
     """Open MIT Indoor-67 as folders `train` and `test`, or with the published lists.
 
     Raises:
         DataError: If files are missing.
     """
-    refuse_download("mit67", download)
     if (root / "TrainImages.txt").is_file():
         lists = {"trainval": "TrainImages.txt", "test": "TestImages.txt"}
         parts = _of_lists("Images", {part: read_lines(root / own) for part, own in lists.items()})
@@ -116,18 +111,16 @@ def open_mit67(root: Path, download: bool = False) -> EvalData:
         parts = _train_and_test(root, "mit67", layout)
     sizes = _sizes(parts)
     name, notes = published_name("mit67", sizes, {"trainval": 5360, "test": 1340})
-    splits = {**_MIT67_RULE.apply(sizes["trainval"]), "test": consecutive(sizes)["test"]}
-    notes["splits"] = f"{_MIT67_RULE.describe(sizes['trainval'])} / test"
+    splits, notes["splits"] = _MIT67_RULE.split(sizes)
     return _assemble(name, root, parts, splits, notes)
 
 
-def open_cub200(root: Path, download: bool = False) -> EvalData:
+def open_cub200(root: Path) -> EvalData:
     """Open CUB-200-2011 as folders `train` and `test`, or as published.
 
     Raises:
         DataError: If files are missing, or the official index lists do not fit.
     """
-    refuse_download("cub200", download)
     if (root / "train_test_split.txt").is_file():
         parts = _of_lists("images", _read_cub200(root))
     else:
@@ -137,7 +130,7 @@ def open_cub200(root: Path, download: bool = False) -> EvalData:
     if sizes["trainval"] not in _CUB200_SIZES:
         raise DataError(
             f"{root}: {sizes['trainval']:,} training images; the official index lists are for "
-            f"{_CUB200_SIZES[0]:,} and are used for the {_CUB200_SIZES[1]:,} of CUB_200_2011 too."
+            f"{_CUB200_SIZES[0]:,}, and are also used for the {_CUB200_SIZES[1]:,} of CUB_200_2011."
         )
     val = torch.tensor(index_lists("cub200")["val"])
     rest = torch.ones(sizes["trainval"], dtype=torch.bool)
@@ -148,13 +141,16 @@ def open_cub200(root: Path, download: bool = False) -> EvalData:
 
 
 def open_sun397(root: Path, download: bool = False) -> EvalData:
-    """Open SUN397 with its first partition, in the order of its lists (torchvision's is no order).
+    """Open SUN397 with its first partition, in the order of its lists.
 
     Raises:
         DataError: If files are missing, or the official index lists do not fit.
     """
     if download:
-        _fetch_sun397(root)
+        with downloading("sun397", root):
+            SUN397(root, download=True)
+            if not any((root / name).is_file() for name in _SUN_LISTS):
+                download_and_extract_archive(_SUN_PARTITIONS, str(root))
     inner = root / "SUN397" if (root / "SUN397").is_dir() else root
     lists = next((f for f in (root, root / "Partitions") if (f / _SUN_LISTS[0]).is_file()), None)
     if lists is None or not (inner / "ClassName.txt").is_file():
@@ -179,11 +175,11 @@ def open_sun397(root: Path, download: bool = False) -> EvalData:
 
 
 def _list_within(root: Path, part: str, classes: Sequence[str]) -> ClassFolders:
-    """List a part whose classes are all among `classes`; it may lack some."""
+    """List a part whose classes are some of `classes`."""
     found = list_classes(root, part)
     unknown = sorted(set(found.classes) - set(classes))
     if unknown:
-        raise DataError(f"{root / part} has classes that train has not: {first_few(unknown)}.")
+        raise DataError(f"{root / part} has classes that are not in train: {first_few(unknown)}.")
     return ClassFolders.of(found.names, [found.classes[i] for i in found.labels], classes)
 
 
@@ -228,17 +224,8 @@ def _read_sun397(path: Path, classes: Sequence[str]) -> ClassFolders:
     folders = [name.rpartition("/")[0] for name in names]
     unknown = sorted(set(folders) - set(classes))
     if unknown:
-        raise DataError(f"{path} has classes that ClassName.txt has not: {first_few(unknown)}.")
+        raise DataError(f"{path} has classes that are not in ClassName.txt: {first_few(unknown)}.")
     return ClassFolders.of(names, folders, classes)
-
-
-def _fetch_sun397(root: Path) -> None:
-    try:
-        SUN397(root, download=True)
-        if not any((root / name).is_file() for name in _SUN_LISTS):
-            download_and_extract_archive(_SUN_PARTITIONS, str(root))
-    except (RuntimeError, OSError) as error:
-        raise DataError(f"sun397 could not be downloaded into {root}: {error}") from error
 
 
 def _sizes(parts: Mapping[str, ClassFolders]) -> dict[str, int]:
@@ -252,7 +239,7 @@ def _assemble(
     splits: Mapping[str, torch.Tensor],
     notes: Mapping[str, str],
 ) -> EvalData:
-    """Put parts together, one after the other; the first has all classes."""
+    """Concatenate the parts; the first one has all classes."""
     return classification(
         name=name,
         images=ImageFiles(root, [file for found in parts.values() for file in found.names]),

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub that are on disk, through `datasets`."""
+"""Datasets of the Hugging Face Hub, read from disk by `datasets`."""
 
 import hashlib
 from pathlib import Path
@@ -11,16 +11,16 @@ from cassle_zoo.common.files import sha256
 from cassle_zoo.common.images import open_image
 from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets.files import classification, refuse_download
+from cassle_zoo.eval.datasets.files import classification
 from cassle_zoo.eval.datasets.folders import VALIDATION_NAMES
 from cassle_zoo.eval.datasets.split_rules import HELD_OUT_RULE, consecutive, hold_out
 
 
 class HubImages:
-    """Images of datasets, one after the other; the Arrow files stay on disk."""
+    """The concatenated images of several datasets; the Arrow files stay on disk."""
 
     def __init__(self, parts: list[Any], column: str) -> None:
-        """Keep datasets whose `column` is not decoded."""
+        """Take datasets whose `column` is not decoded."""
         self.parts = parts
         self.column = column
 
@@ -43,17 +43,16 @@ class HubImages:
         return open_image(self.encoded(index)), index
 
 
-def open_hf(root: Path, download: bool = False) -> EvalData:
-    """Open what `datasets.Dataset.save_to_disk` wrote, or any folder that `imagefolder` reads.
+def open_hf(root: Path) -> EvalData:
+    """Open a dataset written by `DatasetDict.save_to_disk`, or a folder that `imagefolder` reads.
 
-    There must be splits `train` and `test`; `val`, `validation`, `valid` or `dev` is used if it is
-    there. The images are the only column of type Image, the labels the only one of ClassLabel.
+    The splits `train` and `test` are required; `val`, `validation`, `valid` or `dev` is optional.
+    There must be exactly one column of type Image and one of type ClassLabel.
 
     Raises:
         DataError: If splits or columns are missing or not unique.
-        MissingDependencyError: Without `datasets`.
+        MissingDependencyError: If `datasets` is not installed.
     """
-    refuse_download("hf", download)
     splits = _load(root)
     validation = [name for name in VALIDATION_NAMES if name in splits]
     missing = [name for name in ("train", "test") if name not in splits]
@@ -96,10 +95,10 @@ def _load(root: Path) -> Any:
         import datasets
     except ImportError as error:
         raise MissingDependencyError(
-            'datasets of the Hub need datasets: pip install "cassle-zoo[hfds]".'
+            'datasets of the Hub need `datasets`: pip install "cassle-zoo[hfds]".'
         ) from error
     if not root.is_dir():
-        raise DataError(f"{root} is no folder; download the dataset and save it to disk first.")
+        raise DataError(f"{root} is not a folder; download the dataset and save it to disk first.")
     try:
         if (root / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(root))

@@ -1,12 +1,11 @@
 """Regression of keypoints: Leeds Sports Pose, 300W and the landmarks of CelebA.
 
-Targets are x, y, x, y, ... as fractions of the side of a square that the network sees: the centre
-of the image, of 300W the face's bounding box (of its keypoints). The official code tests on
+Targets are x, y, x, y, ... as fractions of the side of the square that the network sees: the centre
+of the image or, for 300W, the bounding box of the face's keypoints. The official code tests on
 training data (Leeds Sports Pose) or validation data (CelebA) and normalises the keypoint vectors of
-300W to unit length; here test data are test data and keypoints stay what they are.
+300W to unit length; here models are tested on test data, and keypoints are not normalised.
 """
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,15 +16,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CelebA
 
-from cassle_zoo.common.errors import DataError, MissingDependencyError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.readers import Box, ImageFiles
 from cassle_zoo.eval.base import EvalData, Task
 from cassle_zoo.eval.datasets.files import (
+    downloading,
     hash_files,
     published_name,
     read_lines,
     read_pairs,
-    refuse_download,
+    require_scipy,
     with_labels,
 )
 
@@ -38,18 +38,14 @@ _CELEBA_PUBLISHED = {"train": 162770, "val": 19867, "test": 19962}
 _SHUFFLED = f"of the images shuffled by numpy, seed {_OFFICIAL_SEED}, as in the official code"
 
 
-def open_lspose(root: Path, download: bool = False) -> EvalData:
+def open_lspose(root: Path) -> EvalData:
     """Open Leeds Sports Pose: 14 joints of 2,000 images.
 
     Raises:
-        DataError: If files are missing or the joints are not of these images.
-        MissingDependencyError: Without scipy.
+        DataError: If files are missing, or the joints do not match the images.
+        MissingDependencyError: If scipy is not installed.
     """
-    refuse_download("lspose", download)
-    if importlib.util.find_spec("scipy") is None:
-        raise MissingDependencyError(
-            'lspose has a MATLAB file, which needs scipy: pip install "cassle-zoo[mat]".'
-        )
+    require_scipy("lspose")
     from scipy.io import loadmat
 
     files = sorted((root / "images").glob("*.jpg"))
@@ -81,19 +77,15 @@ def open_lspose(root: Path, download: bool = False) -> EvalData:
     return _assemble(name, _images(root, files, boxes), points, splits, notes)
 
 
-def open_300w(root: Path, download: bool = False) -> EvalData:
+def open_300w(root: Path) -> EvalData:
     """Open 300W: 68 points of 300 faces indoors and 300 outdoors.
 
     Raises:
         DataError: If files are missing or damaged.
     """
-    refuse_download("300w", download)
     base = root / "300W" if (root / "300W").is_dir() else root
-    files = [
-        file
-        for folder in ("01_Indoor", "02_Outdoor")
-        for file in sorted((base / folder).glob("*.png"))
-    ]
+    folders = (base / "01_Indoor", base / "02_Outdoor")
+    files = [file for folder in folders for file in sorted(folder.glob("*.png"))]
     if not files:
         raise DataError(
             f"300w: expected in {root}: 01_Indoor/indoor_001.png and .pts, ..., 02_Outdoor/..."
@@ -118,10 +110,8 @@ def open_celeba(root: Path, download: bool = False) -> EvalData:
     """
     base = root / "celeba"
     if download:
-        try:
+        with downloading("celeba", root):
             CelebA(root, split="all", target_type="landmarks", download=True)
-        except (RuntimeError, OSError, ValueError, ImportError) as error:
-            raise DataError(f"celeba could not be downloaded into {root}: {error}") from error
     if not (base / "img_align_celeba").is_dir():
         raise DataError(
             f"celeba: expected in {base}: img_align_celeba/*.jpg, list_eval_partition.txt and "
@@ -133,7 +123,7 @@ def open_celeba(root: Path, download: bool = False) -> EvalData:
     parts = read_pairs(base / "list_eval_partition.txt")
     names = [row[0] for row in rows]
     if set(names) != parts.keys() or not set(parts.values()) <= _CELEBA_PARTS.keys():
-        raise DataError(f"{base}: landmarks and partition are not of the same images.")
+        raise DataError(f"{base}: landmarks and partition list different images.")
     try:
         values = torch.tensor([[float(value) for value in row[1:]] for row in rows])
     except ValueError as error:
@@ -161,7 +151,7 @@ def _assemble(
     splits: Mapping[str, Tensor],
     notes: dict[str, str],
 ) -> EvalData:
-    """Put a dataset together from points (N, K, 2) in pixels."""
+    """Assemble a dataset from points (N, K, 2) in pixels."""
     boxes = torch.tensor(images.boxes, dtype=torch.float64)
     sides = (boxes[:, 2] - boxes[:, 0])[:, None, None]
     targets = ((points - boxes[:, None, :2]) / sides).flatten(1).float()
@@ -223,7 +213,7 @@ def _read_points(path: Path) -> Tensor:
         rows = lines[lines.index("{") + 1 : lines.index("}")]
         points = torch.tensor([[float(value) for value in row.split()] for row in rows])
     except ValueError as error:
-        raise DataError(f"{path} is no .pts file of version 1: {error}") from error
+        raise DataError(f"{path} is not a .pts file of version 1: {error}") from error
     if points.shape != (_W300_POINTS, 2):
         raise DataError(f"{path} has points {tuple(points.shape)}, expected ({_W300_POINTS}, 2).")
     return points

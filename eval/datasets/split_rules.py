@@ -1,4 +1,4 @@
-"""How datasets are split into training, validation and test images."""
+"""Rules that split a dataset into training, validation and test images."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ class RandomSplit:
     """`torch.utils.data.random_split` with `torch.Generator().manual_seed(seed)`.
 
     Attributes:
-        train: Number of training images, if the dataset is as published.
-        val: Number of validation images; of a dataset of another size the same fraction.
-        seed: Of the generator.
+        train: Number of training images of the published dataset.
+        val: Number of validation images; the same fraction of a dataset of another size.
+        seed: Seed of the generator.
     """
 
     train: int
@@ -44,12 +44,21 @@ class RandomSplit:
             val = round(count * self.val / (self.train + self.val))
         return split_randomly(count, val, self.seed)
 
-    def describe(self, count: int) -> str:
-        """Return the rule for `count` images, for a reader of results."""
+    def split(self, sizes: Mapping[str, int]) -> tuple[dict[str, Tensor], str]:
+        """Return the splits of a dataset with the parts `trainval` and `test`, and a description.
+
+        Args:
+            sizes: Number of images in each part.
+
+        Raises:
+            DataError: See `apply`.
+        """
+        count = sizes["trainval"]
+        splits = {**self.apply(count), "test": consecutive(sizes)["test"]}
         text = f"{self.train:,} / {self.val:,} of train by torch random_split, seed {self.seed}"
         if count != self.train + self.val:
             text += f" (of {count:,} images the same fraction)"
-        return text
+        return splits, f"{text} / test"
 
 
 def split_randomly(count: int, val: int, seed: int) -> dict[str, Tensor]:
@@ -89,13 +98,13 @@ def hold_out(labels: Sequence[int], keys: Sequence[str]) -> dict[str, Tensor]:
 
     Args:
         labels: Their classes.
-        keys: What identifies each of them: the file name without the user's folders, or a hash.
+        keys: Identifies each of them: a file name without the user's folders, or a hash.
 
     Returns:
         Indices of `train` and `val`.
 
     Raises:
-        DataError: If every class is too small to give any.
+        DataError: If every class is too small.
     """
     hashes = [sha256(f"validation {key}") for key in keys]
     by_class: dict[int, list[int]] = {}
@@ -114,7 +123,7 @@ def hold_out(labels: Sequence[int], keys: Sequence[str]) -> dict[str, Tensor]:
 
 
 def consecutive(sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """Return the indices of parts that follow each other."""
+    """Return the indices of each part, in a dataset that concatenates them."""
     ends = torch.tensor(list(sizes.values())).cumsum(0).tolist()
     parts = zip(sizes.items(), ends, strict=True)
     return {name: torch.arange(end - size, end) for (name, size), end in parts}

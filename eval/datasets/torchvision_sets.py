@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,15 +13,15 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 from torchvision import datasets
 
-from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData, Images
-from cassle_zoo.eval.datasets.files import classification, published_name
+from cassle_zoo.eval.datasets.files import classification, published_name, require_scipy
 from cassle_zoo.eval.datasets.split_rules import RandomSplit, consecutive, index_lists
 
 
 class _STL10(datasets.STL10):  # type: ignore[misc]
-    """Without the unlabelled images, which need not be there and take long to check."""
+    """STL10 without the unlabelled images, which may be missing and take long to check."""
 
     train_list = datasets.STL10.train_list[:2]
 
@@ -33,25 +32,23 @@ class _Recipe:
 
     Attributes:
         reader: The class of torchvision.
+        folder: Its folder in the root folder; it must exist before torchvision is called.
+        contents: Files in this folder.
         parts: Arguments of the class for each part.
-        published: Number of images of each part.
-        folder: Its folder in the root folder; it must be there before torchvision is called.
-        contents: What is in this folder.
+        sizes: Published number of images of each part.
         rule: How `trainval` is split; None if the parts are the splits, or lists give them.
-        metric: What is usually reported.
+        metric: The metric that is usually reported.
         fetch: Whether torchvision can still download it.
-        matlab: Whether labels are in MATLAB files.
     """
 
     reader: Any
-    parts: Mapping[str, Mapping[str, Any]]
-    published: Mapping[str, int]
     folder: str
     contents: tuple[str, ...]
+    parts: Mapping[str, Mapping[str, Any]]
+    sizes: tuple[int, ...]
     rule: RandomSplit | None = None
     metric: str = "top1"
     fetch: bool = True
-    matlab: bool = False
 
 
 _TRAINVAL_TEST = {"trainval": {"split": "train"}, "test": {"split": "test"}}
@@ -63,58 +60,55 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
     {
         "cifar10": _Recipe(
             reader=datasets.CIFAR10,
-            parts=_CIFAR,
-            published={"trainval": 50000, "test": 10000},
             folder="cifar-10-batches-py",
             contents=("data_batch_1",),
+            parts=_CIFAR,
+            sizes=(50000, 10000),
             rule=RandomSplit(train=45000, val=5000, seed=43),
         ),
         "cifar100": _Recipe(
             reader=datasets.CIFAR100,
-            parts=_CIFAR,
-            published={"trainval": 50000, "test": 10000},
             folder="cifar-100-python",
             contents=("train",),
+            parts=_CIFAR,
+            sizes=(50000, 10000),
             rule=RandomSplit(train=45000, val=5000, seed=44),
         ),
         "food101": _Recipe(
             reader=datasets.Food101,
-            parts=_TRAINVAL_TEST,
-            published={"trainval": 75750, "test": 25250},
             folder="food-101",
             contents=("meta/train.json", "images/CLASS/*.jpg"),
+            parts=_TRAINVAL_TEST,
+            sizes=(75750, 25250),
             rule=RandomSplit(train=68175, val=7575, seed=42),
         ),
         "pets": _Recipe(
             reader=datasets.OxfordIIITPet,
-            parts={"trainval": {"split": "trainval"}, "test": {"split": "test"}},
-            published={"trainval": 3680, "test": 3669},
             folder="oxford-iiit-pet",
             contents=("images/*.jpg", "annotations/trainval.txt"),
+            parts={"trainval": {"split": "trainval"}, "test": {"split": "test"}},
+            sizes=(3680, 3669),
             rule=RandomSplit(train=2940, val=740, seed=49),
             metric="mean_per_class",
         ),
         "flowers": _Recipe(
             reader=datasets.Flowers102,
-            parts=_OWN,
-            published={"train": 1020, "val": 1020, "test": 6149},
             folder="flowers-102",
             contents=("jpg/*.jpg", "setid.mat"),
+            parts=_OWN,
+            sizes=(1020, 1020, 6149),
             metric="mean_per_class",
-            matlab=True,
         ),
         "caltech101": _Recipe(
             reader=datasets.Caltech101,
-            parts={"all": {}},
-            published={"all": 8677},
             folder="caltech101/101_ObjectCategories",
             contents=("CLASS",),
+            parts={"all": {}},
+            sizes=(8677,),
             metric="mean_per_class",
         ),
         "cars": _Recipe(
             reader=datasets.StanfordCars,
-            parts=_TRAINVAL_TEST,
-            published={"trainval": 8144, "test": 8041},
             folder="stanford_cars",
             contents=(
                 "devkit/cars_train_annos.mat",
@@ -123,31 +117,32 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
                 "cars_train/*.jpg",
                 "cars_test/*.jpg",
             ),
+            parts=_TRAINVAL_TEST,
+            sizes=(8144, 8041),
             rule=RandomSplit(train=7000, val=1144, seed=51),
             fetch=False,
-            matlab=True,
         ),
         "aircraft": _Recipe(
             reader=datasets.FGVCAircraft,
-            parts=_OWN,
-            published={"train": 3334, "val": 3333, "test": 3333},
             folder="fgvc-aircraft-2013b",
             contents=("data/images_variant_train.txt", "data/images/*.jpg"),
+            parts=_OWN,
+            sizes=(3334, 3333, 3333),
             metric="mean_per_class",
         ),
         "dtd": _Recipe(
             reader=datasets.DTD,
-            parts=_OWN,
-            published={"train": 1880, "val": 1880, "test": 1880},
             folder="dtd/dtd",
             contents=("labels/train1.txt", "images/CLASS/*.jpg"),
+            parts=_OWN,
+            sizes=(1880, 1880, 1880),
         ),
         "stl10": _Recipe(
             reader=_STL10,
-            parts=_TRAINVAL_TEST,
-            published={"trainval": 5000, "test": 8000},
             folder="stl10_binary",
             contents=("train_X.bin", "class_names.txt"),
+            parts=_TRAINVAL_TEST,
+            sizes=(5000, 8000),
             rule=RandomSplit(train=4500, val=500, seed=50),
         ),
     }
@@ -160,9 +155,9 @@ def open_torchvision(name: str, root: Path, download: bool = False) -> EvalData:
     """Open one of `TORCHVISION_SETS`.
 
     Args:
-        name: Of the dataset.
-        root: Folder that holds the dataset's folder, or will when it is downloaded.
-        download: Whether to fetch what is not there.
+        name: Name of the dataset.
+        root: The folder that holds the dataset's folder, or will after the download.
+        download: Download the dataset if it is not there.
 
     Raises:
         DataError: If files are missing or damaged.
@@ -174,14 +169,12 @@ def open_torchvision(name: str, root: Path, download: bool = False) -> EvalData:
     where = f"{name}: expected in {root}: {contents}."
     if download and not recipe.fetch:
         raise ConfigError(f"{name} is not offered for download any more. {where}")
-    if recipe.matlab and importlib.util.find_spec("scipy") is None:
-        raise MissingDependencyError(
-            f'{name} has MATLAB files, which need scipy: pip install "cassle-zoo[mat]".'
-        )
+    if ".mat" in contents:
+        require_scipy(name)
     if not download and not (root / recipe.folder).is_dir():
         hint = " --download fetches it." if recipe.fetch else ""
         raise DataError(f"{name}: {root / recipe.folder} is missing. {where}{hint}")
-    # Readers of damaged files raise anything: of pickle, tarfile, scipy, struct, ...
+    # On damaged files the readers raise errors of pickle, tarfile, scipy, struct, ...
     try:
         parts = {
             part: recipe.reader(root, download=download, **arguments)
@@ -195,10 +188,8 @@ def open_torchvision(name: str, root: Path, download: bool = False) -> EvalData:
 def _assemble(name: str, root: Path, recipe: _Recipe, parts: dict[str, Any]) -> EvalData:
     samples = {part: _samples(data) for part, data in parts.items()}
     sizes = {part: len(labels) for part, (_, labels) in samples.items()}
-    shown_name, notes = published_name(name, sizes, recipe.published)
+    shown_name, notes = published_name(name, sizes, dict(zip(sizes, recipe.sizes, strict=True)))
     splits, notes["splits"] = _splits(name, recipe, sizes)
-    labels = [label for _, own in samples.values() for label in own]
-    classes = _classes(name, next(iter(parts.values())))
     images: Images
     digest = hashlib.sha256()
     if recipe.reader in (datasets.CIFAR10, datasets.CIFAR100, _STL10):
@@ -212,9 +203,9 @@ def _assemble(name: str, root: Path, recipe: _Recipe, parts: dict[str, Any]) -> 
         name=shown_name,
         images=images,
         digest=digest,
-        labels=labels,
+        labels=[label for _, own in samples.values() for label in own],
         splits=splits,
-        classes=classes,
+        classes=_classes(name, next(iter(parts.values()))),
         notes=notes,
         metric=recipe.metric,
     )
@@ -233,18 +224,16 @@ def _splits(name: str, recipe: _Recipe, sizes: dict[str, int]) -> tuple[dict[str
         if sizes["all"] != expected:
             raise DataError(
                 f"the lists are of {expected:,} images, but there are {sizes['all']:,}; are "
-                "there hidden files in the folders of the classes?"
+                "there hidden files in the class folders?"
             )
         return {split: torch.tensor(lists[split]) for split in lists}, _LISTS
-    splits = consecutive(sizes)
-    if recipe.rule is None:
-        return splits, "the dataset's own train / val / test"
-    part = recipe.rule.apply(sizes["trainval"])
-    return {**part, "test": splits["test"]}, f"{recipe.rule.describe(sizes['trainval'])} / test"
+    if recipe.rule is not None:
+        return recipe.rule.split(sizes)
+    return consecutive(sizes), "the dataset's own train / val / test"
 
 
 def _samples(data: Any) -> tuple[list[Path], list[int]]:
-    """Return the files, if there are any, and labels of a dataset of torchvision."""
+    """Return the files, if there are any, and labels of a torchvision dataset."""
     match data:
         case datasets.CIFAR10():
             return [], list(data.targets)

@@ -11,7 +11,7 @@ from torchvision.datasets import VOCDetection
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData, Task
-from cassle_zoo.eval.datasets.files import content_hashes
+from cassle_zoo.eval.datasets.files import content_hashes, downloading
 
 NAME = "voc07+12"
 CLASSES = (
@@ -28,14 +28,14 @@ def open_data(root: Path, download: bool = False) -> EvalData:
     """Open the dataset.
 
     Args:
-        root: Folder that holds `VOCdevkit`, or that folder.
-        download: Whether torchvision may fetch what belongs there (2.8 GB).
+        root: `VOCdevkit`, or the folder that holds it.
+        download: Let torchvision download what is missing (2.8 GB).
 
     Returns:
-        One task of the kind `detection`; see `cassle_zoo.eval.base.Task` for its targets.
+        A dataset with one `detection` task; see `cassle_zoo.eval.base.Task` for its targets.
 
     Raises:
-        DataError: If files are missing, or an annotation is not understood.
+        DataError: If files are missing, or an annotation is malformed.
     """
     root = root.parent if root.name == DEVKIT else root
     images: list[Path] = []
@@ -46,7 +46,8 @@ def open_data(root: Path, download: bool = False) -> EvalData:
         start = len(images)
         for year, image_set in parts:
             if download:
-                _fetch(root, year, image_set)
+                with downloading(NAME, root):
+                    VOCDetection(str(root), year=year, image_set=image_set, download=True)
             for image, annotation in _listed(root / DEVKIT / f"VOC{year}", image_set):
                 content = _read(annotation)
                 digest.update(f"{split} {year} {image.name}\n".encode() + content)
@@ -76,13 +77,6 @@ def open_data(root: Path, download: bool = False) -> EvalData:
         notes={"splits": f"{rule} ({', '.join(f'{len(rows)}' for rows in splits.values())})"},
         names=tuple(f"{path.parents[1].name}/{path.name}" for path in images),
     )
-
-
-def _fetch(root: Path, year: str, image_set: str) -> None:
-    try:
-        VOCDetection(str(root), year=year, image_set=image_set, download=True)
-    except (RuntimeError, OSError) as error:
-        raise DataError(f"{NAME} could not be downloaded into {root}: {error}") from error
 
 
 def _listed(folder: Path, image_set: str) -> list[tuple[Path, Path]]:
@@ -115,7 +109,7 @@ def _objects(content: bytes, path: Path) -> list[list[float]]:
             difficult = float(found.findtext("difficult", "0"))
             rows.append([float(CLASSES.index(name)), *box, difficult])
     except (ElementTree.ParseError, ValueError) as error:
-        raise DataError(f"{path} is no annotation of PASCAL VOC: {error}.") from error
+        raise DataError(f"{path} is not an annotation of PASCAL VOC: {error}.") from error
     return rows
 
 

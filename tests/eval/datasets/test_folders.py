@@ -72,9 +72,9 @@ def test_folder_with_its_own_validation_images(name, tmp_path, save_image):
     [
         ({"test/a": 1}, "train must hold a folder of images per class"),
         ({"train/a": 9}, "test must hold a folder"),
-        ({"train/a": 9, "test/b": 1}, "classes that train has not: b"),
+        ({"train/a": 9, "test/b": 1}, "classes that are not in train: b"),
         ({"train/a": 3, "test/a": 1}, "fewer than five"),
-        ({"train/a": 9, "test/a": 1, "val/a": 1, "dev/a": 1}, "val and dev; keep one"),
+        ({"train/a": 9, "test/a": 1, "val/a": 1, "dev/a": 1}, "val and dev; use only one"),
         ({"train/a": 9, "train/b": 0, "test/a": 1}, "no images of the classes b"),
     ],
 )
@@ -212,7 +212,7 @@ def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_image, monkeypatch):
     assert task.splits["test"].tolist() == [9, 10, 11]
     assert data.images[3][0].size == (8, 6)
     (tmp_path / "Testing_01.txt").write_text("/z/zoo/sun_1.jpg\n")
-    with pytest.raises(DataError, match="has not: z/zoo"):
+    with pytest.raises(DataError, match="not in ClassName.txt: z/zoo"):
         open_data("sun397", tmp_path)
     (tmp_path / "Training_01.txt").unlink()
     with pytest.raises(DataError, match=r"expected in .*ClassName.txt"):

@@ -61,7 +61,7 @@ def test_folder_of_images(tmp_path, save_image):
 
 
 def test_what_cannot_be_used(tmp_path, save_image):
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="not a folder"):
         open_data("hf", tmp_path / "nothing")
     with pytest.raises(DataError, match="expected train, test"):
         open_data("hf", save_to_disk(tmp_path, save_image, train=4))

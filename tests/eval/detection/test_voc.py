@@ -72,9 +72,9 @@ def test_no_dataset(tmp_path):
     ("old", "new", "message"),
     [
         ("<name>dog</name>", "<name>dragon</name>", "'dragon' is not a class"),
-        ("<xmin>4</xmin>", "", "no annotation of PASCAL VOC"),
+        ("<xmin>4</xmin>", "", "not an annotation of PASCAL VOC"),
         ("<xmax>27</xmax>", "<xmax>3</xmax>", "is empty"),
-        ("</annotation>", "", "no annotation of PASCAL VOC"),
+        ("</annotation>", "", "not an annotation of PASCAL VOC"),
     ],
 )
 def test_wrong_annotations(voc_root, old, new, message):
