@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.eval.feature_cache import FeatureCache, features_of
+from cassle_zoo.eval.feature_cache import cache_folder, cached_features, features_of
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import eval_transform, extract_features
 from cassle_zoo.features.whitening import Whitening
@@ -226,7 +226,7 @@ class EvalContext:
         if compute.no_cache or source.argument is None:
             return extract()
         own = (source.sha256 or source.name, source.network, self.data.sha256, str(compute.device))
-        return FeatureCache(compute.cache).get([*own, *key], extract)
+        return cached_features(compute.cache or cache_folder(), [*own, *key], extract)
 
     def extract(self, model: nn.Module, images: Images) -> Tensor:
         """Return features (N, D) that a network computes of images of the dataset.

@@ -1,13 +1,16 @@
-"""Reading batches of images, in worker processes or in this one, with the same errors from both."""
+"""Batches of images, read by workers or in this process, and a training loop over them."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
+from tqdm import tqdm
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import DataError, NonFiniteLossError
 from cassle_zoo.common.images import to_rgb
 
 Collate = Callable[[list[Any]], Any]
@@ -18,7 +21,7 @@ def read_image(images: Any, index: int) -> Image.Image:
 
     Args:
         images: See `cassle_zoo.eval.base.Images`.
-        index: Which of them.
+        index: Index of the image.
 
     Raises:
         DataError: If it cannot be read.
@@ -40,18 +43,18 @@ def read_batches(
     """Read the batches of a map-style dataset.
 
     Args:
-        dataset: Picklable; raises a DataError for what cannot be read.
+        dataset: Picklable; raises a DataError for samples that cannot be read.
         batches: Keys of the dataset, by batch.
-        workers: Processes that read; 0 for this one.
-        collate: Makes a batch of samples.
+        workers: Number of worker processes; 0 for none.
+        collate: Makes a batch from samples.
         pin_memory: Whether tensors go to pinned memory.
 
     Yields:
         The batches.
 
     Raises:
-        DataError: As the dataset raises it. (A DataLoader would write the worker's traceback into
-            the message, and make a RuntimeError of an error of several arguments.)
+        DataError: As the dataset raises it. (A DataLoader would add the worker's traceback to the
+            message, and turn an error with several arguments into a RuntimeError.)
     """
     loader: DataLoader[Any] = DataLoader(
         _Batches(dataset, collate),
@@ -65,6 +68,49 @@ def read_batches(
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def train(
+    loss_of: Callable[[Any], Tensor],
+    batches: "tqdm[Any]",
+    optimizer: torch.optim.Optimizer,
+    *,
+    lr: float,
+    schedule: Callable[[int], float],
+    advice: str = "use a smaller one",
+) -> list[float]:
+    """Take an optimiser step for every batch.
+
+    Args:
+        loss_of: Computes the loss of a batch.
+        batches: The batches, in a progress bar that knows their number.
+        optimizer: Groups with an `lr_scale` have that fraction of the learning rate.
+        lr: Peak learning rate.
+        schedule: Fraction of the peak at a step, from 0.
+        advice: How to avoid a learning rate that is too large.
+
+    Returns:
+        The loss of each step.
+
+    Raises:
+        NonFiniteLossError: If the loss becomes NaN or infinite.
+    """
+    losses: list[float] = []
+    with batches:
+        for step, batch in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * schedule(step) * group.get("lr_scale", 1.0)
+            loss = loss_of(batch)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise NonFiniteLossError(
+                    f"the loss is {losses[-1]} at step {step} of {batches.total} with lr {lr:g}; "
+                    f"{advice}."
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return losses
 
 
 class _Batches(Dataset[Any]):

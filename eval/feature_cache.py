@@ -1,4 +1,4 @@
-"""Features that need not be extracted again: the cache on disk, and files of features."""
+"""The cache of extracted features on disk, and features matched from a file."""
 
 import os
 import warnings
@@ -17,50 +17,43 @@ CACHE_VARIABLE = "CASSLE_ZOO_CACHE"
 _FORMAT = "1"
 
 
-def default_folder() -> Path:
+def cache_folder() -> Path:
     """Return `$CASSLE_ZOO_CACHE`, or `cassle_zoo/features` in the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
+    if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "cassle_zoo" / "features"
 
 
-class FeatureCache:
-    """A folder of files, each named by a hash of what its features depend on."""
+def cached_features(folder: Path, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
+    """Return the features cached under `key`, extracting and caching them if there are none.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Use `folder`, or the default one; it is created when something is cached."""
-        self.folder = folder or default_folder()
+    Args:
+        folder: The cache, created if it does not exist.
+        key: Everything the features depend on: hashes of weights and data, the transform, ...
+        extract: Computes the features.
 
-    def get(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
-        """Return the features cached under `key`, extracting them if there are none.
+    Returns:
+        The features, bit for bit as extracted. A damaged file is replaced.
 
-        Args:
-            key: All that the features depend on: hashes of weights and data, the transform, ...
-            extract: Computes the features.
-
-        Returns:
-            The features, bit for bit as extracted. A damaged file is replaced.
-
-        Warns:
-            UserWarning: If they cannot be cached: the disk is full, for example.
-        """
-        text = "\n".join([_FORMAT, *key])
-        path = self.folder / f"{sha256(text)}.safetensors"
-        if path.is_file():
-            try:
-                return load_file(path)["features"]
-            except (SafetensorError, KeyError):
-                path.unlink(missing_ok=True)
-        features = extract().contiguous()
+    Warns:
+        UserWarning: If the features cannot be cached, for example because the disk is full.
+    """
+    text = "\n".join([_FORMAT, *key])
+    path = folder / f"{sha256(text)}.safetensors"
+    if path.is_file():
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, save({"features": features}))
-        except OSError as error:  # after hours, no reason to lose them
-            reason = error.strerror or error
-            warnings.warn(f"cannot cache features in {self.folder}: {reason}.", stacklevel=2)
-        return features
+            return load_file(path)["features"]
+        except (SafetensorError, KeyError):
+            path.unlink(missing_ok=True)
+    features = extract().contiguous()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save({"features": features}))
+    except OSError as error:  # after hours, no reason to lose them
+        reason = error.strerror or error
+        warnings.warn(f"cannot cache features in {folder}: {reason}.", stacklevel=2)
+    return features
 
 
 def features_of(
@@ -68,21 +61,21 @@ def features_of(
 ) -> Tensor:
     """Pick the features of the images of a dataset from those of a file.
 
-    The images must be below one folder under just the names they have in the dataset, and if
-    that folder is on this machine, it must be the dataset's: other data often have equal names.
+    The images must be in one folder under the names they have in the dataset. If that folder is
+    on this machine, it must be the dataset's, since other data often have the same names.
 
     Args:
-        known: Features with their sources, in any order; others may be among them.
-        names: Names of the images, relative to the dataset. If empty, the file must hold just
+        known: Features with their sources, in any order; there may be others among them.
+        names: Names of the images, relative to the dataset. If empty, the file must hold exactly
             the images, in their order.
         count: Number of images N.
-        root: Folder of the dataset; None if it is none.
+        root: Folder of the dataset; None if it is not in a folder.
 
     Returns:
         Features (N, D).
 
     Raises:
-        DataError: If an image has no features or several, or they are of other data.
+        DataError: If an image has no features or several, or they are from other data.
     """
     if not names:
         if len(known) != count:
@@ -121,7 +114,7 @@ def features_of(
 
 
 def _by_folder(sources: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return the rows of images by name, by the folder that the names are relative to."""
+    """Return the row of each name, by the folder that the names are relative to."""
     depths = {name.count("/") + 1 for name in names}
     wanted = set(names)
     found: dict[str, dict[str, int]] = {}

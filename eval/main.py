@@ -15,12 +15,11 @@ import tyro
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.datasets import DATASETS, open_data
-from cassle_zoo.eval.feature_cache import FeatureCache
+from cassle_zoo.eval.feature_cache import cache_folder
 from cassle_zoo.eval.protocols import EVALUATORS
-from cassle_zoo.eval.recording import check_folder, check_output, place_for, write
 from cassle_zoo.eval.report import page as report
 from cassle_zoo.eval.report.tables import format_table
-from cassle_zoo.eval.runner import evaluate
+from cassle_zoo.eval.runner import check_folder, check_output, evaluate, place_for, write
 from cassle_zoo.eval.sources import FORMS, FeatureSource, open_source
 from cassle_zoo.records import Result
 
@@ -118,7 +117,7 @@ def _open(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, Feature
             sources[model] = open_source(model, seed=arguments.compute.seed)
     extracts = any(source.model is not None for source in sources.values())
     if extracts and not arguments.compute.no_cache:
-        folder = FeatureCache(arguments.compute.cache).folder
+        folder = arguments.compute.cache or cache_folder()
         check_folder(folder, "--cache FOLDER, or cache nothing with --no-cache")
     return sources
 

@@ -1,11 +1,18 @@
-"""Runs evaluators: a source of features on a dataset gives a `Result`, ready to be recorded."""
+"""Evaluation of a source on a dataset, and recording of the result without replacing another."""
 
+import dataclasses
+import json
+import re
+import tempfile
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from cassle_zoo.common.errors import ConfigError, DataError, StorageError
+from cassle_zoo.common.files import sha256, write_bytes
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator, Outcome
 from cassle_zoo.eval.sources import FeatureSource, open_source
 from cassle_zoo.records import (
@@ -18,6 +25,10 @@ from cassle_zoo.records import (
 
 DECIMALS = 6
 
+_CHOSEN = "chosen"  # parts of a protocol that were found, not set
+_STRENGTHS = "strength/"
+_MARK = 8  # hexadecimal digits
+
 
 def evaluate(
     task: str,
@@ -28,24 +39,24 @@ def evaluate(
     *,
     command: str = "",
 ) -> tuple[Result, Outcome]:
-    """Measure one source.
+    """Evaluate one model.
 
     Args:
         task: Name of the evaluator, for the result.
-        evaluator: What to measure.
-        model: What to measure it of; see `cassle_zoo.eval.sources.open_source`.
-        data: What to measure it on.
+        evaluator: The evaluator.
+        model: The model; see `cassle_zoo.eval.sources.open_source`.
+        data: The dataset.
         compute: How to compute.
         command: The command that repeats the measurement.
 
     Returns:
-        The result, and the outcome with the files that belong beside the result.
+        The result, and the outcome with the files to be written beside it.
 
     Raises:
         DataError: If the data cannot be used.
         ConfigError: If settings, source and data do not fit together.
         UnknownNameError: If there is no such model.
-        WeightsUnavailableError: If nobody has published the model's weights.
+        WeightsUnavailableError: If no weights of the model are published.
     """
     compute = compute or Compute()
     source = model if isinstance(model, FeatureSource) else open_source(model, seed=compute.seed)
@@ -74,8 +85,119 @@ def evaluate(
     return result, outcome
 
 
+def check_folder(folder: Path, option: str) -> None:
+    """Check that files can be written to a folder, which is created if it does not exist.
+
+    Args:
+        folder: The folder.
+        option: The option that chooses another folder, for the message.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"nothing can be written to the folder {str(folder)!r} ({reason}); choose another with "
+            f"{option}."
+        ) from error
+
+
+def check_output(output: Path, models: int) -> None:
+    """Check, before anything is computed, that the results of some models can be written.
+
+    Args:
+        output: `FILE.json` or a folder.
+        models: Number of models.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    if output.suffix != ".json":
+        return check_folder(output, "-o")
+    if models > 1:
+        raise ConfigError(f"{output} is one file, but {models} models are measured; give a folder.")
+    if output.is_dir():
+        raise ConfigError(f"-o {output} ends in .json but is a folder; give it another name.")
+    return check_folder(output.parent, "-o")
+
+
+def measurement(result: Result) -> str:
+    """Return a hash of everything that identifies a measurement, but not of its numbers."""
+    strengths = {k: v for k, v in result.series.items() if k.startswith(_STRENGTHS)}
+    what = [
+        result.task,
+        dataclasses.asdict(result.model),
+        dataclasses.asdict(result.data),
+        result.seed,
+        {k: v for k, v in result.protocol.items() if not k.startswith(_CHOSEN)},
+        sorted((task, metric) for task, own in result.metrics.items() for metric in own),
+        sorted(result.series),
+        strengths,
+    ]
+    return sha256(json.dumps(what, sort_keys=True))
+
+
+def place_for(output: Path, result: Result) -> tuple[Path, str]:
+    """Choose the file of a result.
+
+    Args:
+        output: `FILE.json`, or a folder, in which the file is named after task, data and model.
+            If that file holds another measurement (other settings, weights, data or seed), a hash
+            is added to the name.
+        result: The result to be written.
+
+    Returns:
+        The file, and a remark about it for the user.
+    """
+    own = measurement(result)
+    parts = (result.task, result.data.name, result.model.name)
+    first = output
+    if output.suffix != ".json":
+        first = output / f"{'--'.join(map(slug, parts))}.json"
+    if not first.exists():
+        return first, "recorded"
+    if _measurement_in(first) == own:
+        return first, "recorded again"
+    if first == output:
+        return first, "recorded in place of another measurement"
+    marked = first.with_name(f"{first.stem}--{own[:_MARK]}.json")
+    again = " again" if marked.exists() else ""
+    return marked, f"recorded{again} beside {first.name}, which is another measurement"
+
+
+def write(path: Path, result: Result, outcome: Outcome) -> None:
+    """Write a result, and the files of its outcome beside it.
+
+    Args:
+        path: The JSON file.
+        result: The result.
+        outcome: Its outcome.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    files = {f"{path.stem}.{slug(name)}": content for name, content in outcome.files.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_bytes(path.with_name(name), content)
+        dataclasses.replace(result, files=list(files)).save(path)
+    except OSError as error:
+        raise StorageError(f"cannot record {path}: {error.strerror or error}.") from error
+
+
+def slug(text: str) -> str:
+    """Replace everything but letters, digits and `._-`, for file names."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+
+
 def _input(context: EvalContext) -> str:
-    """Describe what the network sees."""
+    """Describe the network's input."""
     if context.source.model is None:
         return "features from a file"
     tensor: Tensor = context.transform(context.data.images[0][0])
@@ -89,3 +211,10 @@ def _input(context: EvalContext) -> str:
 
 def _numbers(values: Iterable[Any]) -> str:
     return ", ".join(f"{float(value):g}" for value in values)
+
+
+def _measurement_in(path: Path) -> str | None:
+    try:
+        return measurement(Result.load(path))
+    except DataError:
+        return None

@@ -19,75 +19,12 @@ from cassle_zoo.eval.base import EvalContext, EvalData, Outcome, Settings
 from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.report.figures import render, require_matplotlib
 from cassle_zoo.eval.report.sensitivity_figures import equivariance_figure
+from cassle_zoo.eval.solvers.ridge import Ridge
 from cassle_zoo.features.inference import choose_device, embed, inference
 from cassle_zoo.projector import ConditionedProjector
 
 L2_GRID: tuple[float, ...] = tuple(10 ** (exponent / 2) for exponent in range(-12, 9))
 """Per sample and standardised feature: 21 values from 1e-6 to 1e4."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RidgePath:
-    """Ridge regressions of the same data, ready to predict with any l2 penalty.
-
-    Attributes:
-        mean: (D,) of the features.
-        scale: (D,) standard deviation of the features; 1 where they are constant.
-        centre: (T,) mean of the targets.
-        basis: (D, K) directions.
-        spectrum: (K,) eigenvalues that belong to them.
-        coefficients: (K, T) targets in this basis.
-        count: Number of samples N.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    centre: Tensor
-    basis: Tensor
-    spectrum: Tensor
-    coefficients: Tensor
-    count: int
-
-    def predict(self, features: Tensor, l2: float) -> Tensor:
-        """Return predictions (M, T) float64 for features (M, D).
-
-        Args:
-            features: Of other samples.
-            l2: λ > 0 of Σ ‖y - W x‖² + λ N ‖W‖², x being standardised.
-        """
-        shrunk = self.coefficients / (self.spectrum + l2 * self.count).unsqueeze(1)
-        weights = (self.basis @ shrunk) / self.scale.unsqueeze(1)
-        result: Tensor = (features.double() - self.mean) @ weights + self.centre
-        return result
-
-
-def fit_ridge(features: Tensor, targets: Tensor) -> RidgePath:
-    """Fit targets (N, T) by features (N, D) for all penalties at once, in closed form and float64.
-
-    Raises:
-        DataError: If the numbers of rows differ or are less than 2, or values are not finite.
-    """
-    if len(features) != len(targets) or len(features) < 2:
-        raise DataError(f"{len(features)} features and {len(targets)} targets; 2 are needed.")
-    if not (torch.isfinite(features).all() and torch.isfinite(targets).all()):
-        raise DataError("features or targets are NaN or infinite.")
-    x, y = features.double(), targets.double()
-    mean, centre = x.mean(0), y.mean(0)
-    x, y = x - mean, y - centre
-    scale = x.square().mean(0).sqrt()
-    scale = torch.where(scale > 1e-12 * (1 + mean.abs()), scale, 1)
-    x = x / scale
-    if x.shape[1] <= len(x):
-        spectrum, basis = torch.linalg.eigh(x.T @ x)
-        coefficients = basis.T @ (x.T @ y)
-    else:
-        # The same solution from the smaller matrix of inner products.
-        spectrum, vectors = torch.linalg.eigh(x @ x.T)
-        basis, coefficients = x.T @ vectors, vectors.T @ y
-    return RidgePath(
-        mean=mean, scale=scale, centre=centre, basis=basis, spectrum=spectrum.clamp(min=0),
-        coefficients=coefficients, count=len(x),
-    )  # fmt: skip
 
 
 def probe(
@@ -111,19 +48,19 @@ def probe(
         DataError: If values are not finite, or a target is constant in `val` or `test`.
     """
     train, val, test = (splits[name] for name in ("train", "val", "test"))
-    path = fit_ridge(features[train], targets[train])
+    ridge = Ridge(features[train], targets[train], standardise=True)
     for part in (val, test):
         if (targets[part] == targets[part][:1]).all(0).any():
             raise DataError("R² is not defined: a target is the same for all held-out images.")
     tried = torch.stack(
-        [r2_scores(path.predict(features[val], l2), targets[val]) for l2 in L2_GRID]
+        [r2_scores(ridge.predict(features[val], l2 * len(train)), targets[val]) for l2 in L2_GRID]
     )
     both = torch.cat([train, val])
-    final = fit_ridge(features[both], targets[both])
+    final = Ridge(features[both], targets[both], standardise=True)
     scores = {}
     for name, own in columns.items():
         l2 = L2_GRID[int(tried[:, own].mean(1).argmax())]
-        predicted = final.predict(features[test], l2)
+        predicted = final.predict(features[test], l2 * len(both))
         scores[name] = float(r2_scores(predicted, targets[test])[own].mean())
     return scores
 

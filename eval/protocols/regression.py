@@ -10,13 +10,13 @@ loss, is reported as well.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.base import EvalContext, Outcome, first_few
 from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.protocols.linear_probe import L2_GRID, Samples, check_l2_grid
+from cassle_zoo.eval.solvers.ridge import Ridge
 
 PROTOCOL: dict[str, object] = {
     "features": "not normalised",
@@ -71,12 +71,13 @@ def linear_regression(
         part.check(name, width, (outputs,))
     for name, part in {"validation": val, "test": test}.items():
         _check_spread(name, part.targets)
-    ridge = _Ridge(train)
+    ridge = Ridge(train.features, train.targets)
     scores = tuple(
         float(r2_scores(ridge.predict(val.features, l2), val.targets).mean()) for l2 in l2_grid
     )
     best = max(zip(scores, l2_grid, strict=True), key=lambda pair: (pair[0], -pair[1]))[1]
-    predicted = _Ridge(train + val).predict(test.features, best)
+    both = train + val
+    predicted = Ridge(both.features, both.targets).predict(test.features, best)
     found = r2_scores(predicted, test.targets)
     return RegressionResult(
         r2=float(found.mean()),
@@ -86,27 +87,6 @@ def linear_regression(
         l2_grid=tuple(l2_grid),
         validation_r2=scores,
     )
-
-
-class _Ridge:
-    """Ridge regressions for all w at once, from one singular value decomposition in float64."""
-
-    def __init__(self, samples: Samples) -> None:
-        features, targets = samples.features.double(), samples.targets.double()
-        self.centre, self.bias = features.mean(0), targets.mean(0)
-        # Features and targets in coordinates that span them: no taller than wide.
-        both = torch.cat([features - self.centre, targets - self.bias], dim=1)
-        small = torch.linalg.qr(both, mode="r").R
-        left, values, right = torch.linalg.svd(small[:, : features.shape[1]], full_matrices=False)
-        # Directions that are only rounding.
-        found = values > values.max() * max(features.shape) * torch.finfo(values.dtype).eps
-        self.values, self.right = values[found], right[found]
-        self.projected = left[:, found].T @ small[:, features.shape[1] :]
-
-    def predict(self, features: Tensor, l2: float) -> Tensor:
-        shrunk = (self.values / (self.values.square() + l2))[:, None] * self.projected
-        predicted: Tensor = (features.double() - self.centre) @ (self.right.T @ shrunk) + self.bias
-        return predicted
 
 
 def _check_spread(name: str, targets: Tensor) -> None:

@@ -12,7 +12,6 @@ import tyro
 from cassle_zoo.common import templates
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import write_text
-from cassle_zoo.eval.recording import check_folder
 from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
 from cassle_zoo.eval.report.figures import (
     Bar,
@@ -23,6 +22,7 @@ from cassle_zoo.eval.report.figures import (
     require_matplotlib,
 )
 from cassle_zoo.eval.report.tables import direction, format_value, is_fraction, metric_keys
+from cassle_zoo.eval.runner import check_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

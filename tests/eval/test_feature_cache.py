@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.feature_cache import FeatureCache, default_folder, features_of
+from cassle_zoo.eval.feature_cache import cache_folder, cached_features, features_of
 from cassle_zoo.features.extract import FeatureSet
 
 KEY = ("weights", "data", "transform")
@@ -16,9 +16,9 @@ def never():
 
 def test_features_are_extracted_once(tmp_path):
     features = torch.randn(5, 3)
-    cache = FeatureCache(tmp_path / "new")
-    assert torch.equal(cache.get(KEY, lambda: features), features)
-    assert torch.equal(cache.get(KEY, never), features)
+    folder = tmp_path / "new"
+    assert torch.equal(cached_features(folder, KEY, lambda: features), features)
+    assert torch.equal(cached_features(folder, KEY, never), features)
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
@@ -26,18 +26,16 @@ def test_features_are_extracted_once(tmp_path):
 def test_every_part_of_the_key_counts(tmp_path, position):
     other = [*KEY]
     other[position] = "other"
-    cache = FeatureCache(tmp_path)
-    cache.get(KEY, lambda: torch.zeros(1, 1))
-    assert cache.get(other, lambda: torch.ones(1, 1)).item() == 1
+    cached_features(tmp_path, KEY, lambda: torch.zeros(1, 1))
+    assert cached_features(tmp_path, other, lambda: torch.ones(1, 1)).item() == 1
 
 
 def test_a_damaged_file_is_replaced(tmp_path):
-    cache = FeatureCache(tmp_path)
-    cache.get(KEY, lambda: torch.zeros(2, 2))
+    cached_features(tmp_path, KEY, lambda: torch.zeros(2, 2))
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:20])
-    assert cache.get(KEY, lambda: torch.ones(2, 2)).sum() == 4
-    assert cache.get(KEY, never).sum() == 4
+    assert cached_features(tmp_path, KEY, lambda: torch.ones(2, 2)).sum() == 4
+    assert cached_features(tmp_path, KEY, never).sum() == 4
 
 
 def test_a_full_disk_loses_no_features(tmp_path, monkeypatch):
@@ -46,16 +44,16 @@ def test_a_full_disk_loses_no_features(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_bytes", fail)
     with pytest.warns(UserWarning, match=r"cannot cache features in .*: No space left on device"):
-        assert FeatureCache(tmp_path).get(KEY, lambda: torch.ones(2, 2)).sum() == 4
+        assert cached_features(tmp_path, KEY, lambda: torch.ones(2, 2)).sum() == 4
     assert not list(tmp_path.iterdir())
 
 
 def test_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("CASSLE_ZOO_CACHE", str(tmp_path / "own"))
-    assert default_folder() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
     monkeypatch.delenv("CASSLE_ZOO_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "cassle_zoo" / "features"
+    assert cache_folder() == tmp_path / "cassle_zoo" / "features"
 
 
 def known(*sources):

@@ -212,7 +212,7 @@ def test_sun397_keeps_the_order_of_its_lists(tmp_path, save_image, monkeypatch):
     assert task.splits["test"].tolist() == [9, 10, 11]
     assert data.images[3][0].size == (8, 6)
     (tmp_path / "Testing_01.txt").write_text("/z/zoo/sun_1.jpg\n")
-    with pytest.raises(DataError, match="not in ClassName.txt: z/zoo"):
+    with pytest.raises(DataError, match=r"not in ClassName\.txt: z/zoo"):
         open_data("sun397", tmp_path)
     (tmp_path / "Training_01.txt").unlink()
     with pytest.raises(DataError, match=r"expected in .*ClassName.txt"):

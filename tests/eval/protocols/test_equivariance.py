@@ -3,18 +3,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge
+from sklearn import linear_model
 
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.protocols.equivariance import (
     Equivariance,
-    fit_ridge,
     probe,
     ranks_of_first,
     split_images,
 )
+from cassle_zoo.eval.solvers.ridge import Ridge
 
 QUICK = Equivariance(candidates=10, figures=False)
 
@@ -81,8 +81,8 @@ def test_ridge_agrees_with_sklearn(width, l2):
     y = x[:, :3] * torch.tensor([1.0, -2.0, 0.5]) + torch.randn(60, 3)
     standardised = (x.double() - x.double().mean(0)) / x.double().std(0, correction=0)
     standardised[:, 2] = 0
-    reference = Ridge(l2 * 60).fit(standardised.numpy(), y.double().numpy())
-    found = fit_ridge(x, y).predict(x, l2)
+    reference = linear_model.Ridge(l2 * 60).fit(standardised.numpy(), y.double().numpy())
+    found = Ridge(x, y, standardise=True).predict(x, l2 * 60)
     np.testing.assert_allclose(found, reference.predict(standardised.numpy()), atol=1e-8)
 
 
@@ -99,7 +99,7 @@ def test_probe_finds_what_is_there():
     with pytest.raises(DataError, match="NaN"):
         probe(x * float("nan"), targets, splits, {"known": slice(0, 2)})
     with pytest.raises(DataError, match="400 features and 399"):
-        fit_ridge(x, targets[1:])
+        Ridge(x, targets[1:])
 
 
 def test_ranks():

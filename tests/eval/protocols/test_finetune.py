@@ -13,8 +13,7 @@ from torch.nn.functional import cross_entropy
 from cassle_zoo.common.errors import ConfigError, DataError, NonFiniteLossError, UnknownNameError
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
 from cassle_zoo.eval.protocols.finetune import Classifier, Finetune, build_optimizer, lr_fraction
-from cassle_zoo.eval.recording import measurement
-from cassle_zoo.eval.runner import evaluate
+from cassle_zoo.eval.runner import evaluate, measurement
 from cassle_zoo.eval.sources import open_source
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
