@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import tyro
 
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS
-from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.config import Range
+from cassle_zoo.eval.base import Settings
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
@@ -18,7 +19,7 @@ from cassle_zoo.train.recipes import get_recipe, without_conditioning
 GRID, MAIN, UNTRAINED, METHODS = "grid", "main", "untrained", "methods"
 REFERENCE, CONDITIONING, OMEGA, DEPTH = "reference", "conditioning", "omega", "depth"
 GROUPS = (GRID, MAIN, UNTRAINED, METHODS, REFERENCE, CONDITIONING, OMEGA, DEPTH)
-"""Parts of the study, the most important first."""
+"""The parts of the study, the most important first."""
 
 GRID_LR = (0.12, 0.24, 0.48)
 GRID_WEIGHT_DECAY = (1e-4, 5e-4)
@@ -60,9 +61,9 @@ class Arm:
         name: Unique; its models are called `NAME.emoji64`.
         group: One of `GROUPS`.
         against: Name of the arm that it is compared with, seed by seed; empty if none.
-        config: All settings except the seed and where the data is.
-        source: Feature source that is measured without training, such as `raw-pixels`; `config` is
-            not used then.
+        config: All settings except the seed and the path of the data.
+        source: A source that is evaluated without training, such as `raw-pixels`; `config` is then
+            not used.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design:
+class Design(Settings):
     """Budgets of the study, and the jobs that follow from them.
 
     Attributes:
@@ -111,10 +112,6 @@ class Design:
     base: Annotated[TrainConfig, tyro.conf.Suppress] = field(
         default_factory=lambda: get_recipe("resnet18_cassle_simclr.emoji64")
     )
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        check_fields(self)
 
     def grid(self) -> tuple[Job, ...]:
         """Return the grid: trainings of the baseline with different hyper-parameters."""

@@ -1,4 +1,4 @@
-"""What the study measures of every model: evaluators by name, and neighbours for its galleries."""
+"""The study's evaluators by name, and the neighbours for its galleries."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from cassle_zoo.common.config import Range, check_fields
-from cassle_zoo.eval.base import EvalContext, Evaluator, Images, Outcome
+from cassle_zoo.common.config import Range
+from cassle_zoo.eval.base import EvalContext, Evaluator, Images, Outcome, Settings
 from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.protocols.emoji64 import Emoji64Suite
 from cassle_zoo.eval.protocols.equivariance import Equivariance
@@ -27,18 +27,14 @@ MAX_QUERIES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class MainDirections:
+class MainDirections(Settings):
     """Linear prediction of an image's mean colour from the largest principal components.
 
     Attributes:
-        components: How many components to predict from, each of these numbers in turn.
+        components: Numbers of components to predict from.
     """
 
     components: Annotated[tuple[int, ...], Range(1)] = (2, 4, 8, 16, 32)
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_fields(self)
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `r2_K`, at most 1, and `variance_K`, the fraction of the variance explained.
@@ -47,8 +43,8 @@ class MainDirections:
         over red, green and blue, is of the test images of the classification tasks.
 
         Raises:
-            ConfigError: If there are more components than features are wide.
-            DataError: If there are too few images for as many components.
+            ConfigError: If there are more components than the features have dimensions.
+            DataError: If there are too few images for that many components.
         """
         data, features = context.data, context.features
         train = data.seen_images()

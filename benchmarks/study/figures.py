@@ -11,7 +11,7 @@ from benchmarks.study.records import Record
 from benchmarks.study.summary import Spread, spread
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.base import EvalData, Task
-from cassle_zoo.eval.report.figures import MARKERS, PALETTE, require_matplotlib
+from cassle_zoo.eval.report.figures import MARKERS, PALETTE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -169,7 +169,7 @@ def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> 
     shown = list(dict.fromkeys([*differing[:_GALLERY_ROWS], *differing[-_GALLERY_ROWS:]]))
     shown = shown or order[:_GALLERY_ROWS]
     width = len(pairs[0][0]) - 1
-    figure = _new_figure(_GALLERY_CELL * (2 * width + 2), _GALLERY_CELL * len(shown) + 0.5)
+    figure = new_figure(_GALLERY_CELL * (2 * width + 2), _GALLERY_CELL * len(shown) + 0.5)
     grid = figure.subplots(len(shown), 2 * width + 2, squeeze=False)
     for axes, number in zip(grid, shown, strict=True):
         old, new = pairs[number]
@@ -206,7 +206,7 @@ def _pixels(data: EvalData, index: int) -> bytes:
 def _panels(count: int, margin: float) -> "tuple[Figure, list[Axes]]":
     """Return a figure with `count` axes in rows, and `margin` inches for a legend."""
     rows = -(-count // _PER_ROW)
-    figure = _new_figure(11.0, 2.9 * rows + margin)
+    figure = new_figure(11.0, 2.9 * rows + margin)
     axes = list(figure.subplots(rows, _PER_ROW, squeeze=False).flat)
     for axis in axes[count:]:
         axis.set_visible(False)
@@ -219,16 +219,6 @@ def _panels(count: int, margin: float) -> "tuple[Figure, list[Axes]]":
 def _legend(figure: "Figure", columns: int) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _new_figure(width: float, height: float) -> "Figure":
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _draw_image(axis: "Axes", data: EvalData, index: int, is_right: bool | None) -> None:

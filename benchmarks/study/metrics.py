@@ -1,7 +1,7 @@
-"""The numbers that the study's page shows: where a record holds them, and their titles."""
+"""The numbers on the study's page: their place in a record, and their titles."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.study.records import Record
 from cassle_zoo.common.errors import DataError
@@ -14,10 +14,10 @@ class Metric:
     Attributes:
         evaluation: Such as `emoji64`.
         part: Task, augmentation or descriptor.
-        name: Of the number.
-        title: For tables and figures.
-        scale: Factor for tables and figures: 100 shows fractions in percent.
-        minus: Another part, whose number of the same name is subtracted; none if empty.
+        name: Name of the number.
+        title: Title in tables and figures.
+        scale: Factor in tables and figures: 100 shows fractions in percent.
+        minus: Another part, whose number of the same name is subtracted, if not empty.
     """
 
     evaluation: str
@@ -58,23 +58,28 @@ def _percent(evaluation: str, part: str, name: str, title: str) -> Metric:
     return Metric(evaluation=evaluation, part=part, name=name, title=title, scale=100)
 
 
-TASKS = (
-    _percent("emoji64", "subcategory", "linear_top1", "subcategory linear"),
-    _percent("emoji64", "subcategory", "knn_top1", "subcategory k-NN"),
-    _percent("emoji64", "skin_tone", "linear_top1", "skin tone linear"),
-    _percent("emoji64", "skin_tone", "knn_top1", "skin tone k-NN"),
-    _percent("emoji64", "vendor", "linear_top1", "vendor linear"),
-    _percent("emoji64", "vendor", "knn_top1", "vendor k-NN"),
-    _percent("emoji64", "flags", "recall@1", "flags recall@1"),
-    _percent("emoji64", "identity", "recall@1", "identity recall@1"),
+def _sensitivity(part: str, name: str, title: str, minus: str = "") -> Metric:
+    return Metric(evaluation="sensitivity", part=part, name=name, title=title, minus=minus)
+
+
+TASKS = tuple(
+    _percent("emoji64", part, name, title)
+    for part, name, title in (
+        ("subcategory", "linear_top1", "subcategory linear"),
+        ("subcategory", "knn_top1", "subcategory k-NN"),
+        ("skin_tone", "linear_top1", "skin tone linear"),
+        ("skin_tone", "knn_top1", "skin tone k-NN"),
+        ("vendor", "linear_top1", "vendor linear"),
+        ("vendor", "knn_top1", "vendor k-NN"),
+        ("flags", "recall@1", "flags recall@1"),
+        ("identity", "recall@1", "identity recall@1"),
+    )
 )
 TASKS_SHORT = tuple(m for m in TASKS if m.title not in ("skin tone k-NN", "vendor k-NN"))
-WHITENED_TASKS = (
-    _percent("knn-whitened", "subcategory", "knn_top1", "subcategory k-NN"),
-    _percent("knn-whitened", "skin_tone", "knn_top1", "skin tone k-NN"),
-    _percent("knn-whitened", "vendor", "knn_top1", "vendor k-NN"),
-    _percent("retrieval-whitened", "flags", "recall@1", "flags recall@1"),
-    _percent("retrieval-whitened", "identity", "recall@1", "identity recall@1"),
+WHITENED_TASKS = tuple(
+    replace(m, evaluation="knn-whitened" if m.name == "knn_top1" else "retrieval-whitened")
+    for m in TASKS
+    if m.name != "linear_top1"
 )
 """k-NN and retrieval with whitened features."""
 
@@ -94,19 +99,8 @@ AUGMENTATIONS = (
     *("flip", "recipe"),
 )
 SENSITIVITY = (
-    Metric(
-        evaluation="sensitivity", part="original", name="infonce_backbone", title="original"
-    ),  # how close together the features of all images are
-    *(
-        Metric(
-            evaluation="sensitivity",
-            part=part,
-            name="infonce_backbone",
-            title=part,
-            minus="original",
-        )
-        for part in AUGMENTATIONS
-    ),
+    _sensitivity("original", "infonce_backbone", "original"),  # how similar all images are
+    *(_sensitivity(part, "infonce_backbone", part, minus="original") for part in AUGMENTATIONS),
 )
 """How much farther an image is from its augmented version than from itself, in the features."""
 
@@ -117,12 +111,7 @@ SENSITIVITY_SHORT = tuple(
 OMEGA_USE = (
     _percent("equivariance", "omega", "omega_top1", "finds ω, %"),
     *(
-        Metric(
-            evaluation="sensitivity",
-            part=part,
-            name=f"projector_cosine_{condition}",
-            title=f"{part}, {condition} ω",
-        )
+        _sensitivity(part, f"projector_cosine_{condition}", f"{part}, {condition} ω")
         for part in ("recipe", "crop", "color")
         for condition in ("right", "zero", "shuffled")
     ),

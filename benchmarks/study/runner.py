@@ -30,7 +30,7 @@ from benchmarks.study.records import (
     load_records,
     settings_of,
 )
-from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.config import Range
 from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import (
     ConfigError,
@@ -40,7 +40,7 @@ from cassle_zoo.common.errors import (
     unknown_name,
 )
 from cassle_zoo.common.files import read_json, write_json
-from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator
+from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator, Settings
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import open_source
@@ -56,8 +56,8 @@ _SECONDS_FILE = "seconds.json"  # spent on training, in all calls
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where to compute.
+class Machine(Settings):
+    """The machine to compute on.
 
     Attributes:
         device: Device of training and evaluation; by default a GPU if there is one.
@@ -69,10 +69,6 @@ class Machine:
     device: str | None = None
     threads: Annotated[int | None, Range(1)] = None
     data_workers: Annotated[int, Range(0)] = 1
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        check_fields(self)
 
     def __str__(self) -> str:
         """Return the name of the GPU, or another device with torch's number of threads."""
@@ -93,7 +89,7 @@ class StudyRunner:
         only: Shell patterns of names of jobs, arms or groups (main, methods, reference,
             conditioning, omega, depth, untrained) to run; the grid is always run first.
         design: Budgets and arms.
-        machine: Where to compute.
+        machine: The machine to compute on.
     """
 
     data: Path

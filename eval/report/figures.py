@@ -1,4 +1,4 @@
-"""Figures that read without colour: Okabe and Ito's palette, with markers and hatches besides.
+"""Figures that can be read without colour: Okabe and Ito's palette, with markers and hatches.
 
 Only `matplotlib.figure.Figure` is used, never pyplot, so that no global state is touched and no
 display is needed.
@@ -39,9 +39,9 @@ class Bar:
     """A bar of :func:`bar_chart`.
 
     Attributes:
-        label: What it stands for.
-        value: Its length, finite.
-        baseline: Drawn in outline only.
+        label: Name beside the bar.
+        value: Length, finite.
+        baseline: Whether to draw only the outline.
     """
 
     label: str
@@ -50,7 +50,7 @@ class Bar:
 
 
 def require_matplotlib() -> None:
-    """Check that figures can be drawn, before anything long is computed for them.
+    """Check that figures can be drawn.
 
     Raises:
         MissingDependencyError: If matplotlib is not installed.
@@ -60,6 +60,21 @@ def require_matplotlib() -> None:
             "figures need matplotlib: pip install 'cassle-zoo[figures]', or leave them out with "
             "--no-figures."
         )
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def line_panels(
@@ -74,7 +89,7 @@ def line_panels(
     """Draw curves in small panels that share the y axis and one legend.
 
     Args:
-        panels: By panel title, curves by label; equal labels look equal in all panels.
+        panels: By panel title, curves by label; equal labels look the same in all panels.
         x_label: Below the lowest panels.
         y_label: Beside the first panels.
         title: Above all.
@@ -106,10 +121,10 @@ def line_panels(
 def grouped_bars(
     panels: Mapping[str, Mapping[str, Mapping[str, float]]], *, y_label: str, title: str = ""
 ) -> "Figure":
-    """Draw groups of bars, a panel below the other; values stand above the bars.
+    """Draw groups of bars, one panel below the other, with values above the bars.
 
     Args:
-        panels: By panel title, values by group and bar; equal bars look equal everywhere.
+        panels: By panel title, values by group and bar; equal bars look the same everywhere.
         y_label: Beside each panel.
         title: Above all.
 
@@ -152,9 +167,9 @@ def bar_chart(
     """Draw horizontal bars, each with its label above and its value at the right.
 
     Args:
-        bars: From the top, at least one.
-        show: Writes a value.
-        full: What the longest possible bar stands for; by default the largest value.
+        bars: At least one, from the top.
+        show: Formats a value.
+        full: Value of the longest possible bar; by default the largest value.
     """
     low = min(0.0, *(bar.value for bar in bars))
     high = max(0.0, full or 0.0, *(bar.value for bar in bars))
@@ -176,10 +191,10 @@ def bar_chart(
 
 
 def render(figure: "Figure", kind: Literal["png", "svg"] = "png") -> bytes:
-    """Return a figure as a file; equal figures give equal bytes.
+    """Return a figure as the content of a file; equal figures give equal bytes.
 
     Args:
-        figure: What to draw.
+        figure: The figure.
         kind: `png` (160 dots per inch) or `svg`.
     """
     from matplotlib import rc_context
@@ -192,13 +207,13 @@ def render(figure: "Figure", kind: Literal["png", "svg"] = "png") -> bytes:
 
 
 def render_inline(figure: "Figure", key: str) -> str:
-    """Return a figure as an `svg` element of a page, in the page's colours, with its text as text.
+    """Return a figure as an `svg` element in the colours of a page, with its text as text.
 
-    Black becomes the colour of the text around it, and the grid that of the page's `--line`.
+    Black becomes the colour of the surrounding text, and the grid gets that of the page's `--line`.
 
     Args:
-        figure: What to draw.
-        key: Tells the figure from others of the page, so that their ids differ.
+        figure: The figure.
+        key: Unique on the page, so that ids differ.
     """
     from matplotlib import rc_context
 
@@ -244,14 +259,9 @@ def _labels(panels: Mapping[Any, Mapping[str, object]]) -> list[str]:
 def _grid(
     count: int, columns: int, *, height: float, width: float | None = None
 ) -> "tuple[Figure, list[Axes]]":
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = math.ceil(count / columns)
     wide = 2.6 * columns + 0.6 if width is None else width
-    figure = Figure(figsize=(max(wide, 4.2), height * rows + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(wide, 4.2), height * rows + 0.8)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     axes = list(grid.flat)
     for axis in axes[count:]:

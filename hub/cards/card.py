@@ -11,14 +11,15 @@ from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.common.files import sha256, write_text
 from cassle_zoo.common.markdown import inline, table
 from cassle_zoo.common.templates import render
-from cassle_zoo.hub.cards.recorded import own_and_baselines, read_results, settings_lines
 from cassle_zoo.records import Result
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import CARD_FILE, MODEL_FILE, bundled_folder, read_config
 from cassle_zoo.version import __version__
 
 CARD_REPO = "hf-hub:ORG/NAME"
-"""Stands in a card for the repository's name, which `hub push` fills in."""
+"""Placeholder of the repository's name, which `hub push` fills in."""
+
+RESULTS_FOLDER = Path(__file__).resolve().parents[2] / "eval" / "results"
 
 REPOSITORY = "https://github.com/cassle-zoo/cassle-zoo"
 TASK_TYPE = "image-feature-extraction"
@@ -31,24 +32,61 @@ _METRIC_TYPES = {
     "mean_per_class": "accuracy",
     "accuracy": "accuracy",
 }
-"""What the Hub calls a metric, by a part of its name here."""
+"""The Hub's name of a metric, by a part of its name here."""
 _PROTOCOL_OF = {"linear": "linear probe", "knn": "k-NN", "recall": "retrieval", "mAP": "retrieval"}
-"""The part of the protocol that concerns a metric, by what its name begins with."""
+"""The part of the protocol about a metric, by the prefix of its name."""
 _TRAINING_SHOWN_APART = ("data", "data_license", "source", "cassle_zoo", "command", "config")
 
 
+def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
+    """Read all recorded results of a folder, in the order of their file names.
+
+    Raises:
+        DataError: If a file is not a result.
+    """
+    return [Result.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def own_and_baselines(name: str, architecture: str, results: Sequence[Result]) -> list[Result]:
+    """Return the results of a model and of the baselines it is compared with.
+
+    Args:
+        name: Full name of the model.
+        architecture: timm's name of its backbone.
+        results: Results to choose from.
+
+    Returns:
+        Those of the model, of raw pixels, and of the random initialisation of its architecture.
+    """
+    names = (name, RAW_PIXELS, RANDOM_INIT + architecture)
+    return [result for result in results if result.model.name in names]
+
+
+def settings_lines(training: Mapping[str, Any]) -> dict[str, str]:
+    """Return each section of a training's settings on one line, by name."""
+    return {
+        section: inline(
+            ", ".join(f"{key}={value}" for key, value in values.items())
+            if isinstance(values, Mapping)
+            else values
+        )
+        for section, values in training.get("config", {}).items()
+    }
+
+
 def write_card(folder: str | Path, results: Sequence[Result] = ()) -> Path:
-    """Write the README.md of a model folder anew.
+    """Write the README.md of a model folder.
 
     Args:
         folder: The model folder.
-        results: Recorded results of this model, and of baselines to stand beside them.
+        results: Recorded results of this model and of baselines to compare it with.
 
     Returns:
         The path of README.md.
 
     Raises:
-        ModelFolderError: If the folder is not a model folder, or a result is of other weights.
+        ModelFolderError: If the folder is not a model folder, or a result was measured with other
+            weights.
     """
     path = Path(folder) / CARD_FILE
     write_text(path, _checked_card(Path(folder), results))
@@ -56,7 +94,7 @@ def write_card(folder: str | Path, results: Sequence[Result] = ()) -> Path:
 
 
 def bundled_cards() -> dict[Path, str]:
-    """Return what the README.md of each bundled model should be, by path.
+    """Return the README.md that each bundled model should have, by path.
 
     Raises:
         DataError: If a recorded result is malformed.
@@ -87,9 +125,9 @@ def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) ->
 
     Args:
         config: Content of the folder's config.json.
-        results: Recorded results of this model, and of baselines to stand beside them: raw pixels
+        results: Recorded results of this model, and of the baselines to compare it with: raw pixels
             and the random initialisation of this architecture. Other baselines, and those that were
-            measured in another way, are left out.
+            measured differently, are left out.
 
     Returns:
         The card, its metrics in the metadata (`model-index`) and in the text.
@@ -112,7 +150,8 @@ def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) ->
         eval_results=[found for result in measured for found in _eval_results(result)] or None,
     )
     data = str(training.get("data"))
-    command = f"cassle-zoo train {own['name']} --data {_data_file(data)} --out RUN"
+    file = "emoji64.tar" if data == "emoji64" else "DATA"
+    command = f"cassle-zoo train {own['name']} --data {file} --out RUN"
     text = render(
         "cassle_zoo.hub.cards",
         "card.md",
@@ -143,10 +182,6 @@ def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) ->
         ],
     )
     return ModelCard(text)
-
-
-def _data_file(data: str) -> str:
-    return "emoji64.tar" if data == "emoji64" else "DATA"
 
 
 def _columns(projector: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -195,6 +230,6 @@ def _eval_results(result: Result) -> list[EvalResult]:
 
 
 def _protocol_of(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what concerns a metric: the whole protocol at every metric would hide the values."""
+    """Return the part about a metric: the whole protocol at every metric would hide the values."""
     part = next((v for k, v in _PROTOCOL_OF.items() if metric.startswith(k)), "")
     return {part: protocol[part]} if part in protocol else dict(protocol)

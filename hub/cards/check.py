@@ -1,8 +1,8 @@
-"""Checks a model card as far as that is possible without the Hub.
+"""Checks of model cards that need no access to the Hub.
 
-The Hub's own validator is a service; what is checked here is what huggingface_hub parses, the
-fields that the Hub needs to show a model and its results, that the card holds no token, and signs
-of damage. Cards have no published hash, since people edit them.
+The Hub's own validator is a service. Checked here: that huggingface_hub can parse the card, that it
+has the fields the Hub needs to show a model and its results, that it holds no token, and that it is
+not damaged. Cards have no published hash, since people edit them.
 """
 
 import math
@@ -22,10 +22,10 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 
 
 def card_problems(content: bytes) -> list[str]:
-    """Return what is wrong with a model card; empty if nothing is.
+    """Return the problems of a model card.
 
     Args:
-        content: The file.
+        content: Content of the file.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -68,7 +68,7 @@ def _results_problems(card: Any) -> list[str]:
 
 
 def _has_open_fence(text: str) -> bool:
-    """Tell whether a block of code is not closed (CommonMark, section 4.5)."""
+    """Return whether a block of code is not closed (CommonMark, section 4.5)."""
     fence = ""
     for line in text.splitlines():
         match = _FENCE.fullmatch(line)
@@ -83,7 +83,7 @@ def _has_open_fence(text: str) -> bool:
 
 
 def _twice(text: str) -> list[str]:
-    """Return the keys that a mapping of a YAML text has twice: a reader sees only the last."""
+    """Return the keys that occur twice in a YAML mapping: a reader sees only the last."""
     nodes: list[Any] = [yaml.compose(text, Loader=yaml.SafeLoader)]
     seen: set[int] = set()
     found = []
@@ -102,12 +102,11 @@ def _twice(text: str) -> list[str]:
 
 
 def forged_results(card: ModelCard, recorded: ModelCard) -> list[str]:
-    """Return which results of a card are not the recorded ones, in its metadata and its tables.
+    """Return the results of a card, in metadata or tables, that differ from the recorded ones.
 
     Args:
         card: The card.
-        recorded: The card as it would be written from the recorded results; if it has none,
-            nothing can be said.
+        recorded: The card as written from the recorded results; if it has none, nothing is checked.
     """
     expected, found = _metrics(recorded), _metrics(card)
     if not expected:
@@ -130,7 +129,7 @@ def _metrics(card: ModelCard) -> Mapping[tuple[str, str], Any]:
 
 
 def _rows(text: str) -> Mapping[tuple[str, str], tuple[str, ...]]:
-    """Return the rows of the tables in a text that have three cells or more, by the first two."""
+    """Return the table rows of three or more cells, by their first two."""
     lines = (line.strip() for line in text.splitlines())
     rows = [
         tuple(cell.strip() for cell in line.strip("|").split("|"))
@@ -141,6 +140,6 @@ def _rows(text: str) -> Mapping[tuple[str, str], tuple[str, ...]]:
 
 
 def holds_token(text: str) -> bool:
-    """Tell whether a text holds the user's token, or something that looks like one."""
+    """Return whether a text holds the user's token, or something that looks like one."""
     token = get_token()
     return bool(_TOKEN.search(text)) or bool(token and token in text)

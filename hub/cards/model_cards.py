@@ -1,7 +1,7 @@
-"""MODEL_CARDS.md: what each released model is, how it was made, and how it measures.
+"""MODEL_CARDS.md: what each released model is, how it was made, and its results.
 
 Everything in it comes from the specs, the bundled config.json files and the recorded results
-(`eval/results/*.json`), and so do the cards of the bundled models, which are written along with it.
+(`eval/results/*.json`). The cards of the bundled models can be written along with it.
 """
 
 import argparse
@@ -14,9 +14,8 @@ from cassle_zoo.common.errors import CassleZooError, ModelFolderError
 from cassle_zoo.common.files import write_text
 from cassle_zoo.common.markdown import inline, table
 from cassle_zoo.common.templates import render
-from cassle_zoo.hub.cards.card import bundled_cards
-from cassle_zoo.hub.cards.recorded import (
-    RESULTS_FOLDER,
+from cassle_zoo.hub.cards.card import (
+    bundled_cards,
     own_and_baselines,
     read_results,
     settings_lines,
@@ -56,7 +55,7 @@ def render_model_cards(
     Args:
         results: Recorded results.
         specs: The models of the zoo; those with weights get a section.
-        configs: Content of config.json by full name, of each bundled model.
+        configs: Content of the config.json of each bundled model, by full name.
 
     Returns:
         Markdown text.
@@ -77,29 +76,29 @@ def render_model_cards(
     )
 
 
-def current_text(results: Sequence[Result] | Path = RESULTS_FOLDER) -> str:
-    """Return what MODEL_CARDS.md should be now.
+def current_text(results: Sequence[Result] | None = None) -> str:
+    """Return an up-to-date MODEL_CARDS.md.
 
     Args:
-        results: Recorded results, or the folder that holds them.
+        results: Recorded results; by default those of `eval/results`.
     """
     configs = {
         spec.full_name: read_config(bundled_folder(spec))
         for spec in MODEL_SPECS.values()
         if spec.released and bundled_folder(spec).is_dir()
     }
-    found = read_results(results) if isinstance(results, Path) else results
-    return render_model_cards(found, MODEL_SPECS.values(), configs)
+    results = read_results() if results is None else results
+    return render_model_cards(results, MODEL_SPECS.values(), configs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check the documents; returns the exit status."""
+    """Write or check the documents, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m cassle_zoo.hub.cards.model_cards", description=__doc__
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if one is stale")
     parser.add_argument(
-        "--bundled", action="store_true", help="write or check the bundled README.md files as well"
+        "--bundled", action="store_true", help="also write or check the bundled README.md files"
     )
     parser.add_argument("path", nargs="?", type=Path, default=DOCUMENT, help="%(default)s")
     args = parser.parse_args(argv)
@@ -135,7 +134,6 @@ def _comparison(results: Sequence[Result], released: Sequence[ModelSpec]) -> str
 def _model(
     spec: ModelSpec, results: Sequence[Result], configs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return what the template shows of a model."""
     name, sha256 = spec.full_name, (spec.sha256 or {}).get(MODEL_FILE)
     shown = own_and_baselines(name, spec.timm_arch, results)
     own = [result for result in shown if not result.is_baseline]

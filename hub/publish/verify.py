@@ -10,9 +10,8 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
-from cassle_zoo.hub.cards.card import CARD_REPO, render_card
+from cassle_zoo.hub.cards.card import CARD_REPO, read_results, render_card
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
-from cassle_zoo.hub.cards.recorded import read_results
 from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.remote import inspect_repository
 from cassle_zoo.hub.reference import TOLERANCE, compare_with_reference, recorded_hashes

@@ -6,7 +6,7 @@ from results import make_result
 
 from cassle_zoo.common.errors import DataError, ModelFolderError
 from cassle_zoo.hub.cards import model_cards as cards
-from cassle_zoo.hub.cards.recorded import read_results
+from cassle_zoo.hub.cards.card import read_results
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
 
