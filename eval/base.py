@@ -1,4 +1,4 @@
-"""What every protocol gets and gives: an `EvalContext` (a model on a dataset), an `Outcome`."""
+"""The types that protocols share: datasets with tasks, `EvalContext`, settings and `Outcome`."""
 
 import re
 import sys
@@ -32,25 +32,24 @@ class Images(Protocol):
         """Return the number of images."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
-        """Return an image (any mode), and anything, which is ignored."""
+        """Return an image of any mode, and a second value that is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What is to be predicted from the images of a dataset, or found among them.
+    """A task on a dataset: targets and splits.
 
     Attributes:
         name: Unique within the dataset, for example `skin_tone`.
         kind: `classification` and `regression` have the splits `train`, `val` and `test`;
             `retrieval` has `query` and `gallery`; `detection` has `train` and `test`.
-        targets: Of all N images: (N,) int64 class numbers, or (N, K) float32 values; images
-            in no split may hold anything. For detection (N, K, 6) float32: of up to K objects the
-            class number, left, top, right, bottom (pixels) and 0/1: difficult; -1 where there are
-            fewer.
+        targets: Targets of all N images: (N,) int64 class numbers, or (N, K) float32 values; those
+            of images in no split are ignored. For detection (N, K, 6) float32: class number, left,
+            top, right, bottom (pixels) and 0/1 (difficult) of up to K objects, padded with -1.
         splits: Indices of images, int64, by split.
         classes: Names of the classes in the order of their numbers; empty for regression.
-        metric: What is usually reported, and selected by on validation data: `top1` or
-            `mean_per_class` of classification, else `r2`, `recall@1` or `mAP50`.
+        metric: The metric that is usually reported and used for selection on validation data:
+            `top1` or `mean_per_class` of classification, else `r2`, `recall@1` or `mAP50`.
     """
 
     name: str
@@ -66,14 +65,14 @@ class EvalData:
     """A dataset with its tasks.
 
     Attributes:
-        name: As in results and on the command line.
-        sha256: Identifies images and labels.
+        name: Name in results and on the command line.
+        sha256: Hash of images and labels.
         images: The N images of all tasks.
         tasks: At least one.
-        notes: What a reader of the numbers must know: splits, licence, what was left out.
-        names: Of the images, for galleries: file names without the user's folders.
+        notes: Notes for readers of the numbers: splits, licence, differences.
+        names: Names of the images: file names without the user's folders.
         root: Folder that the names are relative to; None if the images are not files in it.
-        captions: Of the images, for galleries: what they show, in words.
+        captions: Descriptions of the images, for galleries.
     """
 
     name: str
@@ -86,7 +85,7 @@ class EvalData:
     captions: tuple[str, ...] = ()
 
     def tasks_of(self, *kinds: TaskKind) -> tuple[Task, ...]:
-        """Return the tasks of some kinds.
+        """Return the tasks of the given kinds.
 
         Raises:
             DataError: If there are none.
@@ -100,17 +99,17 @@ class EvalData:
         return found
 
     def seen_images(self) -> Tensor:
-        """Return the sorted indices of images that may be fitted to without labels.
+        """Return the sorted indices of images for fitting without labels.
 
-        Training and validation images of all classification tasks; the galleries of retrieval
-        tasks if there are none.
+        These are the training and validation images of all classification tasks or, if there are
+        none, the galleries of retrieval tasks.
         """
         if any(task.kind == "classification" for task in self.tasks):
             return self._images_in("train", "val")
         return self._images_in("gallery")
 
     def test_images(self) -> Tensor:
-        """Return the sorted indices of images in the test split of some task; maybe none."""
+        """Return the sorted indices of images in the test split of any task; there may be none."""
         return self._images_in("test")
 
     def _images_in(self, *names: str) -> Tensor:
@@ -120,7 +119,7 @@ class EvalData:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A dataclass whose fields are checked, by type and declared range, when it is made."""
+    """A dataclass whose fields are checked against their types and declared ranges."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -129,14 +128,14 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute(Settings):
-    """How to compute. None of it changes the numbers beyond rounding, except `seed`.
+    """Where and how to compute; only `seed` changes numbers beyond rounding.
 
     Attributes:
-        seed: Seed of random initialisations and of all that an evaluator draws.
-        batch_size: Images at a time.
+        seed: Seed of random initialisations and of everything an evaluator draws.
+        batch_size: Images per batch.
         workers: Processes that read images.
-        device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
-        cache: Folder for extracted features; None for the user's cache folder.
+        device: `cpu` or `cuda:0`, for example; by default a GPU if there is one.
+        cache: Folder for extracted features; by default the user's cache folder.
         no_cache: Extract features without reading or writing the cache.
         progress: Whether to show progress bars; by default on a terminal.
     """
@@ -150,11 +149,12 @@ class Compute(Settings):
     progress: bool | None = None
 
     def bar(self, items: Iterable[T] | None = None, **settings: Any) -> "tqdm[T]":
-        """Return a progress bar on standard error, shown if it is to be; see `tqdm`."""
+        """Return a tqdm progress bar on standard error, shown if `progress` says so."""
         disable = None if self.progress is None else not self.progress
         return tqdm(items, file=sys.stderr, disable=disable, **settings)
 
 
+@dataclass(frozen=True, eq=False)
 class EvalContext:
     """A feature source on a dataset.
 
@@ -164,18 +164,16 @@ class EvalContext:
         compute: How to compute.
     """
 
-    def __init__(self, source: FeatureSource, data: EvalData, compute: Compute) -> None:
-        """Bring source and data together; nothing is computed yet."""
-        self.source = source
-        self.data = data
-        self.compute = compute
+    source: FeatureSource
+    data: EvalData
+    compute: Compute
 
     @property
     def model(self) -> nn.Module:
         """The network, in training or evaluation mode.
 
         Raises:
-            ConfigError: If only features are known.
+            ConfigError: If the source is a file of features.
         """
         if self.source.model is None:
             raise ConfigError(
@@ -198,11 +196,11 @@ class EvalContext:
     def features(self) -> Tensor:
         """Features (N, D) of all images, float32 on the CPU; extracted once.
 
-        Those of models that have a name are cached on disk.
+        Features of models with a name are cached on disk.
 
         Raises:
-            DataError: If images cannot be read, a feature file is not about these images, or
-                the features cannot be used: NaN, infinite, all zero, or without width.
+            DataError: If images cannot be read, a feature file does not match the images, or the
+                features cannot be used: NaN, infinite, all zero, or of width 0.
         """
         features = self._features()
         self._check(features)
@@ -216,11 +214,11 @@ class EvalContext:
         return self.cached([steps], lambda: self.extract(self.model, self.data.images))
 
     def cached(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
-        """Return what the network computes of the images, cached on disk if the model has a name.
+        """Return features of the images, cached on disk if the model has a name.
 
         Args:
-            key: What it depends on besides network, data and device.
-            extract: Computes it.
+            key: Everything they depend on besides network, data and device.
+            extract: Computes the features.
         """
         source, compute = self.source, self.compute
         if compute.no_cache or source.argument is None:
@@ -229,10 +227,10 @@ class EvalContext:
         return cached_features(compute.cache or cache_folder(), [*own, *key], extract)
 
     def extract(self, model: nn.Module, images: Images) -> Tensor:
-        """Return features (N, D) that a network computes of images of the dataset.
+        """Return the features (N, D) of images of the dataset.
 
         Args:
-            model: The network; its input is that of the context's.
+            model: A network with the same input as the context's.
             images: Images of the dataset.
 
         Raises:
@@ -272,12 +270,12 @@ class EvalContext:
 
 
 def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor:
-    """Return the features of a dataset, whitened; as they are if `components` is None.
+    """Return whitened features of a dataset; unchanged if `components` is None.
 
-    Fitted to `EvalData.seen_images`, without labels.
+    The whitening is fitted to `EvalData.seen_images`, without labels.
 
     Args:
-        features: (N, D), of all images.
+        features: (N, D) features of all images.
         data: The dataset.
         components: The number of principal components.
 
@@ -292,13 +290,13 @@ def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What an evaluator found.
+    """The findings of an evaluator.
 
     Attributes:
         metrics: Values by task (or stage, or augmentation) and metric; accuracies are in [0, 1].
-        protocol: How it was measured, by part, in words and numbers, without paths.
+        protocol: How they were measured, by part, in words and numbers, without paths.
         series: Curves by name, for figures: `{"explained_variance": [0.4, ...]}`.
-        files: Images and pages to be written next to the result, by name with extension.
+        files: Images and pages to be written beside the result, by name with extension.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -308,7 +306,7 @@ class Outcome:
 
 
 class Evaluator(Protocol):
-    """A frozen dataclass whose fields are the settings, and so the command's options."""
+    """A frozen dataclass whose fields are its settings, and the options of its command."""
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Measure.
@@ -319,13 +317,8 @@ class Evaluator(Protocol):
         """
 
 
-def first_few(values: Sequence[object], count: int = 10) -> str:
-    """Return the first of some values as a list for messages."""
-    return ", ".join(map(str, values[:count])) + (", ..." if len(values) > count else "")
-
-
 def check_distinct(name: str, values: Sequence[object]) -> None:
-    """Check that a setting has at least one value, and none twice.
+    """Check that a setting has at least one value and no duplicates.
 
     Raises:
         ConfigError: Naming the setting and its values.

@@ -110,9 +110,9 @@ def counts_as_image(parts: Sequence[str], endings: frozenset[str]) -> bool:
     return not hidden and os.path.splitext(parts[-1])[1].lower() in endings
 
 
-def first_few(names: Sequence[str], most: int = 5) -> str:
+def first_few(names: Sequence[object], most: int = 5) -> str:
     """Return the first few names for a message."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def _files_below(

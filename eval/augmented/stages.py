@@ -1,4 +1,4 @@
-"""Outputs of every stage of a network, from the stem to the features, and of its projector."""
+"""Features after every stage of a network, and projections."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +11,14 @@ from cassle_zoo.features.inference import choose_device, embed, inference
 from cassle_zoo.projector import ConditionedProjector
 
 BACKBONE = "backbone"
+_ROWS = 4096  # projected at a time
 
 
 def stage_modules(model: nn.Module) -> dict[str, tuple[nn.Module, int]]:
     """Return the stages of a timm model, in order, with their numbers of channels.
 
-    These are the modules that timm's `feature_info` names (`act1`, `layer1`, ... of ResNets; every
-    block of ViTs), and before them the patch embedding if there is one. Other modules have none.
+    These are the patch embedding, if there is one, and the modules in timm's `feature_info` (`act1`,
+    `layer1`, ... of ResNets; every block of ViTs). Other modules have no stages.
     """
     info: Any = getattr(model, "feature_info", None)
     found: dict[str, tuple[nn.Module, int]] = {}
@@ -67,7 +68,6 @@ def project(
     omega: Tensor,
     *,
     device: str | None = None,
-    batch_size: int = 4096,
 ) -> Tensor:
     """Return projections (N, K), float32 on the CPU, in evaluation mode.
 
@@ -75,15 +75,14 @@ def project(
         projector: The projector.
         features: (N, D).
         omega: (N, 14) as `ALL_DESCRIPTORS`.
-        device: Where to compute.
-        batch_size: Rows at a time.
+        device: The device to compute on.
     """
     target = choose_device(projector, device)
     chosen = projector.layout.select(omega)
     with inference(projector, target):
         parts = [
             projector(part.to(target), own.to(target)).cpu()
-            for part, own in zip(features.split(batch_size), chosen.split(batch_size), strict=True)
+            for part, own in zip(features.split(_ROWS), chosen.split(_ROWS), strict=True)
         ]
     return torch.cat(parts)
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from cassle_zoo.common.config import Range
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError, unknown_name
-from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, first_few
+from cassle_zoo.data.listing import first_few
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task
 from cassle_zoo.eval.metrics import accuracies
 from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE, Fit, fit_path
 
@@ -36,7 +37,7 @@ _MIN_CLASSES = 2
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Features with what is to be predicted from them.
+    """Features and the targets to predict from them.
 
     Attributes:
         features: (N, D), not normalised.
@@ -48,18 +49,15 @@ class Samples:
 
     @classmethod
     def of(cls, features: Tensor, task: Task) -> "tuple[Samples, Samples, Samples]":
-        """Return those of the splits `train`, `val` and `test`.
+        """Return the samples of the splits `train`, `val` and `test`.
 
         Args:
-            features: (N, D), of all images.
-            task: The task that they are split for.
+            features: (N, D) features of all images.
+            task: The task.
         """
-        train, val, test = (task.splits[name] for name in ("train", "val", "test"))
-        return (
-            cls(features[train], task.targets[train]),
-            cls(features[val], task.targets[val]),
-            cls(features[test], task.targets[test]),
-        )
+        rows = (task.splits[name] for name in ("train", "val", "test"))
+        train, val, test = (cls(features[own], task.targets[own]) for own in rows)
+        return train, val, test
 
     def __add__(self, other: "Samples") -> "Samples":
         """Return the samples of both."""
@@ -75,7 +73,7 @@ class Samples:
         """Check shapes and numbers.
 
         Args:
-            name: Of the split, for messages.
+            name: Name of the split, for messages.
             width: Expected D.
             outputs: Expected shape of a target.
 
@@ -101,16 +99,16 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What a linear probe measured. Accuracies are in [0, 1].
+    """Result of a linear probe; accuracies are in [0, 1].
 
     Attributes:
         top1: Accuracy on the test data.
-        top5: How often the right class is among the best five; None with at most five classes.
+        top5: How often the right class is in the top five; None with at most five classes.
         mean_per_class: Mean over the test classes of the accuracy in each.
         best_l2: The chosen w.
         l2_grid: All w that were tried.
         validation_top1: Accuracy on the validation data for each of `l2_grid`.
-        validation_mean_per_class: Mean over their classes, likewise.
+        validation_mean_per_class: Mean per-class accuracy on the validation data, likewise.
         objectives: Objective on the training data for each of `l2_grid`.
     """
 
@@ -150,9 +148,9 @@ def linear_probe(
     """Measure how well a linear classifier does on features.
 
     Args:
-        train: What classifiers are fitted on. Computed with on the device of these features.
-        val: What w is chosen on.
-        test: What is reported on.
+        train: Samples to fit, on the device to compute on.
+        val: Samples to choose w on.
+        test: Samples to report on.
         num_classes: Number of classes C; by default one more than the largest training label.
         metric: One of `METRICS`, by which w is chosen.
         l2_grid: Values of w to try.
@@ -160,7 +158,7 @@ def linear_probe(
             among which w is chosen; the final fit always reaches `TOLERANCE`.
 
     Returns:
-        The accuracies and how they came about.
+        The accuracies, and the search for w.
 
     Raises:
         DataError: If features are not finite or too large to compute with, shapes or labels do
@@ -223,7 +221,7 @@ def _fit(
     tolerance: float,
     start: Tensor | None = None,
 ) -> list[Fit]:
-    """Fit, without a warning for every w."""
+    """Fit without a warning for every w."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "logistic regression, w=")
         try:

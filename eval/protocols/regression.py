@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.base import EvalContext, Outcome, first_few
+from cassle_zoo.data.listing import first_few
+from cassle_zoo.eval.base import EvalContext, Outcome
 from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.protocols.linear_probe import L2_GRID, Samples, check_l2_grid
 from cassle_zoo.eval.solvers.ridge import Ridge
@@ -30,12 +31,12 @@ PROTOCOL: dict[str, object] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionResult:
-    """What a regression measured on test data.
+    """Result of a regression on test data.
 
     Attributes:
         r2: Mean over the outputs of 1 - SS_res / SS_tot; at most 1, negative if worse than the
             mean of the test targets.
-        r2_of_outputs: That of each output.
+        r2_of_outputs: R² of each output.
         mean_absolute_error: Over images and outputs, in the targets' unit.
         best_l2: The chosen w.
         l2_grid: All w that were tried.
@@ -53,12 +54,12 @@ class RegressionResult:
 def linear_regression(
     train: Samples, val: Samples, test: Samples, *, l2_grid: Sequence[float] = L2_GRID
 ) -> RegressionResult:
-    """Measure how well targets are linear functions of features.
+    """Measure how well targets are predicted linearly from features.
 
     Args:
-        train: What is fitted to.
-        val: What w is chosen on.
-        test: What is reported on.
+        train: Samples to fit.
+        val: Samples to choose w on.
+        test: Samples to report on.
         l2_grid: Values of w to try.
 
     Raises:

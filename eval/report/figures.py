@@ -90,10 +90,10 @@ def line_panels(
 
     Args:
         panels: By panel title, curves by label; equal labels look the same in all panels.
-        x_label: Below the lowest panels.
-        y_label: Beside the first panels.
-        title: Above all.
-        ticks: By panel title, names of the x values 0, 1, 2, ..., if these are categories.
+        x_label: Label below the lowest panels.
+        y_label: Label of the first panels.
+        title: Title of the figure.
+        ticks: By panel title, names of the x values 0, 1, 2, ... if they are categories.
         log: Whether both axes are logarithmic.
 
     Raises:
@@ -119,14 +119,13 @@ def line_panels(
 
 
 def grouped_bars(
-    panels: Mapping[str, Mapping[str, Mapping[str, float]]], *, y_label: str, title: str = ""
+    panels: Mapping[str, Mapping[str, Mapping[str, float]]], *, y_label: str
 ) -> "Figure":
     """Draw groups of bars, one panel below the other, with values above the bars.
 
     Args:
         panels: By panel title, values by group and bar; equal bars look the same everywhere.
-        y_label: Beside each panel.
-        title: Above all.
+        y_label: Label of each panel's y axis.
 
     Raises:
         ConfigError: If there is nothing to draw.
@@ -157,7 +156,7 @@ def grouped_bars(
         axis.axhline(0, color="#444444", linewidth=0.8)
         axis.margins(y=0.2)
         _decorate(axis, name, y_label)
-    _finish(figure, handles, title)
+    _finish(figure, handles)
     return figure
 
 
@@ -290,7 +289,7 @@ def _decorate(axis: "Axes", name: str, y_label: str) -> None:
     axis.set_ylabel(y_label, fontsize=9)
 
 
-def _finish(figure: "Figure", handles: Mapping[str, Any], title: str) -> None:
+def _finish(figure: "Figure", handles: Mapping[str, Any], title: str = "") -> None:
     if title:
         figure.suptitle(_plain(title), fontsize=11)
     if len(handles) > 1:

@@ -1,6 +1,6 @@
-"""Figures of sensitivity, equivariance and spectrum, from recorded results of one or more models.
+"""Figures of sensitivity, equivariance and spectrum.
 
-Each takes `series` or `metrics` of results, by the name under which a model is shown.
+Each takes the `series` or `metrics` of recorded results, by the name that a model is shown under.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ CONDITIONS: tuple[str, ...] = ("right", "zero", "shuffled")
 
 
 def strength_figure(series: Series, title: str = "") -> "Figure":
-    """Draw one model: a panel per augmentation, strength against the measure, a line per stage.
+    """Draw the measure of one model by strength: a panel per augmentation, a line per stage.
 
-    A stage whose values are those of the backbone everywhere (the last of a ResNet) is left out.
+    A stage with the same values as the backbone (the last of a ResNet) is left out.
 
     Args:
-        series: Of a result of `sensitivity`.
-        title: Above the figure.
+        series: Series of `sensitivity`.
+        title: Title of the figure.
 
     Raises:
         DataError: If the result has no such series.
@@ -44,39 +44,12 @@ def strength_figure(series: Series, title: str = "") -> "Figure":
     )
 
 
-def strength_comparison(
-    results: Mapping[str, Series], stage: str = "backbone", title: str = ""
-) -> "Figure":
-    """Draw several models at one stage: a panel per augmentation, a line per model.
-
-    Args:
-        results: Series by model.
-        stage: Whose features; models without it are left out.
-        title: Above the figure.
-
-    Raises:
-        DataError: If a result has no such series.
-    """
-    panels: dict[str, dict[str, Line]] = {}
-    for model, series in results.items():
-        for augmentation, strengths in _strengths(series).items():
-            curves = _curves(series, augmentation)
-            if len(strengths) > 1 and stage in curves:
-                panels.setdefault(augmentation, {})[model] = (strengths, curves[stage])
-    return line_panels(
-        panels,
-        x_label="fraction of the training range",
-        y_label=f"{_measure(*results.values())}, {stage}",
-        title=title,
-    )
-
-
 def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
     """Draw the measure at full strength by stage: a panel per augmentation, a line per model.
 
     Args:
-        results: Series by model.
-        title: Above the figure.
+        results: Series of `sensitivity` by model.
+        title: Title of the figure.
 
     Raises:
         DataError: If a result has no such series.
@@ -88,7 +61,7 @@ def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
             curves = _curves(series, augmentation)
             names = ticks.setdefault(augmentation, [])
             names += [stage for stage in curves if stage not in names]
-            # These stay last, after the stages of all models.
+            # Backbone and projector stay last, after the stages of all models.
             names.sort(key=lambda name: _LAST.index(name) if name in _LAST else -1)
     for model, series in results.items():
         for augmentation in _strengths(series):
@@ -100,12 +73,11 @@ def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
     )
 
 
-def projector_figure(results: Mapping[str, Metrics], title: str = "") -> "Figure":
+def projector_figure(results: Mapping[str, Metrics]) -> "Figure":
     """Draw the similarity of projections under right, zero and shuffled ω; a panel per model.
 
     Args:
-        results: Metrics of results of `sensitivity` by model; those without are left out.
-        title: Above the figure.
+        results: Metrics of `sensitivity` by model; models without projector are left out.
 
     Raises:
         DataError: If no model has such metrics.
@@ -124,16 +96,15 @@ def projector_figure(results: Mapping[str, Metrics], title: str = "") -> "Figure
             panels[model] = groups
     if not panels:
         raise DataError("no result has similarities of projections.")
-    return grouped_bars(panels, y_label="cosine of projections", title=title)
+    return grouped_bars(panels, y_label="cosine of projections")
 
 
-def equivariance_figure(results: Mapping[str, Metrics], title: str = "") -> "Figure":
+def equivariance_figure(results: Mapping[str, Metrics]) -> "Figure":
     """Draw R² per descriptor from one view, and from the image and its view.
 
     Args:
-        results: Metrics of results of `equivariance` by model. One model is drawn in one panel;
-            several have a panel for each kind of features, and a bar each.
-        title: Above the figure.
+        results: Metrics of `equivariance` by model. A single model has one panel; several have a
+            panel for each kind of features, and a bar each.
 
     Raises:
         DataError: If no model has such metrics.
@@ -148,15 +119,14 @@ def equivariance_figure(results: Mapping[str, Metrics], title: str = "") -> "Fig
                     bars[label] = values[metric]
     if not panels:
         raise DataError("no result has R² of descriptors.")
-    return grouped_bars(panels, y_label="R² on held-out images", title=title)
+    return grouped_bars(panels, y_label="R² on held-out images")
 
 
-def spectrum_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
+def spectrum_figure(results: Mapping[str, Series]) -> "Figure":
     """Draw the explained variance by component, on logarithmic axes, a line per model.
 
     Args:
-        results: Series of results of `spectrum` by model.
-        title: Above the figure.
+        results: Series of `spectrum` by model.
 
     Raises:
         DataError: If a result has no such series.
@@ -168,9 +138,7 @@ def spectrum_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
         # Recorded fractions are rounded; zeros have no logarithm.
         values = [value for value in series["explained_variance"] if value > 0]
         curves[model] = (list(range(1, len(values) + 1)), values)
-    return line_panels(
-        {"": curves}, x_label="component", y_label="fraction of variance", title=title, log=True
-    )
+    return line_panels({"": curves}, x_label="component", y_label="fraction of variance", log=True)
 
 
 def _strengths(series: Series) -> dict[str, Sequence[float]]:
@@ -195,7 +163,7 @@ def _curves(series: Series, augmentation: str) -> dict[str, Sequence[float]]:
 
 
 def _measure(*results: Series) -> str:
-    """Return the name of the measure: the part of the names that is not about strength."""
+    """Return the name of the measure, which names of series begin with."""
     names = {name.split("/")[0] for series in results for name in series if name.count("/") == 2}
     if len(names) != 1:
         raise DataError(f"the results have the measures {sorted(names)}, expected one.")
