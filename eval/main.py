@@ -1,4 +1,4 @@
-"""`cassle-zoo eval`: an evaluator, with any setting overridden, on models side by side."""
+"""`cassle-zoo eval`: runs an evaluator on one or more models."""
 
 import dataclasses
 import os
@@ -40,10 +40,10 @@ class Arguments(Generic[Settings]):
             `raw-pixels`, or `features:FILE`.
         data: Folder or archive that holds the dataset.
         dataset: Name of the dataset.
-        download: Fetch the dataset into the folder if it is not there.
-        output: Record the results: FILE.json for one model, or a folder for a file each. Images
-            and pages are written beside them.
-        compute: How to compute.
+        download: Download the dataset into the folder if it is not there.
+        output: Where to record the results: FILE.json for one model, or a folder. Images and pages
+            are written beside them.
+        compute: Where and how to compute.
         settings: Settings of the evaluator.
     """
 
@@ -70,34 +70,30 @@ def run_from_cli(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     if argv[0] == REPORT:
         return report.run_from_cli(argv[1:])
-    if argv[0] not in EVALUATORS:
-        raise unknown_name("evaluation", argv[0], (*EVALUATORS, REPORT))
-    return run_evaluator(argv[0], argv[1:])
-
-
-def run_evaluator(task: str, argv: Sequence[str]) -> int:
-    """Run `cassle-zoo eval TASK ARGV...` and return its exit status."""
+    task = argv[0]
+    if task not in EVALUATORS:
+        raise unknown_name("evaluation", task, (*EVALUATORS, REPORT))
     evaluator = EVALUATORS[task]
     arguments = tyro.cli(
         Arguments[evaluator],  # type: ignore[valid-type]
         prog=f"cassle-zoo eval {task}",
-        description=f"{_summary(evaluator)}\n\nData sets: {', '.join(DATASETS)}.",
+        description=f"{_summary(evaluator)}\n\nDatasets: {', '.join(DATASETS)}.",
         config=(tyro.conf.FlagCreatePairsOff,),
-        args=list(argv),
+        args=list(argv[1:]),
     )
     models = tuple(dict.fromkeys(arguments.models))
     if len(models) < len(arguments.models):
-        print("note: a model that is named twice is measured once", file=sys.stderr)
+        print("note: a model that is named twice is evaluated once", file=sys.stderr)
     sources = _open(arguments, models)
     data = open_data(arguments.dataset, arguments.data, download=arguments.download)
     results: list[Result] = []
     try:
         for model in models:
             with _naming(model, among=models):
-                # Popped, so that a network that has been measured leaves the memory.
+                # Popped, to free the memory of networks that are done.
                 _measure(task, model, sources.pop(model), data, arguments, results)
     finally:
-        # Even if a later model fails, what was found is shown.
+        # Shown even if a later model fails.
         if results:
             print(format_table(results))
     return 0
@@ -106,7 +102,7 @@ def run_evaluator(task: str, argv: Sequence[str]) -> int:
 def _open(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, FeatureSource]:
     """Open the models, and check output and cache, before anything is computed."""
     if not models:
-        raise ConfigError(f"name at least one model to measure. {FORMS}")
+        raise ConfigError(f"name at least one model. {FORMS}")
     if arguments.dataset not in DATASETS:
         raise unknown_name("dataset", arguments.dataset, DATASETS)
     if arguments.output is not None:
@@ -130,7 +126,7 @@ def _measure(
     arguments: Arguments[Any],
     results: list[Result],
 ) -> None:
-    """Measure one model, add the result to `results`, and record it if asked to."""
+    """Evaluate one model, add the result to `results`, and record it if asked to."""
     settings, compute = arguments.settings, arguments.compute
     command = public_command(
         task,
@@ -163,7 +159,7 @@ def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
         except CassleZooError as error:
             if len(among) == 1 or model in str(error):
                 raise
-            # Some errors about data take other arguments than a message.
+            # Some subclasses of DataError do not take a message.
             kind = DataError if isinstance(error, DataError) else type(error)
             raise kind(f"{model}: {error}") from error
 
@@ -175,9 +171,9 @@ def public_command(
 
     Args:
         task: Name of the evaluation.
-        model: As on the command line.
-        data: Path of the dataset, of which the last part is shown.
-        dataset: Its name; None for the default.
+        model: The model as on the command line.
+        data: Path of the dataset; only its last part is shown.
+        dataset: Name of the dataset; None for the default.
         download: Whether it may be downloaded.
         settings: Dataclasses whose fields are options.
     """
@@ -221,7 +217,7 @@ def _usage() -> str:
         [
             "usage: cassle-zoo eval TASK MODEL... --data PATH [OPTIONS]",
             "",
-            "Measure models side by side. TASK is one of:",
+            "Evaluate models side by side. TASK is one of:",
             "",
             *tasks,
             "",

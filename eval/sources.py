@@ -1,8 +1,8 @@
-"""What can be evaluated: models by name, modules, untrained networks, raw pixels, features."""
+"""Feature sources: models by name, modules, untrained networks, raw pixels and feature files."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,25 +34,25 @@ FORMS = (
     "Besides names of the zoo there are hf-hub:ORG/NAME, local-dir:FOLDER, timm:NAME, "
     "random-init:ARCH, raw-pixels and features:FILE."
 )
-"""What may be measured, for messages."""
+"""Names of sources, for messages."""
 POOLED = 16
 _SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSource:
-    """Something that turns images into features.
+    """A source of features: a network, or a file of features.
 
     Attributes:
-        name: Name in results: of the model, without folders.
-        argument: What the command line calls it; None if only Python can name it.
+        name: Name in results, without folders.
+        argument: Name on the command line; None if it has none.
         sha256: Hash of the weights; None without weights.
-        network: What computes with these weights: timm's name and arguments, such as the number of
-            heads, which the weights do not show.
-        model: A module from images (B, 3, H, W) to features (B, D); None with only features.
+        network: The architecture: timm's name and arguments, such as the number of heads, which
+            the weights do not show.
+        model: A module from images (B, 3, H, W) to features (B, D); None for a file of features.
         transform: From image to the module's input (3, H, W); None for the module's own.
-        features: What is known if there is no network; see `cassle_zoo.eval.feature_match`.
-        projector: Loads the projector that the model was trained with, if it is known.
+        features: Content of a file of features.
+        projector: Loads the projector that the model was trained with, if there is one.
     """
 
     name: str
@@ -66,7 +66,7 @@ class FeatureSource:
 
 
 def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = None) -> FeatureSource:
-    """Build what is to be evaluated.
+    """Open a source by name, or make one of a module.
 
     Args:
         model: A model's name (with its pretrained weights), ``hf-hub:ORG/NAME``,
@@ -75,15 +75,12 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
             ``raw-pixels`` (the central square at 64 px, mean-pooled to 16x16x3), ``features:FILE``
             (as `cassle-zoo features` writes), or a module.
         seed: Seed of a random initialisation.
-        name: Name in results of a module.
-
-    Returns:
-        The source of features.
+        name: Name of a module in results.
 
     Raises:
         UnknownNameError: If there is no such model or architecture.
-        WeightsUnavailableError: If nobody has published weights of the model.
-        ModelFolderError: If a folder is no model folder.
+        WeightsUnavailableError: If no weights of the model are published.
+        ModelFolderError: If a folder is not a model folder.
     """
     if isinstance(model, nn.Module):
         return FeatureSource(
@@ -168,7 +165,7 @@ def _pretrained(model: str) -> FeatureSource:
         argument = projector_of = files.spec.full_name
         has_projector = PROJECTOR_FILE in (files.spec.sha256 or {})
     elif files.commit is not None:
-        # The commit, because branches move, and the projector is to be of the same one.
+        # The commit, because branches move, and the projector must be from the same one.
         argument = projector_of = f"hf-hub:{files.spec.hub_repo}@{files.commit}"
         # It is downloaded when it is asked for.
         has_projector = files.has_projector
@@ -182,13 +179,9 @@ def _pretrained(model: str) -> FeatureSource:
         argument=argument,
         sha256=files.sha256(MODEL_FILE),
         model=load_backbone(files),
-        network=_network(files.spec.timm_arch, files.spec.model_args),
+        network=f"{files.spec.timm_arch} {json.dumps(dict(files.spec.model_args), sort_keys=True)}",
         projector=load_own_projector if has_projector else None,
     )
-
-
-def _network(arch: str, model_args: Mapping[str, Any]) -> str:
-    return f"{arch} {json.dumps(dict(model_args), sort_keys=True)}"
 
 
 def _timm(model: str) -> FeatureSource:
@@ -197,7 +190,7 @@ def _timm(model: str) -> FeatureSource:
     name = model.removeprefix(TIMM)
     if not timm.is_model(name):
         raise _unknown("model of timm", name, timm.list_models())
-    # Of the Hub's client, the network and timm, errors of many types.
+    # The Hub's client, the network and timm raise errors of many types.
     try:
         module: Any = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:
@@ -220,18 +213,16 @@ def _of_timm(model: str, module: nn.Module, network: str) -> FeatureSource:
 
 
 def _unknown(kind: str, name: str, names: Sequence[str]) -> UnknownNameError:
-    """Name the nearest of many names, and the other forms of models."""
     found = unknown_name(kind, name, names, listed_by="timm.list_models()")
     return UnknownNameError(f"{found} {FORMS}")
 
 
 def _feature_file(model: str) -> FeatureSource:
     path = Path(model.removeprefix(FEATURES)).expanduser()
-    known = load_features(path)
     return FeatureSource(
         name=f"{FEATURES}{path.name}",
         argument=f"{FEATURES}{path.name}",
         sha256=sha256(path),
         model=None,
-        features=known,
+        features=load_features(path),
     )

@@ -1,4 +1,4 @@
-"""Records of the study: what each training left, as one JSON file, and which arms they are of."""
+"""Records of the study: one JSON file per training, and the arms they belong to."""
 
 import dataclasses
 import json
@@ -23,18 +23,18 @@ _FREE = ("data", "run")  # sections of the settings that do not change the resul
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One training and what was measured of it.
+    """One training and its results.
 
     Attributes:
         arm: Name of the arm.
         group: Part of the study.
         against: Arm that it is compared with; empty if none.
-        seed: Of the training.
-        settings: Of the training, as JSON types, without what does not change the result.
+        seed: Seed of the training.
+        settings: Settings of the training that change the result, as JSON types.
         results: Results by evaluation.
         neighbours: By task, rows of image indices: a query, then the images nearest to it.
-        seconds: Spent on `train` and on `evaluate`.
-        device: Where it was trained.
+        seconds: Time spent on `train` and on `evaluate`.
+        device: Device it was trained on.
         error: Why there are no results: the loss diverged, or the features collapsed.
     """
 
@@ -95,7 +95,7 @@ def load_records(folder: Path) -> list[Record]:
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """Return the settings that decide a job's result; of an untrained source only its name."""
+    """Return the settings that decide a job's result; for an untrained source only its name."""
     if job.arm.source:
         return {"name": job.arm.source}
     values = job.arm.config.to_dict()

@@ -20,7 +20,7 @@ class Spread:
     """Mean and spread over seeds.
 
     Attributes:
-        mean: Of all values.
+        mean: Mean of all values.
         std: Sample standard deviation; None for a single value.
     """
 
@@ -33,7 +33,7 @@ class Difference:
     """Mean of paired differences over seeds.
 
     Attributes:
-        mean: Of the differences.
+        mean: Mean of the differences.
         half_width: Half the width of the 95 % t interval around the mean; None for a single pair,
             and for equal differences, since counts of few images may agree by chance.
         p: Two-sided p-value of the t test that the mean is 0; None in the same cases.

@@ -17,8 +17,8 @@ _ROWS = 4096  # projected at a time
 def stage_modules(model: nn.Module) -> dict[str, tuple[nn.Module, int]]:
     """Return the stages of a timm model, in order, with their numbers of channels.
 
-    These are the patch embedding, if there is one, and the modules in timm's `feature_info` (`act1`,
-    `layer1`, ... of ResNets; every block of ViTs). Other modules have no stages.
+    These are the patch embedding, if there is one, and the modules in timm's `feature_info`
+    (`act1`, `layer1`, ... of ResNets; every block of ViTs). Other modules have no stages.
     """
     info: Any = getattr(model, "feature_info", None)
     found: dict[str, tuple[nn.Module, int]] = {}

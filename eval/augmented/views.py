@@ -1,7 +1,7 @@
 """Augmented views of chosen strength, independent of the order and size of batches.
 
-All is done with `cassle_zoo.augmentation.augment`, so that equal parameters give the pixels of
-training. What is random about a view depends on the seed and the image's index only, so that every
+Views are made by `cassle_zoo.augmentation.augment`, so that equal parameters give the pixels of
+training. Their randomness depends only on the seed and the image's index, so that every
 augmentation and strength has the same crop position and the same signs for an image.
 """
 
@@ -51,7 +51,7 @@ class View:
         value: That parameter: area, deviation of the factors (in `color` that of brightness), or
             sigma in pixels; 1 of switches, 0 of the original.
         config: The distribution that the view is drawn from.
-        recipe: The distribution of training, by whose ranges omega is scaled.
+        recipe: The distribution of training, whose ranges omega is scaled by.
     """
 
     name: str
@@ -77,10 +77,10 @@ class View:
         return replace(params, factors=centre + sign * reach)
 
     def render(self, crops: Tensor, uniforms: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the network's input (B, 3, S, S) and what was done (B, 14), as `ALL_DESCRIPTORS`.
+        """Return the network's input (B, 3, S, S) and omega (B, 14) as `ALL_DESCRIPTORS`.
 
         Args:
-            crops: (B, 3, S, S) uint8, cut as `params` says.
+            crops: (B, 3, S, S) uint8, cut by `params`.
             uniforms: (B, U) from `image_uniforms`.
             source: (B, 2) heights and widths of the images.
         """
@@ -136,7 +136,7 @@ def input_recipe(
 
     Args:
         transform: From an image to the network's input.
-        size: Width and height of these images; matters to transforms that do not resize.
+        size: Width and height of these images, for transforms that do not resize.
 
     Raises:
         ConfigError: If the transform does not make square (3, S, S) tensors, or is not monotonic.
@@ -170,18 +170,18 @@ def draw_images(candidates: Tensor, count: int, seed: int) -> Tensor:
 
 
 def image_uniforms(indices: Tensor, seed: int) -> Tensor:
-    """Return all that is random about views of images, (N, U): a row depends on its index only."""
+    """Return the uniforms (N, U) of views of images: a row depends only on its index and seed."""
     rows = [draw_uniforms(1, view_generator(seed, 0, index, 0)) for index in indices.tolist()]
     return torch.cat(rows)
 
 
 def derangement(count: int, seed: int, steps: int = 1) -> Tensor:
-    """Return another place for each of `count` places: the one `steps` on in a random cycle.
+    """Return another position for each of `count`: the one `steps` later in a random cycle.
 
     Args:
-        count: Number of places, more than `steps`.
-        seed: Of the cycle.
-        steps: Different steps lead to different places.
+        count: Number of positions, more than `steps`.
+        seed: Seed of the cycle.
+        steps: Different steps lead to different positions.
     """
     cycle = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     partner = torch.empty_like(cycle)
@@ -198,7 +198,7 @@ def read_crops(
     batch_size: int,
     workers: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read images and cut the crops of each view out of them.
+    """Read images and cut the crops of each view.
 
     Returns:
         Batches of crops, (B, V, 3, S, S) uint8, with (B, 2) heights and widths of the images.

@@ -1,4 +1,4 @@
-"""All protocols: each measures one thing, under the name of its command in `EVALUATORS`."""
+"""All evaluators, by the names of their commands."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

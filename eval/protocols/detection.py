@@ -1,11 +1,11 @@
-"""Object detection: a Faster R-CNN on the backbone, trained from its weights, and its precision.
+"""Object detection: a Faster R-CNN trained from the backbone, and its average precision.
 
 The detector is Detectron2's R50-C4 as MoCo trains it (He et al., 2020, arXiv 1911.05722, appendix),
-built from torchvision's parts: regions are found on the output of the third stage (stride 16) and
-classified by the fourth stage, followed by one more BatchNorm, so that every weight of the backbone
-is used. All of it is trained, BatchNorm included. It differs from Detectron2's in that boxes are
-regressed with a smoothed L1 loss, pooled as torchvision's `roi_align` does by default, and
-BatchNorm's statistics are not re-estimated before the test.
+built from torchvision's parts: regions are proposed on the output of the third stage (stride 16)
+and classified by the fourth stage, followed by one more BatchNorm, so that every weight of the
+backbone is used. All of it is trained, including BatchNorm. Unlike Detectron2's, it regresses boxes
+with a smoothed L1 loss, pools with the defaults of torchvision's `roi_align`, and does not
+re-estimate BatchNorm's statistics before the test.
 
 Average precision follows PASCAL VOC 2007 (Everingham et al., "The PASCAL Visual Object Classes
 Challenge", IJCV 2010, section 4.2); at thresholds other than 0.5 it is that of Detectron2's
@@ -52,13 +52,13 @@ _POINTS = 100
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Boxes:
-    """Boxes in an image: what is there, or what was found.
+    """The objects or the detections in an image.
 
     Attributes:
         boxes: (N, 4) left, top, right, bottom in pixels.
         labels: (N,) integers.
         scores: (N,) confidences of detections.
-        difficult: (N,) bool, of objects: neither finding nor missing them counts.
+        difficult: (N,) bool for objects: those that do not count, found or missed.
     """
 
     boxes: Tensor
@@ -94,10 +94,10 @@ def average_precisions(
 
 
 def eleven_point(recall: Tensor, precision: Tensor) -> float:
-    """Average the best precision at a recall of at least 0, 0.1, ..., 1.
+    """Return the mean of the best precisions at recalls of at least 0, 0.1, ..., 1.
 
     Args:
-        recall: (M,), of the first 1, ..., M detections.
+        recall: (M,) recall of the first 1, ..., M detections.
         precision: (M,), likewise.
     """
     levels = torch.arange(RECALLS, dtype=torch.float64) / (RECALLS - 1)
@@ -137,15 +137,12 @@ def _of_class(
 
 
 def _ap(hit: Tensor, target: Tensor, skip: Tensor, total: int) -> float:
-    """Return the average precision of detections (M,), the surest first.
+    """Return the average precision of detections (M,), the most confident first.
 
-    Args:
-        hit: Whether it overlaps enough with the object that it overlaps most with.
-        target: That object.
-        skip: Whether that object is difficult.
-        total: Number of objects that are not.
+    `hit` says whether a detection overlaps enough with its nearest object `target`, and `skip`
+    whether that object is difficult; `total` objects are not.
     """
-    # Only the first detection of an object is right; another of the same is wrong.
+    # Only the first detection of an object is right; further ones are wrong.
     taken: set[int] = set()
     right = torch.zeros_like(hit)
     for place in (hit & ~skip).nonzero().flatten().tolist():
@@ -158,16 +155,16 @@ def _ap(hit: Tensor, target: Tensor, skip: Tensor, total: int) -> float:
 
 
 class DetectionImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """Images with their objects, flipped or not as seed, epoch and image decide."""
+    """Images with their objects; seed, epoch and image decide whether they are flipped."""
 
     def __init__(self, images: Any, targets: Tensor, seed: int | None) -> None:
-        """Hold images and (N, K, 6) objects, see `Task`; without a seed nothing is flipped."""
+        """Take images and (N, K, 6) objects, see `Task`; without a seed nothing is flipped."""
         self.images = images
         self.targets = targets
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return an image (3, H, W) in [0, 1] and torchvision's form of its objects.
+        """Return an image (3, H, W) in [0, 1] and its objects in torchvision's format.
 
         Raises:
             DataError: If it cannot be read.
@@ -193,15 +190,15 @@ def objects_of(targets: Tensor, rows: Tensor) -> Sequence[Boxes]:
 
 
 def build_detector(model: nn.Module, classes: int, settings: "Detection") -> FasterRCNN:
-    """Return a detector around a copy of a ResNet; its heads are drawn from torch's generator.
+    """Build a detector around a copy of a ResNet; its heads are drawn from torch's generator.
 
     Args:
-        model: timm's, with four stages at strides 4 to 32.
+        model: A ResNet of timm with four stages at strides 4 to 32.
         classes: Number of classes, without the background.
         settings: Sizes of images and number of regions.
 
     Raises:
-        ConfigError: If it is another network.
+        ConfigError: If the model is another network.
     """
     if not isinstance(model, ResNet) or model.feature_info[-1]["reduction"] != 32:
         raise ConfigError(
@@ -238,15 +235,15 @@ def build_detector(model: nn.Module, classes: int, settings: "Detection") -> Fas
 def train_detector(
     context: EvalContext, task: Task, settings: "Detection"
 ) -> tuple[FasterRCNN, list[float]]:
-    """Train a detector, in float32: in bf16 boxes would be rounded to several pixels.
+    """Train a detector in float32: in bf16 boxes would be rounded to several pixels.
 
-    The same seed gives the same detector on a CPU; on a GPU up to the rounding of `roi_align`,
-    whose gradient is summed in any order. An interrupted training cannot be resumed.
+    The same seed gives the same detector on a CPU; on a GPU, the gradient of `roi_align` is summed
+    in no fixed order. An interrupted training cannot be resumed.
 
     Args:
         context: Its model, see `build_detector`, is not changed.
-        task: Of the kind `detection`.
-        settings: How to train.
+        task: A `detection` task.
+        settings: Settings of the training.
 
     Returns:
         The detector, and the loss of each step.
@@ -294,12 +291,12 @@ def lr_fraction(step: int, settings: "Detection") -> float:
 
 
 def detect(detector: FasterRCNN, context: EvalContext, task: Task) -> list[Boxes]:
-    """Detect objects in the test images: up to 100 in each, with a score of at least 0.05.
+    """Detect up to 100 objects in each test image, with a score of at least 0.05.
 
     Args:
         detector: From `train_detector`.
-        context: Where the images are from.
-        task: Of the kind `detection`.
+        context: The context with the images.
+        task: A `detection` task.
 
     Raises:
         DataError: If an image cannot be read.
@@ -340,10 +337,10 @@ class Detection(Settings):
         train_batch: Images in a step.
         lr: Learning rate.
         warmup: Steps over which the learning rate rises from a thousandth.
-        weight_decay: Of all weights but those of BatchNorm.
-        sizes: Short sides (pixels) that training draws from; the last is that of the test.
-        max_size: Limit (pixels) of the long side.
-        rois: Regions of an image that the classifier is trained on.
+        weight_decay: Weight decay of all weights but those of BatchNorm.
+        sizes: Short sides in pixels that training draws from; the last is used in the test.
+        max_size: Limit of the long side in pixels.
+        rois: Regions per image that the classifier is trained on.
     """
 
     iterations: Annotated[int, Range(1)] = 24000

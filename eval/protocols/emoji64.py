@@ -26,7 +26,7 @@ class Emoji64Suite:
         """Return top-1 of probe and k-NN, recall@1 and mAP, by task; series of the probe.
 
         Raises:
-            DataError: If the dataset is not emoji64, whole or in part.
+            DataError: If the dataset does not have emoji64's tasks.
         """
         data = context.data
         if {task.name for task in data.tasks} != {*CLASSIFICATION_TASKS, *RETRIEVAL_TASKS}:
@@ -35,8 +35,8 @@ class Emoji64Suite:
                 f"{', '.join(task.name for task in data.tasks)}; use linear-probe, knn or "
                 "retrieval."
             )
-        found = Retrieval(ks=(1,), classification="none", examples=0)
-        parts: tuple[Evaluator, ...] = (self.linear, self.knn, found)
+        retrieval = Retrieval(ks=(1,), classification="none", examples=0)
+        parts: tuple[Evaluator, ...] = (self.linear, self.knn, retrieval)
         outcomes = [part.evaluate(context) for part in parts]
         metrics: dict[str, dict[str, float]] = {}
         for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""Equivariance: how well ω is predicted from features, and found by the projector."""
+"""Equivariance: how well ω is predicted from features, and identified by the projector."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def probe(
         features: (N, D).
         targets: (N, T).
         splits: Indices of `train`, `val` and `test`.
-        columns: Of the targets by group.
+        columns: Columns of the targets, by group.
 
     Raises:
         DataError: If values are not finite, or a target is constant in `val` or `test`.
@@ -68,7 +68,7 @@ def probe(
 def ranks_of_first(scores: Tensor) -> Tensor:
     """Return the rank of column 0 within each row of (N, C) scores, 1 being the highest.
 
-    Equal scores share the mean of their ranks, so that constant scores rank as at random.
+    Equal scores get the mean of their ranks, so that constant scores rank as at random.
     """
     right = scores[:, :1]
     higher = (scores > right).sum(1)
@@ -77,10 +77,10 @@ def ranks_of_first(scores: Tensor) -> Tensor:
 
 
 def split_images(data: EvalData, indices: Tensor) -> dict[str, Tensor]:
-    """Split drawn images into `train`, `val` and `test`, by their places in `indices`.
+    """Split drawn images into `train`, `val` and `test`, as positions in `indices`.
 
-    Images in the test split of some task are for testing; of the others every fifth drawn is for
-    validation. If no task has a test split, every fifth of all is for testing.
+    Images in the test split of any task are for testing; every fifth of the others is for
+    validation. If no task has a test split, every fifth image is for testing.
 
     Raises:
         DataError: If a part has fewer than 10 images.
@@ -150,10 +150,10 @@ def _protocol(splits: dict[str, Tensor], recipe: AugmentConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Equivariance(Settings):
-    """How well ω is predicted from features, and the right ω found by the projector.
+    """How well ω is predicted from features, and the right ω identified by the projector.
 
     Attributes:
-        images: At most so many; each gives one view drawn from the whole recipe of training.
+        images: Maximum number of images; each gives one view drawn from training's whole recipe.
         candidates: Number of ω among which the right one is to be found.
         figures: Whether to draw figures, which needs the extra `figures`.
     """

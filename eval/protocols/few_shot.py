@@ -1,8 +1,8 @@
 """Few-shot classification: many small random problems on frozen features.
 
 An episode draws N classes, K support and Q query images of each without replacement. A
-multinomial logistic regression is fitted to the support, to its optimum, and asked for the queries.
-The episodes depend on the labels and the seed alone: they are the same for every model.
+multinomial logistic regression is fitted to the support, to its optimum, and classifies the
+queries. The episodes depend only on labels and seed: they are the same for every model.
 
 The paper's code fits one class against the rest (scikit-learn's liblinear), and draws the queries
 of classes with too few images with replacement, which are left out here.
@@ -26,12 +26,12 @@ _CHUNK = 100
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episodes:
-    """Which images take part. The class within an episode is the position along `ways`.
+    """The images of episodes. The class within an episode is the position along `ways`.
 
     Attributes:
         support: (episodes, ways, shots) indices of images.
         query: (episodes, ways, queries) indices of images.
-        left_out: Classes with fewer than shots + queries images, which never take part.
+        left_out: Classes with fewer than shots + queries images, which are never drawn.
     """
 
     support: Tensor
@@ -57,8 +57,8 @@ def draw_episodes(
         ways: Classes of an episode, at least 2.
         shots: Support images of a class.
         queries: Query images of a class.
-        episodes: How many.
-        generator: Of random numbers, on the CPU.
+        episodes: Number of episodes.
+        generator: A generator on the CPU.
 
     Raises:
         ConfigError: If a number is too small.
@@ -99,7 +99,7 @@ def episode_accuracies(features: Tensor, episodes: Episodes, l2: float = 0.5) ->
 
     Args:
         features: (N, D) of all images.
-        episodes: What to fit and test on.
+        episodes: The episodes.
         l2: Penalty w of the objective: sum of cross-entropies plus
             w * (|weight|^2 + |bias|^2). 0.5 is scikit-learn's C = 1.
 
@@ -145,9 +145,9 @@ class FewShot(Settings):
         ways: Classes of an episode.
         shots: Support images of a class; one or more numbers.
         queries: Query images of a class.
-        episodes: How many.
-        images: Split to draw from; all those in any split of the task by default, as the
-            network has seen no labels.
+        episodes: Number of episodes.
+        images: Split to draw from; by default all splits of the task, as the network has seen no
+            labels.
         l2: Penalty w; 0.5 is scikit-learn's C = 1.
         normalize: Whether to scale features to unit length first; the paper does not.
     """
@@ -171,7 +171,7 @@ class FewShot(Settings):
         Tasks with too few classes of enough images are left out.
 
         Raises:
-            DataError: If all are, or features are not finite.
+            DataError: If all tasks are left out, or features are not finite.
         """
         metrics: dict[str, dict[str, float]] = {}
         notes = []

@@ -1,7 +1,7 @@
-"""Fine-tuning: a linear classifier on the backbone, and both trained on labelled images.
+"""Fine-tuning: a linear classifier on the backbone, both trained on labelled images.
 
-A plain loop around timm's optimisers, schedule and augmentation. An image's augmentation depends
-on seed, epoch and image only, so the number of workers does not matter.
+A plain loop around timm's optimisers and augmentation. An image's augmentation depends only on
+seed, epoch and image, so the number of workers does not matter.
 """
 
 import copy
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
 
 
 class Augmented(Dataset[tuple[Tensor, int]]):
-    """Labelled images, each augmented as seed, epoch and image decide."""
+    """Labelled images; seed, epoch and image decide how each is augmented."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Augmented(Dataset[tuple[Tensor, int]]):
         transform: Callable[[Image.Image], Tensor],
         seed: int,
     ) -> None:
-        """Hold images, and (N,) labels of all of them."""
+        """Take images and the (N,) labels of all of them."""
         self.images = images
         self.labels = labels
         self.transform = transform
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
-        """Return the image (3, H, W) as it looks in an epoch, and its label.
+        """Return the image (3, H, W) as augmented in an epoch, and its label.
 
         Raises:
             DataError: If it cannot be read.
@@ -82,7 +82,7 @@ class Augmented(Dataset[tuple[Tensor, int]]):
 
 
 def build_optimizer(model: Classifier, lr: float, settings: "Finetune") -> torch.optim.Optimizer:
-    """Return timm's optimiser over backbone and head.
+    """Build timm's optimiser for backbone and head.
 
     Raises:
         ConfigError: If timm has no optimiser of that name, or the backbone's layers are unknown.
@@ -134,7 +134,7 @@ def lr_fraction(step: int, warmup: int, total: int) -> float:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Let cuDNN choose algorithms that give the same result every time."""
+    """Restrict cuDNN to deterministic algorithms."""
     switches: Any = torch.backends.cudnn
     old = switches.benchmark, switches.deterministic
     switches.benchmark, switches.deterministic = False, True
@@ -145,14 +145,14 @@ def _reproducible() -> Iterator[None]:
 
 
 class _Run:
-    """A task with a fraction of its labels."""
+    """Fine-tuning on a task with a fraction of its labels."""
 
     def __init__(
         self, settings: "Finetune", context: EvalContext, task: Task, fraction: float
     ) -> None:
         model = context.model
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ConfigError(f"{context.source.name} has no weights that could be fine-tuned.")
+            raise ConfigError(f"{context.source.name} has no weights to fine-tune.")
         self.settings = settings
         self.context = context
         self.task = task
@@ -264,26 +264,26 @@ class _Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Settings):
-    """Fine-tuning: the whole network trained with a linear classifier, by a part of the labels.
+    """Fine-tuning: the whole network and a linear classifier, on all or some of the labels.
 
     The defaults follow Kornblith et al. (2019, arXiv 1805.08974): Nesterov momentum, cosine, crops
     and flips.
 
     Attributes:
         epochs: Passes over the training images.
-        train_batch: Images in a step of training; those left over in an epoch are not used in it.
+        train_batch: Images per training step; an incomplete last batch of an epoch is dropped.
         optimizer: One of `timm.optim.list_optimizers()`.
-        weight_decay: Of all weights but biases and those of normalisation.
+        weight_decay: Weight decay of all weights but biases and normalisation.
         layer_decay: Factor of the learning rate from each layer to the one below it.
-        warmup_epochs: Linear warm-up, which is part of `epochs`; then half a cosine down to 0.
+        warmup_epochs: Linear warm-up, part of `epochs`; then half a cosine down to 0.
         label_smoothing: Fraction of a label that is spread over all classes.
-        min_scale: Smallest fraction of an image that a random resized crop covers.
+        min_scale: Smallest fraction of an image covered by a random resized crop.
         flip: Probability of a horizontal flip.
         color_jitter: Strength of the jitter of brightness, contrast and saturation.
-        precision: fp32, bf16, or auto: bf16 for training where the hardware has it.
-        tasks: Classification tasks to measure; by default all.
-        labels: Fractions of the labels, of every class, that training and validation use.
-        lr: Peak learning rate; of several, the best on validation images when trained without them.
+        precision: fp32, bf16, or auto: bf16 for training where the hardware supports it.
+        tasks: Classification tasks; by default all.
+        labels: Fractions of the labels of every class to train and validate with.
+        lr: Peak learning rate; of several, the best on validation images is used.
     """
 
     epochs: Annotated[int, Range(1)] = 30

@@ -1,4 +1,4 @@
-"""k-nearest neighbours: `knn_predict` among training and validation data."""
+"""k-nearest neighbours among training and validation data."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,8 +19,8 @@ class KNN(Settings):
     Attributes:
         k: Number of neighbours.
         temperature: Votes are weighted exp(cosine / temperature).
-        whiten: Compare this many principal components of unit variance, fitted without
-            labels to training and validation data; by default the features as they are.
+        whiten: Number of whitened principal components to compare, fitted without labels to
+            training and validation data; by default the features are not whitened.
     """
 
     k: Annotated[int, Range(1)] = 20
@@ -32,8 +32,8 @@ class KNN(Settings):
 
         Raises:
             ConfigError: If `whiten` is more than the width of the features.
-            DataError: If there is only one class, features have no direction, or there are too few
-                images to whiten.
+            DataError: If there is only one class, features are zero, or there are too few images
+                to whiten.
         """
         metrics = {}
         tasks = context.data.tasks_of("classification")

@@ -1,4 +1,4 @@
-"""Retrieval by cosine: recall@k and average precision over the full ranking, and pages to look at.
+"""Retrieval by cosine: recall@k, average precision over the full ranking, and galleries.
 
 Both numbers are means over all orders of ties (McSherry & Najork, ECIR 2008), so they depend
 neither on the order of the gallery nor on how sums were rounded.
@@ -50,8 +50,9 @@ class RetrievalScores:
     """Scores of each query, as float64 values in [0, 1].
 
     Attributes:
-        recall: By k, (M,): the chance of a relevant one among the k nearest; 0 or 1 without ties.
-        average_precision: (M,), mean of the precisions at the ranks of the relevant ones.
+        recall: By k, (M,): probability of a relevant image among the k nearest; 0 or 1 without
+            ties.
+        average_precision: (M,), mean of the precisions at the ranks of the relevant images.
     """
 
     recall: dict[int, Tensor]
@@ -68,21 +69,21 @@ def retrieve(
     positions: Tensor | None = None,
     chunk: int | None = None,
 ) -> RetrievalScores:
-    """Rank the gallery for every query by cosine similarity; the same label is relevant.
+    """Rank the gallery for every query by cosine; images with the query's label are relevant.
 
-    Average precision is the mean, over the relevant ones of the whole gallery, of the fraction of
-    relevant ones up to their rank: neither interpolated nor cut off.
+    Average precision is the mean, over all relevant images of the gallery, of the fraction of
+    relevant images up to their rank: neither interpolated nor cut off.
 
     Args:
         queries: (M, D) features.
         query_labels: (M,) integers.
         gallery: (N, D) features.
         gallery_labels: (N,) integers.
-        ks: For which k to return recall@k, each from 1.
-        positions: (M,) where each query stands in the gallery, or -1; it is left out of its own
+        ks: The k of recall@k, at least 1.
+        positions: (M,) position of each query in the gallery, or -1; it is left out of its own
             results.
-        chunk: Queries at a time, by default so many that 512 MB of similarities are held; it
-            changes the scores by no more than rounding.
+        chunk: Queries at a time; by default 512 MB of similarities. It changes the scores by no
+            more than rounding.
 
     Returns:
         Scores of every query.
@@ -90,7 +91,7 @@ def retrieve(
     Raises:
         ConfigError: If a setting is not positive.
         DataError: If shapes do not fit, there are no queries, features are not finite or have no
-            direction, or a query has no relevant one in the gallery.
+            direction, or a query has no relevant image in the gallery.
     """
     chunk = chunk if chunk is not None else max(1, _SIMILARITIES // max(1, len(gallery)))
     for name, value in [("chunk", chunk), *(("k", k) for k in ks)]:
@@ -136,7 +137,7 @@ def _check(queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_label
 def _relevant(
     query_labels: Tensor, gallery_labels: Tensor, positions: Tensor | None
 ) -> list[tuple[_Integers, int]]:
-    """Return, for every query, the indices of its relevant ones, and its own (-1 for none)."""
+    """Return the indices of every query's relevant images, and its own (-1 for none)."""
     labels = gallery_labels.cpu().numpy()
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
@@ -189,15 +190,10 @@ def _similarity(unit: Tensor, gallery: Tensor, scale: Tensor, buffer: Tensor) ->
 
 
 def _score(row: _Floats, relevant: tuple[_Integers, int]) -> tuple[float, _Integers]:
-    """Return the average precision of a query, and what the recall of its best one depends on.
+    """Return the average precision of a query, and the counts that its recall depends on.
 
-    Args:
-        row: Cosines (N,); overwritten.
-        relevant: The relevant ones, and the query's own place.
-
-    Returns:
-        The average precision, and as (4,): how many wrong and how many relevant ones are before
-        the best relevant one, then how many are tied with it (itself included).
+    The counts (4,) are the wrong and the relevant images before the best relevant one, then those
+    tied with it (including itself). The cosines (N,) of `row` are overwritten.
     """
     same, position = relevant
     right = np.sort(row[same])
@@ -268,7 +264,7 @@ def _sheet(title: str, found: Sequence[GalleryRow]) -> bytes:
 
 
 def _positions(queries: Tensor, gallery: Tensor) -> Tensor:
-    """Return where each query stands in the gallery, or -1."""
+    """Return the position of each query in the gallery, or -1."""
     place = {index: position for position, index in enumerate(gallery.tolist())}
     return torch.tensor([place.get(index, -1) for index in queries.tolist()])
 
@@ -285,17 +281,17 @@ def _shown(data: EvalData, task: Task, index: int, cosine: float = 0.0) -> Galle
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval(Settings):
-    """Retrieval by cosine: recall@k, mean average precision, and pages to look at.
+    """Retrieval by cosine: recall@k, mean average precision, and galleries.
 
     Attributes:
         ks: The k of recall@k.
-        classification: Where to look up the test images of classification tasks: among the
-            training and validation images, among the other test images, or not at all.
-        examples: How many queries to show on the page of a task, evenly spread; 0 for no pages.
-        shown: How many results to show of each.
-        whiten: Compare this many principal components of unit variance, fitted without
-            labels to the training and validation data of classification tasks, or else to the
-            galleries; by default the features as they are.
+        classification: Gallery of the test images of classification tasks: the training and
+            validation images, the other test images, or none to skip these tasks.
+        examples: Number of queries in the gallery of a task, evenly spaced; 0 for no galleries.
+        shown: Number of results to show for each.
+        whiten: Number of whitened principal components to compare, fitted without labels to the
+            training and validation data of classification tasks, or else to the galleries; by
+            default the features are not whitened.
     """
 
     ks: Annotated[tuple[int, ...], Range(1)] = (1, 5, 10)

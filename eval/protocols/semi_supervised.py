@@ -1,4 +1,4 @@
-"""Semi-supervised classification: a linear probe with the labels of a few images."""
+"""Semi-supervised classification: a linear probe with few labels."""
 
 import math
 import statistics
@@ -31,10 +31,10 @@ def choose_labelled(
         labels: (N,) their classes.
         fraction: In (0, 1]; of each class, rounded to the nearest number of images.
         seed: Another seed chooses other images.
-        names: Of all images, by index; without, the index is the name.
+        names: Names of all images, by index; without them, the index is the name.
 
     Returns:
-        (M,) int64: the chosen ones of `rows`, in their order.
+        (M,) int64: the chosen `rows`, in their order.
 
     Raises:
         ConfigError: If `fraction` is out of range.
@@ -58,9 +58,8 @@ class SemiSupervised(Settings):
 
     Attributes:
         fractions: Fractions of the labels that are known.
-        draws: How often the labelled images are drawn; means and standard deviations are over
-            draws.
-        sweep_tolerance: As of the linear probe.
+        draws: Number of draws of labelled images, for means and standard deviations.
+        sweep_tolerance: See the linear probe.
     """
 
     fractions: Annotated[tuple[float, ...], Range(0, 1, open_low=True)] = (0.01, 0.1)

@@ -1,4 +1,4 @@
-"""Sensitivity: how far features of an image and of its augmented version are apart.
+"""Sensitivity: the distance between features of an image and of its augmented version.
 
 The measures of the paper's analysis (section 5, figure 3), as its code computes them, by
 augmentation, strength and stage. All are in float64: sums over many negatives would otherwise
@@ -76,24 +76,6 @@ def mean_positive_cosine(first: Tensor, second: Tensor) -> float:
     return float((a * b).sum(1).mean())
 
 
-def mean_negative_cosine(first: Tensor, second: Tensor) -> float:
-    """Return the mean cosine of the i-th image and the augmented version of the i-th last.
-
-    Raises:
-        DataError: If shapes differ, or features are not finite.
-    """
-    return mean_positive_cosine(first, second.flip(0))
-
-
-def self_distill(first: Tensor, second: Tensor) -> float:
-    """Return SimSiam's loss without predictor: minus the mean cosine.
-
-    Raises:
-        DataError: If shapes differ, or features are not finite.
-    """
-    return -mean_positive_cosine(first, second)
-
-
 def cca(first: Tensor, second: Tensor, *, weight: float = BARLOW_LAMBDA) -> float:
     """Return Barlow Twins' loss of the features as they are, not standardised.
 
@@ -129,18 +111,20 @@ MEASURES: Mapping[str, Callable[[Tensor, Tensor], float]] = MappingProxyType(
     {
         "infonce": infonce,
         "mean_positive_cosine": mean_positive_cosine,
-        "mean_negative_cosine": mean_negative_cosine,
-        "self_distill": self_distill,
+        # The i-th image and the augmented version of the i-th last.
+        "mean_negative_cosine": lambda first, second: mean_positive_cosine(first, second.flip(0)),
+        # SimSiam's loss without predictor.
+        "self_distill": lambda first, second: -mean_positive_cosine(first, second),
         "cca": cca,
     }
 )
 
 
 class _Projections:
-    """Projections of images and of their augmented versions, by what they are conditioned on.
+    """Projections of images and of their augmented versions, by the ω they are conditioned on.
 
-    Right: each under what was done to it. Zero: both under ω = 0. Shuffled: the augmented version
-    under what the whole recipe drew for another image, the image itself under its right ω.
+    Right: each under its own ω. Zero: both under ω = 0. Shuffled: the augmented version under the
+    ω that the whole recipe drew for another image, the image itself under its own.
     """
 
     def __init__(
@@ -162,8 +146,8 @@ class _Projections:
 
         Args:
             features: (N, D) features of the augmented versions.
-            omega: (N, 14) what was done to them.
-            wrong: (N, 14) what was done to other images.
+            omega: (N, 14) their ω.
+            wrong: (N, 14) ω of other images.
         """
         omegas = {"right": omega, "zero": omega * 0, "shuffled": wrong}
         return {
@@ -188,7 +172,7 @@ class _Projections:
 
 
 class _Encoder:
-    """Features of the chosen images under a view, of every stage, and what was done to each."""
+    """Features of the chosen images under a view, after every stage, and their ω."""
 
     def __init__(self, context: EvalContext, indices: Tensor, plan: list[View]) -> None:
         self.model = context.model
@@ -226,8 +210,8 @@ class Sensitivity(Settings):
     """How much each augmentation changes features, by strength and network stage.
 
     Attributes:
-        images: At most so many, drawn from the test images; InfoNCE grows with their number.
-        augmentations: Applied one at a time, and then `recipe`, all of training's at once.
+        images: Number of images to draw from the test images; InfoNCE grows with it.
+        augmentations: Applied one at a time, followed by `recipe`, all of training's at once.
         strengths: Fractions of the training range, for augmentations that have a strength.
         measure: Compares features of images and their augmented versions.
         figures: Whether to draw figures, which needs the extra `figures`.
@@ -240,10 +224,10 @@ class Sensitivity(Settings):
     figures: bool = True
 
     def evaluate(self, context: EvalContext) -> Outcome:
-        """Return the measure at the greatest strength as metrics, and all else as series.
+        """Return the measure at the greatest strength as metrics, and the rest as series.
 
-        Metrics, by augmentation (and of `original`, not augmented: what is due to the similarity
-        of the images alone): `{measure}_backbone` and, with a projector, `{measure}_projector` and
+        Metrics, by augmentation (and of `original`, not augmented, which shows how similar the
+        images are): `{measure}_backbone` and, with a projector, `{measure}_projector` and
         `projector_cosine_right`, `_zero` and `_shuffled`. Series by strength, from 0:
         `strength/{augmentation}`, `value/{augmentation}` (the parameter) and
         `{measure}/{augmentation}/{stage}`.

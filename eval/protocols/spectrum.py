@@ -1,4 +1,4 @@
-"""The spectrum of features: how many directions they really use.
+"""The spectrum of features: the number of directions they use.
 
 All is computed in float64 from the (D, D) second moments, so that the memory does not grow with
 the number of images.

@@ -1,7 +1,7 @@
-"""Recorded results read from files, and grouped into what can be compared."""
+"""Recorded results, read from files and grouped into comparisons."""
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ _NOT_OPTIONS = (
     "--workers",
     "--device",
 )
-_OWN = ("input", "chosen")  # parts of a protocol that each model has for itself
+_OWN = ("input", "chosen")  # parts of a protocol that may differ between models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class Image:
     """An image that was recorded with a result.
 
     Attributes:
-        name: Of the file, without the prefix that it has in common with that of the result.
-        kind: As in `image/KIND`.
+        name: File name without the stem of the result's file.
+        kind: MIME type without `image/`.
         content: The file's bytes.
     """
 
@@ -39,12 +39,12 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A result with what belongs to it.
+    """A result with its files.
 
     Attributes:
-        result: As recorded.
-        label: Of the model: its name, and what else tells the entry from others of a comparison.
-        images: Those of the recorded files that a page can show.
+        result: The recorded result.
+        label: The model's name, with a remark if a comparison has several results of the model.
+        images: The recorded images.
         pages: Names of the other recorded files.
     """
 
@@ -67,7 +67,7 @@ class Comparison:
         task: The evaluation.
         data: Name and sha256 of the dataset.
         entries: Models by name, then baselines.
-        notes: What a reader must know before comparing.
+        notes: Remarks on what limits the comparison.
     """
 
     task: str
@@ -112,20 +112,18 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
 
 
 def compare(entries: Sequence[Entry]) -> list[Comparison]:
-    """Group entries by evaluation and data, and note what makes them hard to compare."""
+    """Group entries by evaluation and data, and note what limits their comparison."""
     groups: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         data = entry.result.data
         groups[entry.result.task, data.name, data.sha256].append(entry)
-    versions: dict[str, set[str]] = defaultdict(set)
-    for _, name, sha256 in groups:
-        versions[name].add(sha256)
+    versions = Counter(name for name, _ in {(name, sha256) for _, name, sha256 in groups})
     return [
         Comparison(
             task=task,
             data=MeasuredData(name=name, sha256=sha256),
             entries=tuple(sorted(_distinguish(own), key=lambda e: (e.is_baseline, e.label))),
-            notes=(*_data_notes(name, len(versions[name])), *_notes(own)),
+            notes=tuple(_notes(own, versions[name])),
         )
         for (task, name, sha256), own in sorted(groups.items(), key=lambda item: item[0])
     ]
@@ -149,49 +147,41 @@ def _with_files(result: Result, file: Path) -> tuple[Entry, list[str]]:
 
 
 def _distinguish(entries: Sequence[Entry]) -> list[Entry]:
-    """Tell entries of one model apart by what differs: weights, options, seed, or else time."""
+    """Add to the labels of one model what differs: weights, options, seed, or else time."""
     by_model: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_model[entry.label].append(entry)
     found = []
     for name, own in by_model.items():
-        if len(own) == 1:
-            found += own
-            continue
-        marks = _different_marks([entry.result for entry in own])
+        marks = _marks([entry.result for entry in own])
         found += [
-            dataclasses.replace(entry, label=f"{name} ({mark})")
+            dataclasses.replace(entry, label=f"{name} ({mark})" if mark else name)
             for entry, mark in zip(own, marks, strict=True)
         ]
     return found
 
 
-def _different_marks(results: Sequence[Result]) -> list[str]:
-    marks = _marks(results)
-    if len(set(marks)) < len(marks):
-        pairs = zip(marks, results, strict=True)
-        marks = [", ".join(filter(None, [mark, result.created])) for mark, result in pairs]
-    return [
-        f"{mark}, file {place}" if marks.count(mark) > 1 else mark
-        for place, mark in enumerate(marks, start=1)
-    ]
-
-
 def _marks(results: Sequence[Result]) -> list[str]:
-    """Return what tells results of one model apart: weights, options of the command, seed."""
+    if len(results) == 1:
+        return [""]
     weights = [f"weights {str(result.model.sha256)[:8]}" for result in results]
     seeds = [f"seed {result.seed}" for result in results]
     options = [_options(result.command) for result in results]
     shared = set.intersection(*map(set, options))
     chosen = [" ".join(o for o in own if o not in shared) for own in options]
     columns = [column for column in (weights, chosen, seeds) if len(set(column)) > 1]
-    return [", ".join(filter(None, row)) for row in zip(*columns, strict=True)] or [""] * len(
-        results
-    )
+    rows = list(zip(*columns, strict=True)) or [()] * len(results)
+    if len(set(rows)) < len(rows):
+        rows = [(*row, result.created) for row, result in zip(rows, results, strict=True)]
+    marks = [", ".join(filter(None, row)) for row in rows]
+    return [
+        f"{mark}, file {place}" if marks.count(mark) > 1 else mark
+        for place, mark in enumerate(marks, start=1)
+    ]
 
 
 def _options(command: str) -> list[str]:
-    """Split a command into those options, with their values, that are of the evaluator."""
+    """Return the options of the evaluator in a command, with their values."""
     options: list[str] = []
     for word in command.split():
         if word.startswith("--"):
@@ -201,14 +191,12 @@ def _options(command: str) -> list[str]:
     return [option for option in options if option.split()[0] not in _NOT_OPTIONS]
 
 
-def _data_notes(name: str, versions: int) -> list[str]:
-    if versions < 2:
-        return []
-    return [f"{name} occurs here in {versions} versions; numbers of different versions differ."]
-
-
-def _notes(entries: Sequence[Entry]) -> list[str]:
+def _notes(entries: Sequence[Entry], versions: int) -> list[str]:
     results = [entry.result for entry in entries]
+    notes = []
+    if versions > 1:
+        name = results[0].data.name
+        notes.append(f"{name} occurs here in {versions} versions; their numbers differ.")
     names = list(dict.fromkeys(key for result in results for key in result.protocol))
     differing = [
         name
@@ -216,7 +204,6 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
         if not name.startswith(_OWN)
         and len({str(r.protocol[name]) for r in results if name in r.protocol}) > 1
     ]
-    notes = []
     if differing:
         notes.append(f"The protocols differ in: {', '.join(differing)}.")
     hashes: dict[str, set[str | None]] = defaultdict(set)

@@ -1,4 +1,4 @@
-"""`cassle-zoo eval report`: for each comparison its table, figures, images, and how it was done."""
+"""`cassle-zoo eval report`: an HTML page with a table and figures for each comparison."""
 
 import json
 import sys
@@ -37,10 +37,10 @@ class ReportArguments:
     """Write recorded results to one self-contained HTML page that compares models.
 
     Attributes:
-        results: JSON files that `cassle-zoo eval` wrote, or folders of them. The images recorded
-            with a result are read from beside it.
-        output: The page.
-        title: Its heading.
+        results: JSON files written by `cassle-zoo eval`, or folders of them. Images recorded with a
+            result are read from the same folder.
+        output: The HTML file to write.
+        title: Heading of the page.
         figures: Whether to draw bars and curves, which needs the extra `figures`.
     """
 
@@ -92,8 +92,8 @@ def render_report(
 
     Args:
         title: The heading.
-        comparisons: What to show, at least one.
-        problems: What was left out.
+        comparisons: At least one.
+        problems: Descriptions of results that were left out.
         figures: Whether to draw bars and curves.
 
     Returns:
@@ -124,7 +124,7 @@ def _images(entries: Sequence[Entry]) -> list[tuple[Image, str]]:
 
 
 def _columns(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Describe the models; baselines are tinted, and set off by a line."""
+    """Describe the models; baselines are tinted, the first one also set off by a line."""
     columns, before = [], False
     for place, entry in enumerate(entries):
         first = " first" if entry.is_baseline and not before and place else ""
@@ -208,9 +208,9 @@ def _curves(comparison: Comparison) -> Iterator[dict[str, str]]:
 
 
 def curves(entries: Sequence[Entry]) -> dict[str, dict[str, Line]]:
-    """Return the recorded curves by name and model; a single value is none.
+    """Return the recorded curves by name and model, without those of a single value.
 
-    Those of a `sensitivity` stand over their strengths, others over 1, 2, 3, ...
+    Their x values are strengths for `sensitivity`, else 1, 2, 3, ...
     """
     names = dict.fromkeys(name for entry in entries for name in entry.result.series)
     found: dict[str, dict[str, Line]] = {}

@@ -1,4 +1,4 @@
-"""Numbers as tables show them, and results side by side as a Markdown table."""
+"""Formatting of metrics, and results side by side in a Markdown table."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def is_fraction(metric: str) -> bool:
 
 
 def direction(metric: str) -> int:
-    """Return 1 if more of a metric is better, -1 if less is, 0 if neither."""
+    """Return 1 if a higher metric is better, -1 if a lower one is, 0 if neither."""
     name = metric.lower()
     if name.endswith(_NEITHER):
         return 0
@@ -29,7 +29,7 @@ def direction(metric: str) -> int:
 
 
 def format_value(metric: str, value: float | None) -> str:
-    """Return a value as tables show it: percent with one decimal, or four significant digits."""
+    """Format a value: percent with one decimal, or four significant digits."""
     if value is None:
         return "-"
     return f"{100 * value:.1f}" if is_fraction(metric) else f"{value:.4g}"
@@ -41,7 +41,7 @@ def metric_keys(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 
 def format_table(results: Sequence[Result]) -> str:
-    """Lay results out as a Markdown table: a row per number, a column per model.
+    """Format results as a Markdown table: a row per metric, a column per model.
 
     Args:
         results: Results of one evaluation.
