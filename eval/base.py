@@ -154,7 +154,7 @@ class Compute(Settings):
         return tqdm(items, file=sys.stderr, disable=disable, **settings)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EvalContext:
     """A feature source on a dataset.
 
