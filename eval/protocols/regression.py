@@ -10,6 +10,7 @@ loss, is reported as well.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cassle_zoo.common.errors import DataError
@@ -17,7 +18,6 @@ from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalContext, Outcome
 from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.protocols.linear_probe import L2_GRID, Samples, check_l2_grid
-from cassle_zoo.eval.solvers.ridge import Ridge
 
 PROTOCOL: dict[str, object] = {
     "features": "not normalised",
@@ -72,13 +72,12 @@ def linear_regression(
         part.check(name, width, (outputs,))
     for name, part in {"validation": val, "test": test}.items():
         _check_spread(name, part.targets)
-    ridge = Ridge(train.features, train.targets)
+    ridge = _Ridge(train)
     scores = tuple(
         float(r2_scores(ridge.predict(val.features, l2), val.targets).mean()) for l2 in l2_grid
     )
     best = max(zip(scores, l2_grid, strict=True), key=lambda pair: (pair[0], -pair[1]))[1]
-    both = train + val
-    predicted = Ridge(both.features, both.targets).predict(test.features, best)
+    predicted = _Ridge(train + val).predict(test.features, best)
     found = r2_scores(predicted, test.targets)
     return RegressionResult(
         r2=float(found.mean()),
@@ -88,6 +87,30 @@ def linear_regression(
         l2_grid=tuple(l2_grid),
         validation_r2=scores,
     )
+
+
+class _Ridge:
+    """Ridge regressions for all w at once, from one singular value decomposition in float64.
+
+    Unlike `cassle_zoo.eval.solvers.ridge` it finds the rank of the features, since w may be tiny.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        features, targets = samples.features.double(), samples.targets.double()
+        self.centre, self.bias = features.mean(0), targets.mean(0)
+        # Features and targets in coordinates that span them: no taller than wide.
+        both = torch.cat([features - self.centre, targets - self.bias], dim=1)
+        small = torch.linalg.qr(both, mode="r").R
+        left, values, right = torch.linalg.svd(small[:, : features.shape[1]], full_matrices=False)
+        # Directions that are only rounding.
+        found = values > values.max() * max(features.shape) * torch.finfo(values.dtype).eps
+        self.values, self.right = values[found], right[found]
+        self.projected = left[:, found].T @ small[:, features.shape[1] :]
+
+    def predict(self, features: Tensor, l2: float) -> Tensor:
+        shrunk = (self.values / (self.values.square() + l2))[:, None] * self.projected
+        predicted: Tensor = (features.double() - self.centre) @ (self.right.T @ shrunk) + self.bias
+        return predicted
 
 
 def _check_spread(name: str, targets: Tensor) -> None:
