@@ -3,45 +3,18 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cassle_zoo.common.config import NOT_NEGATIVE, Range
-from cassle_zoo.projector import ProjectorConfig
 from cassle_zoo.train.distributed.process_group import all_gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views
 from cassle_zoo.train.methods.losses import cross_correlation_loss
 
 
-@dataclass(frozen=True, kw_only=True)
-class BarlowTwinsConfig(MethodConfig):
-    """Settings of Barlow Twins.
-
-    The projector has three layers of 8192; the BatchNorm without weight and bias after the last
-    one standardises the projections.
-
-    Attributes:
-        redundancy_weight: Lambda, the weight of the cross-correlation's off-diagonal elements.
-        bias_lr_scale: Factor on the learning rate of biases and normalisation weights.
-    """
-
-    name: ClassVar[str] = "barlow_twins"
-    last_bn: ClassVar[bool] = True
-    last_bn_affine: ClassVar[bool] = False
-    depth: Annotated[int, Range(1)] = 3
-    hidden_features: Annotated[int | None, Range(1)] = 8192
-    out_features: Annotated[int, Range(1)] = 8192
-    redundancy_weight: Annotated[float, NOT_NEGATIVE] = 0.0051
-    bias_lr_scale: Annotated[float, NOT_NEGATIVE] = 0.024
-
-    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
-        """Return Barlow Twins around a backbone."""
-        return BarlowTwins(backbone, projector, self)
-
-
 class BarlowTwins(Method):
     """Cross-correlation of the views' projections, pulled towards the identity matrix."""
 
-    config: BarlowTwinsConfig
+    config: "BarlowTwinsConfig"
 
     def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its two parts."""
@@ -59,3 +32,26 @@ class BarlowTwins(Method):
                 lr_scale=self.config.bias_lr_scale,
             ),
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarlowTwinsConfig(MethodConfig):
+    """Settings of Barlow Twins.
+
+    The projector has three layers of 8192; the BatchNorm without weight and bias after the last
+    one standardises the projections.
+
+    Attributes:
+        redundancy_weight: Lambda, the weight of the cross-correlation's off-diagonal elements.
+        bias_lr_scale: Factor on the learning rate of biases and normalisation weights.
+    """
+
+    name: ClassVar[str] = "barlow_twins"
+    method_class: ClassVar[type[Method]] = BarlowTwins
+    last_bn: ClassVar[bool] = True
+    last_bn_affine: ClassVar[bool] = False
+    depth: Annotated[int, Range(1)] = 3
+    hidden_features: Annotated[int | None, Range(1)] = 8192
+    out_features: Annotated[int, Range(1)] = 8192
+    redundancy_weight: Annotated[float, NOT_NEGATIVE] = 0.0051
+    bias_lr_scale: Annotated[float, NOT_NEGATIVE] = 0.024

@@ -133,11 +133,12 @@ class Method(nn.Module, abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig(abc.ABC):
+class MethodConfig:
     """Settings of a method; one subclass per method, which sets its own defaults.
 
     Attributes:
         name: The method's name in model names.
+        method_class: The method itself.
         last_bn: Whether a BatchNorm follows the projector's last layer, except with `hypernet`.
         last_bn_affine: Whether that BatchNorm has weight and bias.
         depth: Linear layers of the projector.
@@ -149,6 +150,7 @@ class MethodConfig(abc.ABC):
     """
 
     name: ClassVar[str]
+    method_class: ClassVar[type[Method]]
     last_bn: ClassVar[bool] = False
     last_bn_affine: ClassVar[bool] = True
     depth: Annotated[int, Range(1)] = 2
@@ -178,9 +180,9 @@ class MethodConfig(abc.ABC):
             encoder_width=conditioning.width,
         )
 
-    @abc.abstractmethod
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return the method around a backbone."""
+        return self.method_class(backbone, projector, self)
 
 
 def in_float32(x: Any) -> Tensor:
