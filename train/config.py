@@ -50,7 +50,6 @@ class DataConfig:
     max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "data.")
         if self.dataset not in ("", "emoji64") and not self.dataset.startswith(_DATASETS):
             options = ("emoji64", *(f"{prefix}NAME" for prefix in _DATASETS))
@@ -91,7 +90,6 @@ class OptimConfig:
     decay_all: bool = True
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "optim.")
         if self.optimizer.removeprefix("lookahead_") not in _OPTIMIZERS:
             raise unknown_name(
@@ -144,7 +142,6 @@ class RunConfig:
     loggers: tuple[Annotated[str, OneOf(LOGGERS)], ...] = LOGGERS
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "run.")
 
 
@@ -181,7 +178,6 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        """Check every field, and that they go together."""
         check_fields(self)
         if not _NAME.fullmatch(self.name):
             raise ConfigError(

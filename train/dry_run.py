@@ -50,7 +50,6 @@ class Cost:
     device: str
 
     def __str__(self) -> str:
-        """Return a table of what was measured."""
         load = "not measured: no data given (--data)"
         if self.load_seconds is not None:
             load = f"{self.load_seconds:.3g} s to read and crop"

@@ -18,7 +18,7 @@ from cassle_zoo.train.run.fingerprint import (
     images_fingerprint,
     write_settings,
 )
-from cassle_zoo.train.run.logs import NullReporter, Reporter
+from cassle_zoo.train.run.logs import Reporter
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
 
@@ -88,7 +88,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                     "began with, or use another --out."
                 )
             finished_before = trainer.step == total and export.is_written(out / "final")
-            report = Reporter(config, out, trainer.step, total) if first else NullReporter()
+            report = Reporter(config, out, trainer.step, total)
             if first:
                 write_settings(config, images, out)
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)

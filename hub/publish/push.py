@@ -87,31 +87,71 @@ class Pushed:
     url: str | None = None
 
 
-def plan_push(
+def push(
     folder: str | Path,
     repo_id: str,
     *,
     private: bool = False,
     create_pr: bool = False,
     replace_card: bool = False,
-) -> PushPlan:
-    """Verify a model folder, and find out what a push would do. Writes nothing anywhere.
+    dry_run: bool = False,
+    on_plan: Callable[[PushPlan], None] = lambda _: None,
+) -> Pushed:
+    """Upload a model folder, after verifying it, in one commit.
+
+    Only files of a model folder are sent, and only those that changed. The repository is created if
+    it is missing. `hf-hub:ORG/NAME` in the card becomes the repository's own name.
 
     Args:
         folder: The model folder.
         repo_id: `ORG/NAME`.
-        private: Whether a new repository is to be private.
-        create_pr: Whether a pull request is to be opened, for which the repository must exist.
+        private: Whether a new repository is private.
+        create_pr: Whether to open a pull request, for which the repository must exist, instead of
+            committing to `main`.
         replace_card: Whether to replace a README.md that the repository has.
+        dry_run: Whether to stop before anything is written.
+        on_plan: Called with what is about to be done.
+
+    Returns:
+        The plan, and the commit: the present one if nothing had to be sent, none in a dry run.
 
     Raises:
         ModelFolderError: If a check of :func:`cassle_zoo.hub.publish.verify.verify_folder` fails;
             all that fail are named. If a file is a symbolic link that leads out of the folder.
         ConfigError: If `repo_id` is malformed, is public though `private` is wanted, or does not
             exist though `create_pr` is wanted.
-        HubError: If the Hub refuses or cannot be reached.
+        HubError: If the Hub refuses or cannot be reached, the repository changed meanwhile, or
+            a file did not arrive as it was sent.
     """
-    folder = Path(folder)
+    plan = _plan(
+        Path(folder), repo_id, private=private, create_pr=create_pr, replace_card=replace_card
+    )
+    on_plan(plan)
+    if dry_run:
+        return Pushed(plan=plan)
+    sent = [file for file in plan.files if file.is_sent]
+    api = hub_api()
+    if plan.parent is not None and not sent:
+        url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"
+        return Pushed(plan=plan, commit=plan.parent, url=url)
+    with hub_errors(repo_id):
+        if plan.parent is None:
+            api.create_repo(repo_id, private=private)
+        done = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(file.name, file.content) for file in sent],
+            commit_message=f"Upload {plan.model}",
+            commit_description=f"With cassle-zoo {__version__}.",
+            create_pr=create_pr,
+            parent_commit=plan.parent,
+        )
+    _check_arrived(plan, done.oid)
+    return Pushed(plan=plan, commit=done.oid, url=done.pr_url or done.commit_url)
+
+
+def _plan(
+    folder: Path, repo_id: str, *, private: bool, create_pr: bool, replace_card: bool
+) -> PushPlan:
     check_repo_id(repo_id)
     names, left_out = folder_content(folder)
     _check_links(folder, names)
@@ -174,62 +214,6 @@ def _planned(
     )
 
 
-def push(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    create_pr: bool = False,
-    replace_card: bool = False,
-    on_plan: Callable[[PushPlan], None] | None = None,
-) -> Pushed:
-    """Upload a model folder, after verifying it, in one commit.
-
-    Only files of a model folder are sent, and of these only the ones that changed. The repository
-    is created if it is missing. `hf-hub:ORG/NAME` in the card becomes the repository's own name.
-
-    Args:
-        folder: The model folder.
-        repo_id: `ORG/NAME`.
-        private: Whether a new repository is private.
-        create_pr: Whether to open a pull request instead of committing to `main`.
-        replace_card: Whether to replace a README.md that the repository has.
-        on_plan: Called with what is about to be done.
-
-    Returns:
-        The commit; the present one if nothing had to be sent.
-
-    Raises:
-        ModelFolderError: If a check of the folder fails.
-        ConfigError: As :func:`plan_push`.
-        HubError: If the Hub refuses or cannot be reached, the repository changed meanwhile, or
-            a file did not arrive as it was sent.
-    """
-    plan = plan_push(
-        folder, repo_id, private=private, create_pr=create_pr, replace_card=replace_card
-    )
-    if on_plan is not None:
-        on_plan(plan)
-    sent = [file for file in plan.files if file.is_sent]
-    api = hub_api()
-    if plan.parent is not None and not sent:
-        url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"
-        return Pushed(plan=plan, commit=plan.parent, url=url)
-    with hub_errors(repo_id):
-        if plan.parent is None:
-            api.create_repo(repo_id, private=private)
-        done = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(file.name, file.content) for file in sent],
-            commit_message=f"Upload {plan.model}",
-            commit_description=f"With cassle-zoo {__version__}.",
-            create_pr=create_pr,
-            parent_commit=plan.parent,
-        )
-    _check_arrived(plan, done.oid)
-    return Pushed(plan=plan, commit=done.oid, url=done.pr_url or done.commit_url)
-
-
 def _check_arrived(plan: PushPlan, commit: str) -> None:
     """Check what the commit holds: a .gitignore there makes the Hub leave files out silently."""
     repository = inspect_repository(plan.repo_id, commit)
@@ -252,7 +236,7 @@ def publish(
     private: bool = False,
     replace_card: bool = False,
     dry_run: bool = False,
-    on_plan: Callable[[PushPlan], None] | None = None,
+    on_plan: Callable[[PushPlan], None] = lambda _: None,
 ) -> Iterator[Pushed]:
     """Push every released model to `ORG/FULL_NAME`, one after the other.
 
@@ -272,20 +256,18 @@ def publish(
     for name, spec in MODEL_SPECS.items():
         if not spec.released:
             continue
-        repo_id = f"{org}/{name}"
         with tempfile.TemporaryDirectory() as scratch:
             folder = bundled_folder(spec)
             if not folder.is_dir():
                 folder = pull(name, Path(scratch) / name)
-            if dry_run:
-                plan = plan_push(folder, repo_id, private=private, replace_card=replace_card)
-                if on_plan is not None:
-                    on_plan(plan)
-                yield Pushed(plan=plan)
-            else:
-                yield push(
-                    folder, repo_id, private=private, replace_card=replace_card, on_plan=on_plan
-                )
+            yield push(
+                folder,
+                f"{org}/{name}",
+                private=private,
+                replace_card=replace_card,
+                dry_run=dry_run,
+                on_plan=on_plan,
+            )
 
 
 def registry_lines(published: Sequence[Pushed]) -> str:

@@ -109,7 +109,6 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         self._labels = [number[folder] for folder in folders]
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self._order)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
@@ -131,11 +130,9 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
     """Images of a dataset, or reader, of timm or torchvision; no bad image is hidden."""
 
     def __init__(self, source: Any) -> None:
-        """Keep the dataset: it gives pairs of (image or open file, label)."""
         self.source = source
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:

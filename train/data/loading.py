@@ -8,7 +8,8 @@ nor on where a run was interrupted.
 import functools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
-from cassle_zoo.train.data.streams import Sample, StreamBatches, TimmStream
+from cassle_zoo.train.data.streams import Sample, StreamViews, TimmStream, stream_batches
 from cassle_zoo.train.distributed.process_group import local_rows
-from cassle_zoo.train.run.faults import WORKER_ADVICE
+from cassle_zoo.train.run.faults import WORKER_ADVICE, BadImages
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
@@ -32,24 +33,24 @@ WORKER_GRACE = 30  # seconds
 _NICENESS = 10  # of workers that share the processors with the computation
 
 
+@dataclass(frozen=True)
 class Crops:
-    """Cuts the crops of one image's views and draws their uniforms."""
+    """Cuts the crops of one image's views and draws their uniforms.
 
-    def __init__(self, augment: AugmentConfig, seed: int) -> None:
-        """Keep the distribution and the seed."""
-        self.augment = augment
-        self.seed = seed
+    Attributes:
+        augment: The distribution of views.
+        seed: Seed of the run.
+    """
+
+    augment: AugmentConfig
+    seed: int
 
     def __call__(self, image: Image.Image, epoch: int, sample: int) -> Sample:
         """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ()."""
         image = open_image(image)
         width, height = image.size
-        uniforms = torch.cat(
-            [
-                draw_uniforms(1, view_generator(self.seed, epoch, sample, view))
-                for view in range(N_VIEWS)
-            ]
-        )
+        generators = (view_generator(self.seed, epoch, sample, view) for view in range(N_VIEWS))
+        uniforms = torch.cat([draw_uniforms(1, generator) for generator in generators])
         scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
         boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
         return {
@@ -60,6 +61,7 @@ class Crops:
         }
 
 
+@dataclass
 class MapViews(Dataset[Sample]):
     """Views of a dataset with random access; indexed by (epoch, sample).
 
@@ -67,10 +69,8 @@ class MapViews(Dataset[Sample]):
     often bad for the same reason), and its index reported as `bad`.
     """
 
-    def __init__(self, dataset: Any, crops: Crops) -> None:
-        """Wrap a dataset of (PIL image, label) pairs."""
-        self.dataset = dataset
-        self.crops = crops
+    dataset: Any
+    crops: Crops
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return the views of one image in one epoch."""
@@ -94,13 +94,12 @@ class MapViews(Dataset[Sample]):
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, sample) from any step of a run to its end, each epoch shuffled anew.
+    """Batches of (epoch, sample) of steps `first` to `last - 1`, each epoch shuffled anew.
 
-    Of each batch only the rows of this process are given.
+    Only this process's rows of each batch are given.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int) -> None:
-        """Prepare the batches of steps `first` to `last - 1`."""
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
@@ -108,11 +107,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.rows = local_rows(batch_size)
 
     def __len__(self) -> int:
-        """Return the number of batches."""
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the batches in order."""
         per_epoch = self.length // self.batch_size
         order: list[int] = []
         for step in self.steps:
@@ -160,10 +157,22 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         `bad` (B,) index of the image that could not be read and was replaced, or -1.
     """
     crops = Crops(config.augment, config.run.seed)
+    size = config.optim.batch_size
+    made: Iterable[Sample]
     if isinstance(dataset, Shards | TimmStream):
-        made = _stream_batches(config, dataset, crops, first, last)
+
+        def read(epoch: int, repeat: int) -> DataLoader[Any]:
+            views = StreamViews(dataset, crops, (config.run.seed, epoch, repeat))
+            return _loader(config, views, batch_size=None)
+
+        rows = local_rows(size)
+        bad = BadImages(dataset, config.data.max_bad_fraction)
+        steps, per_epoch = range(first, last), steps_per_epoch(dataset, size)
+        made = stream_batches(dataset, read, bad, rows.stop - rows.start, steps, per_epoch)
     else:
-        made = _map_batches(config, dataset, crops, first, last)
+        keys = EpochBatches(len(dataset), size, config.run.seed, first, last)
+        pin = pick_device(config.run.device).type == "cuda"
+        made = _loader(config, MapViews(dataset, crops), batch_sampler=keys, pin_memory=pin)
     try:
         yield from made
     except DataError as error:
@@ -173,36 +182,6 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         raise DataError(
             f"a data worker died while it sent an image ({error!r}). {WORKER_ADVICE}"
         ) from error
-
-
-def _map_batches(
-    config: TrainConfig, dataset: Any, crops: Crops, first: int, last: int
-) -> Iterator[Sample]:
-    yield from _loader(
-        config,
-        MapViews(dataset, crops),
-        batch_sampler=EpochBatches(
-            len(dataset), config.optim.batch_size, config.run.seed, first, last
-        ),
-        pin_memory=pick_device(config.run.device).type == "cuda",
-    )
-
-
-def _stream_batches(
-    config: TrainConfig, dataset: Shards | TimmStream, crops: Crops, first: int, last: int
-) -> Iterator[Sample]:
-    make_loader = functools.partial(_loader, config, batch_size=None)
-    rows = local_rows(config.optim.batch_size)
-    stream = StreamBatches(
-        dataset, crops, make_loader, config.run.seed, config.data.max_bad_fraction
-    )
-    per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
-    step = first
-    while step < last:
-        epoch, start = divmod(step, per_epoch)
-        stop = min(per_epoch, start + last - step)
-        yield from stream.epoch(epoch, rows.stop - rows.start, start, stop)
-        step += stop - start
 
 
 def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any]:

@@ -170,7 +170,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
     """
 
     def __init__(self, shards: ShardList, rank: int, world_size: int, workers: int) -> None:
-        """Share the shards out among the processes.
+        """Take this process's shards.
 
         Raises:
             DataError: If there are fewer shards than processes.
@@ -178,7 +178,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         count = len(shards.files)
         if count < world_size:
             raise DataError(
-                f"{count} shard(s) cannot be shared out among {world_size} processes: each needs "
+                f"{count} shard(s) cannot be divided among {world_size} processes: each needs "
                 "one of its own; start fewer processes, or write more shards."
             )
         self._shards = shards
@@ -194,7 +194,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
             )
         if count % world_size:
             self.notes.append(
-                f"{count} shards cannot be shared out evenly among {world_size} processes: those "
+                f"{count} shards cannot be divided evenly among {world_size} processes: those "
                 "with fewer show their images more often."
             )
 
@@ -269,20 +269,24 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
 
     def filename(self, number: int) -> str:
         """Return the name of an image, or of a shard that was lost from some image on."""
-        shard, index = divmod(number, _PER_SHARD)
-        rest, index = divmod(index, _REST)
-        unknown = f"{self._file(shard)} {'from ' if rest else ''}number {index}"
-        return self._names.get(number, unknown + (" on" if rest else ""))
+        shard, index, rest = _place(number)
+        unknown = f"{self._file(shard)} " + (
+            f"from number {index} on" if rest else f"number {index}"
+        )
+        return self._names.get(number, unknown)
 
     def weight(self, number: int) -> int:
         """Return how many images are lost with what has this number."""
-        shard, index = divmod(number, _PER_SHARD)
-        rest, index = divmod(index, _REST)
-        if not rest:
-            return 1
+        shard, index, rest = _place(number)
         mean = self._shards.images // len(self._shards.files)
         stated = self._shards.lengths[shard] if self._shards.lengths else mean
-        return max(1, stated - index)
+        return max(1, stated - index) if rest else 1
+
+
+def _place(number: int) -> tuple[int, int, bool]:
+    """Return the shard and image of a number, and whether it stands for the rest of the shard."""
+    shard, index = divmod(number, _PER_SHARD)
+    return shard, index % _REST, index >= _REST
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:

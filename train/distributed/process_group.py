@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -214,19 +214,6 @@ def _own_device(device: str | None) -> torch.device:
     return pick_device(device)
 
 
-class Store(Protocol):
-    """What is used of torch's stores."""
-
-    def set(self, key: str, value: str) -> None:
-        """Store a value."""
-
-    def get(self, key: str) -> bytes:
-        """Return a value that is there."""
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all are there."""
-
-
 def _fresh_store(timeout: float) -> Any:
     """Return a store without keys of earlier starts, the same one in all processes.
 
@@ -251,14 +238,15 @@ def _fresh_store(timeout: float) -> Any:
     return dist.PrefixStore(prefix, shared)  # type: ignore[attr-defined]
 
 
-def agree_on_prefix(store: Store, rank: int, world_size: int, timeout: float) -> str:
+def agree_on_prefix(store: Any, rank: int, world_size: int, timeout: float) -> str:
     """Agree with the other processes on a prefix that was never used before.
 
     Each process but the first stores a token, overwriting its predecessor's, and waits for the
     answer to this very token, which only a living process 0 can give.
 
     Args:
-        store: What all processes can reach; it may hold keys of processes that died.
+        store: One of torch's stores that all processes reach; it may hold keys of processes that
+            died.
         rank: Number of this process.
         world_size: Number of processes.
         timeout: Seconds to wait.
@@ -276,7 +264,7 @@ def agree_on_prefix(store: Store, rank: int, world_size: int, timeout: float) ->
         store.set(f"token/{rank}", token)
         while not store.check([f"answer/{token}"]):
             _sleep_until(end, f"process 0 has not answered {in_time}")
-        prefix = store.get(f"answer/{token}").decode()
+        prefix: str = store.get(f"answer/{token}").decode()
         store.set(f"{prefix}/acknowledged/{rank}", "")
         return prefix
     missing = set(range(1, world_size))

@@ -47,7 +47,6 @@ class AugSelfConfig:
     first_flip_for_both: bool = False
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "augself.")
         if self.first_flip_for_both and self.crop == 0:
             raise ConfigError(

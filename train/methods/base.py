@@ -51,7 +51,6 @@ class ConditioningConfig:
     width: Annotated[int, Range(1)] = 64
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "conditioning.")
         DescriptorLayout(self.descriptors)
 
@@ -90,7 +89,6 @@ class Method(nn.Module, abc.ABC):
     def __init__(
         self, backbone: nn.Module, projector: ProjectorConfig, config: "MethodConfig"
     ) -> None:
-        """Build the projector beside the backbone."""
         super().__init__()
         self.config = config
         self.backbone = backbone
@@ -158,7 +156,6 @@ class MethodConfig:
     out_features: Annotated[int, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        """Check every field, also a subclass's."""
         check_fields(self, "method.")
 
     def projector(self, in_features: int, conditioning: ConditioningConfig) -> ProjectorConfig:

@@ -4,8 +4,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
 from benchmarks.speed.timing import Check, Row, speeds, take_turns, times_faster
 from benchmarks.speed.workloads import BATCH, IMAGES, SIZE, WORKERS, config, photographs
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
 
 ROUNDTRIPS = 6
 AS_OFFICIAL = "Pillow crops, float tensors"  # what the paper's code does in its workers
@@ -13,10 +20,6 @@ AS_OFFICIAL = "Pillow crops, float tensors"  # what the paper's code does in its
 
 def measure(rounds: int) -> Row:
     """Measure passes over a folder, each by new workers; starting them does not count."""
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import v2
-
     on_pillow = [transforms.RandomResizedCrop(SIZE, (0.2, 1.0)), transforms.ToTensor()]
     crop = [v2.PILToTensor(), v2.RandomResizedCrop(SIZE, (0.2, 1.0), antialias=True)]
     with photographs() as folder:
@@ -58,9 +61,6 @@ class _Twice:
 
 
 def _rest() -> list[Any]:
-    import torch
-    from torchvision.transforms import v2
-
     return [
         v2.RandomHorizontalFlip(),
         v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
@@ -72,16 +72,11 @@ def _rest() -> list[Any]:
 
 
 def _ours(config: Any) -> Callable[[], float]:
-    from cassle_zoo.train.data.datasets import open_dataset
-    from cassle_zoo.train.data.loading import batches
-
     dataset = open_dataset(config.data)
     return lambda: _pass(batches(config, dataset, 0, ROUNDTRIPS * IMAGES // BATCH))
 
 
 def _loaded(dataset: Any) -> Callable[[], float]:
-    import torch
-
     repeated: Any = torch.utils.data.ConcatDataset([dataset] * ROUNDTRIPS)
 
     def turn() -> float:

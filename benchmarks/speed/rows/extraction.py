@@ -5,19 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.config import resolve_model_data_config
+from torch.nn.functional import cosine_similarity
+
 from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
 from benchmarks.speed.workloads import jpeg_folder, photo
+from cassle_zoo import create_model, eval_transform, extract_features
 
 NAME, SIZE, BATCH, FILES = "resnet50_cassle_simclr", 224, 32, 64
 
 
 def measure(rounds: int) -> Row:
     """Measure from tensors and from JPEG files, and compare the features."""
-    import torch
-    from torch.nn.functional import cosine_similarity
-
-    from cassle_zoo import create_model, eval_transform
-
     # Trained weights: features of random ones are hardly different from image to image.
     overlay = {"input_size": (3, SIZE, SIZE)}
     model = create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay).eval()
@@ -48,9 +50,8 @@ def measure(rounds: int) -> Row:
     return Row(
         title="feature extraction, resnet50, 224 px, batch 32",
         amounts={
-            name: count / median
+            name: (FILES if "JPEG" in name else BATCH) / median
             for name, median in medians(seconds).items()
-            for count in [FILES if "JPEG" in name else BATCH]
         },
         unit="img/s",
         checks=[
@@ -66,26 +67,17 @@ def measure(rounds: int) -> Row:
 
 
 def _ours(model: Any, inputs: Any, precision: str, transform: Any) -> Any:
-    from cassle_zoo import extract_features
-
     return extract_features(
         model, inputs, batch_size=BATCH, precision=precision, transform=transform, device="cpu"
     ).features
 
 
 def _timm(model: Any, images: Any) -> Any:
-    import torch
-
     with torch.inference_mode():
         return model(images)
 
 
 def _timm_files(model: Any, files: list[Path]) -> Any:
-    import torch
-    from PIL import Image
-    from timm.data import create_transform
-    from timm.data.config import resolve_model_data_config
-
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     transform = create_transform(**config)
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
