@@ -73,7 +73,6 @@ class MapViews(Dataset[Sample]):
     crops: Crops
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Return the views of one image in one epoch."""
         epoch, wanted = key
         sample = wanted
         reason: Exception | None = None

@@ -82,7 +82,6 @@ class StreamViews(IterableDataset[Sample | StreamSample]):
     reading: tuple[int, int, int]
 
     def __iter__(self) -> Iterator[Sample | StreamSample]:
-        """Yield this worker's part."""
         epoch = self.reading[1]
         for item in self.dataset.read(*self.reading):
             try:

@@ -40,7 +40,6 @@ class Recipe:
         return f"cassle-zoo train {self.name} --data {self.data} --out RUN"
 
     def __str__(self) -> str:
-        """Return all but the settings, as lines of text."""
         facts = {
             "Command": self.command,
             "Hardware": self.hardware,

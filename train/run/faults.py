@@ -71,7 +71,6 @@ class StopRequest:
     """Becomes true when the process is asked to stop (SIGTERM or SIGINT)."""
 
     def __init__(self) -> None:
-        """Begin without a request."""
         self.requested = False
         self._since = 0.0
 
