@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import atomic_write
+from cassle_zoo.hub.convert.backbones import difference
 from cassle_zoo.zoo.create import create_model
 
 ENDING = ".pth"
@@ -51,8 +52,8 @@ def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     names = [name for name in state if not name.endswith("num_batches_tracked")]
     with torch.device("meta"):
-        expected = timm.create_model("resnet50", num_classes=0).state_dict()
-    if _shapes(state) != _shapes(expected):
+        expected = timm.create_model("resnet50", num_classes=0)
+    if difference(dict(state), expected):
         raise ConfigError(
             "Detectron2's R50-C4 takes a ResNet-50 as timm's resnet50; these "
             f"{len(state)} weights ({', '.join(names[:3])}, ...) are of another network."
@@ -93,10 +94,6 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "INPUT.FORMAT": "RGB",
     }
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _pixels(values: Iterable[float]) -> list[float]:

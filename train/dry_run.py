@@ -118,7 +118,7 @@ def count_parameters(trainer: Trainer) -> dict[str, int]:
         "augmentation encoder": encoder,
         **counts,
     }
-    trained = sum(p.numel() for group in method.param_groups() for p in group.parameters)
+    trained = sum(p.numel() for group in method.param_groups() for p in group["params"])
     return {**parts, "trained": trained}
 
 

@@ -91,17 +91,13 @@ def _spared(backbone: Any) -> set[int]:
     return {id(p) for name, p in backbone.named_parameters() if name in names} if names else set()
 
 
-def _split(group: ParamGroup, config: OptimConfig, spared: set[int]) -> list[dict[str, Any]]:
-    """Return torch's form of a group; what does not decay, if anything, apart."""
-    rates = {"lr_scale": group.lr_scale, "constant_lr": group.constant_lr}
+def _split(group: ParamGroup, config: OptimConfig, spared: set[int]) -> list[ParamGroup]:
+    """Return a group; what does not decay, if anything, apart."""
     if config.decay_all:
-        return [{"params": group.parameters, **rates}]
+        return [{**group}]
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for p in group.parameters:
+    for p in group["params"]:
         (decaying if p.ndim > 1 and id(p) not in spared else others).append(p)
-    parts = (
-        {"params": others, "weight_decay": 0.0, **rates},
-        {"params": decaying, **rates},
-    )
+    parts = {**group, "params": others, "weight_decay": 0.0}, {**group, "params": decaying}
     return [part for part in parts if part["params"]]

@@ -201,8 +201,7 @@ def _convert(args: argparse.Namespace) -> int:
     """Write the model folder, and print what became of the checkpoint."""
     import torch
 
-    from cassle_zoo.hub.convert.convert import convert_checkpoint
-    from cassle_zoo.hub.convert.identify import ConvertOptions
+    from cassle_zoo.hub.convert.convert import ConvertOptions, convert_checkpoint
 
     options = ConvertOptions(
         method=args.method,

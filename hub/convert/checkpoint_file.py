@@ -22,47 +22,33 @@ class Inert:
     """Stands in for an object of another library: takes anything, stores and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what the pickle gives."""
+        pass
 
     def __setstate__(self, state: Any) -> None:
-        """Take what the pickle gives."""
+        pass
 
 
-INERT_TYPES: tuple[str, ...] = (
-    "argparse.Namespace",
-    "builtins.bool",
-    "builtins.dict",
-    "builtins.float",
-    "builtins.int",
-    "builtins.list",
-    "builtins.str",
-    "builtins.tuple",
-    "collections.defaultdict",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.nodes.AnyNode",
-    "omegaconf.nodes.BooleanNode",
-    "omegaconf.nodes.FloatNode",
-    "omegaconf.nodes.IntegerNode",
-    "omegaconf.nodes.StringNode",
-    "pathlib.PosixPath",
-    "pathlib.PurePosixPath",
-    "pathlib.WindowsPath",
-    "pathlib._local.PosixPath",
-    "pathlib._local.WindowsPath",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "typing.Any",
+_INERT = {
+    "argparse": "Namespace",
+    "builtins": "bool dict float int list str tuple",
+    "collections": "defaultdict",
+    "numpy._core.multiarray": "_reconstruct scalar",
+    "numpy.core.multiarray": "_reconstruct scalar",
+    "numpy": "dtype ndarray",
+    "omegaconf.base": "ContainerMetadata Metadata",
+    "omegaconf.dictconfig": "DictConfig",
+    "omegaconf.listconfig": "ListConfig",
+    "omegaconf.nodes": "AnyNode BooleanNode FloatNode IntegerNode StringNode",
+    "pathlib": "PosixPath PurePosixPath WindowsPath",
+    "pathlib._local": "PosixPath WindowsPath",
+    "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
+    "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+    "typing": "Any",
+}
+INERT_TYPES = tuple(
+    f"{module}.{name}" for module, names in _INERT.items() for name in names.split()
 )
-"""Types of which the content is left out."""
+"""Types whose content is left out."""
 
 # Lightning's hyper-parameters: a dictionary, which torch's loader fills only if it is a known one.
 DICT_TYPES: tuple[str, ...] = (

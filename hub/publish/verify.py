@@ -15,7 +15,7 @@ from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_toke
 from cassle_zoo.hub.cards.recorded import read_results
 from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.remote import inspect_repository
-from cassle_zoo.hub.reference import TOLERANCE, compare_with_reference, recorded_hashes
+from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_errors
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 from cassle_zoo.store.folder import (
@@ -196,7 +196,7 @@ def _projector(folder: _Folder) -> str:
 
 
 def _reference(folder: _Folder) -> str:
-    errors = compare_with_reference(folder.files, folder.backbone, folder.projector)
+    errors = reference_errors(folder.files, folder.backbone, folder.projector)
     found = ", ".join(f"{name} differ by {error:.1e}" for name, error in errors.items())
     if not all(error <= TOLERANCE for error in errors.values()):  # also if one is NaN
         raise ModelFolderError(f"{found} of the largest value; {TOLERANCE:.0e} is allowed.")

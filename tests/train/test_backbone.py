@@ -31,8 +31,7 @@ from cassle_zoo.train.trainer import build_method
     ],
 )
 def test_names(arch: str, size: int, timm_arch: str, model_args: dict[str, int]) -> None:
-    resolved = resolve_arch(arch, size)
-    assert (resolved.timm_arch, resolved.model_args) == (timm_arch, model_args)
+    assert resolve_arch(arch, size) == (timm_arch, model_args)
 
 
 def test_unknown_names() -> None:
@@ -94,7 +93,7 @@ def test_mocov3_leaves_the_fixed_parts_of_a_vit_alone() -> None:
     config = TrainConfig(name="mine", arch="vit_small", method=method, augment=augment)
     model = build_method(config)
     before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
-    groups = [{"params": group.parameters} for group in model.param_groups()]
+    groups = model.param_groups()
     optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
     images, omegas = torch.randn(2, 4, 3, 32, 32), torch.rand(2, 4, 13)
     loss, _ = model(Views(images=(images[0], images[1]), descriptors=(omegas[0], omegas[1])))

@@ -25,13 +25,9 @@ class BarlowTwins(Method):
     def param_groups(self) -> list[ParamGroup]:
         """Return the weight matrices, and apart the biases and normalisation weights."""
         trainable = [p for p in self.parameters() if p.requires_grad]
-        return [
-            ParamGroup(parameters=[p for p in trainable if p.ndim > 1]),
-            ParamGroup(
-                parameters=[p for p in trainable if p.ndim <= 1],
-                lr_scale=self.config.bias_lr_scale,
-            ),
-        ]
+        matrices = [p for p in trainable if p.ndim > 1]
+        others = [p for p in trainable if p.ndim <= 1]
+        return [{"params": matrices}, {"params": others, "lr_scale": self.config.bias_lr_scale}]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,19 +55,10 @@ class ConditioningConfig:
         DescriptorLayout(self.descriptors)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParamGroup:
-    """Parameters that share a learning rate.
-
-    Attributes:
-        parameters: Trainable parameters.
-        lr_scale: Factor on the learning rate.
-        constant_lr: Whether the learning rate stays at its peak instead of following the schedule.
-    """
-
-    parameters: list[nn.Parameter]
-    lr_scale: float = 1.0
-    constant_lr: bool = False
+ParamGroup = dict[str, Any]
+"""A group of parameters as torch's optimisers take it, with two options of our own: `lr_scale`, a
+factor on the learning rate, and `constant_lr`, with which that stays at its peak instead of
+following the schedule."""
 
 
 class Method(nn.Module, abc.ABC):
@@ -127,7 +118,7 @@ class Method(nn.Module, abc.ABC):
 
     def param_groups(self) -> list[ParamGroup]:
         """Return all trainable parameters, grouped by their learning rate."""
-        return [ParamGroup(parameters=[p for p in self.parameters() if p.requires_grad])]
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
 
 @dataclass(frozen=True, kw_only=True)

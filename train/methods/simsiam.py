@@ -40,12 +40,10 @@ class SimSiam(Method):
 
     def param_groups(self) -> list[ParamGroup]:
         """Return the predictor apart: its learning rate is constant (the paper's section 4.2)."""
-        own = {id(p) for p in self.predictor.parameters()}
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
-        return [
-            ParamGroup(parameters=rest),
-            ParamGroup(parameters=list(self.predictor.parameters()), constant_lr=True),
-        ]
+        own = list(self.predictor.parameters())
+        known = set(map(id, own))
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return [{"params": rest}, {"params": own, "constant_lr": True}]
 
 
 @dataclass(frozen=True, kw_only=True)

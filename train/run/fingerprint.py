@@ -32,7 +32,8 @@ def images_fingerprint(dataset: Any) -> Fingerprint:
         `count`, and `names`: SHA-256 of the files' names in their order, without the folder that
         holds them all; `None` if the dataset has no names.
     """
-    if not _has_names(dataset):
+    # The indices of a stream's images are not 0, 1, 2, ...
+    if not hasattr(dataset, "filename") or isinstance(dataset, IterableDataset):
         return {"count": len(dataset), "names": None}
     digest = hashlib.sha256()
     for index in range(len(dataset)):
@@ -124,11 +125,6 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _has_names(dataset: Any) -> bool:
-    # The indices of a stream's images are not 0, 1, 2, ...
-    return hasattr(dataset, "filename") and not isinstance(dataset, IterableDataset)
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str, other: str) -> list[str]:

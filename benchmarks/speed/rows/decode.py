@@ -23,9 +23,9 @@ def measure(rounds: int) -> Row:
     on_pillow = [transforms.RandomResizedCrop(SIZE, (0.2, 1.0)), transforms.ToTensor()]
     crop = [v2.PILToTensor(), v2.RandomResizedCrop(SIZE, (0.2, 1.0), antialias=True)]
     with photographs() as folder:
-        two_tensors = ImageFolder(folder, _Twice(transforms.Compose(on_pillow)))
-        two_crops = ImageFolder(folder, _Twice(v2.Compose(crop)))
-        two_views = ImageFolder(folder, _Twice(v2.Compose([*crop, *_rest()])))
+        two_tensors = ImageFolder(folder, _twice(transforms.Compose(on_pillow)))
+        two_crops = ImageFolder(folder, _twice(v2.Compose(crop)))
+        two_views = ImageFolder(folder, _twice(v2.Compose([*crop, *_rest()])))
         contestants = {
             "cassle-zoo": _ours(config(folder)),
             AS_OFFICIAL: _loaded(two_tensors),
@@ -50,14 +50,8 @@ def measure(rounds: int) -> Row:
     )
 
 
-class _Twice:
-    """Two draws of a random transform."""
-
-    def __init__(self, transform: Callable[[Any], Any]) -> None:
-        self.transform = transform
-
-    def __call__(self, image: Any) -> tuple[Any, Any]:
-        return self.transform(image), self.transform(image)
+def _twice(transform: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:
+    return lambda image: (transform(image), transform(image))
 
 
 def _rest() -> list[Any]:

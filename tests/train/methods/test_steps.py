@@ -228,7 +228,7 @@ def test_teachers_get_no_gradient(name: str) -> None:
     method = build(METHODS[name](out_features=8, **small))
     assert isinstance(method.teacher, EMATeacher)
     method(random_views(0))[0].backward()
-    trained = {p for group in method.param_groups() for p in group.parameters}
+    trained = {p for group in method.param_groups() for p in group["params"]}
     assert not trained & set(method.teacher.parameters())
     assert all(p.grad is not None for p in trained)
     assert all(p.grad is None for p in method.teacher.parameters())
