@@ -10,14 +10,8 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.distributed import process_group
-from cassle_zoo.train.run import export
+from cassle_zoo.train.run import export, fingerprint
 from cassle_zoo.train.run.faults import BadImages, locked, stop_signals, translate_errors
-from cassle_zoo.train.run.fingerprint import (
-    check_same_everywhere,
-    check_same_run,
-    images_fingerprint,
-    write_settings,
-)
 from cassle_zoo.train.run.logs import Reporter
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
@@ -71,10 +65,10 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         dataset = open_dataset(config.data)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
-        images = images_fingerprint(dataset)
-        check_same_everywhere(config, images)
+        images = fingerprint.images_fingerprint(dataset)
+        fingerprint.check_same_everywhere(config, images)
         with locked(out) if first else contextlib.nullcontext():
-            check_same_run(config, out, images)
+            fingerprint.check_same_run(config, out, images)
             if first:
                 remove_partials(out)
                 remove_partials(out / "final")
@@ -90,7 +84,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             finished_before = trainer.step == total and export.is_written(out / "final")
             report = Reporter(config, out, trainer.step, total)
             if first:
-                write_settings(config, images, out)
+                fingerprint.write_settings(config, images, out)
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
             bad_images = BadImages(dataset, config.data.max_bad_fraction)
             for note in (*notes, *getattr(dataset, "notes", ())):

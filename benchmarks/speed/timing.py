@@ -12,7 +12,7 @@ Seconds = dict[str, list[float]]
 """The seconds of every turn, by contestant."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Check:
     """A number with a goal.
 

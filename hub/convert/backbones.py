@@ -61,23 +61,6 @@ _COPIES = {"momentum", "k", "target", "ema"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundWeights:
-    """A backbone's weights as they were found in a checkpoint.
-
-    Attributes:
-        format: Which code wrote the checkpoint, in words.
-        method: SSL method, if the format tells.
-        state: The weights without their prefix.
-        dropped: What else the checkpoint holds.
-    """
-
-    format: str
-    method: str | None
-    state: State
-    dropped: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class IdentifiedBackbone:
     """A backbone under timm's names.
 
@@ -98,12 +81,20 @@ class IdentifiedBackbone:
     notes: tuple[str, ...] = ()
 
 
-def find_weights(checkpoint: Any, *, prefix: str | None = None) -> FoundWeights:
+def find_weights(
+    checkpoint: Any, *, prefix: str | None = None
+) -> tuple[State, str, str | None, tuple[str, ...]]:
     """Find the weights of the trained backbone.
 
     Args:
         checkpoint: Content of the file.
         prefix: What their names begin with, if it is not to be found out.
+
+    Returns:
+        state: The weights without their prefix.
+        format: Which code wrote the checkpoint, in words.
+        method: SSL method, if the format tells.
+        dropped: What else the checkpoint holds.
 
     Raises:
         CheckpointError: If there are none, or several backbones and no `prefix` to choose one.
@@ -113,15 +104,11 @@ def find_weights(checkpoint: Any, *, prefix: str | None = None) -> FoundWeights:
     name, method = _origin(checkpoint, weights, chosen)
     others = Counter(_group(key) for key in weights if not key.startswith(chosen))
     entries = [str(k) for k in checkpoint if k not in ("state_dict", "model") and k not in weights]
-    return FoundWeights(
-        format=name,
-        method=method,
-        state={k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)},
-        dropped=(
-            *(f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in others.items()),
-            *([", ".join(entries)] if entries else []),
-        ),
-    )
+    state = {k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)}
+    dropped = [f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in others.items()]
+    if entries:
+        dropped.append(", ".join(entries))
+    return state, name, method, tuple(dropped)
 
 
 def _weights(checkpoint: Any) -> State:

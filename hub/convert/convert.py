@@ -310,19 +310,16 @@ def _foreign(checkpoint: Any, name: str, options: ConvertOptions) -> IdentifiedC
             "--conditioning and --descriptors describe a projector, but only the checkpoints of "
             "the paper's code, with 'backbone' and 'projector', have one that can be converted."
         )
-    found = find_weights(checkpoint, prefix=options.prefix)
+    state, written_by, method, dropped = find_weights(checkpoint, prefix=options.prefix)
     backbone = identify_backbone(
-        found.state,
-        arch=options.arch,
-        num_heads=options.num_heads,
-        mocov3=found.method == "mocov3",
+        state, arch=options.arch, num_heads=options.num_heads, mocov3=method == "mocov3"
     )
     return IdentifiedCheckpoint(
-        format=found.format,
-        method=options.method or found.method or method_in_name(name) or "unknown",
+        format=written_by,
+        method=options.method or method or method_in_name(name) or "unknown",
         backbone=backbone,
         notes=backbone.notes,
-        dropped=(*found.dropped, *backbone.dropped),
+        dropped=(*dropped, *backbone.dropped),
     )
 
 

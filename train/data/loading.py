@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_generator
 from cassle_zoo.augmentation.crop import crop_box, cut_crops
@@ -92,33 +92,28 @@ class MapViews(Dataset[Sample]):
         )
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, sample) of steps `first` to `last - 1`, each epoch shuffled anew.
+def epoch_batches(
+    length: int, batch_size: int, seed: int, steps: range
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield this process's rows of some steps' batches of (epoch, sample); each epoch is shuffled.
 
-    Only this process's rows of each batch are given.
+    Args:
+        length: Images in the dataset.
+        batch_size: Images in a batch of all processes.
+        seed: Seed of the run.
+        steps: Consecutive steps of the run.
     """
-
-    def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int) -> None:
-        self.length = length
-        self.batch_size = batch_size
-        self.seed = seed
-        self.steps = range(first, last)
-        self.rows = local_rows(batch_size)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_epoch = self.length // self.batch_size
-        order: list[int] = []
-        for step in self.steps:
-            epoch, position = divmod(step, per_epoch)
-            if not order or position == 0:
-                generator = view_generator(self.seed, epoch, -1, -1)
-                order = torch.randperm(self.length, generator=generator).tolist()
-            start = position * self.batch_size
-            batch = order[start : start + self.batch_size]
-            yield [(epoch, sample) for sample in batch[self.rows]]
+    rows = local_rows(batch_size)
+    per_epoch = length // batch_size
+    order: list[int] = []
+    for step in steps:
+        epoch, position = divmod(step, per_epoch)
+        if not order or position == 0:
+            generator = view_generator(seed, epoch, -1, -1)
+            order = torch.randperm(length, generator=generator).tolist()
+        start = position * batch_size
+        batch = order[start : start + batch_size]
+        yield [(epoch, sample) for sample in batch[rows]]
 
 
 def steps_per_epoch(dataset: Any, batch_size: int) -> int:
@@ -169,7 +164,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         steps, per_epoch = range(first, last), steps_per_epoch(dataset, size)
         made = stream_batches(dataset, read, bad, rows.stop - rows.start, steps, per_epoch)
     else:
-        keys = EpochBatches(len(dataset), size, config.run.seed, first, last)
+        keys = epoch_batches(len(dataset), size, config.run.seed, range(first, last))
         pin = pick_device(config.run.device).type == "cuda"
         made = _loader(config, MapViews(dataset, crops), batch_sampler=keys, pin_memory=pin)
     try:

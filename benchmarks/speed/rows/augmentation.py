@@ -38,6 +38,6 @@ def measure(rounds: int) -> Row:
         title="jitter, grayscale, blur, flip, normalise on 64x3x96x96",
         amounts=speeds(seconds, BATCH),
         unit="views/s",
-        checks=[Check(name="cassle-zoo / kornia", value=ratio, at_least=2.5)],
+        checks=[Check("cassle-zoo / kornia", ratio, at_least=2.5)],
         seconds=seconds,
     )

@@ -20,6 +20,6 @@ def measure(rounds: int) -> Row:
         title="what conditioning adds to a step",
         amounts=speeds(seconds, BATCH),
         unit="img/s",
-        checks=[Check(name=f"{p}: % more time", value=v, at_most=2) for p, v in added.items()],
+        checks=[Check(f"{p}: % more time", v, at_most=2) for p, v in added.items()],
         seconds=seconds,
     )

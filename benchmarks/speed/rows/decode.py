@@ -41,9 +41,9 @@ def measure(rounds: int) -> Row:
         amounts=speeds(seconds, ROUNDTRIPS * IMAGES - BATCH),
         unit="img/s",
         checks=[
-            Check(name=f"cassle-zoo / {AS_OFFICIAL}", value=official_ratio, at_least=1.5),
-            Check(name="the same / torchvision v2", value=ratio),
-            Check(name="the same / with all augmentation", value=all_ratio),
+            Check(f"cassle-zoo / {AS_OFFICIAL}", official_ratio, at_least=1.5),
+            Check("the same / torchvision v2", ratio),
+            Check("the same / with all augmentation", all_ratio),
         ],
         seconds=seconds,
         note="The rest of our augmentation runs in batches on the training device.",

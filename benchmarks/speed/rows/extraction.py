@@ -43,9 +43,7 @@ def measure(rounds: int) -> Row:
     cosine = float(cosine_similarity(features["auto"], features["timm"]).min())
 
     def faster(name: str, peer: str, goal: float) -> Check:
-        return Check(
-            name=f"{name} / {peer}", value=times_faster(seconds, name, peer), at_least=goal
-        )
+        return Check(f"{name} / {peer}", times_faster(seconds, name, peer), at_least=goal)
 
     return Row(
         title="feature extraction, resnet50, 224 px, batch 32",
@@ -59,8 +57,8 @@ def measure(rounds: int) -> Row:
             faster("auto", "timm", 4),
             faster("fp32 from JPEG", "timm from JPEG", 1.9),
             faster("auto from JPEG", "timm from JPEG", 4),
-            Check(name="fp32: largest difference from timm", value=difference, at_most=1e-4),
-            Check(name="auto: smallest cosine to timm", value=cosine, at_least=0.999),
+            Check("fp32: largest difference from timm", difference, at_most=1e-4),
+            Check("auto: smallest cosine to timm", cosine, at_least=0.999),
         ],
         seconds=seconds,
     )

@@ -32,15 +32,13 @@ def measure(rounds: int) -> Row:
         step, bare, views = (statistics.median(times[p]) for p in ("step", "bare", "views"))
         amounts |= {arch: BATCH / step, f"{arch} bare": BATCH / bare}
         checks += [
-            Check(name=f"{arch}: bare / step", value=bare / step, at_least=0.9),
-            Check(name=f"{arch}: augmentation, % of the step", value=100 * views / step, at_most=5),
-            Check(
-                name=f"{arch}: augmentation reads and writes, GB/s", value=_least_traffic() / views
-            ),
-            Check(name=f"{arch}: peak memory, GiB", value=peak),
+            Check(f"{arch}: bare / step", bare / step, at_least=0.9),
+            Check(f"{arch}: augmentation, % of the step", 100 * views / step, at_most=5),
+            Check(f"{arch}: augmentation reads and writes, GB/s", _least_traffic() / views),
+            Check(f"{arch}: peak memory, GiB", peak),
         ]
         torch.cuda.empty_cache()
-    checks.append(Check(name="the card copies, GB/s", value=_copy_bandwidth()))
+    checks.append(Check("the card copies, GB/s", _copy_bandwidth()))
     return Row(
         title=title,
         amounts=amounts,

@@ -29,8 +29,8 @@ def measure(rounds: int) -> Row:
         title=f'create_model("{NAME}", pretrained=True)',
         amounts=middle,
         checks=[
-            Check(name="seconds, hash verified", value=middle["cassle-zoo"], at_most=0.09),
-            Check(name="times faster than timm", value=times_faster(seconds, "cassle-zoo", "timm")),
+            Check("seconds, hash verified", middle["cassle-zoo"], at_most=0.09),
+            Check("times faster than timm", times_faster(seconds, "cassle-zoo", "timm")),
         ],
         seconds=seconds,
     )

@@ -35,6 +35,6 @@ def measure(rounds: int) -> Row:
     return Row(
         title=f"logging every {every} steps, checkpoints every {run.run.checkpoint_every}",
         amounts=middle,
-        checks=[Check(name="% of the time of training", value=100 * (logs + saves), at_most=1)],
+        checks=[Check("% of the time of training", 100 * (logs + saves), at_most=1)],
         seconds=seconds,
     )

@@ -46,8 +46,8 @@ def _compare(problem: tuple[int, int, int], rounds: int) -> tuple[Seconds, list[
     pairs = zip(objectives[ours], objectives[theirs], strict=True)
     excess = max(mine / best - 1 for mine, best in pairs)
     return turns, [
-        Check(name=f"{size}: times faster", value=times_faster(turns, ours, theirs), at_least=10),
-        Check(name=f"{size}: objective above L-BFGS's, at worst", value=excess, at_most=1e-6),
+        Check(f"{size}: times faster", times_faster(turns, ours, theirs), at_least=10),
+        Check(f"{size}: objective above L-BFGS's, at worst", excess, at_most=1e-6),
     ]
 
 

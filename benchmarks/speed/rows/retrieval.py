@@ -44,13 +44,13 @@ def measure(rounds: int) -> Row:
         checks=[
             *(
                 Check(
-                    name=f"{name}, times the bare product",
-                    value=times_faster(seconds, "product", name),
+                    f"{name}, times the bare product",
+                    times_faster(seconds, "product", name),
                     at_most=1.5,
                 )
                 for name in searches
             ),
-            Check(name="peak memory, features included, GiB", value=peak, at_most=4),
+            Check("peak memory, features included, GiB", peak, at_most=4),
         ],
         seconds=seconds,
     )

@@ -34,7 +34,7 @@ def measure(rounds: int) -> Row:
         title="SimCLR step, resnet18, 96 px, bf16 where native: growth",
         amounts=amounts,
         unit="img/s",
-        checks=[Check(name="two processes with half the cores each / one", value=two / one)],
+        checks=[Check("two processes with half the cores each / one", two / one)],
         seconds=seconds,
     )
 

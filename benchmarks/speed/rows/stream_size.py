@@ -45,8 +45,8 @@ def measure(rounds: int) -> Row:
         title="start of training on a WebDataset: index to first batch",
         amounts=fastest,
         checks=[
-            Check(name="1,000 times the data: more seconds", value=more_seconds, at_most=1),
-            Check(name="1,000 times the data: more MiB", value=more_memory, at_most=50),
+            Check("1,000 times the data: more seconds", more_seconds, at_most=1),
+            Check("1,000 times the data: more MiB", more_memory, at_most=50),
         ],
         seconds=seconds,
     )

@@ -42,11 +42,11 @@ def measure(rounds: int) -> Row:
         name: (middle[f"bare {name}"] + decoding) / middle[name] for name in ("fp32", "bf16")
     }
     checks = [
-        Check(name=f"{name} / lightly", value=times_faster(seconds, name, "lightly"), at_least=goal)
+        Check(f"{name} / lightly", times_faster(seconds, name, "lightly"), at_least=goal)
         for name, goal in (("fp32", 1.35), ("bf16", 2.3))
     ]
     checks += [
-        Check(name=f"{name}: fraction of bare step + decoding", value=fraction, at_least=0.95)
+        Check(f"{name}: fraction of bare step + decoding", fraction, at_least=0.95)
         for name, fraction in fractions.items()
     ]
     return Row(
