@@ -15,11 +15,11 @@ from cassle_zoo.hub.publish.remote import (
     Repository,
     check_repo_id,
     hub_api,
-    hub_errors,
     inspect_repository,
 )
 from cassle_zoo.hub.publish.verify import folder_content, verify_folder
 from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.download import hub_errors
 from cassle_zoo.store.folder import CARD_FILE, bundled_folder, read_config
 from cassle_zoo.version import __version__
 
