@@ -1,10 +1,10 @@
 """A ResNet-50 as the initial weights of Detectron2's R50-C4 detectors.
 
-Written is what Detectron2's `DetectionCheckpointer` reads as `MODEL.WEIGHTS`: a `.pth` file with
-the weights under `model`. With `matching_heuristics` it finds each of them as the end of a longer
-name, so that `res5.0.conv1.weight` becomes `roi_heads.res5.0.conv1.weight` in a C4 detector and
-`backbone.res5.0.conv1.weight` in an FPN. The usual `.pkl` would do as well, but arrays pickled by
-NumPy 2 cannot be read by the NumPy 1 that Detectron2 is often run with, and pickles run code.
+Detectron2's `DetectionCheckpointer` reads the file as `MODEL.WEIGHTS`: a `.pth` with the weights
+under `model`. With `matching_heuristics` it matches each name to the end of a longer one, so
+`res5.0.conv1.weight` becomes `roi_heads.res5.0.conv1.weight` in a C4 detector and
+`backbone.res5.0.conv1.weight` in an FPN. The usual `.pkl` would also work, but the NumPy 1 that
+Detectron2 often runs with cannot read arrays pickled by NumPy 2, and pickles run code.
 """
 
 import re
@@ -66,15 +66,15 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
 
     Args:
         model: Name of a ResNet-50 with pretrained weights, or `local-dir:DIR`.
-        path: File to write, ending in `.pth`; it is whole or not there. Its folder is created.
+        path: File to write, ending in `.pth`; written whole or not at all. Its folder is created.
 
     Returns:
         The settings that Detectron2 needs to feed the network as it was trained, by name.
 
     Raises:
-        ConfigError: If the model is not a ResNet-50, or the ending is another.
+        ConfigError: If the model is not a ResNet-50, or `path` has another ending.
         UnknownNameError: If there is no such model.
-        WeightsUnavailableError: If nobody has published weights of it.
+        WeightsUnavailableError: If it has no published weights.
     """
     path = Path(path)
     if path.suffix != ENDING:

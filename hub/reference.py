@@ -1,9 +1,9 @@
-"""The reference of a model folder: a stored input, and what the model makes of it.
+"""The reference of a model folder: a stored input, and the model's output for it.
 
 `reference.safetensors` holds two made-up images, the features of the backbone and, if there is a
-projector, two made-up descriptors and their projections. Anybody who loads the folder, with any
-software on any machine, can recompute them and so find wrong weights, a wrong architecture or a
-wrong normalisation. Its header holds the SHA-256 of the other files.
+projector, two made-up descriptors and their projections. Recomputing them, with any software on any
+machine, reveals wrong weights, a wrong architecture or a wrong normalisation. Its header holds the
+SHA-256 of the other files.
 
     images       (2, C, H, W) uint8, as decoded; config.json says how they are normalised
     features     (2, num_features) float32

@@ -1,4 +1,4 @@
-"""Networks to be trained, by name."""
+"""Backbones to train, by name."""
 
 import functools
 from typing import Any
@@ -48,7 +48,7 @@ def feature_width(arch: str, size: int) -> int:
 
     Raises:
         UnknownNameError: If there is no such architecture.
-        ConfigError: If it cannot be built for that size, or its patches would leave a rest.
+        ConfigError: If it cannot be built for that size, or its patches do not divide it.
     """
     timm_arch, args = resolve_arch(arch, size)
     try:

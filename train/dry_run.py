@@ -28,16 +28,16 @@ class Cost:
     """What a run costs.
 
     Attributes:
-        parameters: Numbers of parameters, by part of the model; the teacher's are no part of
-            `trained`.
+        parameters: Numbers of parameters, by part of the model; `trained` does not include the
+            teacher's.
         steps_per_epoch: Optimiser steps in an epoch.
         steps: Optimiser steps of the run.
-        peak_bytes: Highest memory use in the measured steps: of the GPU, or else of this process.
-            Data workers come on top of it.
+        peak_bytes: Peak memory in the measured steps, of the GPU or else of this process. Data
+            workers need more on top.
         step_seconds: Time of a step, without waiting for data.
         load_seconds: Time in which the data workers make a batch; `None` without data.
         seconds: Time of the run, without checkpoints and k-NN checks.
-        device: Where that was measured.
+        device: Device of the measurement.
     """
 
     parameters: dict[str, int]
@@ -64,17 +64,17 @@ class Cost:
 
 
 def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) -> Cost:
-    """Do a few steps of a run, on its own data if there are any, else on noise; write nothing.
+    """Do a few steps of a run, on its own data if given, else on noise; write nothing.
 
     Args:
-        config: All settings. Without `data.root` the number of images is `data.samples`, or what
-            is known about the dataset.
+        config: All settings. Without `data.root` the number of images is `data.samples`, or the
+            known size of the dataset.
         report: Called with the counts as soon as the model is built, and then after each step,
             since the first steps of a large model can take minutes.
 
     Raises:
         ConfigError: If the configuration cannot be trained.
-        DataError: If there is no data and the number of images is not known, or it is too small.
+        DataError: If there is no data and the number of images is unknown, or it is too small.
     """
     dataset = open_dataset(config.data) if config.data.root else range(_images(config))
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
@@ -133,7 +133,7 @@ def _images(config: TrainConfig) -> int:
         if name in DATASETS:
             return DATASETS[name].images
     raise DataError(
-        "how many images there are is not known: neither data.dataset nor the tag of the name "
+        "the number of images is unknown: neither data.dataset nor the tag of the name "
         f"{config.name!r} is one of {', '.join(DATASETS)}; pass --data PATH, or --data.samples N."
     )
 

@@ -24,7 +24,7 @@ class TrainResult:
     Attributes:
         steps: Optimiser steps done, in this call and before.
         finished: Whether that is all of them; if not, the same call continues the run.
-        stopped: Whether a signal asked to stop, be it in the last step.
+        stopped: Whether a signal asked to stop, even in the last step.
     """
 
     steps: int
@@ -41,8 +41,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
 
     Args:
         config: All settings.
-        out: Folder of the run; created if missing. If it holds an interrupted run with the same
-            settings and images, that run is continued.
+        out: Folder of the run; created if missing. An interrupted run there with the same settings
+            and images is continued.
         command: The command line that started the run, for the model card.
 
     Raises:
@@ -115,6 +115,6 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
                 export.write(out / "final", trainer.method, config, steps=total, command=command)
-            # Here a second signal does not yet end a process for which others wait.
+            # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)

@@ -21,8 +21,8 @@ def build_optimizer(
     Args:
         groups: The parameters.
         config: The optimiser, its peak learning rate and its weight decay.
-        backbone: The timm model among them, which knows what should not decay; for `decay_all`
-            False.
+        backbone: The timm model among them, which lists parameters that should not decay; for
+            `decay_all` False.
 
     Raises:
         ConfigError: If the optimiser cannot be built, for example because its package is missing,
@@ -86,13 +86,13 @@ def learning_rate(step: int, per_epoch: int, config: OptimConfig) -> float:
 
 
 def _spared(backbone: Any) -> set[int]:
-    """Return the ids of a timm model's parameters that its authors do not let decay."""
+    """Return the ids of the parameters in a timm model's `no_weight_decay()`."""
     names = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
     return {id(p) for name, p in backbone.named_parameters() if name in names} if names else set()
 
 
 def _split(group: ParamGroup, config: OptimConfig, spared: set[int]) -> list[ParamGroup]:
-    """Return a group; what does not decay, if anything, apart."""
+    """Return a group, with the parameters that do not decay apart."""
     if config.decay_all:
         return [{**group}]
     decaying: list[nn.Parameter] = []

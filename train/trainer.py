@@ -65,7 +65,7 @@ class Trainer:
             total: Steps of the whole run.
 
         Returns:
-            Loss, learning rate and what the method logs, of the batch of all processes.
+            Loss, learning rate and the values that the method logs, of the batch of all processes.
         """
         config = self.config
         layout = self.method.projector.layout
@@ -104,7 +104,7 @@ class Trainer:
         """Continue from the folder's checkpoint, if there is one.
 
         Returns:
-            Messages for the user about what was found.
+            Messages for the user.
 
         Raises:
             ConfigError: If the processes do not see the same checkpoint.

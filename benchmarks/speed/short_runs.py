@@ -67,7 +67,7 @@ def train(name: str, data: Path, run: Path) -> float:
 
 
 def monitored(run: Path) -> list[dict[str, float]]:
-    """Return what the monitor measured after each epoch."""
+    """Return the monitor's measurements after each epoch."""
     epochs: dict[str, dict[str, float]] = {}
     with (run / "metrics.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -93,7 +93,7 @@ def same_after_resuming(name: str, data: Path, run: Path) -> bool:
 
 
 def loads_by_name(run: Path) -> bool:
-    """Export the run, and compare what `create_model` and `create_projector` load with it."""
+    """Export the run, load it with `create_model` and `create_projector`, and compare."""
     folder = run.with_name(f"{run.name}-model")
     export_run(run, folder, dtype=torch.float32, overwrite=True)
     name = f"local-dir:{folder}"
@@ -146,7 +146,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure what is not measured yet, print a table, and write JSON if asked."""
+    """Measure the missing rows, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description="Three epochs of every recipe on emoji64.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all of resnet18")
     parser.add_argument("--data", type=Path, required=True, help="emoji64.tar or its folder")

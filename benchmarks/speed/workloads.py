@@ -1,4 +1,4 @@
-"""Workloads that rows share: synthetic photographs, and the training run that is measured."""
+"""Workloads of several rows: synthetic photographs, and the measured training run."""
 
 import dataclasses
 import tempfile
@@ -79,7 +79,7 @@ def random_batch(count: int, size: int = SIZE) -> dict[str, Any]:
 
 
 def training_step(run: TrainConfig, batch: dict[str, Any]) -> Callable[[], Any]:
-    """Return what does one step of a run on a batch."""
+    """Return a function that does one step of a run on a batch."""
     trainer = Trainer(run, per_epoch=100)
     return lambda: trainer.train_step(batch, 10**6)
 

@@ -1,9 +1,9 @@
 """Checkpoint files of other training codes, read without running anything in them.
 
 Such files are pickles. They are read with torch's `weights_only` loader, which knows tensors and
-plain values and imports nothing. For the settings that Lightning, omegaconf, argparse and numpy
-leave in checkpoints it is given inert stand-ins, so that these libraries are neither needed nor
-run; every other type is refused.
+plain values and imports nothing. Settings that Lightning, omegaconf, argparse and numpy leave in
+checkpoints are replaced by inert stand-ins, so these libraries are neither needed nor run; every
+other type is refused.
 """
 
 import pickle
@@ -75,8 +75,8 @@ def read_checkpoint(path: str | Path) -> Any:
         Its content; objects of :data:`INERT_TYPES` are replaced by :class:`Inert`.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, no such file, or holds other types of
-            objects; of these nothing is run.
+        CheckpointError: If the file is missing, damaged, not written by `torch.save`, or holds
+            other types of objects. None of their code is run.
     """
     path = Path(path)
     if not path.is_file():

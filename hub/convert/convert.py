@@ -1,7 +1,7 @@
 """Model folders from checkpoints of other training codes.
 
-Those of the paper's code are read with their projector, those of solo-learn, lightly and Facebook's
-MoCo for their backbone. What a file does not say is asked for, or assumed and reported.
+Checkpoints of the paper's code are converted with their projector; of those of solo-learn, lightly
+and Facebook's MoCo, only the backbone is. Missing facts are asked for, or assumed and reported.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from cassle_zoo.zoo.registry import make_config
 
 _ARGS_DATASETS = {"imagenet100": "in100", "stl10": "stl10"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# Of args.json, what describes the training; paths and the like stay out of the model folder.
+# Settings in args.json that describe the training; paths and the like stay out of model folders.
 _SETTINGS = re.compile(
     r"framework|dataset|model|batch_size|max_epochs|base_lr|wd|seed|(aug|ss)_\w+|color_aug"
 )
@@ -42,7 +42,7 @@ _SETTINGS = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """What the user knows about a checkpoint; `None` leaves it to the file.
+    """Facts about a checkpoint that the user knows; `None` leaves one to the file.
 
     Attributes:
         method: SSL method, for the model card.
@@ -50,7 +50,7 @@ class ConvertOptions:
         descriptors: Names of the descriptors that the projector takes.
         arch: timm model of the backbone.
         num_heads: Attention heads of a ViT.
-        prefix: What the names of the backbone's weights begin with.
+        prefix: Prefix of the names of the backbone's weights.
         data: Pretraining data, a key of :data:`cassle_zoo.specs.DATASETS`; says how images are
             prepared.
         size: Height and width of the images in pixels.
@@ -87,16 +87,16 @@ class ConvertOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentifiedCheckpoint:
-    """What is known of a checkpoint.
+    """An identified checkpoint.
 
     Attributes:
         format: Which code wrote it, in words.
         method: SSL method.
         backbone: The backbone under timm's names.
         projector: The projector with its weights, if the format is known to have one.
-        training: What is known of the training, by name.
-        notes: What was assumed, in sentences.
-        dropped: What else the checkpoint holds.
+        training: Known facts about the training, by name.
+        notes: Assumptions, in sentences.
+        dropped: The other contents of the checkpoint.
     """
 
     format: str
@@ -108,7 +108,7 @@ class IdentifiedCheckpoint:
     dropped: tuple[str, ...]
 
     def in_words(self) -> str:
-        """Say what the model is, on one line."""
+        """Return a description of the model, on one line."""
         backbone = self.backbone
         args = ", ".join(f"{key}={value}" for key, value in backbone.model_args.items())
         words = f"{backbone.timm_arch}{f' ({args})' if args else ''}, {self.method}"
@@ -138,12 +138,12 @@ def convert_checkpoint(
         out_dir: Folder to write.
         name: Name of the model, with or without tag; `ARCH_cassle_METHOD.TAG` by convention. A tag
             of :data:`cassle_zoo.specs.DATASETS` says how images are prepared.
-        options: What else is known about the checkpoint.
+        options: Other facts about the checkpoint.
         dtype: Type of the weights on disk, float32 or float16.
         overwrite: Whether to replace a model folder that exists.
 
     Returns:
-        What the checkpoint is, with all that was assumed.
+        The identified checkpoint, with all assumptions.
 
     Raises:
         CheckpointError: If the file is unsafe, damaged, or not understood.
@@ -201,7 +201,7 @@ def convert_checkpoint(
 def _spec(
     name: str, found: IdentifiedCheckpoint, args: Mapping[str, Any], options: ConvertOptions
 ) -> tuple[ModelSpec, tuple[str, ...]]:
-    """Return the entry for the model, and what was assumed for it."""
+    """Return the entry for the model, and the assumptions made for it."""
     base, _, tag = name.partition(".")
     in_args = _ARGS_DATASETS.get(str(args.get("dataset")))
     data = options.data or (tag if tag in DATASETS else in_args)
@@ -236,16 +236,16 @@ def _spec(
 def identify(
     checkpoint: Any, args: Mapping[str, Any], name: str, options: ConvertOptions
 ) -> IdentifiedCheckpoint:
-    """Work out what a checkpoint is.
+    """Identify a checkpoint.
 
     Args:
         checkpoint: Content of the file.
         args: Content of args.json beside it; empty if there is none.
         name: Name given to the model.
-        options: What else is known.
+        options: Other facts.
 
     Raises:
-        CheckpointError: If it is not understood, or contradicts what is said about it.
+        CheckpointError: If it is not understood, or contradicts its name, args.json or the options.
     """
     if is_official(checkpoint):
         found = _official(checkpoint, args, name, options)

@@ -28,7 +28,7 @@ NEW, CHANGED, UNCHANGED, KEPT = "new", "changed", "unchanged", "kept"
 
 @dataclass(frozen=True, kw_only=True)
 class PushFile:
-    """What becomes of one file.
+    """One file of a push.
 
     Attributes:
         name: Its name, here and there.
@@ -53,11 +53,11 @@ class PushFile:
 
 @dataclass(frozen=True, kw_only=True)
 class PushPlan:
-    """What a push would do.
+    """A planned push.
 
     Attributes:
         repo_id: `ORG/NAME`.
-        parent: Commit that the repository is at; `None` if it has to be created.
+        parent: Latest commit of the repository; `None` if there is no repository yet.
         private: Whether the repository is, or will be, private.
         files: The files of the folder.
         left_out: Names in the folder that are not uploaded.
@@ -74,10 +74,10 @@ class PushPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What a push did.
+    """A push that was made, or only planned.
 
     Attributes:
-        plan: What was to be done.
+        plan: Its plan.
         commit: Commit that has the files, 40 hexadecimal digits; `None` if it was only planned.
         url: Its address, or the pull request's.
     """
@@ -110,7 +110,7 @@ def push(
             committing to `main`.
         replace_card: Whether to replace a README.md that the repository has.
         dry_run: Whether to stop before anything is written.
-        on_plan: Called with what is about to be done.
+        on_plan: Called with the plan.
 
     Returns:
         The plan, and the commit: the present one if nothing had to be sent, none in a dry run.
@@ -182,7 +182,7 @@ def _plan(
 
 
 def _check_links(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to upload what a link in the folder points at somewhere else."""
+    """Refuse links that lead out of the folder."""
     inside = folder.resolve()
     for name in names:
         target = (folder / name).resolve()
@@ -215,7 +215,7 @@ def _planned(
 
 
 def _check_arrived(plan: PushPlan, commit: str) -> None:
-    """Check what the commit holds: a .gitignore there makes the Hub leave files out silently."""
+    """Check the content of the commit; a .gitignore there makes the Hub drop files silently."""
     repository = inspect_repository(plan.repo_id, commit)
     wrong = [
         file.name
@@ -244,11 +244,11 @@ def publish(
         org: User or organisation on the Hub.
         private: Whether new repositories are private.
         replace_card: Whether to replace README.md files that the repositories have.
-        dry_run: Whether to find out only what would be done.
-        on_plan: Called with what is about to be done, for each model.
+        dry_run: Whether to stop before anything is written.
+        on_plan: Called with the plan of each model.
 
     Yields:
-        Each model once it is pushed, so that those before a failure are known.
+        Each model once it is pushed, so a failure does not hide those before it.
 
     Raises:
         CassleZooError: As :func:`push`.

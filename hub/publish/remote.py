@@ -66,7 +66,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def inspect_repository(repo_id: str, revision: str = "main") -> Repository | None:
-    """Ask what a repository holds.
+    """Look up a repository.
 
     Args:
         repo_id: `ORG/NAME`.

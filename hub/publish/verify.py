@@ -1,4 +1,4 @@
-"""`verify`: checks of a model folder, or of a repository on the Hub; all that is wrong."""
+"""`verify`: checks of a model folder, or of a repository on the Hub."""
 
 import re
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class Check:
 
 
 def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sort what is in a model folder into its own files and others.
+    """Sort the content of a model folder into its own files and others.
 
     Args:
         folder: The model folder.
@@ -59,7 +59,7 @@ def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
         Names of the model folder's files, and of everything else, which is never uploaded.
 
     Raises:
-        ModelFolderError: If the folder does not exist, or one of its own files is no file.
+        ModelFolderError: If the folder does not exist, or one of its own files is not a file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -90,7 +90,7 @@ def verify_folder(folder: str | Path) -> list[Check]:
 
 
 def content_checks(folder: Path, pinned: ModelSpec | None = None) -> list[Check]:
-    """Check what the files of a model folder hold.
+    """Check the content of a model folder's files.
 
     Args:
         folder: The model folder, or the one of a commit in the Hub's cache.
@@ -232,8 +232,8 @@ def verify(
 ) -> list[Check]:
     """Check a model folder, a repository on the Hub, or a model of the registry.
 
-    Of a repository, the files are compared with the hashes that the Hub says they have; of a model
-    of the registry, with the published ones.
+    The files of a repository are compared with the hashes that the Hub states; those of a model of
+    the registry with the published hashes.
 
     Args:
         name: A name of `create_model`, a repository `ORG/NAME`, or a folder.

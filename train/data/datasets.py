@@ -1,4 +1,4 @@
-"""Opening the images of a run: a folder, a tar archive, emoji64, or what timm's factory knows."""
+"""The images of a run: a folder, a tar archive, emoji64, or a dataset of timm's factory."""
 
 import functools
 import os
@@ -56,8 +56,8 @@ def open_dataset(config: DataConfig) -> Any:
 def open_folder(root: Path) -> ImageFiles:
     """Open all images of a folder and the folders below it.
 
-    An image's label is the number of its folder's name. The notes name each folder that cannot be
-    opened, and is left out.
+    An image's label is the number of its folder's name. The notes list folders that are left out
+    because they cannot be opened.
 
     Raises:
         DataError: If there are no images.
@@ -78,7 +78,7 @@ def open_folder(root: Path) -> ImageFiles:
 
 
 class TarImages(Dataset[tuple[Image.Image, int]]):
-    """All images of a tar archive: the same files that count as images in a folder.
+    """All images of a tar archive, by the same rules as in a folder.
 
     Attributes:
         notes: A line if the archive has no end mark.
@@ -88,7 +88,7 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         """Find the images; an image's label is the number of its folder's name.
 
         Raises:
-            DataError: If it is no tar archive, is compressed, damaged or cut off, or holds no
+            DataError: If it is not a tar archive, is compressed, damaged or cut off, or holds no
                 images.
         """
         endings = image_endings()

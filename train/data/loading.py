@@ -1,4 +1,4 @@
-"""From a dataset to batches of uint8 crops.
+"""Batches of uint8 crops from a dataset.
 
 Workers decode an image once, cut its two crops and draw the uniforms that fix the rest of the
 augmentation. All of it depends only on (seed, epoch, sample, view): not on the number of workers,
@@ -65,8 +65,8 @@ class Crops:
 class MapViews(Dataset[Sample]):
     """Views of a dataset with random access; indexed by (epoch, sample).
 
-    An image that cannot be read is replaced by one drawn at random (the next ones in a folder are
-    often bad for the same reason), and its index reported as `bad`.
+    An unreadable image is replaced by one drawn at random (its neighbours in a folder are often bad
+    for the same reason), and its index is reported as `bad`.
     """
 
     dataset: Any

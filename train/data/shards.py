@@ -1,7 +1,7 @@
 """WebDataset shards: tar files in which the members of one sample share a name (`7.jpg`, `7.cls`).
 
-webdataset reads them; their order, which process reads which, and the account of what cannot be
-read are written here. Each reading begins anew from (seed, epoch), so none depends on earlier ones.
+webdataset parses them; this module decides on their order, divides them among processes, and counts
+unreadable images. Each reading begins anew from (seed, epoch), so none depends on earlier ones.
 """
 
 import random
@@ -144,12 +144,12 @@ def _named(pattern: str, splits: Mapping[str, Any]) -> _Description:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSample:
-    """A sample of a stream, not decoded yet, or what of the stream cannot be read.
+    """A sample of a stream, not decoded yet, or an unreadable part of the stream.
 
     Attributes:
         number: Identifies it, in every epoch and process.
         name: For messages.
-        source: What `open_image` takes; None of what cannot be read: an image, or a shard from
+        source: Input of `open_image`; None for an unreadable image, or an unreadable shard from
             some image on.
         label: Its class, or -1.
     """
@@ -161,7 +161,7 @@ class StreamSample:
 
 
 class Shards(IterableDataset[tuple[Image.Image, int]]):
-    """Images of WebDataset shards, those of this process.
+    """This process's images of WebDataset shards.
 
     Each shard is read by one worker of one process, so the order depends on how many there are.
 
@@ -216,8 +216,8 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         """Yield every sample of this worker's shards once, shuffled.
 
         Args:
-            seed: Of the run.
-            epoch: Of the run.
+            seed: Seed of the run.
+            epoch: Epoch of the run.
             repeat: How often this epoch was read before, because images were missing.
         """
         from webdataset import shuffle
@@ -264,7 +264,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         return self._shards.files[shard].name
 
     def note(self, part: StreamSample) -> None:
-        """Remember the name of what this process could not read."""
+        """Remember the name of a part that this process could not read."""
         self._names[part.number] = part.name
 
     def filename(self, number: int) -> str:
@@ -276,7 +276,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         return self._names.get(number, unknown)
 
     def weight(self, number: int) -> int:
-        """Return how many images are lost with what has this number."""
+        """Return how many images are lost with the part of this number."""
         shard, index, rest = _place(number)
         mean = self._shards.images // len(self._shards.files)
         stated = self._shards.lengths[shard] if self._shards.lengths else mean

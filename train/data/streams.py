@@ -48,7 +48,7 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
 
 
 def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image.Image, int]]:
-    """Yield what timm's reader gives; what breaks it ends the stream, so it cannot be passed over.
+    """Yield the items of timm's reader; its errors end the stream, so they cannot be skipped.
 
     Raises:
         DataError: If the reader raises anything, such as its decoders for a damaged image.
@@ -69,7 +69,7 @@ def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image
 
 @dataclass
 class StreamViews(IterableDataset[Sample | StreamSample]):
-    """Views of the images of a stream, and what of it is lost.
+    """Views of the images of a stream, and its unreadable parts.
 
     Attributes:
         dataset: The stream.
@@ -100,14 +100,14 @@ def stream_batches(
 ) -> Iterator[Sample]:
     """Yield the batches of some steps; each epoch is read anew, and again if images were lost.
 
-    A batch's `bad` names what was lost while it was read; none of it is in the batch.
+    A batch's `bad` lists images that were lost while it was read; none of them is in the batch.
 
     Args:
         dataset: The stream.
         read: Starts to read an epoch for the first, second, ... time.
-        bad: Counts what is lost.
+        bad: Counts the lost images.
         rows: Images in a batch.
-        steps: Consecutive steps of the run. What their first epoch has before them is read too.
+        steps: Consecutive steps of the run. The batches before them in their epoch are read too.
         per_epoch: Steps in an epoch.
     """
     unreported: list[int] = []

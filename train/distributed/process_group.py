@@ -1,7 +1,7 @@
-"""The processes that train together, and what they exchange.
+"""The processes that train together, and their communication.
 
 `torchrun` starts the processes and gives each its rank in environment variables; each works on its
-rows of every batch, and together they do what one process would do with the whole batch. In a
+rows of every batch, and together they compute the same as one process with the whole batch. In a
 single process every function here is the identity.
 """
 
@@ -39,8 +39,8 @@ def init(device: str | None, timeout: float) -> Iterator[torch.device]:
     Raises:
         ConfigError: If a machine has fewer GPUs than processes, or all are given the same one,
             there is no such device, or the environment announces several processes without all
-            the variables that torchrun sets.
-        CassleZooError: If another process has not come in time.
+            of torchrun's variables.
+        CassleZooError: If another process does not arrive in time.
     """
     if dist.is_initialized() or _announced_world_size() == 1:
         own = pick_device(device)
@@ -92,7 +92,7 @@ def local_rows(batch_size: int) -> slice:
 
 
 def barrier() -> None:
-    """Wait until all processes have come here."""
+    """Wait until all processes arrive here."""
     if world_size() > 1:
         dist.barrier()
 
@@ -119,7 +119,7 @@ def all_gather(x: Tensor) -> Tensor:
 def all_gather_cpu(x: Tensor, device: torch.device) -> Tensor:
     """Concatenate rows that are on the CPU, by way of the processes' devices.
 
-    A single process does without its device, so that a GPU need not be waited for.
+    A single process does not use its device, so it need not wait for a GPU.
     """
     return x if world_size() == 1 else all_gather(x.to(device)).cpu()
 
@@ -188,7 +188,9 @@ def _announced_world_size() -> int:
     missing = [name for name in _SET_BY_TORCHRUN if name not in os.environ]
     if not text.isdecimal() or text == "0" or (text != "1" and missing):
         but = (
-            f"{' and '.join(missing)} are not set" if missing else "that is no number of processes"
+            f"{' and '.join(missing)} are not set"
+            if missing
+            else "that is not a number of processes"
         )
         raise ConfigError(
             f"the environment variable WORLD_SIZE is {text!r}, but {but}; start several processes "
@@ -255,7 +257,7 @@ def agree_on_prefix(store: Any, rank: int, world_size: int, timeout: float) -> s
         The prefix that process 0 chose.
 
     Raises:
-        CassleZooError: If another process has not come in time.
+        CassleZooError: If another process does not arrive in time.
     """
     token = uuid.uuid4().hex
     end = time.monotonic() + timeout

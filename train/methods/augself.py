@@ -1,7 +1,7 @@
 """AugSelf (arXiv 2111.09613): predict from features how the augmentations of two views differ.
 
-The baseline with augmentation information that the paper compares CASSLE with: an auxiliary loss,
-on top of any SSL method, which is low only if the features still hold what the augmentations did.
+The paper's baseline with augmentation information: an auxiliary loss on top of any SSL method,
+which is low only if the features retain information about the augmentations.
 """
 
 from collections.abc import Mapping

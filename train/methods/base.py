@@ -1,4 +1,4 @@
-"""The base class of SSL methods: views in, loss and logs out. The loop knows nothing more."""
+"""The base class of SSL methods: views in, loss and logs out."""
 
 import abc
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorC
 from cassle_zoo.train.methods.augself import AugSelf
 
 Pair = tuple[Tensor, Tensor]
-"""Something of the first views, and the same of the second views."""
+"""A value for the first views, and one for the second views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,9 @@ class Views:
 
     Attributes:
         images: Two (B, 3, size, size) normalised views.
-        descriptors: Their two (B, D) omegas, as the projector wants them.
-        all_descriptors: Their two (B, 14) omegas of all descriptors there are; only AugSelf, which
-            may predict what the projector is not conditioned on, needs them.
+        descriptors: Their two (B, D) omegas, as input of the projector.
+        all_descriptors: Their two (B, 14) omegas of all descriptors. Only AugSelf needs them: it
+            may predict descriptors that the projector is not conditioned on.
     """
 
     images: Pair
@@ -64,8 +64,8 @@ following the schedule."""
 class Method(nn.Module, abc.ABC):
     """A self-supervised objective around a backbone.
 
-    All that training changes (teachers, queues) is a sub-module or a buffer, so that a checkpoint
-    holds it.
+    Everything that training changes (teachers, queues) is a sub-module or a buffer, so checkpoints
+    hold it.
 
     Attributes:
         config: Settings of the method; subclasses narrow the type.
@@ -109,7 +109,7 @@ class Method(nn.Module, abc.ABC):
         return in_float32(self.projector(y1, omega1)), in_float32(self.projector(y2, omega2))
 
     def after_step(self, progress: float) -> None:
-        """Update what the optimiser does not (a teacher, say).
+        """Update what the optimiser does not, such as a teacher.
 
         Args:
             progress: Fraction of training that is done, in (0, 1].

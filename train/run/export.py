@@ -1,4 +1,4 @@
-"""What a finished run leaves for `hub export`: its weights, and how they were made."""
+"""The export of a finished run for `hub export`: its weights, and how they were made."""
 
 from pathlib import Path
 from typing import Any

@@ -40,8 +40,8 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderInUseError: If another process holds it.
-        ConfigError: If it is no folder.
-        StorageError: If nothing may be written there.
+        ConfigError: If it is not a folder.
+        StorageError: If it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def check_finite(loss: float, step: int) -> None:
 
 @contextlib.contextmanager
 def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
-    """Turn what the machine does to a run into errors that say what to do.
+    """Turn failures of the machine into errors that say what to do.
 
     Args:
         out: Folder of the run.

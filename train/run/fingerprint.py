@@ -23,7 +23,7 @@ Fingerprint = dict[str, Any]
 
 
 def images_fingerprint(dataset: Any) -> Fingerprint:
-    """Describe a dataset so that another one can be distinguished from it, wherever it is.
+    """Return a fingerprint of a dataset, wherever it is stored.
 
     Args:
         dataset: From `data.open_dataset`.
@@ -42,7 +42,7 @@ def images_fingerprint(dataset: Any) -> Fingerprint:
 
 
 def write_settings(config: TrainConfig, images: Fingerprint, out: Path) -> None:
-    """Record what the run in `out` is made of."""
+    """Record the settings and images of the run in `out`."""
     write_json(out / CONFIG_FILE, {**config.to_dict(), _IMAGES: images}, sync=True)
 
 
@@ -60,7 +60,7 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
     path = out / CONFIG_FILE
     if not path.exists():
         return
-    # A setting that did not exist when the run began had what is now its default.
+    # A setting that did not exist when the run began had its present default.
     defaults = flat_settings(
         TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
     )

@@ -23,7 +23,7 @@ SHARD = 1000
 
 
 def measure(rounds: int) -> Row:
-    """Measure each size in processes of its own."""
+    """Measure each size in its own processes."""
     del rounds  # every process costs the imports, and the numbers hardly vary
     seconds: dict[str, list[float]] = {}
     memory: dict[str, float] = {}

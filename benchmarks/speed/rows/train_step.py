@@ -25,7 +25,7 @@ from cassle_zoo.train.trainer import Trainer
 
 
 def measure(rounds: int) -> Row:
-    """Measure whole turns of training, each with a data loader of its own."""
+    """Measure whole turns of training, each with its own data loader."""
     with photographs() as folder:
         run = config(folder)
         contestants: dict[str, Callable[[], float | None]] = {
@@ -114,7 +114,7 @@ def _bare(precision: str) -> Callable[[], None]:
 
 
 def _decoding(config: Any) -> float:
-    """Return the seconds that decoding and cropping takes of a step when all cores share it."""
+    """Return the seconds that decoding and cropping take per step when all cores work on it."""
     views = MapViews(open_dataset(config.data), Crops(config.augment, 0))
     start = time.process_time()
     for sample in range(BATCH):
