@@ -2,6 +2,7 @@
 
 import dataclasses
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class Cost:
         )
 
 
-def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) -> Cost:
+def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None) -> Cost:
     """Do a few steps of a run, on its own data if given, else on noise; write nothing.
 
     Args:
@@ -81,14 +82,13 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) ->
     total = config.optim.epochs * per_epoch
     trainer = Trainer(config, per_epoch)
     parameters = count_parameters(trainer)
-    report = report or (lambda _: None)
-    report(_count_table(parameters, total, per_epoch))
+    rows = [(f"{name} parameters", f"{number:,}") for name, number in parameters.items()]
+    report(_table([*rows, ("steps", f"{total:,} ({per_epoch:,} per epoch)")]))
     count = 1 + _TIMED_STEPS
     load_seconds = None
     if config.data.root:
-        workers = max(config.data.workers, 1)
         load_seconds, samples = _load(config, dataset, min(count, total))
-        load_seconds /= workers
+        load_seconds /= max(config.data.workers, 1)
     else:
         samples = [_noise(config)] * count
     step_seconds = _time_steps(trainer, samples, total, report)
@@ -171,8 +171,7 @@ def _time_steps(
             torch.cuda.synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)
         report(f"step {number} of {len(samples)} took {seconds[-1]:.3g} s")
-    timed = sorted(seconds[1:] or seconds)
-    return timed[len(timed) // 2]
+    return statistics.median_high(seconds[1:] or seconds)
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -180,11 +179,6 @@ def _peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _count_table(parameters: dict[str, int], steps: int, per_epoch: int) -> str:
-    rows = [(f"{name} parameters", f"{count:,}") for name, count in parameters.items()]
-    return _table([*rows, ("steps", f"{steps:,} ({per_epoch:,} per epoch)")])
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -169,8 +169,7 @@ def _hashes(folder: _Folder, pinned: ModelSpec | None) -> str:
         )
     released = pinned or MODEL_SPECS.get(folder.files.spec.full_name)
     published = {} if released is None else dict(released.sha256 or {})
-    same = recorded.get(MODEL_FILE) == published.get(MODEL_FILE)
-    if pinned is None and not same:
+    if pinned is None and recorded.get(MODEL_FILE) != published.get(MODEL_FILE):
         return f"as recorded in {REFERENCE_FILE}; not a model of the registry"
     verify_files(path, published)
     return f"as recorded in {REFERENCE_FILE} and in the registry"

@@ -121,8 +121,8 @@ class BadImages:
         new = sorted(set(bad[bad >= 0].tolist()) - self._indices)
         self._indices.update(new)
         names = [self._name(index) for index in new]
-        weight = getattr(self._dataset, "weight", None)  # a lost shard counts for all in it
-        self._count += sum(map(weight, new)) if weight else len(new)
+        # A lost shard counts for all images in it.
+        self._count += sum(map(getattr(self._dataset, "weight", lambda _: 1), new))
         if self._count > self._limit:
             raise DataError(
                 f"{self._count} of {len(self._dataset)} images cannot be read, the last "
