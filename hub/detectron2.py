@@ -55,8 +55,8 @@ def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         expected = timm.create_model("resnet50", num_classes=0)
     if difference(dict(state), expected):
         raise ConfigError(
-            "Detectron2's R50-C4 takes a ResNet-50 as timm's resnet50; these "
-            f"{len(state)} weights ({', '.join(names[:3])}, ...) are of another network."
+            "Detectron2's R50-C4 takes a ResNet-50 like timm's resnet50; these "
+            f"{len(state)} weights ({', '.join(names[:3])}, ...) are those of another network."
         )
     return {detectron2_name(name): state[name].detach().float().cpu() for name in names}
 
@@ -79,7 +79,7 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
     path = Path(path)
     if path.suffix != ENDING:
         raise ConfigError(
-            f"{path.name} must end in {ENDING}: Detectron2 tells formats by the ending."
+            f"{path.name} must end in {ENDING}: Detectron2 recognises formats by the ending."
         )
     network: Any = create_model(model, pretrained=True)
     weights = detectron2_state(network.state_dict())

@@ -63,8 +63,8 @@ def feature_width(arch: str, size: int) -> int:
     if size % patch:
         below = size // patch * patch
         raise ConfigError(
-            f"augment.size {size} is no multiple of the {patch} px patches of arch {arch!r}; use "
-            f"{f'{below} or ' if below else ''}{below + patch}."
+            f"augment.size {size} is not a multiple of the {patch} px patches of arch {arch!r}; "
+            f"use {f'{below} or ' if below else ''}{below + patch}."
         )
     return int(model.num_features)
 

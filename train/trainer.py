@@ -120,7 +120,7 @@ class Trainer:
         if len(set(process_group.all_gather_object(found))) > 1:
             raise ConfigError(
                 f"process {process_group.rank()} finds a checkpoint of step {found} in "
-                f"{str(out)!r}, others find another; all machines must see the same folder --out."
+                f"{str(out)!r}, others find another; all machines must see the same --out folder."
             )
         if state is None:
             return []

@@ -149,7 +149,7 @@ def _find_prefix(keys: set[str]) -> str:
             "--prefix."
         )
     raise CheckpointError(
-        "no ResNet with torchvision's names and no ViT with timm's names was found among "
+        "found no ResNet with torchvision's names and no ViT with timm's names among "
         f"{', '.join(sorted(keys)[:5])}, ...; say which weights with --prefix, and which timm "
         "model they fit with --arch."
     )

@@ -116,7 +116,7 @@ def _check_tensors(content: Any, path: Path) -> None:
             if value.is_meta or value.numel() * value.element_size() > max(size, _HARMLESS):
                 raise CheckpointError(
                     f"{path} holds a tensor of shape {tuple(value.shape)}, but not its content; "
-                    "get the file again from where it came."
+                    "get the file again from its source."
                 )
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))  # a pickle may hold itself
@@ -127,7 +127,7 @@ def _refusal(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL (\S+)", str(error))
     if found is None:
         return (
-            f"{path} is not read: it is no file of torch.save, or holds more than tensors and "
+            f"{path} is not read: it was not written by torch.save, or holds more than tensors and "
             f"plain values, and loading such objects may run code. {_IF_TRUSTED}"
         )
     return (

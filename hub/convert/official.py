@@ -237,7 +237,7 @@ def _choose_descriptors(
         raise CheckpointError(f"no set of descriptors has {width} numbers.")
     shown = "; ".join(" ".join(names) for names in fitting[:6])
     raise CheckpointError(
-        f"several sets of descriptors have {width} numbers ({shown}); say which with "
+        f"several sets of descriptors have {width} numbers ({shown}); choose one with "
         "--descriptors, or put args.json beside the file."
     )
 

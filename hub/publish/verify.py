@@ -149,7 +149,7 @@ def _files(folder: Path) -> str:
 def _config(folder: _Folder) -> str:
     config = folder.files.config
     if holds_token((folder.path / CONFIG_FILE).read_text(encoding="utf-8")):
-        raise ModelFolderError(f"{folder.path / CONFIG_FILE} holds a token of the Hub; revoke it.")
+        raise ModelFolderError(f"{folder.path / CONFIG_FILE} holds a Hub token; revoke it.")
     return f"{config['cassle_zoo']['name']}, {config['architecture']}"
 
 
@@ -265,7 +265,7 @@ def _as_on_the_hub(files: ModelFiles) -> str:
     folder, repo, commit = files.folder, str(files.spec.hub_repo), str(files.commit)
     repository = inspect_repository(repo, commit)
     if repository is None:
-        raise HubError(f"{repo!r} is not on the Hub any more, or your token may not see it.")
+        raise HubError(f"{repo!r} is no longer on the Hub, or your token may not see it.")
     wrong = [name for name in repository.files if not (folder / name).is_file()] + [
         name
         for name in FOLDER_FILES

@@ -43,7 +43,7 @@ def test_unknown_names() -> None:
     ("arch", "size", "message"),
     [
         ("resnet1", 64, "Unknown arch 'resnet1'. Did you mean 'resnet"),
-        ("vit_small", 100, "augment.size 100 is no multiple of the 16 px patches .* 96 or 112"),
+        ("vit_small", 100, "augment.size 100 is not a multiple of the 16 px patches .* 96 or 112"),
         (
             "xcit_nano_12_p16_224",
             100,

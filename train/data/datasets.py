@@ -97,7 +97,7 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         except DataError as error:
             if error.__cause__ is None:  # an archive, but a damaged one
                 raise
-            raise DataError(f"{error} Data of another kind need their --data.dataset.") from error
+            raise DataError(f"{error} Other kinds of data need their --data.dataset.") from error
         names = self._tar.names
         if not names:
             raise DataError(f"the archive {str(path)!r} holds no images.")
@@ -165,20 +165,21 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
 def _open_emoji64(config: DataConfig) -> Any:
     if config.split != DataConfig.split:
         raise DataError(
-            f"of emoji64 only the split {DataConfig.split!r} is for training; leave out "
+            f"emoji64 has only the split {DataConfig.split!r} for training; leave out "
             f"--data.split {config.split!r}."
         )
     try:
         return pretraining_dataset(config.root)
     except DataError as error:
-        raise DataError(f"{error} For images of your own add --data.dataset ''.") from error
+        raise DataError(f"{error} For your own images add --data.dataset ''.") from error
 
 
 def _open_images(root: Path, split: str) -> ImageFiles | TarImages:
     if split and (root / split).is_dir():
         images = open_folder(root / split)
         images.notes.append(
-            f"of {str(root)!r} the folder {split!r} is used; --data.split '' takes all folders."
+            f"only the folder {split!r} of {str(root)!r} is used; "
+            "--data.split '' takes all folders."
         )
         return images
     if root.exists() and split not in ("", DataConfig.split):

@@ -174,7 +174,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
     except (ConnectionError, EOFError) as error:
         raise DataError(
-            f"a data worker died while it sent an image ({error!r}). {WORKER_ADVICE}"
+            f"a data worker died while sending an image ({error!r}). {WORKER_ADVICE}"
         ) from error
 
 

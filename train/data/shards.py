@@ -76,8 +76,8 @@ def list_shards(root: Path, split: str, samples: int | None) -> ShardList:
             raise DataError(f"shard {name!r} is outside the dataset's folder, so it is not read.")
     if stated and samples is not None and samples > stated:
         raise DataError(
-            f"--data.samples {samples} is more than the {stated} images that the shards state "
-            "to hold; leave it out."
+            f"--data.samples {samples} is more than the {stated} images that the shards "
+            "are stated to hold; leave it out."
         )
     images = samples or stated
     if not images:

@@ -51,8 +51,8 @@ class AugSelfConfig:
         if self.first_flip_for_both and self.crop == 0:
             raise ConfigError(
                 "augself.first_flip_for_both changes only the difference of crops, but "
-                "augself.crop is 0; give it a weight (the AugSelf paper has 0.5), or leave out the "
-                "switch."
+                "augself.crop is 0; give it a weight (the AugSelf paper has 0.5), or leave the "
+                "switch out."
             )
 
     @property
@@ -102,7 +102,7 @@ class AugSelf(nn.Module):
             ConfigError: If there are no descriptors.
         """
         if descriptors is None:
-            raise ConfigError("AugSelf needs Views.all_descriptors, as views.make_views makes it.")
+            raise ConfigError("AugSelf needs Views.all_descriptors, which views.make_views sets.")
         first, second = descriptors
         forth = differences(first, second, first_flip_for_both=self.config.first_flip_for_both)
         back = differences(second, first, first_flip_for_both=self.config.first_flip_for_both)

@@ -54,8 +54,8 @@ def locked(folder: Path) -> Iterator[None]:
         if error.errno not in _FORBIDDEN:
             raise
         raise StorageError(
-            f"cannot write in {str(folder)!r}: {error.strerror}; use another --out, or get the "
-            "right to write there."
+            f"cannot write in {str(folder)!r}: {error.strerror}; use another --out, or get "
+            "permission to write there."
         ) from error
     with lock as file:
         try:
@@ -171,7 +171,7 @@ def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
         if "</torch_" in str(error):  # what torch calls its files in shared memory
             reason = str(error).rpartition("RuntimeError: ")[2].strip()
             raise NotEnoughMemoryError(
-                f"no room in shared memory for what the data workers read ({reason}). Enlarge "
+                f"no room in shared memory for the batches of the data workers ({reason}). Enlarge "
                 "/dev/shm (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or pass "
                 "fewer --data.workers; 0 needs none. The same command continues."
             ) from error
@@ -183,7 +183,7 @@ def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
             reason = str(error).strip().partition("\n")[0]
             raise ProcessLostError(
                 f"lost the other processes ({reason}). Under torchrun --max-restarts N the run "
-                "starts again from the last checkpoint; so it does with the same command."
+                "restarts from the last checkpoint, as it does with the same command."
             ) from error
         raise
     except OSError as error:
