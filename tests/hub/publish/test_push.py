@@ -281,7 +281,7 @@ def test_a_token_in_a_card_or_in_the_settings_is_not_uploaded(
     config = (other / CONFIG_FILE).read_text()
     (other / CONFIG_FILE).write_text(config.replace('"abc"', f'"{TOKEN}"'))
     write_reference(other)
-    with pytest.raises(ModelFolderError, match=r"config\.json holds a token") as caught:
+    with pytest.raises(ModelFolderError, match=r"config\.json holds a Hub token") as caught:
         push(other, REPO)
     assert TOKEN not in str(caught.value)
     assert uploads.steps == []
