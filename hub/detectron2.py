@@ -1,10 +1,10 @@
 """A ResNet-50 as the initial weights of Detectron2's R50-C4 detectors.
 
-Written is what Detectron2's `DetectionCheckpointer` reads as `MODEL.WEIGHTS`: a `.pth` file with
-the weights under `model`. With `matching_heuristics` it finds each of them as the end of a longer
-name, so that `res5.0.conv1.weight` becomes `roi_heads.res5.0.conv1.weight` in a C4 detector and
-`backbone.res5.0.conv1.weight` in an FPN. The usual `.pkl` would do as well, but arrays pickled by
-NumPy 2 cannot be read by the NumPy 1 that Detectron2 is often run with, and pickles run code.
+Detectron2's `DetectionCheckpointer` reads the file as `MODEL.WEIGHTS`: a `.pth` with the weights
+under `model`. With `matching_heuristics` it matches each name to the end of a longer one, so
+`res5.0.conv1.weight` becomes `roi_heads.res5.0.conv1.weight` in a C4 detector and
+`backbone.res5.0.conv1.weight` in an FPN. The usual `.pkl` would also work, but the NumPy 1 that
+Detectron2 often runs with cannot read arrays pickled by NumPy 2, and pickles run code.
 """
 
 import re
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import atomic_write
+from cassle_zoo.hub.convert.backbones import difference
 from cassle_zoo.zoo.create import create_model
 
 ENDING = ".pth"
@@ -51,11 +52,11 @@ def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     names = [name for name in state if not name.endswith("num_batches_tracked")]
     with torch.device("meta"):
-        expected = timm.create_model("resnet50", num_classes=0).state_dict()
-    if _shapes(state) != _shapes(expected):
+        expected = timm.create_model("resnet50", num_classes=0)
+    if difference(dict(state), expected):
         raise ConfigError(
-            "Detectron2's R50-C4 takes a ResNet-50 as timm's resnet50; these "
-            f"{len(state)} weights ({', '.join(names[:3])}, ...) are of another network."
+            "Detectron2's R50-C4 takes a ResNet-50 like timm's resnet50; these "
+            f"{len(state)} weights ({', '.join(names[:3])}, ...) are those of another network."
         )
     return {detectron2_name(name): state[name].detach().float().cpu() for name in names}
 
@@ -65,20 +66,20 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
 
     Args:
         model: Name of a ResNet-50 with pretrained weights, or `local-dir:DIR`.
-        path: File to write, ending in `.pth`; it is whole or not there. Its folder is created.
+        path: File to write, ending in `.pth`; written whole or not at all. Its folder is created.
 
     Returns:
         The settings that Detectron2 needs to feed the network as it was trained, by name.
 
     Raises:
-        ConfigError: If the model is not a ResNet-50, or the ending is another.
+        ConfigError: If the model is not a ResNet-50, or `path` has another ending.
         UnknownNameError: If there is no such model.
-        WeightsUnavailableError: If nobody has published weights of it.
+        WeightsUnavailableError: If it has no published weights.
     """
     path = Path(path)
     if path.suffix != ENDING:
         raise ConfigError(
-            f"{path.name} must end in {ENDING}: Detectron2 tells formats by the ending."
+            f"{path.name} must end in {ENDING}: Detectron2 recognises formats by the ending."
         )
     network: Any = create_model(model, pretrained=True)
     weights = detectron2_state(network.state_dict())
@@ -93,10 +94,6 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "INPUT.FORMAT": "RGB",
     }
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _pixels(values: Iterable[float]) -> list[float]:

@@ -43,7 +43,7 @@ def export_run(
     is not installed.
 
     Args:
-        run_dir: Folder of the run, of which `final/` is read.
+        run_dir: Folder of the run; its `final/` is read.
         out_dir: Folder to write.
         dtype: Type of the weights on disk, float16 or float32.
         overwrite: Whether to replace a model folder that exists.

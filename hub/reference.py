@@ -1,9 +1,9 @@
-"""The reference of a model folder: a stored input, and what the model makes of it.
+"""The reference of a model folder: a stored input, and the model's output for it.
 
 `reference.safetensors` holds two made-up images, the features of the backbone and, if there is a
-projector, two made-up descriptors and their projections. Anybody who loads the folder, with any
-software on any machine, can recompute them and so find wrong weights, a wrong architecture or a
-wrong normalisation. Its header holds the SHA-256 of the other files.
+projector, two made-up descriptors and their projections. Recomputing them, with any software on any
+machine, reveals wrong weights, a wrong architecture or a wrong normalisation. Its header holds the
+SHA-256 of the other files.
 
     images       (2, C, H, W) uint8, as decoded; config.json says how they are normalised
     features     (2, num_features) float32
@@ -60,7 +60,8 @@ def write_reference(folder: str | Path) -> Path:
         ModelFolderError: If the folder cannot be loaded, or the model's output is not finite.
     """
     files = resolve(f"{LOCAL_PREFIX}{folder}")
-    model, projector = _load(files)
+    model = load_backbone(files)
+    projector = load_projector(files) if files.has_projector else None
     generator = torch.Generator().manual_seed(0)
     images = _images(files.config["pretrained_cfg"]["input_size"], generator)
     tensors = {"images": images}
@@ -77,10 +78,6 @@ def write_reference(folder: str | Path) -> Path:
     # One entry only, because safetensors writes several in no fixed order.
     write_bytes(path, save(tensors, {_HEADER_KEY: json.dumps(hashes, sort_keys=True)}))
     return path
-
-
-def _load(files: ModelFiles) -> tuple[nn.Module, ConditionedProjector | None]:
-    return load_backbone(files), load_projector(files) if files.has_projector else None
 
 
 def recorded_hashes(folder: str | Path) -> dict[str, str]:
@@ -102,28 +99,23 @@ def recorded_hashes(folder: str | Path) -> dict[str, str]:
     return found
 
 
-def reference_errors(folder: str | Path) -> dict[str, float]:
+def reference_errors(
+    files: ModelFiles, model: nn.Module, projector: ConditionedProjector | None
+) -> dict[str, float]:
     """Recompute the stored features and projections.
 
     Args:
-        folder: The model folder.
+        files: The model folder.
+        model: Its backbone.
+        projector: Its projector, if there is one.
 
     Returns:
         The largest difference from the stored values, divided by the largest of them, for
         `features` and, if there is a projector, `projections`.
 
     Raises:
-        ModelFolderError: If the folder cannot be loaded, or the reference does not fit it.
+        ModelFolderError: If the reference is missing, damaged, or does not fit the model.
     """
-    _require_reference(Path(folder) / REFERENCE_FILE)
-    files = resolve(f"{LOCAL_PREFIX}{folder}")
-    return compare_with_reference(files, *_load(files))
-
-
-def compare_with_reference(
-    files: ModelFiles, model: nn.Module, projector: ConditionedProjector | None
-) -> dict[str, float]:
-    """Do what :func:`reference_errors` does with a model that is loaded already."""
     path = files.folder / REFERENCE_FILE
     _require_reference(path)
     stored = read_tensors(path)

@@ -24,7 +24,7 @@ _WORDS = ((r"\ba picture", "an image"), ("picture", "image"), ("data set", "data
 def upgrade(path: Path) -> list[Path]:
     """Rewrite a file, or every file below a folder, that is in an older format.
 
-    Of a model folder the hash of config.json in `reference.safetensors` is rewritten as well, if it
+    In a model folder the hash of config.json in `reference.safetensors` is rewritten as well, if it
     was right; README.md is not.
 
     Args:
@@ -161,4 +161,4 @@ _KINDS: tuple[tuple[set[str], Callable[[Content], Content]], ...] = (
     ({"architecture", "cassle_zoo"}, _model_config),
     ({"method", "augment", "optim", "run"}, _run_settings),
 )
-"""Keys that tell a kind of file, and what rewrites its content."""
+"""The keys by which a kind of file is recognised, and the function that upgrades it."""

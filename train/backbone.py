@@ -1,7 +1,6 @@
-"""Networks to be trained, by name."""
+"""Backbones to train, by name."""
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -13,21 +12,8 @@ from cassle_zoo.specs import BACKBONES, MODEL_SPECS
 from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
 
 
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """What timm needs to build a network again.
-
-    Attributes:
-        timm_arch: Name of the timm model.
-        model_args: Arguments of its builder.
-    """
-
-    timm_arch: str
-    model_args: dict[str, Any]
-
-
-def resolve_arch(arch: str, size: int) -> Architecture:
-    """Find out what an architecture's name means.
+def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
+    """Return the timm model that an architecture's name stands for, and its builder's arguments.
 
     Args:
         arch: A short name of :data:`cassle_zoo.specs.BACKBONES` (`vit_small` is MoCo-v3's, with 12
@@ -47,7 +33,7 @@ def resolve_arch(arch: str, size: int) -> Architecture:
     # Some networks, ViTs above all, are built for one size of input.
     if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
         args["img_size"] = size
-    return Architecture(timm_arch=timm_arch, model_args=args)
+    return timm_arch, args
 
 
 @functools.lru_cache
@@ -62,12 +48,12 @@ def feature_width(arch: str, size: int) -> int:
 
     Raises:
         UnknownNameError: If there is no such architecture.
-        ConfigError: If it cannot be built for that size, or its patches would leave a rest.
+        ConfigError: If it cannot be built for that size, or its patches do not divide it.
     """
-    resolved = resolve_arch(arch, size)
+    timm_arch, args = resolve_arch(arch, size)
     try:
         with torch.device("meta"):
-            model: Any = timm.create_model(resolved.timm_arch, num_classes=0, **resolved.model_args)
+            model: Any = timm.create_model(timm_arch, num_classes=0, **args)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"arch {arch!r} cannot be built for views of augment.size {size}: {error!s:.200}"
@@ -77,8 +63,8 @@ def feature_width(arch: str, size: int) -> int:
     if size % patch:
         below = size // patch * patch
         raise ConfigError(
-            f"augment.size {size} is no multiple of the {patch} px patches of arch {arch!r}; use "
-            f"{f'{below} or ' if below else ''}{below + patch}."
+            f"augment.size {size} is not a multiple of the {patch} px patches of arch {arch!r}; "
+            f"use {f'{below} or ' if below else ''}{below + patch}."
         )
     return int(model.num_features)
 
@@ -95,14 +81,12 @@ def build_backbone(arch: str, size: int) -> nn.Module:
     Raises:
         UnknownNameError: If there is no such architecture.
     """
-    resolved = resolve_arch(arch, size)
+    timm_arch, args = resolve_arch(arch, size)
     vit = MOCOV3_VITS.get(_short_name(arch))
     if vit is None:
-        model: nn.Module = timm.create_model(
-            resolved.timm_arch, num_classes=0, **resolved.model_args
-        )
+        model: nn.Module = timm.create_model(timm_arch, num_classes=0, **args)
         return model
-    model = mocov3_vit(num_classes=0, **{**vit, **resolved.model_args})
+    model = mocov3_vit(num_classes=0, **{**vit, **args})
     freeze_fixed_parts(model)
     return model
 

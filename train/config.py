@@ -34,11 +34,11 @@ class DataConfig:
         dataset: `emoji64`, or a name for timm's dataset factory: empty for a folder or tar of
             images (no labels needed), `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`,
             `tfds/NAME`.
-        split: Split to train on, as the dataset names it; of a folder, the folder of this name
-            (all of it if it has no folder `train`, or for an empty name).
-        samples: Number of samples of a streamed dataset (`wds/`) that does not state it.
+        split: Split to train on, as the dataset names it; in a folder, the sub-folder of this name
+            (the whole folder if the name is empty, or `train` and there is no such sub-folder).
+        samples: Number of images of a streamed dataset (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
-            stream are divided among them, so there the order of the images depends on it.
+            stream are divided among them, so its order of images depends on their number.
         max_bad_fraction: Fraction of the images that may be unreadable before the run stops.
     """
 
@@ -50,7 +50,6 @@ class DataConfig:
     max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "data.")
         if self.dataset not in ("", "emoji64") and not self.dataset.startswith(_DATASETS):
             options = ("emoji64", *(f"{prefix}NAME" for prefix in _DATASETS))
@@ -69,16 +68,16 @@ class OptimConfig:
 
     Attributes:
         epochs: Passes over the data.
-        batch_size: Images per step (each gives two views).
+        batch_size: Images per step, each in two views.
         optimizer: Name for timm's optimiser factory; `momentum` is SGD without Nesterov. A prefix
             `lookahead_` is allowed.
         base_lr: Peak learning rate at batch 256; scaled linearly with the batch size.
         warmup_epochs: Epochs of linear increase from 0, before the cosine decay to 0.
         momentum: Momentum of SGD.
         weight_decay: Weight decay.
-        decay_all: Whether weight decay goes for every trained parameter, as in the paper's code
-            and MoCo-v3's; if not, it spares biases, normalisation weights, and what timm's model
-            lists in `no_weight_decay()`, such as a ViT's positions and class token.
+        decay_all: Whether weight decay applies to every trained parameter, as in the paper's code
+            and MoCo-v3's. If not, it spares biases, normalisation weights, and the parameters in
+            the timm model's `no_weight_decay()`, such as a ViT's positions and class token.
     """
 
     epochs: Annotated[int, Range(1)] = 100
@@ -91,7 +90,6 @@ class OptimConfig:
     decay_all: bool = True
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "optim.")
         if self.optimizer.removeprefix("lookahead_") not in _OPTIMIZERS:
             raise unknown_name(
@@ -114,20 +112,20 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What does not change the result, up to floating-point rounding, except `seed`.
+    """Settings that do not change the result, up to floating-point rounding, except `seed`.
 
     Attributes:
         seed: Seeds initialisation, order of the data and augmentation.
         device: Device to train on; `None` picks a GPU if there is one.
-        precision: `auto`, `fp32` or `bf16` (autocast); `auto` is bf16 where it is native. Of TF32
-            in fp32 on GPUs torch's own switches decide (by default convolutions use it).
+        precision: `auto`, `fp32` or `bf16` (autocast); `auto` is bf16 where it is native. Whether
+            fp32 uses TF32 on GPUs is up to torch's own switches (by default convolutions do).
         channels_last: Memory format of images and convolutions; faster where bf16 is native.
         threads: CPU threads of torch; `None` leaves torch's choice.
-        timeout: Seconds that one of several processes (torchrun) waits for the others.
+        timeout: Seconds that each of several processes (torchrun) waits for the others.
         checkpoint_every: Steps between checkpoints; one is also written after every epoch.
         log_every: Steps between log entries.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
-        monitor_samples: Images that a k-NN check looks at.
+        monitor_samples: Images in a k-NN check.
         loggers: Any of `csv`, `tensorboard`.
     """
 
@@ -144,7 +142,6 @@ class RunConfig:
     loggers: tuple[Annotated[str, OneOf(LOGGERS)], ...] = LOGGERS
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "run.")
 
 
@@ -181,12 +178,11 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        """Check every field, and that they go together."""
         check_fields(self)
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"name {self.name!r} must be letters, digits, '_', '-' and '.' only, and begin "
-                "with a letter or digit; it is no path (--out is)."
+                "with a letter or digit; it is not a path (--out is)."
             )
         width = feature_width(self.arch, self.augment.size)
         self.method.projector(width, self.conditioning)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -28,16 +29,16 @@ class Cost:
     """What a run costs.
 
     Attributes:
-        parameters: Numbers of parameters, by part of the model; the teacher's are no part of
-            `trained`.
+        parameters: Numbers of parameters, by part of the model; `trained` does not include the
+            teacher's.
         steps_per_epoch: Optimiser steps in an epoch.
         steps: Optimiser steps of the run.
-        peak_bytes: Highest memory use in the measured steps: of the GPU, or else of this process.
-            Data workers come on top of it.
+        peak_bytes: Peak memory in the measured steps, of the GPU or else of this process. Data
+            workers need more on top.
         step_seconds: Time of a step, without waiting for data.
         load_seconds: Time in which the data workers make a batch; `None` without data.
         seconds: Time of the run, without checkpoints and k-NN checks.
-        device: Where that was measured.
+        device: Device of the measurement.
     """
 
     parameters: dict[str, int]
@@ -50,7 +51,6 @@ class Cost:
     device: str
 
     def __str__(self) -> str:
-        """Return a table of what was measured."""
         load = "not measured: no data given (--data)"
         if self.load_seconds is not None:
             load = f"{self.load_seconds:.3g} s to read and crop"
@@ -64,32 +64,31 @@ class Cost:
         )
 
 
-def dry_run(config: TrainConfig, report: Callable[[str], None] | None = None) -> Cost:
-    """Do a few steps of a run, on its own data if there are any, else on noise; write nothing.
+def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None) -> Cost:
+    """Do a few steps of a run, on its own data if given, else on noise; write nothing.
 
     Args:
-        config: All settings. Without `data.root` the number of images is `data.samples`, or what
-            is known about the dataset.
+        config: All settings. Without `data.root` the number of images is `data.samples`, or the
+            known size of the dataset.
         report: Called with the counts as soon as the model is built, and then after each step,
             since the first steps of a large model can take minutes.
 
     Raises:
         ConfigError: If the configuration cannot be trained.
-        DataError: If there is no data and the number of images is not known, or it is too small.
+        DataError: If there is no data and the number of images is unknown, or it is too small.
     """
     dataset = open_dataset(config.data) if config.data.root else range(_images(config))
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     total = config.optim.epochs * per_epoch
     trainer = Trainer(config, per_epoch)
     parameters = count_parameters(trainer)
-    report = report or (lambda _: None)
-    report(_count_table(parameters, total, per_epoch))
+    rows = [(f"{name} parameters", f"{number:,}") for name, number in parameters.items()]
+    report(_table([*rows, ("steps", f"{total:,} ({per_epoch:,} per epoch)")]))
     count = 1 + _TIMED_STEPS
     load_seconds = None
     if config.data.root:
-        workers = max(config.data.workers, 1)
         load_seconds, samples = _load(config, dataset, min(count, total))
-        load_seconds /= workers
+        load_seconds /= max(config.data.workers, 1)
     else:
         samples = [_noise(config)] * count
     step_seconds = _time_steps(trainer, samples, total, report)
@@ -119,7 +118,7 @@ def count_parameters(trainer: Trainer) -> dict[str, int]:
         "augmentation encoder": encoder,
         **counts,
     }
-    trained = sum(p.numel() for group in method.param_groups() for p in group.parameters)
+    trained = sum(p.numel() for group in method.param_groups() for p in group["params"])
     return {**parts, "trained": trained}
 
 
@@ -134,7 +133,7 @@ def _images(config: TrainConfig) -> int:
         if name in DATASETS:
             return DATASETS[name].images
     raise DataError(
-        "how many images there are is not known: neither data.dataset nor the tag of the name "
+        "the number of images is unknown: neither data.dataset nor the tag of the name "
         f"{config.name!r} is one of {', '.join(DATASETS)}; pass --data PATH, or --data.samples N."
     )
 
@@ -172,8 +171,7 @@ def _time_steps(
             torch.cuda.synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)
         report(f"step {number} of {len(samples)} took {seconds[-1]:.3g} s")
-    timed = sorted(seconds[1:] or seconds)
-    return timed[len(timed) // 2]
+    return statistics.median_high(seconds[1:] or seconds)
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -181,11 +179,6 @@ def _peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _count_table(parameters: dict[str, int], steps: int, per_epoch: int) -> str:
-    rows = [(f"{name} parameters", f"{count:,}") for name, count in parameters.items()]
-    return _table([*rows, ("steps", f"{steps:,} ({per_epoch:,} per epoch)")])
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -10,15 +10,9 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.distributed import process_group
-from cassle_zoo.train.run import export
+from cassle_zoo.train.run import export, fingerprint
 from cassle_zoo.train.run.faults import BadImages, locked, stop_signals, translate_errors
-from cassle_zoo.train.run.fingerprint import (
-    check_same_everywhere,
-    check_same_run,
-    images_fingerprint,
-    write_settings,
-)
-from cassle_zoo.train.run.logs import NullReporter, Reporter
+from cassle_zoo.train.run.logs import Reporter
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
 
@@ -30,7 +24,7 @@ class TrainResult:
     Attributes:
         steps: Optimiser steps done, in this call and before.
         finished: Whether that is all of them; if not, the same call continues the run.
-        stopped: Whether a signal asked to stop, be it in the last step.
+        stopped: Whether a signal asked to stop, even in the last step.
     """
 
     steps: int
@@ -47,8 +41,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
 
     Args:
         config: All settings.
-        out: Folder of the run; created if missing. If it holds an interrupted run with the same
-            settings and images, that run is continued.
+        out: Folder of the run; created if missing. An interrupted run there with the same settings
+            and images is continued.
         command: The command line that started the run, for the model card.
 
     Raises:
@@ -71,10 +65,10 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         dataset = open_dataset(config.data)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
-        images = images_fingerprint(dataset)
-        check_same_everywhere(config, images)
+        images = fingerprint.images_fingerprint(dataset)
+        fingerprint.check_same_everywhere(config, images)
         with locked(out) if first else contextlib.nullcontext():
-            check_same_run(config, out, images)
+            fingerprint.check_same_run(config, out, images)
             if first:
                 remove_partials(out)
                 remove_partials(out / "final")
@@ -88,9 +82,9 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                     "began with, or use another --out."
                 )
             finished_before = trainer.step == total and export.is_written(out / "final")
-            report = Reporter(config, out, trainer.step, total) if first else NullReporter()
+            report = Reporter(config, out, trainer.step, total)
             if first:
-                write_settings(config, images, out)
+                fingerprint.write_settings(config, images, out)
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
             bad_images = BadImages(dataset, config.data.max_bad_fraction)
             for note in (*notes, *getattr(dataset, "notes", ())):
@@ -121,6 +115,6 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
                 export.write(out / "final", trainer.method, config, steps=total, command=command)
-            # Here a second signal does not yet end a process for which others wait.
+            # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)

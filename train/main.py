@@ -32,7 +32,7 @@ class Arguments:
         data: Folder or archive with the images (same as --data.root).
         out: Folder of the run.
         print_config: Print all settings as JSON and stop.
-        dry_run: Print what the run will cost (parameters and steps at once, then memory and time,
+        dry_run: Print the cost of the run (parameters and steps at once, then memory and time,
             measured on a few steps) and stop. Nothing is written. Without --data the images are
             noise.
         config: The settings, preset by the recipe.
@@ -79,12 +79,11 @@ Pretrain a backbone.
 recipes:
 {recipes}
 
-cassle-zoo train RECIPE --help shows what is known about a recipe, and every setting with its
-value there."""
+cassle-zoo train RECIPE --help shows the facts about a recipe, and every setting with its value."""
 
 
 def public_command(argv: Sequence[str]) -> str:
-    """Return the command line as a model card may show it: without the user's folders."""
+    """Return the command line for a model card, without the user's folders."""
     words: list[str] = []
     for argument in argv:
         words += argument.split("=", 1) if argument.startswith("--") else [argument]

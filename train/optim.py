@@ -21,8 +21,8 @@ def build_optimizer(
     Args:
         groups: The parameters.
         config: The optimiser, its peak learning rate and its weight decay.
-        backbone: The timm model among them, which knows what should not decay; for `decay_all`
-            False.
+        backbone: The timm model among them, which lists parameters that should not decay; for
+            `decay_all` False.
 
     Raises:
         ConfigError: If the optimiser cannot be built, for example because its package is missing,
@@ -86,22 +86,18 @@ def learning_rate(step: int, per_epoch: int, config: OptimConfig) -> float:
 
 
 def _spared(backbone: Any) -> set[int]:
-    """Return the ids of a timm model's parameters that its authors do not let decay."""
+    """Return the ids of the parameters in a timm model's `no_weight_decay()`."""
     names = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
     return {id(p) for name, p in backbone.named_parameters() if name in names} if names else set()
 
 
-def _split(group: ParamGroup, config: OptimConfig, spared: set[int]) -> list[dict[str, Any]]:
-    """Return torch's form of a group; what does not decay, if anything, apart."""
-    rates = {"lr_scale": group.lr_scale, "constant_lr": group.constant_lr}
+def _split(group: ParamGroup, config: OptimConfig, spared: set[int]) -> list[ParamGroup]:
+    """Return a group, with the parameters that do not decay apart."""
     if config.decay_all:
-        return [{"params": group.parameters, **rates}]
+        return [{**group}]
     decaying: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for p in group.parameters:
+    for p in group["params"]:
         (decaying if p.ndim > 1 and id(p) not in spared else others).append(p)
-    parts = (
-        {"params": others, "weight_decay": 0.0, **rates},
-        {"params": decaying, **rates},
-    )
+    parts = {**group, "params": others, "weight_decay": 0.0}, {**group, "params": decaying}
     return [part for part in parts if part["params"]]

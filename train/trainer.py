@@ -65,7 +65,7 @@ class Trainer:
             total: Steps of the whole run.
 
         Returns:
-            Loss, learning rate and what the method logs, of the batch of all processes.
+            Loss, learning rate and the values that the method logs, of the batch of all processes.
         """
         config = self.config
         layout = self.method.projector.layout
@@ -104,7 +104,7 @@ class Trainer:
         """Continue from the folder's checkpoint, if there is one.
 
         Returns:
-            Messages for the user about what was found.
+            Messages for the user.
 
         Raises:
             ConfigError: If the processes do not see the same checkpoint.
@@ -120,7 +120,7 @@ class Trainer:
         if len(set(process_group.all_gather_object(found))) > 1:
             raise ConfigError(
                 f"process {process_group.rank()} finds a checkpoint of step {found} in "
-                f"{str(out)!r}, others find another; all machines must see the same folder --out."
+                f"{str(out)!r}, others find another; all machines must see the same --out folder."
             )
         if state is None:
             return []

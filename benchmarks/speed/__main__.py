@@ -1,8 +1,8 @@
-"""Speed and memory beside peers: measures rows, prints them as a table, and records them as JSON.
+"""Benchmark of speed and memory beside peers: measures rows, prints a table and records JSON.
 
-Each row runs in a process of its own; within it the contestants take turns. The table shows medians
-over the rounds, also of ratios. An interrupted benchmark continues: finished rows are kept in a
-folder beside the JSON file until all are done.
+Each row runs in its own process, in which the contestants take turns. The table shows medians over
+the rounds, also of ratios. An interrupted benchmark continues: finished rows are stored in a folder
+beside the JSON file until all are done.
 """
 
 import argparse
@@ -56,7 +56,7 @@ PACKAGES = ("cassle-zoo", "torch", "torchvision", "timm", "pillow", "numpy", "ko
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what is not measured yet; return 1 if a row failed."""
+    """Measure the missing rows; return 1 if one failed."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.speed", description="Measure speed and memory beside peers."
     )
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure_all(names: Sequence[str], rounds: int, folder: Path) -> dict[str, Any]:
     """Measure the rows that have no file in a folder yet; return all, None for those that failed.
 
-    Each is measured in a process of its own, so that they do not share memory and imports.
+    Each is measured in its own process, with its own memory and imports.
     """
     rows: dict[str, Any] = {}
     for name in names:
@@ -148,7 +148,7 @@ def _short(value: float) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that are installed."""
+    """Return the versions of Python and of the installed packages."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

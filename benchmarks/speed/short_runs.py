@@ -15,6 +15,7 @@ Finished rows stay in RUNS, so an interrupted benchmark continues. About an hour
 
 import argparse
 import csv
+import dataclasses
 import platform
 import shutil
 import subprocess
@@ -23,8 +24,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
+import cassle_zoo
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.common.markdown import table as markdown_table
+from cassle_zoo.hub.export import export_run
+from cassle_zoo.records import code_version
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.recipes import RECIPES, get_recipe
+from cassle_zoo.train.run.monitor import Monitor
+from cassle_zoo.train.trainer import build_method
 
 EPOCHS = 3
 WARMUP_EPOCHS = 0.5
@@ -35,15 +46,11 @@ UNTRAINED = "untrained"
 
 def recipe_names() -> list[str]:
     """Return the recipes of resnet18 on emoji64."""
-    from cassle_zoo.train.recipes import RECIPES
-
     return [name for name in RECIPES if name.startswith("resnet18") and name.endswith(".emoji64")]
 
 
 def train(name: str, data: Path, run: Path) -> float:
     """Train, or continue training, a recipe for three epochs; return the seconds it took."""
-    from cassle_zoo.train.recipes import get_recipe
-
     settings = {
         "--optim.epochs": EPOCHS,
         "--optim.warmup-epochs": min(WARMUP_EPOCHS, get_recipe(name).optim.warmup_epochs),
@@ -60,7 +67,7 @@ def train(name: str, data: Path, run: Path) -> float:
 
 
 def monitored(run: Path) -> list[dict[str, float]]:
-    """Return what the monitor measured after each epoch."""
+    """Return the monitor's measurements after each epoch."""
     epochs: dict[str, dict[str, float]] = {}
     with (run / "metrics.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -86,13 +93,7 @@ def same_after_resuming(name: str, data: Path, run: Path) -> bool:
 
 
 def loads_by_name(run: Path) -> bool:
-    """Export the run, and compare what `create_model` and `create_projector` load with it."""
-    import torch
-    from safetensors.torch import load_file
-
-    import cassle_zoo
-    from cassle_zoo.hub.export import export_run
-
+    """Export the run, load it with `create_model` and `create_projector`, and compare."""
     folder = run.with_name(f"{run.name}-model")
     export_run(run, folder, dtype=torch.float32, overwrite=True)
     name = f"local-dir:{folder}"
@@ -122,15 +123,6 @@ def measure(name: str, data: Path, run: Path) -> dict[str, Any]:
 
 def untrained(data: Path) -> dict[str, Any]:
     """Return the row of the network that all recipes start from."""
-    import dataclasses
-
-    import torch
-
-    from cassle_zoo.train.data.datasets import open_dataset
-    from cassle_zoo.train.recipes import get_recipe
-    from cassle_zoo.train.run.monitor import Monitor
-    from cassle_zoo.train.trainer import build_method
-
     config = get_recipe("resnet18_cassle_simclr.emoji64")
     dataset = open_dataset(dataclasses.replace(config.data, root=str(data)))
     monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
@@ -154,15 +146,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure what is not measured yet, print a table, and write JSON if asked."""
+    """Measure the missing rows, print a table, and write JSON if asked."""
     parser = argparse.ArgumentParser(description="Three epochs of every recipe on emoji64.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all of resnet18")
     parser.add_argument("--data", type=Path, required=True, help="emoji64.tar or its folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     args = parser.parse_args()
-
-    from cassle_zoo.records import code_version
 
     args.out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, dict[str, Any]] = {}

@@ -15,7 +15,8 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks.speed.timing import take_turns, times_faster
-from benchmarks.speed.workloads import BATCH, config, random_batch, with_precision
+from benchmarks.speed.workloads import BATCH, config, random_batch, training_step, with_precision
+from cassle_zoo.augmentation.augment import AugmentConfig
 
 SIZE = 64
 CHOICES = (  # network, precision, and what makes it faster
@@ -38,24 +39,14 @@ def main() -> None:
         print(f"{arch:22} {precision}  {choice:22} {ratio:5.2f} times faster", flush=True)
 
 
-def _step(arch: str, precision: str, without: str = "") -> Callable[[], None]:
+def _step(arch: str, precision: str, without: str = "") -> Callable[[], Any]:
     """Return a step of SimCLR, with `without` disabled."""
-    from cassle_zoo.augmentation.augment import AugmentConfig
-    from cassle_zoo.train.trainer import Trainer
-
     run = dataclasses.replace(config(augment=AugmentConfig(size=SIZE)), arch=arch)
-    trainer = Trainer(with_precision(run, precision), 100)
-    batch = random_batch(BATCH, SIZE)
-
-    def turn() -> None:
-        disabled: Any = contextlib.nullcontext()
-        if without:
-            name = f"cassle_zoo.train.trainer.{without}"
-            disabled = patch(name, lambda *_: contextlib.nullcontext())
-        with disabled:
-            trainer.train_step(batch, 10**6)
-
-    return turn
+    step = training_step(with_precision(run, precision), random_batch(BATCH, SIZE))
+    if not without:
+        return step
+    name = f"cassle_zoo.train.trainer.{without}"
+    return patch(name, lambda *_: contextlib.nullcontext())(step)
 
 
 if __name__ == "__main__":

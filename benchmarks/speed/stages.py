@@ -13,8 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.speed.timing import medians, take_turns
 from benchmarks.speed.workloads import BATCH, config, jpeg_folder, photographs, with_precision
+from cassle_zoo import create_model, eval_transform
+from cassle_zoo.accel.fused import fuse_for_inference
+from cassle_zoo.common.images import open_image
+from cassle_zoo.features.inference import embed, inference
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import Crops, MapViews, batches
+from cassle_zoo.train.data.views import make_views
+from cassle_zoo.train.trainer import Trainer
 
 Stages = Mapping[str, Callable[[], Any]]
 
@@ -50,13 +60,6 @@ def show(title: str, stages: Stages, decoded: int, rounds: int) -> None:
 
 def training(folder: str, precision: str) -> Stages:
     """Return the stages of a training step on a batch of a folder."""
-    import torch
-
-    from cassle_zoo.train.data.datasets import open_dataset
-    from cassle_zoo.train.data.loading import Crops, MapViews, batches
-    from cassle_zoo.train.data.views import make_views
-    from cassle_zoo.train.trainer import Trainer
-
     run = with_precision(config(folder), precision)
     dataset = open_dataset(run.data)
     (batch,) = batches(run, dataset, 0, 1)
@@ -94,13 +97,6 @@ def training(folder: str, precision: str) -> Stages:
 
 def extraction(files: list[Path], precision: str) -> Stages:
     """Return the stages of extracting features from files."""
-    import torch
-
-    from cassle_zoo import create_model, eval_transform
-    from cassle_zoo.accel.fused import fuse_for_inference
-    from cassle_zoo.common.images import open_image
-    from cassle_zoo.features.inference import embed, inference
-
     overlay = {"input_size": (3, 224, 224)}
     name = "resnet50_cassle_simclr"
     model = create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()

@@ -1,4 +1,4 @@
-"""Timing of contestants that take turns, and the row of the table that it gives."""
+"""Timing of contestants that take turns, and the resulting row of the table."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ Seconds = dict[str, list[float]]
 """The seconds of every turn, by contestant."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Check:
     """A number with a goal.
 
@@ -69,7 +69,7 @@ def take_turns(
     """Time contestants in turns, so that a slow moment of the machine affects all of them.
 
     Args:
-        contestants: By name, what to do in one turn. If it returns a float, these are the seconds
+        contestants: The work of one turn, by name. If it returns a float, these are the seconds
             that count; otherwise the whole turn counts.
         rounds: Turns of each that count.
         warm: Turns of each before them.
@@ -94,7 +94,7 @@ def medians(seconds: Seconds) -> dict[str, float]:
 
 
 def speeds(seconds: Seconds, per_turn: float) -> dict[str, float]:
-    """Return what each contestant does per second, if a turn does `per_turn`."""
+    """Return the speed of each contestant, if a turn does `per_turn` units of work."""
     return {name: per_turn / median for name, median in medians(seconds).items()}
 
 

@@ -1,15 +1,20 @@
-"""Workloads that rows share: synthetic photographs, and the training run that is measured."""
+"""Workloads of several rows: synthetic photographs, and the measured training run."""
 
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+
+from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms
+from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
+from cassle_zoo.train.trainer import Trainer
 
 WIDTH, HEIGHT = 500, 375  # ImageNet's most frequent size
 BATCH, SIZE, IMAGES, WORKERS = 64, 96, 192, 2
@@ -39,11 +44,8 @@ def jpeg_folder(folder: Path, count: int) -> Path:
     return folder
 
 
-def config(root: str = "", **changes: Any) -> Any:
+def config(root: str = "", **changes: Any) -> TrainConfig:
     """Return the run: SimCLR with resnet18, 96 px, batch 64; `changes` of whole sections."""
-    from cassle_zoo.augmentation.augment import AugmentConfig
-    from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
-
     sections = {
         "augment": AugmentConfig(size=SIZE),
         "data": DataConfig(root=root, workers=WORKERS),
@@ -53,7 +55,7 @@ def config(root: str = "", **changes: Any) -> Any:
     return TrainConfig(**settings)
 
 
-def with_precision(config: Any, precision: str) -> Any:
+def with_precision(config: TrainConfig, precision: str) -> TrainConfig:
     """Return the run with another precision."""
     return dataclasses.replace(config, run=dataclasses.replace(config.run, precision=precision))
 
@@ -67,10 +69,6 @@ def photographs() -> Iterator[str]:
 
 def random_batch(count: int, size: int = SIZE) -> dict[str, Any]:
     """Return a batch as from a loader, with crops of noise, where decoding is not measured."""
-    import torch
-
-    from cassle_zoo.augmentation.augment import draw_uniforms
-
     generator = torch.Generator().manual_seed(0)
     shape = (count, 2, 3, size, size)
     return {
@@ -78,6 +76,12 @@ def random_batch(count: int, size: int = SIZE) -> dict[str, Any]:
         "uniforms": draw_uniforms(2 * count, generator).view(count, 2, -1),
         "source": torch.tensor([[375, 500]]).expand(count, 2),
     }
+
+
+def training_step(run: TrainConfig, batch: dict[str, Any]) -> Callable[[], Any]:
+    """Return a function that does one step of a run on a batch."""
+    trainer = Trainer(run, per_epoch=100)
+    return lambda: trainer.train_step(batch, 10**6)
 
 
 def timed_steps(steps: Iterator[Any], counted: int = COUNTED) -> float:

@@ -201,8 +201,7 @@ def _convert(args: argparse.Namespace) -> int:
     """Write the model folder, and print what became of the checkpoint."""
     import torch
 
-    from cassle_zoo.hub.convert.convert import convert_checkpoint
-    from cassle_zoo.hub.convert.identify import ConvertOptions
+    from cassle_zoo.hub.convert.convert import ConvertOptions, convert_checkpoint
 
     options = ConvertOptions(
         method=args.method,
@@ -237,19 +236,21 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _push(args: argparse.Namespace) -> int:
     """Push, or show what would be pushed."""
-    from cassle_zoo.hub.publish.push import plan_push, push
+    from cassle_zoo.hub.publish.push import push
 
-    options = {
-        "private": args.private,
-        "create_pr": args.create_pr,
-        "replace_card": args.replace_card,
-    }
+    done = push(
+        args.folder,
+        args.repo_id,
+        private=args.private,
+        create_pr=args.create_pr,
+        replace_card=args.replace_card,
+        dry_run=args.dry_run,
+        on_plan=_print_plan,
+    )
     if args.dry_run:
-        _print_plan(plan_push(args.folder, args.repo_id, **options))
         target = "a pull request" if args.create_pr else "main"
         print(f"dry run: nothing was written; the commit would go to {target}")
         return 0
-    done = push(args.folder, args.repo_id, **options, on_plan=_print_plan)
     print(f"url:    {done.url}")
     print(f"commit: {done.commit}")
     return 0

@@ -1,4 +1,4 @@
-"""Files of one commit of a Hub repository, downloaded into the client's usual cache.
+"""Files of one commit of a Hub repository, downloaded into the client's usual cache; its errors.
 
 huggingface_hub does the work, so its settings hold: `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
 `HF_TOKEN`, ... This module adds that all files are of the same commit, and errors that say what to
@@ -6,12 +6,14 @@ do. No error holds a token.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cassle_zoo.common.errors import (
     CassleZooError,
+    HubError,
     ModelFolderError,
     UnknownNameError,
     WeightsUnavailableError,
@@ -19,6 +21,7 @@ from cassle_zoo.common.errors import (
 from cassle_zoo.store.folder import MODEL_FILE
 from cassle_zoo.version import __version__
 
+_REASON_CHARACTERS = 500
 # Formats that are read by unpickling, which runs what the file says.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
 
@@ -133,6 +136,61 @@ def client_errors() -> tuple[type[Exception], ...]:
     # HfHubHTTPError's base is the base of all errors of the client's HTTP library, which changed
     # from requests to httpx and on. ValueError: invalid names, and a forced download that failed.
     return (OSError, ValueError, *HfHubHTTPError.__bases__)
+
+
+@contextmanager
+def hub_errors(repo: str) -> Iterator[None]:
+    """Turn the client's errors about a repository into ours, without the token a server may echo.
+
+    Raises:
+        HubError: For every error of the client inside the block.
+    """
+    # A failed upload is a RuntimeError, an answer that makes no sense a LookupError.
+    expected: tuple[type[Exception], ...] = (*client_errors(), RuntimeError, LookupError)
+    try:
+        yield
+    except CassleZooError:
+        raise
+    except expected as error:
+        raise HubError(_refusal(error, repo)) from None
+
+
+def _refusal(error: Exception, repo: str) -> str:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    where = f"{repo!r} at {endpoint()}"
+    cause: BaseException = error
+    while getattr(cause, "response", None) is None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE forbids a request for {where}; unset it."
+    # Without what the client says about an argument that our user has not given.
+    reason = re.sub(r"[^.]*`repo_type`[^.]*\.?", "", redacted(" ".join(str(cause).split())))
+    details = f"{type(cause).__name__}: {reason}"[:_REASON_CHARACTERS].rstrip(".: ")
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    return f"{where}: {_advice(status)} ({details})."
+
+
+def _advice(status: int | None) -> str:
+    from huggingface_hub import get_token
+
+    token = "your token" if get_token() else "a request without token"
+    if status is None:
+        return "the connection failed, or the answer made no sense; run the same command again"
+    if status == 401:
+        return f"{token} is not accepted; {_LOG_IN}"
+    if status in (402, 403):
+        return f"{token} has no right to do this; it needs write access to the repository"
+    if status == 404:
+        return "there is no such repository, or your token may not see it"
+    if status in (409, 412):
+        return "it changed meanwhile; nothing was committed. Run the same command again"
+    if status >= 500:
+        return (
+            "the Hub failed. Run the same command again later: files that have arrived are not "
+            "sent twice"
+        )
+    return "the Hub refused"
 
 
 def _translated(

@@ -1,4 +1,4 @@
-"""The backbone in a checkpoint: which of its weights, and the timm model that they fit.
+"""The backbone in a checkpoint: its weights, and the timm model that they fit.
 
 Checkpoints of solo-learn, lightly and Facebook's MoCo are flat dictionaries of weights in which
 the backbone has one prefix, and heads, EMA teacher and queue have others.
@@ -56,25 +56,8 @@ _SIGNATURES = (
 )
 _HEADS = ("fc.", "head.")
 # Words in prefixes that mark a copy which follows the trained network. Not "teacher": after
-# self-distillation it is the one to take, so the user has to say.
+# self-distillation it is the one to take, so the user must choose.
 _COPIES = {"momentum", "k", "target", "ema"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundWeights:
-    """A backbone's weights as they were found in a checkpoint.
-
-    Attributes:
-        format: Which code wrote the checkpoint, in words.
-        method: SSL method, if the format tells.
-        state: The weights without their prefix.
-        dropped: What else the checkpoint holds.
-    """
-
-    format: str
-    method: str | None
-    state: State
-    dropped: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +66,11 @@ class IdentifiedBackbone:
 
     Attributes:
         timm_arch: Name of the timm model.
-        model_args: Arguments that timm must be given to build it.
+        model_args: Arguments for timm to build it.
         model: That model without weights (on torch's `meta` device), classifier left out.
         state: Weights, exactly those of `model`.
         dropped: Weights of heads that were left out.
-        notes: What was assumed, in sentences.
+        notes: Assumptions, in sentences.
     """
 
     timm_arch: str
@@ -98,12 +81,20 @@ class IdentifiedBackbone:
     notes: tuple[str, ...] = ()
 
 
-def find_weights(checkpoint: Any, *, prefix: str | None = None) -> FoundWeights:
+def find_weights(
+    checkpoint: Any, *, prefix: str | None = None
+) -> tuple[State, str, str | None, tuple[str, ...]]:
     """Find the weights of the trained backbone.
 
     Args:
         checkpoint: Content of the file.
-        prefix: What their names begin with, if it is not to be found out.
+        prefix: Prefix of their names, if it is known.
+
+    Returns:
+        state: The weights without their prefix.
+        format: Which code wrote the checkpoint, in words.
+        method: SSL method, if the format tells.
+        dropped: The other contents of the checkpoint.
 
     Raises:
         CheckpointError: If there are none, or several backbones and no `prefix` to choose one.
@@ -113,15 +104,11 @@ def find_weights(checkpoint: Any, *, prefix: str | None = None) -> FoundWeights:
     name, method = _origin(checkpoint, weights, chosen)
     others = Counter(_group(key) for key in weights if not key.startswith(chosen))
     entries = [str(k) for k in checkpoint if k not in ("state_dict", "model") and k not in weights]
-    return FoundWeights(
-        format=name,
-        method=method,
-        state={k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)},
-        dropped=(
-            *(f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in others.items()),
-            *([", ".join(entries)] if entries else []),
-        ),
-    )
+    state = {k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)}
+    dropped = [f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in others.items()]
+    if entries:
+        dropped.append(", ".join(entries))
+    return state, name, method, tuple(dropped)
 
 
 def _weights(checkpoint: Any) -> State:
@@ -162,7 +149,7 @@ def _find_prefix(keys: set[str]) -> str:
             "--prefix."
         )
     raise CheckpointError(
-        "no ResNet with torchvision's names and no ViT with timm's names was found among "
+        "found no ResNet with torchvision's names and no ViT with timm's names among "
         f"{', '.join(sorted(keys)[:5])}, ...; say which weights with --prefix, and which timm "
         "model they fit with --arch."
     )
@@ -202,7 +189,7 @@ def identify_backbone(
     Args:
         state: Weights of a torchvision-style ResNet (by name, or as lightly's nn.Sequential) or
             a timm-style ViT; with `arch`, of any timm model.
-        arch: Name of the timm model, if it is to be taken as given.
+        arch: Name of the timm model, if it is known.
         num_heads: Attention heads of a ViT, which its weights do not show.
         mocov3: Whether a ViT is known to have MoCo-v3's number of heads.
 
@@ -287,7 +274,7 @@ def _resnets(state: State) -> tuple[str, ...]:
 def _vit(
     state: State, num_heads: int | None
 ) -> tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]:
-    """Return timm's name of a ViT, the arguments that timm must be given, and what was assumed."""
+    """Return timm's name of a ViT, the arguments for timm, and the assumptions."""
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     positions = state.get("pos_embed")
     if width not in _VITS or positions is None:

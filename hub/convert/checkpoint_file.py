@@ -1,9 +1,9 @@
 """Checkpoint files of other training codes, read without running anything in them.
 
 Such files are pickles. They are read with torch's `weights_only` loader, which knows tensors and
-plain values and imports nothing. For the settings that Lightning, omegaconf, argparse and numpy
-leave in checkpoints it is given inert stand-ins, so that these libraries are neither needed nor
-run; every other type is refused.
+plain values and imports nothing. Settings that Lightning, omegaconf, argparse and numpy leave in
+checkpoints are replaced by inert stand-ins, so these libraries are neither needed nor run; every
+other type is refused.
 """
 
 import pickle
@@ -22,47 +22,33 @@ class Inert:
     """Stands in for an object of another library: takes anything, stores and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what the pickle gives."""
+        pass
 
     def __setstate__(self, state: Any) -> None:
-        """Take what the pickle gives."""
+        pass
 
 
-INERT_TYPES: tuple[str, ...] = (
-    "argparse.Namespace",
-    "builtins.bool",
-    "builtins.dict",
-    "builtins.float",
-    "builtins.int",
-    "builtins.list",
-    "builtins.str",
-    "builtins.tuple",
-    "collections.defaultdict",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.nodes.AnyNode",
-    "omegaconf.nodes.BooleanNode",
-    "omegaconf.nodes.FloatNode",
-    "omegaconf.nodes.IntegerNode",
-    "omegaconf.nodes.StringNode",
-    "pathlib.PosixPath",
-    "pathlib.PurePosixPath",
-    "pathlib.WindowsPath",
-    "pathlib._local.PosixPath",
-    "pathlib._local.WindowsPath",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "typing.Any",
+_INERT = {
+    "argparse": "Namespace",
+    "builtins": "bool dict float int list str tuple",
+    "collections": "defaultdict",
+    "numpy._core.multiarray": "_reconstruct scalar",
+    "numpy.core.multiarray": "_reconstruct scalar",
+    "numpy": "dtype ndarray",
+    "omegaconf.base": "ContainerMetadata Metadata",
+    "omegaconf.dictconfig": "DictConfig",
+    "omegaconf.listconfig": "ListConfig",
+    "omegaconf.nodes": "AnyNode BooleanNode FloatNode IntegerNode StringNode",
+    "pathlib": "PosixPath PurePosixPath WindowsPath",
+    "pathlib._local": "PosixPath WindowsPath",
+    "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
+    "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+    "typing": "Any",
+}
+INERT_TYPES = tuple(
+    f"{module}.{name}" for module, names in _INERT.items() for name in names.split()
 )
-"""Types of which the content is left out."""
+"""Types whose content is left out."""
 
 # Lightning's hyper-parameters: a dictionary, which torch's loader fills only if it is a known one.
 DICT_TYPES: tuple[str, ...] = (
@@ -89,8 +75,8 @@ def read_checkpoint(path: str | Path) -> Any:
         Its content; objects of :data:`INERT_TYPES` are replaced by :class:`Inert`.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, no such file, or holds other types of
-            objects; of these nothing is run.
+        CheckpointError: If the file is missing, damaged, not written by `torch.save`, or holds
+            other types of objects. None of their code is run.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,7 +116,7 @@ def _check_tensors(content: Any, path: Path) -> None:
             if value.is_meta or value.numel() * value.element_size() > max(size, _HARMLESS):
                 raise CheckpointError(
                     f"{path} holds a tensor of shape {tuple(value.shape)}, but not its content; "
-                    "get the file again from where it came."
+                    "get the file again from its source."
                 )
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))  # a pickle may hold itself
@@ -141,7 +127,7 @@ def _refusal(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL (\S+)", str(error))
     if found is None:
         return (
-            f"{path} is not read: it is no file of torch.save, or holds more than tensors and "
+            f"{path} is not read: it was not written by torch.save, or holds more than tensors and "
             f"plain values, and loading such objects may run code. {_IF_TRUSTED}"
         )
     return (

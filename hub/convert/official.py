@@ -1,8 +1,8 @@
 """Checkpoints of the paper's code (gmum/CASSLE): their projector, and their SSL method.
 
 They hold `backbone`, `projector`, for some methods `predictor`, for AugSelf `ss_predictor`, and the
-state of the optimisers. What the projector is follows from its tensors, except for a few cases that
-only `args.json`, the name or an option can decide.
+state of the optimisers. The projector's configuration follows from its tensors, except for a few
+cases that only `args.json`, the name or an option can decide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.specs import BACKBONES, PROJECTORS
 
 Notes = tuple[str, ...]
-"""What was assumed, in sentences."""
+"""Assumptions, in sentences."""
 
 # Parts of the projector under their names, and ours.
 _PARTS = {
@@ -66,7 +66,7 @@ def read_projector(
     descriptors: Sequence[str] | None = None,
     args: Mapping[str, Any] | None = None,
 ) -> tuple[ConditionedProjector, Notes]:
-    """Work out what a projector is from its tensors.
+    """Identify a projector by its tensors.
 
     Args:
         state: `checkpoint["projector"]`.
@@ -76,7 +76,7 @@ def read_projector(
         args: Content of args.json, if there is one.
 
     Returns:
-        The projector with these weights in float32, and what was assumed.
+        The projector with these weights in float32, and the assumptions.
 
     Raises:
         CheckpointError: If the tensors are not understood, leave a choice that nothing decides, or
@@ -177,7 +177,7 @@ def _generated_shape(weights: int, in_features: int, depth: int | None) -> dict[
 
 
 def _stated(what: str, sources: Mapping[str, str | None], possible: tuple[str, ...]) -> str | None:
-    """Return what the first source says that says anything; none may contradict the tensors."""
+    """Return the value of the first source that has one; none may contradict the tensors."""
     for source, value in sources.items():
         if value is not None and possible and value not in possible:
             raise CheckpointError(
@@ -237,7 +237,7 @@ def _choose_descriptors(
         raise CheckpointError(f"no set of descriptors has {width} numbers.")
     shown = "; ".join(" ".join(names) for names in fitting[:6])
     raise CheckpointError(
-        f"several sets of descriptors have {width} numbers ({shown}); say which with "
+        f"several sets of descriptors have {width} numbers ({shown}); choose one with "
         "--descriptors, or put args.json beside the file."
     )
 
@@ -260,7 +260,7 @@ def choose_method(
         name: Name given to the model; counts if it is of the form `ARCH_METHOD`.
 
     Returns:
-        The method, or "A or B" where nothing decides; and what was assumed.
+        The method, or "A or B" where nothing decides; and the assumptions.
 
     Raises:
         CheckpointError: If one of these contradicts the tensors.

@@ -1,4 +1,4 @@
-"""`pull`: a model of the Hub, in the cache or as a folder; and what users may call a model."""
+"""`pull`: a model of the Hub, in the cache or as a folder; and the names users may write."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, resolve
 
 
 def model_name(text: str, revision: str | None = None) -> str:
-    """Return the name by which `create_model` knows what a user wrote.
+    """Return the name of `create_model` for the text that a user wrote.
 
     Args:
         text: A name of `create_model`, the path of a model folder, or a repository `ORG/NAME`. A
@@ -70,7 +70,7 @@ def pull(
     if source.resolve() == target:
         raise ModelFolderError(f"{target} is the folder itself; give another one.")
     with new_folder(target, overwrite=force) as staged:
-        # By known names only: what else a repository lists is never used as a path.
+        # By known names only: no other name that a repository lists is used as a path.
         for file in FOLDER_FILES:
             if (source / file).is_file():
                 shutil.copyfile(source / file, staged / file)

@@ -15,11 +15,11 @@ from cassle_zoo.hub.publish.remote import (
     Repository,
     check_repo_id,
     hub_api,
-    hub_errors,
     inspect_repository,
 )
 from cassle_zoo.hub.publish.verify import folder_content, verify_folder
 from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.download import hub_errors
 from cassle_zoo.store.folder import CARD_FILE, bundled_folder, read_config
 from cassle_zoo.version import __version__
 
@@ -28,7 +28,7 @@ NEW, CHANGED, UNCHANGED, KEPT = "new", "changed", "unchanged", "kept"
 
 @dataclass(frozen=True, kw_only=True)
 class PushFile:
-    """What becomes of one file.
+    """One file of a push.
 
     Attributes:
         name: Its name, here and there.
@@ -53,11 +53,11 @@ class PushFile:
 
 @dataclass(frozen=True, kw_only=True)
 class PushPlan:
-    """What a push would do.
+    """A planned push.
 
     Attributes:
         repo_id: `ORG/NAME`.
-        parent: Commit that the repository is at; `None` if it has to be created.
+        parent: Latest commit of the repository; `None` if there is no repository yet.
         private: Whether the repository is, or will be, private.
         files: The files of the folder.
         left_out: Names in the folder that are not uploaded.
@@ -74,10 +74,10 @@ class PushPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Pushed:
-    """What a push did.
+    """A push that was made, or only planned.
 
     Attributes:
-        plan: What was to be done.
+        plan: Its plan.
         commit: Commit that has the files, 40 hexadecimal digits; `None` if it was only planned.
         url: Its address, or the pull request's.
     """
@@ -87,31 +87,71 @@ class Pushed:
     url: str | None = None
 
 
-def plan_push(
+def push(
     folder: str | Path,
     repo_id: str,
     *,
     private: bool = False,
     create_pr: bool = False,
     replace_card: bool = False,
-) -> PushPlan:
-    """Verify a model folder, and find out what a push would do. Writes nothing anywhere.
+    dry_run: bool = False,
+    on_plan: Callable[[PushPlan], None] = lambda _: None,
+) -> Pushed:
+    """Upload a model folder, after verifying it, in one commit.
+
+    Only files of a model folder are sent, and only those that changed. The repository is created if
+    it is missing. `hf-hub:ORG/NAME` in the card becomes the repository's own name.
 
     Args:
         folder: The model folder.
         repo_id: `ORG/NAME`.
-        private: Whether a new repository is to be private.
-        create_pr: Whether a pull request is to be opened, for which the repository must exist.
+        private: Whether a new repository is private.
+        create_pr: Whether to open a pull request, for which the repository must exist, instead of
+            committing to `main`.
         replace_card: Whether to replace a README.md that the repository has.
+        dry_run: Whether to stop before anything is written.
+        on_plan: Called with the plan.
+
+    Returns:
+        The plan, and the commit: the present one if nothing had to be sent, none in a dry run.
 
     Raises:
         ModelFolderError: If a check of :func:`cassle_zoo.hub.publish.verify.verify_folder` fails;
             all that fail are named. If a file is a symbolic link that leads out of the folder.
         ConfigError: If `repo_id` is malformed, is public though `private` is wanted, or does not
             exist though `create_pr` is wanted.
-        HubError: If the Hub refuses or cannot be reached.
+        HubError: If the Hub refuses or cannot be reached, the repository changed meanwhile, or
+            a file did not arrive as it was sent.
     """
-    folder = Path(folder)
+    plan = _plan(
+        Path(folder), repo_id, private=private, create_pr=create_pr, replace_card=replace_card
+    )
+    on_plan(plan)
+    if dry_run:
+        return Pushed(plan=plan)
+    sent = [file for file in plan.files if file.is_sent]
+    api = hub_api()
+    if plan.parent is not None and not sent:
+        url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"
+        return Pushed(plan=plan, commit=plan.parent, url=url)
+    with hub_errors(repo_id):
+        if plan.parent is None:
+            api.create_repo(repo_id, private=private)
+        done = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(file.name, file.content) for file in sent],
+            commit_message=f"Upload {plan.model}",
+            commit_description=f"With cassle-zoo {__version__}.",
+            create_pr=create_pr,
+            parent_commit=plan.parent,
+        )
+    _check_arrived(plan, done.oid)
+    return Pushed(plan=plan, commit=done.oid, url=done.pr_url or done.commit_url)
+
+
+def _plan(
+    folder: Path, repo_id: str, *, private: bool, create_pr: bool, replace_card: bool
+) -> PushPlan:
     check_repo_id(repo_id)
     names, left_out = folder_content(folder)
     _check_links(folder, names)
@@ -142,7 +182,7 @@ def plan_push(
 
 
 def _check_links(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to upload what a link in the folder points at somewhere else."""
+    """Refuse links that lead out of the folder."""
     inside = folder.resolve()
     for name in names:
         target = (folder / name).resolve()
@@ -174,64 +214,8 @@ def _planned(
     )
 
 
-def push(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    create_pr: bool = False,
-    replace_card: bool = False,
-    on_plan: Callable[[PushPlan], None] | None = None,
-) -> Pushed:
-    """Upload a model folder, after verifying it, in one commit.
-
-    Only files of a model folder are sent, and of these only the ones that changed. The repository
-    is created if it is missing. `hf-hub:ORG/NAME` in the card becomes the repository's own name.
-
-    Args:
-        folder: The model folder.
-        repo_id: `ORG/NAME`.
-        private: Whether a new repository is private.
-        create_pr: Whether to open a pull request instead of committing to `main`.
-        replace_card: Whether to replace a README.md that the repository has.
-        on_plan: Called with what is about to be done.
-
-    Returns:
-        The commit; the present one if nothing had to be sent.
-
-    Raises:
-        ModelFolderError: If a check of the folder fails.
-        ConfigError: As :func:`plan_push`.
-        HubError: If the Hub refuses or cannot be reached, the repository changed meanwhile, or
-            a file did not arrive as it was sent.
-    """
-    plan = plan_push(
-        folder, repo_id, private=private, create_pr=create_pr, replace_card=replace_card
-    )
-    if on_plan is not None:
-        on_plan(plan)
-    sent = [file for file in plan.files if file.is_sent]
-    api = hub_api()
-    if plan.parent is not None and not sent:
-        url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"
-        return Pushed(plan=plan, commit=plan.parent, url=url)
-    with hub_errors(repo_id):
-        if plan.parent is None:
-            api.create_repo(repo_id, private=private)
-        done = api.create_commit(
-            repo_id,
-            [CommitOperationAdd(file.name, file.content) for file in sent],
-            commit_message=f"Upload {plan.model}",
-            commit_description=f"With cassle-zoo {__version__}.",
-            create_pr=create_pr,
-            parent_commit=plan.parent,
-        )
-    _check_arrived(plan, done.oid)
-    return Pushed(plan=plan, commit=done.oid, url=done.pr_url or done.commit_url)
-
-
 def _check_arrived(plan: PushPlan, commit: str) -> None:
-    """Check what the commit holds: a .gitignore there makes the Hub leave files out silently."""
+    """Check the content of the commit; a .gitignore there makes the Hub drop files silently."""
     repository = inspect_repository(plan.repo_id, commit)
     wrong = [
         file.name
@@ -252,7 +236,7 @@ def publish(
     private: bool = False,
     replace_card: bool = False,
     dry_run: bool = False,
-    on_plan: Callable[[PushPlan], None] | None = None,
+    on_plan: Callable[[PushPlan], None] = lambda _: None,
 ) -> Iterator[Pushed]:
     """Push every released model to `ORG/FULL_NAME`, one after the other.
 
@@ -260,11 +244,11 @@ def publish(
         org: User or organisation on the Hub.
         private: Whether new repositories are private.
         replace_card: Whether to replace README.md files that the repositories have.
-        dry_run: Whether to find out only what would be done.
-        on_plan: Called with what is about to be done, for each model.
+        dry_run: Whether to stop before anything is written.
+        on_plan: Called with the plan of each model.
 
     Yields:
-        Each model once it is pushed, so that those before a failure are known.
+        Each model once it is pushed, so a failure does not hide those before it.
 
     Raises:
         CassleZooError: As :func:`push`.
@@ -272,20 +256,18 @@ def publish(
     for name, spec in MODEL_SPECS.items():
         if not spec.released:
             continue
-        repo_id = f"{org}/{name}"
         with tempfile.TemporaryDirectory() as scratch:
             folder = bundled_folder(spec)
             if not folder.is_dir():
                 folder = pull(name, Path(scratch) / name)
-            if dry_run:
-                plan = plan_push(folder, repo_id, private=private, replace_card=replace_card)
-                if on_plan is not None:
-                    on_plan(plan)
-                yield Pushed(plan=plan)
-            else:
-                yield push(
-                    folder, repo_id, private=private, replace_card=replace_card, on_plan=on_plan
-                )
+            yield push(
+                folder,
+                f"{org}/{name}",
+                private=private,
+                replace_card=replace_card,
+                dry_run=dry_run,
+                on_plan=on_plan,
+            )
 
 
 def registry_lines(published: Sequence[Pushed]) -> str:

@@ -1,32 +1,20 @@
-"""A model repository on the Hub: what it holds, and what its answers mean for the user."""
+"""A model repository on the Hub: its name, its commit and its files."""
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import (
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from cassle_zoo.common.errors import CassleZooError, ConfigError, HubError
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import sha256
-from cassle_zoo.store.download import client_errors, endpoint, redacted
+from cassle_zoo.store.download import hub_errors, redacted
 from cassle_zoo.store.folder import FOLDER_FILES
 from cassle_zoo.version import __version__
-
-_REASON_CHARACTERS = 500
-
-# Sentences of the client about arguments that our user has not given.
-_ABOUT_ARGUMENTS = re.compile(r"[^.]*`repo_type`[^.]*\.?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +66,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def inspect_repository(repo_id: str, revision: str = "main") -> Repository | None:
-    """Ask what a repository holds.
+    """Look up a repository.
 
     Args:
         repo_id: `ORG/NAME`.
@@ -103,55 +91,3 @@ def inspect_repository(repo_id: str, revision: str = "main") -> Repository | Non
         if isinstance(file, RepoFile) and file.path in FOLDER_FILES
     }
     return Repository(commit=str(info.sha), private=bool(info.private), files=files)
-
-
-@contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn the client's errors into ours, without the token that a server may have sent back.
-
-    Raises:
-        HubError: For every error of the client inside the block.
-    """
-    # A failed upload is a RuntimeError, an answer that makes no sense a LookupError.
-    expected: tuple[type[Exception], ...] = (*client_errors(), RuntimeError, LookupError)
-    try:
-        yield
-    except CassleZooError:
-        raise
-    except expected as error:
-        # Without the client's traceback, because what the server said is in it unredacted.
-        raise HubError(_translated(error, repo_id)) from None
-
-
-def _translated(error: Exception, repo_id: str) -> str:
-    where = f"{repo_id!r} at {endpoint()}"
-    cause: BaseException = error
-    while getattr(cause, "response", None) is None and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE forbids to ask for {where}; unset it."
-    reason = re.sub(_ABOUT_ARGUMENTS, "", redacted(" ".join(str(cause).split())))
-    response: Any = getattr(cause, "response", None)
-    status = None if response is None else response.status_code
-    details = f"{type(cause).__name__}: {reason}"[:_REASON_CHARACTERS].rstrip(".: ")
-    return f"{where}: {_advice(status)} ({details})."
-
-
-def _advice(status: int | None) -> str:
-    token = "your token" if get_token() else "a request without token"
-    if status is None:
-        return "the connection failed, or the answer made no sense; run the same command again"
-    if status == 401:
-        return f"{token} is not accepted; log in with `hf auth login` or set HF_TOKEN"
-    if status in (402, 403):
-        return f"{token} has no right to do this; it needs write access to the repository"
-    if status == 404:
-        return "there is no such repository, or your token may not see it"
-    if status in (409, 412):
-        return "it changed meanwhile; nothing was committed. Run the same command again"
-    if status >= 500:
-        return (
-            "the Hub failed. Run the same command again later: files that have arrived are not "
-            "sent twice"
-        )
-    return "the Hub refused"

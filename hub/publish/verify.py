@@ -1,4 +1,4 @@
-"""`verify`: checks of a model folder, or of a repository on the Hub; all that is wrong."""
+"""`verify`: checks of a model folder, or of a repository on the Hub."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from cassle_zoo.hub.cards.card import CARD_REPO, read_results, render_card
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
 from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.remote import inspect_repository
-from cassle_zoo.hub.reference import TOLERANCE, compare_with_reference, recorded_hashes
+from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_errors
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 from cassle_zoo.store.folder import (
@@ -49,7 +49,7 @@ class Check:
 
 
 def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sort what is in a model folder into its own files and others.
+    """Sort the content of a model folder into its own files and others.
 
     Args:
         folder: The model folder.
@@ -58,7 +58,7 @@ def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
         Names of the model folder's files, and of everything else, which is never uploaded.
 
     Raises:
-        ModelFolderError: If the folder does not exist, or one of its own files is no file.
+        ModelFolderError: If the folder does not exist, or one of its own files is not a file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -89,7 +89,7 @@ def verify_folder(folder: str | Path) -> list[Check]:
 
 
 def content_checks(folder: Path, pinned: ModelSpec | None = None) -> list[Check]:
-    """Check what the files of a model folder hold.
+    """Check the content of a model folder's files.
 
     Args:
         folder: The model folder, or the one of a commit in the Hub's cache.
@@ -148,7 +148,7 @@ def _files(folder: Path) -> str:
 def _config(folder: _Folder) -> str:
     config = folder.files.config
     if holds_token((folder.path / CONFIG_FILE).read_text(encoding="utf-8")):
-        raise ModelFolderError(f"{folder.path / CONFIG_FILE} holds a token of the Hub; revoke it.")
+        raise ModelFolderError(f"{folder.path / CONFIG_FILE} holds a Hub token; revoke it.")
     return f"{config['cassle_zoo']['name']}, {config['architecture']}"
 
 
@@ -168,8 +168,7 @@ def _hashes(folder: _Folder, pinned: ModelSpec | None) -> str:
         )
     released = pinned or MODEL_SPECS.get(folder.files.spec.full_name)
     published = {} if released is None else dict(released.sha256 or {})
-    same = recorded.get(MODEL_FILE) == published.get(MODEL_FILE)
-    if pinned is None and not same:
+    if pinned is None and recorded.get(MODEL_FILE) != published.get(MODEL_FILE):
         return f"as recorded in {REFERENCE_FILE}; not a model of the registry"
     verify_files(path, published)
     return f"as recorded in {REFERENCE_FILE} and in the registry"
@@ -195,7 +194,7 @@ def _projector(folder: _Folder) -> str:
 
 
 def _reference(folder: _Folder) -> str:
-    errors = compare_with_reference(folder.files, folder.backbone, folder.projector)
+    errors = reference_errors(folder.files, folder.backbone, folder.projector)
     found = ", ".join(f"{name} differ by {error:.1e}" for name, error in errors.items())
     if not all(error <= TOLERANCE for error in errors.values()):  # also if one is NaN
         raise ModelFolderError(f"{found} of the largest value; {TOLERANCE:.0e} is allowed.")
@@ -231,8 +230,8 @@ def verify(
 ) -> list[Check]:
     """Check a model folder, a repository on the Hub, or a model of the registry.
 
-    Of a repository, the files are compared with the hashes that the Hub says they have; of a model
-    of the registry, with the published ones.
+    The files of a repository are compared with the hashes that the Hub states; those of a model of
+    the registry with the published hashes.
 
     Args:
         name: A name of `create_model`, a repository `ORG/NAME`, or a folder.
@@ -265,7 +264,7 @@ def _as_on_the_hub(files: ModelFiles) -> str:
     folder, repo, commit = files.folder, str(files.spec.hub_repo), str(files.commit)
     repository = inspect_repository(repo, commit)
     if repository is None:
-        raise HubError(f"{repo!r} is not on the Hub any more, or your token may not see it.")
+        raise HubError(f"{repo!r} is no longer on the Hub, or your token may not see it.")
     wrong = [name for name in repository.files if not (folder / name).is_file()] + [
         name
         for name in FOLDER_FILES

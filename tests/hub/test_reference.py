@@ -13,9 +13,9 @@ from cassle_zoo.hub.reference import (
     TOLERANCE,
     main,
     recorded_hashes,
-    reference_errors,
     write_reference,
 )
+from cassle_zoo.hub.reference import reference_errors as errors_of_loaded
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store.folder import (
     CONFIG_FILE,
@@ -24,9 +24,17 @@ from cassle_zoo.store.folder import (
     REFERENCE_FILE,
     bundled_folder,
 )
+from cassle_zoo.store.model_files import resolve
 from cassle_zoo.store.tensors import save_model_folder
+from cassle_zoo.zoo.create import load_backbone, load_projector
 
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
+
+
+def reference_errors(folder: Path) -> dict[str, float]:
+    files = resolve(f"local-dir:{folder}")
+    projector = load_projector(files) if files.has_projector else None
+    return errors_of_loaded(files, load_backbone(files), projector)
 
 
 @pytest.fixture

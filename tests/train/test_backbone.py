@@ -31,8 +31,7 @@ from cassle_zoo.train.trainer import build_method
     ],
 )
 def test_names(arch: str, size: int, timm_arch: str, model_args: dict[str, int]) -> None:
-    resolved = resolve_arch(arch, size)
-    assert (resolved.timm_arch, resolved.model_args) == (timm_arch, model_args)
+    assert resolve_arch(arch, size) == (timm_arch, model_args)
 
 
 def test_unknown_names() -> None:
@@ -44,7 +43,7 @@ def test_unknown_names() -> None:
     ("arch", "size", "message"),
     [
         ("resnet1", 64, "Unknown arch 'resnet1'. Did you mean 'resnet"),
-        ("vit_small", 100, "augment.size 100 is no multiple of the 16 px patches .* 96 or 112"),
+        ("vit_small", 100, "augment.size 100 is not a multiple of the 16 px patches .* 96 or 112"),
         (
             "xcit_nano_12_p16_224",
             100,
@@ -94,7 +93,7 @@ def test_mocov3_leaves_the_fixed_parts_of_a_vit_alone() -> None:
     config = TrainConfig(name="mine", arch="vit_small", method=method, augment=augment)
     model = build_method(config)
     before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
-    groups = [{"params": group.parameters} for group in model.param_groups()]
+    groups = model.param_groups()
     optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
     images, omegas = torch.randn(2, 4, 3, 32, 32), torch.rand(2, 4, 13)
     loss, _ = model(Views(images=(images[0], images[1]), descriptors=(omegas[0], omegas[1])))

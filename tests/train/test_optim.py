@@ -4,7 +4,6 @@ import pytest
 import timm
 
 from cassle_zoo.train.config import OptimConfig
-from cassle_zoo.train.methods.base import ParamGroup
 from cassle_zoo.train.optim import build_optimizer, learning_rate
 from cassle_zoo.train.recipes import get_recipe
 from cassle_zoo.train.trainer import build_method
@@ -46,7 +45,7 @@ def test_weight_decay_of_a_vit() -> None:
     assert config.optim.decay_all
     backbone = timm.create_model("test_vit", num_classes=0)
     named = dict(backbone.named_parameters())
-    groups = [ParamGroup(parameters=[*named.values()])]
+    groups = [{"params": [*named.values()]}]
     everything = build_optimizer(groups, config.optim, backbone)
     assert [g["weight_decay"] for g in everything.param_groups] == [0.1]
     optim = dataclasses.replace(config.optim, decay_all=False)

@@ -1,1 +1,1 @@
-"""From a dataset to batches of views."""
+"""Datasets, and batches of views from them."""

@@ -1,4 +1,4 @@
-"""Opening the images of a run: a folder, a tar archive, emoji64, or what timm's factory knows."""
+"""The images of a run: a folder, a tar archive, emoji64, or a dataset of timm's factory."""
 
 import functools
 import os
@@ -56,8 +56,8 @@ def open_dataset(config: DataConfig) -> Any:
 def open_folder(root: Path) -> ImageFiles:
     """Open all images of a folder and the folders below it.
 
-    An image's label is the number of its folder's name. The notes name each folder that cannot be
-    opened, and is left out.
+    An image's label is the number of its folder's name. The notes list folders that are left out
+    because they cannot be opened.
 
     Raises:
         DataError: If there are no images.
@@ -78,7 +78,7 @@ def open_folder(root: Path) -> ImageFiles:
 
 
 class TarImages(Dataset[tuple[Image.Image, int]]):
-    """All images of a tar archive: the same files that count as images in a folder.
+    """All images of a tar archive, by the same rules as in a folder.
 
     Attributes:
         notes: A line if the archive has no end mark.
@@ -88,7 +88,7 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         """Find the images; an image's label is the number of its folder's name.
 
         Raises:
-            DataError: If it is no tar archive, is compressed, damaged or cut off, or holds no
+            DataError: If it is not a tar archive, is compressed, damaged or cut off, or holds no
                 images.
         """
         endings = image_endings()
@@ -97,7 +97,7 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         except DataError as error:
             if error.__cause__ is None:  # an archive, but a damaged one
                 raise
-            raise DataError(f"{error} Data of another kind need their --data.dataset.") from error
+            raise DataError(f"{error} Other kinds of data need their --data.dataset.") from error
         names = self._tar.names
         if not names:
             raise DataError(f"the archive {str(path)!r} holds no images.")
@@ -109,7 +109,6 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         self._labels = [number[folder] for folder in folders]
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self._order)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
@@ -131,11 +130,9 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
     """Images of a dataset, or reader, of timm or torchvision; no bad image is hidden."""
 
     def __init__(self, source: Any) -> None:
-        """Keep the dataset: it gives pairs of (image or open file, label)."""
         self.source = source
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
@@ -168,20 +165,21 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
 def _open_emoji64(config: DataConfig) -> Any:
     if config.split != DataConfig.split:
         raise DataError(
-            f"of emoji64 only the split {DataConfig.split!r} is for training; leave out "
+            f"emoji64 has only the split {DataConfig.split!r} for training; leave out "
             f"--data.split {config.split!r}."
         )
     try:
         return pretraining_dataset(config.root)
     except DataError as error:
-        raise DataError(f"{error} For images of your own add --data.dataset ''.") from error
+        raise DataError(f"{error} For your own images add --data.dataset ''.") from error
 
 
 def _open_images(root: Path, split: str) -> ImageFiles | TarImages:
     if split and (root / split).is_dir():
         images = open_folder(root / split)
         images.notes.append(
-            f"of {str(root)!r} the folder {split!r} is used; --data.split '' takes all folders."
+            f"only the folder {split!r} of {str(root)!r} is used; "
+            "--data.split '' takes all folders."
         )
         return images
     if root.exists() and split not in ("", DataConfig.split):

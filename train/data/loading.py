@@ -1,4 +1,4 @@
-"""From a dataset to batches of uint8 crops.
+"""Batches of uint8 crops from a dataset.
 
 Workers decode an image once, cut its two crops and draw the uniforms that fix the rest of the
 augmentation. All of it depends only on (seed, epoch, sample, view): not on the number of workers,
@@ -8,12 +8,13 @@ nor on where a run was interrupted.
 import functools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_generator
 from cassle_zoo.augmentation.crop import crop_box, cut_crops
@@ -22,9 +23,9 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError, open_image
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
-from cassle_zoo.train.data.streams import Sample, StreamBatches, TimmStream
+from cassle_zoo.train.data.streams import Sample, StreamViews, TimmStream, stream_batches
 from cassle_zoo.train.distributed.process_group import local_rows
-from cassle_zoo.train.run.faults import WORKER_ADVICE
+from cassle_zoo.train.run.faults import WORKER_ADVICE, BadImages
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
@@ -32,24 +33,24 @@ WORKER_GRACE = 30  # seconds
 _NICENESS = 10  # of workers that share the processors with the computation
 
 
+@dataclass(frozen=True)
 class Crops:
-    """Cuts the crops of one image's views and draws their uniforms."""
+    """Cuts the crops of one image's views and draws their uniforms.
 
-    def __init__(self, augment: AugmentConfig, seed: int) -> None:
-        """Keep the distribution and the seed."""
-        self.augment = augment
-        self.seed = seed
+    Attributes:
+        augment: The distribution of views.
+        seed: Seed of the run.
+    """
+
+    augment: AugmentConfig
+    seed: int
 
     def __call__(self, image: Image.Image, epoch: int, sample: int) -> Sample:
         """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ()."""
         image = open_image(image)
         width, height = image.size
-        uniforms = torch.cat(
-            [
-                draw_uniforms(1, view_generator(self.seed, epoch, sample, view))
-                for view in range(N_VIEWS)
-            ]
-        )
+        generators = (view_generator(self.seed, epoch, sample, view) for view in range(N_VIEWS))
+        uniforms = torch.cat([draw_uniforms(1, generator) for generator in generators])
         scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
         boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
         return {
@@ -60,20 +61,18 @@ class Crops:
         }
 
 
+@dataclass
 class MapViews(Dataset[Sample]):
     """Views of a dataset with random access; indexed by (epoch, sample).
 
-    An image that cannot be read is replaced by one drawn at random (the next ones in a folder are
-    often bad for the same reason), and its index reported as `bad`.
+    An unreadable image is replaced by one drawn at random (its neighbours in a folder are often bad
+    for the same reason), and its index is reported as `bad`.
     """
 
-    def __init__(self, dataset: Any, crops: Crops) -> None:
-        """Wrap a dataset of (PIL image, label) pairs."""
-        self.dataset = dataset
-        self.crops = crops
+    dataset: Any
+    crops: Crops
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """Return the views of one image in one epoch."""
         epoch, wanted = key
         sample = wanted
         reason: Exception | None = None
@@ -93,36 +92,28 @@ class MapViews(Dataset[Sample]):
         )
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, sample) from any step of a run to its end, each epoch shuffled anew.
+def epoch_batches(
+    length: int, batch_size: int, seed: int, steps: range
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield this process's rows of some steps' batches of (epoch, sample); each epoch is shuffled.
 
-    Of each batch only the rows of this process are given.
+    Args:
+        length: Images in the dataset.
+        batch_size: Images in a batch of all processes.
+        seed: Seed of the run.
+        steps: Consecutive steps of the run.
     """
-
-    def __init__(self, length: int, batch_size: int, seed: int, first: int, last: int) -> None:
-        """Prepare the batches of steps `first` to `last - 1`."""
-        self.length = length
-        self.batch_size = batch_size
-        self.seed = seed
-        self.steps = range(first, last)
-        self.rows = local_rows(batch_size)
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the batches in order."""
-        per_epoch = self.length // self.batch_size
-        order: list[int] = []
-        for step in self.steps:
-            epoch, position = divmod(step, per_epoch)
-            if not order or position == 0:
-                generator = view_generator(self.seed, epoch, -1, -1)
-                order = torch.randperm(self.length, generator=generator).tolist()
-            start = position * self.batch_size
-            batch = order[start : start + self.batch_size]
-            yield [(epoch, sample) for sample in batch[self.rows]]
+    rows = local_rows(batch_size)
+    per_epoch = length // batch_size
+    order: list[int] = []
+    for step in steps:
+        epoch, position = divmod(step, per_epoch)
+        if not order or position == 0:
+            generator = view_generator(seed, epoch, -1, -1)
+            order = torch.randperm(length, generator=generator).tolist()
+        start = position * batch_size
+        batch = order[start : start + batch_size]
+        yield [(epoch, sample) for sample in batch[rows]]
 
 
 def steps_per_epoch(dataset: Any, batch_size: int) -> int:
@@ -160,10 +151,22 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         `bad` (B,) index of the image that could not be read and was replaced, or -1.
     """
     crops = Crops(config.augment, config.run.seed)
+    size = config.optim.batch_size
+    made: Iterable[Sample]
     if isinstance(dataset, Shards | TimmStream):
-        made = _stream_batches(config, dataset, crops, first, last)
+
+        def read(epoch: int, repeat: int) -> DataLoader[Any]:
+            views = StreamViews(dataset, crops, (config.run.seed, epoch, repeat))
+            return _loader(config, views, batch_size=None)
+
+        rows = local_rows(size)
+        bad = BadImages(dataset, config.data.max_bad_fraction)
+        steps, per_epoch = range(first, last), steps_per_epoch(dataset, size)
+        made = stream_batches(dataset, read, bad, rows.stop - rows.start, steps, per_epoch)
     else:
-        made = _map_batches(config, dataset, crops, first, last)
+        keys = epoch_batches(len(dataset), size, config.run.seed, range(first, last))
+        pin = pick_device(config.run.device).type == "cuda"
+        made = _loader(config, MapViews(dataset, crops), batch_sampler=keys, pin_memory=pin)
     try:
         yield from made
     except DataError as error:
@@ -171,38 +174,8 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
     except (ConnectionError, EOFError) as error:
         raise DataError(
-            f"a data worker died while it sent an image ({error!r}). {WORKER_ADVICE}"
+            f"a data worker died while sending an image ({error!r}). {WORKER_ADVICE}"
         ) from error
-
-
-def _map_batches(
-    config: TrainConfig, dataset: Any, crops: Crops, first: int, last: int
-) -> Iterator[Sample]:
-    yield from _loader(
-        config,
-        MapViews(dataset, crops),
-        batch_sampler=EpochBatches(
-            len(dataset), config.optim.batch_size, config.run.seed, first, last
-        ),
-        pin_memory=pick_device(config.run.device).type == "cuda",
-    )
-
-
-def _stream_batches(
-    config: TrainConfig, dataset: Shards | TimmStream, crops: Crops, first: int, last: int
-) -> Iterator[Sample]:
-    make_loader = functools.partial(_loader, config, batch_size=None)
-    rows = local_rows(config.optim.batch_size)
-    stream = StreamBatches(
-        dataset, crops, make_loader, config.run.seed, config.data.max_bad_fraction
-    )
-    per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
-    step = first
-    while step < last:
-        epoch, start = divmod(step, per_epoch)
-        stop = min(per_epoch, start + last - step)
-        yield from stream.epoch(epoch, rows.stop - rows.start, start, stop)
-        step += stop - start
 
 
 def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any]:

@@ -1,7 +1,7 @@
 """WebDataset shards: tar files in which the members of one sample share a name (`7.jpg`, `7.cls`).
 
-webdataset reads them; their order, which process reads which, and the account of what cannot be
-read are written here. Each reading begins anew from (seed, epoch), so none depends on earlier ones.
+webdataset parses them; this module decides on their order, divides them among processes, and counts
+unreadable images. Each reading begins anew from (seed, epoch), so none depends on earlier ones.
 """
 
 import random
@@ -76,8 +76,8 @@ def list_shards(root: Path, split: str, samples: int | None) -> ShardList:
             raise DataError(f"shard {name!r} is outside the dataset's folder, so it is not read.")
     if stated and samples is not None and samples > stated:
         raise DataError(
-            f"--data.samples {samples} is more than the {stated} images that the shards state "
-            "to hold; leave it out."
+            f"--data.samples {samples} is more than the {stated} images that the shards "
+            "are stated to hold; leave it out."
         )
     images = samples or stated
     if not images:
@@ -144,12 +144,12 @@ def _named(pattern: str, splits: Mapping[str, Any]) -> _Description:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSample:
-    """A sample of a stream, not decoded yet, or what of the stream cannot be read.
+    """A sample of a stream, not decoded yet, or an unreadable part of the stream.
 
     Attributes:
         number: Identifies it, in every epoch and process.
         name: For messages.
-        source: What `open_image` takes; None of what cannot be read: an image, or a shard from
+        source: Input of `open_image`; None for an unreadable image, or an unreadable shard from
             some image on.
         label: Its class, or -1.
     """
@@ -161,7 +161,7 @@ class StreamSample:
 
 
 class Shards(IterableDataset[tuple[Image.Image, int]]):
-    """Images of WebDataset shards, those of this process.
+    """This process's images of WebDataset shards.
 
     Each shard is read by one worker of one process, so the order depends on how many there are.
 
@@ -170,7 +170,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
     """
 
     def __init__(self, shards: ShardList, rank: int, world_size: int, workers: int) -> None:
-        """Share the shards out among the processes.
+        """Take this process's shards.
 
         Raises:
             DataError: If there are fewer shards than processes.
@@ -178,7 +178,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         count = len(shards.files)
         if count < world_size:
             raise DataError(
-                f"{count} shard(s) cannot be shared out among {world_size} processes: each needs "
+                f"{count} shard(s) cannot be divided among {world_size} processes: each needs "
                 "one of its own; start fewer processes, or write more shards."
             )
         self._shards = shards
@@ -194,7 +194,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
             )
         if count % world_size:
             self.notes.append(
-                f"{count} shards cannot be shared out evenly among {world_size} processes: those "
+                f"{count} shards cannot be divided evenly among {world_size} processes: those "
                 "with fewer show their images more often."
             )
 
@@ -216,8 +216,8 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         """Yield every sample of this worker's shards once, shuffled.
 
         Args:
-            seed: Of the run.
-            epoch: Of the run.
+            seed: Seed of the run.
+            epoch: Epoch of the run.
             repeat: How often this epoch was read before, because images were missing.
         """
         from webdataset import shuffle
@@ -264,25 +264,29 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         return self._shards.files[shard].name
 
     def note(self, part: StreamSample) -> None:
-        """Remember the name of what this process could not read."""
+        """Remember the name of a part that this process could not read."""
         self._names[part.number] = part.name
 
     def filename(self, number: int) -> str:
         """Return the name of an image, or of a shard that was lost from some image on."""
-        shard, index = divmod(number, _PER_SHARD)
-        rest, index = divmod(index, _REST)
-        unknown = f"{self._file(shard)} {'from ' if rest else ''}number {index}"
-        return self._names.get(number, unknown + (" on" if rest else ""))
+        shard, index, rest = _place(number)
+        unknown = f"{self._file(shard)} " + (
+            f"from number {index} on" if rest else f"number {index}"
+        )
+        return self._names.get(number, unknown)
 
     def weight(self, number: int) -> int:
-        """Return how many images are lost with what has this number."""
-        shard, index = divmod(number, _PER_SHARD)
-        rest, index = divmod(index, _REST)
-        if not rest:
-            return 1
+        """Return how many images are lost with the part of this number."""
+        shard, index, rest = _place(number)
         mean = self._shards.images // len(self._shards.files)
         stated = self._shards.lengths[shard] if self._shards.lengths else mean
-        return max(1, stated - index)
+        return max(1, stated - index) if rest else 1
+
+
+def _place(number: int) -> tuple[int, int, bool]:
+    """Return the shard and image of a number, and whether it stands for the rest of the shard."""
+    shard, index = divmod(number, _PER_SHARD)
+    return shard, index % _REST, index >= _REST
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,14 +1,16 @@
 """Batches of datasets that are read in their own order, without random access."""
 
 import itertools
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError
@@ -16,7 +18,6 @@ from cassle_zoo.train.data.shards import Shards, StreamSample
 from cassle_zoo.train.run.faults import BadImages
 
 Sample = dict[str, Tensor]
-CropViews = Callable[[Any, int, int], Sample]
 
 
 class TimmStream(IterableDataset[tuple[Image.Image, int]]):
@@ -26,7 +27,6 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
     """
 
     def __init__(self, open_stream: Callable[[], Any], length: int) -> None:
-        """Keep how the dataset is opened, and how many images it states to have."""
         self._open = open_stream
         self._length = length
 
@@ -35,7 +35,6 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
         return self._length
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        """Yield images and labels."""
         yield from _unbroken(self._open())
 
     def read(self, seed: int, epoch: int, repeat: int) -> Iterator[StreamSample]:
@@ -49,7 +48,7 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
 
 
 def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image.Image, int]]:
-    """Yield what timm's reader gives; what breaks it ends the stream, so it cannot be passed over.
+    """Yield the items of timm's reader; its errors end the stream, so they cannot be skipped.
 
     Raises:
         DataError: If the reader raises anything, such as its decoders for a damaged image.
@@ -68,19 +67,21 @@ def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image
         ) from error
 
 
+@dataclass
 class StreamViews(IterableDataset[Sample | StreamSample]):
-    """Views of the images of a stream, and what of it is lost."""
+    """Views of the images of a stream, and its unreadable parts.
 
-    def __init__(
-        self, dataset: Shards | TimmStream, crop: CropViews, seed: int, epoch: int, repeat: int
-    ) -> None:
-        """Keep the stream, what cuts crops, and which reading it is."""
-        self.dataset = dataset
-        self.crop = crop
-        self.reading = (seed, epoch, repeat)
+    Attributes:
+        dataset: The stream.
+        crop: Returns the views of (image, epoch, number).
+        reading: Seed and epoch of the run, and how often this epoch was read before.
+    """
+
+    dataset: Shards | TimmStream
+    crop: Callable[[Any, int, int], Sample]
+    reading: tuple[int, int, int]
 
     def __iter__(self) -> Iterator[Sample | StreamSample]:
-        """Yield this worker's part."""
         epoch = self.reading[1]
         for item in self.dataset.read(*self.reading):
             try:
@@ -89,75 +90,52 @@ class StreamViews(IterableDataset[Sample | StreamSample]):
                 yield StreamSample(number=item.number, name=item.name)
 
 
-MakeLoader = Callable[[StreamViews], DataLoader[Any]]
+def stream_batches(
+    dataset: Shards | TimmStream,
+    read: Callable[[int, int], Iterable[Sample | StreamSample]],
+    bad: BadImages,
+    rows: int,
+    steps: range,
+    per_epoch: int,
+) -> Iterator[Sample]:
+    """Yield the batches of some steps; each epoch is read anew, and again if images were lost.
 
+    A batch's `bad` lists images that were lost while it was read; none of them is in the batch.
 
-class StreamBatches:
-    """Batches of a stream, each epoch of it read anew, and again if images were lost.
-
-    A batch's `bad` names what was lost while it was read; none of it is in the batch.
+    Args:
+        dataset: The stream.
+        read: Starts to read an epoch for the first, second, ... time.
+        bad: Counts the lost images.
+        rows: Images in a batch.
+        steps: Consecutive steps of the run. The batches before them in their epoch are read too.
+        per_epoch: Steps in an epoch.
     """
+    unreported: list[int] = []
 
-    def __init__(
-        self,
-        dataset: Any,
-        crop: CropViews,
-        make_loader: MakeLoader,
-        seed: int,
-        max_bad_fraction: float,
-    ) -> None:
-        """Prepare to read.
-
-        Args:
-            dataset: `Shards` or `TimmStream`.
-            crop: Returns the views of (image, epoch, number).
-            make_loader: Makes the loader of samples.
-            seed: Of the run.
-            max_bad_fraction: Fraction of the images that may be unreadable.
-        """
-        self._dataset = dataset
-        self._crop = crop
-        self._make_loader = make_loader
-        self._seed = seed
-        self._bad = BadImages(dataset, max_bad_fraction)
-        self._unreported: list[int] = []
-
-    def epoch(self, epoch: int, rows: int, first: int, last: int) -> Iterator[Sample]:
-        """Yield batches `first` to `last - 1` of an epoch.
-
-        Args:
-            epoch: Of the run.
-            rows: Images in a batch.
-            first: Batch to begin with; those before are read all the same.
-            last: Batch to end before.
-        """
-        samples = self._samples(epoch)
-        for index in range(last):
-            batch = default_collate(list(itertools.islice(samples, rows)))
-            if index >= first:
-                reported, self._unreported = self._unreported[:rows], self._unreported[rows:]
-                batch["bad"][: len(reported)] = torch.tensor(reported, dtype=torch.int64)
-                yield batch
-
-    def _samples(self, epoch: int) -> Iterator[Sample]:
+    def samples(epoch: int) -> Iterator[Sample]:
         for repeat in itertools.count():
-            last: StreamSample | None = None
+            lost: StreamSample | None = None
             found = False
-            for item in self._make_loader(
-                StreamViews(self._dataset, self._crop, self._seed, epoch, repeat)
-            ):
-                if isinstance(item, StreamSample):
-                    last = item
-                    self._note(item)
-                else:
+            for item in read(epoch, repeat):
+                if not isinstance(item, StreamSample):
                     found = True
                     yield item
+                    continue
+                lost = item
+                if isinstance(dataset, Shards):
+                    dataset.note(item)
+                if bad.note(torch.tensor([item.number])):
+                    unreported.append(item.number)
             if not found:
-                reason = f"; the last: {last.name!r}" if last else ""
+                reason = f"; the last: {lost.name!r}" if lost else ""
                 raise DataError(f"no image of the stream can be read{reason}.")
 
-    def _note(self, part: StreamSample) -> None:
-        if isinstance(self._dataset, Shards):
-            self._dataset.note(part)
-        if self._bad.note(torch.tensor([part.number])):
-            self._unreported.append(part.number)
+    for epoch in range(steps.start // per_epoch, math.ceil(steps.stop / per_epoch)):
+        stream = samples(epoch)
+        for step in range(epoch * per_epoch, min((epoch + 1) * per_epoch, steps.stop)):
+            batch = default_collate(list(itertools.islice(stream, rows)))
+            if step in steps:
+                reported = torch.tensor(unreported[:rows], dtype=torch.int64)
+                del unreported[:rows]
+                batch["bad"][: len(reported)] = reported
+                yield batch

@@ -1,4 +1,4 @@
-"""From a batch of crops to two augmented views with their omegas, on the training device."""
+"""Two augmented views with their omegas from a batch of crops, on the training device."""
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def make_views(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Views:
-    """Augment both crops of each image and describe what was done.
+    """Augment both crops of each image, and compute the omegas.
 
     Args:
         batch: `crops`, `uniforms` and `source` from `data.batches`.

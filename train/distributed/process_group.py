@@ -1,7 +1,7 @@
-"""The processes that train together, and what they exchange.
+"""The processes that train together, and their communication.
 
 `torchrun` starts the processes and gives each its rank in environment variables; each works on its
-rows of every batch, and together they do what one process would do with the whole batch. In a
+rows of every batch, and together they compute the same as one process with the whole batch. In a
 single process every function here is the identity.
 """
 
@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,8 +39,8 @@ def init(device: str | None, timeout: float) -> Iterator[torch.device]:
     Raises:
         ConfigError: If a machine has fewer GPUs than processes, or all are given the same one,
             there is no such device, or the environment announces several processes without all
-            the variables that torchrun sets.
-        CassleZooError: If another process has not come in time.
+            of torchrun's variables.
+        CassleZooError: If another process does not arrive in time.
     """
     if dist.is_initialized() or _announced_world_size() == 1:
         own = pick_device(device)
@@ -92,7 +92,7 @@ def local_rows(batch_size: int) -> slice:
 
 
 def barrier() -> None:
-    """Wait until all processes have come here."""
+    """Wait until all processes arrive here."""
     if world_size() > 1:
         dist.barrier()
 
@@ -119,7 +119,7 @@ def all_gather(x: Tensor) -> Tensor:
 def all_gather_cpu(x: Tensor, device: torch.device) -> Tensor:
     """Concatenate rows that are on the CPU, by way of the processes' devices.
 
-    A single process does without its device, so that a GPU need not be waited for.
+    A single process does not use its device, so it need not wait for a GPU.
     """
     return x if world_size() == 1 else all_gather(x.to(device)).cpu()
 
@@ -188,7 +188,9 @@ def _announced_world_size() -> int:
     missing = [name for name in _SET_BY_TORCHRUN if name not in os.environ]
     if not text.isdecimal() or text == "0" or (text != "1" and missing):
         but = (
-            f"{' and '.join(missing)} are not set" if missing else "that is no number of processes"
+            f"{' and '.join(missing)} are not set"
+            if missing
+            else "that is not a number of processes"
         )
         raise ConfigError(
             f"the environment variable WORLD_SIZE is {text!r}, but {but}; start several processes "
@@ -212,19 +214,6 @@ def _own_device(device: str | None) -> torch.device:
             "and each gets its own."
         )
     return pick_device(device)
-
-
-class Store(Protocol):
-    """What is used of torch's stores."""
-
-    def set(self, key: str, value: str) -> None:
-        """Store a value."""
-
-    def get(self, key: str) -> bytes:
-        """Return a value that is there."""
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all are there."""
 
 
 def _fresh_store(timeout: float) -> Any:
@@ -251,14 +240,15 @@ def _fresh_store(timeout: float) -> Any:
     return dist.PrefixStore(prefix, shared)  # type: ignore[attr-defined]
 
 
-def agree_on_prefix(store: Store, rank: int, world_size: int, timeout: float) -> str:
+def agree_on_prefix(store: Any, rank: int, world_size: int, timeout: float) -> str:
     """Agree with the other processes on a prefix that was never used before.
 
     Each process but the first stores a token, overwriting its predecessor's, and waits for the
     answer to this very token, which only a living process 0 can give.
 
     Args:
-        store: What all processes can reach; it may hold keys of processes that died.
+        store: One of torch's stores that all processes reach; it may hold keys of processes that
+            died.
         rank: Number of this process.
         world_size: Number of processes.
         timeout: Seconds to wait.
@@ -267,7 +257,7 @@ def agree_on_prefix(store: Store, rank: int, world_size: int, timeout: float) ->
         The prefix that process 0 chose.
 
     Raises:
-        CassleZooError: If another process has not come in time.
+        CassleZooError: If another process does not arrive in time.
     """
     token = uuid.uuid4().hex
     end = time.monotonic() + timeout
@@ -276,7 +266,7 @@ def agree_on_prefix(store: Store, rank: int, world_size: int, timeout: float) ->
         store.set(f"token/{rank}", token)
         while not store.check([f"answer/{token}"]):
             _sleep_until(end, f"process 0 has not answered {in_time}")
-        prefix = store.get(f"answer/{token}").decode()
+        prefix: str = store.get(f"answer/{token}").decode()
         store.set(f"{prefix}/acknowledged/{rank}", "")
         return prefix
     missing = set(range(1, world_size))

@@ -1,7 +1,7 @@
 """AugSelf (arXiv 2111.09613): predict from features how the augmentations of two views differ.
 
-The baseline with augmentation information that the paper compares CASSLE with: an auxiliary loss,
-on top of any SSL method, which is low only if the features still hold what the augmentations did.
+The paper's baseline with augmentation information: an auxiliary loss on top of any SSL method,
+which is low only if the features retain information about the augmentations.
 """
 
 from collections.abc import Mapping
@@ -47,13 +47,12 @@ class AugSelfConfig:
     first_flip_for_both: bool = False
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "augself.")
         if self.first_flip_for_both and self.crop == 0:
             raise ConfigError(
                 "augself.first_flip_for_both changes only the difference of crops, but "
-                "augself.crop is 0; give it a weight (the AugSelf paper has 0.5), or leave out the "
-                "switch."
+                "augself.crop is 0; give it a weight (the AugSelf paper has 0.5), or leave the "
+                "switch out."
             )
 
     @property
@@ -103,7 +102,7 @@ class AugSelf(nn.Module):
             ConfigError: If there are no descriptors.
         """
         if descriptors is None:
-            raise ConfigError("AugSelf needs Views.all_descriptors, as views.make_views makes it.")
+            raise ConfigError("AugSelf needs Views.all_descriptors, which views.make_views sets.")
         first, second = descriptors
         forth = differences(first, second, first_flip_for_both=self.config.first_flip_for_both)
         back = differences(second, first, first_flip_for_both=self.config.first_flip_for_both)

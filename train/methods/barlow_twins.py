@@ -3,13 +3,31 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cassle_zoo.common.config import NOT_NEGATIVE, Range
-from cassle_zoo.projector import ProjectorConfig
 from cassle_zoo.train.distributed.process_group import all_gather
 from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views
 from cassle_zoo.train.methods.losses import cross_correlation_loss
+
+
+class BarlowTwins(Method):
+    """Cross-correlation of the views' projections, pulled towards the identity matrix."""
+
+    config: "BarlowTwinsConfig"
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its two parts."""
+        z1, z2 = (all_gather(z) for z in self.project(features, views))
+        loss, invariance, redundancy = cross_correlation_loss(z1, z2, self.config.redundancy_weight)
+        return loss, {"invariance": invariance, "redundancy": redundancy}
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Return the weight matrices, and apart the biases and normalisation weights."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        matrices = [p for p in trainable if p.ndim > 1]
+        others = [p for p in trainable if p.ndim <= 1]
+        return [{"params": matrices}, {"params": others, "lr_scale": self.config.bias_lr_scale}]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +43,7 @@ class BarlowTwinsConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "barlow_twins"
+    method_class: ClassVar[type[Method]] = BarlowTwins
     last_bn: ClassVar[bool] = True
     last_bn_affine: ClassVar[bool] = False
     depth: Annotated[int, Range(1)] = 3
@@ -32,30 +51,3 @@ class BarlowTwinsConfig(MethodConfig):
     out_features: Annotated[int, Range(1)] = 8192
     redundancy_weight: Annotated[float, NOT_NEGATIVE] = 0.0051
     bias_lr_scale: Annotated[float, NOT_NEGATIVE] = 0.024
-
-    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
-        """Return Barlow Twins around a backbone."""
-        return BarlowTwins(backbone, projector, self)
-
-
-class BarlowTwins(Method):
-    """Cross-correlation of the views' projections, pulled towards the identity matrix."""
-
-    config: BarlowTwinsConfig
-
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its two parts."""
-        z1, z2 = (all_gather(z) for z in self.project(features, views))
-        loss, invariance, redundancy = cross_correlation_loss(z1, z2, self.config.redundancy_weight)
-        return loss, {"invariance": invariance, "redundancy": redundancy}
-
-    def param_groups(self) -> list[ParamGroup]:
-        """Return the weight matrices, and apart the biases and normalisation weights."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        return [
-            ParamGroup(parameters=[p for p in trainable if p.ndim > 1]),
-            ParamGroup(
-                parameters=[p for p in trainable if p.ndim <= 1],
-                lr_scale=self.config.bias_lr_scale,
-            ),
-        ]

@@ -1,4 +1,4 @@
-"""The base class of SSL methods: views in, loss and logs out. The loop knows nothing more."""
+"""The base class of SSL methods: views in, loss and logs out."""
 
 import abc
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorC
 from cassle_zoo.train.methods.augself import AugSelf
 
 Pair = tuple[Tensor, Tensor]
-"""Something of the first views, and the same of the second views."""
+"""A value for the first views, and one for the second views."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,9 @@ class Views:
 
     Attributes:
         images: Two (B, 3, size, size) normalised views.
-        descriptors: Their two (B, D) omegas, as the projector wants them.
-        all_descriptors: Their two (B, 14) omegas of all descriptors there are; only AugSelf, which
-            may predict what the projector is not conditioned on, needs them.
+        descriptors: Their two (B, D) omegas, as input of the projector.
+        all_descriptors: Their two (B, 14) omegas of all descriptors. Only AugSelf needs them: it
+            may predict descriptors that the projector is not conditioned on.
     """
 
     images: Pair
@@ -51,31 +51,21 @@ class ConditioningConfig:
     width: Annotated[int, Range(1)] = 64
 
     def __post_init__(self) -> None:
-        """Check every field."""
         check_fields(self, "conditioning.")
         DescriptorLayout(self.descriptors)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParamGroup:
-    """Parameters that share a learning rate.
-
-    Attributes:
-        parameters: Trainable parameters.
-        lr_scale: Factor on the learning rate.
-        constant_lr: Whether the learning rate stays at its peak instead of following the schedule.
-    """
-
-    parameters: list[nn.Parameter]
-    lr_scale: float = 1.0
-    constant_lr: bool = False
+ParamGroup = dict[str, Any]
+"""A group of parameters as torch's optimisers take it, with two options of our own: `lr_scale`, a
+factor on the learning rate, and `constant_lr`, with which that stays at its peak instead of
+following the schedule."""
 
 
 class Method(nn.Module, abc.ABC):
     """A self-supervised objective around a backbone.
 
-    All that training changes (teachers, queues) is a sub-module or a buffer, so that a checkpoint
-    holds it.
+    Everything that training changes (teachers, queues) is a sub-module or a buffer, so checkpoints
+    hold it.
 
     Attributes:
         config: Settings of the method; subclasses narrow the type.
@@ -90,7 +80,6 @@ class Method(nn.Module, abc.ABC):
     def __init__(
         self, backbone: nn.Module, projector: ProjectorConfig, config: "MethodConfig"
     ) -> None:
-        """Build the projector beside the backbone."""
         super().__init__()
         self.config = config
         self.backbone = backbone
@@ -120,7 +109,7 @@ class Method(nn.Module, abc.ABC):
         return in_float32(self.projector(y1, omega1)), in_float32(self.projector(y2, omega2))
 
     def after_step(self, progress: float) -> None:
-        """Update what the optimiser does not (a teacher, say).
+        """Update what the optimiser does not, such as a teacher.
 
         Args:
             progress: Fraction of training that is done, in (0, 1].
@@ -129,15 +118,16 @@ class Method(nn.Module, abc.ABC):
 
     def param_groups(self) -> list[ParamGroup]:
         """Return all trainable parameters, grouped by their learning rate."""
-        return [ParamGroup(parameters=[p for p in self.parameters() if p.requires_grad])]
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig(abc.ABC):
+class MethodConfig:
     """Settings of a method; one subclass per method, which sets its own defaults.
 
     Attributes:
         name: The method's name in model names.
+        method_class: The method itself.
         last_bn: Whether a BatchNorm follows the projector's last layer, except with `hypernet`.
         last_bn_affine: Whether that BatchNorm has weight and bias.
         depth: Linear layers of the projector.
@@ -149,6 +139,7 @@ class MethodConfig(abc.ABC):
     """
 
     name: ClassVar[str]
+    method_class: ClassVar[type[Method]]
     last_bn: ClassVar[bool] = False
     last_bn_affine: ClassVar[bool] = True
     depth: Annotated[int, Range(1)] = 2
@@ -156,7 +147,6 @@ class MethodConfig(abc.ABC):
     out_features: Annotated[int, Range(1)] = 128
 
     def __post_init__(self) -> None:
-        """Check every field, also a subclass's."""
         check_fields(self, "method.")
 
     def projector(self, in_features: int, conditioning: ConditioningConfig) -> ProjectorConfig:
@@ -178,9 +168,9 @@ class MethodConfig(abc.ABC):
             encoder_width=conditioning.width,
         )
 
-    @abc.abstractmethod
     def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
         """Return the method around a backbone."""
+        return self.method_class(backbone, projector, self)
 
 
 def in_float32(x: Any) -> Tensor:

@@ -13,6 +13,36 @@ from cassle_zoo.train.methods.losses import negative_cosine
 from cassle_zoo.train.methods.teacher import EMATeacher
 
 
+class BYOL(Method):
+    """Cosine between predictions from one view and the teacher's projections of the other.
+
+    Attributes:
+        predictor: Maps projections to the teacher's projections of the other view.
+        teacher: Makes the targets.
+    """
+
+    config: "BYOLConfig"
+
+    def __init__(
+        self, backbone: nn.Module, projector: ProjectorConfig, config: "BYOLConfig"
+    ) -> None:
+        super().__init__(backbone, projector, config)
+        d = projector.out_features
+        self.predictor = build_mlp((d, config.predictor_features, d))
+        self.teacher = EMATeacher(self)
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return -2 (cos(p1, t2) + cos(p2, t1)), which is at least -4."""
+        p1, p2 = (in_float32(self.predictor(z)) for z in self.project(features, views))
+        t1, t2 = self.teacher(views)
+        return 2 * (negative_cosine(p1, t2) + negative_cosine(p2, t1)), {}
+
+    def after_step(self, progress: float) -> None:
+        """Update the teacher, ever more slowly (the paper's section 3.2)."""
+        rate = (1 - self.config.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        self.teacher.ema_update(self, 1 - rate)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BYOLConfig(MethodConfig):
     """Settings of BYOL; the projector has two layers: features, 256; the predictor: 4096, 256.
@@ -23,42 +53,7 @@ class BYOLConfig(MethodConfig):
     """
 
     name: ClassVar[str] = "byol"
+    method_class: ClassVar[type[Method]] = BYOL
     out_features: Annotated[int, Range(1)] = 256
     momentum: Annotated[float, Range(0, 1)] = 0.996
     predictor_features: Annotated[int, Range(1)] = 4096
-
-    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
-        """Return BYOL around a backbone."""
-        return BYOL(backbone, projector, self)
-
-
-class BYOL(Method):
-    """Cosine between predictions from one view and the teacher's projections of the other.
-
-    Attributes:
-        predictor: Maps projections to the teacher's projections of the other view.
-        teacher: Makes the targets.
-    """
-
-    config: BYOLConfig
-
-    def __init__(self, backbone: nn.Module, projector: ProjectorConfig, config: BYOLConfig) -> None:
-        """Build the predictor and copy the teacher."""
-        super().__init__(backbone, projector, config)
-        d = projector.out_features
-        self.predictor = build_mlp((d, config.predictor_features, d))
-        self.teacher = EMATeacher(self)
-
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return -2 (cos(p1, t2) + cos(p2, t1)), which is at least -4."""
-        p1, p2 = (in_float32(self.predictor(z)) for z in self.project(features, views))
-        t1, t2 = (
-            self.teacher(images, omega)
-            for images, omega in zip(views.images, views.descriptors, strict=True)
-        )
-        return 2 * (negative_cosine(p1, t2) + negative_cosine(p2, t1)), {}
-
-    def after_step(self, progress: float) -> None:
-        """Update the teacher, ever more slowly (the paper's section 3.2)."""
-        rate = (1 - self.config.momentum) * (math.cos(math.pi * progress) + 1) / 2
-        self.teacher.ema_update(self, 1 - rate)

@@ -124,8 +124,8 @@ def cross_correlation_loss(
 def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean negative cosine similarity, without gradient to the targets.
 
-    SimSiam (arXiv 2011.10566, equations 1 and 3) and BYOL (arXiv 2006.07733, equation 2, up to
-    the constant 2) are made of it.
+    Used by SimSiam (arXiv 2011.10566, equations 1 and 3) and BYOL (arXiv 2006.07733, equation 2, up
+    to the constant 2).
 
     Args:
         predictions: (B, D), of any length.

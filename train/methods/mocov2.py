@@ -15,29 +15,6 @@ from cassle_zoo.train.methods.losses import queue_info_nce
 from cassle_zoo.train.methods.teacher import EMATeacher
 
 
-@dataclass(frozen=True, kw_only=True)
-class MoCoV2Config(MethodConfig):
-    """Settings of MoCo v2; the projector has two layers: features, features, 128.
-
-    Attributes:
-        temperature: Divisor of the cosine similarities.
-        momentum: The teacher's EMA momentum.
-        queue_size: Keys in the queue.
-        enqueue: What enters the queue: `keys`, as in the paper, or `queries`, as in the CASSLE and
-            AugSelf authors' code (for their numbers).
-    """
-
-    name: ClassVar[str] = "mocov2"
-    temperature: Annotated[float, POSITIVE] = 0.2
-    momentum: Annotated[float, Range(0, 1)] = 0.999
-    queue_size: Annotated[int, Range(1)] = 65536
-    enqueue: Literal["keys", "queries"] = "keys"
-
-    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
-        """Return MoCo v2 around a backbone."""
-        return MoCoV2(backbone, projector, self)
-
-
 class MoCoV2(Method):
     """InfoNCE of first views (queries) against the teacher's second views (keys) and a queue.
 
@@ -47,14 +24,13 @@ class MoCoV2(Method):
         position: Row of the queue that is overwritten next.
     """
 
-    config: MoCoV2Config
+    config: "MoCoV2Config"
     queue: Tensor
     position: Tensor
 
     def __init__(
-        self, backbone: nn.Module, projector: ProjectorConfig, config: MoCoV2Config
+        self, backbone: nn.Module, projector: ProjectorConfig, config: "MoCoV2Config"
     ) -> None:
-        """Copy the teacher and fill the queue with random directions."""
         super().__init__(backbone, projector, config)
         self.teacher = EMATeacher(self)
         queue = torch.randn(config.queue_size, projector.out_features)
@@ -88,3 +64,23 @@ class MoCoV2(Method):
         index = (self.position + torch.arange(len(rows), device=rows.device)) % size
         self.queue[index] = rows
         self.position.copy_((self.position + len(rows)) % size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoV2Config(MethodConfig):
+    """Settings of MoCo v2; the projector has two layers: features, features, 128.
+
+    Attributes:
+        temperature: Divisor of the cosine similarities.
+        momentum: The teacher's EMA momentum.
+        queue_size: Keys in the queue.
+        enqueue: What enters the queue: `keys`, as in the paper, or `queries`, as in the CASSLE and
+            AugSelf authors' code (for their numbers).
+    """
+
+    name: ClassVar[str] = "mocov2"
+    method_class: ClassVar[type[Method]] = MoCoV2
+    temperature: Annotated[float, POSITIVE] = 0.2
+    momentum: Annotated[float, Range(0, 1)] = 0.999
+    queue_size: Annotated[int, Range(1)] = 65536
+    enqueue: Literal["keys", "queries"] = "keys"

@@ -14,6 +14,38 @@ from cassle_zoo.train.methods.losses import batch_info_nce
 from cassle_zoo.train.methods.teacher import EMATeacher
 
 
+class MoCoV3(Method):
+    """InfoNCE of predictions from one view against the teacher's projections of the other.
+
+    Attributes:
+        predictor: Maps projections to the teacher's projections of the other view.
+        teacher: Makes the keys.
+    """
+
+    config: "MoCoV3Config"
+
+    def __init__(
+        self, backbone: nn.Module, projector: ProjectorConfig, config: "MoCoV3Config"
+    ) -> None:
+        super().__init__(backbone, projector, config)
+        d = projector.out_features
+        widths = (d, config.predictor_features, d)
+        self.predictor = build_mlp(widths, last_bn=True, last_bn_affine=False)
+        self.teacher = EMATeacher(self)
+
+    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the symmetric InfoNCE and the fraction of queries that found their key."""
+        predictions = (in_float32(self.predictor(z)) for z in self.project(features, views))
+        q1, q2 = (F.normalize(p, dim=1) for p in predictions)
+        if self.training:  # before the keys, as in the paper's algorithm 1
+            self.teacher.ema_update(self, self.config.momentum)
+        k1, k2 = (F.normalize(z, dim=1) for z in self.teacher(views))
+        q1, q2, k1, k2 = (all_gather(x) for x in (q1, q2, k1, k2))
+        loss1, accuracy1 = batch_info_nce(q1, k2, self.config.temperature)
+        loss2, accuracy2 = batch_info_nce(q2, k1, self.config.temperature)
+        return loss1 + loss2, {"positive_accuracy": (accuracy1 + accuracy2) / 2}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MoCoV3Config(MethodConfig):
     """Settings of MoCo v3.
@@ -28,6 +60,7 @@ class MoCoV3Config(MethodConfig):
     """
 
     name: ClassVar[str] = "mocov3"
+    method_class: ClassVar[type[Method]] = MoCoV3
     last_bn: ClassVar[bool] = True
     last_bn_affine: ClassVar[bool] = False
     depth: Annotated[int, Range(1)] = 3
@@ -36,43 +69,3 @@ class MoCoV3Config(MethodConfig):
     temperature: Annotated[float, POSITIVE] = 0.2
     momentum: Annotated[float, Range(0, 1)] = 0.999
     predictor_features: Annotated[int, Range(1)] = 4096
-
-    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
-        """Return MoCo v3 around a backbone."""
-        return MoCoV3(backbone, projector, self)
-
-
-class MoCoV3(Method):
-    """InfoNCE of predictions from one view against the teacher's projections of the other.
-
-    Attributes:
-        predictor: Maps projections to the teacher's projections of the other view.
-        teacher: Makes the keys.
-    """
-
-    config: MoCoV3Config
-
-    def __init__(
-        self, backbone: nn.Module, projector: ProjectorConfig, config: MoCoV3Config
-    ) -> None:
-        """Build the predictor and copy the teacher."""
-        super().__init__(backbone, projector, config)
-        d = projector.out_features
-        widths = (d, config.predictor_features, d)
-        self.predictor = build_mlp(widths, last_bn=True, last_bn_affine=False)
-        self.teacher = EMATeacher(self)
-
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the symmetric InfoNCE and the fraction of queries that found their key."""
-        z1, z2 = self.project(features, views)
-        q1, q2 = (F.normalize(in_float32(self.predictor(z)), dim=1) for z in (z1, z2))
-        if self.training:  # before the keys, as in the paper's algorithm 1
-            self.teacher.ema_update(self, self.config.momentum)
-        k1, k2 = (
-            F.normalize(self.teacher(images, omega), dim=1)
-            for images, omega in zip(views.images, views.descriptors, strict=True)
-        )
-        q1, q2, k1, k2 = (all_gather(x) for x in (q1, q2, k1, k2))
-        loss1, accuracy1 = batch_info_nce(q1, k2, self.config.temperature)
-        loss2, accuracy2 = batch_info_nce(q2, k1, self.config.temperature)
-        return loss1 + loss2, {"positive_accuracy": (accuracy1 + accuracy2) / 2}

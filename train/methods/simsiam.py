@@ -12,29 +12,6 @@ from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup
 from cassle_zoo.train.methods.losses import negative_cosine
 
 
-@dataclass(frozen=True, kw_only=True)
-class SimSiamConfig(MethodConfig):
-    """Settings of SimSiam.
-
-    The projector has three layers of 2048 (two are enough for small data), the last with
-    BatchNorm; the predictor two: 512, 2048.
-
-    Attributes:
-        predictor_features: Width of the predictor's hidden layer.
-    """
-
-    name: ClassVar[str] = "simsiam"
-    last_bn: ClassVar[bool] = True
-    depth: Annotated[int, Range(1)] = 3
-    hidden_features: Annotated[int | None, Range(1)] = 2048
-    out_features: Annotated[int, Range(1)] = 2048
-    predictor_features: Annotated[int, Range(1)] = 512
-
-    def build(self, backbone: nn.Module, projector: ProjectorConfig) -> Method:
-        """Return SimSiam around a backbone."""
-        return SimSiam(backbone, projector, self)
-
-
 class SimSiam(Method):
     """Cosine between predictions from one view and projections of the other, gradient stopped.
 
@@ -43,9 +20,8 @@ class SimSiam(Method):
     """
 
     def __init__(
-        self, backbone: nn.Module, projector: ProjectorConfig, config: SimSiamConfig
+        self, backbone: nn.Module, projector: ProjectorConfig, config: "SimSiamConfig"
     ) -> None:
-        """Build the predictor."""
         super().__init__(backbone, projector, config)
         d = projector.out_features
         self.predictor = build_mlp((d, config.predictor_features, d))
@@ -64,9 +40,27 @@ class SimSiam(Method):
 
     def param_groups(self) -> list[ParamGroup]:
         """Return the predictor apart: its learning rate is constant (the paper's section 4.2)."""
-        own = {id(p) for p in self.predictor.parameters()}
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
-        return [
-            ParamGroup(parameters=rest),
-            ParamGroup(parameters=list(self.predictor.parameters()), constant_lr=True),
-        ]
+        own = list(self.predictor.parameters())
+        known = set(map(id, own))
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return [{"params": rest}, {"params": own, "constant_lr": True}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimSiamConfig(MethodConfig):
+    """Settings of SimSiam.
+
+    The projector has three layers of 2048 (two are enough for small data), the last with
+    BatchNorm; the predictor two: 512, 2048.
+
+    Attributes:
+        predictor_features: Width of the predictor's hidden layer.
+    """
+
+    name: ClassVar[str] = "simsiam"
+    method_class: ClassVar[type[Method]] = SimSiam
+    last_bn: ClassVar[bool] = True
+    depth: Annotated[int, Range(1)] = 3
+    hidden_features: Annotated[int | None, Range(1)] = 2048
+    out_features: Annotated[int, Range(1)] = 2048
+    predictor_features: Annotated[int, Range(1)] = 512

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cassle_zoo.train.methods.base import Method, in_float32
+from cassle_zoo.train.methods.base import Method, Pair, Views, in_float32
 
 
 class EMATeacher(nn.Module):
@@ -21,7 +21,6 @@ class EMATeacher(nn.Module):
     """
 
     def __init__(self, method: Method) -> None:
-        """Copy the method's backbone and projector."""
         super().__init__()
         self.backbone = copy.deepcopy(method.backbone).requires_grad_(False)
         self.projector = copy.deepcopy(method.projector).requires_grad_(False)
@@ -36,9 +35,10 @@ class EMATeacher(nn.Module):
         """Return the (B, D) projections of features, in float32 or better."""
         return in_float32(self.projector(features, descriptors))
 
-    def forward(self, images: Tensor, descriptors: Tensor) -> Tensor:
-        """Return the (B, D) projections of images."""
-        return self.project(self.features(images), descriptors)
+    def forward(self, views: Views) -> Pair:
+        """Return the (B, D) projections of both views."""
+        (x1, x2), (omega1, omega2) = views.images, views.descriptors
+        return self.project(self.features(x1), omega1), self.project(self.features(x2), omega2)
 
     @torch.no_grad()
     def ema_update(self, method: Method, momentum: float) -> None:

@@ -1,4 +1,4 @@
-"""Recipes: settings of published runs, and what is known about them; one table per dataset."""
+"""Recipes: settings of published runs, and facts about them; one table per dataset."""
 
 from cassle_zoo.common.errors import unknown_name
 from cassle_zoo.train.config import TrainConfig

@@ -1,6 +1,6 @@
 """Recipes on emoji64: real data of 8,718 training images that a CPU can learn from.
 
-The other methods' recipes are SimCLR's but for what their rows state. Their teachers and queues
+The other methods' recipes are SimCLR's except where their rows differ. Their teachers and queues
 forget faster than in the paper (momentum 0.99, 4,096 keys), because 25 epochs are only 1,700 steps,
 and projectors of 8,192 become 2,048. Barlow Twins has its own paper's optimiser, LARS without
 weight decay of biases and normalisation: its loss is in the thousands, and with SGD no learning
@@ -38,7 +38,7 @@ def _pair(
     results: tuple[str | None, str | None] = (None, None),
     **optim: Any,
 ) -> tuple[Recipe, Recipe]:
-    """Return a CASSLE recipe and its baseline; `optim` is what is not as in SimCLR's."""
+    """Return a CASSLE recipe and its baseline; `optim` are the changes to SimCLR's."""
     simclr = OptimConfig(epochs=25, batch_size=128, base_lr=0.12, warmup_epochs=1)
     config = TrainConfig(
         name=f"{arch}_cassle_{method.name}.emoji64",

@@ -33,7 +33,6 @@ def _pair(
     arch: str = "resnet50",
     notes: str = "",
 ) -> tuple[Recipe, Recipe]:
-    """Return a CASSLE recipe and its baseline."""
     config = TrainConfig(
         name=f"{arch}_cassle_{method.name}.in100",
         arch=arch,

@@ -1,4 +1,4 @@
-"""What a recipe is, and the baseline that every CASSLE recipe is compared with."""
+"""The recipe of a run, and the baseline of every CASSLE recipe."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from cassle_zoo.train.methods import ConditioningConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings of a published run, and what is known about it.
+    """Settings of a published run, and facts about it.
 
     Attributes:
         title: Method, network, data and length, in words.
         config: All settings.
-        data: What `--data` is given, for example `emoji64.tar`, or `DIR` for a folder.
-        hardware: What it was run on, or what it needs.
-        time: How long it takes there.
-        result: What was measured; `None` if nobody has run it.
-        notes: What else there is to know, in full sentences.
+        data: Value of `--data`, for example `emoji64.tar`, or `DIR` for a folder.
+        hardware: Hardware of the run, or the hardware it needs.
+        time: Duration there.
+        result: Measured result; `None` if it has not been run.
+        notes: Other facts, in full sentences.
     """
 
     title: str
@@ -40,7 +40,6 @@ class Recipe:
         return f"cassle-zoo train {self.name} --data {self.data} --out RUN"
 
     def __str__(self) -> str:
-        """Return all but the settings, as lines of text."""
         facts = {
             "Command": self.command,
             "Hardware": self.hardware,
@@ -54,7 +53,7 @@ class Recipe:
         """Return the recipe of the baseline, a run like this one with a plain projector.
 
         Args:
-            result: What was measured of the baseline.
+            result: Measured result of the baseline.
         """
         return dataclasses.replace(
             self,

@@ -1,1 +1,1 @@
-"""What a run leaves behind, and how it survives faults."""
+"""Files of a run, and its guards against faults."""

@@ -1,7 +1,7 @@
 """Checkpoints that survive being interrupted.
 
-A checkpoint is one file, the SHA-256 of its content on the first line and then the content. The
-latest two are there, so that a damaged latest one costs the steps since the one before.
+A checkpoint is one file: the SHA-256 of its content on the first line, then the content. The latest
+two are stored, so a damaged one costs only the steps since the one before.
 """
 
 import io
@@ -42,12 +42,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Read the latest checkpoint that is intact. No code in it is run.
 
     Returns:
-        state: What was saved, on the CPU; `None` if the folder has no checkpoint at all.
-        damaged: Names of checkpoints that were passed over because they are damaged.
+        state: The saved state, on the CPU; `None` if the folder has no checkpoint at all.
+        damaged: Names of damaged checkpoints that were skipped.
 
     Raises:
-        ModelFolderError: If there are checkpoints, but all of them are damaged, or one is intact
-            and yet not written by cassle-zoo.
+        ModelFolderError: If there are checkpoints, but all of them are damaged, or an intact one
+            was not written by cassle-zoo.
     """
     damaged: list[str] = []
     for path in (folder / LATEST, folder / PREVIOUS):
@@ -73,10 +73,10 @@ def _unpack(content: bytes, path: Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:
         raise ModelFolderError(
-            f"{str(path)!r} is no checkpoint of a run: it holds more than tensors and plain "
-            "values, or is no file of torch.save; nothing in it was run. Remove it, or use another "
-            "--out."
+            f"{str(path)!r} is not a checkpoint of a run: it holds more than tensors and plain "
+            "values, or was not written by torch.save; nothing in it was run. Remove it, or use "
+            "another --out."
         ) from None
     if not isinstance(state, dict):
-        raise ModelFolderError(f"{str(path)!r} holds a {type(state).__name__}, no checkpoint.")
+        raise ModelFolderError(f"{str(path)!r} holds a {type(state).__name__}, not a checkpoint.")
     return state

@@ -1,4 +1,4 @@
-"""What a finished run leaves for `hub export`: its weights, and how they were made."""
+"""The export of a finished run for `hub export`: its weights, and how they were made."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ def write(
     folder: Path, method: Method, config: TrainConfig, *, steps: int, command: str | None = None
 ) -> None:
     """Write backbone and projector in float32, then :class:`~cassle_zoo.records.RunExport`."""
-    arch, augment = resolve_arch(config.arch, config.augment.size), config.augment
+    augment = config.augment
+    timm_arch, model_args = resolve_arch(config.arch, augment.size)
     training = {"config": _public(config), "steps": steps, **code_version()}
     if command is not None:
         training["command"] = command
@@ -52,8 +53,8 @@ def write(
     RunExport(
         name=config.name,
         method=config.method.name,
-        timm_arch=arch.timm_arch,
-        model_args=dict(arch.model_args),
+        timm_arch=timm_arch,
+        model_args=model_args,
         projector=method.projector.config.to_dict(),
         input_size=(3, augment.size, augment.size),
         mean=augment.mean,

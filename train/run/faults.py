@@ -40,8 +40,8 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderInUseError: If another process holds it.
-        ConfigError: If it is no folder.
-        StorageError: If nothing may be written there.
+        ConfigError: If it is not a folder.
+        StorageError: If it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,8 +54,8 @@ def locked(folder: Path) -> Iterator[None]:
         if error.errno not in _FORBIDDEN:
             raise
         raise StorageError(
-            f"cannot write in {str(folder)!r}: {error.strerror}; use another --out, or get the "
-            "right to write there."
+            f"cannot write in {str(folder)!r}: {error.strerror}; use another --out, or get "
+            "permission to write there."
         ) from error
     with lock as file:
         try:
@@ -71,7 +71,6 @@ class StopRequest:
     """Becomes true when the process is asked to stop (SIGTERM or SIGINT)."""
 
     def __init__(self) -> None:
-        """Begin without a request."""
         self.requested = False
         self._since = 0.0
 
@@ -122,8 +121,8 @@ class BadImages:
         new = sorted(set(bad[bad >= 0].tolist()) - self._indices)
         self._indices.update(new)
         names = [self._name(index) for index in new]
-        weight = getattr(self._dataset, "weight", None)  # a lost shard counts for all in it
-        self._count += sum(map(weight, new)) if weight else len(new)
+        # A lost shard counts for all images in it.
+        self._count += sum(map(getattr(self._dataset, "weight", lambda _: 1), new))
         if self._count > self._limit:
             raise DataError(
                 f"{self._count} of {len(self._dataset)} images cannot be read, the last "
@@ -152,7 +151,7 @@ def check_finite(loss: float, step: int) -> None:
 
 @contextlib.contextmanager
 def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
-    """Turn what the machine does to a run into errors that say what to do.
+    """Turn failures of the machine into errors that say what to do.
 
     Args:
         out: Folder of the run.
@@ -172,7 +171,7 @@ def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
         if "</torch_" in str(error):  # what torch calls its files in shared memory
             reason = str(error).rpartition("RuntimeError: ")[2].strip()
             raise NotEnoughMemoryError(
-                f"no room in shared memory for what the data workers read ({reason}). Enlarge "
+                f"no room in shared memory for the batches of the data workers ({reason}). Enlarge "
                 "/dev/shm (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or pass "
                 "fewer --data.workers; 0 needs none. The same command continues."
             ) from error
@@ -184,7 +183,7 @@ def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
             reason = str(error).strip().partition("\n")[0]
             raise ProcessLostError(
                 f"lost the other processes ({reason}). Under torchrun --max-restarts N the run "
-                "starts again from the last checkpoint; so it does with the same command."
+                "restarts from the last checkpoint, as it does with the same command."
             ) from error
         raise
     except OSError as error:

@@ -23,7 +23,7 @@ Fingerprint = dict[str, Any]
 
 
 def images_fingerprint(dataset: Any) -> Fingerprint:
-    """Describe a dataset so that another one can be distinguished from it, wherever it is.
+    """Return a fingerprint of a dataset, wherever it is stored.
 
     Args:
         dataset: From `data.open_dataset`.
@@ -32,7 +32,8 @@ def images_fingerprint(dataset: Any) -> Fingerprint:
         `count`, and `names`: SHA-256 of the files' names in their order, without the folder that
         holds them all; `None` if the dataset has no names.
     """
-    if not _has_names(dataset):
+    # The indices of a stream's images are not 0, 1, 2, ...
+    if not hasattr(dataset, "filename") or isinstance(dataset, IterableDataset):
         return {"count": len(dataset), "names": None}
     digest = hashlib.sha256()
     for index in range(len(dataset)):
@@ -41,7 +42,7 @@ def images_fingerprint(dataset: Any) -> Fingerprint:
 
 
 def write_settings(config: TrainConfig, images: Fingerprint, out: Path) -> None:
-    """Record what the run in `out` is made of."""
+    """Record the settings and images of the run in `out`."""
     write_json(out / CONFIG_FILE, {**config.to_dict(), _IMAGES: images}, sync=True)
 
 
@@ -59,7 +60,7 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
     path = out / CONFIG_FILE
     if not path.exists():
         return
-    # A setting that did not exist when the run began had what is now its default.
+    # A setting that did not exist when the run began had its present default.
     defaults = flat_settings(
         TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
     )
@@ -124,11 +125,6 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _has_names(dataset: Any) -> bool:
-    # The indices of a stream's images are not 0, 1, 2, ...
-    return hasattr(dataset, "filename") and not isinstance(dataset, IterableDataset)
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any], where: str, other: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from cassle_zoo.common.files import atomic_write
 from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.distributed import process_group
 
 CSV_FILE = "metrics.csv"
 _LONGEST = 1000  # characters in a line
@@ -76,20 +78,25 @@ LOGGERS: dict[str, Callable[[Path, int], Logger]] = {
 
 
 class Reporter:
-    """Sends a run's numbers to the loggers and a progress bar (plain lines without a terminal)."""
+    """Sends a run's numbers to the loggers and a progress bar (plain lines without a terminal).
+
+    In all processes but the first it does nothing.
+    """
 
     def __init__(self, config: TrainConfig, out: Path, step: int, total: int) -> None:
         """Open the loggers and the bar, continuing after `step` of `total` steps."""
         self._config = config
         self._total = total
-        self._loggers = [LOGGERS[name](out, step) for name in config.run.loggers]
+        self._first = process_group.rank() == 0
+        loggers = config.run.loggers if self._first else ()
+        self._loggers = [LOGGERS[name](out, step) for name in loggers]
         self._bar = tqdm(
             initial=step * config.optim.batch_size,
             total=total * config.optim.batch_size,
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (self._first and sys.stderr.isatty()),
         )
         self._mark = (step, time.perf_counter())
 
@@ -113,7 +120,8 @@ class Reporter:
 
     def message(self, text: str) -> None:
         """Print a line without disturbing the bar."""
-        tqdm.write(text, file=sys.stderr)
+        if self._first:
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -127,29 +135,12 @@ class Reporter:
             logger.log(step, finite_values)
 
 
-class NullReporter:
-    """Reports nothing, in all processes but the first."""
-
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Log nothing."""
-
-    def epoch(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Log and print nothing."""
-
-    def message(self, text: str) -> None:
-        """Print nothing."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 def _rows_until(path: Path, step: int) -> list[list[str]]:
     """Return the rows up to a step that are whole; a crash or an editor may have spoilt others."""
     text = path.read_text(encoding="utf-8", errors="replace")
     parsed = (next(csv.reader([line]), []) for line in text.splitlines() if len(line) < _LONGEST)
-    return [row for row in parsed if len(row) == 3 and _within(row[0], step)]
-
-
-def _within(text: str, step: int) -> bool:
-    # Not isdigit, which takes ² as well.
-    return text.isascii() and text.isdecimal() and int(text) <= step
+    return [
+        row
+        for row in parsed
+        if len(row) == 3 and re.fullmatch("[0-9]+", row[0]) and int(row[0]) <= step
+    ]

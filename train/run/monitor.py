@@ -1,6 +1,7 @@
 """A cheap check of the features during training: k-NN accuracy, and whether they collapse."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.utils.data import IterableDataset
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.images import UnreadableImageError, open_image
 from cassle_zoo.features.nearest import knn_predict
+
+_BATCH = 100
 
 
 class Monitor:
@@ -48,9 +51,12 @@ class Monitor:
         """
         was_training = backbone.training
         backbone.eval()
-        features, labels = [], []
-        for images, batch_labels in self._batches():
-            features.append(backbone(images.to(device)).float().cpu())
+        features: list[Tensor] = []
+        labels: list[int] = []
+        items = self._items()
+        while batch := list(itertools.islice(items, _BATCH)):
+            images, batch_labels = zip(*batch, strict=True)
+            features.append(backbone(torch.stack(images).to(device)).float().cpu())
             labels += batch_labels
         backbone.train(was_training)
         if len(labels) < 2:
@@ -66,27 +72,15 @@ class Monitor:
             result["knn_top1"] = float((predicted == target[1::2]).float().mean())
         return result
 
-    def _batches(self, size: int = 100) -> Iterator[tuple[Tensor, list[int]]]:
-        images: list[Tensor] = []
-        labels: list[int] = []
-        for image, label in self._items():
-            images.append(self.transform(open_image(image)))
-            labels.append(int(label) if label is not None else -1)
-            if len(images) == size:
-                yield torch.stack(images), labels
-                images, labels = [], []
-        if images:
-            yield torch.stack(images), labels
+    def _items(self) -> Iterator[tuple[Tensor, int]]:
+        is_stream = isinstance(self.dataset, IterableDataset)
+        chosen = itertools.islice(self.dataset, self.samples) if is_stream else self._spread()
+        for image, label in chosen:
+            yield self.transform(open_image(image)), -1 if label is None else int(label)
 
-    def _items(self) -> Iterator[tuple[Image.Image, int | None]]:
-        if isinstance(self.dataset, IterableDataset):
-            for index, (image, label) in enumerate(self.dataset):
-                if index == self.samples:
-                    return
-                yield image, label
-        else:
-            count = min(self.samples, len(self.dataset))
-            for index in range(count):
-                # The loop reports bad images; here they are only left out.
-                with contextlib.suppress(UnreadableImageError, OSError):
-                    yield self.dataset[index * len(self.dataset) // count]
+    def _spread(self) -> Iterator[tuple[Image.Image, int | None]]:
+        count = min(self.samples, len(self.dataset))
+        for index in range(count):
+            # The loop reports bad images; here they are only left out.
+            with contextlib.suppress(UnreadableImageError, OSError):
+                yield self.dataset[index * len(self.dataset) // count]

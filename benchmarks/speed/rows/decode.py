@@ -4,8 +4,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
 from benchmarks.speed.timing import Check, Row, speeds, take_turns, times_faster
 from benchmarks.speed.workloads import BATCH, IMAGES, SIZE, WORKERS, config, photographs
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
 
 ROUNDTRIPS = 6
 AS_OFFICIAL = "Pillow crops, float tensors"  # what the paper's code does in its workers
@@ -13,16 +20,12 @@ AS_OFFICIAL = "Pillow crops, float tensors"  # what the paper's code does in its
 
 def measure(rounds: int) -> Row:
     """Measure passes over a folder, each by new workers; starting them does not count."""
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import v2
-
     on_pillow = [transforms.RandomResizedCrop(SIZE, (0.2, 1.0)), transforms.ToTensor()]
     crop = [v2.PILToTensor(), v2.RandomResizedCrop(SIZE, (0.2, 1.0), antialias=True)]
     with photographs() as folder:
-        two_tensors = ImageFolder(folder, _Twice(transforms.Compose(on_pillow)))
-        two_crops = ImageFolder(folder, _Twice(v2.Compose(crop)))
-        two_views = ImageFolder(folder, _Twice(v2.Compose([*crop, *_rest()])))
+        two_tensors = ImageFolder(folder, _twice(transforms.Compose(on_pillow)))
+        two_crops = ImageFolder(folder, _twice(v2.Compose(crop)))
+        two_views = ImageFolder(folder, _twice(v2.Compose([*crop, *_rest()])))
         contestants = {
             "cassle-zoo": _ours(config(folder)),
             AS_OFFICIAL: _loaded(two_tensors),
@@ -38,29 +41,20 @@ def measure(rounds: int) -> Row:
         amounts=speeds(seconds, ROUNDTRIPS * IMAGES - BATCH),
         unit="img/s",
         checks=[
-            Check(name=f"cassle-zoo / {AS_OFFICIAL}", value=official_ratio, at_least=1.5),
-            Check(name="the same / torchvision v2", value=ratio),
-            Check(name="the same / with all augmentation", value=all_ratio),
+            Check(f"cassle-zoo / {AS_OFFICIAL}", official_ratio, at_least=1.5),
+            Check("the same / torchvision v2", ratio),
+            Check("the same / with all augmentation", all_ratio),
         ],
         seconds=seconds,
         note="The rest of our augmentation runs in batches on the training device.",
     )
 
 
-class _Twice:
-    """Two draws of a random transform."""
-
-    def __init__(self, transform: Callable[[Any], Any]) -> None:
-        self.transform = transform
-
-    def __call__(self, image: Any) -> tuple[Any, Any]:
-        return self.transform(image), self.transform(image)
+def _twice(transform: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:
+    return lambda image: (transform(image), transform(image))
 
 
 def _rest() -> list[Any]:
-    import torch
-    from torchvision.transforms import v2
-
     return [
         v2.RandomHorizontalFlip(),
         v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
@@ -72,16 +66,11 @@ def _rest() -> list[Any]:
 
 
 def _ours(config: Any) -> Callable[[], float]:
-    from cassle_zoo.train.data.datasets import open_dataset
-    from cassle_zoo.train.data.loading import batches
-
     dataset = open_dataset(config.data)
     return lambda: _pass(batches(config, dataset, 0, ROUNDTRIPS * IMAGES // BATCH))
 
 
 def _loaded(dataset: Any) -> Callable[[], float]:
-    import torch
-
     repeated: Any = torch.utils.data.ConcatDataset([dataset] * ROUNDTRIPS)
 
     def turn() -> float:

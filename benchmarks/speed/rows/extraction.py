@@ -5,19 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.config import resolve_model_data_config
+from torch.nn.functional import cosine_similarity
+
 from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
 from benchmarks.speed.workloads import jpeg_folder, photo
+from cassle_zoo import create_model, eval_transform, extract_features
 
 NAME, SIZE, BATCH, FILES = "resnet50_cassle_simclr", 224, 32, 64
 
 
 def measure(rounds: int) -> Row:
     """Measure from tensors and from JPEG files, and compare the features."""
-    import torch
-    from torch.nn.functional import cosine_similarity
-
-    from cassle_zoo import create_model, eval_transform
-
     # Trained weights: features of random ones are hardly different from image to image.
     overlay = {"input_size": (3, SIZE, SIZE)}
     model = create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay).eval()
@@ -41,16 +43,13 @@ def measure(rounds: int) -> Row:
     cosine = float(cosine_similarity(features["auto"], features["timm"]).min())
 
     def faster(name: str, peer: str, goal: float) -> Check:
-        return Check(
-            name=f"{name} / {peer}", value=times_faster(seconds, name, peer), at_least=goal
-        )
+        return Check(f"{name} / {peer}", times_faster(seconds, name, peer), at_least=goal)
 
     return Row(
         title="feature extraction, resnet50, 224 px, batch 32",
         amounts={
-            name: count / median
+            name: (FILES if "JPEG" in name else BATCH) / median
             for name, median in medians(seconds).items()
-            for count in [FILES if "JPEG" in name else BATCH]
         },
         unit="img/s",
         checks=[
@@ -58,34 +57,25 @@ def measure(rounds: int) -> Row:
             faster("auto", "timm", 4),
             faster("fp32 from JPEG", "timm from JPEG", 1.9),
             faster("auto from JPEG", "timm from JPEG", 4),
-            Check(name="fp32: largest difference from timm", value=difference, at_most=1e-4),
-            Check(name="auto: smallest cosine to timm", value=cosine, at_least=0.999),
+            Check("fp32: largest difference from timm", difference, at_most=1e-4),
+            Check("auto: smallest cosine to timm", cosine, at_least=0.999),
         ],
         seconds=seconds,
     )
 
 
 def _ours(model: Any, inputs: Any, precision: str, transform: Any) -> Any:
-    from cassle_zoo import extract_features
-
     return extract_features(
         model, inputs, batch_size=BATCH, precision=precision, transform=transform, device="cpu"
     ).features
 
 
 def _timm(model: Any, images: Any) -> Any:
-    import torch
-
     with torch.inference_mode():
         return model(images)
 
 
 def _timm_files(model: Any, files: list[Path]) -> Any:
-    import torch
-    from PIL import Image
-    from timm.data import create_transform
-    from timm.data.config import resolve_model_data_config
-
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     transform = create_transform(**config)
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]

@@ -5,8 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+
 from benchmarks.speed.timing import Check, Row, take_turns
 from benchmarks.speed.workloads import config, random_batch
+from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.train.config import OptimConfig
+from cassle_zoo.train.data.views import make_views
+from cassle_zoo.train.trainer import Trainer
 
 BATCH, SIZE = 256, 224
 ARCHITECTURES = ("resnet50", "vit_small")
@@ -14,8 +20,6 @@ ARCHITECTURES = ("resnet50", "vit_small")
 
 def measure(rounds: int) -> Row:
     """Measure with CUDA events; without a GPU the row says so."""
-    import torch
-
     title = f"SimCLR step on a GPU, {SIZE} px, batch {BATCH}, bf16, channels_last"
     if not torch.cuda.is_available():
         return Row(title=title, note="not measured: this machine has no CUDA device")
@@ -28,15 +32,13 @@ def measure(rounds: int) -> Row:
         step, bare, views = (statistics.median(times[p]) for p in ("step", "bare", "views"))
         amounts |= {arch: BATCH / step, f"{arch} bare": BATCH / bare}
         checks += [
-            Check(name=f"{arch}: bare / step", value=bare / step, at_least=0.9),
-            Check(name=f"{arch}: augmentation, % of the step", value=100 * views / step, at_most=5),
-            Check(
-                name=f"{arch}: augmentation reads and writes, GB/s", value=_least_traffic() / views
-            ),
-            Check(name=f"{arch}: peak memory, GiB", value=peak),
+            Check(f"{arch}: bare / step", bare / step, at_least=0.9),
+            Check(f"{arch}: augmentation, % of the step", 100 * views / step, at_most=5),
+            Check(f"{arch}: augmentation reads and writes, GB/s", _least_traffic() / views),
+            Check(f"{arch}: peak memory, GiB", peak),
         ]
         torch.cuda.empty_cache()
-    checks.append(Check(name="the card copies, GB/s", value=_copy_bandwidth()))
+    checks.append(Check("the card copies, GB/s", _copy_bandwidth()))
     return Row(
         title=title,
         amounts=amounts,
@@ -49,13 +51,6 @@ def measure(rounds: int) -> Row:
 
 def _times(arch: str, rounds: int) -> tuple[dict[str, list[float]], float]:
     """Return the seconds of whole steps, of bare ones and of augmentation; peak memory in GiB."""
-    import torch
-
-    from cassle_zoo.augmentation.augment import AugmentConfig
-    from cassle_zoo.train.config import OptimConfig
-    from cassle_zoo.train.data.views import make_views
-    from cassle_zoo.train.trainer import Trainer
-
     optim = OptimConfig(batch_size=BATCH, epochs=1000, base_lr=0)
     run = config(arch=arch, augment=AugmentConfig(size=SIZE), optim=optim)
     trainer = Trainer(run, per_epoch=100, device=torch.device("cuda"))
@@ -81,8 +76,6 @@ def _times(arch: str, rounds: int) -> tuple[dict[str, list[float]], float]:
 
 
 def _on_gpu(work: Callable[[], Any]) -> float:
-    import torch
-
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -100,8 +93,6 @@ def _least_traffic() -> float:
 
 def _copy_bandwidth() -> float:
     """Return the gigabytes per second that a copy reads and writes."""
-    import torch
-
     source = torch.empty(2**28, device="cuda")
     target = torch.empty_like(source)
     times = [_on_gpu(lambda: target.copy_(source)) for _ in range(10)]

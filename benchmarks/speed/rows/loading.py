@@ -1,18 +1,17 @@
 """`create_model(..., pretrained=True)` once the library is imported, beside timm's own loading."""
 
+import timm
+
+import cassle_zoo
 from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
+from cassle_zoo.specs import resolve_spec
+from cassle_zoo.store.folder import MODEL_FILE, bundled_folder
 
 NAME = "resnet50_cassle_simclr"
 
 
 def measure(rounds: int) -> Row:
     """Measure loading from the bundled file; only ours verifies its hash."""
-    import timm
-
-    import cassle_zoo
-    from cassle_zoo.specs import resolve_spec
-    from cassle_zoo.store.folder import MODEL_FILE, bundled_folder
-
     file = bundled_folder(resolve_spec(NAME)) / MODEL_FILE
     overlay = {"file": str(file), "num_classes": 0}
 
@@ -30,8 +29,8 @@ def measure(rounds: int) -> Row:
         title=f'create_model("{NAME}", pretrained=True)',
         amounts=middle,
         checks=[
-            Check(name="seconds, hash verified", value=middle["cassle-zoo"], at_most=0.09),
-            Check(name="times faster than timm", value=times_faster(seconds, "cassle-zoo", "timm")),
+            Check("seconds, hash verified", middle["cassle-zoo"], at_most=0.09),
+            Check("times faster than timm", times_faster(seconds, "cassle-zoo", "timm")),
         ],
         seconds=seconds,
     )

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from benchmarks.speed.timing import Check, Row, medians, take_turns
 from benchmarks.speed.workloads import BATCH, config, random_batch
+from cassle_zoo.train.run.logs import Reporter
+from cassle_zoo.train.trainer import Trainer
 
 
 def measure(rounds: int) -> Row:
     """Measure a step, a log entry and a checkpoint, each by itself."""
-    from cassle_zoo.train.run.logs import Reporter
-    from cassle_zoo.train.trainer import Trainer
-
     with tempfile.TemporaryDirectory() as out:
         run, batch = config(), random_batch(BATCH)
         trainer = Trainer(run, per_epoch=100)
@@ -36,6 +35,6 @@ def measure(rounds: int) -> Row:
     return Row(
         title=f"logging every {every} steps, checkpoints every {run.run.checkpoint_every}",
         amounts=middle,
-        checks=[Check(name="% of the time of training", value=100 * (logs + saves), at_most=1)],
+        checks=[Check("% of the time of training", 100 * (logs + saves), at_most=1)],
         seconds=seconds,
     )

@@ -3,7 +3,11 @@
 import copy
 from typing import Any
 
+import torch
+
 from benchmarks.speed.timing import Check, Row, Seconds, medians, take_turns, times_faster
+from cassle_zoo.eval.protocols.linear_probe import L2_GRID
+from cassle_zoo.eval.solvers.logistic_regression import fit_path
 
 PROBLEMS = ((2000, 512, 37), (5000, 2048, 102))
 ITERATIONS = 5000
@@ -42,15 +46,13 @@ def _compare(problem: tuple[int, int, int], rounds: int) -> tuple[Seconds, list[
     pairs = zip(objectives[ours], objectives[theirs], strict=True)
     excess = max(mine / best - 1 for mine, best in pairs)
     return turns, [
-        Check(name=f"{size}: times faster", value=times_faster(turns, ours, theirs), at_least=10),
-        Check(name=f"{size}: objective above L-BFGS's, at worst", value=excess, at_most=1e-6),
+        Check(f"{size}: times faster", times_faster(turns, ours, theirs), at_least=10),
+        Check(f"{size}: objective above L-BFGS's, at worst", excess, at_most=1e-6),
     ]
 
 
 def _problem(samples: int, width: int, classes: int) -> tuple[Any, Any]:
     """Return features as of a ResNet: not negative, mean 0.25, correlated, classes overlapping."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (samples,), generator=generator)
     centres = torch.randn(classes, 64, generator=generator)
@@ -61,17 +63,10 @@ def _problem(samples: int, width: int, classes: int) -> tuple[Any, Any]:
 
 
 def _ours(features: Any, labels: Any, classes: int) -> list[float]:
-    from cassle_zoo.eval.protocols.linear_probe import L2_GRID
-    from cassle_zoo.eval.solvers.logistic_regression import fit_path
-
     return [fit.objective for fit in fit_path(features, labels, classes, L2_GRID)]
 
 
 def _lbfgs(features: Any, labels: Any, classes: int) -> list[float]:
-    import torch
-
-    from cassle_zoo.eval.protocols.linear_probe import L2_GRID
-
     layer = torch.nn.Linear(features.shape[1], classes)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)

@@ -4,7 +4,11 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
+from cassle_zoo.eval.protocols.retrieval import retrieve
+from cassle_zoo.features.nearest import knn_predict, nearest_neighbours
 
 GALLERY, WIDTH, QUERIES, CLASSES, K = 1_000_000, 512, 512, 10_000, 20
 BLOCK = 16_384  # gallery rows in one product
@@ -13,11 +17,6 @@ GIB = 2**30
 
 def measure(rounds: int) -> Row:
     """Measure the searches; the features alone take 1.9 GiB."""
-    import torch
-
-    from cassle_zoo.eval.protocols.retrieval import retrieve
-    from cassle_zoo.features.nearest import knn_predict, nearest_neighbours
-
     generator = torch.Generator().manual_seed(0)
     gallery = torch.randn(GALLERY, WIDTH, generator=generator)
     queries = torch.randn(QUERIES, WIDTH, generator=generator)
@@ -45,13 +44,13 @@ def measure(rounds: int) -> Row:
         checks=[
             *(
                 Check(
-                    name=f"{name}, times the bare product",
-                    value=times_faster(seconds, "product", name),
+                    f"{name}, times the bare product",
+                    times_faster(seconds, "product", name),
                     at_most=1.5,
                 )
                 for name in searches
             ),
-            Check(name="peak memory, features included, GiB", value=peak, at_most=4),
+            Check("peak memory, features included, GiB", peak, at_most=4),
         ],
         seconds=seconds,
     )

@@ -7,8 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.speed.timing import Check, Row, speeds, take_turns
-from benchmarks.speed.workloads import BATCH, config, random_batch
+from benchmarks.speed.timing import Check, Row, medians, take_turns
+from benchmarks.speed.workloads import BATCH, config, random_batch, training_step
+from cassle_zoo.train.config import OptimConfig
+from cassle_zoo.train.distributed import process_group
+from cassle_zoo.train.trainer import Trainer
 
 BATCHES = (16, 32, 64, 128)
 STEPS = 3
@@ -16,12 +19,11 @@ STEPS = 3
 
 def measure(rounds: int) -> Row:
     """Measure steps on random crops: batch sizes in this process, then one and two processes."""
-    turns = {f"batch {size}": _turn(size) for size in BATCHES}
-    seconds = take_turns(turns, rounds)
-    amounts: dict[str, float] = {}
-    for size in BATCHES:
-        name = f"batch {size}"
-        amounts |= speeds({name: seconds[name]}, STEPS * size)
+    seconds = take_turns({f"batch {size}": _turn(size) for size in BATCHES}, rounds)
+    middle = medians(seconds).items()
+    amounts = {
+        name: STEPS * size / median for size, (name, median) in zip(BATCHES, middle, strict=True)
+    }
     cores = len(os.sched_getaffinity(0))
     for count in (1, 2):
         name = f"{count} process{'es' * (count > 1)}, batch {BATCH}"
@@ -32,22 +34,19 @@ def measure(rounds: int) -> Row:
         title="SimCLR step, resnet18, 96 px, bf16 where native: growth",
         amounts=amounts,
         unit="img/s",
-        checks=[Check(name="two processes with half the cores each / one", value=two / one)],
+        checks=[Check("two processes with half the cores each / one", two / one)],
         seconds=seconds,
     )
 
 
 def _turn(size: int) -> Callable[[], None]:
-    from cassle_zoo.train.config import OptimConfig
-    from cassle_zoo.train.trainer import Trainer
-
     # The learning rate is 0, so that noise does not make the loss infinite.
     run = config(optim=OptimConfig(batch_size=size, epochs=1000, base_lr=0))
-    trainer, batch = Trainer(run, per_epoch=100), random_batch(size)
+    step = training_step(run, random_batch(size))
 
     def turn() -> None:
         for _ in range(STEPS):
-            trainer.train_step(batch, 10**6)
+            step()
 
     return turn
 
@@ -63,9 +62,6 @@ def in_processes(count: int, threads: int) -> float:
 
 def one_of_several() -> None:
     """Train in one of the processes; the first prints the seconds."""
-    from cassle_zoo.train.distributed import process_group
-    from cassle_zoo.train.trainer import Trainer
-
     with process_group.init(None, 600.0) as device:
         trainer = Trainer(config(), per_epoch=100, device=device)
         batch = random_batch(BATCH // process_group.world_size())

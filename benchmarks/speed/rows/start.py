@@ -28,10 +28,8 @@ def measure(rounds: int) -> Row:
         title="import cassle_zoo; cassle-zoo list",
         amounts=middle,
         checks=[
-            Check(
-                name="import cassle_zoo, seconds", value=middle["import cassle_zoo"], at_most=0.15
-            ),
-            Check(name="cassle-zoo list, seconds", value=middle["cassle-zoo list"], at_most=0.4),
+            Check("import cassle_zoo, seconds", middle["import cassle_zoo"], at_most=0.15),
+            Check("cassle-zoo list, seconds", middle["cassle-zoo list"], at_most=0.4),
         ],
         seconds=seconds,
     )

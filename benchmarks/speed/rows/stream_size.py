@@ -13,13 +13,17 @@ import time
 from pathlib import Path
 
 from benchmarks.speed.timing import Check, Row
+from benchmarks.speed.workloads import config, photo
+from cassle_zoo.train.config import DataConfig
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 SHARD = 1000
 
 
 def measure(rounds: int) -> Row:
-    """Measure each size in processes of its own."""
+    """Measure each size in its own processes."""
     del rounds  # every process costs the imports, and the numbers hardly vary
     seconds: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
@@ -41,8 +45,8 @@ def measure(rounds: int) -> Row:
         title="start of training on a WebDataset: index to first batch",
         amounts=fastest,
         checks=[
-            Check(name="1,000 times the data: more seconds", value=more_seconds, at_most=1),
-            Check(name="1,000 times the data: more MiB", value=more_memory, at_most=50),
+            Check("1,000 times the data: more seconds", more_seconds, at_most=1),
+            Check("1,000 times the data: more MiB", more_memory, at_most=50),
         ],
         seconds=seconds,
     )
@@ -50,8 +54,6 @@ def measure(rounds: int) -> Row:
 
 def write_index(folder: Path, size: int) -> None:
     """Write an index of `size` samples in shards of `SHARD`."""
-    from benchmarks.speed.workloads import photo
-
     first = folder / "0.tar"
     image, label = folder / "image.jpg", folder / "label.cls"
     label.write_text("0", encoding="utf-8")
@@ -75,11 +77,6 @@ def write_index(folder: Path, size: int) -> None:
 
 def first_batch(folder: str) -> dict[str, float]:
     """Open the data in `folder` and wait for the first batch."""
-    from benchmarks.speed.workloads import config
-    from cassle_zoo.train.config import DataConfig
-    from cassle_zoo.train.data.datasets import open_dataset
-    from cassle_zoo.train.data.loading import batches
-
     data = DataConfig(root=folder, dataset="wds/bench", workers=0)
     run = config(data=data)
     open_dataset(data)  # imports do not count

@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import timm
+import torch
+
 from benchmarks.speed.timing import Check, Row, medians, speeds, take_turns, times_faster
 from benchmarks.speed.workloads import (
     BATCH,
@@ -16,10 +19,13 @@ from benchmarks.speed.workloads import (
     timed_steps,
     with_precision,
 )
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import Crops, MapViews, batches, steps_per_epoch
+from cassle_zoo.train.trainer import Trainer
 
 
 def measure(rounds: int) -> Row:
-    """Measure whole turns of training, each with a data loader of its own."""
+    """Measure whole turns of training, each with its own data loader."""
     with photographs() as folder:
         run = config(folder)
         contestants: dict[str, Callable[[], float | None]] = {
@@ -36,11 +42,11 @@ def measure(rounds: int) -> Row:
         name: (middle[f"bare {name}"] + decoding) / middle[name] for name in ("fp32", "bf16")
     }
     checks = [
-        Check(name=f"{name} / lightly", value=times_faster(seconds, name, "lightly"), at_least=goal)
+        Check(f"{name} / lightly", times_faster(seconds, name, "lightly"), at_least=goal)
         for name, goal in (("fp32", 1.35), ("bf16", 2.3))
     ]
     checks += [
-        Check(name=f"{name}: fraction of bare step + decoding", value=fraction, at_least=0.95)
+        Check(f"{name}: fraction of bare step + decoding", fraction, at_least=0.95)
         for name, fraction in fractions.items()
     ]
     return Row(
@@ -53,10 +59,6 @@ def measure(rounds: int) -> Row:
 
 
 def _ours(config: Any) -> Callable[[], float]:
-    from cassle_zoo.train.data.datasets import open_dataset
-    from cassle_zoo.train.data.loading import batches, steps_per_epoch
-    from cassle_zoo.train.trainer import Trainer
-
     dataset = open_dataset(config.data)
     trainer = Trainer(config, steps_per_epoch(dataset, BATCH))
 
@@ -68,8 +70,6 @@ def _ours(config: Any) -> Callable[[], float]:
 
 
 def _lightly(folder: str) -> Callable[[], float]:
-    import timm
-    import torch
     from lightly.data import LightlyDataset
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
@@ -94,17 +94,11 @@ def _lightly(folder: str) -> Callable[[], float]:
             optimizer.step()
             yield
 
-    def turn() -> float:
-        return timed_steps(steps())
-
-    return turn
+    return lambda: timed_steps(steps())
 
 
 def _bare(precision: str) -> Callable[[], None]:
     """Return forward and backward of two views through the backbone, and nothing else."""
-    import timm
-    import torch
-
     model = timm.create_model("resnet18", num_classes=0).to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
 
@@ -120,12 +114,7 @@ def _bare(precision: str) -> Callable[[], None]:
 
 
 def _decoding(config: Any) -> float:
-    """Return the seconds that decoding and cropping takes of a step when all cores share it."""
-    import torch
-
-    from cassle_zoo.train.data.datasets import open_dataset
-    from cassle_zoo.train.data.loading import Crops, MapViews
-
+    """Return the seconds that decoding and cropping take per step when all cores work on it."""
     views = MapViews(open_dataset(config.data), Crops(config.augment, 0))
     start = time.process_time()
     for sample in range(BATCH):

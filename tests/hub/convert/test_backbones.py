@@ -17,8 +17,7 @@ from cassle_zoo.common.errors import (
     ModelFolderError,
     UnknownNameError,
 )
-from cassle_zoo.hub.convert.convert import convert_checkpoint
-from cassle_zoo.hub.convert.identify import ConvertOptions, IdentifiedCheckpoint
+from cassle_zoo.hub.convert.convert import ConvertOptions, IdentifiedCheckpoint, convert_checkpoint
 from cassle_zoo.zoo.vit import mocov3_vit
 
 Randomise = Callable[[nn.Module], nn.Module]

@@ -13,7 +13,7 @@ from torch import nn
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.hub.convert.checkpoint_file import read_checkpoint
-from cassle_zoo.hub.convert.identify import ConvertOptions, identify
+from cassle_zoo.hub.convert.convert import ConvertOptions, identify
 from cassle_zoo.hub.convert.official import read_projector
 from cassle_zoo.projector import ProjectorConfig
 

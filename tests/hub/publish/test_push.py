@@ -14,7 +14,7 @@ from upload_server import DROP, TOKEN, UploadServer
 
 from cassle_zoo.common.errors import ConfigError, HubError, ModelFolderError
 from cassle_zoo.common.files import sha256
-from cassle_zoo.hub.publish.push import plan_push, push
+from cassle_zoo.hub.publish.push import push
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.store.folder import CONFIG_FILE, FOLDER_FILES, MODEL_FILE
 
@@ -129,16 +129,16 @@ def test_a_pull_request_leaves_main(uploads: UploadServer, folder: Path, unverif
 
 
 def test_a_pull_request_needs_a_repository(uploads: UploadServer, folder: Path) -> None:
-    for call in (plan_push, push):
+    for dry_run in (True, False):
         with pytest.raises(ConfigError, match=r"no repository 'org/toy' for a pull request.*--cre"):
-            call(folder, REPO, create_pr=True)
+            push(folder, REPO, create_pr=True, dry_run=dry_run)
     assert not WRITING & set(uploads.steps)
 
 
 def test_a_plan_says_everything_and_writes_nothing(uploads: UploadServer, folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     (folder / "checkpoints").mkdir()
-    plan = plan_push(folder, REPO, private=True)
+    plan = push(folder, REPO, private=True, dry_run=True).plan
     assert (plan.parent, plan.private, plan.model) == (None, True, TOY.full_name)
     assert plan.left_out == ("checkpoints", "notes.txt")
     assert [file.name for file in plan.files] == list(FOLDER_FILES)
@@ -281,7 +281,7 @@ def test_a_token_in_a_card_or_in_the_settings_is_not_uploaded(
     config = (other / CONFIG_FILE).read_text()
     (other / CONFIG_FILE).write_text(config.replace('"abc"', f'"{TOKEN}"'))
     write_reference(other)
-    with pytest.raises(ModelFolderError, match=r"config\.json holds a token") as caught:
+    with pytest.raises(ModelFolderError, match=r"config\.json holds a Hub token") as caught:
         push(other, REPO)
     assert TOKEN not in str(caught.value)
     assert uploads.steps == []

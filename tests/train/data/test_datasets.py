@@ -115,7 +115,7 @@ def test_a_split_that_takes_the_place_of_the_folder_is_named(
     shutil.copy(next(images.rglob("*.png")), root)
     run = dataclasses.replace(config, data=DataConfig(root=str(root), workers=0))
     assert loop.train(run, tmp_path / "run").finished
-    said = f"of {str(root)!r} the folder 'train' is used; --data.split '' takes all folders."
+    said = f"only the folder 'train' of {str(root)!r} is used; --data.split '' takes all folders."
     assert said in capsys.readouterr().err
     assert len(open_dataset(DataConfig(root=str(root), split=""))) == 23
 
@@ -133,7 +133,7 @@ def test_a_split_that_is_not_there(images: Path, tmp_path: Path) -> None:
         assert len(open_dataset(DataConfig(root=str(root)))) == 22
         with pytest.raises(DataError, match=r"has no folder 'val'; --data\.split '' takes all"):
             open_dataset(DataConfig(root=str(root), split="val"))
-    with pytest.raises(DataError, match="of emoji64 only the split 'train'"):
+    with pytest.raises(DataError, match="emoji64 has only the split 'train' for training"):
         open_dataset(DataConfig(root=str(archive), dataset="emoji64", split="test"))
 
 

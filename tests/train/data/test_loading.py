@@ -81,13 +81,13 @@ def test_batches_are_pinned_for_the_gpu_of_the_run(
 
 
 def test_epochs_differ_and_cover_the_data(config: TrainConfig) -> None:
-    from cassle_zoo.train.data.loading import EpochBatches
+    from cassle_zoo.train.data.loading import epoch_batches
 
-    keys = list(EpochBatches(22, 4, 0, 0, 10))
+    keys = list(epoch_batches(22, 4, 0, range(10)))
     assert len({sample for batch in keys[:5] for _, sample in batch}) == 20
     assert [epoch for batch in keys for epoch, _ in batch] == [0] * 20 + [1] * 20
     assert keys[:5] != [[(0, s) for _, s in batch] for batch in keys[5:]]
-    assert keys != list(EpochBatches(22, 4, 1, 0, 10))
+    assert keys != list(epoch_batches(22, 4, 1, range(10)))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

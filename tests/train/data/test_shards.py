@@ -124,7 +124,7 @@ def test_more_workers_than_shards(config: TrainConfig) -> None:
 
 def test_shards_for_several_processes(config: TrainConfig) -> None:
     listed = list_shards(Path(config.data.root), "train", None)
-    with pytest.raises(DataError, match=r"4 shard\(s\) cannot be shared out among 5 processes"):
+    with pytest.raises(DataError, match=r"4 shard\(s\) cannot be divided among 5 processes"):
         Shards(listed, rank=0, world_size=5, workers=1)
     assert "evenly among 3 processes" in Shards(listed, rank=0, world_size=3, workers=1).notes[0]
     shares = [Shards(listed, rank=rank, world_size=2, workers=1) for rank in (0, 1)]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,6 @@ from cassle_zoo.common.errors import CassleZooError, ConfigError
 from cassle_zoo.projector import ProjectorConfig
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.distributed.process_group import (
-    Store,
     agree_on_prefix,
     all_gather,
     all_gather_cpu,
@@ -189,7 +189,7 @@ def test_the_gpu_of_one_process_is_the_current_one(monkeypatch: pytest.MonkeyPat
     assert current == [torch.device("cuda:0")]
 
 
-def together(store: Store, count: int) -> list[str]:
+def together(store: Any, count: int) -> list[str]:
     with ThreadPoolExecutor(count) as pool:
         return list(
             pool.map(lambda rank: agree_on_prefix(store, rank, count, 60), reversed(range(count)))

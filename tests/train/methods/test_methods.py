@@ -150,7 +150,7 @@ def test_bf16_is_close_to_fp32(config: TrainConfig, name: str) -> None:
         trainer = Trainer(dataclasses.replace(config, run=run), 4)
         losses.append(trainer.train_step(batch, 4)["loss"])
         for group in trainer.method.param_groups():
-            for p in group.parameters:
+            for p in group["params"]:
                 assert p.grad is not None
                 assert p.grad.dtype == p.dtype == torch.float32
                 assert p.grad.isfinite().all()
@@ -179,7 +179,7 @@ def test_a_step_stays_on_its_device(
     loss.backward()
     method.after_step(0.5)
     tensors = [loss, *logs.values(), *method.buffers(), *method.parameters()]
-    grads = [p.grad for group in method.param_groups() for p in group.parameters]
+    grads = [p.grad for group in method.param_groups() for p in group["params"]]
     assert {t.device.type for t in (*tensors, *grads)} == {"meta"}
 
 

@@ -188,7 +188,7 @@ def test_queue_takes_keys_and_wraps() -> None:
     views = random_views(0)
     held = method.queue.clone()
     with torch.no_grad():
-        keys = F.normalize(copy.deepcopy(method.teacher)(views.images[1], views.descriptors[1]))
+        keys = F.normalize(copy.deepcopy(method.teacher)(views)[1])
     optimizer = sgd([p for p in method.parameters() if p.requires_grad])
     do_step(method, optimizer, views, 0.1)
     torch.testing.assert_close(method.queue, torch.cat([keys, held[16:]]))
@@ -228,7 +228,7 @@ def test_teachers_get_no_gradient(name: str) -> None:
     method = build(METHODS[name](out_features=8, **small))
     assert isinstance(method.teacher, EMATeacher)
     method(random_views(0))[0].backward()
-    trained = {p for group in method.param_groups() for p in group.parameters}
+    trained = {p for group in method.param_groups() for p in group["params"]}
     assert not trained & set(method.teacher.parameters())
     assert all(p.grad is not None for p in trained)
     assert all(p.grad is None for p in method.teacher.parameters())

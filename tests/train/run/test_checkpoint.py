@@ -49,7 +49,7 @@ def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
     content = pickle.dumps(Evil())
     digest = sha256(content).encode()
     (tmp_path / LATEST).write_bytes(digest + b"\n" + content)
-    with pytest.raises(ModelFolderError, match="no checkpoint") as caught:
+    with pytest.raises(ModelFolderError, match="not a checkpoint") as caught:
         load_checkpoint(tmp_path)
     assert "weights_only" not in str(caught.value)  # torch's advice is to run it
     assert not marker.exists()
