@@ -222,14 +222,14 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
     "resnet18_cassle_simclr.emoji64": {
         "model.safetensors": "26ac50e640baf5a95e2b0c1a1b4130c940cab4972c61957c2481fc40a503a92d",
         "projector.safetensors": "ddabb5eb006f005a5c9b660cee37e0ed7dc75bef079de9eac4fac7c0a5b66f0c",
-        "config.json": "3138e0e648737664dd7d7c89b653f63e6a196ba6d7d1021bc8d6af3b48bb905a",
-        "reference.safetensors": "9f4283a2a2abcfded640e9c7419e7b75c19434277f4764a6dac42f002d87586b",
+        "config.json": "4a8acd204146282ef6c4afc6f552be52295d9edad27de67a720b24b921ce9319",
+        "reference.safetensors": "98d0090f53c0b44c815fd0864f59cb4c7fd789521915cbcb107a61f08529d423",
     },
     "resnet18_simclr.emoji64": {
         "model.safetensors": "767ee629d8b01623e081ddeb2b996fb3baa1f4cd592b7cd936204293967ddb15",
         "projector.safetensors": "b8d56856d54e608b56329201473e80ed0daf50ab1192f1058f21d087f1652167",
-        "config.json": "2d41d9738133e8933982d612d640519f6d5a1077e29e985bd6e13fc1abde3130",
-        "reference.safetensors": "6e91a8445b0a31ea6f3af26b9e88de75592dee604832df5784157f213e109833",
+        "config.json": "948b8e7f3ef3d0a743b452af60063265c94fc73cc9076c04f6c1ed4f5b232b2b",
+        "reference.safetensors": "90eb80c2961569af9390491b704d2f1d91e041dcf90db84ec83511c49f81cc36",
     },
     "resnet50_cassle_simclr.emoji64": {
         "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",

@@ -139,6 +139,7 @@ def _name(setting: str) -> str:
 
 
 def _command(command: str) -> str:
+    command = command.replace("cassle-zoo reproduce study ", "python -m benchmarks.study run ")
     for old, new in (*RENAMED_SETTINGS.items(), *_EVAL_OPTIONS):
         option = re.escape(old).replace("_", "[_-]")
         command = re.sub(rf"--{option}(?![\w-])", f"--{new.replace('_', '-')}", command)
