@@ -1,8 +1,8 @@
 """Files of one commit of a Hub repository, downloaded into the client's usual cache.
 
-huggingface_hub does the work, so its settings hold: `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
-`HF_TOKEN`, ... This module adds that all files are of the same commit, and errors that say what to
-do. No error holds a token.
+huggingface_hub does the work, so its settings apply: `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
+`HF_TOKEN`, ... This module makes sure that all files are from one commit, and that errors say what
+to do. No error contains a token.
 """
 
 import re
@@ -31,17 +31,17 @@ def download(
     cache_dir: str | Path | None = None,
     force: bool = False,
 ) -> Path:
-    """Return the folder in the cache that holds files of a repository; download what is missing.
+    """Download the files of a repository that are not cached, and return their folder.
 
-    Files of a full commit hash that are in the cache cost no request. Of a branch or tag, the
-    client asks which commit it is, and takes the one in the cache if the Hub cannot be reached.
+    Cached files of a full commit hash need no request. For a branch or tag, the client asks the
+    Hub for the commit, and uses the cached one if the Hub cannot be reached.
 
     Args:
         repo: `org/name`.
         revision: Branch, tag or commit; `None` for `main`.
         files: Names of the files, at least one.
         cache_dir: The client's cache; by default the one in `HF_HOME`.
-        force: Whether to download files again that are in the cache.
+        force: Whether to download cached files again.
 
     Returns:
         The folder of the commit, named by its hash.
@@ -54,19 +54,12 @@ def download(
     """
     from huggingface_hub import hf_hub_download
 
+    options = _options(cache_dir, force)
     wanted = revision or "main"
     folder = Path()
     for file in files:
         try:
-            path = hf_hub_download(
-                repo,
-                file,
-                revision=wanted,
-                cache_dir=cache_dir,
-                force_download=force,
-                library_name="cassle_zoo",
-                library_version=__version__,
-            )
+            path = hf_hub_download(repo, file, revision=wanted, **options)
         except client_errors() as error:
             # Without the client's traceback, because what the server said is in it unredacted.
             raise _translated(error, repo, wanted, file, cache_dir) from None
@@ -88,17 +81,20 @@ def download_all(
 
     try:
         path = snapshot_download(
-            repo,
-            revision=commit,
-            allow_patterns=list(patterns),
-            cache_dir=cache_dir,
-            force_download=force,
-            library_name="cassle_zoo",
-            library_version=__version__,
+            repo, revision=commit, allow_patterns=list(patterns), **_options(cache_dir, force)
         )
     except client_errors() as error:
         raise _translated(error, repo, commit, "a file", cache_dir) from None
     return Path(path)
+
+
+def _options(cache_dir: str | Path | None, force: bool) -> dict[str, Any]:
+    return {
+        "cache_dir": cache_dir,
+        "force_download": force,
+        "library_name": "cassle_zoo",
+        "library_version": __version__,
+    }
 
 
 def redacted(text: str) -> str:
@@ -138,7 +134,7 @@ def client_errors() -> tuple[type[Exception], ...]:
 def _translated(
     error: Exception, repo: str, revision: str, file: str, cache_dir: str | Path | None
 ) -> CassleZooError:
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_token
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -167,14 +163,15 @@ def _translated(
     if isinstance(reason, RepositoryNotFoundError):
         return WeightsUnavailableError(
             f"There is no repository {where} with revision {revision!r}, or it is private and "
-            f"{_token_state()}. Check the name; for a private repository, {_LOG_IN}."
+            f"{'your token has no access to it' if get_token() else 'no token is set'}. Check the "
+            f"name; for a private repository, {_LOG_IN}."
         )
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
     if is_offline() or isinstance(reason, OfflineModeIsEnabled):
         return WeightsUnavailableError(
             f"{file} of {repo!r} at {revision!r} is not downloaded into the cache {cache}, because "
-            "HF_HUB_OFFLINE is set. Unset it, or give the cache that has the file with cache_dir "
-            "or HF_HOME."
+            "HF_HUB_OFFLINE is set. Unset it, or point cache_dir or HF_HOME to the cache that has "
+            "the file."
         )
     hint = (
         f"Is {endpoint()} reachable? HF_ENDPOINT sets another address."
@@ -188,12 +185,6 @@ def _translated(
 
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
-
-
-def _token_state() -> str:
-    from huggingface_hub import get_token
-
-    return "your token has no access to it" if get_token() else "no token is set"
 
 
 def _missing_file(repo: str, revision: str, file: str) -> ModelFolderError:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
+from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
-from cassle_zoo.store.config import FORMAT_VERSION
 from cassle_zoo.store.folder import MODEL_FILE, bundled_folder
 from cassle_zoo.store.model_files import is_cached_file, resolve
 
