@@ -1,4 +1,4 @@
-"""Queries and their nearest neighbours, to look at: a contact sheet and an HTML page."""
+"""Contact sheet and HTML page of queries and their nearest neighbours."""
 
 import io
 import math
@@ -36,8 +36,8 @@ class GalleryItem:
     Attributes:
         image: The image, of any mode; it is not changed.
         label: Name of its class, or another short caption.
-        name: Of its file, and what else it may be found by on the page.
-        cosine: Similarity to the query; of no meaning for the query itself.
+        name: Name of its file, and other words that the page's search should find.
+        cosine: Similarity to the query; meaningless for the query itself.
     """
 
     image: Image.Image
@@ -48,10 +48,10 @@ class GalleryItem:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GalleryRow:
-    """A query and what was found for it.
+    """A query and its neighbours.
 
     Attributes:
-        query: What was looked up.
+        query: The query.
         found: Its neighbours, most similar first.
     """
 
@@ -65,7 +65,7 @@ class GalleryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOutputs:
-    """What :func:`run_demo` wrote.
+    """Files written by :func:`run_demo`.
 
     Attributes:
         sheet: PNG with some of the images and their neighbours.
@@ -85,11 +85,11 @@ class DemoOutputs:
 def run_demo(
     model: nn.Module | str, folder: Path, inputs: Sequence[str | Path] = ()
 ) -> DemoOutputs:
-    """Extract features of images, find each one's nearest neighbours, and write all to a folder.
+    """Extract features of images, find the nearest neighbours of each, and write all to a folder.
 
     Args:
         model: A model, or the name of one, which is loaded with its pretrained weights.
-        folder: Where to write; it is created.
+        folder: The folder; it is created.
         inputs: Images and folders; by default the sample images of the package.
 
     Returns:
@@ -100,7 +100,7 @@ def run_demo(
     """
     found = extract_features(model, list(inputs) or SAMPLES)
     if len(found) < 2:
-        raise DataError(f"Only {found.sources[0]} can be read; neighbours need two images.")
+        raise DataError(f"Only {found.sources[0]} can be read; at least two images are needed.")
     k = min(_NEIGHBOURS, len(found) - 1)
     cosines, indices = nearest_neighbours(found.features, found.features, k, exclude_self=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def gallery_page(
         title: The heading.
         rows: At least one.
         summary: A sentence below the heading.
-        marked: Mark what has the query's label as right, and all else as wrong.
+        marked: Mark neighbours with the query's label as right, and others as wrong.
 
     Returns:
         The page, to be saved as UTF-8. All texts are escaped, and no other script can run.
@@ -169,7 +169,7 @@ def contact_sheet(
     Args:
         title: The heading.
         rows: At least one.
-        marked: Frame and caption what has the query's label as right, and all else as wrong.
+        marked: Frame and caption neighbours with the query's label as right, others as wrong.
         cell: Width and height of an image on the sheet, in pixels.
 
     Returns:
@@ -272,19 +272,14 @@ def _draw_cell(
 
 def _fit(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Shorten in the middle, since file names differ at both ends."""
-    label = _one_line(label)
-    if font.getlength(label) <= width:
-        return label
-    # Measuring is slow for texts of any length, and no more than this can fit.
-    letters = min(len(label) - 1, width)
-    while letters > 1 and font.getlength(_shortened(label, letters)) > width:
+    label = shortened = _one_line(label)
+    # Measuring is slow for long texts, and no more letters than this can fit.
+    letters = min(len(label), width + 1)
+    while letters > 1 and font.getlength(shortened) > width:
         letters -= 1
-    return _shortened(label, letters)
-
-
-def _shortened(label: str, letters: int) -> str:
-    tail = letters // 2
-    return f"{label[: letters - tail]}…{label[len(label) - tail :]}"
+        tail = letters // 2
+        shortened = f"{label[: letters - tail]}…{label[len(label) - tail :]}"
+    return shortened
 
 
 def _one_line(text: str) -> str:
