@@ -59,7 +59,7 @@ class Whitening:
         rank = int((variances > noise).sum())
         if rank < components:
             raise DataError(
-                f"the features vary in {rank} directions only; {components} components are too many."
+                f"the features vary in {rank} directions only; {components} components asked for."
             )
         largest = slice(components)
         return cls(mean=mean, projection=directions[:, largest] / variances[largest].sqrt())
