@@ -39,32 +39,26 @@ __all__ = [
     "save_features",
 ]
 
-_MODULE_OF = {
-    "CassleZooError": "common.errors",
-    "ConditionedProjector": "projector",
-    "DescribedViews": "augmentation.transforms",
-    "DescriptorLayout": "augmentation.descriptors",
-    "FeatureSet": "features.extract",
-    "ModelSpec": "specs",
-    "ProjectorConfig": "projector",
-    "create_model": "zoo.create",
-    "create_projector": "zoo.create",
-    "eval_transform": "features.extract",
-    "extract_features": "features.extract",
-    "list_models": "zoo.create",
-    "load_features": "features.files",
-    "model_info": "zoo.create",
-    "save_features": "features.files",
+_NAMES_OF = {
+    "augmentation.descriptors": ("DescriptorLayout",),
+    "augmentation.transforms": ("DescribedViews",),
+    "common.errors": ("CassleZooError",),
+    "features.extract": ("FeatureSet", "eval_transform", "extract_features"),
+    "features.files": ("load_features", "save_features"),
+    "projector": ("ConditionedProjector", "ProjectorConfig"),
+    "specs": ("ModelSpec",),
+    "zoo.create": ("create_model", "create_projector", "list_models", "model_info"),
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    for module, names in _NAMES_OF.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

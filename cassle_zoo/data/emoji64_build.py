@@ -196,7 +196,7 @@ def _identify(files: Mapping[str, bytes], path: Path) -> Package:
     package = packages[name]
     if package.version != version:
         raise DataError(
-            f"{path} is {name}@{version}; emoji64 is built from {package.version}: "
+            f"{path} is {name}@{version}; emoji64 is made from {package.version}: "
             f"`npm pack {name}@{package.version}`."
         )
     return package

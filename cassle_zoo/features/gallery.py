@@ -24,6 +24,7 @@ _INK, _FAINT, _LINE, _PANEL, _ACCENT = "#1d2733", "#5f6b7a", "#d5dbe3", "#e9eff7
 _FRAMES = {"right": "#009e73", "wrong": "#d55e00"}  # Okabe-Ito colours
 _FRAME = 16  # the longer side of an image is this many times as long as its frame is wide
 _THUMBNAIL = 160
+_CELL = 112  # width and height of an image on the sheet, in pixels
 _NEIGHBOURS = 6
 _SHEET_ROWS = 12
 _PAGE_ROWS = 100
@@ -161,16 +162,13 @@ def gallery_page(
     )
 
 
-def contact_sheet(
-    title: str, rows: Sequence[GalleryRow], *, marked: bool = False, cell: int = 112
-) -> Image.Image:
+def contact_sheet(title: str, rows: Sequence[GalleryRow], *, marked: bool = False) -> Image.Image:
     """Draw queries with their neighbours: a row per query, the query in the tinted column.
 
     Args:
         title: The heading.
         rows: At least one.
         marked: Frame and caption neighbours with the query's label as right, others as wrong.
-        cell: Width and height of an image on the sheet, in pixels.
 
     Returns:
         The sheet, mode RGB.
@@ -179,8 +177,7 @@ def contact_sheet(
         ConfigError: There are no rows.
     """
     _check(rows)
-    text, small = max(10, cell // 8), max(9, cell // 9)
-    gap, margin = cell // 7, cell // 4
+    cell, text, small, gap, margin = _CELL, _CELL // 8, _CELL // 9, _CELL // 7, _CELL // 4
     has_labels = any(item.label for row in rows for item in (row.query, *row.found))
     captions = round(1.5 * text) + (round(1.4 * small) if has_labels else 0)
     step_x, step_y = cell + gap, cell + captions + gap
@@ -201,11 +198,11 @@ def contact_sheet(
     draw.text((first, head_y), "most similar first", fill=_FAINT, font=font)
     for number, row in enumerate(rows):
         y = top + number * step_y
-        _draw_cell(sheet, row.query, "", (margin, y), cell, (text, small))
+        _draw_cell(sheet, row.query, "", (margin, y), text, small)
         for column, item in enumerate(row.found):
             shown = _framed(item, row.mark(item)) if marked else item
             corner = (first + column * step_x, y)
-            _draw_cell(sheet, shown, f"{item.cosine:.3f}", corner, cell, (text, small))
+            _draw_cell(sheet, shown, f"{item.cosine:.3f}", corner, text, small)
     return sheet
 
 
@@ -253,21 +250,21 @@ def _draw_cell(
     item: GalleryItem,
     score: str,
     corner: tuple[int, int],
-    cell: int,
-    sizes: tuple[int, int],
+    text: int,
+    small: int,
 ) -> None:
-    draw = ImageDraw.Draw(sheet)
+    draw, cell = ImageDraw.Draw(sheet), _CELL
     x, y = corner
     image = ImageOps.contain(to_rgb(item.image), (cell - 8, cell - 8), Image.Resampling.LANCZOS)
     draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill="white", outline=_LINE)
     sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
     y += cell + cell // 24
-    text, small = (ImageFont.load_default(size) for size in sizes)
     if score:
-        draw.text((x, y), score, fill=_ACCENT, font=text)
-        y += round(1.3 * sizes[0])
+        draw.text((x, y), score, fill=_ACCENT, font=ImageFont.load_default(text))
+        y += round(1.3 * text)
     if item.label:
-        draw.text((x, y), _fit(item.label, small, cell), fill=_FAINT, font=small)
+        font = ImageFont.load_default(small)
+        draw.text((x, y), _fit(item.label, font, cell), fill=_FAINT, font=font)
 
 
 def _fit(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
