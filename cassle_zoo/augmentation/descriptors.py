@@ -4,7 +4,7 @@ Omega of one view is the concatenation, in sorted name order, of the parts chose
 :data:`DESCRIPTOR_COLUMNS`, which defines the numbers; `augment.describe` computes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -66,11 +66,10 @@ class DescriptorLayout:
 
     def __post_init__(self) -> None:
         """Sort and check the names."""
-        if isinstance(self.names, str):
-            raise ConfigError(
-                f"descriptors must be a sequence of names, not the string {self.names!r}."
-            )
-        names = tuple(sorted(self.names))
+        given: Iterable[str] = self.names
+        if isinstance(given, str):
+            raise ConfigError(f"descriptors must be a sequence of names, not the string {given!r}.")
+        names = tuple(sorted(given))
         object.__setattr__(self, "names", names)
         for name in names:
             if name not in DESCRIPTOR_WIDTHS:
