@@ -229,11 +229,8 @@ def _read_archive(path: Path) -> dict[str, bytes]:
 
 def _read_folder(path: Path) -> dict[str, bytes]:
     root = path / "package" if (path / "package").is_dir() else path
-    candidates = [root / "package.json", root / "emoji.json"]
-    for package in PACKAGES:
-        candidates += sorted((root / package.images).glob(f"*{package.suffix}"))
-    present = [file for file in candidates if file.is_file()]
-    return {file.relative_to(root).as_posix(): file.read_bytes() for file in present}
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if _wanted(name)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

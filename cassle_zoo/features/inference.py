@@ -17,7 +17,7 @@ def choose_device(model: nn.Module, device: str | torch.device | None = None) ->
 
     Args:
         model: The model.
-        device: The device that the user asked for.
+        device: The requested device.
 
     Returns:
         That device; by default the model's if it is not the CPU, else a GPU, else the CPU.

@@ -59,7 +59,7 @@ class Whitening:
         rank = int((variances > noise).sum())
         if rank < components:
             raise DataError(
-                f"the features vary in {rank} directions only; {components} components asked for."
+                f"the features vary in {rank} directions only; {components} components requested."
             )
         largest = slice(components)
         return cls(mean=mean, projection=directions[:, largest] / variances[largest].sqrt())

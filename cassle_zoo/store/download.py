@@ -7,6 +7,7 @@ to do. No error contains a token.
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,9 @@ _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 def _missing_file(repo: str, revision: str, file: str) -> ModelFolderError:
     from huggingface_hub import HfApi
 
-    found: list[str] = _asked(lambda: HfApi().list_repo_files(repo, revision=revision))
+    found: list[str] = []
+    with suppress(*client_errors()):  # the list only makes the message better
+        found = HfApi().list_repo_files(repo, revision=revision)
     message = f"{repo!r} at {revision!r} has no {file}."
     if found:
         message += f" It holds: {', '.join(sorted(found)[:10])}."
@@ -206,16 +209,9 @@ def _missing_file(repo: str, revision: str, file: str) -> ModelFolderError:
 def _revisions(repo: str) -> str:
     from huggingface_hub import HfApi
 
-    refs = _asked(lambda: HfApi().list_repo_refs(repo))
-    if not refs:
+    try:
+        refs = HfApi().list_repo_refs(repo)
+    except client_errors():
         return " Check the revision."
     names = [ref.name for ref in (*refs.branches, *refs.tags)]
     return f" Give one of {', '.join(names[:20])}, or a full commit hash."
-
-
-def _asked(question: Any) -> Any:
-    """Return the Hub's answer, or an empty list: it only makes an error message better."""
-    try:
-        return question()
-    except client_errors():
-        return []

@@ -233,7 +233,7 @@ def _unpinned_on_hub(
         )
     wanted = _wanted(files, config, path)
     if files is None:
-        # By known names only: what else a repository lists is never asked for.
+        # By known names only: other files of a repository are never requested.
         download_all(place.repo, commit, FOLDER_FILES, cache_dir=cache_dir, force=force)
         force = False
     if wanted:

@@ -134,7 +134,7 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
 
 
 def _check_buildable(files: ModelFiles, pretrained: bool = False) -> None:
-    """Check that timm builds what config.json describes, apart from what the caller asked for."""
+    """Check that timm builds what config.json describes, without the caller's arguments."""
     import timm
 
     try:

@@ -103,7 +103,7 @@ def make_config(
 
 
 def pool_name(backbone: "nn.Module") -> str:
-    """Return timm's name for the way a backbone pools its features; empty if there is none."""
+    """Return timm's name for the pooling of a backbone; empty if there is none."""
     pool = getattr(backbone, "global_pool", None)
     return pool if isinstance(pool, str) else str(getattr(pool, "pool_type", ""))
 
