@@ -155,8 +155,8 @@ def _place(name: str) -> ModelSpec | _Repository | Path:
         return spec
     if spec.hub_repo is None:
         raise WeightsUnavailableError(
-            f"{spec.full_name!r} has no Hub repository, hence no revision {revision!r}; omit "
-            f"'@{revision}', or name a repository with 'hf-hub:ORG/NAME@{revision}'."
+            f"{spec.full_name!r} has no Hub repository, hence no revision {revision!r}; leave "
+            f"out '@{revision}', or name a repository with 'hf-hub:ORG/NAME@{revision}'."
         )
     if revision == spec.hub_revision:
         return spec
@@ -224,7 +224,7 @@ def _unpinned_on_hub(
     folder = download(place.repo, place.revision, [CONFIG_FILE], cache_dir=cache_dir, force=force)
     commit, path = folder.name, folder / CONFIG_FILE
     content = path.read_bytes()
-    config = parse_config(content, path, f"This is the cached file of {place.repo!r}. {fix}")
+    config = parse_config(content, path, f"It is {place.repo!r}'s file in the cache. {fix}")
     found = config["cassle_zoo"]["name"]
     if place.model not in (None, found):
         raise ModelFolderError(
