@@ -39,23 +39,17 @@ __all__ = [
     "save_features",
 ]
 
-_MODULE_OF = {
-    "CassleZooError": "common.errors",
-    "ConditionedProjector": "projector",
-    "DescribedViews": "augmentation.transforms",
-    "DescriptorLayout": "augmentation.descriptors",
-    "FeatureSet": "features.extract",
-    "ModelSpec": "specs",
-    "ProjectorConfig": "projector",
-    "create_model": "zoo.create",
-    "create_projector": "zoo.create",
-    "eval_transform": "features.extract",
-    "extract_features": "features.extract",
-    "list_models": "zoo.create",
-    "load_features": "features.files",
-    "model_info": "zoo.create",
-    "save_features": "features.files",
+_NAMES_OF = {
+    "augmentation.descriptors": ("DescriptorLayout",),
+    "augmentation.transforms": ("DescribedViews",),
+    "common.errors": ("CassleZooError",),
+    "features.extract": ("FeatureSet", "eval_transform", "extract_features"),
+    "features.files": ("load_features", "save_features"),
+    "projector": ("ConditionedProjector", "ProjectorConfig"),
+    "specs": ("ModelSpec",),
+    "zoo.create": ("create_model", "create_projector", "list_models", "model_info"),
 }
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

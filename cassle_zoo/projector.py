@@ -53,10 +53,10 @@ class ProjectorConfig:
         hidden_features: Width of the hidden layers; `None` means `in_features`.
         depth: Number of Linear layers, at most 100.
         last_bn: Whether a BatchNorm follows the last Linear (which then has no bias, unless it is
-            generated: a bias that differs from sample to sample is not undone by BatchNorm).
+            generated: BatchNorm does not undo a bias that differs from sample to sample).
         last_bn_affine: Whether that BatchNorm has weight and bias.
         conditioning: One of :data:`CONDITIONINGS`.
-        descriptors: Names of the descriptors that make up omega; stored in sorted order.
+        descriptors: Names of the descriptors that make up omega; stored sorted.
         encoder_depth: Number of Linear layers of the augmentation encoder (or hypernetwork), at
             most 100.
         encoder_width: Width of its hidden layers, and of its output for `cat`.
@@ -110,9 +110,7 @@ class ProjectorConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
-        values = dataclasses.asdict(self)
-        values["descriptors"] = list(self.descriptors)
-        return values
+        return {**dataclasses.asdict(self), "descriptors": list(self.descriptors)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ProjectorConfig":
@@ -125,15 +123,11 @@ class ProjectorConfig:
             ConfigError: If a field is unknown or missing, or has a wrong value.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
+        if unknown := sorted(set(values) - known):
             raise ConfigError(f"unknown projector fields {unknown}; known: {sorted(known)}.")
         if "in_features" not in values:
             raise ConfigError("the projector configuration lacks 'in_features'.")
-        kwargs = dict(values)
-        if isinstance(kwargs.get("descriptors"), list):
-            kwargs["descriptors"] = tuple(kwargs["descriptors"])
-        return cls(**kwargs)
+        return cls(**values)
 
 
 class ConditionedProjector(
@@ -164,7 +158,9 @@ class ConditionedProjector(
         self.config = config
         self.layout = DescriptorLayout(config.descriptors)
         self.encoder = _build_encoder(config, self.layout.width)
-        self.layers = None if config.conditioning in _HYPERNETS else _build_layers(config)
+        last = {"last_bn": config.last_bn, "last_bn_affine": config.last_bn_affine}
+        generated = config.conditioning in _HYPERNETS
+        self.layers = None if generated else build_mlp(mlp_widths(config), **last)
         self.norms = _build_norms(config) if config.conditioning == "hypernet_bn" else None
 
     def forward(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
@@ -187,23 +183,24 @@ class ConditionedProjector(
             )
         conditioning = self.config.conditioning
         if conditioning == "none":
-            assert self.layers is not None
-            return _as_tensor(self.layers(features))
-        omega = self._checked(descriptors, len(features)).to(features.dtype)
-        if self.encoder is not None:
-            omega = self.encoder(omega)
-        if self.layers is None:
-            return _apply_generated_mlp(features, omega, mlp_widths(self.config), self.norms)
-        return _as_tensor(self.layers(_join(features, omega, conditioning)))
-
-    def _checked(self, descriptors: Tensor | None, batch: int) -> Tensor:
-        expected = (batch, self.layout.width)
+            return self._project(features)
+        expected = (len(features), self.layout.width)
         if descriptors is None or tuple(descriptors.shape) != expected:
             got = None if descriptors is None else tuple(descriptors.shape)
             raise ValueError(
                 f"descriptors must be {expected} with columns {self.layout.slices()}, got {got}."
             )
-        return descriptors
+        omega = descriptors.to(features.dtype)
+        if self.encoder is not None:
+            omega = self.encoder(omega)
+        if self.layers is None:
+            return _apply_generated_mlp(features, omega, mlp_widths(self.config), self.norms)
+        return self._project(_join(features, omega, conditioning))
+
+    def _project(self, x: Tensor) -> Tensor:
+        assert self.layers is not None
+        projection: Tensor = self.layers(x)
+        return projection
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Self:
@@ -259,12 +256,6 @@ def build_mlp(
     return nn.Sequential(*modules)
 
 
-def _build_layers(config: ProjectorConfig) -> nn.Sequential:
-    return build_mlp(
-        mlp_widths(config), last_bn=config.last_bn, last_bn_affine=config.last_bn_affine
-    )
-
-
 def _build_norms(config: ProjectorConfig) -> nn.ModuleList:
     norms = [nn.BatchNorm1d(width) for width in mlp_widths(config)[1:-1]]
     if config.last_bn:
@@ -308,8 +299,3 @@ def _apply_generated_mlp(
         if norms is not None and layer < len(norms):
             hidden = norms[layer](hidden)
     return hidden
-
-
-def _as_tensor(value: Any) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value

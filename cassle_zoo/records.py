@@ -1,6 +1,6 @@
 """The contracts between the stages, each written once: a run's export, and an evaluation's result.
 
-train leaves a `RunExport` that hub reads; eval leaves a `Result` that hub, the report and the study
+train writes a `RunExport` that hub reads; eval writes a `Result` that hub, the report and the study
 read. Both are JSON with a `format_version`; `cassle-zoo upgrade` rewrites older files.
 """
 
@@ -31,7 +31,7 @@ RENAMED_SETTINGS: Mapping[str, str] = {
     "conditioning.how": "conditioning.mode",
     "data.max_bad_share": "data.max_bad_fraction",
 }
-"""Settings of a training that had another name in format 1, by that name."""
+"""Settings of a training that were renamed after format 1, by their old names."""
 
 # Parts of a protocol about the features themselves, which differ between any two models.
 _OF_THE_FEATURES = ("input", "chosen")
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class RunExport:
-    """What a finished run says about the weights beside it, in `RUN/final/export.json`.
+    """The description of a finished run's weights, in `RUN/final/export.json`.
 
     Backbone (under timm's keys) and projector are beside it in `BACKBONE_FILE` and
     `PROJECTOR_FILE`, in float32; `export.json` is written last.
@@ -53,13 +53,13 @@ class RunExport:
         name: Full name of the model.
         method: Joint-embedding method.
         timm_arch: Name of the timm model that the weights fit.
-        model_args: Arguments that timm's model must be given.
+        model_args: Arguments of the timm model.
         projector: Fields of `ProjectorConfig`.
         input_size: (channels, height, width) in pixels.
         mean: Per-channel mean subtracted from images in [0, 1].
         std: Per-channel standard deviation they are divided by.
-        training: How the weights were made: `config` (all settings), `steps`, `command`, and what
-            :func:`code_version` returns.
+        training: How the weights were made: `config` (all settings), `steps`, `command`, and the
+            versions of :func:`code_version`.
     """
 
     name: str
@@ -73,7 +73,7 @@ class RunExport:
     training: dict[str, Any]
 
     def save(self, final: Path) -> None:
-        """Write `export.json` to the folder `final` of a run, in which the weights are already."""
+        """Write `export.json` to the folder `final` of a run, after the weights."""
         values = {"format_version": FORMAT_VERSION, **asdict(self)}
         write_json(final / EXPORT_FILE, values, sync=True)
 
@@ -103,7 +103,7 @@ class MeasuredModel:
 
     Attributes:
         name: Name, without folders.
-        sha256: Of its weights; None if it has none.
+        sha256: Of its weights; `None` if there are none.
     """
 
     name: str
@@ -125,21 +125,21 @@ class MeasuredData:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one evaluation of one model found, with all that is needed to repeat it.
+    """The result of one evaluation of one model, with everything needed to repeat it.
 
     Attributes:
         task: The evaluation, for example `emoji64`.
-        model: What was measured.
-        data: What it was measured on.
+        model: The model.
+        data: The dataset.
         protocol: How it was measured, by part.
         metrics: Values by sub-task and metric; accuracies and recalls are in [0, 1].
         seed: Seed of everything random.
-        versions: Versions of the software that took part.
+        versions: Versions of the software.
         command: The command that repeats the measurement.
         seconds: Duration of each part.
         created: Time of the measurement, in UTC (ISO 8601).
         series: Curves by name, for figures.
-        files: Names of images and pages that were written beside the result.
+        files: Names of images and pages written beside the result.
     """
 
     task: str
@@ -157,7 +157,7 @@ class Result:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether nothing was learned: raw pixels, or an untrained network."""
+        """Whether the model is untrained: raw pixels, or a random network."""
         return self.model.name == RAW_PIXELS or self.model.name.startswith(RANDOM_INIT)
 
     def is_comparable(self, other: "Result") -> bool:
@@ -178,7 +178,7 @@ class Result:
 
         Args:
             text: The JSON text.
-            source: What to call it in error messages.
+            source: Its name in error messages.
 
         Raises:
             DataError: If it is not JSON, of another format, incomplete, or holds a value of a
@@ -212,19 +212,16 @@ def take_format_version(values: dict[str, Any], source: str) -> None:
         DataError: If it is not the current one.
     """
     found = values.pop("format_version", None)
-    if found == FORMAT_VERSION:
-        return
-    if isinstance(found, int) and found > FORMAT_VERSION:
-        fix = "update cassle-zoo to read it"
-    else:
-        fix = "`cassle-zoo upgrade PATH` rewrites files of earlier versions"
-    raise DataError(
-        f"{source} has format_version {found}, but this version reads {FORMAT_VERSION}; {fix}."
-    )
+    if found != FORMAT_VERSION:
+        newer = isinstance(found, int) and found > FORMAT_VERSION
+        fix = "update cassle-zoo" if newer else "rewrite it with `cassle-zoo upgrade PATH`"
+        raise DataError(
+            f"{source} has format_version {found}, but this version reads {FORMAT_VERSION}; {fix}."
+        )
 
 
 def software_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide about numbers."""
+    """Return the versions of Python and of the packages that affect numbers."""
     import timm
     import torch
 
@@ -265,18 +262,14 @@ def _from_json(kind: type[T], text: str, source: str) -> T:
         raise DataError(f"{source} is not a JSON object: {error}.") from error
     take_format_version(values, source)
     try:
-        content: T = _read(kind, values, "the file")
+        content: T = _read_object(kind, values, "")
     except ValueError as error:
         raise DataError(f"{source}: {error}.") from None
     return content
 
 
 def _read(kind: Any, value: Any, name: str) -> Any:
-    """Return a JSON value as a type wants it: lists as tuples, objects as dataclasses.
-
-    Raises:
-        ValueError: If it is of another type; the message says `name`.
-    """
+    """Convert a JSON value to a type: lists to tuples, objects to dataclasses."""
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     if origin is Any or (value is None and NoneType in arguments):
         return value
@@ -305,8 +298,8 @@ def _read_object(kind: Any, values: Mapping[str, Any], name: str) -> Any:
     needed = {f.name for f in fields(kind) if f.default_factory is MISSING}
     for what, wrong in (("lacks", needed - set(values)), ("has unknown", set(values) - set(hints))):
         if wrong:
-            raise ValueError(f"{name} {what} {', '.join(sorted(wrong))}")
-    prefix = "" if name == "the file" else f"{name}."
+            raise ValueError(f"{name or 'the file'} {what} {', '.join(sorted(wrong))}")
+    prefix = f"{name}." if name else ""
     return kind(**{key: _read(hints[key], item, prefix + key) for key, item in values.items()})
 
 

@@ -10,10 +10,10 @@ from cassle_zoo.common.errors import unknown_name
 PAPER_ID = "arXiv:2306.06082"
 
 RAW_PIXELS = "raw-pixels"
-"""Name, where models are evaluated, of the baseline without a network: pixels, mean-pooled."""
+"""Name, in evaluations, of the baseline without a network: mean-pooled pixels."""
 
 RANDOM_INIT = "random-init:"
-"""Prefix of an architecture's name: the baseline without training."""
+"""Prefix of an architecture's name, in evaluations: the baseline without training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +25,22 @@ class ModelSpec:
         tag: The data (and length) of the pretraining; may be empty for a user's own run.
         arch: Short name of the architecture, as used in `name`.
         timm_arch: Name of the timm model that the weights fit.
-        model_args: What that timm model must be given for the weights to fit, for example the
-            number of heads.
+        model_args: Arguments of that timm model for the weights to fit, such as the number of
+            heads.
         method: Joint-embedding method, for example `simclr`.
         conditioned: Whether the projector was conditioned on the augmentation descriptors (CASSLE).
         input_size: (channels, height, width) in pixels.
         mean: Per-channel mean subtracted from images in [0, 1].
         std: Per-channel standard deviation they are divided by.
         interpolation: Resampling used by the evaluation transform.
-        crop_pct: Fraction of the resized image that the centre crop leaves, in (0, 1].
+        crop_pct: Side of the centre crop as a fraction of the resized image's, in (0, 1].
         num_features: Width of the pooled features.
         data: Name of the pretraining data, a key of :data:`DATASETS` where it is known.
         license: SPDX identifier of the licence of the weights.
-        recipe: Name of the training recipe that makes the weights.
+        recipe: Name of the training recipe for the weights.
         sha256: SHA-256 of every file of the weights, by file name; `None` if unpublished.
         hub_repo: Repository on the Hugging Face Hub, `org/name`, if there is one.
-        hub_revision: Commit in that repository whose files have these hashes, 40 hexadecimal
-            digits.
+        hub_revision: Commit in that repository with these hashes, 40 hexadecimal digits.
     """
 
     name: str
@@ -77,12 +76,12 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """What an architecture's short name stands for.
+    """The timm model that an architecture's short name stands for.
 
     Attributes:
         timm_arch: Name of the timm model.
         num_features: Width of the pooled features.
-        model_args: Arguments that timm's model must be given.
+        model_args: Arguments of the timm model.
     """
 
     timm_arch: str
@@ -92,17 +91,17 @@ class Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What a model card says about pretraining data.
+    """Facts about pretraining data, for training and for model cards.
 
     Attributes:
         title: Name as written in prose.
         description: One sentence.
         license: Terms of the images, in words.
-        limits: What models trained on it are not good for, one sentence.
-        input_size: (channels, height, width) in pixels that models of this tag are trained at.
+        limits: Limits of models trained on it, one sentence.
+        input_size: (channels, height, width) in pixels of the training images.
         mean: Normalisation mean.
         std: Normalisation standard deviation.
-        images: Number of images that models are trained on.
+        images: Number of training images.
     """
 
     title: str
@@ -158,26 +157,19 @@ ProjectorShape = Mapping[str, int | bool | None]
 """Fields of `ProjectorConfig`."""
 
 
-def _shape(
-    depth: int, hidden: int | None, out: int, last_bn: bool = False, affine: bool = True
-) -> ProjectorShape:
-    return MappingProxyType(
-        {
-            "depth": depth,
-            "hidden_features": hidden,
-            "out_features": out,
-            "last_bn": last_bn,
-            "last_bn_affine": affine,
-        }
-    )
+def _shape(depth: int, hidden: int | None, out: int, **last: bool) -> ProjectorShape:
+    fields = {"depth": depth, "hidden_features": hidden, "out_features": out, **last}
+    return MappingProxyType(fields)
 
+
+_BARE_BN = {"last_bn": True, "last_bn_affine": False}
 
 PROJECTORS: Mapping[str, ProjectorShape] = MappingProxyType(
     {
         "simclr": _shape(2, None, 128),
         "mocov2": _shape(2, None, 128),
-        "mocov3": _shape(3, 4096, 256, last_bn=True, affine=False),
-        "barlow_twins": _shape(3, 8192, 8192, last_bn=True, affine=False),
+        "mocov3": _shape(3, 4096, 256, **_BARE_BN),
+        "barlow_twins": _shape(3, 8192, 8192, **_BARE_BN),
         "byol": _shape(2, None, 256),
         "simsiam": _shape(3, 2048, 2048, last_bn=True),
         "vicreg": _shape(3, 8192, 8192),
@@ -185,13 +177,11 @@ PROJECTORS: Mapping[str, ProjectorShape] = MappingProxyType(
 )
 """Shape of each method's projector (paper, appendix A; VICReg: arXiv 2105.04906, section 4.2)."""
 
-_OTHER_PROJECTORS: Mapping[tuple[str, str], ProjectorShape] = MappingProxyType(
-    {
-        ("barlow_twins", "emoji64"): _shape(3, 2048, 2048, last_bn=True, affine=False),
-        ("simsiam", "emoji64"): _shape(2, 2048, 2048, last_bn=True),
-        ("vicreg", "emoji64"): _shape(3, 2048, 2048),
-    }
-)
+_OTHER_PROJECTORS: Mapping[tuple[str, str], ProjectorShape] = {
+    ("barlow_twins", "emoji64"): _shape(3, 2048, 2048, **_BARE_BN),
+    ("simsiam", "emoji64"): _shape(2, 2048, 2048, last_bn=True),
+    ("vicreg", "emoji64"): _shape(3, 2048, 2048),
+}
 """Projectors of (method, tag) that differ from the method's own: smaller, for small data."""
 
 BACKBONES: Mapping[str, Backbone] = MappingProxyType(
@@ -246,20 +236,18 @@ _HUB: Mapping[str, tuple[str, str]] = {}
 
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
     name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
-    data, backbone = DATASETS[tag], BACKBONES[arch]
+    data = DATASETS[tag]
     hub_repo, hub_revision = _HUB.get(f"{name}.{tag}", (None, None))
     return ModelSpec(
         name=name,
         tag=tag,
         arch=arch,
-        timm_arch=backbone.timm_arch,
-        model_args=backbone.model_args,
+        **vars(BACKBONES[arch]),
         method=method,
         conditioned=conditioned,
         input_size=data.input_size,
         mean=data.mean,
         std=data.std,
-        num_features=backbone.num_features,
         data=tag,
         recipe=f"{name}.{tag}",
         sha256=_SHA256.get(f"{name}.{tag}"),
@@ -286,7 +274,7 @@ def projector_shape(spec: ModelSpec) -> ProjectorShape:
 
 
 def model_tags(name: str) -> tuple[str, ...]:
-    """Return the tags of a name without tag, the default first; empty if there is no such name."""
+    """Return the tags of a model's name, the default first; empty if there is no such name."""
     return tuple(spec.tag for spec in MODEL_SPECS.values() if spec.name == name)
 
 
@@ -294,7 +282,7 @@ def resolve_spec(name: str) -> ModelSpec:
     """Find a model by name.
 
     Args:
-        name: With tag (`resnet50_cassle_simclr.emoji64`) or without, which means the default tag.
+        name: With tag (`resnet50_cassle_simclr.emoji64`), or without for the default tag.
 
     Raises:
         UnknownNameError: If there is no such model, or the model has no such tag.

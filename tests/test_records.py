@@ -39,7 +39,7 @@ def test_versions() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 1}, "format_version 1, .*reads 2; `cassle-zoo upgrade PATH`"),
+        ({"format_version": 1}, "format_version 1, .*reads 2; .*`cassle-zoo upgrade PATH`"),
         ({"format_version": None}, "format_version None, .*`cassle-zoo upgrade PATH`"),
         ({"format_version": 3}, "format_version 3, .*update cassle-zoo"),
         ({"seed": "0"}, "seed is '0', expected a whole number"),

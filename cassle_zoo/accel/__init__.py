@@ -1,1 +1,1 @@
-"""The same numbers, sooner: everything here may be deleted without changing a result."""
+"""Faster computation of the same numbers; may be deleted without changing a result."""

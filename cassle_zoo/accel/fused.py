@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cassle_zoo.common.devices import autocast_dtype
 
-# Exactly these, no sub-classes: what they do is known, and so that it can be done in another way.
+# Exactly these and no subclasses, since only their computation is known to be equal.
 _KNOWN = {
     ResNet, BasicBlock, Bottleneck, SelectAdaptivePool2d, nn.Sequential, nn.Conv2d, nn.BatchNorm2d,
     nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Linear,
@@ -28,15 +28,15 @@ _KNOWN = {
 def fuse_for_inference(
     model: nn.Module, device: torch.device, precision: str = "fp32"
 ) -> nn.Module:
-    """Return a copy with fused kernels where there is one, else the model itself.
+    """Return a copy with fused kernels if possible, else the model itself.
 
-    For plain ResNets of timm on x86 CPUs the copy is equal to the model up
-    to float32 rounding, and in bf16 as close to it as autocast. All else is returned as it is.
+    The copy of a plain timm ResNet on an x86 CPU equals the model up to float32 rounding, and is as
+    close to it in bf16 as autocast. Other models are returned as they are.
 
     Args:
         model: A model in evaluation mode on the device, which must not change while the copy is
             used.
-        device: Where it runs.
+        device: The device.
         precision: As in :func:`cassle_zoo.common.devices.autocast_dtype`.
 
     Raises:
@@ -49,10 +49,10 @@ def fuse_for_inference(
 
 
 class FusedResNet(nn.Module):
-    """A ResNet's way from images (B, 3, H, W) to features (B, D), in fused kernels.
+    """A ResNet from images (B, 3, H, W) to features (B, D), in fused kernels.
 
     Attributes:
-        num_classes: 0, for there is no classifier.
+        num_classes: 0, because there is no classifier.
     """
 
     num_classes = 0
@@ -62,7 +62,7 @@ class FusedResNet(nn.Module):
 
         Args:
             model: A ResNet that `fuse_for_inference` accepts.
-            dtype: What to compute in.
+            dtype: Type of the computation.
         """
         super().__init__()
         self._dtype = dtype
@@ -75,7 +75,7 @@ class FusedResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D) in float32."""
         x = images.to(self._dtype, memory_format=torch.channels_last)
-        x = self._max_pool(self._stem.relu(x))
+        x = self._max_pool(self._stem(x, "relu"))
         for block in self._blocks:
             x = block(x)
         pooled: Tensor = self._pool(x.float())
@@ -99,8 +99,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         for convolution in self.inner:
-            assert isinstance(convolution, _Convolution)
-            x = convolution.relu(x)
+            x = convolution(x, "relu")
         return self.last.add_relu(x, shortcut)
 
 
@@ -119,16 +118,15 @@ class _Convolution(nn.Module):
             norm.bias,
         )  # fmt: skip
         weight = weights.detach().to(dtype, memory_format=torch.channels_last)
-        # Buffers, so that nobody takes the copy for something that could be trained.
+        # Buffers, since the copy cannot be trained.
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", biases.detach().to(dtype), persistent=False)
         self.shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._run(x, "none")
-
-    def relu(self, x: Tensor) -> Tensor:
-        return self._run(x, "relu")
+    def forward(self, x: Tensor, then: str = "none") -> Tensor:
+        op = torch.ops.mkldnn._convolution_pointwise
+        out: Tensor = op(x, self.weight, self.bias, *self.shape, then, [], "")
+        return out
 
     def add_relu(self, x: Tensor, shortcut: Tensor) -> Tensor:
         """Add to the shortcut, in place, and apply ReLU."""
@@ -137,16 +135,11 @@ class _Convolution(nn.Module):
         out: Tensor = op(shortcut, x, self.weight, self.bias, *settings)
         return out
 
-    def _run(self, x: Tensor, then: str) -> Tensor:
-        op = torch.ops.mkldnn._convolution_pointwise
-        out: Tensor = op(x, self.weight, self.bias, *self.shape, then, [], "")
-        return out
-
 
 def _kernels_exist(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
         return False
-    # Not public, so they may be gone in another version of torch.
+    # Not public, so another version of torch may lack them.
     ops = torch.ops.mkldnn
     if not hasattr(ops, "_convolution_pointwise") or not hasattr(ops, "_convolution_pointwise_"):
         return False
@@ -154,7 +147,7 @@ def _kernels_exist(dtype: torch.dtype) -> bool:
 
 
 def _is_plain_resnet(model: nn.Module) -> bool:
-    """Whether `FusedResNet` does what the model does: all parts known, and none changed."""
+    """Return whether `FusedResNet` equals the model: all its parts are known, and none changed."""
     if type(model) is not ResNet or not all(_is_known(module) for module in model.modules()):
         return False
     if any(p.dtype != torch.float32 for p in model.parameters()):

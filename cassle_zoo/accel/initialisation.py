@@ -1,7 +1,7 @@
 """`skip_random_weights`: for building networks whose weights are about to be loaded."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,24 +19,16 @@ _RANDOM: frozenset[Callable[..., Any]] = frozenset(
 )
 
 
-@contextmanager
-def skip_random_weights(skip: bool = True) -> Iterator[None]:
-    """Leave out drawing random weights, more than half of the time that building a network takes.
+def skip_random_weights(skip: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """Skip drawing random weights, which takes more than half of the time to build a network.
 
-    What would have been drawn holds arbitrary values until weights are loaded, so all of them must
-    be; constants such as those of norms are set as usual. torch's random state stays as it is.
+    The weights have arbitrary values until they are loaded, so all of them must be; constants such
+    as those of norms are set as usual. torch's random state does not change.
 
     Args:
         skip: Whether to do so; if not, nothing changes.
-
-    Yields:
-        Nothing; build the network inside.
     """
-    if not skip:
-        yield
-        return
-    with _NothingDrawn():
-        yield
+    return _NothingDrawn() if skip else contextlib.nullcontext()
 
 
 class _NothingDrawn(TorchFunctionMode):
@@ -49,6 +41,6 @@ class _NothingDrawn(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _RANDOM:
-            # nn.init hands over its tensor by name.
+            # nn.init passes its tensor by name.
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Convolutions and attention of small images as matrix products, which take CPUs less time."""
+"""Convolutions and attention of small images as matrix products, which are faster on CPUs."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ def small_convolutions_as_products(
 ) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which CPUs compute convolutions onto small maps as matrix products.
 
-    These are maps of at most 2 x 2: the last stage of a ResNet, if images have 64 pixels. For these
-    oneDNN goes through all weights again for each image of a batch, and waits for memory. Results
-    are equal but for rounding. What computes forward passes again in the backward pass (activation
-    checkpointing) needs the context there as well.
+    Small maps are at most 2 x 2, as in the last stage of a ResNet for images of 64 pixels. For
+    these, oneDNN reads all weights again for each image of a batch, and waits for memory. Results
+    are equal up to rounding. Activation checkpointing, which repeats forward passes in the backward
+    pass, needs the context there as well.
 
     Args:
-        device: Where the computation runs; on others than CPUs the context changes nothing.
+        device: Where the computation runs; except on CPUs, the context changes nothing.
     """
     return _SmallMapsAsProducts() if device.type == "cpu" else contextlib.nullcontext()
 
@@ -40,11 +40,11 @@ def small_attention_as_products(
 
     In bf16 on CPUs, forward and backward pass of torch's fused attention take 4.3 times as long as
     plain matrix products at 17 tokens, 2.2 at 50 and 1.4 at 145 (one core of an AMD EPYC with
-    AVX512-BF16, torch 2.15.0). Everywhere else the choice stays torch's.
+    AVX512-BF16, torch 2.15.0). Otherwise torch chooses.
 
     Args:
         device: Where the computation runs.
-        dtype: What :func:`cassle_zoo.common.devices.autocast_dtype` returned.
+        dtype: From :func:`cassle_zoo.common.devices.autocast_dtype`.
         size: Side of the images in pixels.
     """
     if device.type == "cpu" and dtype is not None and size <= _LARGEST_UNFUSED:
@@ -55,12 +55,12 @@ def small_attention_as_products(
 def convolution_as_product(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    """Compute a convolution as one product of all patches and the kernel.
+    """Compute a convolution as one product of all patches with the kernel.
 
     Args:
         x: Input (N, C, H, W).
         weight: Kernel (O, C, h, w).
-        bias: What is added (O,).
+        bias: Bias (O,).
         stride: Vertical and horizontal.
         padding: Zeros on each side, vertical and horizontal.
 
@@ -81,7 +81,7 @@ def convolution_as_product(
 
 
 class _SmallMapsAsProducts(TorchFunctionMode):
-    """Replaces `torch.conv2d` where its output is small."""
+    """Replaces `torch.conv2d` if its output is small."""
 
     def __torch_function__(
         self,
@@ -104,7 +104,6 @@ def _is_small(
     dilation: Any = 1,
     groups: int = 1,
 ) -> bool:
-    """Whether a call, as `torch.nn.Conv2d` makes it, is plain and has a small output."""
     plain = groups == 1 and dilation == (1, 1) and x.ndim == 4
     if not (plain and isinstance(stride, tuple) and isinstance(padding, tuple)):
         return False

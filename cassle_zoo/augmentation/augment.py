@@ -1,10 +1,10 @@
 """Augmentation with known parameters, as three functions: sample, apply and describe.
 
-`sample_params` draws everything random of a view from an explicit generator, `apply_params` is a
+`sample_params` draws all randomness of a view from an explicit generator, `apply_params` is a
 deterministic function of pixels and parameters, and `describe` turns the parameters into omega.
 The recipe is the paper's (section 4): random resized crop, flip, colour jitter, grayscale, blur.
 Cropping needs the whole image, so it happens where that is decoded (`crop.cut_crops`, in the
-data workers); all else is batched and runs on the device of its input.
+data workers); the rest is batched and runs on the device of its input.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ _JITTER_OPS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     pixels.adjust_saturation,
     pixels.adjust_hue,
 )
+_NEUTRAL_FACTORS = (1.0, 1.0, 1.0, 0.0)
 
 Fraction = Annotated[float, Range(0, 1)]
 
@@ -41,7 +42,7 @@ class AugmentConfig:
 
     Attributes:
         size: Height and width of a view in pixels.
-        crop_scale: Smallest and largest fraction of the image's area that a crop covers.
+        crop_scale: Smallest and largest area of a crop, as a fraction of the image's.
         crop_ratio: Smallest and largest ratio of width to height of a crop.
         flip_p: Probability of a horizontal flip.
         jitter_p: Probability of the colour jitter.
@@ -49,7 +50,7 @@ class AugmentConfig:
         contrast: Likewise.
         saturation: Likewise.
         hue: The shift is drawn from [-hue, hue], in fractions of the colour circle.
-        grayscale_p: Probability of dropping the colour.
+        grayscale_p: Probability of the conversion to grey.
         blur_p: Probability of the Gaussian blur.
         blur_sigma: Smallest and largest standard deviation of the blur in pixels.
         blur_kernel: Odd kernel size of the blur; `None` means `size // 20 * 2 + 1`, which is 23
@@ -91,14 +92,19 @@ class AugmentConfig:
             )
 
     @property
+    def jitter_strengths(self) -> tuple[float, float, float, float]:
+        """Brightness, contrast, saturation and hue, in the order of `AugmentParams.factors`."""
+        return self.brightness, self.contrast, self.saturation, self.hue
+
+    @property
     def kernel(self) -> int:
-        """Blur kernel size with the default filled in."""
+        """Kernel size of the blur, also if it is the default."""
         return self.size // 20 * 2 + 1 if self.blur_kernel is None else self.blur_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentParams:
-    """Everything random about a batch of B views. All tensors are on the CPU.
+    """All randomness of a batch of B views, as tensors on the CPU.
 
     Attributes:
         box: (B, 4) int64 top, left, height, width of the crop, in pixels of the image.
@@ -134,13 +140,13 @@ class AugmentParams:
 
 
 def view_generator(seed: int, epoch: int, sample: int, view: int) -> torch.Generator:
-    """Return a generator that depends on nothing but its four arguments."""
+    """Return a generator that depends only on the four arguments."""
     key = hashlib.blake2b(f"{seed}/{epoch}/{sample}/{view}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(key, "big", signed=True))
 
 
 def draw_uniforms(count: int, generator: torch.Generator) -> Tensor:
-    """Draw the (count, U) float64 uniforms in [0, 1) that `count` views are made from."""
+    """Draw the (count, U) float64 uniforms in [0, 1) that determine `count` views."""
     return torch.rand(count, _N_UNIFORMS, generator=generator, dtype=torch.float64)
 
 
@@ -170,17 +176,15 @@ def params_from_uniforms(config: AugmentConfig, uniforms: Tensor, source: Tensor
         for size, row in zip(source.tolist(), uniforms.tolist(), strict=True)
     ]
     rest = uniforms[:, N_CROP_UNIFORMS:]
-    reach = torch.tensor(
-        [config.brightness, config.contrast, config.saturation, config.hue], dtype=rest.dtype
-    )
-    centre = torch.tensor([1, 1, 1, 0], dtype=rest.dtype)
+    reach = torch.tensor(config.jitter_strengths, dtype=rest.dtype)
+    neutral = torch.tensor(_NEUTRAL_FACTORS, dtype=rest.dtype)
     low, high = config.blur_sigma
     return AugmentParams(
         box=torch.tensor(boxes, dtype=torch.int64).view(-1, 4),
         source=source,
         flip=rest[:, 0] < config.flip_p,
         jitter=rest[:, 1] < config.jitter_p,
-        factors=(centre + (2 * rest[:, 2:6] - 1) * reach).float(),
+        factors=(neutral + (2 * rest[:, 2:6] - 1) * reach).float(),
         order=rest[:, 6:10].argsort(dim=1),
         grayscale=rest[:, 10] < config.grayscale_p,
         blur=rest[:, 11] < config.blur_p,
@@ -191,11 +195,11 @@ def params_from_uniforms(config: AugmentConfig, uniforms: Tensor, source: Tensor
 def apply_params(
     crops: Tensor, params: AugmentParams, config: AugmentConfig
 ) -> tuple[Tensor, Tensor]:
-    """Flip, jitter, drop colour, blur and normalise crops.
+    """Flip, jitter, convert to grey, blur and normalise crops.
 
     Args:
         crops: (B, 3, size, size), uint8, or floating point in [0, 1].
-        params: What to do to each.
+        params: Parameters of each view.
         config: Kernel size, mean and standard deviation.
 
     Returns:
@@ -226,15 +230,14 @@ def describe(
     Args:
         params: The parameters of the views.
         color_diff: (B, 3) from `apply_params`.
-        layout: Which descriptors, in which columns; the numbers are defined in DESCRIPTOR_COLUMNS.
-        config: The ranges by which the colour factors are scaled.
+        layout: Which descriptors, in which columns; DESCRIPTOR_COLUMNS defines the numbers.
+        config: The ranges that scale the colour factors.
     """
-    ranges = [2 * config.brightness, 2 * config.contrast, 2 * config.saturation, 2 * config.hue]
-    scale = torch.tensor([1 / r if r > 0 else 0.0 for r in ranges])
-    centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    scale = torch.tensor([1 / (2 * r) if r > 0 else 0.0 for r in config.jitter_strengths])
+    neutral = torch.tensor(_NEUTRAL_FACTORS)
     parts = {
         "blur": (params.sigma * params.blur).unsqueeze(1),
-        "color": (params.factors - centre) * scale * params.jitter.unsqueeze(1),
+        "color": (params.factors - neutral) * scale * params.jitter.unsqueeze(1),
         "crop": _describe_crop(params),
         "flip": params.flip.unsqueeze(1),
         "grayscale": params.grayscale.unsqueeze(1),
@@ -260,7 +263,7 @@ def _describe_crop(params: AugmentParams) -> Tensor:
 def _update(
     images: Tensor, mask: Tensor, op: Callable[..., Tensor], strengths: Tensor | None = None
 ) -> None:
-    """Replace images[mask] in place. `mask` is on the CPU, so that a GPU need not be waited for."""
+    """Replace images[mask] in place. `mask` is on the CPU, which avoids waiting for a GPU."""
     index = to_device(mask.nonzero().squeeze(1), images.device)
     if len(index):
         chosen = images[index]

@@ -26,8 +26,8 @@ def crop_box(
 ) -> Box:
     """Choose top, left, height and width of a random resized crop.
 
-    As in torchvision: ten tries at an area and a ratio that fit, else the central crop that comes
-    nearest to the allowed ratios.
+    As in torchvision: ten tries to find an area and a ratio that fit, else the central crop that is
+    closest to the allowed ratios.
 
     Args:
         height: Height of the image in pixels.
@@ -58,6 +58,6 @@ def cut_crops(image: Image.Image, boxes: Sequence[Box], size: int) -> Tensor:
         (len(boxes), 3, size, size) uint8.
     """
     pixels = pil_to_tensor(image)
-    # Pillow's own resize gives the same but for rounding, and takes three times as long.
+    # Pillow's resize is equal up to rounding, and takes three times as long.
     crops = [pixels[None, :, top : top + h, left : left + w] for top, left, h, w in boxes]
     return torch.cat([interpolate(c, (size, size), mode="bilinear", antialias=True) for c in crops])

@@ -1,7 +1,7 @@
 """The augmentation descriptors that make up omega: their names, sizes and order.
 
-The descriptor of one view is the concatenation, in sorted name order, of the parts chosen from
-:data:`DESCRIPTOR_COLUMNS`, which says what the numbers mean; `augment.describe` computes them.
+Omega of one view is the concatenation, in sorted name order, of the parts chosen from
+:data:`DESCRIPTOR_COLUMNS`, which defines the numbers; `augment.describe` computes them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,13 +37,13 @@ DESCRIPTOR_COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "grayscale": ("1 if the view was made grey, else 0",),
     }
 )
-"""What each number of each descriptor means. A colour factor's range is the upper minus the lower
+"""Meaning of each number of each descriptor. A colour factor's range is the upper minus the lower
 bound of its interval; `color` and `color_diff` are 0 if the jitter was not applied."""
 
 DESCRIPTOR_WIDTHS: Mapping[str, int] = MappingProxyType(
     {name: len(columns) for name, columns in DESCRIPTOR_COLUMNS.items()}
 )
-"""How many numbers each descriptor is."""
+"""Number of columns of each descriptor."""
 
 PAPER_DESCRIPTORS: tuple[str, ...] = ("blur", "color", "color_diff", "crop", "grayscale")
 """The paper's main setting: 13 numbers (section 4)."""
@@ -66,7 +66,16 @@ class DescriptorLayout:
 
     def __post_init__(self) -> None:
         """Sort and check the names."""
-        object.__setattr__(self, "names", _checked(self.names))
+        given: Iterable[str] = self.names
+        if isinstance(given, str):
+            raise ConfigError(f"descriptors must be a sequence of names, not the string {given!r}.")
+        names = tuple(sorted(given))
+        object.__setattr__(self, "names", names)
+        for name in names:
+            if name not in DESCRIPTOR_WIDTHS:
+                raise unknown_name("descriptor", name, DESCRIPTOR_WIDTHS)
+            if names.count(name) > 1:
+                raise ConfigError(f"descriptor {name!r} is given {names.count(name)} times.")
 
     @property
     def width(self) -> int:
@@ -83,25 +92,11 @@ class DescriptorLayout:
         return columns
 
     def select(self, descriptors: "Tensor") -> "Tensor":
-        """Pick this layout's columns (B, width) out of descriptors (B, 14) of `ALL_DESCRIPTORS`."""
+        """Select this layout's columns (B, width) of descriptors (B, 14) of `ALL_DESCRIPTORS`."""
         columns = ALL_DESCRIPTORS.slices()
         chosen = [i for n in self.names for i in range(columns[n].start, columns[n].stop)]
         return descriptors[:, chosen]
 
 
-def _checked(names: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ConfigError(f"descriptors must be a sequence of names, not the string {names!r}.")
-    ordered = tuple(sorted(names))
-    for name in ordered:
-        if name not in DESCRIPTOR_WIDTHS:
-            raise unknown_name("descriptor", name, DESCRIPTOR_WIDTHS)
-        if ordered.count(name) > 1:
-            raise ConfigError(
-                f"descriptor {name!r} is given {ordered.count(name)} times; once is enough."
-            )
-    return ordered
-
-
 ALL_DESCRIPTORS = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
-"""Every descriptor there is: 14 numbers."""
+"""All descriptors: 14 numbers."""

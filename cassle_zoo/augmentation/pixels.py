@@ -27,21 +27,21 @@ def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Multiply the saturation of HSV by `factor` (>= 0) and clamp it to [0, 1].
 
-    Hue and value stay, so each channel's distance from the value grows by the same factor.
+    Hue and value do not change, so each channel's distance from the value grows by that factor.
     """
     value = images.amax(dim=1, keepdim=True)
     delta = value - images.amin(dim=1, keepdim=True)
-    # The saturation is delta / value, so from value / delta on it is clamped (grey: never).
+    # The saturation is delta / value, so factors above value / delta are clamped (grey: never).
     most = value / delta.clamp_min_(torch.finfo(delta.dtype).tiny)
     return value.sub(images).mul_(torch.minimum(most, _per_image(factor))).neg_().add_(value)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of HSV by `shift`, a fraction of the full circle in [-0.5, 0.5]."""
+    """Shift the hue of HSV by `shift`, a fraction of the full circle in [-0.5, 0.5]."""
     hue, value, delta = _hue_value_delta(images)
     hue += 6 * _per_image(shift)
     hue -= 6 * (hue / 6).floor_()
-    # How far each channel falls below the value, by the distance of the hue from its own.
+    # How far each channel is below the value, by the distance of the hue from its own.
     red = 2 - (hue - 3).abs_()
     green = (hue - 2).abs_() - 1
     blue = (hue - 4).abs_() - 1
@@ -63,7 +63,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     Args:
         images: (B, 3, H, W).
         sigma: (B,) standard deviations in pixels, > 0.
-        kernel_size: Odd number of taps; the Gaussian is cut off there and normalised.
+        kernel_size: Odd number of taps; the Gaussian is truncated there and normalised.
     """
     _, _, height, width = images.shape
     radius = kernel_size // 2
@@ -89,12 +89,12 @@ def _blur_matrix(taps: Tensor, size: int) -> Tensor:
 
 
 def _hue_value_delta(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return hue in sextants from -1 to 5, the largest channel, and its lead over the smallest."""
+    """Return hue in sextants from -1 to 5, largest channel, and its difference to the smallest."""
     red, green, blue = images.split(1, dim=1)
     value = images.amax(dim=1, keepdim=True)
     delta = value - images.amin(dim=1, keepdim=True)
-    # 0 and 1 instead of torch.where, which takes ten times as long on a CPU. The first channel of
-    # those that are equal counts.
+    # 0 and 1 instead of torch.where, which takes ten times as long on a CPU. Of equal channels the
+    # first counts.
     is_red = (red == value).to(images.dtype)
     is_green = (green == value).to(images.dtype) * (1 - is_red)
     is_blue = 1 - is_red - is_green

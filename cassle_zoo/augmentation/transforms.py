@@ -1,4 +1,4 @@
-"""A transform that gives views with their omegas, for any training loop."""
+"""A transform from an image to views with their omegas, for any training loop."""
 
 from dataclasses import dataclass, field
 
@@ -15,10 +15,10 @@ from cassle_zoo.common.images import to_rgb
 
 @dataclass(frozen=True, kw_only=True)
 class DescribedViews:
-    """Turns an image into augmented views and their omegas.
+    """A transform from an image to augmented views and their omegas.
 
     It is used like a torchvision transform, and samples, applies and describes the augmentation on
-    the CPU, one image at a time. A `DataLoader`'s default collation gives a list of
+    the CPU, one image at a time. A `DataLoader`'s default collation returns a list of
     (B, 3, size, size) views and a list of (B, D) omegas.
 
     Attributes:
@@ -60,14 +60,12 @@ class DescribedViews:
         """
         image = to_rgb(image)
         source = torch.tensor([[image.height, image.width]]).expand(self.views, 2)
-        params = sample_params(self.config, source, generator=self._generator())
+        generator = self.generator
+        if generator is None:
+            seed = torch.empty((), dtype=torch.int64).random_()
+            generator = torch.Generator().manual_seed(int(seed))
+        params = sample_params(self.config, source, generator=generator)
         crops = cut_crops(image, params.box.tolist(), self.config.size)
         images, color_diff = apply_params(crops, params, self.config)
         omegas = describe(params, color_diff, self.layout, self.config)
         return list(images), list(omegas)
-
-    def _generator(self) -> torch.Generator:
-        if self.generator is not None:
-            return self.generator
-        seed = torch.empty((), dtype=torch.int64).random_()
-        return torch.Generator().manual_seed(int(seed))

@@ -2,10 +2,10 @@
 
 
 def printable(text: str) -> str:
-    """Return a text that cannot steer a terminal: ESC, newlines and the like are escaped.
+    """Escape ESC, newlines and the like in a text, so that it cannot control a terminal.
 
     Args:
-        text: Of any origin; bytes of file names that are not UTF-8 are escaped too.
+        text: A text of any origin; bytes of file names that are not UTF-8 are escaped too.
     """
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text

@@ -10,12 +10,12 @@ DEFAULT_MODEL = "resnet50_cassle_simclr"
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command's arguments."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "demo",
         help="nearest neighbours of sample images or your own",
-        description="Extract features of images, find each one's nearest neighbours and write "
-        "a contact sheet (PNG), a page (HTML) and the features to a folder.",
+        description="Extract features of images, find the nearest neighbours of each, and write a "
+        "contact sheet (PNG), a page (HTML) and the features to a folder.",
     )
     parser.add_argument(
         "paths",
@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the demo and say where it is."""
+    """Write the demo, and print where it is."""
     from cassle_zoo.features.gallery import run_demo
 
     outputs = run_demo(args.model, args.output, args.paths)

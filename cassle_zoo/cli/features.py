@@ -15,15 +15,15 @@ EXIT_SKIPPED = 1
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command's arguments."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "features",
         help="extract features of images",
         description="Extract one feature vector per image and write them, with the file names, "
         "to one file.",
         epilog="exit status: 0 all images were read; 1 some files could not be read as images "
-        "and were left out (they are named on stderr, the others are in the output); 2 wrong usage "
-        "or an error, nothing was written.",
+        "and were left out (named on stderr; the output has the others); 2 wrong usage or an "
+        "error, nothing was written.",
     )
     parser.add_argument(
         "model", help="model name of the zoo or of timm, hf-hub:ORG/NAME or local-dir:FOLDER"
@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Extract and save; name what was left out."""
+    """Extract and save features; name the images that were left out."""
     from cassle_zoo.features.extract import extract_features
     from cassle_zoo.features.files import check_feature_path, save_features
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report_skipped(skipped: "Sequence[Skipped]") -> int:
-    """Name on stderr what was left out; return the exit status that says whether there was any."""
+    """Name on stderr the images that were left out; return the exit status."""
     for item in skipped:
         print(printable(f"cassle-zoo: left out {item.source}: {item.reason}"), file=sys.stderr)
     return EXIT_SKIPPED if skipped else 0

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ _WHERE = "a name of the zoo, hf-hub:ORG/NAME or ORG/NAME, @REVISION after it, or
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the arguments of all actions."""
+    """Add the command, with the arguments of all its actions."""
     parser = subparsers.add_parser("hub", help="make, check, upload and download models")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
@@ -23,10 +24,10 @@ def add_parser(subparsers: Any) -> None:
         run: Callable[[argparse.Namespace], int],
         summary: str,
         description: str,
-        **options: Any,
+        *parents: argparse.ArgumentParser,
     ) -> argparse.ArgumentParser:
         own: argparse.ArgumentParser = actions.add_parser(
-            name, help=summary, description=description, **options
+            name, help=summary, description=description, parents=parents
         )
         own.set_defaults(run=run)
         return own
@@ -36,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         _export,
         "turn a finished training run into a model folder",
         "Write model.safetensors, projector.safetensors, config.json and a model card.",
-        parents=[_folder_options(dtype="float16")],
+        _folder_options(dtype="float16"),
     )
     export.add_argument("run_dir", type=Path, metavar="RUN", help="folder of a finished run")
     export.add_argument(
@@ -48,10 +49,10 @@ def add_parser(subparsers: Any) -> None:
             _convert,
             "turn a checkpoint of other code into a model folder",
             "Convert a checkpoint of the paper's code (backbone and projector), or the backbone in "
-            "one of solo-learn, lightly (Lightning), or Facebook's MoCo-v2 and MoCo-v3. Nothing in "
-            "the file is run. args.json beside it is read if it is there. The options below say "
-            "what a file leaves open; it is refused where they are needed.",
-            parents=[_folder_options(dtype="float32")],
+            "one of solo-learn, lightly (Lightning), or Facebook's MoCo-v2 and MoCo-v3. No code in "
+            "the file is run. args.json beside it is read if it exists. The options below supply "
+            "what a file does not say; it is refused if one is needed and missing.",
+            _folder_options(dtype="float32"),
         )
     )
     push = action(
@@ -59,9 +60,9 @@ def add_parser(subparsers: Any) -> None:
         _push,
         "upload a model folder",
         "Verify a model folder and upload it to the Hugging Face Hub in one commit. Log in before "
-        "with `hf auth login`, or set HF_TOKEN. Only the files of a model folder are sent, and of "
-        "these only the ones that changed.",
-        parents=[_upload_options()],
+        "with `hf auth login`, or set HF_TOKEN. Only files that belong to a model folder and have "
+        "changed are sent.",
+        _upload_options(),
     )
     push.add_argument("folder", type=Path, metavar="DIR", help="model folder")
     push.add_argument("repo_id", metavar="ORG/NAME", help="repository; created if it is missing")
@@ -95,14 +96,14 @@ def add_parser(subparsers: Any) -> None:
         "upload every released model of the zoo",
         "Push every released model to ORG/FULL_NAME, and print the lines that pin them in "
         "cassle_zoo/specs.py.",
-        parents=[_upload_options()],
+        _upload_options(),
     )
     publish.add_argument("--org", required=True, help="user or organisation on the Hub")
     detectron2 = action(
         "export-detectron2",
         _export_detectron2,
         "write a ResNet-50 as initial weights for Detectron2's R50-C4",
-        "Write the backbone under Detectron2's names, and print the settings that belong to it.",
+        "Write the backbone under Detectron2's names, and print the settings to use with it.",
     )
     detectron2.add_argument("model", metavar="MODEL", help="name or local-dir:DIR")
     detectron2.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
@@ -118,7 +119,6 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _folder_options(dtype: str) -> argparse.ArgumentParser:
-    """Return the options of actions that write a model folder."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -134,7 +134,6 @@ def _folder_options(dtype: str) -> argparse.ArgumentParser:
 
 
 def _upload_options() -> argparse.ArgumentParser:
-    """Return the options of actions that write to the Hub."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--private",
@@ -144,10 +143,10 @@ def _upload_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--replace-card",
         action="store_true",
-        help="replace a README.md that the repository has; by default it stays",
+        help="replace the repository's README.md if it has one",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="show what would be done, and write nothing"
+        "--dry-run", action="store_true", help="show what would be done; write nothing"
     )
     return parser
 
@@ -170,7 +169,7 @@ def _add_convert_options(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--arch", help="timm model of the backbone")
     convert.add_argument("--num-heads", type=int, metavar="N", help="attention heads of a ViT")
     convert.add_argument("--prefix", help="what the names of the backbone's weights begin with")
-    convert.add_argument("--data", help="pretraining data; decides how images are prepared")
+    convert.add_argument("--data", help="pretraining data; determines the preprocessing")
     convert.add_argument("--size", type=int, metavar="PIXELS", help="height and width of images")
     for name in ("--mean", "--std"):
         convert.add_argument(
@@ -198,24 +197,15 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    """Write the model folder, and print what became of the checkpoint."""
     import torch
 
     from cassle_zoo.hub.convert.convert import ConvertOptions, convert_checkpoint
 
-    options = ConvertOptions(
-        method=args.method,
-        conditioning=args.conditioning,
-        descriptors=tuple(args.descriptors) if args.descriptors else None,
-        arch=args.arch,
-        num_heads=args.num_heads,
-        prefix=args.prefix,
-        data=args.data,
-        size=args.size,
-        mean=tuple(args.mean) if args.mean else None,
-        std=tuple(args.std) if args.std else None,
-        license=args.license,
-    )
+    given: dict[str, Any] = {}
+    for field in fields(ConvertOptions):
+        value = getattr(args, field.name)
+        given[field.name] = tuple(value) if isinstance(value, list) else value
+    options = ConvertOptions(**given)
     found = convert_checkpoint(
         args.checkpoint,
         args.output,
@@ -235,18 +225,10 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
-    """Push, or show what would be pushed."""
     from cassle_zoo.hub.publish.push import push
 
-    done = push(
-        args.folder,
-        args.repo_id,
-        private=args.private,
-        create_pr=args.create_pr,
-        replace_card=args.replace_card,
-        dry_run=args.dry_run,
-        on_plan=_print_plan,
-    )
+    options = {name: getattr(args, name) for name in ("private", "create_pr", "replace_card")}
+    done = push(args.folder, args.repo_id, dry_run=args.dry_run, on_plan=_print_plan, **options)
     if args.dry_run:
         target = "a pull request" if args.create_pr else "main"
         print(f"dry run: nothing was written; the commit would go to {target}")
@@ -264,7 +246,6 @@ def _pull(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    """Print a line per check."""
     from cassle_zoo.hub.publish.verify import verify
 
     checks = verify(args.name, revision=args.revision)
@@ -274,17 +255,11 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    """Push the zoo, and print the registry's lines."""
     from cassle_zoo.hub.publish.push import publish, registry_lines
 
+    options = {name: getattr(args, name) for name in ("private", "replace_card", "dry_run")}
     published = []
-    for item in publish(
-        args.org,
-        private=args.private,
-        replace_card=args.replace_card,
-        dry_run=args.dry_run,
-        on_plan=_print_plan,
-    ):
+    for item in publish(args.org, **options, on_plan=_print_plan):
         if item.url is not None:
             print(f"commit: {item.url}")
         published.append(item)
@@ -306,12 +281,10 @@ def _print_plan(plan: "PushPlan") -> None:
 
 
 def _export_detectron2(args: argparse.Namespace) -> int:
-    """Write the weights, and print the settings as Detectron2's command line takes them."""
     from cassle_zoo.hub.detectron2 import export_detectron2
 
-    settings = export_detectron2(args.model, args.output)
-    for name, value in settings.items():
-        print(f'{name} "{value}"')
+    for name, value in export_detectron2(args.model, args.output).items():
+        print(f'{name} "{value}"')  # as Detectron2's command line takes settings
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Entry point of ``cassle-zoo``: picks the command and turns errors into exit statuses."""
+"""Entry point of ``cassle-zoo``: the commands, and the exit statuses of errors."""
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cassle_zoo.cli import demo, features, hub, models, printable, reproduce, upgrade
 from cassle_zoo.common.errors import CassleZooError
@@ -13,28 +13,11 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports for any program whose reader went away
 
+_HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
+
 EPILOG = """\
 exit status: 0 success; 1 some inputs were left out, or a check failed; 2 wrong usage or an error;
 130 interrupted. 'cassle-zoo COMMAND --help' shows the options of a command."""
-
-
-def _train(argv: list[str]) -> int:
-    from cassle_zoo.train.main import run_from_cli
-
-    return run_from_cli(argv)
-
-
-def _eval(argv: list[str]) -> int:
-    from cassle_zoo.eval.main import run_from_cli
-
-    return run_from_cli(argv)
-
-
-# Settings of trainer and evaluators define their options.
-PARSING_THEMSELVES: dict[str, Callable[[list[str]], int]] = {
-    "train": _train,
-    "eval": _eval,
-}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,23 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: From argparse, for ``--help`` and wrong usage.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    return _guarded(lambda: _run(arguments))
-
-
-def _run(arguments: list[str]) -> int:
-    if arguments and arguments[0] in PARSING_THEMSELVES:
-        return PARSING_THEMSELVES[arguments[0]](arguments[1:])
-    args = build_parser().parse_args(arguments)
-    status: int = args.run(args)
-    return status
-
-
-def _guarded(run: Callable[[], int]) -> int:
-    """Run, and report the errors that a user can fix in one line instead of a traceback."""
+    # Errors that a user can fix are reported in one line instead of a traceback.
     try:
         try:
-            return run()
+            return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()
     except CassleZooError as error:
@@ -97,19 +67,29 @@ def _guarded(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if type(error).__module__.partition(".")[0] in (
-            "huggingface_hub",
-            "httpx",
-            "httpx2",
-            "requests",
-        ):
-            return _report(error)  # the Hub cannot be reached, or has no such file
-        if error.filename is None:  # not about a file of the user: a bug, show where
+        # The Hub cannot be reached or lacks a file; else a bug, if it is not about a user's file.
+        of_hub = type(error).__module__.partition(".")[0] in _HUB_CLIENTS
+        if error.filename is None and not of_hub:
             raise
         return _report(error)
     except KeyboardInterrupt:
         print("cassle-zoo: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    # The settings of trainer and evaluators define the options of these two.
+    if arguments[:1] == ["train"]:
+        from cassle_zoo.train import main as train
+
+        return train.run_from_cli(arguments[1:])
+    if arguments[:1] == ["eval"]:
+        from cassle_zoo.eval import main as evaluation
+
+        return evaluation.run_from_cli(arguments[1:])
+    args = build_parser().parse_args(arguments)
+    status: int = args.run(args)
+    return status
 
 
 def _report(error: Exception) -> int:

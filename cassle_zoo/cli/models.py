@@ -1,4 +1,4 @@
-"""``cassle-zoo list`` and ``info``: the models of the zoo, and what is known about one."""
+"""``cassle-zoo list`` and ``info``: the models of the zoo, and the facts about one."""
 
 import argparse
 import dataclasses
@@ -10,12 +10,12 @@ EXIT_NO_MATCH = 1
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the arguments of both commands."""
+    """Add both commands."""
     parser = subparsers.add_parser(
         "list",
         help="list the models of the zoo",
-        description="List models, one a line: name, input size in pixels, weights. Exit status 1 "
-        "if no model matches.",
+        description="List models, one per line: name, input size in pixels, weights. Exit status "
+        "1 if no model matches.",
     )
     parser.add_argument(
         "pattern", nargs="?", default="", help="shell-style pattern, such as '*resnet18*'"
@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "info",
-        help="show what is known about one model",
+        help="show the facts about one model",
         description="Show a model's method, data, input and weights.",
     )
     parser.add_argument(
@@ -52,7 +52,6 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _no_match(pattern: str, pretrained: bool) -> str:
-    """Say that nothing matches, and which names are near."""
     import cassle_zoo
 
     if pretrained and cassle_zoo.list_models(pattern):
@@ -62,11 +61,10 @@ def _no_match(pattern: str, pretrained: bool) -> str:
     near = difflib.get_close_matches(pattern.strip("*"), names if "." in pattern else [*bases])
     if near:
         return f"no model matches {pattern!r}. Did you mean {' or '.join(map(repr, near))}?"
-    return f"no model matches {pattern!r}; a part of a name needs stars: '*{pattern.strip('*')}*'."
+    return f"no model matches {pattern!r}; part of a name needs stars: '*{pattern.strip('*')}*'."
 
 
 def _info(args: argparse.Namespace) -> int:
-    """Print the model's fields, one a line."""
     import cassle_zoo
 
     spec = cassle_zoo.model_info(args.name)

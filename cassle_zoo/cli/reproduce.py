@@ -1,8 +1,7 @@
 """``cassle-zoo reproduce``: train, export and evaluate a recorded model, and compare numbers."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +20,15 @@ EXIT_OUTSIDE, EXIT_STOPPED = 1, 143
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command's arguments."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "reproduce",
         help="train a recorded model again and compare the numbers",
-        description="Train NAME by its recipe, export and measure it, and compare every number "
-        "with the recorded one (MODEL_CARDS.md); a baseline, such as raw-pixels, is only measured. "
-        "The same command continues what was interrupted. A number agrees if it is no farther "
-        "off than two trainings with different seeds may be (95 % for all numbers at once, by the "
-        "spread over seeds in the study; at least 1 point), or 0.5 points if nothing is trained.",
+        description="Train NAME by its recipe, export and evaluate it, and compare every number "
+        "with the recorded one (MODEL_CARDS.md); a baseline such as raw-pixels is only evaluated. "
+        "The same command continues an interrupted training. A number agrees if the difference is "
+        "within that of two seeds (95 % for all numbers at once, from the spread over seeds in the "
+        "study; at least 1 point), or within 0.5 points for a baseline.",
         epilog="exit status: 0 all numbers agree; 1 some do not; 143 stopped by a signal (the same "
         "command continues); 2 wrong usage or an error.",
     )
@@ -42,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
         "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the training"
     )
     parser.add_argument(
-        "--tolerance", type=float, metavar="POINTS", help="allow this, in percentage points"
+        "--tolerance", type=float, metavar="POINTS", help="of all numbers, in percentage points"
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads; default: as in the recorded training"
@@ -68,7 +67,7 @@ class _ListNames(argparse.Action):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reproduce, print a table, and return whether all numbers agree."""
+    """Reproduce, print a table, and return the exit status."""
     if args.tolerance is not None and not args.tolerance >= 0:
         raise ConfigError(f"--tolerance must be at least 0, got {args.tolerance}.")
     recorded = find_recorded(args.name)
@@ -83,17 +82,23 @@ def run(args: argparse.Namespace) -> int:
     if found is None:
         return EXIT_STOPPED
     rows = compare(recorded, found, None if args.tolerance is None else args.tolerance / 100)
-    print(comparison_table(rows))
+    width = max((len(row.name) for row in rows), default=0)
+    print(f"{'':{width}} recorded    found  tolerance")
+    for row in rows:
+        print(
+            f"{row.name:{width}} {100 * row.recorded:8.1f} {100 * row.found:8.1f} "
+            f"{'± ' + format(100 * row.tolerance, '.1f'):>10}{'' if row.agrees else '  outside'}"
+        )
     agreeing = sum(row.agrees for row in rows)
     print(f"{agreeing} of {len(rows)} numbers agree.")
     return 0 if agreeing == len(rows) else EXIT_OUTSIDE
 
 
-def recorded_results(folder: Path = RESULTS) -> dict[str, "Result"]:
+def recorded_results() -> dict[str, "Result"]:
     """Return the recorded results by name of the model."""
     from cassle_zoo.records import Result
 
-    results = [Result.load(path) for path in sorted(folder.glob("*.json"))]
+    results = [Result.load(path) for path in sorted(RESULTS.glob("*.json"))]
     return {result.model.name: result for result in results}
 
 
@@ -119,23 +124,23 @@ def reproduce(
     data_workers: int = 1,
     device: str | None = None,
 ) -> "Result | None":
-    """Train a recorded model by its recipe and measure it; a baseline is only measured.
+    """Train a recorded model by its recipe and evaluate it; a baseline is only evaluated.
 
     Args:
         recorded: One of `recorded_results`.
-        out: Folder of the training; a later call continues one that was interrupted.
+        out: Folder of the training; a later call continues an interrupted one.
         data: `emoji64.tar` or its folder.
         threads: CPU threads; by default as in the recorded training.
         data_workers: Processes that decode and crop.
         device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
 
     Returns:
-        The result, also written to `out/result.json`, from where a later call takes it; None if a
+        The result, also written to `out/result.json`, which a later call reads; `None` if a
         signal stopped the training.
 
     Raises:
-        ConfigError: If the recipe is no longer what the weights were trained with, the data are not
-            those of the recorded result, or `out` holds a result of another model.
+        ConfigError: If the recipe is no longer the one that the weights were trained with, the
+            data are not those of the recorded result, or `out` holds a result of another model.
     """
     import torch
 
@@ -184,21 +189,18 @@ def training_config(
     The arguments are those of `reproduce`.
 
     Raises:
-        ConfigError: If the recipe is no longer what the weights were trained with, or `out` holds
-            another training.
+        ConfigError: If the recipe is no longer the one that the weights were trained with, or
+            `out` holds another training.
     """
-    import dataclasses
-
     from cassle_zoo.train.recipes import get_recipe
     from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run
 
-    settings = recorded_settings(name)
-    recorded, recipe = settings["run"], get_recipe(name)
+    settings, recipe = recorded_settings(name), get_recipe(name)
     run = dataclasses.replace(
         recipe.run,
-        seed=recorded["seed"],
+        seed=settings["run"]["seed"],
         device=device,
-        threads=recorded["threads"] if threads is None else threads,
+        threads=settings["run"]["threads"] if threads is None else threads,
         loggers=("csv",),
     )
     images = dataclasses.replace(recipe.data, root=str(data), workers=data_workers)
@@ -226,15 +228,15 @@ def recorded_settings(name: str) -> dict[str, Any]:
     return settings
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """A number, recorded and reproduced.
 
     Attributes:
         name: Task and metric.
         recorded: The recorded value.
-        found: The value now.
-        tolerance: How far `found` may be from `recorded`.
+        found: The reproduced value.
+        tolerance: Largest difference at which they agree.
     """
 
     name: str
@@ -251,11 +253,11 @@ class Comparison:
 def compare(
     recorded: "Result", found: "Result", tolerance: float | None = None
 ) -> list[Comparison]:
-    """Compare every recorded number with the one found.
+    """Compare every recorded number with the reproduced one.
 
     Args:
-        recorded: What was recorded.
-        found: What was measured now.
+        recorded: The recorded result.
+        found: The reproduced one.
         tolerance: Tolerance of all numbers; by default that of two seeds for trained models, and
             `UNTRAINED_TOLERANCE` for others.
 
@@ -275,15 +277,3 @@ def compare(
                 allowed = of_seeds[task][metric] if of_seeds else UNTRAINED_TOLERANCE
             rows.append(Comparison(name, value, found.metrics[task][metric], allowed))
     return rows
-
-
-def comparison_table(rows: Sequence[Comparison]) -> str:
-    """Write comparisons as a table, in percent."""
-    width = max((len(row.name) for row in rows), default=0)
-    lines = [f"{'':{width}} recorded    found  tolerance"]
-    for row in rows:
-        lines.append(
-            f"{row.name:{width}} {100 * row.recorded:8.1f} {100 * row.found:8.1f} "
-            f"{'± ' + format(100 * row.tolerance, '.1f'):>10}{'' if row.agrees else '  outside'}"
-        )
-    return "\n".join(lines)

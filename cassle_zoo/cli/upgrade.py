@@ -6,12 +6,12 @@ from typing import Any
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command's arguments."""
+    """Add the command."""
     parser = subparsers.add_parser(
         "upgrade",
-        help="rewrite files of an earlier version in the present format",
-        description="Rewrite recorded results, runs, model folders and records of the study that "
-        "an earlier version wrote. Weights and numbers stay as they are.",
+        help="rewrite files of an earlier version in the current format",
+        description="Rewrite results, runs, model folders and study records that an earlier "
+        "version wrote. Weights and numbers do not change.",
     )
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="JSON file, or folder of such files"

@@ -1,6 +1,6 @@
-"""Checks of every field of a settings class when it is made, by its type and declared range.
+"""Checks of the fields of a settings class, by their types and declared ranges.
 
-A field states its range where it is declared: `fraction: Annotated[float, Range(0, 1)] = 0.5`.
+A field declares its range in its annotation: `fraction: Annotated[float, Range(0, 1)] = 0.5`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Range:
         return self.low <= value <= self.high and not (self.open_low and value == self.low)
 
     def __str__(self) -> str:
-        """Return what to say after "must be a number"."""
+        """Return the words that follow "must be a number"."""
         if self.high == math.inf:
             if self.low == -math.inf:
                 return ""
@@ -58,11 +58,11 @@ def check_fields(settings: Any, prefix: str = "") -> None:
 
     Args:
         settings: The instance; call this in its `__post_init__`.
-        prefix: What the fields' names begin with in messages, such as `"optim."`.
+        prefix: Prefix of the fields' names in messages, such as `"optim."`.
 
     Raises:
-        ConfigError: Naming the field, its value and what is allowed.
-        UnknownNameError: If a name is none of those to choose from.
+        ConfigError: If a value is not allowed; names the field, its value and the allowed ones.
+        UnknownNameError: If a name is not among those to choose from.
     """
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
@@ -121,12 +121,12 @@ def _check_tuple(name: str, value: Any, kinds: tuple[Any, ...], bounds: Range) -
 
 
 def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
-    is_kind = isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool)
+    # NumPy's numbers are registered with these, and pass.
+    number = numbers.Integral if kind is int else numbers.Real
+    is_kind = isinstance(value, number) and not isinstance(value, bool)
     if not is_kind or not math.isfinite(value) or value not in bounds:
         word = "a whole number" if kind is int else "a number"
         raise ConfigError(f"{name} must be {word}{bounds}, got {value!r}.")
 
 
-# NumPy's numbers are registered with these, and pass.
-_NUMBERS: dict[type, type] = {int: numbers.Integral, float: numbers.Real}
 _WORDS = {str: "a text", bool: "True or False"}

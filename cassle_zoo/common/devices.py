@@ -1,4 +1,4 @@
-"""Devices and precisions: the ones asked for, or the best of this machine."""
+"""Devices and precisions: those requested, or the best of this machine."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the device asked for; by default a CUDA device if there is one, else the CPU.
+    """Return the requested device; by default a CUDA device if there is one, else the CPU.
 
     Raises:
         ConfigError: If there is no such device.
@@ -34,10 +34,10 @@ def _unusable(device: str | torch.device, reason: str) -> ConfigError:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor of the CPU to a device, without waiting until a GPU has done its earlier work.
+    """Copy a CPU tensor to a device, without waiting for earlier work of a GPU.
 
-    On MPS torch may read the source after it is freed (pytorch issue 189690), so there the copy is
-    waited for.
+    On MPS the copy is synchronous, because torch may read the source after it is freed (pytorch
+    issue 189690).
     """
     return x.to(device, non_blocking=device.type != "mps")
 
@@ -47,7 +47,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
     Args:
         precision: `fp32`, `bf16`, or `auto`: bf16 where the hardware computes in it natively
-            (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), where it about doubles the speed.
+            (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), which about doubles the speed.
         device: Where the computation runs.
 
     Raises:

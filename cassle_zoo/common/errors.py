@@ -1,6 +1,6 @@
-"""Errors that name the offending value, the alternatives and the fix.
+"""Errors; their messages name the offending value, the alternatives and the fix.
 
-Every error a user can provoke derives from :class:`CassleZooError`, and from the built-in
+Every error that a user can cause derives from :class:`CassleZooError`, and from the built-in
 exception that callers would expect for the same mistake.
 """
 
@@ -17,7 +17,7 @@ class ConfigError(CassleZooError, ValueError):
 
 
 class FolderInUseError(ConfigError):
-    """Another process works in the folder."""
+    """Another process is using the folder."""
 
 
 class UnknownNameError(CassleZooError, ValueError):
@@ -25,11 +25,11 @@ class UnknownNameError(CassleZooError, ValueError):
 
 
 class WeightsUnavailableError(CassleZooError, RuntimeError):
-    """Pretrained weights were asked for, but are not published or cannot be downloaded."""
+    """Pretrained weights are not published or cannot be downloaded."""
 
 
 class ChecksumError(CassleZooError, RuntimeError):
-    """A file does not have the content that was published."""
+    """A file does not have the published content."""
 
 
 class ModelFolderError(CassleZooError, RuntimeError):
@@ -37,7 +37,7 @@ class ModelFolderError(CassleZooError, RuntimeError):
 
 
 class CheckpointError(CassleZooError, RuntimeError):
-    """A foreign checkpoint is not safe to read, or not recognised."""
+    """A checkpoint of other code is unsafe to read, or not recognised."""
 
 
 class DataError(CassleZooError, RuntimeError):
@@ -49,7 +49,7 @@ class HubError(CassleZooError, RuntimeError):
 
 
 class MissingDependencyError(CassleZooError, ImportError):
-    """An optional dependency is needed; the message names the extra that brings it."""
+    """An optional dependency is missing; the message names the extra that installs it."""
 
 
 class NotEnoughMemoryError(CassleZooError, MemoryError):
@@ -57,11 +57,11 @@ class NotEnoughMemoryError(CassleZooError, MemoryError):
 
 
 class StorageError(CassleZooError, OSError):
-    """Nothing can be written: the disk is full, a limit is reached, or it is not allowed."""
+    """A file cannot be written: the disk is full, a limit is reached, or it is not allowed."""
 
 
 class ProcessLostError(CassleZooError, RuntimeError):
-    """One of the processes that train together, or the network between them, is gone."""
+    """One of the processes that train together, or the network between them, has failed."""
 
 
 class NonFiniteLossError(CassleZooError, RuntimeError):
@@ -74,13 +74,13 @@ def unknown_name(
     """Build the error for a name that does not exist, with the nearest names that do.
 
     Args:
-        kind: What the name was meant to be, for example ``"model"``.
+        kind: The kind of name, for example ``"model"``.
         value: The name as given.
         options: All names that exist.
-        listed_by: What prints all names, where they are too many for a message.
+        listed_by: The command that lists all names, if they are too many for a message.
 
     Returns:
-        The error, to be raised by the caller.
+        The error, for the caller to raise.
     """
     names = sorted(set(options))
     near = difflib.get_close_matches(value, names, n=3, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Files: atomic writes of files and folders, hashes, and JSON that anybody may have written."""
+"""Atomic writes of files and folders, hashes, and JSON from untrusted sources."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
         sync: Whether to flush to the disk first, so that this holds even if the power fails.
 
     Yields:
-        A name in the same folder to write to. It becomes `path` when the block ends, and is
-        removed when the block raises. Its name is short, since that of `path` may be as long as
-        names may get, and unique, since others may be writing the same file.
+        A path in the same folder to write to. It becomes `path` when the block ends, and is removed
+        if the block raises. Its name is short, since that of `path` may have the maximum length,
+        and unique, since other processes may be writing the same file.
 
     Raises:
-        OSError: If it cannot be written; `path` is untouched.
+        OSError: If it cannot be written; `path` does not change.
     """
     path = Path(path)
     partial = path.parent / f".partial-{secrets.token_hex(8)}"
@@ -40,10 +40,10 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
 
 
 def remove_partials(folder: str | Path) -> None:
-    """Remove what :func:`atomic_write` and :func:`atomic_folder` left when a process was killed.
+    """Remove the remains of :func:`atomic_write` and :func:`atomic_folder` in a killed process.
 
     Args:
-        folder: What they wrote in; it may be missing. Nobody else may be writing there.
+        folder: The folder written to; may be missing. No other process may be writing there.
     """
     for path in Path(folder).glob(".partial-*"):
         if path.is_dir():
@@ -57,14 +57,14 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """Write a folder that is either the old one or the new one; its parents are created.
 
     Args:
-        folder: The folder. What it held before is gone afterwards.
+        folder: The folder; its former content is removed.
 
     Yields:
-        An empty folder beside it, which becomes `folder` when the block ends, and is removed when
-        the block raises.
+        An empty folder beside it, which becomes `folder` when the block ends, and is removed if the
+        block raises.
 
     Raises:
-        OSError: If it cannot be written; `folder` is untouched.
+        OSError: If it cannot be written; `folder` does not change.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def write_json(path: str | Path, value: Any, *, sync: bool = False) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Return JSON as this library's files hold it: indented by two, UTF-8, a line's end last."""
+    """Return JSON as in this library's files: indented by two, UTF-8, with a final newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -135,7 +135,7 @@ def parse_json(text: str) -> dict[str, Any]:
 
 
 def sha256(content: bytes | str | Path) -> str:
-    """Return a SHA-256 as 64 hexadecimal digits: of bytes, of a text in UTF-8, or of a file.
+    """Return the SHA-256 of bytes, of a text in UTF-8, or of a file, as 64 hexadecimal digits.
 
     Raises:
         OSError: If the file cannot be read.

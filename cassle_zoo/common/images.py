@@ -1,4 +1,4 @@
-"""Reading images of every kind as plain 8-bit RGB."""
+"""Images of every kind, read as plain 8-bit RGB."""
 
 import io
 import os
@@ -24,27 +24,27 @@ class UnreadableImageError(DataError):
 
     Attributes:
         source: The file, or a description of the object in memory.
-        reason: What is wrong with it, without the name.
+        reason: Why, without the name.
     """
 
     def __init__(self, source: str, reason: str) -> None:
-        """Keep the name and the reason apart, for reports that list many images."""
+        """Store the name and the reason separately, for reports that list many images."""
         super().__init__(source, reason)
         self.source = source
         self.reason = reason
 
     def __str__(self) -> str:
-        """Return the message for a person."""
+        """Return the message."""
         return f"Cannot read image {self.source!r}: {self.reason}."
 
 
 def open_image(source: PathLike | bytes | BinaryIO | Image.Image) -> Image.Image:
-    """Read an image as 8-bit RGB, the way a person would see it.
+    """Read an image as 8-bit RGB, as it should be displayed.
 
     The content decides, not the file's ending. EXIF rotation is applied; transparent parts become
     white; palette, CMYK, YCbCr, Lab and grey images are converted (colour profiles are ignored);
-    16-bit grey is scaled from 0-65535, not clipped; other integer and float images are scaled as
-    :func:`to_rgb` says; of an animation or a multi-page file the first image is taken.
+    16-bit grey is scaled from 0-65535, not clipped; other integer and float images are scaled by
+    :func:`to_rgb`; the first image of an animation or a multi-page file is used.
 
     Images of more than ``2 * PIL.Image.MAX_IMAGE_PIXELS`` pixels (178,956,970 unless changed)
     are refused: a tiny file can claim to be that large and exhaust the memory. To read such
@@ -55,10 +55,10 @@ def open_image(source: PathLike | bytes | BinaryIO | Image.Image) -> Image.Image
         source: A file name, the bytes of a file, an open binary file, or an image (not changed).
 
     Returns:
-        A new image of mode RGB, or the given one when there is nothing to do.
+        A new image of mode RGB, or the given one if nothing has to be converted.
 
     Raises:
-        UnreadableImageError: (a DataError) The image is missing, broken, too large or no image.
+        UnreadableImageError: (a DataError) The image is missing, broken, too large or not an image.
     """
     name = _describe(source)
     # Decoders fed with broken files raise anything: struct.error, SyntaxError, IndexError, ...
@@ -122,7 +122,7 @@ def array_to_image(array: Array) -> Image.Image:
         An image of mode RGB.
 
     Raises:
-        DataError: Shape, type or range is another one.
+        DataError: Shape, type or range is not one of these.
     """
     shape, dtype = tuple(array.shape), array.dtype
     if array.ndim == 2:
@@ -152,7 +152,7 @@ def image_endings() -> frozenset[str]:
 
 
 def _formats() -> list[str]:
-    # Asked anew each time: plugins such as pillow_heif may be registered at any moment.
+    # Not cached: plugins such as pillow_heif may be registered at any time.
     Image.init()
     return [name for name in Image.ID if name not in _REFUSED_FORMATS]
 
@@ -169,7 +169,7 @@ def _check_regular_file(path: PathLike) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Broken EXIF data make the rotation unknown, not the image unreadable.
+    # With broken EXIF data the rotation is unknown, but the image is readable.
     try:
         if image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) == _UPRIGHT:
             return image  # which exif_transpose would copy
@@ -179,7 +179,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _black_and_white(mode: str, values: Array) -> tuple[float, float]:
-    """Return the values that become black and white in a grey image deeper than 8 bit."""
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError("it holds values that are not finite")

@@ -1,4 +1,4 @@
-"""Pieces of Markdown that texts of any origin cannot break out of."""
+"""Markdown that is safe for texts of any origin."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def inline(value: Any) -> str:
-    """Write a value on one line, so that it cannot change the structure of the document."""
+    """Return a value on one line, so that it cannot change the structure of the document."""
     return " ".join(str(value).replace("|", "\\|").split())
 
 
 def shell_block(command: Any) -> str:
-    """Write a command as a block of code, in a fence longer than any run of backticks in it."""
+    """Return a command as a code block, with a fence longer than any run of backticks in it."""
     longest = max(map(len, re.findall("`+", str(command))), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}sh\n{command}\n{fence}"
@@ -24,13 +24,13 @@ def table(
     *,
     align: bool = False,
 ) -> str:
-    """Return a table, without a line's end after its last row.
+    """Return a table, without a newline after its last row.
 
     Args:
         header: Titles of the columns.
-        rows: A cell a column; what comes from elsewhere has gone through :func:`inline`.
-        right: Numbers of the columns that are aligned right.
-        align: Pad the cells, so that the text itself reads as a table.
+        rows: A cell per column; :func:`inline` makes foreign text safe.
+        right: Indices of the columns that are aligned right.
+        align: Pad the cells, so that the source itself reads as a table.
     """
     lines = [header, *rows]
     widths = [max(map(len, column)) if align else 0 for column in zip(*lines, strict=True)]

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are drawn for, not on the process or the moment."""
+"""Seeds that depend only on what is drawn, not on the process or the time."""
 
 import hashlib
 import random
@@ -27,7 +27,7 @@ def seed_of(*parts: int | str) -> int:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seed the global generators, on which timm's augmentation draws, and restore them afterwards.
+    """Seed the global generators, which timm's augmentation uses, and restore them afterwards.
 
     Args:
         seed: In [0, 2^32).
@@ -38,7 +38,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     python, numpy = random.getstate(), np.random.get_state()
     cuda = device if device is not None and device.type == "cuda" else None
-    # Not fork_rng and manual_seed: they handle every GPU, which costs time per image.
+    # Not fork_rng and manual_seed, which handle every GPU and so take longer per image.
     cpu_state = torch.default_generator.get_state()
     cuda_state = None if cuda is None else torch.cuda.get_rng_state(cuda)
     try:
@@ -58,10 +58,10 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 
 class Batches(Sampler[list[Draw]]):
-    """All batches of all epochs, shuffled anew in each."""
+    """All batches of all epochs, reshuffled in each."""
 
     def __init__(self, rows: Tensor, batch: int, epochs: int, seed: int) -> None:
-        """Prepare to draw `rows` in batches of `batch`, or all at once if they are fewer."""
+        """Draw `rows` in batches of `batch`, or all at once if there are fewer."""
         self.rows = rows
         self.batch = min(batch, len(rows))
         self.epochs = epochs
@@ -69,7 +69,7 @@ class Batches(Sampler[list[Draw]]):
 
     @property
     def per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return len(self.rows) // self.batch
 
     def __len__(self) -> int:

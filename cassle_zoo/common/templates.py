@@ -1,4 +1,4 @@
-"""Pages and cards from jinja2 templates. HTML is escaped; Markdown has filters of its own."""
+"""Pages and cards from jinja2 templates. HTML is escaped; Markdown has its own filters."""
 
 import base64
 import hashlib
@@ -6,18 +6,10 @@ import re
 from functools import cache
 from typing import Any
 
-from jinja2 import (
-    ChoiceLoader,
-    Environment,
-    PackageLoader,
-    StrictUndefined,
-    select_autoescape,
-)
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
 from cassle_zoo.common import markdown
-
-_SHARED = "cassle_zoo.common"
 
 
 def render(package: str, template: str, **values: Any) -> str:
@@ -25,16 +17,16 @@ def render(package: str, template: str, **values: Any) -> str:
 
     Args:
         package: The package whose folder `templates` holds it, such as `cassle_zoo.eval.report`.
-            Templates of `cassle_zoo.common`, such as `base.html` of all pages, can be extended.
+            It can extend templates of `cassle_zoo.common`, such as `base.html` of all pages.
         template: Its name: `*.html` is escaped, `*.md` is not. In Markdown `{{ value | inline }}`
-            keeps a value of any origin on its line, and `{{ command | shell_block }}` in its block.
-            In HTML `{{ name | breakable }}` lets a long name be broken where its parts meet, and
-            `{{ content | data_uri("png") }}` embeds the bytes of an image.
-        **values: What it names. A name that is not given is an error.
+            confines a value of any origin to its line, `{{ command | shell_block }}` to its block.
+            In HTML `{{ name | breakable }}` allows line breaks between the parts of a long name,
+            and `{{ content | data_uri("png") }}` embeds the bytes of an image.
+        **values: Its variables. A variable that is not given is an error.
 
     Returns:
-        The text, with one line's end last. It can be encoded as UTF-8: bytes of file names that are
-        no valid text become question marks.
+        The text with one final newline. It can be encoded as UTF-8: bytes of file names that are
+        not valid text become question marks.
     """
     text = _environment(package).get_template(template).render(**values).rstrip("\n") + "\n"
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -48,7 +40,7 @@ def data_uri(content: bytes, kind: str) -> str:
 @cache
 def _environment(package: str) -> Environment:
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package), PackageLoader(_SHARED)]),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("cassle_zoo.common")]),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -71,6 +63,6 @@ def _breakable(name: Any) -> Markup:
 
 
 def _csp_hash(script: str) -> str:
-    """Return the source of a script that a Content-Security-Policy allows."""
+    """Return the hash by which a Content-Security-Policy allows a script."""
     digest = hashlib.sha256(str(script).encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"

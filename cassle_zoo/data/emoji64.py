@@ -1,17 +1,17 @@
 """emoji64: 10,944 emoji images (64x64 RGB on white) of three vendors, with labels.
 
-Small, real and openly licensed; its tasks separate what self-supervised learning forgets from
-what it keeps. `cassle_zoo.data.emoji64_build` makes the data from npm packages;
-`cassle_zoo.eval.datasets.emoji64` says what is measured on it.
+Small, real and openly licensed; its tasks show which information self-supervised learning
+preserves and which it discards. `cassle_zoo.data.emoji64_build` builds the data from npm packages;
+`cassle_zoo.eval.datasets.emoji64` defines the tasks.
 """
 
 import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from PIL import Image
@@ -70,7 +70,7 @@ def parse_metadata(text: str, source: str) -> tuple[Record, ...]:
 
     Args:
         text: Content of the file.
-        source: What to call the file in error messages.
+        source: Name of the file in error messages.
 
     Returns:
         The records, in file order.
@@ -89,7 +89,7 @@ def parse_metadata(text: str, source: str) -> tuple[Record, ...]:
 
 
 def format_metadata(records: Iterable[Record]) -> str:
-    """Write ``metadata.csv``: what :func:`parse_metadata` reads."""
+    """Return the content of ``metadata.csv``, which :func:`parse_metadata` reads."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(METADATA_COLUMNS)
@@ -98,68 +98,39 @@ def format_metadata(records: Iterable[Record]) -> str:
 
 
 def _record(row: dict[str, str | None], where: str) -> Record:
-    values = {name: row[name] for name in METADATA_COLUMNS}
-    complete = {name: value for name, value in values.items() if value}
-    if len(complete) != len(values):
-        empty = ", ".join(name for name in values if name not in complete)
-        raise DataError(f"{where}: no value for {empty}.")
+    values = {name: row[name] or "" for name in METADATA_COLUMNS}
+    if empty := [name for name, value in values.items() if not value]:
+        raise DataError(f"{where}: no value for {', '.join(empty)}.")
     for name, allowed in _ALLOWED.items():
-        if complete[name] not in allowed:
+        if values[name] not in allowed:
             options = ", ".join(allowed)
-            raise DataError(f"{where}: {name} is {complete[name]!r}, expected one of {options}.")
-    return Record(**complete)
-
-
-class _Folder:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
-
-    def names(self) -> frozenset[str]:
-        return frozenset(
-            path.relative_to(self.root).as_posix()
-            for path in (*self.root.glob("*/*.png"), self.root / METADATA_FILE)
-            if path.is_file()
-        )
-
-
-class _Tar:
-    def __init__(self, path: Path) -> None:
-        self.files = TarFiles(path, lambda _: True)
-        self.index = {n.removeprefix("./"): i for i, n in enumerate(self.files.names)}
-
-    def read(self, name: str) -> bytes:
-        return self.files.read(self.index[name])
-
-    def names(self) -> frozenset[str]:
-        return frozenset(self.index)
+            raise DataError(f"{where}: {name} is {values[name]!r}, expected one of {options}.")
+    return Record(**values)
 
 
 class Emoji64(Dataset[tuple[Image.Image, int]]):
     """Images with the labels of their subcategories. Picklable; safe in DataLoader workers.
 
     Attributes:
-        records: What is known about each image, in the order of the index.
+        records: Facts about each image, in the order of the index.
         classes: The subcategories, sorted.
         targets: Label of each image, which pretraining uses for its k-NN monitor only.
     """
 
-    def __init__(self, records: Sequence[Record], storage: _Folder | _Tar) -> None:
+    def __init__(self, records: Sequence[Record], read: Callable[[str], bytes]) -> None:
         """Use :meth:`open` instead."""
         self.records = tuple(records)
         self.classes = tuple(sorted({record.subcategory for record in records}))
         number = {name: index for index, name in enumerate(self.classes)}
         self.targets = [number[record.subcategory] for record in records]
-        self._storage = storage
+        self._read = read
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Emoji64":
         """Open the dataset.
 
         Args:
-            path: ``emoji64.tar`` or the folder that it was unpacked to.
+            path: ``emoji64.tar`` or the folder it was unpacked to.
 
         Returns:
             The whole dataset, in the order of its metadata.
@@ -168,12 +139,11 @@ class Emoji64(Dataset[tuple[Image.Image, int]]):
             DataError: If there is nothing at `path`, it is not emoji64, or files are missing.
         """
         path = Path(path)
-        storage = _open_storage(path)
-        names = storage.names()
+        names, read = _open_storage(path)
         if METADATA_FILE not in names:
             raise DataError(f"{path} has no {METADATA_FILE}. {HOW_TO_GET}")
         try:
-            text = storage.read(METADATA_FILE).decode()
+            text = read(METADATA_FILE).decode()
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: {METADATA_FILE} is not UTF-8 text: {error}") from error
         records = parse_metadata(text, f"{path}: {METADATA_FILE}")
@@ -183,7 +153,7 @@ class Emoji64(Dataset[tuple[Image.Image, int]]):
                 f"{path} is incomplete: {len(missing)} of {len(records)} images are missing, "
                 f"the first is {missing[0]}. {HOW_TO_GET}"
             )
-        return cls(records, storage)
+        return cls(records, read)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -205,7 +175,7 @@ class Emoji64(Dataset[tuple[Image.Image, int]]):
         """
         name = self.records[index].file_name
         try:
-            with Image.open(io.BytesIO(self._storage.read(name))) as image:
+            with Image.open(io.BytesIO(self._read(name))) as image:
                 return image.convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"emoji64: cannot read {name}: {error}") from error
@@ -213,7 +183,7 @@ class Emoji64(Dataset[tuple[Image.Image, int]]):
     def subset(self, mask: Sequence[bool]) -> "Emoji64":
         """Return the images for which `mask` (one value per image) is true."""
         chosen = [record for record, keep in zip(self.records, mask, strict=True) if keep]
-        return Emoji64(chosen, self._storage)
+        return Emoji64(chosen, self._read)
 
     @cached_property
     def sha256(self) -> str:
@@ -236,14 +206,27 @@ def pretraining_dataset(path: str | os.PathLike[str]) -> Emoji64:
     return data.subset([record.split == "train" for record in data.records])
 
 
-def _open_storage(path: Path) -> _Folder | _Tar:
+def _open_storage(path: Path) -> tuple[Collection[str], Callable[[str], bytes]]:
+    """Return the names of the files of a folder or tar, and a picklable function to read them."""
     if path.is_dir():
-        return _Folder(path)
+        files = (*path.glob("*/*.png"), path / METADATA_FILE)
+        names = {file.relative_to(path).as_posix() for file in files if file.is_file()}
+        return names, partial(_read_file, path)
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder. {HOW_TO_GET}")
     try:
-        return _Tar(path)
+        tar = TarFiles(path, lambda _: True)
     except DataError as error:
         raise DataError(
             f"{path} is not an uncompressed tar, or is truncated ({error}) {HOW_TO_GET}"
         ) from error
+    index = {name.removeprefix("./"): i for i, name in enumerate(tar.names)}
+    return index, partial(_read_member, tar, index)
+
+
+def _read_file(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
+
+
+def _read_member(tar: TarFiles, index: Mapping[str, int], name: str) -> bytes:
+    return tar.read(index[name])

@@ -1,4 +1,4 @@
-"""Build emoji64.tar from three npm packages.
+"""Construction of emoji64.tar from three npm packages.
 
 Get the packages (about 150 MB; npm comes with Node.js), then build::
 
@@ -70,7 +70,7 @@ def build_emoji64(
     Args:
         packages: The three packages, in any order: ``.tgz`` files as ``npm pack`` writes them, or
             unpacked folders.
-        out: The tar file to write; replaced only when it is complete.
+        out: The tar file to write, all or nothing.
 
     Returns:
         The records of the images.
@@ -103,7 +103,7 @@ def _records(
         split = "test" if int(sha256(base), 16) % _ONE_TEST_BASE_IN == 0 else "train"
         variants = {"": entry, **entry.get("skin_variations", {})}
         for modifier, variant in variants.items():
-            # Two modifiers (two people) count as mixed even where they are the same.
+            # Two modifiers (two people) count as mixed even if they are equal.
             tone = _MODIFIERS.get(modifier, "mixed") if modifier else "none"
             code = variant["unified"]
             for vendor, drawn in images.items():
@@ -122,7 +122,7 @@ def _records(
 
 
 def _images(package: Package, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the images by :func:`_key` of their code points."""
+    """Return the images by the :func:`_key` of their code points."""
     images: dict[str, bytes] = {}
     for name in sorted(files):
         if name.startswith(package.images):
@@ -133,7 +133,7 @@ def _images(package: Package, files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _key(code: str) -> str:
-    """Code points without variation selectors, of which the packages make differing use."""
+    """Drop the variation selectors from code points, because the packages use them differently."""
     return code.lower().replace("-fe0f", "")
 
 
@@ -160,19 +160,16 @@ def _square(image: Image.Image) -> Image.Image:
 
 
 def _write_tar(files: Mapping[str, bytes], out: Path) -> None:
-    with (
-        atomic_write(out) as partial,
-        tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
-        for name in sorted(files):
+    ustar = tarfile.USTAR_FORMAT
+    with atomic_write(out) as partial, tarfile.open(partial, "w", format=ustar) as archive:
+        for name, content in sorted(files.items()):
             member = tarfile.TarInfo(name)
-            member.size = len(files[name])
+            member.size = len(content)
             member.mtime = _MTIME
-            archive.addfile(member, io.BytesIO(files[name]))
+            archive.addfile(member, io.BytesIO(content))
 
 
 def _read_packages(paths: Sequence[Path]) -> dict[str, dict[str, bytes]]:
-    """Read what is needed of each package, by vendor."""
     found: dict[str, dict[str, bytes]] = {}
     for path in paths:
         files = _read_folder(path) if path.is_dir() else _read_archive(path)
@@ -193,16 +190,16 @@ def _identify(files: Mapping[str, bytes], path: Path) -> Package:
         name, version = about["name"], about["version"]
     except (ValueError, KeyError) as error:
         raise DataError(f"{path}: cannot read package.json: {error!r}") from error
-    for package in PACKAGES:
-        if package.name == name:
-            if package.version != version:
-                raise DataError(
-                    f"{path} is {name}@{version}; emoji64 is made from {package.version}: "
-                    f"`npm pack {name}@{package.version}`."
-                )
-            return package
-    names = ", ".join(package.name for package in PACKAGES)
-    raise DataError(f"{path} is the package {name!r}, expected one of {names}.")
+    packages = {package.name: package for package in PACKAGES}
+    if name not in packages:
+        raise DataError(f"{path} is the package {name!r}, expected one of {', '.join(packages)}.")
+    package = packages[name]
+    if package.version != version:
+        raise DataError(
+            f"{path} is {name}@{version}; emoji64 is made from {package.version}: "
+            f"`npm pack {name}@{package.version}`."
+        )
+    return package
 
 
 def _wanted(name: str) -> bool:
@@ -232,11 +229,8 @@ def _read_archive(path: Path) -> dict[str, bytes]:
 
 def _read_folder(path: Path) -> dict[str, bytes]:
     root = path / "package" if (path / "package").is_dir() else path
-    candidates = [root / "package.json", root / "emoji.json"]
-    for package in PACKAGES:
-        candidates += sorted((root / package.images).glob(f"*{package.suffix}"))
-    present = [file for file in candidates if file.is_file()]
-    return {file.relative_to(root).as_posix(): file.read_bytes() for file in present}
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if _wanted(name)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The images in a folder: the one rule of which files count, and in which order."""
+"""Listings of the images in a folder: which files count, and in which order."""
 
 import os
 import stat
@@ -29,19 +29,19 @@ class ClassFolders:
 
     @classmethod
     def of(cls, names: Sequence[str], folders: Sequence[str], classes: Sequence[str]) -> Self:
-        """Number the classes of files, given the `folders` that they are of."""
+        """Number the classes of files, given the class folder of each."""
         number = {name: index for index, name in enumerate(classes)}
         labels = tuple(number[folder] for folder in folders)
         return cls(names=tuple(names), labels=labels, classes=tuple(classes))
 
 
 def list_images(path: str | os.PathLike[str], *, on_error: OnError | None = None) -> list[Path]:
-    """List the images of a folder and everything below it, or a single file.
+    """List the images in a folder and its subfolders, or a single file.
 
-    A file named outright is returned whatever its ending. Within folders, files whose ending
-    Pillow can read (.jpg, .png, .webp, .tif, ... in any case) are taken and all others silently
-    left out, as are hidden files and folders. Symbolic links are followed, but every folder is
-    entered once, so loops end.
+    A single file is returned regardless of its ending. Within folders, files whose ending Pillow
+    can read (.jpg, .png, .webp, .tif, ... in any case) count, and all others are silently left out,
+    as are hidden files and folders. Symbolic links are followed, but every folder is entered only
+    once, so loops end.
 
     Args:
         path: A folder or a file.
@@ -66,9 +66,9 @@ def list_classes(root: Path, part: str = "", classes: Sequence[str] | None = Non
     """List `root/part/CLASS/**/IMAGE` by the rule of :func:`list_images`.
 
     Args:
-        root: Of the dataset.
-        part: Holds a folder per class; files directly in it are of no class and left out.
-        classes: Folders to use, in the order of their numbers; by default all, sorted.
+        root: Folder of the dataset.
+        part: Folder with a folder per class; files directly in it have no class and are left out.
+        classes: Folders to use, in the order of their labels; by default all, sorted.
 
     Returns:
         The files sorted by class name and path, as torchvision's ImageFolder sorts them.
@@ -100,10 +100,10 @@ def list_classes(root: Path, part: str = "", classes: Sequence[str] | None = Non
 
 
 def counts_as_image(parts: Sequence[str], endings: frozenset[str]) -> bool:
-    """Return whether a file counts as an image: it has a known ending, and nothing is hidden.
+    """Return whether a file counts as an image: its ending is known, and it is not hidden.
 
     Args:
-        parts: Of its path, below the folder or archive that is listed.
+        parts: Parts of its path, below the listed folder or archive.
         endings: From :func:`cassle_zoo.common.images.image_endings`, which is slow.
     """
     hidden = any(part.startswith(".") and part != ".." for part in parts)
@@ -140,7 +140,7 @@ def _files_below(
             # Not entry.is_dir(), which raises for a link to itself.
             if os.path.isdir(folder / name):
                 folders.append(folder / name)
-            # Broken links and the like are listed too, so that reading them reports them.
+            # Broken links and the like are listed too, so that reading reports them.
             elif counts_as_image((name,), endings):
                 found.append(folder / name)
     return sorted(found, key=lambda file: file.parts)

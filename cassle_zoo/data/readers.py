@@ -1,4 +1,4 @@
-"""Random access to images: those of a list of files, and files in a tar archive."""
+"""Random access to images in a list of files, and to files in a tar archive."""
 
 import os
 import tarfile
@@ -13,7 +13,7 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import open_image
 
 Box: TypeAlias = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels; what is outside of the image is black."""
+"""Left, top, right and bottom in pixels; areas outside the image are black."""
 
 
 class ImageFiles(Dataset[tuple[Image.Image, int]]):
@@ -21,10 +21,10 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
 
     Attributes:
         root: Folder that the names are relative to.
-        names: Of the files, with forward slashes.
+        names: Names of the files, with forward slashes.
         labels: Label of each; by default its index.
-        boxes: If given, the part of each that is seen.
-        notes: What the user must know about how the files were found.
+        boxes: If given, the part of each that is used.
+        notes: Warnings for the user about how the files were found.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         boxes: Sequence[Box] = (),
         notes: Sequence[str] = (),
     ) -> None:
-        """Keep names, labels, boxes and notes; no file is opened."""
+        """Store the attributes; no file is opened."""
         self.root = root
         self.names = tuple(names)
         self.labels = labels or range(len(names))
@@ -66,16 +66,16 @@ class TarFiles:
 
     Attributes:
         path: The archive.
-        names: Of the files, in the archive's order.
-        notes: A line if the archive has no end mark.
+        names: Names of the files, in the archive's order.
+        notes: A warning if the archive has no end mark.
     """
 
     def __init__(self, path: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
         """Find the plain files that are `wanted`.
 
         Raises:
-            DataError: If there is no such file, or it is no tar archive, compressed, damaged or
-                cut off.
+            DataError: If there is no such file, or it is not a tar archive, or compressed, damaged
+                or truncated.
         """
         self.path = path
         self.names: list[str] = []
@@ -93,7 +93,7 @@ class TarFiles:
             ) from error
 
     def _find(self, tar: tarfile.TarFile, wanted: Callable[[PurePosixPath], bool]) -> None:
-        """Note name, first byte and size of each file, and whether the archive is whole."""
+        """Record name, position and size of each file; check that the archive is complete."""
         size, reason = self.path.stat().st_size, ""
         try:
             while (member := tar.next()) is not None:
@@ -104,7 +104,7 @@ class TarFiles:
                     self._extents.append((member.offset_data, member.size))
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = f" ({error})"
-        # For tarfile a header that it cannot read is the archive's end, and so is the file's end.
+        # tarfile takes an unreadable header for the archive's end, and the file's end as well.
         with self.path.open("rb") as file:
             file.seek(tar.offset)
             mark = file.read(tarfile.BLOCKSIZE)
@@ -120,7 +120,7 @@ class TarFiles:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file out: each process opens its own."""
+        """Leave out the open file: each process opens its own."""
         return {**self.__dict__, "_file": None}
 
     def __del__(self) -> None:
@@ -137,5 +137,5 @@ class TarFiles:
         start, size = self._extents[index]
         if self._file is None:
             self._file = self.path.open("rb")
-        # Processes that were forked share an open file's position; pread does not use it.
+        # Forked processes share an open file's position, which pread does not use.
         return os.pread(self._file.fileno(), size, start)

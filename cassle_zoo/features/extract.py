@@ -36,8 +36,8 @@ class FeatureSet:
 
     Attributes:
         features: (N, D) float32 on the CPU, in the order of the input.
-        sources: N names: the file, or the place in the input such as ``"input[3]"``.
-        skipped: What was left out and why; empty if everything was read.
+        sources: N names: the file, or the position in the input such as ``"input[3]"``.
+        skipped: The images that were left out, and why; empty if all were read.
     """
 
     features: Tensor
@@ -50,14 +50,14 @@ class FeatureSet:
 
 
 def eval_transform(model: nn.Module | str) -> transforms.Compose:
-    """Return what turns an image into the model's input, without any randomness.
+    """Return the deterministic transform from an image to the model's input.
 
-    As timm evaluates: the short side is resized (bicubic unless the model's configuration says
-    otherwise) to the input size divided by ``crop_pct``, the centre is cropped, and the result is
-    normalised with the model's mean and standard deviation. Models without a configuration get
+    As in timm's evaluation, the short side is resized (bicubic unless the model's configuration
+    says otherwise) to the input size divided by ``crop_pct``, the centre is cropped, and the result
+    is normalised with the model's mean and standard deviation. Models without a configuration get
     timm's default: 224 pixels and ImageNet's statistics. Models with one input channel get grey
-    images and the mean of the statistics. Of images more than 16 times as long as wide only
-    the middle is resized.
+    images and the mean of the statistics. If an image is more than 16 times as long as wide, only
+    its middle is resized.
 
     Args:
         model: A model, or the name of one.
@@ -75,7 +75,7 @@ def eval_transform(model: nn.Module | str) -> transforms.Compose:
     size = _built_for_size(model) or config["input_size"][-2:]
     channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     if channels not in (1, 3):
-        raise ConfigError(f"The model takes {channels} channels; give a transform that makes them.")
+        raise ConfigError(f"The model takes {channels} channels; give a transform to make them.")
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if channels == 1:
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
@@ -102,9 +102,8 @@ def extract_features(
 ) -> FeatureSet:
     """Compute the features of images, leaving out those that cannot be read.
 
-    Features are what the model gives to its classifier: a classifier of a timm model is not
-    applied. A model given as an object keeps its weights, its device and the training mode of all
-    its parts.
+    Features are the input of the model's classifier: the classifier of a timm model is not
+    applied. The weights, device and training mode of a model given as an object do not change.
 
     Args:
         model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), or a
@@ -114,11 +113,11 @@ def extract_features(
             in [0, 1]), tensors ((C, H, W) or (N, C, H, W); the same types), a list of these, or a
             map-style dataset of images or ``(image, label, ...)``. Arrays and tensors become
             8-bit images first, so that the same image has the same features in every form.
-            :func:`cassle_zoo.data.listing.list_images` says what is taken from a folder.
+            :func:`cassle_zoo.data.listing.list_images` says which files of a folder count.
         batch_size: Images at a time; it does not change the features.
-        device: Where to compute. Default: where the model is if not on the CPU, else a GPU if
+        device: Where to compute. Default: the model's device if it is not the CPU, else a GPU if
             there is one.
-        num_workers: Processes that read images; 0 reads in this one, files in threads.
+        num_workers: Processes that read images; 0 reads in this process, files in threads.
         precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
             computes in it natively.
         transform: From an RGB image to the model's input, by default :func:`eval_transform`.
@@ -126,7 +125,7 @@ def extract_features(
         progress: Show a progress bar on stderr; by default only if that is a terminal.
 
     Returns:
-        The features with their sources, and what was left out.
+        The features with their sources, and the images that were left out.
 
     Raises:
         DataError: A file or folder does not exist, or no image could be read.
@@ -157,10 +156,8 @@ def extract_features(
     )
     rows: list[Tensor] = []
     sources: list[str] = []
-    bar = tqdm(
-        total=len(images), unit="img", desc="features", file=sys.stderr,
-        disable=None if progress is None else not progress,
-    )  # fmt: skip
+    disable = None if progress is None else not progress
+    bar = tqdm(total=len(images), unit="img", desc="features", file=sys.stderr, disable=disable)
     remaining = iter(images)
     with bar, inference(model, target, precision):
         network = fuse_for_inference(model, target, precision)
@@ -179,7 +176,7 @@ def extract_features(
 
 
 class _Images(Dataset[tuple[Tensor | None, str | None]]):
-    """Reads and transforms; an image that cannot be read yields the reason instead."""
+    """Transformed images; for one that cannot be read, the reason instead."""
 
     def __init__(
         self, images: list[InputImage], transform: Transform | Literal["as_is"], threads: int

@@ -1,4 +1,4 @@
-"""Features in files, in a format that the file's extension chooses. Nothing is ever unpickled."""
+"""Files of features, in the format of their extension. Nothing is ever unpickled."""
 
 import csv
 import importlib
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
@@ -26,7 +26,7 @@ _URI = "file:"
 
 
 def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
-    """Write features, all or nothing: an interrupted call leaves an existing file as it was.
+    """Write features, all or nothing: an interrupted call does not change an existing file.
 
     * ``.safetensors``: tensor ``features``; metadata ``sources`` and ``skipped`` as JSON.
     * ``.npz``: arrays ``features``, ``sources``, ``skipped`` (source and reason per row).
@@ -36,8 +36,8 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
       in the schema's metadata. Needs ``pip install "cassle-zoo[parquet]"``.
 
     Args:
-        features: What to write.
-        path: Where to; missing folders are created.
+        features: The features.
+        path: The file; missing folders are created.
 
     Raises:
         ConfigError: The extension is none of the above, or ``path`` is a folder.
@@ -49,7 +49,8 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, sync=True) as partial:
-            _format(path).save(features, partial)
+            save, _ = _format(path)
+            save(features, partial)
     except OSError as error:
         raise DataError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
 
@@ -69,7 +70,7 @@ def load_features(path: str | os.PathLike[str]) -> FeatureSet:
         DataError: The file is missing, damaged, or holds something else.
     """
     path = Path(path)
-    reader = _format(path).load
+    _, reader = _format(path)
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}.")
     # Foreign or damaged bytes make the parsers raise errors of many types.
@@ -81,13 +82,13 @@ def load_features(path: str | os.PathLike[str]) -> FeatureSet:
             )
     except Exception as error:
         raise DataError(
-            f"{str(path)!r} is not a file of features, or is damaged: {error}."
+            f"{str(path)!r} is not a file of features, or it is damaged: {error}."
         ) from error
     return loaded
 
 
 def check_feature_path(path: str | os.PathLike[str]) -> None:
-    """Check that :func:`save_features` can write to a path, before the work that fills it.
+    """Check that :func:`save_features` can write to a path, before features are computed.
 
     Args:
         path: The file.
@@ -99,7 +100,7 @@ def check_feature_path(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     _format(path)
     if path.is_dir():
-        raise ConfigError(f"{str(path)!r} is a folder; the name of a file is needed.")
+        raise ConfigError(f"{str(path)!r} is a folder; give a file.")
 
 
 def _save_safetensors(features: FeatureSet, path: Path) -> None:
@@ -185,14 +186,12 @@ def _load_parquet(path: Path) -> FeatureSet:
     vectors = table["features"].combine_chunks()
     width = vectors.type.list_size
     matrix = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
-    metadata = table.schema.metadata or {}
-    skipped = _skipped_from_json(metadata.get(b"skipped", b"[]").decode())
+    skipped = _skipped_from_json((table.schema.metadata or {}).get(b"skipped", b"[]").decode())
     sources = [_from_text(name) for name in table["source"].to_pylist()]
     return FeatureSet(torch.from_numpy(matrix), sources, skipped)
 
 
 def _as_text(source: str) -> str:
-    """Return a name as valid text: otherwise as a URI, file:caf%E9.png."""
     name = source.encode("utf-8", "surrogateescape")
     valid = name.decode("utf-8", "replace") == source
     return source if valid and not source.startswith(_URI) else _URI + quote_from_bytes(name)
@@ -204,21 +203,17 @@ def _from_text(text: str) -> str:
     return unquote_to_bytes(text.removeprefix(_URI)).decode("utf-8", "surrogateescape")
 
 
-class _Format(NamedTuple):
-    save: Callable[[FeatureSet, Path], None]
-    load: Callable[[Path], FeatureSet]
+_Format: TypeAlias = tuple[Callable[[FeatureSet, Path], None], Callable[[Path], FeatureSet]]
 
-
-_FORMATS = {
-    ".safetensors": _Format(_save_safetensors, _load_safetensors),
-    ".npz": _Format(_save_npz, _load_npz),
-    ".csv": _Format(_save_csv, _load_csv),
-    ".parquet": _Format(_save_parquet, _load_parquet),
+_FORMATS: dict[str, _Format] = {
+    ".safetensors": (_save_safetensors, _load_safetensors),
+    ".npz": (_save_npz, _load_npz),
+    ".csv": (_save_csv, _load_csv),
+    ".parquet": (_save_parquet, _load_parquet),
 }
 
 
 def _format(path: Path) -> _Format:
-    """Return how to write and read the format of a path, if what that needs is installed."""
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
         raise ConfigError(

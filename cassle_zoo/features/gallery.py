@@ -1,4 +1,4 @@
-"""Queries and their nearest neighbours, to look at: a contact sheet and an HTML page."""
+"""Contact sheet and HTML page of queries and their nearest neighbours."""
 
 import io
 import math
@@ -24,6 +24,7 @@ _INK, _FAINT, _LINE, _PANEL, _ACCENT = "#1d2733", "#5f6b7a", "#d5dbe3", "#e9eff7
 _FRAMES = {"right": "#009e73", "wrong": "#d55e00"}  # Okabe-Ito colours
 _FRAME = 16  # the longer side of an image is this many times as long as its frame is wide
 _THUMBNAIL = 160
+_CELL = 112  # width and height of an image on the sheet, in pixels
 _NEIGHBOURS = 6
 _SHEET_ROWS = 12
 _PAGE_ROWS = 100
@@ -36,8 +37,8 @@ class GalleryItem:
     Attributes:
         image: The image, of any mode; it is not changed.
         label: Name of its class, or another short caption.
-        name: Of its file, and what else it may be found by on the page.
-        cosine: Similarity to the query; of no meaning for the query itself.
+        name: Name of its file, and other words that the page's search should find.
+        cosine: Similarity to the query; meaningless for the query itself.
     """
 
     image: Image.Image
@@ -48,10 +49,10 @@ class GalleryItem:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GalleryRow:
-    """A query and what was found for it.
+    """A query and its neighbours.
 
     Attributes:
-        query: What was looked up.
+        query: The query.
         found: Its neighbours, most similar first.
     """
 
@@ -65,7 +66,7 @@ class GalleryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOutputs:
-    """What :func:`run_demo` wrote.
+    """Files written by :func:`run_demo`.
 
     Attributes:
         sheet: PNG with some of the images and their neighbours.
@@ -85,11 +86,11 @@ class DemoOutputs:
 def run_demo(
     model: nn.Module | str, folder: Path, inputs: Sequence[str | Path] = ()
 ) -> DemoOutputs:
-    """Extract features of images, find each one's nearest neighbours, and write all to a folder.
+    """Extract features of images, find the nearest neighbours of each, and write all to a folder.
 
     Args:
         model: A model, or the name of one, which is loaded with its pretrained weights.
-        folder: Where to write; it is created.
+        folder: The folder; it is created.
         inputs: Images and folders; by default the sample images of the package.
 
     Returns:
@@ -100,7 +101,7 @@ def run_demo(
     """
     found = extract_features(model, list(inputs) or SAMPLES)
     if len(found) < 2:
-        raise DataError(f"Only {found.sources[0]} can be read; neighbours need two images.")
+        raise DataError(f"Only {found.sources[0]} can be read; at least two images are needed.")
     k = min(_NEIGHBOURS, len(found) - 1)
     cosines, indices = nearest_neighbours(found.features, found.features, k, exclude_self=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,7 @@ def gallery_page(
         title: The heading.
         rows: At least one.
         summary: A sentence below the heading.
-        marked: Mark what has the query's label as right, and all else as wrong.
+        marked: Mark neighbours with the query's label as right, and others as wrong.
 
     Returns:
         The page, to be saved as UTF-8. All texts are escaped, and no other script can run.
@@ -161,16 +162,13 @@ def gallery_page(
     )
 
 
-def contact_sheet(
-    title: str, rows: Sequence[GalleryRow], *, marked: bool = False, cell: int = 112
-) -> Image.Image:
+def contact_sheet(title: str, rows: Sequence[GalleryRow], *, marked: bool = False) -> Image.Image:
     """Draw queries with their neighbours: a row per query, the query in the tinted column.
 
     Args:
         title: The heading.
         rows: At least one.
-        marked: Frame and caption what has the query's label as right, and all else as wrong.
-        cell: Width and height of an image on the sheet, in pixels.
+        marked: Frame and caption neighbours with the query's label as right, others as wrong.
 
     Returns:
         The sheet, mode RGB.
@@ -179,8 +177,7 @@ def contact_sheet(
         ConfigError: There are no rows.
     """
     _check(rows)
-    text, small = max(10, cell // 8), max(9, cell // 9)
-    gap, margin = cell // 7, cell // 4
+    cell, text, small, gap, margin = _CELL, _CELL // 8, _CELL // 9, _CELL // 7, _CELL // 4
     has_labels = any(item.label for row in rows for item in (row.query, *row.found))
     captions = round(1.5 * text) + (round(1.4 * small) if has_labels else 0)
     step_x, step_y = cell + gap, cell + captions + gap
@@ -201,11 +198,11 @@ def contact_sheet(
     draw.text((first, head_y), "most similar first", fill=_FAINT, font=font)
     for number, row in enumerate(rows):
         y = top + number * step_y
-        _draw_cell(sheet, row.query, "", (margin, y), cell, (text, small))
+        _draw_cell(sheet, row.query, "", (margin, y), text, small)
         for column, item in enumerate(row.found):
             shown = _framed(item, row.mark(item)) if marked else item
             corner = (first + column * step_x, y)
-            _draw_cell(sheet, shown, f"{item.cosine:.3f}", corner, cell, (text, small))
+            _draw_cell(sheet, shown, f"{item.cosine:.3f}", corner, text, small)
     return sheet
 
 
@@ -253,38 +250,33 @@ def _draw_cell(
     item: GalleryItem,
     score: str,
     corner: tuple[int, int],
-    cell: int,
-    sizes: tuple[int, int],
+    text: int,
+    small: int,
 ) -> None:
-    draw = ImageDraw.Draw(sheet)
+    draw, cell = ImageDraw.Draw(sheet), _CELL
     x, y = corner
     image = ImageOps.contain(to_rgb(item.image), (cell - 8, cell - 8), Image.Resampling.LANCZOS)
     draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill="white", outline=_LINE)
     sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
     y += cell + cell // 24
-    text, small = (ImageFont.load_default(size) for size in sizes)
     if score:
-        draw.text((x, y), score, fill=_ACCENT, font=text)
-        y += round(1.3 * sizes[0])
+        draw.text((x, y), score, fill=_ACCENT, font=ImageFont.load_default(text))
+        y += round(1.3 * text)
     if item.label:
-        draw.text((x, y), _fit(item.label, small, cell), fill=_FAINT, font=small)
+        font = ImageFont.load_default(small)
+        draw.text((x, y), _fit(item.label, font, cell), fill=_FAINT, font=font)
 
 
 def _fit(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Shorten in the middle, since file names differ at both ends."""
-    label = _one_line(label)
-    if font.getlength(label) <= width:
-        return label
-    # Measuring is slow for texts of any length, and no more than this can fit.
-    letters = min(len(label) - 1, width)
-    while letters > 1 and font.getlength(_shortened(label, letters)) > width:
+    label = shortened = _one_line(label)
+    # Measuring is slow for long texts, and no more letters than this can fit.
+    letters = min(len(label), width + 1)
+    while letters > 1 and font.getlength(shortened) > width:
         letters -= 1
-    return _shortened(label, letters)
-
-
-def _shortened(label: str, letters: int) -> str:
-    tail = letters // 2
-    return f"{label[: letters - tail]}…{label[len(label) - tail :]}"
+        tail = letters // 2
+        shortened = f"{label[: letters - tail]}…{label[len(label) - tail :]}"
+    return shortened
 
 
 def _one_line(text: str) -> str:

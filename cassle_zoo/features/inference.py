@@ -1,4 +1,4 @@
-"""Running a model without changing it: where, without gradients, and what its features are."""
+"""Inference that leaves the model as it was: its device, its mode, and its features."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,14 +13,14 @@ from cassle_zoo.common.errors import ConfigError
 
 
 def choose_device(model: nn.Module, device: str | torch.device | None = None) -> torch.device:
-    """Choose where to run a model.
+    """Choose the device to run a model on.
 
     Args:
         model: The model.
-        device: What the user asked for.
+        device: The requested device.
 
     Returns:
-        What was asked for; else where the model is, if not on the CPU; else a GPU; else the CPU.
+        That device; by default the model's if it is not the CPU, else a GPU, else the CPU.
 
     Raises:
         ConfigError: There is no such device.
@@ -33,14 +33,14 @@ def choose_device(model: nn.Module, device: str | torch.device | None = None) ->
 
 @contextmanager
 def inference(model: nn.Module, device: torch.device, precision: str = "fp32") -> Iterator[None]:
-    """Put a model on a device in evaluation mode without gradients, and put all back afterwards.
+    """Run a model on a device in evaluation mode without gradients, and restore it afterwards.
 
     In fp32, TensorFloat-32 is off meanwhile, since its rounding depends on the batch size. A model
-    that is spread over several devices stays where it is.
+    that is spread over several devices is not moved.
 
     Args:
         model: The model; weights, device and the training mode of every part are restored.
-        device: Where to run.
+        device: The device.
         precision: As in :func:`cassle_zoo.common.devices.autocast_dtype`.
 
     Yields:
@@ -72,10 +72,10 @@ def inference(model: nn.Module, device: torch.device, precision: str = "fp32") -
 
 
 def embed(model: nn.Module, images: Tensor) -> Tensor:
-    """Return what the model gives to its classifier.
+    """Compute the features that a model gives to its classifier.
 
     Args:
-        model: A model; with timm's ``forward_head`` a classifier is left out.
+        model: A model; the classifier of one with timm's ``forward_head`` is not applied.
         images: (B, C, H, W) on the model's device.
 
     Returns:
@@ -100,22 +100,19 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ConfigError(
             f"The model returns {found}; (batch, features) is needed. For a timm model: "
-            "create it with num_classes=0, with pooling and without features_only."
+            "create it with num_classes=0 and pooling, without features_only."
         )
     return features.float().cpu()
 
 
 @contextmanager
 def _full_fp32() -> Iterator[None]:
-    name: str
-    value: str | bool
-    switches: tuple[Any, Any]
-    if hasattr(torch.backends.cudnn, "conv"):
-        switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-        name, value = "fp32_precision", "ieee"
-    else:  # before torch 2.9
-        switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
-        name, value = "allow_tf32", False
+    cudnn: Any = torch.backends.cudnn
+    settings: tuple[str, str | bool] = ("fp32_precision", "ieee")
+    if not hasattr(cudnn, "conv"):  # before torch 2.9
+        settings = ("allow_tf32", False)
+    name, value = settings
+    switches = (getattr(cudnn, "conv", cudnn), torch.backends.cuda.matmul)
     old = [getattr(switch, name) for switch in switches]
     for switch in switches:
         setattr(switch, name, value)

@@ -1,4 +1,4 @@
-"""What a user may give as images, flattened into one list with a name for each."""
+"""Inputs of every kind, as one list of images with a name for each."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -51,7 +51,7 @@ class InputImage:
     value: Any
 
     def raw(self) -> Any:
-        """Return the object as the user made it; items of datasets without their labels.
+        """Return the object as it was given; items of datasets without their labels.
 
         Raises:
             UnreadableImageError: The dataset cannot read this item's file.
@@ -72,7 +72,7 @@ class InputImage:
 
         Raises:
             UnreadableImageError: It cannot be read, or its values are out of range.
-            ConfigError: It is no image at all, but an object of a type that is not known.
+            ConfigError: It is not an image, but an object of an unknown type.
         """
         value = self.raw()
         if isinstance(value, str | os.PathLike | Image.Image):
@@ -91,19 +91,19 @@ class InputImage:
 
 
 def expand_inputs(inputs: Any) -> tuple[list[InputImage], list[Skipped]]:
-    """Flatten what the user gave into single images, in the order given.
+    """Flatten inputs into single images, in the order given.
 
     Args:
         inputs: A file, folder, PIL image, array ((H, W), (H, W, C) or (N, H, W, C)), tensor
-            ((H, W), (C, H, W) or (N, C, H, W)), a list or iterator of these, or a map-style data
-            set whose items are images, ``(image, ...)`` tuples or ``{"image": image}``.
+            ((H, W), (C, H, W) or (N, C, H, W)), a list or iterator of these, or a map-style dataset
+            whose items are images, ``(image, ...)`` tuples or ``{"image": image}``.
 
     Returns:
-        The images, and the folders that could not be opened or hold no images.
+        The images, and the folders that could not be opened or have no images.
 
     Raises:
         DataError: A file or folder does not exist.
-        ConfigError: An object is of a type that is not known.
+        ConfigError: An object is of an unknown type.
     """
     images: list[InputImage] = []
     skipped: list[Skipped] = []
@@ -113,14 +113,10 @@ def expand_inputs(inputs: Any) -> tuple[list[InputImage], list[Skipped]]:
             "list(dataset) if it fits into memory."
         )
     if _is_dataset(inputs):
-        images = [
-            InputImage(f"dataset[{index}]", _DatasetItem(inputs, index))
-            for index in range(len(inputs))
-        ]
-        return images, skipped
-    for index, value in enumerate(
-        inputs if isinstance(inputs, list | tuple | Iterator) else [inputs]
-    ):
+        items = range(len(inputs))
+        return [InputImage(f"dataset[{i}]", _DatasetItem(inputs, i)) for i in items], skipped
+    values = inputs if isinstance(inputs, list | tuple | Iterator) else [inputs]
+    for index, value in enumerate(values):
         name = f"input[{index}]"
         if isinstance(value, str | os.PathLike):
             _expand_path(value, images, skipped)
@@ -140,14 +136,13 @@ def _expand_path(
     if Path(path).suffix.lower() in _ARCHIVES and not Path(path).is_dir():
         skipped.append(Skipped(os.fspath(path), "an archive: unpack it and give the folder"))
         return
-    errors: list[Skipped] = []
+    before = len(skipped)
     files = list_images(
-        path, on_error=lambda folder, reason: errors.append(Skipped(str(folder), reason))
+        path, on_error=lambda folder, reason: skipped.append(Skipped(str(folder), reason))
     )
-    if not files and not errors:
-        errors.append(Skipped(os.fspath(path), "the folder holds no images"))
+    if not files and len(skipped) == before:
+        skipped.append(Skipped(os.fspath(path), "the folder holds no images"))
     images += [InputImage(str(file), file) for file in files]
-    skipped += errors
 
 
 def _is_dataset(value: Any) -> bool:

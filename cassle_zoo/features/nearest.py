@@ -21,12 +21,12 @@ def nearest_neighbours(
 ) -> tuple[Tensor, Tensor]:
     """Find the k gallery vectors that are most similar to each query.
 
-    The similarity matrix is never held as a whole, so millions of rows fit into memory.
+    The similarity matrix is never stored as a whole, so memory suffices for millions of rows.
 
     Args:
-        queries: (M, D) features of any length.
+        queries: (M, D) features of any norm.
         gallery: (N, D) features to search, on the same device.
-        k: Neighbours of a query, from 1 to N (N - 1 with ``exclude_self``).
+        k: Neighbours of each query, from 1 to N (N - 1 with ``exclude_self``).
         exclude_self: The queries are the gallery, and no row is its own neighbour.
         chunk: Queries at a time; with `gallery_chunk` it bounds the memory.
         gallery_chunk: Gallery vectors at a time.
@@ -95,7 +95,7 @@ def knn_predict(
     The k nearest by cosine vote, each with weight ``exp(cosine / temperature)``.
 
     Args:
-        train_features: (N, D) of any length.
+        train_features: (N, D) of any norm.
         train_labels: (N,) integers in [0, `num_classes`).
         test_features: (M, D), on the same device.
         num_classes: Number of classes.

@@ -1,7 +1,7 @@
-"""PCA whitening: every principal component of the features counts alike in a cosine.
+"""PCA whitening, after which every principal component counts equally in a cosine.
 
-Raw cosines compare mostly the few directions along which features spread most; docs/study.md
-measures what whitening changes. See Jégou and Chum, "Negative evidences and co-occurrences in image
+Raw cosines mostly compare the few directions along which features vary most; docs/study.md measures
+the effect of whitening. See Jégou and Chum, "Negative evidences and co-occurrences in image
 retrieval: the benefit of PCA and whitening", ECCV 2012.
 """
 
@@ -30,7 +30,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, features: Tensor, components: int, *, chunk: int = CHUNK) -> "Whitening":
-        """Fit to features, for example of the gallery to be searched; labels play no part.
+        """Fit to features, for example of the gallery to be searched; no labels are used.
 
         Args:
             features: (N, D), N at least 2 K.
@@ -39,7 +39,7 @@ class Whitening:
 
         Raises:
             ConfigError: If `components` is not in [1, D].
-            DataError: If features are not finite, or have too few rows or varying directions.
+            DataError: If features are not finite, too few, or vary in too few directions.
         """
         check_features(features)
         count, width = features.shape
@@ -59,8 +59,7 @@ class Whitening:
         rank = int((variances > noise).sum())
         if rank < components:
             raise DataError(
-                f"the features vary in {rank} directions only; {components} components were asked "
-                "for."
+                f"the features vary in {rank} directions only; {components} components requested."
             )
         largest = slice(components)
         return cls(mean=mean, projection=directions[:, largest] / variances[largest].sqrt())
@@ -69,24 +68,21 @@ class Whitening:
         """Return whitened features.
 
         Args:
-            features: (N, D), on the device of those fitted to.
+            features: (N, D), on the device of the features fitted to.
             chunk: Rows at a time.
 
         Returns:
             (N, K) float32.
 
         Raises:
-            DataError: If D is another.
+            DataError: If D is not that of the features fitted to.
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise DataError(
                 f"features {tuple(features.shape)}: expected (N, {len(self.mean)}), as fitted to."
             )
-        parts = [
-            ((part.double() - self.mean) @ self.projection).float()
-            for part in features.split(chunk)
-        ]
-        return torch.cat(parts)
+        parts = features.split(chunk)
+        return torch.cat([((x.double() - self.mean) @ self.projection).float() for x in parts])
 
 
 def check_features(features: Tensor) -> None:

@@ -1,24 +1,17 @@
 """The format of a model folder's config.json: its version, and what it may say. Needs no torch."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from cassle_zoo import records
 from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.records import FORMAT_VERSION
 
-FORMAT_VERSION = records.FORMAT_VERSION
-"""Of the part under the key `cassle_zoo`; others are refused by :func:`_check_own`."""
-
-LARGEST_SIDE = 2048
-"""Largest height and width of images in pixels: what is larger is a mistake or an attack."""
-
-SMALLEST_STD = 1e-6
-"""Smallest standard deviation of pixels within [0, 1]; dividing by less overflows."""
-
-MOST_LAYERS = 1000
-"""Most layers in a stage; far more take minutes to build, and then the weights do not fit."""
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES = ("center", "squash", "border")
+_LARGEST_SIDE = 2048  # of images in pixels: anything larger is a mistake or an attack
+_SMALLEST_STD = 1e-6  # of pixels in [0, 1]; dividing by less overflows
+_MOST_LAYERS = 1000  # in a stage; far more take minutes to build, and then the weights do not fit
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+_CROP_MODES = ("center", "squash", "border")
 
 # Arguments of timm.create_model that do not describe an architecture.
 _LOADING_ARGS = (
@@ -35,80 +28,41 @@ _LOADING_ARGS = (
 _SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 
 
-class WrongConfigError(ValueError):
-    """What is wrong with a config.json, without the file's name and the fix."""
-
-
-def check_config(config: dict[str, Any]) -> None:
+def check_config(config: Mapping[str, Any]) -> None:
     """Check the content of a config.json.
 
     Raises:
-        WrongConfigError: If it is malformed, of another format version, or contradicts itself.
+        ConfigError: If it is malformed, of another format version, or contradicts itself; without
+            the file's name and the fix.
     """
-    architecture = _get(config, "architecture", str)
-    if not architecture.replace("_", "").isalnum():
-        raise WrongConfigError(f"architecture {architecture!r} is not the name of a timm model.")
-    if _get(config, "num_classes", int) != 0:
-        raise WrongConfigError(f"num_classes is {config['num_classes']}, but backbones have 0.")
-    if not _is_count(config.get("num_features")):
-        raise WrongConfigError(
-            f"num_features is {config.get('num_features')!r}, but must be a positive whole number."
-        )
-    if not isinstance(config.get("global_pool", ""), str):
-        raise WrongConfigError(
-            f"global_pool must be given as str, found {config['global_pool']!r}."
-        )
-    _check_preprocessing(_get(config, "pretrained_cfg", dict))
-    _check_model_args(config.get("model_args", {}))
-    _check_own(_get(config, "cassle_zoo", dict))
-
-
-def _check_preprocessing(cfg: dict[str, Any]) -> None:
-    outside = sorted(set(cfg) & set(_SOURCE_FIELDS))
-    if outside:
-        raise WrongConfigError(f"pretrained_cfg points outside the folder with {_join(outside)}.")
-    for key, allows, what in (
-        ("input_size", _is_count, "positive whole numbers"),
-        ("mean", _is_number, "numbers"),
-        (
-            "std",
-            lambda v: _is_number(v) and v >= SMALLEST_STD,
-            f"numbers of at least {SMALLEST_STD}",
-        ),
-    ):
-        values = _get(cfg, key, list)
-        if len(values) != 3 or not all(map(allows, values)):
-            raise WrongConfigError(f"pretrained_cfg.{key} must be three {what}, not {values}.")
-    if max(cfg["input_size"]) > LARGEST_SIDE:
-        raise WrongConfigError(
-            f"pretrained_cfg.input_size is {cfg['input_size']}; {LARGEST_SIDE} is the largest."
-        )
-    crop = cfg.get("crop_pct", 1.0)
-    if not _is_number(crop) or not 0 < crop <= 1:
-        raise WrongConfigError(f"pretrained_cfg.crop_pct is {crop!r}, but must be within (0, 1].")
-    for key, names in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
-        if cfg.get(key, names[0]) not in names:
-            raise WrongConfigError(
-                f"pretrained_cfg.{key} is {cfg[key]!r}, but must be one of {_join(names)}."
-            )
-    for key in ("first_conv", "classifier"):
-        layers = cfg.get(key) or []
-        listed = [layers] if isinstance(layers, str) else layers
-        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-            raise WrongConfigError(f"pretrained_cfg.{key} is {layers!r}, but must name layers.")
-
-
-def _check_model_args(values: Any) -> None:
-    """Check that what timm passes on to its builders does not load another file."""
-    if not isinstance(values, dict):
-        raise WrongConfigError(f"model_args must be given as dict, found {values!r}.")
-    for name in values:
+    for key, (allows, words) in _RULES.items():
+        parent, _, name = key.rpartition(".")
+        value = (config[parent] if parent else config).get(name, _DEFAULTS.get(key))
+        if not allows(value):
+            raise ConfigError(f"{key} must be {words}, not {value!r}.")
+    if outside := sorted(set(config["pretrained_cfg"]) & set(_SOURCE_FIELDS)):
+        raise ConfigError(f"pretrained_cfg points outside the folder with {', '.join(outside)}.")
+    for name, value in config.get("model_args", {}).items():
         if name in _LOADING_ARGS or name.startswith("pretrained"):
-            raise WrongConfigError(f"model_args sets {name}, which no model folder may.")
-        if ("layers" in name or "depth" in name) and _largest(values[name]) > MOST_LAYERS:
-            raise WrongConfigError(
-                f"model_args sets {name} to {values[name]!r}; {MOST_LAYERS} layers are the most."
+            raise ConfigError(f"model_args must not set {name}.")
+        if ("layers" in name or "depth" in name) and _largest(value) > _MOST_LAYERS:
+            raise ConfigError(f"model_args sets {name} to {value!r}; the limit is {_MOST_LAYERS}.")
+    own = config["cassle_zoo"]
+    if (version := own["format_version"]) != FORMAT_VERSION:
+        fix = "update cassle-zoo" if version > FORMAT_VERSION else "run `cassle-zoo upgrade FOLDER`"
+        raise ConfigError(
+            f"format_version is {version}, but this cassle_zoo reads {FORMAT_VERSION}; {fix}."
+        )
+    widths = {d["name"]: d.get("width") for d in own["descriptors"]}
+    for name, width in widths.items():
+        if DESCRIPTOR_WIDTHS.get(name) != width:
+            raise ConfigError(
+                f"descriptor {name!r} of width {width} is unknown to this cassle_zoo."
             )
+    if own["projector"] is not None:
+        names = own["projector"].get("descriptors")
+        if names != sorted(widths) or names != list(widths):
+            raise ConfigError(f"descriptors {list(widths)} contradict the projector's {names}.")
 
 
 def _largest(value: Any) -> float:
@@ -122,50 +76,80 @@ def _largest(value: Any) -> float:
     return largest
 
 
-def _check_own(own: dict[str, Any]) -> None:
-    version = _get(own, "format_version", int)
-    if version != FORMAT_VERSION:
-        fix = "update cassle-zoo" if version > FORMAT_VERSION else "run `cassle-zoo upgrade FOLDER`"
-        raise WrongConfigError(
-            f"format_version is {version}, but this cassle_zoo reads {FORMAT_VERSION}; {fix}."
-        )
-    for key, kind in (("name", str), ("method", str), ("training", dict)):
-        _get(own, key, kind)
-    descriptors = _get(own, "descriptors", list)
-    if not all(isinstance(d, dict) and isinstance(d.get("name"), str) for d in descriptors):
-        raise WrongConfigError(
-            f"descriptors must be a list of names and widths, not {descriptors}."
-        )
-    widths = {d["name"]: d.get("width") for d in descriptors}
-    for name, width in widths.items():
-        if DESCRIPTOR_WIDTHS.get(name) != width:
-            raise WrongConfigError(
-                f"descriptor {name!r} of width {width} is unknown to this cassle_zoo."
-            )
-    if "projector" not in own:
-        raise WrongConfigError("projector is missing; it must be null if the model has none.")
-    if own["projector"] is None:
-        return
-    names = _get(_get(own, "projector", dict), "descriptors", list)
-    if names != list(widths) or names != sorted(names):
-        raise WrongConfigError(f"descriptors {list(widths)} contradict the projector's {names}.")
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
-def _get(values: Any, key: str, kind: type) -> Any:
-    if not isinstance(values, dict) or not isinstance(values.get(key), kind):
-        found = values.get(key) if isinstance(values, dict) else values
-        raise WrongConfigError(f"{key} must be given as {kind.__name__}, found {found!r}.")
-    return values[key]
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
     # The bound leaves out NaN, infinity, and whole numbers that no float can hold.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return (_is_whole(value) or isinstance(value, float)) and abs(value) < 1e9
 
 
-def _join(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names)
+def _is_list(value: Any, allows: Callable[[Any], bool], length: int | None = None) -> bool:
+    return isinstance(value, list) and length in (None, len(value)) and all(map(allows, value))
+
+
+def _names_layers(value: Any) -> bool:
+    return value is None or _is_text(value) or _is_list(value, _is_text)
+
+
+def _is_descriptor(value: Any) -> bool:
+    return _is_object(value) and _is_text(value.get("name"))
+
+
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "architecture": (lambda v: _is_text(v) and v.replace("_", "").isalnum(), "a timm model's name"),
+    "num_classes": (lambda v: _is_whole(v) and v == 0, "0"),
+    "num_features": (lambda v: _is_whole(v) and v > 0, "a positive whole number"),
+    "global_pool": (_is_text, "a text"),
+    "model_args": (_is_object, "an object"),
+    "pretrained_cfg": (_is_object, "an object"),
+    "pretrained_cfg.input_size": (
+        lambda v: _is_list(v, lambda n: _is_whole(n) and 0 < n <= _LARGEST_SIDE, 3),
+        f"three positive whole numbers up to {_LARGEST_SIDE}",
+    ),
+    "pretrained_cfg.mean": (lambda v: _is_list(v, _is_number, 3), "three numbers"),
+    "pretrained_cfg.std": (
+        lambda v: _is_list(v, lambda n: _is_number(n) and n >= _SMALLEST_STD, 3),
+        f"three numbers of at least {_SMALLEST_STD}",
+    ),
+    "pretrained_cfg.crop_pct": (lambda v: _is_number(v) and 0 < v <= 1, "within (0, 1]"),
+    "pretrained_cfg.interpolation": (
+        lambda v: v in _INTERPOLATIONS,
+        f"one of {', '.join(_INTERPOLATIONS)}",
+    ),
+    "pretrained_cfg.crop_mode": (lambda v: v in _CROP_MODES, f"one of {', '.join(_CROP_MODES)}"),
+    "pretrained_cfg.first_conv": (_names_layers, "names of layers"),
+    "pretrained_cfg.classifier": (_names_layers, "names of layers"),
+    "cassle_zoo": (_is_object, "an object"),
+    "cassle_zoo.format_version": (_is_whole, "a whole number"),
+    "cassle_zoo.name": (_is_text, "a text"),
+    "cassle_zoo.method": (_is_text, "a text"),
+    "cassle_zoo.training": (_is_object, "an object"),
+    "cassle_zoo.descriptors": (
+        lambda v: _is_list(v, _is_descriptor),
+        "a list of names and widths",
+    ),
+    "cassle_zoo.projector": (
+        lambda v: v is None or _is_object(v),
+        "an object, or null if the model has none",
+    ),
+}
+"""What is allowed for each key, and the same in words; an object precedes its keys."""
+
+_DEFAULTS: Mapping[str, Any] = {
+    "global_pool": "",
+    "model_args": {},
+    "pretrained_cfg.crop_pct": 1,
+    "pretrained_cfg.interpolation": "bicubic",
+    "pretrained_cfg.crop_mode": "center",
+    "cassle_zoo.projector": "missing",
+}

@@ -1,13 +1,13 @@
 """Files of one commit of a Hub repository, downloaded into the client's usual cache; its errors.
 
-huggingface_hub does the work, so its settings hold: `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
-`HF_TOKEN`, ... This module adds that all files are of the same commit, and errors that say what to
-do. No error holds a token.
+huggingface_hub does the work, so its settings apply: `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
+`HF_TOKEN`, ... This module makes sure that all files are from one commit, and that errors say what
+to do. No error contains a token.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,17 @@ def download(
     cache_dir: str | Path | None = None,
     force: bool = False,
 ) -> Path:
-    """Return the folder in the cache that holds files of a repository; download what is missing.
+    """Download the files of a repository that are not cached, and return their folder.
 
-    Files of a full commit hash that are in the cache cost no request. Of a branch or tag, the
-    client asks which commit it is, and takes the one in the cache if the Hub cannot be reached.
+    Cached files of a full commit hash need no request. For a branch or tag, the client asks the
+    Hub for the commit, and uses the cached one if the Hub cannot be reached.
 
     Args:
         repo: `org/name`.
         revision: Branch, tag or commit; `None` for `main`.
         files: Names of the files, at least one.
         cache_dir: The client's cache; by default the one in `HF_HOME`.
-        force: Whether to download files again that are in the cache.
+        force: Whether to download cached files again.
 
     Returns:
         The folder of the commit, named by its hash.
@@ -57,19 +57,12 @@ def download(
     """
     from huggingface_hub import hf_hub_download
 
+    options = _options(cache_dir, force)
     wanted = revision or "main"
     folder = Path()
     for file in files:
         try:
-            path = hf_hub_download(
-                repo,
-                file,
-                revision=wanted,
-                cache_dir=cache_dir,
-                force_download=force,
-                library_name="cassle_zoo",
-                library_version=__version__,
-            )
+            path = hf_hub_download(repo, file, revision=wanted, **options)
         except client_errors() as error:
             # Without the client's traceback, because what the server said is in it unredacted.
             raise _translated(error, repo, wanted, file, cache_dir) from None
@@ -91,17 +84,20 @@ def download_all(
 
     try:
         path = snapshot_download(
-            repo,
-            revision=commit,
-            allow_patterns=list(patterns),
-            cache_dir=cache_dir,
-            force_download=force,
-            library_name="cassle_zoo",
-            library_version=__version__,
+            repo, revision=commit, allow_patterns=list(patterns), **_options(cache_dir, force)
         )
     except client_errors() as error:
         raise _translated(error, repo, commit, "a file", cache_dir) from None
     return Path(path)
+
+
+def _options(cache_dir: str | Path | None, force: bool) -> dict[str, Any]:
+    return {
+        "cache_dir": cache_dir,
+        "force_download": force,
+        "library_name": "cassle_zoo",
+        "library_version": __version__,
+    }
 
 
 def redacted(text: str) -> str:
@@ -196,7 +192,7 @@ def _advice(status: int | None) -> str:
 def _translated(
     error: Exception, repo: str, revision: str, file: str, cache_dir: str | Path | None
 ) -> CassleZooError:
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_token
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -225,14 +221,15 @@ def _translated(
     if isinstance(reason, RepositoryNotFoundError):
         return WeightsUnavailableError(
             f"There is no repository {where} with revision {revision!r}, or it is private and "
-            f"{_token_state()}. Check the name; for a private repository, {_LOG_IN}."
+            f"{'your token has no access to it' if get_token() else 'no token is set'}. Check the "
+            f"name; for a private repository, {_LOG_IN}."
         )
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
     if is_offline() or isinstance(reason, OfflineModeIsEnabled):
         return WeightsUnavailableError(
             f"{file} of {repo!r} at {revision!r} is not downloaded into the cache {cache}, because "
-            "HF_HUB_OFFLINE is set. Unset it, or give the cache that has the file with cache_dir "
-            "or HF_HOME."
+            "HF_HUB_OFFLINE is set. Unset it, or point cache_dir or HF_HOME to the cache that has "
+            "the file."
         )
     hint = (
         f"Is {endpoint()} reachable? HF_ENDPOINT sets another address."
@@ -248,16 +245,12 @@ def _translated(
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
-def _token_state() -> str:
-    from huggingface_hub import get_token
-
-    return "your token has no access to it" if get_token() else "no token is set"
-
-
 def _missing_file(repo: str, revision: str, file: str) -> ModelFolderError:
     from huggingface_hub import HfApi
 
-    found: list[str] = _asked(lambda: HfApi().list_repo_files(repo, revision=revision))
+    found: list[str] = []
+    with suppress(*client_errors()):  # the list only makes the message better
+        found = HfApi().list_repo_files(repo, revision=revision)
     message = f"{repo!r} at {revision!r} has no {file}."
     if found:
         message += f" It holds: {', '.join(sorted(found)[:10])}."
@@ -273,16 +266,9 @@ def _missing_file(repo: str, revision: str, file: str) -> ModelFolderError:
 def _revisions(repo: str) -> str:
     from huggingface_hub import HfApi
 
-    refs = _asked(lambda: HfApi().list_repo_refs(repo))
-    if not refs:
+    try:
+        refs = HfApi().list_repo_refs(repo)
+    except client_errors():
         return " Check the revision."
     names = [ref.name for ref in (*refs.branches, *refs.tags)]
     return f" Give one of {', '.join(names[:20])}, or a full commit hash."
-
-
-def _asked(question: Any) -> Any:
-    """Return the Hub's answer, or an empty list: it only makes an error message better."""
-    try:
-        return question()
-    except client_errors():
-        return []

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.common.errors import ChecksumError, ModelFolderError
+from cassle_zoo.common.errors import ChecksumError, ConfigError, ModelFolderError
 from cassle_zoo.common.files import atomic_folder, parse_json, sha256
 from cassle_zoo.specs import ModelSpec
-from cassle_zoo.store.config import WrongConfigError, check_config
+from cassle_zoo.store.config import check_config
 
 MODEL_FILE = "model.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
@@ -31,7 +31,7 @@ FOLDER_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, REFERENCE_FILE, CARD_FI
 WEIGHTS_ROOT = Path(__file__).parents[1] / "weights"
 
 FIX = (
-    "Get the folder again from where it came, or write it anew with `cassle-zoo hub export RUN -o "
+    "Get the folder again from its source, or write it again with `cassle-zoo hub export RUN -o "
     "DIR`."
 )
 """What errors about a damaged model folder end with."""
@@ -46,17 +46,13 @@ def bundled_folder(spec: ModelSpec) -> Path:
 
 
 def require_file(path: Path) -> None:
-    """Check that a file of a model folder is there.
-
-    Raises:
-        ModelFolderError: If it, or the folder, is missing.
-    """
+    """Raise a `ModelFolderError` if a file of a model folder, or the folder, is missing."""
     if path.is_file():
         return
     folder = path.parent
     if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise ModelFolderError(f"{folder} {what}, so it holds no {path.name}. Check the path.")
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise ModelFolderError(f"{folder} {state}, so it has no {path.name}. Check the path.")
     if path.name == CONFIG_FILE:
         raise ModelFolderError(
             f"{path} is missing, so {folder} is not a model folder. `cassle-zoo hub export RUN -o "
@@ -78,28 +74,16 @@ def verify_files(folder: str | Path, hashes: Mapping[str, str], fix: str = FIX_P
         ChecksumError: If the content of a file differs.
     """
     for name, expected in hashes.items():
-        path = _path_in(folder, name, fix)
-        _check_hash(path, sha256(path), expected, fix)
+        if name in (".", "..") or Path(name).name != name:
+            raise ModelFolderError(f"{name!r} is not a plain file name, so it is not read.")
+        path = Path(folder) / name
+        if not path.is_file():
+            raise ModelFolderError(f"{path} is missing. {fix}")
+        check_hash(path, sha256(path), expected, fix)
 
 
-def read_verified(folder: str | Path, name: str, expected: str, fix: str = FIX_PACKAGE) -> bytes:
-    """Read a small file, and check it as :func:`verify_files` does."""
-    path = _path_in(folder, name, fix)
-    content = path.read_bytes()
-    _check_hash(path, sha256(content), expected, fix)
-    return content
-
-
-def _path_in(folder: str | Path, name: str, fix: str) -> Path:
-    if name in (".", "..") or Path(name).name != name:
-        raise ModelFolderError(f"{name!r} is not a plain file name, so it is not read.")
-    path = Path(folder) / name
-    if not path.is_file():
-        raise ModelFolderError(f"{path} is missing. {fix}")
-    return path
-
-
-def _check_hash(path: Path, found: str, expected: str, fix: str) -> None:
+def check_hash(path: Path, found: str, expected: str, fix: str = FIX_PACKAGE) -> None:
+    """Raise a `ChecksumError` if the SHA-256 found of a file is not the expected one."""
     if found != expected.lower():
         raise ChecksumError(
             f"{path} is not the published file: its sha256 is {found}, expected {expected}. "
@@ -126,13 +110,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def parse_config(content: bytes, path: Path, fix: str = FIX) -> dict[str, Any]:
-    """Check the content of a config.json; see :func:`read_config`.
-
-    Args:
-        content: The bytes of the file.
-        path: The file, for the message.
-        fix: What the user can do about it, for the message.
-    """
+    """Check the content of the config.json at `path`; see :func:`read_config`."""
     try:
         config = parse_json(content.decode())
     except ValueError as error:
@@ -144,7 +122,7 @@ def parse_config(content: bytes, path: Path, fix: str = FIX) -> dict[str, Any]:
         )
     try:
         check_config(config)
-    except WrongConfigError as error:
+    except ConfigError as error:
         raise ModelFolderError(f"{path}: {error} {fix}") from None
     return config
 
@@ -190,6 +168,6 @@ def check_target(folder: str | Path, *, overwrite: bool) -> None:
     foreign = sorted(found - set(FOLDER_FILES))
     if foreign:
         raise ModelFolderError(
-            f"{folder} is not replaced: it holds {', '.join(foreign[:5])}, which no model folder "
-            "has; give another folder."
+            f"{folder} is not replaced: it holds {', '.join(foreign[:5])}, "
+            "which does not belong to a model folder; give another folder."
         )

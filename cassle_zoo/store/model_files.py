@@ -1,7 +1,7 @@
-"""`resolve`: where the files of a model are, for every way to name one.
+"""`resolve`: the files of a model, for every way to name one.
 
 Bundled files come first, then the Hub's cache, then the Hub. Every file that has a published hash
-is checked against it each time before it is used, and config.json is read once.
+is checked against it before each use, and config.json is read once.
 """
 
 import re
@@ -29,8 +29,8 @@ from cassle_zoo.store.folder import (
     MODEL_FILE,
     PROJECTOR_FILE,
     bundled_folder,
+    check_hash,
     parse_config,
-    read_verified,
     require_file,
     verify_files,
 )
@@ -45,13 +45,13 @@ class ModelFiles:
 
     Attributes:
         folder: The model folder: in the package, in the Hub's cache, or a user's own.
-        config: What its config.json says, checked.
+        config: The content of its config.json, checked.
         spec: The registry's entry; for files that the registry does not pin, what config.json
             says, with the repository and commit, and without hashes.
-        commit: Commit of the Hub repository that the files are of, 40 hexadecimal digits; `None`
-            for files that are not from the Hub.
-        verified: Whether the files are those whose hashes the registry publishes.
-        hashes: SHA-256, by name, of the files that were hashed to check them; config.json always.
+        commit: Commit of the Hub repository that the files come from, 40 hexadecimal digits;
+            `None` if they are not from the Hub.
+        verified: Whether the files have the hashes that the registry publishes.
+        hashes: SHA-256 by name of the files that were hashed to check them; config.json always.
     """
 
     folder: Path
@@ -67,7 +67,7 @@ class ModelFiles:
         return self.config["cassle_zoo"]["projector"] is not None
 
     def sha256(self, file: str) -> str:
-        """Return the SHA-256 of a file; it is read only if it was not hashed already."""
+        """Return the SHA-256 of a file, which is read only if it was not hashed already."""
         return self.hashes.get(file) or sha256(self.folder / file)
 
 
@@ -78,12 +78,12 @@ def registered(name: str) -> ModelSpec | None:
         name: As for :func:`resolve`.
 
     Returns:
-        `None` for a folder, a repository, or another revision than the pinned one.
+        The entry; `None` for a folder, a repository, or a revision other than the pinned one.
 
     Raises:
-        ModelFolderError: If the name lacks a part.
-        UnknownNameError: If it is the name of no model.
-        WeightsUnavailableError: If a revision is named of a model that has no Hub repository.
+        ModelFolderError: If the name is incomplete.
+        UnknownNameError: If there is no such model or tag.
+        WeightsUnavailableError: If a revision is given of a model without Hub repository.
     """
     place = _place(name)
     return place if isinstance(place, ModelSpec) else None
@@ -96,22 +96,22 @@ def resolve(
     cache_dir: str | Path | None = None,
     force: bool = False,
 ) -> ModelFiles:
-    """Find the files of a model, download what is missing, and check what is about to be read.
+    """Find the files of a model, download what is missing, and check what will be read.
 
     Args:
         name: A name of the registry with or without tag, `NAME@REVISION`,
             `hf-hub:ORG/NAME[@REVISION]`, or `local-dir:DIR`.
-        files: Names of the files about to be read; config.json is always one of them. By default
-            all files of the model, for use without a network.
+        files: Names of the files that will be read, besides config.json. By default all files of
+            the model, for use without a network.
         cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
-        force: Whether to download again what is in the cache, for example because it is damaged.
+        force: Whether to download cached files again, for example because they are damaged.
 
     Raises:
         UnknownNameError: If there is no such model or tag.
         WeightsUnavailableError: If there are no published weights, the Hub has no such repository
             or revision, or it cannot be reached and the cache lacks a file.
-        ModelFolderError: If the name lacks a part, a file is missing, or config.json is invalid.
-        ChecksumError: If a file is not the published one, or not what the Hub holds.
+        ModelFolderError: If the name is incomplete, a file is missing, or config.json is invalid.
+        ChecksumError: If a file is not the published one, or not the one on the Hub.
     """
     place = _place(name)
     if isinstance(place, ModelSpec):
@@ -131,7 +131,6 @@ class _Repository:
 
 
 def _place(name: str) -> ModelSpec | _Repository | Path:
-    """Say what a name means: files that the registry pins, others on the Hub, or a folder."""
     if name.startswith(LOCAL_PREFIX):
         folder = name.removeprefix(LOCAL_PREFIX)
         if not folder:
@@ -148,15 +147,15 @@ def _place(name: str) -> ModelSpec | _Repository | Path:
         return _Repository(repo=base, revision=revision or None)
     if "/" in base:
         raise UnknownNameError(
-            f"{name!r} is no model of the registry. Write '{HUB_PREFIX}{name}' for a repository on "
-            f"the Hub, or '{LOCAL_PREFIX}{name}' for a folder."
+            f"{name!r} is not in the registry. Write '{HUB_PREFIX}{name}' for a repository on the "
+            f"Hub, or '{LOCAL_PREFIX}{name}' for a folder."
         )
     spec = resolve_spec(base)
     if not at:
         return spec
     if spec.hub_repo is None:
         raise WeightsUnavailableError(
-            f"{spec.full_name!r} has no Hub repository, so it has no revision {revision!r}; leave "
+            f"{spec.full_name!r} has no Hub repository, hence no revision {revision!r}; leave "
             f"out '@{revision}', or name a repository with 'hf-hub:ORG/NAME@{revision}'."
         )
     if revision == spec.hub_revision:
@@ -183,12 +182,16 @@ def _pinned(
         if files is None:
             # The registry pins no cards, since people edit them.
             download_all(spec.hub_repo, commit, [CARD_FILE], cache_dir=cache_dir, force=force)
-    hashes = {file: spec.sha256[file].lower() for file in wanted}
-    content = read_verified(folder, CONFIG_FILE, hashes[CONFIG_FILE], fix)
+    hashes, path = {file: spec.sha256[file].lower() for file in wanted}, folder / CONFIG_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFolderError(f"{path} cannot be read ({error.strerror}). {fix}") from error
+    check_hash(path, sha256(content), hashes[CONFIG_FILE], fix)
     verify_files(folder, {k: v for k, v in hashes.items() if k != CONFIG_FILE}, fix)
     return ModelFiles(
         folder=folder,
-        config=parse_config(content, folder / CONFIG_FILE, fix),
+        config=parse_config(content, path, fix),
         spec=spec,
         commit=commit,
         verified=True,
@@ -206,14 +209,7 @@ def _local(folder: Path, files: Iterable[str] | None) -> ModelFiles:
         require_file(folder / file)
     # It may be a folder of the Hub's cache.
     checked = [folder / file for file in wanted] if files is None else []
-    return ModelFiles(
-        folder=folder,
-        config=config,
-        spec=_described(config),
-        commit=None,
-        verified=False,
-        hashes={CONFIG_FILE: sha256(content), **_check_blobs(checked, FIX)},
-    )
+    return _unpinned(folder, config, {CONFIG_FILE: sha256(content), **_check_blobs(checked, FIX)})
 
 
 def _unpinned_on_hub(
@@ -228,8 +224,7 @@ def _unpinned_on_hub(
     folder = download(place.repo, place.revision, [CONFIG_FILE], cache_dir=cache_dir, force=force)
     commit, path = folder.name, folder / CONFIG_FILE
     content = path.read_bytes()
-    in_cache = f"This is the file of {place.repo!r} in the cache. {fix}"
-    config = parse_config(content, path, in_cache)
+    config = parse_config(content, path, f"It is {place.repo!r}'s file in the cache. {fix}")
     found = config["cassle_zoo"]["name"]
     if place.model not in (None, found):
         raise ModelFolderError(
@@ -238,25 +233,18 @@ def _unpinned_on_hub(
         )
     wanted = _wanted(files, config, path)
     if files is None:
-        # By known names only: what else a repository lists is never asked for.
+        # By known names only: other files of a repository are never requested.
         download_all(place.repo, commit, FOLDER_FILES, cache_dir=cache_dir, force=force)
         force = False
     if wanted:
         # From the commit that config.json is of, even if somebody pushes meanwhile.
         download(place.repo, commit, wanted, cache_dir=cache_dir, force=force)
     checked = folder.glob("*.safetensors") if files is None else (folder / f for f in wanted)
-    return ModelFiles(
-        folder=folder,
-        config=config,
-        spec=_described(config, place.repo, commit),
-        commit=commit,
-        verified=False,
-        hashes={CONFIG_FILE: sha256(content), **_check_blobs(checked, fix)},
-    )
+    hashes = {CONFIG_FILE: sha256(content), **_check_blobs(checked, fix)}
+    return _unpinned(folder, config, hashes, place.repo, commit)
 
 
 def _wanted(files: Iterable[str] | None, config: Mapping[str, Any], path: Path) -> list[str]:
-    """Return the files to be had besides config.json."""
     described = config["cassle_zoo"]["projector"] is not None
     if files is None:
         return [MODEL_FILE, PROJECTOR_FILE] if described else [MODEL_FILE]
@@ -280,14 +268,17 @@ def _check_blobs(paths: Iterable[Path], fix: str) -> dict[str, str]:
     return hashes
 
 
-def _described(
-    config: Mapping[str, Any], repo: str | None = None, commit: str | None = None
-) -> ModelSpec:
-    """Return what config.json says of a model, in the form of a registry entry."""
+def _unpinned(
+    folder: Path,
+    config: Mapping[str, Any],
+    hashes: Mapping[str, str],
+    repo: str | None = None,
+    commit: str | None = None,
+) -> ModelFiles:
     cfg, own = config["pretrained_cfg"], config["cassle_zoo"]
     base, _, tag = own["name"].partition(".")
     training, projector = own["training"], own["projector"]
-    return ModelSpec(
+    spec = ModelSpec(
         name=base,
         tag=tag,
         arch=config["architecture"],
@@ -306,6 +297,9 @@ def _described(
         recipe=str(training.get("recipe", own["name"])),
         hub_repo=repo,
         hub_revision=commit,
+    )
+    return ModelFiles(
+        folder=folder, config=config, spec=spec, commit=commit, verified=False, hashes=hashes
     )
 
 
@@ -327,7 +321,7 @@ def _repair(name: str, cache_dir: str | Path | None) -> str:
 def _how_to_get(spec: ModelSpec) -> str:
     released = [name for name, other in MODEL_SPECS.items() if other.released]
     return (
-        f"Nobody has published weights of {spec.full_name!r}. Train them with `cassle-zoo train "
+        f"No weights of {spec.full_name!r} are published. Train them with `cassle-zoo train "
         f"{spec.full_name} --data PATH --out RUN` and package them with `cassle-zoo hub export RUN "
         f"-o DIR`, or convert the authors' file with `cassle-zoo hub convert FILE --name "
         f"{spec.full_name} -o DIR`; then load 'local-dir:DIR'. Or build the untrained model with "

@@ -1,10 +1,11 @@
-"""The tensors of a model folder: safetensors files, and whether they fit a module.
+"""The tensors of a model folder: safetensors files, and checks that they fit a module.
 
-Weights are loaded completely or not at all; the checks here close what timm's and torch's own leave
-open. Anybody may have written the files.
+Weights are loaded completely or not at all; the checks here close the gaps that timm's and torch's
+own leave. The files may come from anybody.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,8 @@ def tensor_names(path: Path) -> frozenset[str]:
     Raises:
         ModelFolderError: If the file is missing or not a safetensors file.
     """
-    require_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return frozenset(file.keys())
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
+    with _readable(path), safe_open(path, framework="pt") as file:
+        return frozenset(file.keys())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -49,21 +46,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelFolderError: If the file is missing or not a safetensors file.
     """
+    with _readable(path):
+        return load_file(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     require_file(path)
     try:
-        return load_file(path)
+        yield
     except SafetensorError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ModelFolderError:
-    return ModelFolderError(
-        f"{path} is damaged or not a safetensors file ({error}); get the file again."
-    )
+        raise ModelFolderError(
+            f"{path} is damaged or not a safetensors file ({error}); get the file again."
+        ) from error
 
 
 def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
-    """Check that weights are exactly a timm model's, its classifier left out.
+    """Check that weights are exactly those of a timm model without its classifier.
 
     Args:
         keys: Names of the weights.
@@ -74,7 +73,7 @@ def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
     """
     cfg: Any = model.pretrained_cfg
     classifier = cfg.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    heads = (classifier,) if isinstance(classifier, str) else classifier
     prefixes = tuple(f"{head}." for head in heads)
     expected = {key for key in model.state_dict() if not key.startswith(prefixes)}
     given = set(keys)
@@ -87,7 +86,7 @@ def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
     ]
     raise ModelFolderError(
         f"The weights do not fit the model ({'; '.join(parts)}). Weights are loaded completely or "
-        "not at all; leave out arguments that change the architecture, or use pretrained=False."
+        "not at all; omit arguments that change the architecture, or use pretrained=False."
     )
 
 
@@ -95,9 +94,9 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     """Check that weights fit a module exactly; the module may be on the meta device.
 
     Args:
-        module: What they are meant for.
+        module: The module to be loaded.
         state: The weights.
-        path: The file they are in, for the message.
+        path: Their file, for the message.
 
     Raises:
         ModelFolderError: If a name or a shape differs.
@@ -116,9 +115,9 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights that must fit a module exactly, as :func:`check_fit` says.
+    """Load weights that must fit a module exactly; see :func:`check_fit`.
 
-    torch alone would let BatchNorms go without `num_batches_tracked`.
+    torch alone would accept BatchNorms without `num_batches_tracked`.
     """
     check_fit(module, state, path)
     module.load_state_dict(state)
@@ -139,13 +138,13 @@ def save_model_folder(
 
     Args:
         folder: Where to; its parents are created.
-        config: What :func:`cassle_zoo.zoo.registry.make_config` returned.
+        config: From :func:`cassle_zoo.zoo.registry.make_config`.
         backbone_state: Weights under timm's keys.
         projector: The trained projector, if there is one.
-        dtype: Floating-point type on disk; `None` leaves each tensor's own.
+        dtype: Floating-point type on disk; `None` for each tensor's own.
         card: Text of README.md.
-        finish: Called with the folder before it is put in place; may add files that are computed
-            from the others.
+        finish: Called with the folder before it is moved into place; may add files computed from
+            the others.
         overwrite: Whether to replace a model folder that exists.
 
     Returns:
@@ -157,13 +156,15 @@ def save_model_folder(
             configuration is invalid.
     """
     folder = Path(folder).resolve()
+    states = {MODEL_FILE: backbone_state}
+    if projector is not None:
+        states[PROJECTOR_FILE] = projector.state_dict()
     with new_folder(folder, overwrite=overwrite) as staged:
         files = {
-            MODEL_FILE: _serialise(backbone_state, dtype, MODEL_FILE),
-            CONFIG_FILE: to_json(config).encode(),
+            file: save({k: _on_disk(k, v, dtype, file) for k, v in state.items()}, {"format": "pt"})
+            for file, state in states.items()
         }
-        if projector is not None:
-            files[PROJECTOR_FILE] = _serialise(projector.state_dict(), dtype, PROJECTOR_FILE)
+        files[CONFIG_FILE] = to_json(config).encode()
         if card is not None:
             files[CARD_FILE] = card.encode()
         parse_config(files[CONFIG_FILE], folder / CONFIG_FILE)
@@ -172,10 +173,6 @@ def save_model_folder(
         if finish is not None:
             finish(staged)
     return folder
-
-
-def _serialise(state: Mapping[str, Tensor], dtype: torch.dtype | None, file: str) -> bytes:
-    return save({k: _on_disk(k, v, dtype, file) for k, v in state.items()}, {"format": "pt"})
 
 
 def _on_disk(key: str, value: Tensor, dtype: torch.dtype | None, file: str) -> Tensor:

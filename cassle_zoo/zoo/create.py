@@ -20,7 +20,7 @@ from cassle_zoo.store.model_files import ModelFiles, registered, resolve
 if TYPE_CHECKING:
     from torch import nn
 
-    from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+    from cassle_zoo.projector import ConditionedProjector
 
 
 def create_model(
@@ -36,8 +36,8 @@ def create_model(
         name: Model name with or without tag, `NAME@REVISION`, `hf-hub:ORG/NAME[@REVISION]`, or
             `local-dir:DIR`.
         pretrained: Whether to load the weights: all of them, after checking their hash.
-        cache_dir: The Hub client's cache; by default the one in `HF_HOME`, as usual.
-        **timm_kwargs: What timm takes: `num_classes` (default 0, no classifier), `in_chans`,
+        cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
+        **timm_kwargs: timm's arguments: `num_classes` (default 0, no classifier), `in_chans`,
             `global_pool`, `features_only`, `out_indices`, ...
 
     Returns:
@@ -45,8 +45,8 @@ def create_model(
 
     Raises:
         UnknownNameError: If there is no such model or tag.
-        WeightsUnavailableError: If nobody has published weights, or the Hub has no such
-            repository or revision, or cannot be reached and the files are not in the cache.
+        WeightsUnavailableError: If no weights are published, the Hub has no such repository or
+            revision, or it cannot be reached and the files are not cached.
         ChecksumError: If a file is not the published one.
         ModelFolderError: If a file is missing, unreadable, or does not hold every weight.
     """
@@ -66,12 +66,12 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
     """Build the backbone of a model folder.
 
     Args:
-        files: What :func:`cassle_zoo.store.resolve` returned, with the weights if these are wanted.
+        files: From :func:`cassle_zoo.store.resolve`, with the weights if they are to be loaded.
         pretrained: Whether to load the weights, all of them.
         **timm_kwargs: As for :func:`create_model`.
 
     Raises:
-        ModelFolderError: If a file does not fit config.json, or timm cannot build what this says.
+        ModelFolderError: If a file does not fit config.json, or timm cannot build the model.
     """
     import timm
 
@@ -83,7 +83,7 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
     if not timm.is_model(architecture):
         raise ModelFolderError(
             f"{path}: timm {timm.__version__} has no model {architecture!r}; use the timm version "
-            "that it was trained with."
+            "it was trained with."
         )
     names = tensor_names(files.folder / MODEL_FILE) if pretrained else frozenset[str]()
     features_only = timm_kwargs.get("features_only")
@@ -98,7 +98,7 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
         if isinstance(error, RuntimeError):
             raise ModelFolderError(f"{files.folder} cannot be loaded: {error}") from error
         _check_buildable(files, pretrained)
-        raise  # what the caller asked for is to blame
+        raise  # the caller's arguments are to blame
     if not features_only:
         # For a feature extractor timm is strict itself: its number of classes is ours, 0.
         if pretrained:
@@ -116,7 +116,7 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
     import timm
     from timm.models import build_model_with_cfg
 
-    model_args = dict(files.config.get("model_args", {}))
+    model_args = files.config.get("model_args", {})
     cfg = {
         **files.config["pretrained_cfg"],
         "num_classes": files.config["num_classes"],
@@ -134,7 +134,7 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
 
 
 def _check_buildable(files: ModelFiles, pretrained: bool = False) -> None:
-    """Check that timm builds what config.json describes, apart from what the caller asked for."""
+    """Check that timm builds what config.json describes, without the caller's arguments."""
     import timm
 
     try:
@@ -145,7 +145,7 @@ def _check_buildable(files: ModelFiles, pretrained: bool = False) -> None:
             f"{files.folder / CONFIG_FILE}: timm {timm.__version__} cannot build "
             f"{files.config['architecture']!r} with model_args "
             f"{files.config.get('model_args', {})} and this pretrained_cfg ({reason}); use the "
-            "timm version that it was trained with, or get the folder again."
+            "timm version it was trained with, or get the folder again."
         ) from error
 
 
@@ -157,7 +157,7 @@ def create_projector(
     Args:
         name: As for :func:`create_model`.
         pretrained: Whether to load the weights, after checking their hash.
-        cache_dir: The Hub client's cache; by default the one in `HF_HOME`, as usual.
+        cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
 
     Returns:
         The projector in float32 and in training mode, as timm returns models; call `.eval()`
@@ -174,8 +174,7 @@ def create_projector(
     if pretrained:
         return load_projector(resolve(name, [PROJECTOR_FILE], cache_dir=cache_dir))
     if (spec := registered(name)) is None:
-        files = resolve(name, [], cache_dir=cache_dir)
-        return _build_projector(_projector_config(files), files)
+        return _build_projector(resolve(name, [], cache_dir=cache_dir))
     plain = {} if spec.conditioned else {"conditioning": "none", "descriptors": ()}
     return ConditionedProjector(
         ProjectorConfig.from_dict(
@@ -188,7 +187,7 @@ def load_projector(files: ModelFiles) -> "ConditionedProjector":
     """Build the projector of a model folder with its weights, in float32.
 
     Args:
-        files: What :func:`cassle_zoo.store.resolve` returned, with `projector.safetensors`.
+        files: From :func:`cassle_zoo.store.resolve`, with `projector.safetensors`.
 
     Raises:
         ModelFolderError: If there is no projector, or weights and configuration contradict each
@@ -198,37 +197,33 @@ def load_projector(files: ModelFiles) -> "ConditionedProjector":
 
     from cassle_zoo.store.tensors import check_fit, read_tensors
 
-    config, path = _projector_config(files), files.folder / PROJECTOR_FILE
-    state = read_tensors(path)
-    # Without memory for the weights, since anybody may have written the configuration.
+    # First without memory for the weights, since anybody may have written the configuration.
     with torch.device("meta"):
-        check_fit(_build_projector(config, files), state, path)
-    projector = _build_projector(config, files)
+        without_weights = _build_projector(files)
+    path = files.folder / PROJECTOR_FILE
+    state = read_tensors(path)
+    check_fit(without_weights, state, path)
+    projector = _build_projector(files)
     projector.load_state_dict(state)
     return projector
 
 
-def _projector_config(files: ModelFiles) -> "ProjectorConfig":
-    from cassle_zoo.projector import ProjectorConfig
+def _build_projector(files: ModelFiles) -> "ConditionedProjector":
+    from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 
     path = files.folder / CONFIG_FILE
     if not files.has_projector:
         raise ModelFolderError(f"{path}: the model has no projector, only a backbone.")
     try:
-        return ProjectorConfig.from_dict(files.config["cassle_zoo"]["projector"])
+        config = ProjectorConfig.from_dict(files.config["cassle_zoo"]["projector"])
     except (TypeError, ValueError) as error:
         raise ModelFolderError(f"{path}: {error}") from error
-
-
-def _build_projector(config: "ProjectorConfig", files: ModelFiles) -> "ConditionedProjector":
-    from cassle_zoo.projector import ConditionedProjector
-
     try:
         return ConditionedProjector(config)
     except (RuntimeError, TypeError) as error:  # torch's for sizes that it cannot represent
         reason = " ".join(str(error).split())[:200]
         raise ModelFolderError(
-            f"{files.folder / CONFIG_FILE}: cassle_zoo.projector cannot be built ({reason})."
+            f"{path}: cassle_zoo.projector cannot be built ({reason})."
         ) from error
 
 
@@ -250,10 +245,10 @@ def model_info(name: str, *, cache_dir: str | Path | None = None) -> ModelSpec:
     """Return what is known about a model, without importing torch.
 
     Args:
-        name: As for :func:`create_model`. For what the registry does not pin, `sha256` holds the
-            hashes of the files as they are in the folder, or in the cache; of a Hub repository
-            only config.json is downloaded for this.
-        cache_dir: The Hub client's cache; by default the one in `HF_HOME`, as usual.
+        name: As for :func:`create_model`. If the registry does not pin its files, `sha256` holds
+            the hashes of those in the folder or in the cache; from a Hub repository, only
+            config.json is downloaded.
+        cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
 
     Raises:
         UnknownNameError: If there is no such model or tag.
@@ -263,9 +258,6 @@ def model_info(name: str, *, cache_dir: str | Path | None = None) -> ModelSpec:
     if (spec := registered(name)) is not None:
         return spec
     files = resolve(name, [], cache_dir=cache_dir)
-    present = (
-        file
-        for file in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
-        if (files.folder / file).is_file()
-    )
-    return replace(files.spec, sha256={file: files.sha256(file) for file in present})
+    names = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
+    present = [name for name in names if (files.folder / name).is_file()]
+    return replace(files.spec, sha256={name: files.sha256(name) for name in present})

@@ -1,8 +1,8 @@
 """The models in timm's terms: their entry points in timm's registry, and their config.json.
 
-The entry points hand the work to timm's own builders; added is only where the weights come from,
-that they are the published ones, and that all of them are loaded. timm is not imported with this
-module, because importing timm is what may have triggered the registration.
+The entry points call timm's own builders. They only add where the weights come from, that they are
+the published ones, and that all of them are loaded. timm is not imported with this module, because
+importing timm may be what triggered the registration.
 """
 
 import functools
@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
+from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
-from cassle_zoo.store.config import FORMAT_VERSION
 from cassle_zoo.store.folder import MODEL_FILE, bundled_folder
 from cassle_zoo.store.model_files import is_cached_file, resolve
 
@@ -27,14 +27,14 @@ default_cfgs: dict[str, Any] = {}  # where timm's register_model looks for a mod
 
 
 def register_models() -> None:
-    """Register every model of the zoo with timm. Does nothing for those it knows already."""
+    """Register every model of the zoo with timm, unless it is registered already."""
     from timm.models import generate_default_cfgs, is_model, model_entrypoint, register_model
 
     default_cfgs.update(
         generate_default_cfgs({name: _with_weights(spec) for name, spec in MODEL_SPECS.items()})
     )
     for name in dict.fromkeys(spec.name for spec in MODEL_SPECS.values()):
-        # timm would make the first tag with weights the default, ours is the first tag.
+        # timm would make the first tag with weights the default; ours is the first tag.
         default_cfgs[name].tags.remove(model_tags(name)[0])
         default_cfgs[name].tags.appendleft(model_tags(name)[0])
         if is_model(name) and model_entrypoint(name).__module__ == __name__:
@@ -76,8 +76,8 @@ def make_config(
         spec: Names, preprocessing and `model_args`; `sha256` is not used.
         backbone: The timm model that the weights fit.
         projector: Configuration of the projector, if there is one.
-        training: How the weights were made: `recipe`, `command`, `code_version`, `config`, ...,
-            JSON types.
+        training: How the weights were made, as JSON types: `recipe`, `command`, `code_version`,
+            `config`, ...
 
     Returns:
         timm's configuration, with ours under the key `cassle_zoo`.
@@ -103,13 +103,13 @@ def make_config(
 
 
 def pool_name(backbone: "nn.Module") -> str:
-    """Return timm's name of how a backbone pools its features; empty if it has none."""
+    """Return timm's name for the pooling of a backbone; empty if there is none."""
     pool = getattr(backbone, "global_pool", None)
     return pool if isinstance(pool, str) else str(getattr(pool, "pool_type", ""))
 
 
 def _with_weights(spec: ModelSpec) -> dict[str, Any]:
-    """Return timm's configuration with a file or a Hub repository: timm lists it as pretrained."""
+    """Return timm's configuration with the place of released weights, by which timm lists them."""
     cfg = timm_cfg(spec)
     if not spec.released:
         return cfg
@@ -150,15 +150,12 @@ def _build(
         files = resolve(spec.full_name, [MODEL_FILE], cache_dir=kwargs.get("cache_dir"))
         cfg = replace(cfg, file=str(files.folder / MODEL_FILE), hf_hub_id=None)
     known = resolve_spec(name)
-    build: Callable[..., nn.Module] = (
-        functools.partial(build_registered_vit, name, known.arch)
-        if known.arch in MOCOV3_VITS
-        else model_entrypoint(known.timm_arch)
-    )
+    build: Callable[..., nn.Module] = model_entrypoint(known.timm_arch)
+    if known.arch in MOCOV3_VITS:
+        build = functools.partial(build_registered_vit, name, known.arch)
+    complete = pretrained and not kwargs.get("num_classes")
     with ExitStack() as construction:
-        construction.enter_context(
-            skip_random_weights(pretrained and not kwargs.get("num_classes"))
-        )
+        construction.enter_context(skip_random_weights(complete))
         if pretrained:
             kwargs["pretrained_filter_fn"] = functools.partial(_checked, construction)
         return build(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
@@ -185,8 +182,8 @@ def _checked(
 ) -> dict[str, "Tensor"]:
     """Refuse an incomplete file; timm itself is not strict once the number of classes differs.
 
-    timm calls this when the network is there: `construction` ends, so that loading is not slowed.
-    Weights that timm is going to adapt to other channels or sizes become float32 before.
+    timm calls this once the network exists: `construction` ends, so that loading is not slowed.
+    Weights that timm will adapt to other channels or sizes become float32 first.
     """
     from cassle_zoo.store.tensors import check_backbone_keys
 

@@ -1,10 +1,10 @@
-"""A hook that makes the models known to timm without importing timm.
+"""A hook that registers the models with timm without importing timm.
 
-Importing timm takes seconds, so `import cassle_zoo` must not do it; yet after it
-`timm.create_model("resnet50_cassle_simclr")` has to work. If timm is imported already the models
-are registered at once. Otherwise a finder waits on `sys.meta_path` for the import of timm, lets
-the usual finders do the work, registers the models when timm's own code has run, and removes
-itself. timm offers no entry-point mechanism that would do this for us.
+Importing timm takes seconds, so `import cassle_zoo` must not do it; yet afterwards
+`timm.create_model("resnet50_cassle_simclr")` has to work. If timm is imported already, the models
+are registered at once. Otherwise a finder on `sys.meta_path` waits for the import of timm, lets
+the usual finders do the work, registers the models once timm's own code has run, and removes
+itself. timm has no entry points that would do this for us.
 """
 
 import sys
@@ -14,7 +14,7 @@ from types import ModuleType
 
 
 def register_with_timm() -> None:
-    """Register the models with timm, now if it is imported, else once it is. Idempotent."""
+    """Register the models with timm: now if it is imported, else once it is. Idempotent."""
     if "timm" in sys.modules:
         _register()
     elif not any(isinstance(finder, _TimmFinder) for finder in sys.meta_path):
@@ -28,8 +28,6 @@ def _register() -> None:
 
 
 class _TimmFinder:
-    """Finds timm as the other finders do, and registers the models after it was executed."""
-
     def find_spec(
         self,
         fullname: str,

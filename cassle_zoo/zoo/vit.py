@@ -1,12 +1,11 @@
 """Vision transformers as MoCo-v3 trains them (arXiv 2104.02057, section 4 and appendix).
 
-They differ from timm's in what the weights do not show: ViT-S has 12 heads instead of 6, the
-positions are fixed 2-D sines and cosines, and training leaves the random patch projection alone.
+They differ from timm's in ways that the weights do not show: ViT-S has 12 heads instead of 6, the
+positions are fixed 2-D sines and cosines, and the random patch projection is not trained.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,30 +15,23 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError
 
-MOCOV3_VITS: Mapping[str, Mapping[str, int]] = MappingProxyType(
-    {
-        "vit_small": MappingProxyType(
-            {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 12}
-        ),
-        "vit_base": MappingProxyType(
-            {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12}
-        ),
-    }
-)
+MOCOV3_VITS: Mapping[str, Mapping[str, int]] = {
+    "vit_small": {"patch_size": 16, "embed_dim": 384, "depth": 12, "num_heads": 12},
+    "vit_base": {"patch_size": 16, "embed_dim": 768, "depth": 12, "num_heads": 12},
+}
 """Arguments of timm's VisionTransformer by our short name of the architecture."""
 
 
-def sincos_positions(height: int, width: int, dim: int, *, temperature: float = 10_000.0) -> Tensor:
+def sincos_positions(height: int, width: int, dim: int) -> Tensor:
     """Return the fixed position embedding of a grid of patches.
 
-    With w_k = temperature^(-4k/dim), k < dim/4, the patch in row y and column x gets
+    With w_k = 10000^(-4k/dim), k < dim/4, the patch in row y and column x gets
     (sin(y w), cos(y w), sin(x w), cos(x w)).
 
     Args:
         height: Rows of patches.
         width: Columns of patches.
         dim: Length of an embedding, a multiple of 4.
-        temperature: Base of the wavelengths.
 
     Returns:
         (height * width, dim) float32, row by row.
@@ -49,7 +41,7 @@ def sincos_positions(height: int, width: int, dim: int, *, temperature: float = 
     """
     if dim % 4:
         raise ConfigError(f"dim must be a multiple of 4 for 2-D positions, got {dim}.")
-    frequencies = temperature ** -(torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
+    frequencies = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float32) / (dim // 4))
     rows = torch.arange(height, dtype=torch.float32).repeat_interleave(width)
     columns = torch.arange(width, dtype=torch.float32).repeat(height)
     angles = [torch.outer(places, frequencies) for places in (rows, columns)]
@@ -95,8 +87,8 @@ def build_registered_vit(
         name: The registered name.
         arch: A key of :data:`MOCOV3_VITS`.
         pretrained: Whether to load the weights that `kwargs["pretrained_cfg"]` names.
-        pretrained_filter_fn: What to do with these before timm fits them to another image size.
-        **kwargs: What timm's ViT builders take.
+        pretrained_filter_fn: Applied to the weights before timm fits them to another image size.
+        **kwargs: Arguments of timm's ViT builders.
     """
 
     def fitted(state: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
@@ -123,7 +115,7 @@ def freeze_fixed_parts(model: nn.Module) -> None:
     Frozen random patches keep the training of ViTs stable (arXiv 2104.02057, section 4).
 
     Args:
-        model: What :func:`mocov3_vit` returned.
+        model: From :func:`mocov3_vit`.
     """
     for name, parameter in model.named_parameters():
         if name == "pos_embed" or name.startswith("patch_embed."):
@@ -131,7 +123,7 @@ def freeze_fixed_parts(model: nn.Module) -> None:
 
 
 def has_sincos_positions(pos_embed: Tensor) -> bool:
-    """Whether a (1, 1 + side * side, dim) position embedding is MoCo-v3's fixed one."""
+    """Return whether a (1, 1 + side * side, dim) position embedding is MoCo-v3's fixed one."""
     side = math.isqrt(pos_embed.shape[1] - 1)
     if side * side + 1 != pos_embed.shape[1] or pos_embed.shape[2] % 4:
         return False

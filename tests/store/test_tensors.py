@@ -161,6 +161,6 @@ def test_a_failed_write_leaves_the_old_folder(
 
 def test_an_invalid_config_is_not_written(tmp_path: Path, contents: dict[str, Any]) -> None:
     contents["config"]["num_classes"] = 10
-    with pytest.raises(ModelFolderError, match="num_classes is 10"):
+    with pytest.raises(ModelFolderError, match="num_classes must be 0, not 10"):
         save_model_folder(tmp_path / "m", **contents)
     assert list(tmp_path.iterdir()) == []
