@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
-from benchmarks.study.evaluators import MainDirections, mean_colours
+from benchmarks.study.evaluators import GALLERY_TASKS, MainDirections, mean_colours, neighbours
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
 from cassle_zoo.eval.sources import open_source
 
@@ -54,3 +56,15 @@ def test_mean_colours_are_fractions() -> None:
     image = Image.fromarray(np.array([[[255, 0, 51], [255, 0, 0]]], dtype=np.uint8))
     [row] = mean_colours([(image.convert("RGBA"), None)], torch.tensor([0])).tolist()
     assert row == pytest.approx([1, 0, 0.1])
+
+
+def test_neighbours_in_a_gallery_smaller_than_their_number(context: EvalContext) -> None:
+    [task] = context.data.tasks
+    splits = {"query": torch.arange(5), "gallery": torch.arange(5, 7)}
+    few = dataclasses.replace(task, name=GALLERY_TASKS[0], kind="retrieval", splits=splits)
+    data = dataclasses.replace(context.data, tasks=(few,))
+    own = EvalContext(context.source, data, context.compute)
+    own.__dict__["features"] = context.features
+    rows = neighbours(own)[few.name]
+    assert [row[0] for row in rows] == [0, 1, 2, 3, 4]
+    assert all(sorted(row[1:]) == [5, 6] for row in rows)

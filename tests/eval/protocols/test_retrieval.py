@@ -47,6 +47,13 @@ def test_every_task_has_scores_a_sheet_and_a_page(found, data):
     assert data.captions[int(queries[0])] in flags.split("<section")[1].split(">")[0]
 
 
+def test_a_gallery_smaller_than_what_is_to_be_shown_is_shown_whole(data):
+    _, outcome = measure(data, classification="none", examples=1, shown=400)
+    for task in data.tasks_of("retrieval"):
+        page = outcome.files[f"{task.name}.html"].decode()
+        assert page.count("<li ") == len(task.splits["gallery"]) < 400
+
+
 def test_batch_size_and_workers_do_not_matter(found, data):
     again, outcome = measure(data, Compute(batch_size=7, workers=2, no_cache=True), examples=0)
     assert again.metrics == found[0].metrics

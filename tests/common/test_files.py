@@ -1,0 +1,116 @@
+"""Files are the old ones or the new ones, whatever happens while they are written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cassle_zoo.common.files import (
+    atomic_folder,
+    atomic_write,
+    remove_partials,
+    sha256,
+    write_bytes,
+    write_json,
+)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write_bytes(path, b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as partial:
+        partial.write_bytes(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_takes_a_name_as_long_as_names_get(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with atomic_write(path) as one, atomic_write(path) as other:
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+    assert path.read_bytes() == b"one"  # that of the block that ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_synced_file_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(file: int) -> None:
+        fsync(file)
+        seen.append(("sync", os.fstat(file).st_ino))
+
+    def noted_replace(source: Path, target: Path) -> None:
+        seen.append(("rename", source.stat().st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    write_json(tmp_path / "a", {}, sync=True)
+    number = (tmp_path / "a").stat().st_ino
+    assert seen == [("sync", number), ("rename", number)]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "parent" / "a"
+    for name in ("one", "two"):
+        with atomic_folder(folder) as staged:
+            (staged / name).touch()
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_interrupted_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "a") as staged:
+        (staged / "old").touch()
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "a") as staged:
+        (staged / "new").touch()
+        raise KeyboardInterrupt
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with atomic_folder(tmp_path / "a") as staged:
+        (staged / "old").touch()
+    replace = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if source.name.startswith(".partial-"):
+            raise OSError("no")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="no"), atomic_folder(tmp_path / "a") as staged:
+        (staged / "new").touch()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_partials_of_killed_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "kept").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    (tmp_path / ".partial-0123456789abcdef").touch()
+    (tmp_path / ".partial-fedcba9876543210").mkdir()
+    (tmp_path / ".partial-fedcba9876543210" / "file").touch()
+    remove_partials(tmp_path)
+    remove_partials(tmp_path / "missing")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "kept"]
+
+
+def test_hashes_of_bytes_texts_and_files_agree(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes("ä".encode())
+    assert sha256("ä") == sha256("ä".encode()) == sha256(tmp_path / "a")
