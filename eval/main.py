@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -20,7 +20,7 @@ from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.report import page as report
 from cassle_zoo.eval.report.tables import format_table
 from cassle_zoo.eval.runner import check_folder, check_output, evaluate, place_for, write
-from cassle_zoo.eval.sources import FORMS, FeatureSource, open_source
+from cassle_zoo.eval.sources import FEATURES, FORMS, FeatureSource, find_source
 from cassle_zoo.records import Result
 
 REPORT = "report"
@@ -84,14 +84,13 @@ def run_from_cli(argv: Sequence[str]) -> int:
     models = tuple(dict.fromkeys(arguments.models))
     if len(models) < len(arguments.models):
         print("note: a model that is named twice is evaluated once", file=sys.stderr)
-    sources = _open(arguments, models)
+    openers = _find(arguments, models)
     data = open_data(arguments.dataset, arguments.data, download=arguments.download)
     results: list[Result] = []
     try:
         for model in models:
             with _naming(model, among=models):
-                # Popped, to free the memory of networks that are done.
-                _measure(task, model, sources.pop(model), data, arguments, results)
+                _measure(task, model, openers.pop(model)(), data, arguments, results)
     finally:
         # Shown even if a later model fails.
         if results:
@@ -99,23 +98,28 @@ def run_from_cli(argv: Sequence[str]) -> int:
     return 0
 
 
-def _open(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, FeatureSource]:
-    """Open the models, and check output and cache, before anything is computed."""
+def _find(
+    arguments: Arguments[Any], models: Sequence[str]
+) -> dict[str, Callable[[], FeatureSource]]:
+    """Find the models, and check output and cache, before anything is computed.
+
+    Networks are built one after the other, so that only one is in memory.
+    """
     if not models:
         raise ConfigError(f"name at least one model. {FORMS}")
     if arguments.dataset not in DATASETS:
         raise unknown_name("dataset", arguments.dataset, DATASETS)
     if arguments.output is not None:
         check_output(arguments.output, len(models))
-    sources = {}
+    openers = {}
     for model in models:
         with _naming(model, among=models):
-            sources[model] = open_source(model, seed=arguments.compute.seed)
-    extracts = any(source.model is not None for source in sources.values())
+            openers[model] = find_source(model, seed=arguments.compute.seed)
+    extracts = not all(model.startswith(FEATURES) for model in models)
     if extracts and not arguments.compute.no_cache:
         folder = arguments.compute.cache or cache_folder()
         check_folder(folder, "--cache FOLDER, or cache nothing with --no-cache")
-    return sources
+    return openers
 
 
 def _measure(

@@ -89,8 +89,27 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
             sha256=state_sha256(model),
             model=model,
         )
+    return find_source(model, seed=seed)()
+
+
+def find_source(model: str, *, seed: int = 0) -> Callable[[], FeatureSource]:
+    """Find what is to be evaluated, without building its network.
+
+    Args:
+        model: Name of a model, as for :func:`open_source`.
+        seed: Seed of a random initialisation.
+
+    Returns:
+        A function that opens it.
+
+    Raises:
+        UnknownNameError: If there is no such model or architecture.
+        WeightsUnavailableError: If the model has no published weights.
+        ModelFolderError: If a folder is not a model folder.
+    """
     if model == RAW_PIXELS:
-        return FeatureSource(
+        return partial(
+            FeatureSource,
             name=model,
             argument=model,
             sha256=None,
@@ -134,7 +153,7 @@ def _to_unit_tensor(image: Image.Image) -> Tensor:
     return pixels.float() / 255
 
 
-def _random_init(model: str, seed: int) -> FeatureSource:
+def _random_init(model: str, seed: int) -> Callable[[], FeatureSource]:
     import timm
 
     arch = model.removeprefix(RANDOM_INIT)
@@ -148,13 +167,17 @@ def _random_init(model: str, seed: int) -> FeatureSource:
         "crop_pct": 1.0,
         "interpolation": "bicubic",
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module: Any = timm.create_model(arch, num_classes=0, pretrained_cfg_overlay=overlay)
-    return _of_timm(model, module, arch)
+
+    def build() -> FeatureSource:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module: Any = timm.create_model(arch, num_classes=0, pretrained_cfg_overlay=overlay)
+        return _of_timm(model, module, arch)
+
+    return build
 
 
-def _pretrained(model: str) -> FeatureSource:
+def _pretrained(model: str) -> Callable[[], FeatureSource]:
     from cassle_zoo.zoo.create import create_projector, load_backbone
 
     try:
@@ -174,32 +197,37 @@ def _pretrained(model: str) -> FeatureSource:
         argument, projector_of = f"local-dir:{files.folder.resolve().name}", model
         has_projector = files.has_projector and (files.folder / PROJECTOR_FILE).is_file()
     load_own_projector = partial(create_projector, projector_of, pretrained=True)
-    return FeatureSource(
+    network = f"{files.spec.timm_arch} {json.dumps(dict(files.spec.model_args), sort_keys=True)}"
+    return lambda: FeatureSource(
         name=files.spec.full_name,
         argument=argument,
         sha256=files.sha256(MODEL_FILE),
         model=load_backbone(files),
-        network=f"{files.spec.timm_arch} {json.dumps(dict(files.spec.model_args), sort_keys=True)}",
+        network=network,
         projector=load_own_projector if has_projector else None,
     )
 
 
-def _timm(model: str) -> FeatureSource:
+def _timm(model: str) -> Callable[[], FeatureSource]:
     import timm
 
     name = model.removeprefix(TIMM)
     if not timm.is_model(name):
         raise _unknown("model of timm", name, timm.list_models())
-    # The Hub's client, the network and timm raise errors of many types.
-    try:
-        module: Any = timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:
-        raise WeightsUnavailableError(
-            f"timm's pretrained weights of {name} cannot be loaded: {error} They come from the "
-            "network once and are cached by the Hub's client (HF_HOME); "
-            f"{RANDOM_INIT}{name} needs none, but is not trained."
-        ) from error
-    return _of_timm(model, module, name)
+
+    def build() -> FeatureSource:
+        # The Hub's client, the network and timm raise errors of many types.
+        try:
+            module: Any = timm.create_model(name, pretrained=True, num_classes=0)
+        except Exception as error:
+            raise WeightsUnavailableError(
+                f"timm's pretrained weights of {name} cannot be loaded: {error} They come from the "
+                "network once and are cached by the Hub's client (HF_HOME); "
+                f"{RANDOM_INIT}{name} needs none, but is not trained."
+            ) from error
+        return _of_timm(model, module, name)
+
+    return build
 
 
 def _of_timm(model: str, module: nn.Module, network: str) -> FeatureSource:
@@ -217,9 +245,10 @@ def _unknown(kind: str, name: str, names: Sequence[str]) -> UnknownNameError:
     return UnknownNameError(f"{found} {FORMS}")
 
 
-def _feature_file(model: str) -> FeatureSource:
+def _feature_file(model: str) -> Callable[[], FeatureSource]:
     path = Path(model.removeprefix(FEATURES)).expanduser()
-    return FeatureSource(
+    return partial(
+        FeatureSource,
         name=f"{FEATURES}{path.name}",
         argument=f"{FEATURES}{path.name}",
         sha256=sha256(path),

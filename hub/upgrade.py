@@ -11,14 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.files import read_json, sha256, write_bytes, write_text
+from cassle_zoo.common.files import read_json, sha256, write_bytes
 from cassle_zoo.records import FORMAT_VERSION, RENAMED_SETTINGS
 from cassle_zoo.store.folder import CONFIG_FILE, REFERENCE_FILE
 
 Content = dict[str, Any]
 
 _EVAL_OPTIONS = (("pictures", "images"), ("weight", "l2"))
-_WORDS = ((r"\ba picture", "an image"), ("picture", "image"), ("data set", "dataset"))
+# Not within names of files and folders.
+_WORDS = (
+    (r"(?<![\w/.-])a picture(?![\w/.-])", "an image"),
+    (r"(?<![\w/.-])picture(s?)(?![\w/-])", r"image\1"),
+    (r"(?<![\w/.-])data set(s?)(?![\w/-])", r"dataset\1"),
+    ("the same share of every class", "the same fraction of every class"),
+    ("of the labels a share of each class", "of the labels a fraction of each class"),
+)
 
 
 def upgrade(path: Path) -> list[Path]:
@@ -35,20 +42,29 @@ def upgrade(path: Path) -> list[Path]:
         JSON files in a folder.
 
     Raises:
-        DataError: If `path` does not exist, or is a file not written by cassle-zoo.
+        DataError: If `path` does not exist, is a file not written by cassle-zoo, or if a file is
+            damaged or a link; the other files of a folder are rewritten nevertheless.
         OSError: If a file cannot be read or written.
     """
     if path.is_dir():
-        return [file for file in sorted(path.rglob("*.json")) if _upgrade_file(file)]
+        rewritten, damaged = [], []
+        for file in sorted(path.rglob("*.json")):
+            try:
+                rewritten += [file] * bool(_upgrade_file(file))
+            except DataError as error:
+                damaged.append(str(error))
+        if damaged:
+            raise DataError(f"{' '.join(damaged)} All other files were upgraded.")
+        return rewritten
     if not path.is_file():
         raise DataError(f"{path} does not exist; give a file or a folder.")
-    rewritten = _upgrade_file(path)
-    if rewritten is None:
+    done = _upgrade_file(path)
+    if done is None:
         raise DataError(
             f"{path} was not written by cassle-zoo: it is not a result, a run, a model folder's "
             "config.json or a record of the study."
         )
-    return [path] if rewritten else []
+    return [path] if done else []
 
 
 def _upgrade_file(path: Path) -> bool | None:
@@ -68,15 +84,24 @@ def _upgrade_file(path: Path) -> bool | None:
         raise DataError(f"{path} is damaged, so it is not rewritten ({error!r}).") from error
     if new == content:
         return False
-    text = path.read_text(encoding="utf-8")
-    indent = 2 if text.startswith("{\n") else None
-    hash_before = sha256(path)
-    write_text(path, json.dumps(new, indent=indent, ensure_ascii=False) + "\n")
     reference = path.with_name(REFERENCE_FILE)
+    if path.is_symlink() or (path.name == CONFIG_FILE and reference.is_symlink()):
+        raise DataError(
+            f"{path} is a link, perhaps into the Hub's cache, so it is not rewritten; get a copy "
+            "with `cassle-zoo hub pull NAME -o DIR` and upgrade that."
+        )
+    indent = 2 if path.read_bytes().startswith(b"{\n") else None
+    try:
+        text = (json.dumps(new, indent=indent, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path} is damaged, so it is not rewritten ({error}).") from error
     if path.name == CONFIG_FILE and reference.is_file():
-        # The header holds hashes in hexadecimal digits, so its length stays.
-        header = reference.read_bytes()
-        write_bytes(reference, header.replace(hash_before.encode(), sha256(path).encode(), 1))
+        # The header holds hashes in hexadecimal digits, so its length stays. Written first: if the
+        # second write fails, the next upgrade goes on from here.
+        content_before = reference.read_bytes()
+        hash_before, hash_after = sha256(path), sha256(text)
+        write_bytes(reference, content_before.replace(hash_before.encode(), hash_after.encode(), 1))
+    write_bytes(path, text)
     return True
 
 

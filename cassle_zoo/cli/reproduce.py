@@ -209,7 +209,7 @@ def training_config(
     folder = out / "train"
     if not (folder / CONFIG_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG_FILE, settings)
+        write_json(folder / CONFIG_FILE, settings, sync=True)
     try:
         check_same_run(config, folder)
     except ConfigError as error:

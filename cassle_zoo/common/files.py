@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
         path: The file; its folder must exist.
         sync: Whether to flush to the disk first, so that this holds even if the power fails.
 
+    A link is followed. A pipe or device is written to directly, since no file can take its place.
+
     Yields:
         A path in the same folder to write to. It becomes `path` when the block ends, and is removed
         if the block raises. Its name is short, since that of `path` may have the maximum length,
@@ -27,7 +30,10 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written; `path` does not change.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
     partial = path.parent / f".partial-{secrets.token_hex(8)}"
     try:
         yield partial
@@ -46,6 +52,8 @@ def remove_partials(folder: str | Path) -> None:
         folder: The folder written to; may be missing. No other process may be writing there.
     """
     for path in Path(folder).glob(".partial-*"):
+        if not re.fullmatch(r"\.partial-[0-9a-f]{16}", path.name):
+            continue  # somebody else's
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

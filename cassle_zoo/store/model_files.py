@@ -130,12 +130,21 @@ class _Repository:
     model: str | None = None
 
 
+def local_folder(name: str) -> Path:
+    """Return the folder of `local-dir:DIR`, which may be missing.
+
+    Raises:
+        ModelFolderError: If the name is incomplete.
+    """
+    folder = name.removeprefix(LOCAL_PREFIX)
+    if not folder:
+        raise ModelFolderError(f"{name!r} names no folder; write 'local-dir:PATH'.")
+    return Path(folder).expanduser()
+
+
 def _place(name: str) -> ModelSpec | _Repository | Path:
     if name.startswith(LOCAL_PREFIX):
-        folder = name.removeprefix(LOCAL_PREFIX)
-        if not folder:
-            raise ModelFolderError(f"{name!r} names no folder; write 'local-dir:PATH'.")
-        return Path(folder).expanduser()
+        return local_folder(name)
     on_hub = name.startswith(HUB_PREFIX)
     base, at, revision = name.removeprefix(HUB_PREFIX).partition("@")
     if (on_hub or at) and (not base or (at and not revision) or (on_hub and "/" not in base)):

@@ -28,7 +28,7 @@ from cassle_zoo.store.folder import (
     require_file,
     verify_files,
 )
-from cassle_zoo.store.model_files import LOCAL_PREFIX, ModelFiles, resolve
+from cassle_zoo.store.model_files import LOCAL_PREFIX, ModelFiles, local_folder, resolve
 from cassle_zoo.zoo.create import load_backbone, load_projector
 from cassle_zoo.zoo.registry import pool_name
 
@@ -246,7 +246,7 @@ def verify(
     """
     name = model_name(name, revision)
     if name.startswith(LOCAL_PREFIX):
-        return verify_folder(Path(name.removeprefix(LOCAL_PREFIX)).expanduser())
+        return verify_folder(local_folder(name))
     try:
         files = resolve(name, cache_dir=cache_dir)
     except CassleZooError as error:

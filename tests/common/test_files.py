@@ -114,3 +114,31 @@ def test_partials_of_killed_processes_are_removed_and_nothing_else(tmp_path: Pat
 def test_hashes_of_bytes_texts_and_files_agree(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes("ä".encode())
     assert sha256("ä") == sha256("ä".encode()) == sha256(tmp_path / "a")
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "target")
+    write_bytes(link, b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_bytes(pipe, b"new")
+        assert os.read(reader, 9) == b"new"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_only_own_partials_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".partial-download").mkdir()
+    (tmp_path / ".partial-0123456789abcdef").mkdir()
+    remove_partials(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".partial-download"]

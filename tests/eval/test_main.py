@@ -1,6 +1,7 @@
 """The command line of the evaluation, on a tiny dataset."""
 
 import shlex
+import weakref
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import tyro
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.eval import main as main_module
-from cassle_zoo.eval import runner, sources
+from cassle_zoo.eval import sources
 from cassle_zoo.eval.base import Compute
 from cassle_zoo.eval.main import Arguments, public_command, run_from_cli
 from cassle_zoo.eval.protocols import EVALUATORS
@@ -140,16 +141,23 @@ def test_no_evaluation_named(capsys):
     assert "knn" in err
 
 
-def test_every_model_is_opened_once(arguments, monkeypatch, tmp_path):
-    opened = []
+def test_every_model_is_opened_once_and_only_one_at_a_time(arguments, monkeypatch, tmp_path):
+    opened, alive = [], weakref.WeakSet()
 
-    def open_source(model, **settings):
-        opened.append(model)
-        return sources.open_source(model, **settings)
+    def find_source(model, **settings):
+        build = sources.find_source(model, **settings)
 
-    monkeypatch.setattr(main_module, "open_source", open_source)
-    monkeypatch.setattr(runner, "open_source", open_source)
-    models = ["raw-pixels", "random-init:test_resnet"]
+        def opener():
+            assert not alive
+            source = build()
+            opened.append(model)
+            alive.add(source.model)
+            return source
+
+        return opener
+
+    monkeypatch.setattr(main_module, "find_source", find_source)
+    models = ["random-init:test_resnet", "random-init:test_vit"]
     assert run_from_cli(["knn", *models, *arguments, "-o", str(tmp_path / "results")]) == 0
     assert opened == models
 

@@ -127,3 +127,44 @@ def test_the_command(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["upgrade", str(old / "result.json"), str(old / "result.json")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out == [str(old / "result.json"), f"nothing to rewrite in {old / 'result.json'}"]
+
+
+def test_an_upgrade_that_was_cut_short_goes_on(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(path: Path, content: bytes) -> None:
+        if path.name == "config.json":
+            raise OSError(28, "No space left on device")
+        path.write_bytes(content)
+
+    folder = old / "model"
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("cassle_zoo.hub.upgrade.write_bytes", full_disk)
+        upgrade(folder)
+    assert upgrade(folder) == [folder / "config.json"]
+    assert recorded_hashes(folder)["config.json"] == sha256(folder / "config.json")
+
+
+def test_a_damaged_file_does_not_stop_the_others(old: Path) -> None:
+    (old / "a.json").write_text(json.dumps({"task": 1, "protocol": 1, "metrics": 1, "command": 1}))
+    result = json.loads((old / "result.json").read_text())
+    (old / "b.json").write_text(json.dumps({**result, "protocol": {"x": "\ud800 picture"}}))
+    with pytest.raises(DataError, match=r"a\.json.*b\.json"):
+        upgrade(old)
+    assert Result.load(old / "result.json").model.name == "raw-pixels"
+
+
+def test_links_are_refused(old: Path) -> None:
+    link = old / "link.json"
+    link.symlink_to(old / "result.json")
+    with pytest.raises(DataError, match="hub pull"):
+        upgrade(link)
+    assert link.is_symlink()
+
+
+def test_names_of_files_in_a_protocol_stay(old: Path) -> None:
+    result = json.loads((old / "result.json").read_text())
+    protocol = {"splits": "the folder pictures/train, a picture each", "known labels": "x"}
+    (old / "result.json").write_text(json.dumps({**result, "protocol": protocol}))
+    upgrade(old / "result.json")
+    assert Result.load(old / "result.json").protocol["splits"] == (
+        "the folder pictures/train, an image each"
+    )

@@ -156,11 +156,11 @@ def test_kill_9_at_random_moments(config: TrainConfig, tmp_path: Path, kills: in
 def test_a_run_removes_what_a_killed_one_was_writing(
     config: TrainConfig, undisturbed: Path
 ) -> None:
-    leftovers = [undisturbed / ".partial-0", undisturbed / "final" / ".partial-1"]
+    leftovers = [undisturbed / f".partial-{0:016x}", undisturbed / "final" / f".partial-{1:016x}"]
     for path in leftovers:
         path.write_bytes(b"half")
-    (undisturbed / ".partial-2").mkdir()
-    (undisturbed / ".partial-2" / "file").write_bytes(b"half")
+    (undisturbed / f".partial-{2:016x}").mkdir()
+    (undisturbed / f".partial-{2:016x}" / "file").write_bytes(b"half")
     with locked(undisturbed), pytest.raises(ConfigError, match="another process"):
         loop.train(config, undisturbed)
     assert all(path.exists() for path in leftovers)

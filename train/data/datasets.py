@@ -97,7 +97,9 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
         except DataError as error:
             if error.__cause__ is None:  # an archive, but a damaged one
                 raise
-            raise DataError(f"{error} Other kinds of data need their --data.dataset.") from error
+            raise DataError(
+                f"{error} Unpack it and pass the folder; other kinds of data need --data.dataset."
+            ) from error
         names = self._tar.names
         if not names:
             raise DataError(f"the archive {str(path)!r} holds no images.")
