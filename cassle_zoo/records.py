@@ -215,9 +215,8 @@ def take_format_version(values: dict[str, Any], source: str) -> None:
     if found != FORMAT_VERSION:
         newer = isinstance(found, int) and found > FORMAT_VERSION
         fix = "update cassle-zoo" if newer else "rewrite it with `cassle-zoo upgrade PATH`"
-        raise DataError(
-            f"{source} has format_version {found}, but this version reads {FORMAT_VERSION}; {fix}."
-        )
+        format_ = "an earlier format" if found is None else f"format_version {found}"
+        raise DataError(f"{source} has {format_}, but this version reads {FORMAT_VERSION}; {fix}.")
 
 
 def software_versions() -> dict[str, str]:

@@ -68,6 +68,9 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute"
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func):
+            names = (a.value for a in node.args if isinstance(a, ast.Constant))
+            yield from ((node.lineno, name) for name in names if isinstance(name, str))
 
 
 def imported_at_import_time(tree: ast.Module) -> Iterator[str]:
@@ -156,6 +159,8 @@ def test_every_room_is_there() -> None:
         ("train", "from cassle_zoo.hub import export"),
         ("train", "from cassle_zoo.eval.protocols import knn"),
         ("train", "from train import loop"),
+        ("train", "importlib.import_module('cassle_zoo.eval.runner')"),
+        ("common", "__import__('cassle_zoo.specs')"),
         ("cli", "from benchmarks.study import design"),
         ("cli", "import hub.export"),
     ],

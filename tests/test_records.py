@@ -40,7 +40,7 @@ def test_versions() -> None:
     ("change", "message"),
     [
         ({"format_version": 1}, "format_version 1, .*reads 2; .*`cassle-zoo upgrade PATH`"),
-        ({"format_version": None}, "format_version None, .*`cassle-zoo upgrade PATH`"),
+        ({"format_version": None}, "an earlier format, .*`cassle-zoo upgrade PATH`"),
         ({"format_version": 3}, "format_version 3, .*update cassle-zoo"),
         ({"seed": "0"}, "seed is '0', expected a whole number"),
         ({"seed": True}, "seed is True, expected a whole number"),

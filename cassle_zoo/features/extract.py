@@ -134,7 +134,7 @@ def extract_features(
     """
     if batch_size < 1 or num_workers < 0:
         raise ConfigError(
-            f"batch_size={batch_size}, num_workers={num_workers}: at least 1 and 0 are needed."
+            f"batch_size={batch_size}, num_workers={num_workers}: they must be at least 1 and 0."
         )
     images, skipped = expand_inputs(inputs)
     if not images:

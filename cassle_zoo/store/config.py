@@ -5,7 +5,6 @@ from typing import Any
 
 from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.records import FORMAT_VERSION
 
 _LARGEST_SIDE = 2048  # of images in pixels: anything larger is a mistake or an attack
 _SMALLEST_STD = 1e-6  # of pixels in [0, 1]; dividing by less overflows
@@ -48,11 +47,6 @@ def check_config(config: Mapping[str, Any]) -> None:
         if ("layers" in name or "depth" in name) and _largest(value) > _MOST_LAYERS:
             raise ConfigError(f"model_args sets {name} to {value!r}; the limit is {_MOST_LAYERS}.")
     own = config["cassle_zoo"]
-    if (version := own["format_version"]) != FORMAT_VERSION:
-        fix = "update cassle-zoo" if version > FORMAT_VERSION else "run `cassle-zoo upgrade FOLDER`"
-        raise ConfigError(
-            f"format_version is {version}, but this cassle_zoo reads {FORMAT_VERSION}; {fix}."
-        )
     widths = {d["name"]: d.get("width") for d in own["descriptors"]}
     for name, width in widths.items():
         if DESCRIPTOR_WIDTHS.get(name) != width:

@@ -18,6 +18,7 @@ from typing import Any
 
 from cassle_zoo.common.errors import ChecksumError, ConfigError, ModelFolderError
 from cassle_zoo.common.files import atomic_folder, parse_json, sha256
+from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.specs import ModelSpec
 from cassle_zoo.store.config import check_config
 
@@ -119,6 +120,15 @@ def parse_config(content: bytes, path: Path, fix: str = FIX) -> dict[str, Any]:
         raise ModelFolderError(
             f"{path}: the key cassle_zoo is missing; other models are loaded with "
             "timm.create_model."
+        )
+    own = config["cassle_zoo"]
+    version = own.get("format_version") if isinstance(own, dict) else None
+    if type(version) is int and version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
+        fix = "update cassle-zoo" if newer else f"run `cassle-zoo upgrade {path.parent}`"
+        raise ModelFolderError(
+            f"{path}: format_version is {version}, but this cassle-zoo reads {FORMAT_VERSION}; "
+            f"{fix}."
         )
     try:
         check_config(config)
