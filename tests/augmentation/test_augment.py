@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import make_image
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -211,8 +212,7 @@ def test_crop_cuts_the_right_place() -> None:
 
 
 def test_crops_are_those_of_pillow_but_for_rounding() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
+    image = make_image(size=(120, 90))
     boxes = [(0, 0, 90, 120), (7, 11, 80, 64), (30, 40, 5, 9), (89, 119, 1, 1)]
     for crop, (top, left, h, w) in zip(cut_crops(image, boxes, 32), boxes, strict=True):
         cut = image.crop((left, top, left + w, top + h))

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import make_image
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -15,11 +16,6 @@ PLAIN = AugmentConfig(
 )
 
 
-def make_image(size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Image.Image:
-    gradient = Image.linear_gradient("L").resize(size)
-    return Image.merge("RGB", [gradient, gradient.rotate(90), gradient]).convert(mode)
-
-
 def test_views_and_omegas() -> None:
     views = DescribedViews(config=AugmentConfig(size=16), descriptors=("flip", "crop"), views=3)
     images, omegas = views(make_image())
@@ -30,8 +26,8 @@ def test_views_and_omegas() -> None:
 
 
 def test_a_view_is_what_its_omega_says() -> None:
-    [image], [omega] = DescribedViews(config=PLAIN, views=1)(make_image((16, 16)))
-    pixels = pil_to_tensor(make_image((16, 16))) / 255
+    [image], [omega] = DescribedViews(config=PLAIN, views=1)(make_image(size=(16, 16)))
+    pixels = pil_to_tensor(make_image(size=(16, 16))) / 255
     mean, std = torch.tensor(PLAIN.mean).view(3, 1, 1), torch.tensor(PLAIN.std).view(3, 1, 1)
     torch.testing.assert_close(image, (pixels - mean) / std)
     expected = torch.zeros(13)
@@ -59,7 +55,7 @@ def test_randomness_is_torchs_or_the_callers() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches(workers: int) -> None:
-    dataset = [make_image((20 + n, 30)) for n in range(8)]
+    dataset = [make_image(n, (20 + n, 30)) for n in range(8)]
     views = DescribedViews(config=AugmentConfig(size=16))
     batches = list(DataLoader(Mapped(dataset, views), batch_size=4, num_workers=workers))
     for (view1, view2), (omega1, omega2) in batches:
@@ -83,7 +79,7 @@ class Mapped(Dataset[Any]):
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
 def test_other_modes(mode: str) -> None:
-    images, _ = DescribedViews(config=AugmentConfig(size=16))(make_image(mode=mode))
+    images, _ = DescribedViews(config=AugmentConfig(size=16))(make_image().convert(mode))
     assert images[0].shape == (3, 16, 16)
 
 

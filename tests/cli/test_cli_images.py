@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from builders import image_folder
 from one_error import fails_with
 from PIL import Image
 
@@ -28,12 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with two images of different colours."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("red", "blue"):
-        Image.new("RGB", (64, 64), name).save(folder / f"{name}.png")
-    return folder
+    return image_folder(tmp_path / "images", ["a.png", "b.png"])
 
 
 def test_features(
@@ -43,7 +39,7 @@ def test_features(
     assert main(["features", model, str(images), "-o", str(output)]) == 0
     assert capsys.readouterr().out == f"{output}: 2 images x 512 features\n"
     loaded = cassle_zoo.load_features(output)
-    assert [Path(source).name for source in loaded.sources] == ["blue.png", "red.png"]
+    assert [Path(source).name for source in loaded.sources] == ["a.png", "b.png"]
     assert not loaded.features[0].equal(loaded.features[1])
 
 
@@ -113,5 +109,5 @@ def test_demo_on_own_images(
 def test_demo_needs_two_images(
     model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["demo", str(images / "red.png"), "--model", model, "-o", str(tmp_path / "demo")]
+    args = ["demo", str(images / "a.png"), "--model", model, "-o", str(tmp_path / "demo")]
     assert "two images" in fails_with(lambda: main(args), capsys)

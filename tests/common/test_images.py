@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import make_image, png
 from PIL import Image
 
 from cassle_zoo.common.errors import DataError
@@ -20,7 +21,7 @@ from cassle_zoo.common.images import (
 RED = (255, 0, 0)
 
 
-def make_image(width: int = 8, height: int = 6) -> Image.Image:
+def red_and_blue(width: int = 8, height: int = 6) -> Image.Image:
     """Left half red, right half blue."""
     image = Image.new("RGB", (width, height), RED)
     image.paste((0, 0, 255), (width // 2, 0, width, height))
@@ -35,31 +36,31 @@ def saved(image: Image.Image, path: Path, **options: Any) -> Path:
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "a.bmp", "a.gif", "a.ppm"])
 def test_usual_formats(tmp_path: Path, name: str) -> None:
     options = {"lossless": True} if name == "a.webp" else {}
-    image = open_image(saved(make_image(), tmp_path / name, **options))
+    image = open_image(saved(red_and_blue(), tmp_path / name, **options))
     assert image.mode == "RGB"
-    assert np.array_equal(np.asarray(image), np.asarray(make_image()))
+    assert np.array_equal(np.asarray(image), np.asarray(red_and_blue()))
 
 
 def test_path_text_bytes_and_open_file_agree(tmp_path: Path) -> None:
-    path = saved(make_image(), tmp_path / "a.png")
+    path = saved(red_and_blue(), tmp_path / "a.png")
     content = path.read_bytes()
     for source in (path, str(path), content, io.BytesIO(content)):
-        assert open_image(source).tobytes() == make_image().tobytes()
+        assert open_image(source).tobytes() == red_and_blue().tobytes()
 
 
 def test_wrong_ending_does_not_matter(tmp_path: Path) -> None:
-    path = saved(make_image(), tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    path = saved(red_and_blue(), tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert open_image(path).size == (8, 6)
 
 
 def test_very_long_and_unicode_name(tmp_path: Path) -> None:
-    assert open_image(saved(make_image(), tmp_path / f"{'ż' * 120}🙂.png")).size == (8, 6)
+    assert open_image(saved(red_and_blue(), tmp_path / f"{'ż' * 120}🙂.png")).size == (8, 6)
 
 
 def test_exif_rotation_is_applied_once(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to display
-    path = saved(make_image(), tmp_path / "a.png", exif=exif)
+    path = saved(red_and_blue(), tmp_path / "a.png", exif=exif)
     image = open_image(path)
     assert image.size == (6, 8)
     assert image.getpixel((0, 0)) == RED
@@ -69,7 +70,7 @@ def test_exif_rotation_is_applied_once(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_is_ignored(tmp_path: Path) -> None:
-    path = saved(make_image(), tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    path = saved(red_and_blue(), tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert open_image(path).size == (8, 6)
 
 
@@ -102,8 +103,8 @@ def test_single_transparent_colour(tmp_path: Path, mode: str) -> None:
 
 
 def test_palette(tmp_path: Path) -> None:
-    path = saved(make_image().quantize(2), tmp_path / "a.png")
-    assert open_image(path).tobytes() == make_image().tobytes()
+    path = saved(red_and_blue().quantize(2), tmp_path / "a.png")
+    assert open_image(path).tobytes() == red_and_blue().tobytes()
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "1"])
@@ -178,18 +179,12 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.effect_noise((64, 64), 90).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty"),
         (b"hello, I am a text", "not an image"),
-        (png()[:2000], "truncated"),
+        (png(make_image())[:2000], "truncated"),
         (bomb(), "178,956,970 pixels"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
     ],
@@ -209,7 +204,7 @@ def test_missing_folder_pipe_and_forbidden(tmp_path: Path, monkeypatch: pytest.M
     for path, reason in [("none.png", "No such file"), (".", "folder"), ("pipe.png", "regular")]:
         with pytest.raises(DataError, match=reason):
             open_image(tmp_path / path)
-    saved(make_image(), tmp_path / "a.png")
+    saved(red_and_blue(), tmp_path / "a.png")
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")

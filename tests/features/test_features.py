@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import make_image
+from builders import image_folder, make_image
 from PIL import Image
 from small_models import make_model, reference
 from torch import Tensor, nn
@@ -26,10 +26,8 @@ def model() -> nn.Module:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Hold five images, a broken one and a text."""
-    root = tmp_path / "images"
-    (root / "sub").mkdir(parents=True)
-    for index in range(5):
-        make_image(index).save(root / ("sub" if index > 2 else "") / f"{index}.png")
+    names = ("0.png", "1.png", "2.png", "sub/3.png", "sub/4.png")
+    root = image_folder(tmp_path / "images", names, (40, 34))
     (root / "2b.png").write_bytes((root / "2.png").read_bytes()[:900])
     (root / "notes.txt").write_text("nothing to see")
     return root

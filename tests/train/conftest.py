@@ -3,9 +3,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from builders import image_folder
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
@@ -16,16 +15,9 @@ FaultAt = Callable[[int, Callable[[], Any]], contextlib.AbstractContextManager[N
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """22 small images in two classes that differ in colour."""
-    folder = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for index in range(22):
-        pixels = generator.integers(0, 256, (20, 28, 3), dtype=np.uint8)
-        pixels[..., index % 2] //= 4
-        path = folder / f"class{index % 2}" / f"{index:02d}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    return folder
+    """22 small images in two classes."""
+    names = [f"class{index % 2}/{index:02d}.png" for index in range(22)]
+    return image_folder(tmp_path_factory.mktemp("images"), names)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-import random
-
 import pytest
 import torch
 from PIL import Image
+from tiny_emoji64 import make_drawing
 from torchvision import transforms
 
 from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, describe
@@ -14,12 +13,7 @@ from cassle_zoo.eval.augmented.views import make_view
 RECIPE = AugmentConfig(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
 
 
-def make_image(seed):
-    small = Image.frombytes("RGB", (8, 8), random.Random(seed).randbytes(8 * 8 * 3))
-    return small.resize((64, 64), Image.Resampling.NEAREST)
-
-
-IMAGES = [(make_image(seed), None) for seed in range(6)]
+IMAGES = [(make_drawing(seed), None) for seed in range(6)]
 INDICES = torch.tensor([4, 1, 5])
 UNIFORMS = views.image_uniforms(INDICES, seed=3)
 

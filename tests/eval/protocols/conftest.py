@@ -1,10 +1,8 @@
 """A small dataset and a small network with stages and a conditioned projector."""
 
-import random
-
 import pytest
 import torch
-from PIL import Image
+from builders import make_image
 from torch import nn
 from torch.utils.data import Dataset
 from torchvision import transforms
@@ -33,13 +31,7 @@ class Images(Dataset):
         return 100
 
     def __getitem__(self, index):
-        return make_image(int(index)), 0
-
-
-def make_image(seed):
-    rng = random.Random(seed)
-    small = Image.frombytes("RGB", (6, 6), rng.randbytes(6 * 6 * 3))
-    return small.resize((24, 24), Image.Resampling.BICUBIC)
+        return make_image(int(index), (24, 24)), 0
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import image_folder
 from olah_server import make_repository
-from PIL import Image
 
 import cassle_zoo
 from cassle_zoo.cli.main import main
@@ -160,18 +160,16 @@ def test_a_malicious_pickle_runs_nothing(
 
 
 def test_commands(hub: Any, repo: str, pinned: str, tmp_path: Path, capsys: Any) -> None:
-    images = [str(tmp_path / f"{color}.png") for color in ("red", "blue")]
-    for path in images:
-        Image.new("RGB", (64, 64), Path(path).stem).save(path)
+    images = str(image_folder(tmp_path / "images", ["a.png", "b.png"]))
     assert main(["info", f"hf-hub:{repo}@v1"]) == 0
     shown = capsys.readouterr().out
     assert pinned in shown
     assert repo in shown
     for name in (f"hf-hub:{repo}", f"{NAME}@v1", NAME):
-        assert main(["features", name, *images, "-o", str(tmp_path / "out.npz")]) == 0
+        assert main(["features", name, images, "-o", str(tmp_path / "out.npz")]) == 0
         assert "2 images x 96 features" in capsys.readouterr().out
     output = str(tmp_path / "demo")
-    assert main(["demo", "--model", f"hf-hub:{repo}", *images, "-o", output]) == 0
+    assert main(["demo", "--model", f"hf-hub:{repo}", images, "-o", output]) == 0
     for name in ("hf-hub:org/nothing", f"{NAME}@nope"):
         assert main(["info", name]) == 2
         assert "cassle-zoo: error: There is no repository" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bad_images import bomb
+from builders import make_image
 from PIL import Image
 
 from cassle_zoo.cli.main import main
@@ -34,13 +35,12 @@ MODEL = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "images"
     (root / "sub").mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 36, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
+    image = make_image(size=(36, 40))
     for name in (LONG, "sub/plain.png", "line\nbreak'<b>.png"):
         image.save(root / name)
     image.save(root / "wrong_ending.jpg", "PNG")
     image.convert("CMYK").save(root / "cmyk.jpg")
-    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(root / "deep.png")
+    Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257).save(root / "deep.png")
     image.save(root / "animated.gif", save_all=True, append_images=[image.rotate(90)])
     exif = Image.Exif()
     exif[0x0112] = 6

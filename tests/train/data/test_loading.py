@@ -1,5 +1,4 @@
 import dataclasses
-import io
 import json
 import os
 import pickle
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import write_tar
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -161,11 +161,7 @@ def test_fewer_images_than_a_batch() -> None:
 
 
 def write_shard(folder: Path, members: dict[str, bytes], filename: str = "train.tar") -> None:
-    with tarfile.open(folder / "train.tar", "w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+    write_tar(folder / "train.tar", members)
     split = {"name": "train", "num_samples": 22, "filenames": [filename], "shard_lengths": [22]}
     (folder / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
 
