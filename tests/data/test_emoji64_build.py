@@ -130,10 +130,10 @@ def test_missing_package_says_how_to_get_it(packages, tmp_path):
 def test_wrong_version_and_wrong_package(packages, tmp_path):
     about = packages[1] / "package.json"
     about.write_text(json.dumps({"name": PACKAGES[1].name, "version": "15.0.0"}))
-    with pytest.raises(DataError, match=r"@15\.0\.0; emoji64 is made from 16\.0\.0"):
+    with pytest.raises(DataError, match=r"@15\.0\.0.*16\.0\.0"):
         build_emoji64(packages, tmp_path / "out.tar")
     about.write_text(json.dumps({"name": "left-pad", "version": "1.0.0"}))
-    with pytest.raises(DataError, match="'left-pad', expected one of emoji-datasource-google"):
+    with pytest.raises(DataError, match=r"'left-pad'.*expected .*emoji-datasource-google"):
         build_emoji64(packages, tmp_path / "out.tar")
 
 
@@ -168,7 +168,7 @@ def test_damaged_package(packages, tmp_path):
     with pytest.raises(DataError, match=r"bad\.tgz is not a complete npm package"):
         build_emoji64([archive, *packages[1:]], tmp_path / "out.tar")
     (packages[0] / "emoji.json").write_text("[")
-    with pytest.raises(DataError, match=r"emoji-datasource-google has no emoji\.json, or a"):
+    with pytest.raises(DataError, match=r"emoji-datasource-google.* emoji\.json"):
         build_emoji64(packages, tmp_path / "out.tar")
 
 

@@ -108,5 +108,5 @@ def test_empty_folder_among_others_is_reported(model: nn.Module, tmp_path: Path)
 
 def test_archives_are_to_be_unpacked(model: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "emoji64.tar").write_bytes(b"")
-    with pytest.raises(DataError, match=r"emoji64.tar': an archive: unpack it and give the folder"):
+    with pytest.raises(DataError, match=r"emoji64\.tar'.*unpack it"):
         extract_features(model, tmp_path / "emoji64.tar")

@@ -32,9 +32,9 @@ def test_bad_input_is_named(features: torch.Tensor) -> None:
         Whitening.fit(features, 9)
     with pytest.raises(ConfigError, match="0 components"):
         Whitening.fit(features, 0)
-    with pytest.raises(DataError, match="needs 16 images, got 15; use at most 7 components"):
+    with pytest.raises(DataError, match=r"needs 16 .*got 15.*at most 7 components"):
         Whitening.fit(features[:15], 8)
-    with pytest.raises(DataError, match="vary in 4 directions only; 5 components"):
+    with pytest.raises(DataError, match=r"4 directions.*5 components"):
         Whitening.fit(features[:, [0, 1, 2, 3, 3, 3]], 5)
     with pytest.raises(DataError, match="vary in 0 directions"):
         Whitening.fit(torch.ones(60, 8) / 3, 1)

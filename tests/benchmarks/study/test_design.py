@@ -106,5 +106,5 @@ def test_the_grid_is_of_the_baseline() -> None:
 
 
 def test_budgets_are_checked() -> None:
-    with pytest.raises(ConfigError, match="seeds must be a whole number of at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"seeds .*at least 1.*got 0"):
         Design(seeds=0)

@@ -247,7 +247,7 @@ def test_a_record_of_other_settings_is_refused(
 
 
 def test_threads_are_checked() -> None:
-    with pytest.raises(ConfigError, match="threads must be a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=r"threads .*at least 1"):
         Machine(threads=0)
 
 
@@ -258,7 +258,7 @@ def test_unknown_names_are_refused(runner: StudyRunner) -> None:
 
 def test_other_data_are_refused(runner: StudyRunner, record: Record, tmp_path: Path) -> None:
     record.save(runner.records / "other.json")
-    with pytest.raises(ConfigError, match="a_simclr, seed 0, is of other data: its sha256 is 0,"):
+    with pytest.raises(ConfigError, match=r"a_simclr, seed 0.*other data.*sha256 is 0\b"):
         runner.run()
     argv = [
         "page",

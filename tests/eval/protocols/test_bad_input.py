@@ -54,7 +54,7 @@ def test_features_that_are_nothing(data, features, evaluator):
         with pytest.raises(DataError, match=message):
             evaluator.evaluate(context(data, bad))
     features[[3, 7]] = math.nan
-    with pytest.raises(DataError, match=r"2 of 100 .* NaN or infinite, the first is .* number 3"):
+    with pytest.raises(DataError, match=r"2 of 100 .*NaN .*number 3"):
         evaluator.evaluate(context(data, features))
 
 
@@ -90,7 +90,7 @@ def test_huge_features(data, features):
 
 
 def test_the_suite_is_for_emoji64(data, features):
-    with pytest.raises(DataError, match=r"small has the tasks any; use linear-probe"):
+    with pytest.raises(DataError, match=r"small .*tasks any.*use linear-probe"):
         Emoji64Suite().evaluate(context(data, features))
 
 

@@ -63,9 +63,9 @@ def test_too_many_components(data):
     few = context(data, "flags", 8, 1)
     flags = tuple(task for task in data.tasks if task.name == "flags")
     few.data = dataclasses.replace(data, tasks=flags)
-    with pytest.raises(DataError, match="needs 18 images, got 14; use at most 7"):
+    with pytest.raises(DataError, match=r"needs 18 .*got 14\b.*at most 7\b"):
         Retrieval(classification="none", examples=0, whiten=9).evaluate(few)
-    with pytest.raises(ConfigError, match="whiten must be a whole number of at least 1"):
+    with pytest.raises(ConfigError, match=r"whiten .*at least 1"):
         KNN(whiten=0)
 
 

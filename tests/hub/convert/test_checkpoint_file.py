@@ -82,7 +82,7 @@ def test_tensors_without_content_are_refused(tmp_path: Path, tensor: torch.Tenso
     loop: list[Any] = [{"model": (tensor,)}]
     loop.append(loop)
     torch.save({"epochs": [1], "models": loop}, tmp_path / "ckpt.pth")
-    with pytest.raises(CheckpointError, match=r"tensor of shape \(\d+,\), but not its content"):
+    with pytest.raises(CheckpointError, match=r"shape \(\d+,\).*not its content"):
         read_checkpoint(tmp_path / "ckpt.pth")
 
 

@@ -190,7 +190,7 @@ def test_adding_and_multiplying_look_the_same() -> None:
 
 def test_tensors_that_do_not_belong_together_are_refused() -> None:
     state = projector_state("cat", 13)
-    with pytest.raises(CheckpointError, match="takes 28 numbers, but the backbone has 21"):
+    with pytest.raises(CheckpointError, match=r"\b28 .*backbone has 21\b"):
         read_projector(state, 21)
     with pytest.raises(CheckpointError, match=r"unknown parts: gate\.weight"):
         read_projector({**state, "gate.weight": torch.zeros(1)}, 20)

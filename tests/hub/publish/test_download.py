@@ -137,7 +137,7 @@ def test_a_revision_that_holds_another_model(
     ["hf-hub:", "hf-hub:zoo", "hf-hub:zoo@main", "hf-hub:org/name@", f"{NAME}@", "hf-hub:@main"],
 )
 def test_incomplete_names(name: str) -> None:
-    with pytest.raises(ModelFolderError, match="is incomplete; write 'hf-hub:ORG/NAME'"):
+    with pytest.raises(ModelFolderError, match=r"incomplete.*'hf-hub:ORG/NAME'"):
         cassle_zoo.create_model(name)
 
 

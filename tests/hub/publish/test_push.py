@@ -171,7 +171,7 @@ def test_a_link_out_of_the_folder_is_not_followed(
 ) -> None:
     outside = (folder / name).rename(tmp_path / "outside")
     (folder / name).symlink_to(outside)
-    with pytest.raises(ModelFolderError, match="symbolic link that leads out of the folder"):
+    with pytest.raises(ModelFolderError, match=r"symbolic link .*out of the folder"):
         push(folder, REPO)
     assert uploads.steps == []
 
@@ -249,7 +249,7 @@ def test_what_arrived_before_a_failure_is_not_sent_again(
     uploads: UploadServer, folder: Path, unverified: None
 ) -> None:
     uploads.faults["commit"] = 500
-    with pytest.raises(HubError, match="files that have arrived are not sent twice"):
+    with pytest.raises(HubError, match="not sent twice"):
         push(folder, REPO)
     uploads.faults.clear()
     uploads.steps.clear()
@@ -261,7 +261,7 @@ def test_without_or_with_a_wrong_token(
     uploads: UploadServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="a request without token is not accepted; log in with"):
+    with pytest.raises(HubError, match=r"request without token .*log in"):
         push(folder, REPO)
     monkeypatch.setenv("HF_TOKEN", "hf_" + "Wrong" * 7)
     with pytest.raises(HubError, match="your token is not accepted") as caught:

@@ -121,7 +121,7 @@ def test_one_image(config: TrainConfig, folder: Path, tmp_path: Path) -> None:
     one.mkdir()
     shutil.copy(folder / "turned.jpg", one)
     assert len(extract_features(MODEL, one)) == 1
-    with pytest.raises(DataError, match=r"1 images, fewer than one batch of 2; at least 2"):
+    with pytest.raises(DataError, match=r"1 images.*batch of 2.*at least 2"):
         loop.train(on(config, one), tmp_path / "run")
 
 
@@ -129,7 +129,7 @@ def test_empty_folder(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
         extract_features(MODEL, tmp_path / "empty")
-    with pytest.raises(DataError, match=r"empty' as a folder of images: it holds no images"):
+    with pytest.raises(DataError, match=r"empty'.*no images"):
         loop.train(on(config, tmp_path / "empty"), tmp_path / "run")
 
 

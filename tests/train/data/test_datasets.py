@@ -131,9 +131,9 @@ def test_a_split_that_is_not_there(images: Path, tmp_path: Path) -> None:
         tar.add(images, "images")
     for root in (images, archive):
         assert len(open_dataset(DataConfig(root=str(root)))) == 22
-        with pytest.raises(DataError, match=r"has no folder 'val'; --data\.split '' takes all"):
+        with pytest.raises(DataError, match=r"no folder 'val'.*--data\.split ''"):
             open_dataset(DataConfig(root=str(root), split="val"))
-    with pytest.raises(DataError, match="emoji64 has only the split 'train' for training"):
+    with pytest.raises(DataError, match=r"emoji64 .*only .*'train'"):
         open_dataset(DataConfig(root=str(archive), dataset="emoji64", split="test"))
 
 

@@ -24,7 +24,7 @@ def test_device_that_computes_nothing(config: TrainConfig, tmp_path: Path) -> No
 
 def test_optimizer_that_needs_second_derivatives(config: TrainConfig, tmp_path: Path) -> None:
     optim = OptimConfig(epochs=1, batch_size=4, optimizer="adahessian")
-    with pytest.raises(ConfigError, match="'adahessian' cannot be used here: it needs second"):
+    with pytest.raises(ConfigError, match=r"'adahessian' .*second"):
         loop.train(dataclasses.replace(config, optim=optim), tmp_path)
 
 

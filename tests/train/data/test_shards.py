@@ -107,7 +107,7 @@ def test_nothing_can_be_read(config: TrainConfig, folder: Path) -> None:
 
 
 def test_more_samples_than_there_are(config: TrainConfig) -> None:
-    with pytest.raises(DataError, match=r"--data\.samples 100 is more than the 24 images"):
+    with pytest.raises(DataError, match=r"--data\.samples 100 .*24 images"):
         open_dataset(changed(config, samples=100).data)
     assert len(open_dataset(changed(config, samples=20).data)) == 20
 
@@ -124,7 +124,7 @@ def test_more_workers_than_shards(config: TrainConfig) -> None:
 
 def test_shards_for_several_processes(config: TrainConfig) -> None:
     listed = list_shards(Path(config.data.root), "train", None)
-    with pytest.raises(DataError, match=r"4 shard\(s\) cannot be divided among 5 processes"):
+    with pytest.raises(DataError, match=r"4 shard.*5 processes"):
         Shards(listed, rank=0, world_size=5, workers=1)
     assert "evenly among 3 processes" in Shards(listed, rank=0, world_size=3, workers=1).notes[0]
     shares = [Shards(listed, rank=rank, world_size=2, workers=1) for rank in (0, 1)]
