@@ -1,13 +1,13 @@
 import io
 import os
 import pickle
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from builders import make_image, png
+from bad_images import bomb
+from builders import encoded, make_image
 from PIL import Image
 
 from cassle_zoo.common.errors import DataError
@@ -168,23 +168,12 @@ def test_given_image_is_not_changed() -> None:
     assert image.getpixel((0, 0)) == (0, 0, 0, 0)
 
 
-def bomb() -> bytes:
-    """Return a PNG of 100 bytes that claims to hold 10 gigapixels."""
-    header = (100_000).to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
-    packed = (
-        len(data).to_bytes(4) + name + data + zlib.crc32(name + data).to_bytes(4)
-        for name, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty"),
         (b"hello, I am a text", "not an image"),
-        (png(make_image())[:2000], "truncated"),
+        (encoded(make_image())[:2000], "truncated"),
         (bomb(), "178,956,970 pixels"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
     ],

@@ -16,10 +16,10 @@ def make_image(seed: int = 0, size: tuple[int, int] = (40, 34)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def png(image: Image.Image) -> bytes:
-    """Return the content of a PNG file."""
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    """Return the content of a file of a kind that Pillow writes."""
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, kind)
     return file.getvalue()
 
 

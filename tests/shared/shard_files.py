@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from builders import make_image, png, write_tar
+from builders import encoded, make_image, write_tar
 
 SHARDS, LENGTH = 4, 6
 NAMES = [f"train-{shard:04d}.tar" for shard in range(SHARDS)]
@@ -14,7 +14,7 @@ def members(shard: int, labels: bool = True) -> dict[str, bytes]:
     """Return the files of a shard."""
     content = {}
     for number in range(shard * LENGTH, (shard + 1) * LENGTH):
-        content[f"{number:03d}.png"] = png(make_image(number, (16, 16)))
+        content[f"{number:03d}.png"] = encoded(make_image(number, (16, 16)))
         if labels:
             content[f"{number:03d}.cls"] = str(number % 3).encode()
     return content

@@ -1,6 +1,5 @@
 """The decoders' callers: for any bytes an image or an error of ours."""
 
-import io
 import tempfile
 import warnings
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import make_image
+from builders import encoded, make_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,15 +22,10 @@ pytestmark = pytest.mark.slow
 
 KINDS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "TGA", "ICO", "JPEG2000", "PCX", "SGI")
 
-
-def encoded(kind: str) -> bytes:
-    buffer = io.BytesIO()
-    make_image(0, (20, 20)).save(buffer, kind)
-    return buffer.getvalue()
-
-
 Image.init()  # else only the usual kinds are known
-ENCODED = {kind: encoded(kind) for kind in KINDS if kind in Image.SAVE}  # not all builds have all
+IMAGE = make_image(size=(20, 20))
+# Not all builds of Pillow have all kinds.
+ENCODED = {kind: encoded(IMAGE, kind) for kind in KINDS if kind in Image.SAVE}
 
 
 @st.composite
