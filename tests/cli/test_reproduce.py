@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from tiny_emoji64 import write_folder
 from tiny_study import small_design
 
 from cassle_zoo.cli import reproduce
@@ -28,13 +27,6 @@ from cassle_zoo.train.recipes import RECIPES
 
 NAME = "resnet18_cassle_simclr.emoji64"
 TRAINED = [name for name in recorded_results() if name in MODEL_SPECS]
-
-
-@pytest.fixture(scope="module")
-def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("emoji64")
-    write_folder(root)
-    return root
 
 
 @pytest.fixture
@@ -69,18 +61,18 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
 @pytest.mark.slow
 def test_a_training_is_reproduced_bit_for_bit(
     result: Result,
-    emoji: Path,
+    emoji_folder: Path,
     small_recipe: TrainConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data = MeasuredData(name="emoji64", sha256=open_data("emoji64", emoji).sha256)
+    data = MeasuredData(name="emoji64", sha256=open_data("emoji64", emoji_folder).sha256)
     blank = dataclasses.replace(result, data=data)
-    recorded = reproduce.reproduce(blank, tmp_path / "first", emoji, data_workers=0)
+    recorded = reproduce.reproduce(blank, tmp_path / "first", emoji_folder, data_workers=0)
     assert recorded is not None
     assert recorded.seed == 3
-    argv = ["reproduce", NAME, "--data", str(emoji), "-o", str(tmp_path / "second")]
+    argv = ["reproduce", NAME, "--data", str(emoji_folder), "-o", str(tmp_path / "second")]
     argv += ["--tolerance", "0", "--data-workers", "0"]
     recorded = dataclasses.replace(recorded, data=data)
     monkeypatch.setattr(reproduce, "find_recorded", lambda name: recorded)
@@ -96,9 +88,9 @@ def test_a_training_is_reproduced_bit_for_bit(
     assert "14 of 15 numbers agree" in shown
 
 
-def test_other_data_are_refused(result: Result, emoji: Path, tmp_path: Path) -> None:
+def test_other_data_are_refused(result: Result, emoji_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not the data of the recorded result"):
-        reproduce.reproduce(result, tmp_path, emoji)
+        reproduce.reproduce(result, tmp_path, emoji_folder)
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_emoji64 import write_folder
 from tiny_study import MACHINE, small_design
 
 from benchmarks.study import design as design_module
@@ -16,13 +15,6 @@ from benchmarks.study.runner import StudyRunner
 from cassle_zoo.eval.protocols.equivariance import Equivariance
 from cassle_zoo.eval.protocols.sensitivity import Sensitivity
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
-
-
-@pytest.fixture(scope="session")
-def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("emoji64")
-    write_folder(root)
-    return root
 
 
 @pytest.fixture
@@ -47,11 +39,11 @@ def _few_images() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRunner]:
+def finished(emoji_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyRunner]:
     """A finished study: a small grid, main arms, untrained features, an ablation of two epochs."""
     runner = StudyRunner(
         output=tmp_path_factory.mktemp("study"),
-        data=emoji,
+        data=emoji_folder,
         design=small_design(),
         machine=MACHINE,
         only=("main", "untrained", "reference", "*-depth-2"),
@@ -64,10 +56,10 @@ def finished(emoji: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def runner(emoji: Path, design: Design, tmp_path: Path) -> StudyRunner:
+def runner(emoji_folder: Path, design: Design, tmp_path: Path) -> StudyRunner:
     """A study without grid that has not begun."""
     design = dataclasses.replace(design, choose=False)
-    return StudyRunner(output=tmp_path / "study", data=emoji, design=design, machine=MACHINE)
+    return StudyRunner(output=tmp_path / "study", data=emoji_folder, design=design, machine=MACHINE)
 
 
 @pytest.fixture

@@ -99,8 +99,8 @@ def test_tasks_are_drawn_with_every_seed_and_error_bars(record: Record) -> None:
     assert bar[1][1] - bar[0][1] == pytest.approx(2 * 50**0.5)  # two standard deviations
 
 
-def test_galleries_show_gains_before_losses(record: Record, emoji: Path) -> None:
-    data = open_data("emoji64", emoji)
+def test_galleries_show_gains_before_losses(record: Record, emoji_folder: Path) -> None:
+    data = open_data("emoji64", emoji_folder)
     task = next(task for task in data.tasks if task.name == "skin_tone")
     test, train = task.splits["test"].tolist(), task.splits["train"].tolist()
 
@@ -134,8 +134,8 @@ def test_galleries_show_gains_before_losses(record: Record, emoji: Path) -> None
         )
 
 
-def test_equal_images_are_equally_right(record: Record, emoji: Path) -> None:
-    data = open_data("emoji64", emoji)
+def test_equal_images_are_equally_right(record: Record, emoji_folder: Path) -> None:
+    data = open_data("emoji64", emoji_folder)
     flags = next(task for task in data.tasks if task.name == "flags")
     (a, b, c), (query, other) = flags.splits["gallery"][:3].tolist(), flags.splits["query"][:2]
     assert flags.targets[a] == flags.targets[query] != flags.targets[b]

@@ -349,12 +349,12 @@ raise SystemExit(0 if study.run() else {stopped})
 
 @pytest.mark.slow
 def test_two_processes_share_a_folder_and_a_signal_loses_no_work(
-    emoji: Path, tmp_path: Path
+    emoji_folder: Path, tmp_path: Path
 ) -> None:
     program = _PROGRAM.format(
         shared=str(Path(__file__).parents[2] / "shared"),
         out=str(tmp_path),
-        data=str(emoji),
+        data=str(emoji_folder),
         stopped=STOPPED,
     )
     command = [sys.executable, "-c", program]
@@ -374,9 +374,9 @@ def test_two_processes_share_a_folder_and_a_signal_loses_no_work(
 
 
 def test_the_command_lists_what_is_left(
-    emoji: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    emoji_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["run", "--data", str(emoji), "-o", str(tmp_path), "--no-choose", "--seeds", "1"]
+    argv = ["run", "--data", str(emoji_folder), "-o", str(tmp_path), "--no-choose", "--seeds", "1"]
     assert main([*argv, "--only", "main", "raw-pixels", "--list"]) == 0
     assert capsys.readouterr().out.split() == [
         "resnet18_simclr-seed0",
