@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from results import make_result
 from tiny_study import small_design
 
 from cassle_zoo.cli import reproduce
@@ -31,18 +32,8 @@ TRAINED = [name for name in recorded_results() if name in MODEL_SPECS]
 
 @pytest.fixture
 def result() -> Result:
-    return Result(
-        task="emoji64",
-        model=MeasuredModel(name=NAME, sha256=None),
-        data=MeasuredData(name="emoji64", sha256="0"),
-        protocol={},
-        metrics={"flags": {"recall@1": 0.25}},
-        seed=0,
-        versions={},
-        command="",
-        seconds={},
-        created="",
-    )
+    metrics = {"flags": {"recall@1": 0.25}}
+    return make_result(NAME, data_sha256="0", metrics=metrics, protocol={}, command="")
 
 
 @pytest.fixture

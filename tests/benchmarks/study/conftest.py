@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from results import make_result
 from tiny_study import MACHINE, small_design
 
 from benchmarks.study import design as design_module
@@ -14,7 +15,6 @@ from benchmarks.study.records import Record
 from benchmarks.study.runner import StudyRunner
 from cassle_zoo.eval.protocols.equivariance import Equivariance
 from cassle_zoo.eval.protocols.sensitivity import Sensitivity
-from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 
 @pytest.fixture
@@ -71,17 +71,8 @@ def record() -> Record:
         seed=0,
         settings={"name": "a_simclr.emoji64", "optim": {"base_lr": 0.1, "weight_decay": 0.0}},
         results={
-            "emoji64": Result(
-                task="emoji64",
-                model=MeasuredModel(name="a_simclr.emoji64", sha256=None),
-                data=MeasuredData(name="emoji64", sha256="0"),
-                protocol={},
-                metrics={"flags": {"recall@1": 0.25}},
-                seed=0,
-                versions={},
-                command="",
-                seconds={},
-                created="",
+            "emoji64": make_result(
+                "a_simclr.emoji64", data_sha256="0", metrics={"flags": {"recall@1": 0.25}}
             )
         },
         neighbours={"flags": [[3, 1, 2]]},

@@ -97,6 +97,10 @@ def test_a_stopped_runner_continues_and_what_is_done_stays(runner: StudyRunner) 
         dataclasses.replace(both, design=longer).run()
 
 
+def diverge(*_: Any) -> bool:
+    raise NonFiniteLossError("the loss became nan")
+
+
 def test_what_another_process_holds_is_left_to_it(runner: StudyRunner) -> None:
     one = only(runner, FIRST)
     with locked(runner.output / "runs" / FIRST):
@@ -107,9 +111,6 @@ def test_what_another_process_holds_is_left_to_it(runner: StudyRunner) -> None:
 def test_a_diverged_training_is_recorded(
     runner: StudyRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverge(*_: Any) -> bool:
-        raise NonFiniteLossError("the loss became nan")
-
     monkeypatch.setattr(runner_module, "train_job", diverge)
     assert only(runner, FIRST).run()
     record = Record.load(runner.output / "records" / f"{FIRST}.json")
@@ -225,9 +226,6 @@ def test_a_folder_that_is_none_is_not_taken_for_anothers(runner: StudyRunner) ->
 def test_a_record_of_other_settings_is_refused(
     runner: StudyRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverge(*_: Any) -> bool:
-        raise NonFiniteLossError("the loss became nan")
-
     monkeypatch.setattr(runner_module, "train_job", diverge)
     one = only(runner, FIRST)
     assert one.run()
