@@ -123,6 +123,8 @@ class RunConfig:
         threads: CPU threads of torch; `None` leaves torch's choice.
         timeout: Seconds that each of several processes (torchrun) waits for the others.
         checkpoint_every: Steps between checkpoints; one is also written after every epoch.
+        snapshot_every: Epochs between copies of the model in `snapshots/`, for measuring how it
+            changes; 0 makes none.
         log_every: Steps between log entries.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
         monitor_samples: Images in a k-NN check.
@@ -136,6 +138,7 @@ class RunConfig:
     threads: Annotated[int | None, Range(1, 1024)] = None
     timeout: Annotated[float, Range(1, 1e6)] = 600.0
     checkpoint_every: Annotated[int, Range(1)] = 100
+    snapshot_every: Annotated[int, Range(0)] = 0
     log_every: Annotated[int, Range(1)] = 10
     monitor_every: Annotated[int, Range(0)] = 5
     monitor_samples: Annotated[int, Range(0)] = 2000

@@ -35,9 +35,10 @@ class TrainResult:
 def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -> TrainResult:
     """Train, or continue training, in the folder `out`.
 
-    Writes `config.json`, `metrics.csv`, checkpoints and, at the end, the folder `final`. SIGTERM
-    and SIGINT save a checkpoint after the current step and return. Under `torchrun` all processes
-    train together (docs/scaling.md); `out` must be a folder that all of them see.
+    Writes `config.json`, `metrics.csv`, checkpoints, snapshots if asked for and, at the end, the
+    folder `final`. SIGTERM and SIGINT save a checkpoint after the current step and return. Under
+    `torchrun` all processes train together (docs/scaling.md); `out` must be a folder that all of
+    them see.
 
     Args:
         config: All settings.
@@ -96,11 +97,13 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 report.step(trainer.step, values)
                 epoch, position = divmod(trainer.step, per_epoch)
                 if position == 0 and first:
-                    every = config.run.monitor_every
                     measured = {}
-                    if every and epoch % every == 0:
+                    if _due(config.run.monitor_every, epoch):
                         measured = monitor(trainer.method.backbone, trainer.device)
                     report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
+                    if _due(config.run.snapshot_every, epoch):
+                        folder = out / export.SNAPSHOTS / f"{epoch:04d}"
+                        export.write(folder, trainer.method, config, trainer.step, command)
                 done = trainer.step == total
                 stopping = process_group.any_rank(stop.requested, device)
                 due = position == 0 or trainer.step % config.run.checkpoint_every == 0
@@ -114,7 +117,11 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             report.close()
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
-                export.write(out / "final", trainer.method, config, steps=total, command=command)
+                export.write(out / "final", trainer.method, config, total, command)
             # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)
+
+
+def _due(every: int, epoch: int) -> bool:
+    return every > 0 and epoch % every == 0

@@ -45,6 +45,23 @@ def undisturbed(config: TrainConfig, tmp_path: Path) -> Path:
     return out
 
 
+def test_a_snapshot_is_the_model_of_a_run_that_ended_there(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    loop.train(change(config, "run", snapshot_every=1), out)
+    snapshots = sorted(path.name for path in (out / "snapshots").iterdir())
+    assert snapshots == ["0001", "0002"]
+    first, last, final = (
+        load_file(folder / "backbone.safetensors")
+        for folder in (out / "snapshots" / "0001", out / "snapshots" / "0002", out / "final")
+    )
+    assert all(torch.equal(value, final[key]) for key, value in last.items())
+    assert any(not torch.equal(value, final[key]) for key, value in first.items())
+    export = json.loads((out / "snapshots" / "0001" / "export.json").read_text())
+    assert export["training"]["steps"] == 5
+
+
 def test_a_run_leaves_everything(config: TrainConfig, undisturbed: Path) -> None:
     export = json.loads((undisturbed / "final" / "export.json").read_text())
     assert export["name"] == config.name

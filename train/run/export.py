@@ -1,4 +1,4 @@
-"""The export of a finished run for `hub export`: its weights, and how they were made."""
+"""The export of a run for `hub export`: its weights, and how they were made."""
 
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from cassle_zoo.records import (
 from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
+
+SNAPSHOTS = "snapshots"
+"""Folder of a run with one export per epoch that was asked for."""
 
 
 def check_folder(folder: Path) -> None:
@@ -38,7 +41,7 @@ def is_written(folder: Path) -> bool:
 
 
 def write(
-    folder: Path, method: Method, config: TrainConfig, *, steps: int, command: str | None = None
+    folder: Path, method: Method, config: TrainConfig, steps: int, command: str | None = None
 ) -> None:
     """Write backbone and projector in float32, then :class:`~cassle_zoo.records.RunExport`."""
     augment = config.augment
@@ -46,7 +49,7 @@ def write(
     training = {"config": _public(config), "steps": steps, **code_version()}
     if command is not None:
         training["command"] = command
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
         write_bytes(folder / name, save(state), sync=True)  # save_file would ignore the umask
