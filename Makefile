@@ -1,6 +1,7 @@
 # make demo, make test and make quality need Python >= 3.11 and make; they set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
@@ -10,7 +11,9 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two installs into one .venv at once would trip over each other
-.PHONY: help demo test test-slow stress coverage bench quality lint format types layers documents style docs clean
+# Two builds of a commit are the same to the byte.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
+.PHONY: help demo test test-slow test-oldest stress coverage bench quality lint format types layers documents style docs site dist audit release-check hub-publish clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -23,6 +26,10 @@ test: $(VENV)/.installed-dev ## run the quick tests on all cores
 
 test-slow: $(VENV)/.installed-dev ## run the slow tests: many processes, faults, fuzzing, the wheel
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST)/.installed $(VENV)/.installed-dev ## run the quick tests with the oldest dependencies allowed
+	CASSLE_ZOO_OLAH_PYTHON=$(abspath $(BIN)/python) $(OLDEST)/bin/python -m pytest --numprocesses=logical \
+	  --maxprocesses=8 --dist=loadfile $(PYTEST_ARGS)
 
 stress: $(VENV)/.installed-dev ## run fuzzing and faults for longer (some 10 minutes), show what was lost
 	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest -m slow tests/integration/fuzz tests/integration/stress $(PYTEST_ARGS)
@@ -59,9 +66,37 @@ style: $(VENV)/.installed-dev ## fix what lint and format can fix
 docs: $(VENV)/.installed-dev ## write the generated documents anew
 	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --bundled
 
+site: $(VENV)/.installed-dev ## build the documentation into site/; broken links fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+dist: $(VENV)/.installed-dev ## build the wheel into dist/ and check it: metadata, content, size
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python -m pip install --quiet 'twine>=6'
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pytest -q -m "" tests/integration/test_packaging.py
+
+audit: ## compare the dependencies with the known vulnerabilities (needs the network); write sbom.json
+	@$(MAKE) --no-print-directory venv-python
+	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7'
+	$(BIN)/python -m pip_audit . --format cyclonedx-json --output sbom.json
+	$(BIN)/python -m pip_audit .
+
+release-check: ## check that TAG=vX.Y.Z is the version of the package, of CITATION.cff and of the changelog
+	$(PYTHON) .ci/release-check '$(TAG)'
+
+hub-publish: $(VENV)/.installed ## upload every released model of the zoo to ORG=NAME on the Hugging Face Hub
+	$(BIN)/cassle-zoo hub publish --org '$(ORG)'
+
 clean: ## remove everything that make created
-	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist demo site sbom.json *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find cassle_zoo train eval hub tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(OLDEST)/.installed: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet -c tests/oldest.txt -e '.[figures,hfds,mat,parquet,wds]' build \
+	  hypothesis lightly mypy onnxruntime onnxscript pytest pytest-xdist scikit-learn 'setuptools>=77'
+	@touch $@
 
 # A stamp stands only when everything before it succeeded, so a failed install is tried again.
 # What is installed with the dev extra includes what the demo needs.

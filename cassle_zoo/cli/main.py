@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cassle_zoo.cli import demo, features, hub, models, printable, reproduce, upgrade
+from cassle_zoo.cli import demo, env, features, hub, models, printable, reproduce, upgrade
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.version import __version__
 
@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     hub.add_parser(subparsers)
     reproduce.add_parser(subparsers)
     upgrade.add_parser(subparsers)
+    env.add_parser(subparsers)
     return parser
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import json
 import sys
 from typing import Any
 
@@ -23,6 +24,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--pretrained", action="store_true", help="only models whose weights are published"
     )
+    parser.add_argument("--json", action="store_true", help="print the facts about each as JSON")
     parser.set_defaults(run=_list)
 
     parser = subparsers.add_parser(
@@ -33,6 +35,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "name", help="model name, with or without tag, hf-hub:ORG/NAME or local-dir:FOLDER"
     )
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_info)
 
 
@@ -44,6 +47,9 @@ def _list(args: argparse.Namespace) -> int:
         print(f"cassle-zoo: {_no_match(args.pattern, args.pretrained)}", file=sys.stderr)
         return EXIT_NO_MATCH
     specs = [cassle_zoo.model_info(name) for name in names]
+    if args.json:
+        print(json.dumps([_facts(spec) for spec in specs], indent=2))
+        return 0
     width = max(len(spec.full_name) for spec in specs)
     for spec in specs:
         weights = "pretrained" if spec.released else "weights not published"
@@ -68,7 +74,10 @@ def _info(args: argparse.Namespace) -> int:
     import cassle_zoo
 
     spec = cassle_zoo.model_info(args.name)
-    rows = {"full_name": spec.full_name, "released": spec.released, **dataclasses.asdict(spec)}
+    rows = _facts(spec)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
     hashes = rows.pop("sha256") or {}
     rows |= {f"sha256 of {file}": digest for file, digest in hashes.items()}
     width = max(map(len, rows))
@@ -76,3 +85,7 @@ def _info(args: argparse.Namespace) -> int:
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         print(f"{field:<{width}}  {shown}")
     return 0
+
+
+def _facts(spec: Any) -> dict[str, Any]:
+    return {"full_name": spec.full_name, "released": spec.released, **dataclasses.asdict(spec)}

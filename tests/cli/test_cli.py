@@ -39,6 +39,8 @@ def command(*args: str) -> list[str]:
         ("hub", "pull"),
         ("hub", "verify"),
         ("hub", "publish"),
+        ("upgrade",),
+        ("env",),
     ],
 )
 def test_help(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +56,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    for name in ("list", "info", "features", "demo", "train", "eval", "hub"):
+    for name in ("list", "info", "features", "demo", "train", "eval", "hub", "env"):
         assert f"\n    {name} " in out
 
 

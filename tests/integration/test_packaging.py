@@ -1,5 +1,6 @@
 """The built wheel: what is in it, and that it works where the checkout is not."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def build_wheel(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},  # as `make dist` sets it
     )
 
 
@@ -93,6 +95,21 @@ def test_wheel_contains_the_package_only(wheel: Path) -> None:
             if path.is_file()
         }
         assert expected <= names
+
+
+@pytest.mark.slow
+def test_wheel_is_small_enough_for_the_index(wheel: Path) -> None:
+    assert wheel.stat().st_size < 100e6
+
+
+@pytest.mark.slow
+def test_two_builds_are_the_same(wheel: Path, tmp_path: Path) -> None:
+    again = copy_sources(tmp_path)
+    for path in again.rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)  # a clone of another day
+    assert build_wheel(again, tmp_path / "dist").returncode == 0
+    [other] = (tmp_path / "dist").glob("*.whl")
+    assert other.read_bytes() == wheel.read_bytes()
 
 
 @pytest.mark.slow
