@@ -5,7 +5,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cassle_zoo.cli import demo, env, features, hub, models, printable, reproduce, upgrade
+from cassle_zoo.cli import (
+    completion,
+    demo,
+    env,
+    features,
+    hub,
+    models,
+    printable,
+    reproduce,
+    upgrade,
+)
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.version import __version__
 
@@ -40,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce.add_parser(subparsers)
     upgrade.add_parser(subparsers)
     env.add_parser(subparsers)
+    completion.add_parser(subparsers, parser)
     return parser
 
 

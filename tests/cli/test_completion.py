@@ -1,0 +1,74 @@
+"""The completion script, asked by a shell."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import cassle_zoo
+from cassle_zoo.cli.main import main
+from cassle_zoo.train.recipes import RECIPES
+
+ASK = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(( $# - 1 ))
+function=$(complete -p cassle-zoo | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+$function cassle-zoo "${COMP_WORDS[-1]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The script for bash."""
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    path = tmp_path_factory.mktemp("completion") / "cassle-zoo"
+    with pytest.MonkeyPatch.context() as patch, path.open("w") as file:
+        patch.setattr("sys.stdout", file)
+        assert main(["completion", "bash"]) == 0
+    return path
+
+
+def complete(script: Path, line: str) -> set[str]:
+    words = ["cassle-zoo", *line.split(" ")]
+    command = ["bash", "-c", ASK, "ask", str(script), *words]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_commands(script: Path) -> None:
+    assert {"list", "features", "train", "eval", "hub", "env"} <= complete(script, "")
+    assert complete(script, "tra") == {"train"}
+    assert "push" in complete(script, "hub ")
+
+
+def test_recipes_and_settings(script: Path) -> None:
+    assert complete(script, "train resnet50_cassle_simclr.") == {
+        name for name in RECIPES if name.startswith("resnet50_cassle_simclr.")
+    }
+    options = complete(script, "train resnet18_simclr.emoji64 --optim.")
+    assert {"--optim.epochs", "--optim.base-lr"} <= options
+
+
+def test_evaluations_and_their_options(script: Path) -> None:
+    assert {"knn", "linear-probe", "report"} <= complete(script, "eval ")
+    assert {"--k", "--batch-size", "--data"} <= complete(script, "eval knn --")
+    assert "--k" not in complete(script, "eval linear-probe --")
+
+
+def test_models(script: Path) -> None:
+    names = complete(script, "info resnet18_cassle")
+    assert names == set(cassle_zoo.list_models("resnet18_cassle*"))
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+def test_other_shells(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "resnet18_cassle_simclr.emoji64" in capsys.readouterr().out
+
+
+def test_unknown_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["completion", "powershell"])
+    assert "zsh" in capsys.readouterr().err
