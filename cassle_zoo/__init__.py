@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from cassle_zoo.augmentation.descriptors import DescriptorLayout
     from cassle_zoo.augmentation.transforms import DescribedViews
     from cassle_zoo.common.errors import CassleZooError
-    from cassle_zoo.features.extract import FeatureSet, eval_transform, extract_features
+    from cassle_zoo.features.extract import Extractor, FeatureSet, extract_features
     from cassle_zoo.features.files import load_features, save_features
+    from cassle_zoo.features.transform import eval_transform
     from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
     from cassle_zoo.specs import ModelSpec
     from cassle_zoo.zoo.create import create_model, create_projector, list_models, model_info
@@ -25,6 +26,7 @@ __all__ = [
     "ConditionedProjector",
     "DescribedViews",
     "DescriptorLayout",
+    "Extractor",
     "FeatureSet",
     "ModelSpec",
     "ProjectorConfig",
@@ -43,8 +45,9 @@ _NAMES_OF = {
     "augmentation.descriptors": ("DescriptorLayout",),
     "augmentation.transforms": ("DescribedViews",),
     "common.errors": ("CassleZooError",),
-    "features.extract": ("FeatureSet", "eval_transform", "extract_features"),
+    "features.extract": ("Extractor", "FeatureSet", "extract_features"),
     "features.files": ("load_features", "save_features"),
+    "features.transform": ("eval_transform",),
     "projector": ("ConditionedProjector", "ProjectorConfig"),
     "specs": ("ModelSpec",),
     "zoo.create": ("create_model", "create_projector", "list_models", "model_info"),

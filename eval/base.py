@@ -17,7 +17,8 @@ from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.feature_cache import cache_folder, cached_features, features_of
 from cassle_zoo.eval.sources import FeatureSource
-from cassle_zoo.features.extract import eval_transform, extract_features
+from cassle_zoo.features.extract import extract_features
+from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.projector import ConditionedProjector
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from cassle_zoo.common.errors import DataError, NonFiniteLossError
+from cassle_zoo.common.errors import DataError, NonFiniteLossError, NotEnoughMemoryError
 from cassle_zoo.common.images import to_rgb
+from cassle_zoo.common.workers import share_batch
 
 Collate = Callable[[list[Any]], Any]
 
@@ -55,6 +56,7 @@ def read_batches(
     Raises:
         DataError: As the dataset raises it. (A DataLoader would add the worker's traceback to the
             message, and turn an error with several arguments into a RuntimeError.)
+        NotEnoughMemoryError: If the workers' batches do not fit into shared memory.
     """
     loader: DataLoader[Any] = DataLoader(
         _Batches(dataset, collate),
@@ -65,7 +67,7 @@ def read_batches(
         generator=torch.Generator(),  # without, the loader would advance the global one
     )
     for batch in loader:
-        if isinstance(batch, DataError):
+        if isinstance(batch, DataError | NotEnoughMemoryError):
             raise batch
         yield batch
 
@@ -120,8 +122,8 @@ class _Batches(Dataset[Any]):
 
     def __getitems__(self, keys: list[Any]) -> Any:
         try:
-            return self.collate([self.dataset[key] for key in keys])
-        except DataError as error:
+            return share_batch(self.collate([self.dataset[key] for key in keys]))
+        except (DataError, NotEnoughMemoryError) as error:
             return error
 
 

@@ -1,33 +1,32 @@
-"""From images to features: the evaluation transform and batched extraction."""
+"""From images to features: `Extractor`, and `extract_features` for what fits into memory."""
 
-import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import timm
 import torch
-from PIL import Image
-from timm.data.config import resolve_model_data_config
-from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 from tqdm import tqdm
 
 from cassle_zoo.accel.fused import fuse_for_inference
-from cassle_zoo.common.devices import to_device
-from cassle_zoo.common.errors import ConfigError, DataError, UnknownNameError
-from cassle_zoo.common.images import UnreadableImageError, to_rgb
-from cassle_zoo.features.inference import choose_device, embed, inference
-from cassle_zoo.features.inputs import InputImage, Skipped, expand_inputs
+from cassle_zoo.common.devices import PRECISIONS, to_device
+from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
+from cassle_zoo.common.images import UnreadableImageError
+from cassle_zoo.common.workers import share_batch
+from cassle_zoo.features.inference import choose_device, inference, placed
+from cassle_zoo.features.inputs import InputImage, Inputs, Skipped, expand_inputs
+from cassle_zoo.features.models import open_model
+from cassle_zoo.features.outputs import compute_outputs, parse_outputs
+from cassle_zoo.features.transform import Transform, eval_transform
+from cassle_zoo.features.wrappers import Unwrapped, unwrap
+from cassle_zoo.projector import ConditionedProjector
 
-Transform: TypeAlias = Callable[[Image.Image], Tensor]
-
-# Beyond this ratio of the sides, resizing the whole image wastes memory without bound.
-_MAX_ASPECT = 16
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,58 +34,279 @@ class FeatureSet:
     """Features of images, with where each came from.
 
     Attributes:
-        features: (N, D) float32 on the CPU, in the order of the input.
+        features: (N, D) on the CPU, float32 unless asked otherwise, in the order of the input: the
+            output `pooled`, or the first that was asked for.
         sources: N names: the file, or the position in the input such as ``"input[3]"``.
         skipped: The images that were left out, and why; empty if all were read.
+        outputs: All outputs asked for by name, (N, ...) on the CPU; `features` is one of them.
     """
 
     features: Tensor
     sources: list[str]
     skipped: list[Skipped] = field(default_factory=list)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.sources)
 
 
-def eval_transform(model: nn.Module | str) -> transforms.Compose:
-    """Return the deterministic transform from an image to the model's input.
+@dataclass(frozen=True, eq=False)
+class ExtractedBatch:
+    """A batch of consecutive images of an input, extracted.
 
-    As in timm's evaluation, the short side is resized (bicubic unless the model's configuration
-    says otherwise) to the input size divided by ``crop_pct``, the centre is cropped, and the result
-    is normalised with the model's mean and standard deviation. Models without a configuration get
-    timm's default: 224 pixels and ImageNet's statistics. Models with one input channel get grey
-    images and the mean of the statistics. If an image is more than 16 times as long as wide, only
-    its middle is resized.
-
-    Args:
-        model: A model, or the name of one.
-
-    Returns:
-        A function from a PIL image of any mode to a float32 tensor (C, H, W); it can be pickled.
-
-    Raises:
-        ConfigError: The model takes neither 3 nor 1 channels.
-        UnknownNameError: There is no model of that name.
+    Attributes:
+        indices: Positions in the input of the rows of the outputs, ascending.
+        sources: Their names.
+        outputs: By name, (B, ...) on the CPU.
+        skipped: The images that could not be read.
+        size: Number of images of the input that the batch stands for, read or not.
     """
-    if isinstance(model, str):
-        model = _create_model(model, pretrained=False)
-    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
-    size = _built_for_size(model) or config["input_size"][-2:]
-    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
-    if channels not in (1, 3):
-        raise ConfigError(f"The model takes {channels} channels; give a transform to make them.")
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    if channels == 1:
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    config |= {"input_size": (channels, *size), "mean": mean, "std": std}
-    timm_transform = create_transform(**config, is_training=False)
-    steps: list[Any] = [to_rgb]
-    if config["crop_mode"] == "center":
-        steps.append(_limit_aspect)
-    if channels == 1:
-        steps.append(transforms.Grayscale())
-    return transforms.Compose([*steps, *timm_transform.transforms])
+
+    indices: list[int]
+    sources: list[str]
+    outputs: dict[str, Tensor]
+    skipped: list[Skipped]
+    size: int
+
+
+class Extractor:
+    """A model with all that it takes from images to features; callable on a batch of images.
+
+    It can be pickled, and used by several threads. Weights, device and training mode of a model
+    given as an object do not change, nor do running statistics.
+
+    * ``pooled``: (B, D), the input of the model's classifier.
+    * ``tokens``: (B, N, D) of the patches, or the last feature map (B, C, H, W).
+    * ``stage:K``: (B, C), the mean of the map after the model's stage K, counted from 0 or, if
+      negative, from the end; ``stage:K:map``: the map, (B, C, H, W). As timm's
+      ``forward_intermediates``.
+    * ``projected``: (B, P), the projection of the pooled features by the model's own projector
+      under the omega of an image that was not augmented. What augmentation changes counts for less
+      in it, which suits the search for near duplicates.
+
+    Attributes:
+        model: The model.
+        outputs: What is computed, by name.
+        transform: From an RGB image to the model's input, or ``"as_is"``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | str,
+        *,
+        outputs: Sequence[str] = ("pooled",),
+        precision: str = "fp32",
+        device: str | torch.device | None = None,
+        transform: Transform | Literal["as_is"] | None = None,
+        dtype: str | torch.dtype = torch.float32,
+        projector: ConditionedProjector | None = None,
+    ) -> None:
+        """Load the model if it is given by name, and check the settings.
+
+        Args:
+            model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), also
+                in a wrapper such as DataParallel, or a name of timm or one that
+                :func:`cassle_zoo.create_model` takes, which is loaded with its pretrained weights.
+            outputs: Names of outputs.
+            precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
+                computes in it natively.
+            device: Where to compute. Default: the model's device if it is not the CPU, else a GPU
+                if there is one. A model given as an object is moved there for each call, or each
+                stream, and back.
+            transform: From an RGB image to the model's input, by default :func:`eval_transform`.
+                ``"as_is"`` takes tensors (C, H, W), all of one size, which are ready for the model.
+            dtype: Type of the outputs, float32 or float16.
+            projector: For ``projected``; by default the one that belongs to the model's name.
+
+        Raises:
+            ConfigError: A setting is not allowed, or the model has no such output.
+            UnknownNameError: There is no such model, output or precision.
+            ModelFolderError: The model has no projector.
+            WeightsUnavailableError: Weights are not published or cannot be loaded.
+        """
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        self.dtype = _dtype(dtype)
+        if isinstance(model, str) and projector is None and "projected" in outputs:
+            from cassle_zoo.zoo.create import create_projector
+
+            projector = create_projector(model, pretrained=True)
+        self._owned = isinstance(model, str)
+        self.model = open_model(model, pretrained=True) if isinstance(model, str) else model
+        self._found = unwrap(self.model)
+        self._parsed = parse_outputs(outputs, self._found)
+        self.outputs = tuple(self._parsed)
+        if projector is None and "projected" in self.outputs:
+            raise ConfigError(
+                "the output 'projected' needs the model's projector: give the model by its name, "
+                "or pass projector=."
+            )
+        self.projector = projector
+        self.precision = precision
+        self.device = device
+        self.transform = eval_transform(self.model) if transform is None else transform
+        self._own_transform = transform is None
+        self._lock = threading.Lock()
+        self._fused: tuple[Any, nn.Module] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the other process makes itself; what arrives there is its own."""
+        return {**self.__dict__, "_owned": True, "_fused": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`__getstate__` returned."""
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def __call__(self, images: Any) -> dict[str, Any]:
+        """Compute the outputs of a batch of images.
+
+        Args:
+            images: Images in any form that :func:`extract_features` takes, such as a list of PIL
+                images or a tensor (N, C, H, W). Or a batch of columns by name, as ``ray.data`` and
+                ``datasets`` pass them, with the images in a column ``image``.
+
+        Returns:
+            By name, a tensor (N, ...) on the CPU, in the order of the images; for columns, an
+            array, beside no other column.
+
+        Raises:
+            DataError: An image cannot be read: the rows would no longer be those of the batch.
+            ConfigError: An object is no image.
+        """
+        columns = isinstance(images, Mapping)
+        if columns and "image" not in images:
+            raise ConfigError(f"the batch has no column 'image'; it has {sorted(images)}.")
+        inputs, skipped = expand_inputs(images["image"] if columns else images)
+        reader = _Images(inputs, self.transform, self._threads(inputs, 0))
+        ready, reasons = reader.read(list(range(len(inputs))))
+        skipped += _skipped(inputs, range(len(inputs)), reasons)
+        if skipped or ready is None:
+            raise DataError(nothing_read(skipped, "An image of the batch cannot be read"))
+        outputs = self.compute(ready)
+        return {k: v.numpy() for k, v in outputs.items()} if columns else dict(outputs)
+
+    def compute(self, ready: Tensor) -> dict[str, Tensor]:
+        """Compute the outputs of images that are ready for the model.
+
+        Args:
+            ready: (B, C, H, W), as a batch of what `transform` returns.
+
+        Returns:
+            By name, (B, ...) on the CPU.
+
+        Raises:
+            ConfigError: The model returns something else.
+        """
+        device = self._place()
+        found = self._found
+        with ExitStack() as stack:
+            stack.enter_context(inference(found.network, device, self.precision))
+            if self.projector is not None:
+                stack.enter_context(inference(self.projector, device, self.precision))
+            if not set(self.outputs) - {"pooled", "projected"}:
+                network = self._fuse(device)
+                if network is not found.network:
+                    found = Unwrapped(network=network, model=None, config=None, what=found.what)
+            images = to_device(ready, device)
+            outputs = compute_outputs(found, images, self._parsed, self.projector)
+        return {name: value.to(self.dtype) for name, value in outputs.items()}
+
+    def stream(
+        self,
+        images: Any,
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> Iterator[ExtractedBatch]:
+        """Extract images batch by batch, in the order of the input, holding one batch in memory.
+
+        Args:
+            images: What :func:`extract_features` takes, or what :func:`expand_inputs` returned.
+            batch_size: Images at a time.
+            workers: Processes that read images; 0 reads in this process, files in threads.
+            indices: Positions in the input of the images to extract, ascending; by default all.
+
+        Returns:
+            An iterator over batches. The model may be used between them.
+
+        Raises:
+            ConfigError: A setting is not allowed.
+            DataError: A file or folder does not exist.
+            NotEnoughMemoryError: The workers' batches do not fit into shared memory.
+        """
+        if batch_size < 1 or workers < 0:
+            raise ConfigError(
+                f"batch_size={batch_size}, num_workers={workers}: they must be at least 1 and 0."
+            )
+        inputs, skipped = (images, []) if isinstance(images, Inputs) else expand_inputs(images)
+        target = choose_device(self._found.network, self.device)
+        wanted = range(len(inputs)) if indices is None else indices
+        loader = DataLoader(
+            _Images(inputs, self.transform, self._threads(inputs, workers)),
+            batch_size=batch_size,
+            sampler=wanted,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            # Tensors taken as they are may be on the GPU already, where nothing can be pinned.
+            pin_memory=target.type == "cuda" and self.transform != "as_is",
+            # Without its own generator the loader would advance the global one.
+            generator=torch.Generator(),
+        )
+        return self._batches(loader, inputs, wanted, skipped)
+
+    def _batches(
+        self,
+        loader: DataLoader[Any],
+        inputs: Inputs,
+        wanted: Sequence[int],
+        skipped: list[Skipped],
+    ) -> Iterator[ExtractedBatch]:
+        done = 0
+        # Once for all batches; the mode and everything else only while a batch is computed.
+        with placed(self._found.network, self._place()):
+            for batch in loader:
+                if isinstance(batch, CassleZooError):
+                    raise batch
+                ready, reasons = batch
+                part = wanted[done : done + len(reasons)]
+                done += len(reasons)
+                read = [index for index, why in zip(part, reasons, strict=True) if why is None]
+                yield ExtractedBatch(
+                    indices=read,
+                    sources=[inputs[index].source for index in read],
+                    outputs={} if ready is None else self.compute(ready),
+                    skipped=[*skipped, *_skipped(inputs, part, reasons)],
+                    size=len(reasons),
+                )
+                skipped = []
+
+    def _threads(self, inputs: Inputs, workers: int) -> int:
+        in_threads = self._own_transform and inputs.in_threads and workers == 0
+        return torch.get_num_threads() if in_threads else 1
+
+    def _place(self) -> torch.device:
+        """Return the device to compute on; a model of our own moves there for good."""
+        device = choose_device(self._found.network, self.device)
+        if self._owned:
+            with self._lock:
+                self.model.to(device)
+                if self.projector is not None:
+                    self.projector.to(device)
+        return device
+
+    def _fuse(self, device: torch.device) -> nn.Module:
+        """Return the network with fused kernels, made anew when the weights have changed."""
+        network = self._found.network
+        tensors = network.state_dict(keep_vars=True).values()
+        versions = [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
+        key = (device, versions)
+        with self._lock:
+            if self._fused is None or self._fused[0] != key:
+                self._fused = (key, fuse_for_inference(network, device, self.precision))
+            return self._fused[1]
 
 
 def extract_features(
@@ -99,6 +319,8 @@ def extract_features(
     precision: str = "fp32",
     transform: Transform | Literal["as_is"] | None = None,
     progress: bool | None = None,
+    outputs: Sequence[str] = ("pooled",),
+    dtype: str | torch.dtype = torch.float32,
 ) -> FeatureSet:
     """Compute the features of images, leaving out those that cannot be read.
 
@@ -106,23 +328,20 @@ def extract_features(
     applied. The weights, device and training mode of a model given as an object do not change.
 
     Args:
-        model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), or a
-            name of timm or one that :func:`cassle_zoo.create_model` takes, which is loaded with
-            its pretrained weights.
+        model: As for :class:`Extractor`.
         inputs: A file, a folder, PIL images, arrays ((H, W) or (H, W, C); uint8, uint16, or float
-            in [0, 1]), tensors ((C, H, W) or (N, C, H, W); the same types), a list of these, or a
-            map-style dataset of images or ``(image, label, ...)``. Arrays and tensors become
+            in [0, 1]), tensors ((C, H, W) or (N, C, H, W); the same types), a collection of these,
+            or a map-style dataset of images or ``(image, label, ...)``. Arrays and tensors become
             8-bit images first, so that the same image has the same features in every form.
             :func:`cassle_zoo.data.listing.list_images` says which files of a folder count.
         batch_size: Images at a time; it does not change the features.
-        device: Where to compute. Default: the model's device if it is not the CPU, else a GPU if
-            there is one.
+        device: As for :class:`Extractor`.
         num_workers: Processes that read images; 0 reads in this process, files in threads.
-        precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
-            computes in it natively.
-        transform: From an RGB image to the model's input, by default :func:`eval_transform`.
-            ``"as_is"`` takes tensors (C, H, W), all of one size, which are ready for the model.
+        precision: As for :class:`Extractor`.
+        transform: As for :class:`Extractor`.
         progress: Show a progress bar on stderr; by default only if that is a terminal.
+        outputs: As for :class:`Extractor`.
+        dtype: As for :class:`Extractor`.
 
     Returns:
         The features with their sources, and the images that were left out.
@@ -130,56 +349,45 @@ def extract_features(
     Raises:
         DataError: A file or folder does not exist, or no image could be read.
         ConfigError: A setting is not allowed, or the model does not return (B, D).
-        UnknownNameError: There is no such model or precision.
+        UnknownNameError: There is no such model, output or precision.
+        NotEnoughMemoryError: The workers' batches do not fit into shared memory.
     """
-    if batch_size < 1 or num_workers < 0:
-        raise ConfigError(
-            f"batch_size={batch_size}, num_workers={num_workers}: they must be at least 1 and 0."
-        )
     images, skipped = expand_inputs(inputs)
     if not images:
-        raise DataError(_nothing_read(skipped))
-    if isinstance(model, str):
-        model = _create_model(model, pretrained=True)
-    target = choose_device(model, device)
-    own = transform is None and all(isinstance(i.value, str | os.PathLike) for i in images)
-    threads = torch.get_num_threads() if own and num_workers == 0 else 1
-    loader = DataLoader(
-        _Images(images, eval_transform(model) if transform is None else transform, threads),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=_collate,
-        # Tensors taken as they are may be on the GPU already, where nothing can be pinned.
-        pin_memory=target.type == "cuda" and transform != "as_is",
-        # Without its own generator the loader would advance the global one.
-        generator=torch.Generator(),
+        raise DataError(nothing_read(skipped))
+    extractor = Extractor(
+        model,
+        outputs=outputs,
+        precision=precision,
+        device=device,
+        transform=transform,
+        dtype=dtype,
     )
-    rows: list[Tensor] = []
+    rows: dict[str, list[Tensor]] = {name: [] for name in extractor.outputs}
     sources: list[str] = []
     disable = None if progress is None else not progress
     bar = tqdm(total=len(images), unit="img", desc="features", file=sys.stderr, disable=disable)
-    remaining = iter(images)
-    with bar, inference(model, target, precision):
-        network = fuse_for_inference(model, target, precision)
-        for batch, reasons in loader:
-            for reason, image in zip(reasons, remaining, strict=False):
-                if reason is None:
-                    sources.append(image.source)
-                else:
-                    skipped.append(Skipped(image.source, reason))
-            if batch is not None:
-                rows.append(embed(network, to_device(batch, target)))
-            bar.update(len(reasons))
-    if not rows:
-        raise DataError(_nothing_read(skipped))
-    return FeatureSet(torch.cat(rows), sources, skipped)
+    with bar:
+        for batch in extractor.stream(images, batch_size=batch_size, workers=num_workers):
+            sources += batch.sources
+            skipped += batch.skipped
+            for name, value in batch.outputs.items():
+                rows[name].append(value)
+            bar.update(batch.size)
+    if not sources:
+        raise DataError(nothing_read(skipped))
+    found = {name: torch.cat(rows.pop(name)) for name in extractor.outputs}
+    return FeatureSet(found.get("pooled", found[extractor.outputs[0]]), sources, skipped, found)
 
 
-class _Images(Dataset[tuple[Tensor | None, str | None]]):
-    """Transformed images; for one that cannot be read, the reason instead."""
+_Batch = tuple[Tensor | None, list[str | None]]
+
+
+class _Images(Dataset[Any]):
+    """Batches of transformed images, with the reasons why some cannot be read."""
 
     def __init__(
-        self, images: list[InputImage], transform: Transform | Literal["as_is"], threads: int
+        self, images: Sequence[InputImage], transform: Transform | Literal["as_is"], threads: int
     ) -> None:
         self.images = images
         self.transform = transform
@@ -188,12 +396,20 @@ class _Images(Dataset[tuple[Tensor | None, str | None]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor | None, str | None]]:
+    def __getitems__(self, indices: list[int]) -> _Batch | CassleZooError:
+        # An error that a worker raises would arrive as text, with the worker's traceback.
+        try:
+            return share_batch(self.read(indices))
+        except CassleZooError as error:
+            return error
+
+    def read(self, indices: list[int]) -> _Batch:
+        """Return the images that can be read, (B, C, H, W), and for each index why not, or None."""
         # Pillow decodes and resizes without holding the GIL.
         if self.threads == 1:
-            return [self[index] for index in indices]
+            return _collate([self[index] for index in indices])
         with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(self.__getitem__, indices))
+            return _collate(list(pool.map(self.__getitem__, indices)))
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
         image = self.images[index]
@@ -210,9 +426,11 @@ class _Images(Dataset[tuple[Tensor | None, str | None]]):
         return tensor, None
 
 
-def _collate(
-    samples: list[tuple[Tensor | None, str | None]],
-) -> tuple[Tensor | None, list[str | None]]:
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _collate(samples: list[tuple[Tensor | None, str | None]]) -> _Batch:
     tensors = [tensor for tensor, _ in samples if tensor is not None]
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
@@ -220,38 +438,27 @@ def _collate(
     return torch.stack(tensors) if tensors else None, [reason for _, reason in samples]
 
 
-def _create_model(name: str, *, pretrained: bool) -> nn.Module:
-    from cassle_zoo.zoo.create import create_model
-
-    # Other models of timm are welcome too, to be compared with.
-    try:
-        return create_model(name, pretrained=pretrained)
-    except UnknownNameError:
-        if not timm.is_model(name.removeprefix("timm/")):
-            raise
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
-        return model
+def _skipped(
+    inputs: Inputs, indices: Sequence[int], reasons: Sequence[str | None]
+) -> list[Skipped]:
+    return [
+        Skipped(inputs[index].source, reason)
+        for index, reason in zip(indices, reasons, strict=True)
+        if reason is not None
+    ]
 
 
-def _built_for_size(model: nn.Module) -> tuple[int, int] | None:
-    """Return the size (height, width) that a ViT was built for; its configuration may differ."""
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    return (int(size[0]), int(size[1])) if isinstance(size, tuple | list) else None
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+    return DTYPES[name]
 
 
-def _limit_aspect(image: Image.Image) -> Image.Image:
-    """Cut the ends of very long images, which the centre crop would drop after the resizing."""
-    width, height = image.size
-    limit = _MAX_ASPECT * min(width, height)
-    if max(width, height) <= limit:
-        return image
-    left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)
-    return image.crop((left, top, width - left, height - top))
-
-
-def _nothing_read(skipped: list[Skipped]) -> str:
+def nothing_read(skipped: Sequence[Skipped], what: str = "No image could be read") -> str:
+    """Say why there are no images to extract, naming a few."""
     if not skipped:
         return "No images were given."
     shown = "; ".join(f"{skip.source!r}: {skip.reason}" for skip in skipped[:5])
     more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"No image could be read: {shown}{more}."
+    return f"{what}: {shown}{more}."

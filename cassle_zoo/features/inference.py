@@ -1,15 +1,35 @@
 """Inference that leaves the model as it was: its device, its mode, and its features."""
 
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.features.wrappers import Unwrapped, unwrap, watched
+
+
+@dataclass
+class _Use:
+    """How many blocks use something, and what to restore when the last one ends."""
+
+    count: int
+    before: Any
+
+
+# Threads may share a model: the first block changes it, and the last one restores it.
+_lock = threading.Lock()
+_evaluated: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
+_placed: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
+_full_precision = _Use(0, None)
 
 
 def choose_device(model: nn.Module, device: str | torch.device | None = None) -> torch.device:
@@ -36,7 +56,8 @@ def inference(model: nn.Module, device: torch.device, precision: str = "fp32") -
     """Run a model on a device in evaluation mode without gradients, and restore it afterwards.
 
     In fp32, TensorFloat-32 is off meanwhile, since its rounding depends on the batch size. A model
-    that is spread over several devices is not moved.
+    that is spread over several devices is not moved. Several threads may use a model at once; its
+    device and mode are restored when the last one is done.
 
     Args:
         model: The model; weights, device and the training mode of every part are restored.
@@ -48,34 +69,67 @@ def inference(model: nn.Module, device: torch.device, precision: str = "fp32") -
 
     Raises:
         UnknownNameError: The precision does not exist.
+        ConfigError: Another thread uses the model on another device.
     """
     dtype = autocast_dtype(precision, device)
-    modes = [(module, module.training) for module in model.modules()]
-    homes = {tensor.device for tensor in _tensors(model)}
+    with ExitStack() as stack:
+        stack.enter_context(placed(model, device))
+        stack.enter_context(_evaluation_mode(model))
+        # Not inference_mode: tensors that a model caches in it break later training.
+        stack.enter_context(torch.no_grad())
+        # Entered even for fp32, where it shields from an autocast around the caller.
+        stack.enter_context(torch.autocast(device.type, dtype, enabled=dtype is not None))
+        if device.type == "cuda" and dtype is None:
+            stack.enter_context(_full_fp32())
+        yield
+
+
+@contextmanager
+def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Hold a model on a device, and move it back afterwards.
+
+    Args:
+        model: The model; one that is spread over several devices is not moved.
+        device: The device.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ConfigError: Another thread holds the model on another device.
+    """
+    model = unwrap(model).network
+    with _lock:
+        use = _placed.get(model)
+        if use is None:
+            homes = {tensor.device for tensor in _tensors(model)}
+            use = _placed[model] = _Use(0, (homes.pop() if len(homes) == 1 else None, device))
+            if use.before[0] is not None:
+                model.to(device)
+        home, current = use.before
+        if home is not None and current != device:
+            raise ConfigError(
+                f"the model is in use on {current}, so it cannot run on {device} at the same time; "
+                "use copy.deepcopy(model) for the other device."
+            )
+        use.count += 1
     try:
-        model.eval()
-        if len(homes) == 1:
-            model.to(device)
-        with ExitStack() as stack:
-            # Not inference_mode: tensors that a model caches in it break later training.
-            stack.enter_context(torch.no_grad())
-            # Entered even for fp32, where it shields from an autocast around the caller.
-            stack.enter_context(torch.autocast(device.type, dtype, enabled=dtype is not None))
-            if device.type == "cuda" and dtype is None:
-                stack.enter_context(_full_fp32())
-            yield
+        yield
     finally:
-        for module, training in modes:
-            module.training = training
-        if len(homes) == 1:
-            model.to(homes.pop())
+        with _lock:
+            use.count -= 1
+            if use.count == 0:
+                del _placed[model]
+                if home is not None:
+                    model.to(home)
 
 
 def embed(model: nn.Module, images: Tensor) -> Tensor:
     """Compute the features that a model gives to its classifier.
 
     Args:
-        model: A model; the classifier of one with timm's ``forward_head`` is not applied.
+        model: A model in evaluation mode, also in a wrapper; the classifier of one with timm's
+            ``forward_head`` is not applied.
         images: (B, C, H, W) on the model's device.
 
     Returns:
@@ -84,25 +138,100 @@ def embed(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ConfigError: The model returns anything else.
     """
+    return check_pooled(pooled_features(unwrap(model), as_input(model, images))).float().cpu()
+
+
+def as_input(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images (B, C, H, W) in the type of a model's weights and the fastest layout."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is not None and parameter.dtype != images.dtype:
         images = images.to(parameter.dtype)
     # Convolutions follow the input's layout, so the weights need not be touched.
     if images.device.type in ("cpu", "cuda"):
         images = images.contiguous(memory_format=torch.channels_last)
-    if getattr(model, "num_classes", 0) and hasattr(model, "forward_head"):
-        timm_model: Any = model
-        hidden = timm_model.forward_features(images)
-        features = timm_model.forward_head(hidden, pre_logits=True)
-    else:
-        features = model(images)
+    return images
+
+
+def pooled_features(found: Unwrapped, images: Tensor) -> Any:
+    """Return what a model gives to its classifier; what it returns if it has none.
+
+    Raises:
+        ConfigError: A module around a classifier calls it several times.
+
+    Warns:
+        UserWarning: A module around a timm model does more than pass its output on.
+    """
+    network: Any = found.network
+    if found.network is found.model:
+        if not found.has_classifier:
+            return network(images)
+        return network.forward_head(network.forward_features(images), pre_logits=True)
+    if found.model is None:
+        return network(images)
+    with watched(found.model) as seen:
+        output = network(images)
+    if len(seen.classifier_inputs) > 1:
+        raise ConfigError(
+            f"{found.what} calls its model's classifier {len(seen.classifier_inputs)} times for a "
+            "batch, so its input, the features, is ambiguous; give the model inside."
+        )
+    features = seen.classifier_inputs[0] if seen.classifier_inputs else output
+    if len(seen.outputs) != 1 or not _same(output, seen.outputs[0]):
+        model, own = type(found.model).__name__, seen.classifier_inputs
+        warnings.warn(
+            f"{found.what} does more than pass on what its {model} returns; "
+            + (
+                f"the features are the input of the classifier of {model}, before all of that."
+                if own
+                else f"the features are the output of {found.what}. For those of {model}, give it."
+            ),
+            stacklevel=2,
+        )
+    return features
+
+
+def _same(one: Any, other: Any) -> bool:
+    tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return one is other or (tensors and torch.equal(one, other))
+
+
+def check_pooled(features: Any) -> Tensor:
+    """Return features (B, D).
+
+    Raises:
+        ConfigError: They are anything else.
+    """
     if not isinstance(features, Tensor) or features.ndim != 2:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ConfigError(
             f"The model returns {found}; (batch, features) is needed. For a timm model: "
             "create it with num_classes=0 and pooling, without features_only."
         )
-    return features.float().cpu()
+    return features
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every part in evaluation mode; restored when no thread uses it any more.
+
+    Only the flags are set: methods `train` and `eval` of adapters may merge weights.
+    """
+    modules = list(model.modules())
+    with _lock:
+        for module in modules:
+            use = _evaluated.setdefault(module, _Use(0, module.training))
+            use.count += 1
+            module.training = False
+    try:
+        yield
+    finally:
+        with _lock:
+            for module in modules:
+                use = _evaluated[module]
+                use.count -= 1
+                if use.count == 0:
+                    module.training = use.before
+                    del _evaluated[module]
 
 
 @contextmanager
@@ -113,14 +242,20 @@ def _full_fp32() -> Iterator[None]:
         settings = ("allow_tf32", False)
     name, value = settings
     switches = (getattr(cudnn, "conv", cudnn), torch.backends.cuda.matmul)
-    old = [getattr(switch, name) for switch in switches]
-    for switch in switches:
-        setattr(switch, name, value)
+    with _lock:
+        if _full_precision.count == 0:
+            _full_precision.before = [getattr(switch, name) for switch in switches]
+        _full_precision.count += 1
+        for switch in switches:
+            setattr(switch, name, value)
     try:
         yield
     finally:
-        for switch, before in zip(switches, old, strict=True):
-            setattr(switch, name, before)
+        with _lock:
+            _full_precision.count -= 1
+            if _full_precision.count == 0:
+                for switch, before in zip(switches, _full_precision.before, strict=True):
+                    setattr(switch, name, before)
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

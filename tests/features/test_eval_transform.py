@@ -9,7 +9,8 @@ from small_models import make_model
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.features.extract import eval_transform, extract_features
+from cassle_zoo.features.extract import extract_features
+from cassle_zoo.features.transform import eval_transform
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
 from cassle_zoo.features import extract as features
-from cassle_zoo.features.extract import eval_transform, extract_features
+from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.inference import embed
+from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.zoo import create as factory
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cassle_zoo.features.extract import eval_transform
+from cassle_zoo.features.transform import eval_transform
 
 _SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
 

@@ -1,0 +1,175 @@
+"""What a model computes for an image besides its pooled features: tokens, stages, projections."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cassle_zoo.common.errors import ConfigError, unknown_name
+from cassle_zoo.features.inference import as_input, check_pooled, pooled_features
+from cassle_zoo.features.wrappers import Unwrapped
+from cassle_zoo.projector import ConditionedProjector
+
+FORMS = ("pooled", "projected", "tokens", "stage:K", "stage:K:map")
+"""The outputs there are; K counts the model's stages from 0, or from the end if negative."""
+
+_STAGE = re.compile(r"stage:(-?\d+)(:map)?")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's output.
+
+    Attributes:
+        index: Its number, from 0.
+        spatial: Whether to return the map, not its mean.
+    """
+
+    index: int
+    spatial: bool
+
+
+def parse_outputs(names: Sequence[str], found: Unwrapped) -> dict[str, Stage | None]:
+    """Check names of outputs.
+
+    Args:
+        names: Each one of :data:`FORMS`.
+        found: The model.
+
+    Returns:
+        The stage of each name; `None` for other outputs.
+
+    Raises:
+        UnknownNameError: There is no such output.
+        ConfigError: There are none, one is given twice, or the model has no such output.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"outputs must be one or more different names, got {names}.")
+    parsed: dict[str, Stage | None] = {}
+    for name in names:
+        match = _STAGE.fullmatch(name)
+        if match is None and name not in FORMS[:3]:
+            raise unknown_name("output", name, FORMS)
+        if match is not None:
+            parsed[name] = Stage(_stage_index(int(match[1]), found), match[2] is not None)
+        else:
+            parsed[name] = None
+    inside = [name for name in names if name not in ("pooled", "projected")]
+    if inside and (found.model is None or not hasattr(found.model, "forward_intermediates")):
+        raise ConfigError(
+            f"{found.what} is no timm model with forward_intermediates, so it has no "
+            f"{inside[0]!r}; its outputs are 'pooled' and, with a projector, 'projected'."
+        )
+    if inside and found.model is not found.network:
+        raise ConfigError(
+            f"{found.what} computes something around its {type(found.model).__name__}, so "
+            f"{inside[0]!r} is ambiguous; give the model inside."
+        )
+    return parsed
+
+
+def compute_outputs(
+    found: Unwrapped,
+    images: Tensor,
+    outputs: dict[str, Stage | None],
+    projector: ConditionedProjector | None = None,
+) -> dict[str, Tensor]:
+    """Compute outputs in one pass; see :class:`cassle_zoo.Extractor` for their meaning.
+
+    Args:
+        found: The model, in evaluation mode.
+        images: (B, C, H, W) on the model's device.
+        outputs: From :func:`parse_outputs`.
+        projector: For `projected`, on the same device and in evaluation mode.
+
+    Returns:
+        By name, float32 on the CPU.
+
+    Raises:
+        ConfigError: The model returns something else.
+    """
+    images = as_input(found.network, images)
+    values: dict[str, Tensor] = {}
+    if any(stage is not None for stage in outputs.values()) or "tokens" in outputs:
+        pooled = _inside(found.model, images, outputs, values)
+        if pooled is not None:
+            pooled = check_pooled(pooled)
+    else:
+        pooled = check_pooled(pooled_features(found, images))
+    if pooled is not None and "pooled" in outputs:
+        values["pooled"] = pooled
+    if pooled is not None and projector is not None and "projected" in outputs:
+        values["projected"] = project_unaugmented(projector, pooled)
+    return {name: values[name].float().cpu() for name in outputs}
+
+
+def project_unaugmented(projector: ConditionedProjector, features: Tensor) -> Tensor:
+    """Project features of images that were not augmented.
+
+    Args:
+        projector: In evaluation mode.
+        features: (B, D) on its device.
+
+    Returns:
+        (B, K) in float32.
+    """
+    omega = unaugmented_omega(projector).to(features.device).expand(len(features), -1)
+    with torch.autocast(features.device.type, enabled=False):
+        projected: Tensor = projector(features.float(), omega)
+    return projected
+
+
+def unaugmented_omega(projector: ConditionedProjector) -> Tensor:
+    """Return the omega of an image that was not augmented, (1, width): the crop is the whole."""
+    layout = projector.layout
+    omega = torch.zeros(1, layout.width)
+    if "crop" in layout.names:
+        omega[:, layout.slices()["crop"]] = torch.tensor([0.5, 0.5, 1.0, 1.0])
+    return omega
+
+
+def _inside(
+    model: Any, images: Tensor, outputs: dict[str, Stage | None], values: dict[str, Tensor]
+) -> Any:
+    """Add tokens and stages to values; return the pooled features if any output needs them."""
+    stages = sorted({stage.index for stage in outputs.values() if stage is not None})
+    if not stages:
+        last = model.forward_features(images)
+    else:
+        last, maps = model.forward_intermediates(images, indices=stages, output_fmt="NCHW")
+        by_stage = dict(zip(stages, maps, strict=True))
+        for name, stage in outputs.items():
+            if stage is not None:
+                found = by_stage[stage.index]
+                values[name] = found if stage.spatial else found.mean(dim=(2, 3))
+    if "tokens" in outputs:
+        values["tokens"] = _tokens(model, last)
+    if outputs.keys() & {"pooled", "projected"}:
+        return model.forward_head(last, pre_logits=True)
+    return None
+
+
+def _tokens(model: Any, last: Any) -> Tensor:
+    if isinstance(last, Tensor) and last.ndim == 3:
+        return last[:, int(getattr(model, "num_prefix_tokens", 0) or 0) :]
+    if isinstance(last, Tensor) and last.ndim == 4:
+        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        return last.permute(0, 3, 1, 2) if channels_last else last
+    shape = tuple(last.shape) if isinstance(last, Tensor) else type(last).__name__
+    raise ConfigError(
+        f"{type(model).__name__}.forward_features returns {shape}; tokens (B, N, D) or a map "
+        "(B, C, H, W) are needed for the output 'tokens'."
+    )
+
+
+def _stage_index(index: int, found: Unwrapped) -> int:
+    info = getattr(found.model, "feature_info", None)
+    count = len(info) if info is not None else 0
+    if not -count <= index < count:
+        stages = f"0 to {count - 1}" if count else "none"
+        raise ConfigError(f"the model has no stage {index}; its stages are {stages}.")
+    return index % count
