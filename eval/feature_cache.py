@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.files import sha256, write_bytes
+from cassle_zoo.common.files import home_folder, sha256, write_bytes
 from cassle_zoo.features.extract import FeatureSet
 
 CACHE_VARIABLE = "CASSLE_ZOO_CACHE"
@@ -18,10 +18,21 @@ _FORMAT = "1"
 
 
 def cache_folder() -> Path:
-    """Return `$CASSLE_ZOO_CACHE`, or `cassle_zoo/features` in the user's cache folder."""
+    """Return `$CASSLE_ZOO_CACHE`, or `cassle_zoo/features` in the user's cache folder.
+
+    Raises:
+        ConfigError: If neither is set and the user has no home folder.
+    """
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = (
+        os.environ.get("XDG_CACHE_HOME")
+        or home_folder(
+            f"pass --cache DIR, or set {CACHE_VARIABLE} to a folder for extracted features; --no-cache "
+            "needs none"
+        )
+        / ".cache"
+    )
     return Path(base) / "cassle_zoo" / "features"
 
 

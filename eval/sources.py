@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +15,13 @@ from torchvision.transforms.functional import pil_to_tensor
 from cassle_zoo.common.errors import (
     ConfigError,
     UnknownNameError,
-    WeightsUnavailableError,
     unknown_name,
 )
-from cassle_zoo.common.files import sha256
+from cassle_zoo.common.files import expand_home, sha256
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
+from cassle_zoo.features.models import check_timm_tag, timm_model
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
@@ -215,17 +214,11 @@ def _timm(model: str) -> Callable[[], FeatureSource]:
     if not timm.is_model(name):
         raise _unknown("model of timm", name, timm.list_models())
 
+    check_timm_tag(name)
+
     def build() -> FeatureSource:
-        # The Hub's client, the network and timm raise errors of many types.
-        try:
-            module: Any = timm.create_model(name, pretrained=True, num_classes=0)
-        except Exception as error:
-            raise WeightsUnavailableError(
-                f"timm's pretrained weights of {name} cannot be loaded: {error} They come from the "
-                "network once and are cached by the Hub's client (HF_HOME); "
-                f"{RANDOM_INIT}{name} needs none, but is not trained."
-            ) from error
-        return _of_timm(model, module, name)
+        advice = f"; {RANDOM_INIT}{name} needs none, but is not trained"
+        return _of_timm(model, timm_model(name, advice=advice), name)
 
     return build
 
@@ -246,7 +239,7 @@ def _unknown(kind: str, name: str, names: Sequence[str]) -> UnknownNameError:
 
 
 def _feature_file(model: str) -> Callable[[], FeatureSource]:
-    path = Path(model.removeprefix(FEATURES)).expanduser()
+    path = expand_home(model.removeprefix(FEATURES))
     return partial(
         FeatureSource,
         name=f"{FEATURES}{path.name}",

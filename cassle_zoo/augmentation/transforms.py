@@ -1,16 +1,19 @@
 """A transform from an image to views with their omegas, for any training loop."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, describe, sample_params
 from cassle_zoo.augmentation.crop import cut_crops
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.images import to_rgb
+from cassle_zoo.common.image_objects import image_of
+
+_MOST = 2**63 - 1  # of torch's random integers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,9 @@ class DescribedViews:
         descriptors: Names of the descriptors that make up omega, as in `ProjectorConfig`.
         views: Number of views of each image.
         generator: Source of randomness; `None` is torch's global one, which a `DataLoader` seeds
-            differently in each worker.
+            differently in each worker and epoch. In a worker, which has a copy of the generator as
+            it was, the generator's seed and the global one are combined, so that workers and epochs
+            differ in the same way.
 
     Raises:
         UnknownNameError: If a descriptor does not exist.
@@ -49,21 +54,28 @@ class DescribedViews:
         """Names and columns of omega."""
         return DescriptorLayout(tuple(self.descriptors))
 
-    def __call__(self, image: Image.Image) -> tuple[list[Tensor], list[Tensor]]:
+    def __call__(self, image: Any) -> tuple[list[Tensor], list[Tensor]]:
         """Make the views of one image.
 
         Args:
-            image: Of any size and mode; converted by :func:`cassle_zoo.common.images.to_rgb`.
+            image: Of any size: a PIL image of any mode, a file, an array ((H, W) or (H, W, C)) or a
+                tensor ((H, W) or (C, H, W)), uint8, uint16 or float in [0, 1]; converted by
+                :func:`cassle_zoo.common.image_objects.image_of`.
 
         Returns:
             The views, each (3, size, size) float32 and normalised, and their omegas, each (D,).
+
+        Raises:
+            UnreadableImageError: The image cannot be read, or its values are out of range.
+            ConfigError: It is an object of another type.
         """
-        image = to_rgb(image)
+        image = image_of(image, "the image")
         source = torch.tensor([[image.height, image.width]]).expand(self.views, 2)
         generator = self.generator
-        if generator is None:
-            seed = torch.empty((), dtype=torch.int64).random_()
-            generator = torch.Generator().manual_seed(int(seed))
+        if generator is None or get_worker_info() is not None:
+            seed = int(torch.empty((), dtype=torch.int64).random_())
+            own = 0 if generator is None else generator.initial_seed() & _MOST
+            generator = torch.Generator().manual_seed(seed ^ own)
         params = sample_params(self.config, source, generator=generator)
         crops = cut_crops(image, params.box.tolist(), self.config.size)
         images, color_diff = apply_params(crops, params, self.config)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.common.errors import ConfigError
+
 
 @contextmanager
 def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
@@ -43,6 +45,35 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def home_folder(advice: str) -> Path:
+    """Return the user's home folder.
+
+    Args:
+        advice: What to do without one.
+
+    Raises:
+        ConfigError: If there is none, as in containers whose user has no name.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError(f"the user has no home folder (HOME is not set); {advice}.") from None
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with a leading `~` or `~USER` replaced by that user's home folder.
+
+    Raises:
+        ConfigError: If there is no such folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{str(path)!r}: no such home folder is known; write the path in full."
+        ) from None
 
 
 def remove_partials(folder: str | Path) -> None:

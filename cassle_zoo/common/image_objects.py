@@ -9,10 +9,16 @@ from PIL import Image
 from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.common.images import Array, UnreadableImageError, array_to_image, open_image
+from cassle_zoo.common.images import (
+    Array,
+    UnreadableImageError,
+    ValueRange,
+    array_to_image,
+    open_image,
+)
 
 
-def image_of(value: Any, name: str) -> Image.Image:
+def image_of(value: Any, name: str, value_range: ValueRange | None = None) -> Image.Image:
     """Return an image as 8-bit RGB.
 
     Args:
@@ -20,6 +26,7 @@ def image_of(value: Any, name: str) -> Image.Image:
             ((H, W) or (C, H, W)); types and ranges as for
             :func:`cassle_zoo.common.images.array_to_image`.
         name: What to call it in messages.
+        value_range: As for :func:`cassle_zoo.common.images.to_rgb`.
 
     Raises:
         UnreadableImageError: It cannot be read, or its values are out of range.
@@ -27,7 +34,7 @@ def image_of(value: Any, name: str) -> Image.Image:
     """
     if isinstance(value, str | os.PathLike | bytes | Image.Image):
         try:
-            return open_image(value)
+            return open_image(value, value_range)
         except UnreadableImageError as error:
             raise UnreadableImageError(name, error.reason) from error
     if isinstance(value, Tensor):
@@ -37,7 +44,7 @@ def image_of(value: Any, name: str) -> Image.Image:
             f"{name} is a {type(value).__name__}; expected a file, PIL image, array or tensor."
         )
     try:
-        return array_to_image(value)
+        return array_to_image(value, value_range)
     except DataError as error:
         raise UnreadableImageError(name, str(error)) from error
 

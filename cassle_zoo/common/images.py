@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import warnings
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -12,9 +13,12 @@ from cassle_zoo.common.errors import DataError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+ValueRange: TypeAlias = tuple[float, float]
+"""The values that are black and white, of images of more than 8 bits."""
 
 # Pillow hands EPS to Ghostscript and WMF to the system, and can name but not decode the others.
 _REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+_WHITE = 65535  # of 16 bits
 _UPRIGHT = 1  # as EXIF puts it
 _UNPREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
@@ -38,7 +42,9 @@ class UnreadableImageError(DataError):
         return f"Cannot read image {self.source!r}: {self.reason}."
 
 
-def open_image(source: PathLike | bytes | BinaryIO | Image.Image) -> Image.Image:
+def open_image(
+    source: PathLike | bytes | BinaryIO | Image.Image, value_range: ValueRange | None = None
+) -> Image.Image:
     """Read an image as 8-bit RGB, as it should be displayed.
 
     The content decides, not the file's ending. EXIF rotation is applied; transparent parts become
@@ -53,6 +59,7 @@ def open_image(source: PathLike | bytes | BinaryIO | Image.Image) -> Image.Image
 
     Args:
         source: A file name, the bytes of a file, an open binary file, or an image (not changed).
+        value_range: As for :func:`to_rgb`.
 
     Returns:
         A new image of mode RGB, or the given one if nothing has to be converted.
@@ -64,18 +71,18 @@ def open_image(source: PathLike | bytes | BinaryIO | Image.Image) -> Image.Image
     # Decoders fed with broken files raise anything: struct.error, SyntaxError, IndexError, ...
     try:
         if isinstance(source, Image.Image):
-            return to_rgb(source)
+            return to_rgb(source, value_range)
         if isinstance(source, bytes):
             source = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike):
             _check_regular_file(source)
         with Image.open(source, formats=_formats()) as image:
-            return to_rgb(image)
+            return to_rgb(image, value_range)
     except Exception as error:
         raise UnreadableImageError(name, _reason(error)) from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
     """Convert an image of any mode to 8-bit RGB.
 
     Integer images (mode I) within 0-65535 count as 16-bit. Float images (mode F) within 0-1
@@ -84,12 +91,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Args:
         image: An image of any mode; it is not changed.
+        value_range: The values of black and white in images of more than 8 bits (modes I and F);
+            others are clipped. By default as above.
 
     Returns:
         The image in mode RGB, upright, on white.
 
     Raises:
         DataError: The image has no pixels, or values that are not finite.
+
+    Warns:
+        UserWarning: A 16-bit image uses less than a sixteenth of 0-65535, and no range is given.
     """
     if 0 in image.size:
         raise DataError(f"the image is empty: {image.width}x{image.height} pixels")
@@ -99,7 +111,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert(_UNPREMULTIPLIED[image.mode])
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
-        image = Image.fromarray(_to_uint8(values, *_black_and_white(image.mode, values)))
+        black, white = value_range or _black_and_white(image.mode, values)
+        image = Image.fromarray(_to_uint8(values, black, white))
     elif image.mode == "LAB":
         to_srgb = ImageCms.buildTransform(
             ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
@@ -111,12 +124,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def array_to_image(array: Array) -> Image.Image:
+def array_to_image(array: Array, value_range: ValueRange | None = None) -> Image.Image:
     """Make an image from an array.
 
     Args:
         array: (H, W) or (H, W, C) with C = 1 grey, 2 grey and alpha, 3 RGB or 4 RGB and alpha;
-            bool, uint8, uint16 (0-65535), or float in [0, 1].
+            bool, uint8, uint16 (0-65535), or float in [0, 1]; in any byte order.
+        value_range: The values of black and white in uint16 and float arrays; others are clipped.
 
     Returns:
         An image of mode RGB.
@@ -124,15 +138,22 @@ def array_to_image(array: Array) -> Image.Image:
     Raises:
         DataError: Shape, type or range is not one of these.
     """
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     shape, dtype = tuple(array.shape), array.dtype
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
         raise DataError(f"an array of shape {shape}; expected (H, W) or (H, W, C) with C from 1-4")
     if dtype == np.uint16:
-        array = _to_uint8(array, 0, 65535)
+        if value_range is None:
+            warn_if_dim(float(array.min()), float(array.max()))
+        array = _to_uint8(array, *(value_range or (0, _WHITE)))
     elif dtype == np.bool_:
         array = array.astype(np.uint8) * 255
+    elif np.issubdtype(dtype, np.floating) and value_range is not None:
+        if not np.isfinite(array).all():
+            raise DataError("it holds values that are not finite")
+        array = _to_uint8(array, *value_range)
     elif np.issubdtype(dtype, np.floating):
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):
@@ -143,6 +164,18 @@ def array_to_image(array: Array) -> Image.Image:
     if array.shape[-1] == 1:
         array = array[..., 0]
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def warn_if_dim(low: float, high: float) -> None:
+    """Warn if a 16-bit image with these extreme values would be almost of one shade."""
+    if 0 < high - low < (_WHITE + 1) / 16:
+        # The same text for all images, so that Python shows it once.
+        warnings.warn(
+            "a 16-bit image uses less than a sixteenth of the values 0-65535, so it becomes almost "
+            "one shade of grey. If its values have a smaller range, such as 0-4095 for 12 bits, "
+            "pass it: value_range=(0, 4095), --value-range 0 4095.",
+            stacklevel=2,
+        )
 
 
 def image_endings() -> frozenset[str]:
@@ -182,8 +215,10 @@ def _black_and_white(mode: str, values: Array) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError("it holds values that are not finite")
-    for white in (1, 255) if mode == "F" else (65535,):
+    for white in (1, 255) if mode == "F" else (_WHITE,):
         if low >= 0 and high <= white:
+            if white == _WHITE:
+                warn_if_dim(low, high)
             return 0, white
     return low, high
 

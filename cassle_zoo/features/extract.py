@@ -1,5 +1,6 @@
 """From images to features: `Extractor`, and `extract_features` for what fits into memory."""
 
+import math
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -16,13 +18,13 @@ from tqdm import tqdm
 from cassle_zoo.accel.fused import fuse_for_inference
 from cassle_zoo.common.devices import PRECISIONS, to_device
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
-from cassle_zoo.common.images import UnreadableImageError
+from cassle_zoo.common.images import UnreadableImageError, ValueRange
 from cassle_zoo.common.workers import share_batch
 from cassle_zoo.features.inference import choose_device, inference, placed
 from cassle_zoo.features.inputs import InputImage, Inputs, Skipped, expand_inputs
 from cassle_zoo.features.models import open_model
 from cassle_zoo.features.outputs import compute_outputs, parse_outputs
-from cassle_zoo.features.transform import Transform, eval_transform
+from cassle_zoo.features.transform import Transform, eval_transform, takes_bands
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
 
@@ -101,6 +103,7 @@ class Extractor:
         transform: Transform | Literal["as_is"] | None = None,
         dtype: str | torch.dtype = torch.float32,
         projector: ConditionedProjector | None = None,
+        value_range: ValueRange | None = None,
     ) -> None:
         """Load the model if it is given by name, and check the settings.
 
@@ -118,6 +121,8 @@ class Extractor:
                 ``"as_is"`` takes tensors (C, H, W), all of one size, which are ready for the model.
             dtype: Type of the outputs, float32 or float16.
             projector: For ``projected``; by default the one that belongs to the model's name.
+            value_range: The values of black and white in images of more than 8 bits, such as
+                ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
 
         Raises:
             ConfigError: A setting is not allowed, or the model has no such output.
@@ -145,7 +150,12 @@ class Extractor:
         self.projector = projector
         self.precision = precision
         self.device = device
-        self.transform = eval_transform(self.model) if transform is None else transform
+        self.value_range = _value_range(value_range)
+        self.transform = (
+            eval_transform(self.model, value_range=self.value_range)
+            if transform is None
+            else transform
+        )
         self._own_transform = transform is None
         self._lock = threading.Lock()
         self._fused: tuple[Any, nn.Module] | None = None
@@ -179,7 +189,7 @@ class Extractor:
         if columns and "image" not in images:
             raise ConfigError(f"the batch has no column 'image'; it has {sorted(images)}.")
         inputs, skipped = expand_inputs(images["image"] if columns else images)
-        reader = _Images(inputs, self.transform, self._threads(inputs, 0))
+        reader = self._reader(inputs, 0)
         ready, reasons = reader.read(list(range(len(inputs))))
         skipped += _skipped(inputs, range(len(inputs)), reasons)
         if skipped or ready is None:
@@ -245,7 +255,7 @@ class Extractor:
         target = choose_device(self._found.network, self.device)
         wanted = range(len(inputs)) if indices is None else indices
         loader = DataLoader(
-            _Images(inputs, self.transform, self._threads(inputs, workers)),
+            self._reader(inputs, workers),
             batch_size=batch_size,
             sampler=wanted,
             num_workers=workers,
@@ -283,9 +293,10 @@ class Extractor:
                 )
                 skipped = []
 
-    def _threads(self, inputs: Inputs, workers: int) -> int:
+    def _reader(self, inputs: Inputs, workers: int) -> "_Images":
         in_threads = self._own_transform and inputs.in_threads and workers == 0
-        return torch.get_num_threads() if in_threads else 1
+        threads = torch.get_num_threads() if in_threads else 1
+        return _Images(inputs, self.transform, threads, self.value_range)
 
     def _place(self) -> torch.device:
         """Return the device to compute on; a model of our own moves there for good."""
@@ -321,6 +332,7 @@ def extract_features(
     progress: bool | None = None,
     outputs: Sequence[str] = ("pooled",),
     dtype: str | torch.dtype = torch.float32,
+    value_range: ValueRange | None = None,
 ) -> FeatureSet:
     """Compute the features of images, leaving out those that cannot be read.
 
@@ -342,6 +354,7 @@ def extract_features(
         progress: Show a progress bar on stderr; by default only if that is a terminal.
         outputs: As for :class:`Extractor`.
         dtype: As for :class:`Extractor`.
+        value_range: As for :class:`Extractor`.
 
     Returns:
         The features with their sources, and the images that were left out.
@@ -362,6 +375,7 @@ def extract_features(
         device=device,
         transform=transform,
         dtype=dtype,
+        value_range=value_range,
     )
     rows: dict[str, list[Tensor]] = {name: [] for name in extractor.outputs}
     sources: list[str] = []
@@ -387,9 +401,16 @@ class _Images(Dataset[Any]):
     """Batches of transformed images, with the reasons why some cannot be read."""
 
     def __init__(
-        self, images: Sequence[InputImage], transform: Transform | Literal["as_is"], threads: int
+        self,
+        images: Sequence[InputImage],
+        transform: Transform | Literal["as_is"],
+        threads: int,
+        value_range: ValueRange | None,
     ) -> None:
         self.images = images
+        self.value_range = value_range
+        self.max_pixels = Image.MAX_IMAGE_PIXELS
+        self.bands = takes_bands(transform)
         self.transform = transform
         self.threads = threads
 
@@ -397,6 +418,8 @@ class _Images(Dataset[Any]):
         return len(self.images)
 
     def __getitems__(self, indices: list[int]) -> _Batch | CassleZooError:
+        # Started anew, not forked, a worker has Pillow's own limit.
+        Image.MAX_IMAGE_PIXELS = self.max_pixels
         # An error that a worker raises would arrive as text, with the worker's traceback.
         try:
             return share_batch(self.read(indices))
@@ -415,7 +438,8 @@ class _Images(Dataset[Any]):
         image = self.images[index]
         try:
             if not isinstance(self.transform, str):
-                return self.transform(image.image()), None
+                value = image.raw() if self.bands else image.image(self.value_range)
+                return self.transform(value), None
             tensor = image.raw()
         except UnreadableImageError as error:
             return None, error.reason
@@ -446,6 +470,15 @@ def _skipped(
         for index, reason in zip(indices, reasons, strict=True)
         if reason is not None
     ]
+
+
+def _value_range(given: ValueRange | None) -> ValueRange | None:
+    if given is None:
+        return None
+    low, high = map(float, given)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(f"value_range must be two finite numbers LOW < HIGH, got {given}.")
+    return low, high
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

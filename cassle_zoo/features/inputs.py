@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.image_objects import image_of
-from cassle_zoo.common.images import UnreadableImageError
+from cassle_zoo.common.images import UnreadableImageError, ValueRange
 from cassle_zoo.data.listing import list_images
 
 _OBJECTS = "OSTU"  # kinds of arrays that hold paths or objects, not pixels
@@ -62,14 +62,17 @@ class InputImage:
             raise UnreadableImageError(self.source, str(error)) from error
         return _without_label(item)
 
-    def image(self) -> Image.Image:
+    def image(self, value_range: ValueRange | None = None) -> Image.Image:
         """Read the image as RGB.
+
+        Args:
+            value_range: As for :func:`cassle_zoo.common.images.to_rgb`.
 
         Raises:
             UnreadableImageError: It cannot be read, or its values are out of range.
             ConfigError: It is not an image, but an object of an unknown type.
         """
-        return image_of(self.raw(), self.source)
+        return image_of(self.raw(), self.source, value_range)
 
 
 class _Source(Protocol):

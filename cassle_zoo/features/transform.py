@@ -1,7 +1,8 @@
 """The deterministic transform from an image to a model's input."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from PIL import Image
@@ -10,8 +11,8 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision import transforms
 
-from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.images import to_rgb
+from cassle_zoo.common.bands import ToBands
+from cassle_zoo.common.images import ValueRange, to_rgb
 from cassle_zoo.features.wrappers import unwrap
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
@@ -20,29 +21,35 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 _MAX_ASPECT = 16
 
 
-def eval_transform(model: nn.Module | str) -> transforms.Compose:
+def eval_transform(
+    model: nn.Module | str, *, value_range: ValueRange | None = None
+) -> transforms.Compose:
     """Return the deterministic transform from an image to the model's input.
 
     As in timm's evaluation, the short side is resized (bicubic unless the model's configuration
     says otherwise) to the input size divided by ``crop_pct``, the centre is cropped, and the result
     is normalised with the model's mean and standard deviation. Models with one input channel get
-    grey images and the mean of the statistics. If an image is more than 16 times as long as wide,
+    grey images and the mean of the statistics. Models with 2 or more than 3 take images of so many
+    bands: arrays (H, W, C), tensors (C, H, W), multi-band TIFF files. If an image is more than 16 times as long as wide,
     only its middle is resized.
 
     Args:
         model: A model, also in a wrapper (:func:`cassle_zoo.features.wrappers.unwrap`), or the name
             of one.
+        value_range: The values of black and white in images of more than 8 bits; by default 0 and
+            65535 of 16 bits (:func:`cassle_zoo.common.images.to_rgb`).
 
     Returns:
-        A function from a PIL image of any mode to a float32 tensor (C, H, W); it can be pickled.
+        A function from a PIL image of any mode (for models of 2 or more than 3 channels: any form
+        of an image) to a float32 tensor (C, H, W); it can be pickled.
 
     Raises:
-        ConfigError: The model takes neither 3 nor 1 channels.
         UnknownNameError: There is no model of that name.
 
     Warns:
         UserWarning: The model has no configuration, so timm's default is taken: 224 pixels and
-            ImageNet's statistics.
+            ImageNet's statistics; or its statistics are of another number of channels, so their
+            mean is taken.
     """
     if isinstance(model, str):
         from cassle_zoo.features.models import open_model
@@ -60,19 +67,36 @@ def eval_transform(model: nn.Module | str) -> transforms.Compose:
     network = found.network if found.model is None else found.model
     size = _built_for_size(network) or config["input_size"][-2:]
     channels = input_channels(network)
-    if channels not in (1, 3):
-        raise ConfigError(f"The model takes {channels} channels; give a transform to make them.")
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    if channels == 1:
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    mean, std = (_per_channel(config[key], channels) for key in ("mean", "std"))
     config |= {"input_size": (channels, *size), "mean": mean, "std": std}
     timm_transform = create_transform(**config, is_training=False)
-    steps: list[Any] = [to_rgb]
+    if channels not in (1, 3):
+        return transforms.Compose([ToBands(channels, value_range), *timm_transform.transforms])
+    steps: list[Any] = [partial(to_rgb, value_range=value_range) if value_range else to_rgb]
     if config["crop_mode"] == "center":
         steps.append(_limit_aspect)
     if channels == 1:
         steps.append(transforms.Grayscale())
     return transforms.Compose([*steps, *timm_transform.transforms])
+
+
+def takes_bands(transform: object) -> bool:
+    """Return whether a transform takes images of other numbers of bands than RGB."""
+    steps = getattr(transform, "transforms", None)
+    return bool(steps) and isinstance(steps[0], ToBands)
+
+
+def _per_channel(statistics: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(statistics) == channels:
+        return tuple(statistics)
+    if channels > 1 and len(set(statistics)) > 1:
+        warnings.warn(
+            f"the model takes {channels} channels, but its pretrained_cfg has the mean and "
+            f"standard deviation of {len(statistics)}; their average is taken for all. If it was "
+            "trained with others, pass transform=.",
+            stacklevel=3,
+        )
+    return (sum(statistics) / len(statistics),) * channels
 
 
 def input_channels(model: nn.Module) -> int:

@@ -17,7 +17,7 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
     WeightsUnavailableError,
 )
-from cassle_zoo.common.files import sha256
+from cassle_zoo.common.files import expand_home, sha256
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec, resolve_spec
 from cassle_zoo.store.download import download, download_all, endpoint, is_offline
 from cassle_zoo.store.folder import (
@@ -139,7 +139,7 @@ def local_folder(name: str) -> Path:
     folder = name.removeprefix(LOCAL_PREFIX)
     if not folder:
         raise ModelFolderError(f"{name!r} names no folder; write 'local-dir:PATH'.")
-    return Path(folder).expanduser()
+    return expand_home(folder)
 
 
 def _place(name: str) -> ModelSpec | _Repository | Path:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
+from cassle_zoo.common.files import expand_home
 from cassle_zoo.store.folder import FOLDER_FILES, check_target, new_folder
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, resolve
 
@@ -22,7 +23,7 @@ def model_name(text: str, revision: str | None = None) -> str:
     base = text.partition("@")[0]
     if text.startswith((LOCAL_PREFIX, HUB_PREFIX)):
         name = text
-    elif Path(text).expanduser().is_dir():
+    elif expand_home(text).is_dir():
         name = f"{LOCAL_PREFIX}{text}"
     elif base.count("/") == 1:
         name = f"{HUB_PREFIX}{text}"

@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.images import UnreadableImageError, open_image
+from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.nearest import knn_predict
 
 _BATCH = 100
@@ -39,7 +40,6 @@ class Monitor:
             std=augment.std,
         )
 
-    @torch.no_grad()
     def __call__(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
         """Measure a backbone; its mode (training or not) is restored.
 
@@ -49,16 +49,14 @@ class Monitor:
             `knn_top1`: accuracy of k-NN, if the images have labels.
             Nothing if fewer than two images can be read.
         """
-        was_training = backbone.training
-        backbone.eval()
+        extractor = Extractor(backbone, device=device, transform="as_is")
         features: list[Tensor] = []
         labels: list[int] = []
         items = self._items()
         while batch := list(itertools.islice(items, _BATCH)):
             images, batch_labels = zip(*batch, strict=True)
-            features.append(backbone(torch.stack(images).to(device)).float().cpu())
+            features.append(extractor.compute(torch.stack(images))["pooled"])
             labels += batch_labels
-        backbone.train(was_training)
         if len(labels) < 2:
             return {}
         table = torch.cat(features)
