@@ -25,14 +25,8 @@ def cache_folder() -> Path:
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)
-    base = (
-        os.environ.get("XDG_CACHE_HOME")
-        or home_folder(
-            f"pass --cache DIR, or set {CACHE_VARIABLE} to a folder for extracted features; --no-cache "
-            "needs none"
-        )
-        / ".cache"
-    )
+    advice = f"pass --cache DIR or set {CACHE_VARIABLE}; --no-cache needs no folder"
+    base = os.environ.get("XDG_CACHE_HOME") or home_folder(advice) / ".cache"
     return Path(base) / "cassle_zoo" / "features"
 
 

@@ -1,5 +1,8 @@
 """Images of every kind, read as plain 8-bit RGB."""
 
+import contextlib
+import functools
+import importlib
 import io
 import os
 import stat
@@ -9,7 +12,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -178,6 +181,18 @@ def warn_if_dim(low: float, high: float) -> None:
         )
 
 
+def limit_pixels(most: int) -> None:
+    """Refuse images of more pixels from now on, in this process.
+
+    Raises:
+        ConfigError: If the limit is not positive.
+    """
+    if most < 1:
+        raise ConfigError(f"the largest number of pixels must be at least 1, got {most}.")
+    # Pillow warns above its limit, and refuses above twice of it.
+    Image.MAX_IMAGE_PIXELS = -(-most // 2)
+
+
 def image_endings() -> frozenset[str]:
     """Return the file endings, lower case with the dot, of the formats that can be read."""
     readable = set(_formats())
@@ -185,9 +200,16 @@ def image_endings() -> frozenset[str]:
 
 
 def _formats() -> list[str]:
-    # Not cached: plugins such as pillow_heif may be registered at any time.
+    # Not cached: plugins may be registered at any time.
     Image.init()
+    _register_heif()
     return [name for name in Image.ID if name not in _REFUSED_FORMATS]
+
+
+@functools.cache
+def _register_heif() -> None:
+    with contextlib.suppress(ImportError):  # the extra `heic` is not installed
+        importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def _check_regular_file(path: PathLike) -> None:

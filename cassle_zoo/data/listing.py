@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import Self, TypeAlias
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import image_endings
+
+_HEIC = (".heic", ".heif", ".hif")
+_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw")
+_UNREAD = frozenset({*_HEIC, *_RAW, ".avif", ".jxl", ".exr", ".svg", ".psb"})
 
 OnError: TypeAlias = Callable[[Path, str], None]
 
@@ -35,7 +40,12 @@ class ClassFolders:
         return cls(names=tuple(names), labels=labels, classes=tuple(classes))
 
 
-def list_images(path: str | os.PathLike[str], *, on_error: OnError | None = None) -> list[Path]:
+def list_images(
+    path: str | os.PathLike[str],
+    *,
+    on_error: OnError | None = None,
+    on_unread: Callable[[str], None] | None = None,
+) -> list[Path]:
     """List the images in a folder and its subfolders, or a single file.
 
     A single file is returned regardless of its ending. Within folders, files whose ending Pillow
@@ -46,6 +56,8 @@ def list_images(path: str | os.PathLike[str], *, on_error: OnError | None = None
     Args:
         path: A folder or a file.
         on_error: Called with a folder that cannot be opened and the reason, instead of raising.
+        on_unread: Called with a line about the images in the folder, such as .heic, that nothing
+            installed here can read, if there are any.
 
     Returns:
         The files sorted by the parts of their path, the same on every machine.
@@ -59,7 +71,13 @@ def list_images(path: str | os.PathLike[str], *, on_error: OnError | None = None
         is_folder = stat.S_ISDIR(os.stat(root).st_mode)
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot open {str(path)!r}: {_reason(error)}.") from error
-    return _files_below(root, set(), on_error) if is_folder else [root]
+    if not is_folder:
+        return [root]
+    unread: Counter[str] = Counter()
+    files = _files_below(root, set(), on_error, unread)
+    if unread and on_unread is not None:
+        on_unread(_unread_text(unread))
+    return files
 
 
 def list_classes(root: Path, part: str = "", classes: Sequence[str] | None = None) -> ClassFolders:
@@ -116,9 +134,15 @@ def first_few(names: Sequence[object], most: int = 5) -> str:
 
 
 def _files_below(
-    root: Path, entered: set[tuple[int, int]], on_error: OnError | None = None
+    root: Path,
+    entered: set[tuple[int, int]],
+    on_error: OnError | None = None,
+    unread: Counter[str] | None = None,
 ) -> list[Path]:
-    """Return the images below a folder that are not in a folder `entered` before."""
+    """Return the images below a folder that are not in a folder `entered` before.
+
+    Images of kinds that cannot be read are counted by ending in `unread`.
+    """
     endings = image_endings()
     found: list[Path] = []
     folders = [root]
@@ -143,7 +167,19 @@ def _files_below(
             # Broken links and the like are listed too, so that reading reports them.
             elif counts_as_image((name,), endings):
                 found.append(folder / name)
+            elif unread is not None and (end := os.path.splitext(name)[1].lower()) in _UNREAD:
+                unread[end] += 1
     return sorted(found, key=lambda file: file.parts)
+
+
+def _unread_text(unread: Counter[str]) -> str:
+    counts = ", ".join(f"{count} {end}" for end, count in unread.most_common())
+    heic = [end for end in unread if end in _HEIC]
+    others = [end for end in unread if end not in _HEIC]
+    fixes = ["pip install 'cassle-zoo[heic]'"] if heic else []
+    if others:
+        fixes.append(f"convert {', '.join(others)} to .jpg, .png or .tif")
+    return f"{counts} not read: {'; '.join(fixes)}"
 
 
 def _identity(folder: Path) -> tuple[int, int]:

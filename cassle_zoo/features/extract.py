@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from cassle_zoo.accel.fused import fuse_for_inference
@@ -333,6 +333,7 @@ def extract_features(
     outputs: Sequence[str] = ("pooled",),
     dtype: str | torch.dtype = torch.float32,
     value_range: ValueRange | None = None,
+    column: str | None = None,
 ) -> FeatureSet:
     """Compute the features of images, leaving out those that cannot be read.
 
@@ -341,8 +342,10 @@ def extract_features(
 
     Args:
         model: As for :class:`Extractor`.
-        inputs: A file, a folder, PIL images, arrays ((H, W) or (H, W, C); uint8, uint16, or float
-            in [0, 1]), tensors ((C, H, W) or (N, C, H, W); the same types), a collection of these,
+        inputs: A path (a file, folder, pattern, list, tar file, saved dataset or address; see
+            :func:`cassle_zoo.features.places.find_images`), PIL images, arrays ((H, W) or
+            (H, W, C); uint8, uint16, or float in [0, 1]), tensors ((C, H, W) or (N, C, H, W); the
+            same types), a collection of these,
             or a map-style dataset of images or ``(image, label, ...)``. Arrays and tensors become
             8-bit images first, so that the same image has the same features in every form.
             :func:`cassle_zoo.data.listing.list_images` says which files of a folder count.
@@ -355,6 +358,8 @@ def extract_features(
         outputs: As for :class:`Extractor`.
         dtype: As for :class:`Extractor`.
         value_range: As for :class:`Extractor`.
+        column: The column of a list or dataset that holds the images; by default the one whose name
+            or type says so.
 
     Returns:
         The features with their sources, and the images that were left out.
@@ -365,7 +370,7 @@ def extract_features(
         UnknownNameError: There is no such model, output or precision.
         NotEnoughMemoryError: The workers' batches do not fit into shared memory.
     """
-    images, skipped = expand_inputs(inputs)
+    images, skipped = expand_inputs(inputs, column)
     if not images:
         raise DataError(nothing_read(skipped))
     extractor = Extractor(
@@ -419,7 +424,8 @@ class _Images(Dataset[Any]):
 
     def __getitems__(self, indices: list[int]) -> _Batch | CassleZooError:
         # Started anew, not forked, a worker has Pillow's own limit.
-        Image.MAX_IMAGE_PIXELS = self.max_pixels
+        if get_worker_info() is not None:
+            Image.MAX_IMAGE_PIXELS = self.max_pixels
         # An error that a worker raises would arrive as text, with the worker's traceback.
         try:
             return share_batch(self.read(indices))

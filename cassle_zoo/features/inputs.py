@@ -3,10 +3,9 @@
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,10 +15,9 @@ from torch.utils.data import Dataset, IterableDataset
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.image_objects import image_of
 from cassle_zoo.common.images import UnreadableImageError, ValueRange
-from cassle_zoo.data.listing import list_images
+from cassle_zoo.features.places import Files, Lazy, Source, find_images, image_column
 
 _OBJECTS = "OSTU"  # kinds of arrays that hold paths or objects, not pixels
-_ARCHIVES = (".tar", ".zip", ".tgz", ".gz", ".xz", ".bz2", ".7z")
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class InputImage:
 
     Attributes:
         source: Its file, or its place in the input such as ``"input[3]"`` or ``"dataset[3]"``.
-        value: A path, PIL image, array, tensor or item of a dataset.
+        value: A path, the content of a file, a PIL image, array or tensor, or a `Lazy` that reads
+            one.
     """
 
     source: str
@@ -51,16 +50,9 @@ class InputImage:
         """Return the object as it was given; items of datasets without their labels.
 
         Raises:
-            UnreadableImageError: The dataset cannot read this item's file.
+            UnreadableImageError: It is stored somewhere, and cannot be read.
         """
-        if not isinstance(self.value, _DatasetItem):
-            return self.value
-        # What Pillow raises for broken files; other errors are mistakes in the dataset's code.
-        try:
-            item = self.value.dataset[self.value.index]
-        except (OSError, SyntaxError, DataError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(self.source, str(error)) from error
-        return _without_label(item)
+        return self.value.read() if isinstance(self.value, Lazy) else self.value
 
     def image(self, value_range: ValueRange | None = None) -> Image.Image:
         """Read the image as RGB.
@@ -75,23 +67,10 @@ class InputImage:
         return image_of(self.raw(), self.source, value_range)
 
 
-class _Source(Protocol):
-    """Some of the images of an input; cheap to keep, whatever their number."""
-
-    in_threads: bool
-    """Whether several threads may read its images at once."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    def image(self, index: int) -> InputImage:
-        """Return an image, not read yet."""
-
-
 class Inputs(Sequence[InputImage]):
     """The images of an input, in order. Picklable; an image is opened only when it is read."""
 
-    def __init__(self, sources: Iterable[_Source]) -> None:
+    def __init__(self, sources: Iterable[Source]) -> None:
         """Store the sources; their images are numbered through."""
         self._sources = [source for source in sources if len(source)]
         self._ends: list[int] = []
@@ -117,13 +96,7 @@ class Inputs(Sequence[InputImage]):
             raise IndexError(index)
         number = bisect_right(self._ends, index)
         first = self._ends[number - 1] if number else 0
-        return self._sources[number].image(index - first)
-
-
-@dataclass(frozen=True)
-class _DatasetItem:
-    dataset: Any
-    index: int
+        return InputImage(*self._sources[number].item(index - first))
 
 
 @dataclass(frozen=True)
@@ -131,28 +104,28 @@ class _Items:
     """The items of a map-style dataset."""
 
     dataset: Any
+    column: str
     in_threads = False
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def image(self, index: int) -> InputImage:
-        return InputImage(f"dataset[{index}]", _DatasetItem(self.dataset, index))
+    def item(self, index: int) -> tuple[str, Any]:
+        return f"dataset[{index}]", _Item(self.dataset, index, self.column)
 
 
 @dataclass(frozen=True)
-class _Files:
-    """Files of this machine."""
+class _Item(Lazy):
+    dataset: Any
+    index: int
+    column: str
 
-    paths: list[str]
-    in_threads = True
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def image(self, index: int) -> InputImage:
-        path = self.paths[index]
-        return InputImage(path, path)
+    def read(self) -> Any:
+        # What Pillow raises for broken files; other errors are mistakes in the dataset's code.
+        try:
+            return _without_label(self.dataset[self.index], self.column)
+        except (OSError, SyntaxError, DataError, Image.DecompressionBombError) as error:
+            raise UnreadableImageError(f"dataset[{self.index}]", str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -166,12 +139,12 @@ class _Object:
     def __len__(self) -> int:
         return 1
 
-    def image(self, index: int) -> InputImage:
-        return InputImage(self.name, self.value)
+    def item(self, index: int) -> tuple[str, Any]:
+        return self.name, self.value
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _Stack:
     """The images of an array or tensor of four dimensions."""
 
     name: str
@@ -181,19 +154,22 @@ class _Batch:
     def __len__(self) -> int:
         return len(self.values)
 
-    def image(self, index: int) -> InputImage:
-        return InputImage(f"{self.name}[{index}]", self.values[index])
+    def item(self, index: int) -> tuple[str, Any]:
+        return f"{self.name}[{index}]", self.values[index]
 
 
-def expand_inputs(inputs: Any) -> tuple[Inputs, list[Skipped]]:
+def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[Skipped]]:
     """Find the single images of inputs, in the order given.
 
     Args:
-        inputs: A file, folder, PIL image, array ((H, W), (H, W, C) or (N, H, W, C)), tensor
+        inputs: A path of any kind that :func:`cassle_zoo.features.places.find_images` knows, the
+            content of a file, a PIL image, an array ((H, W), (H, W, C) or (N, H, W, C)), a tensor
             ((H, W), (C, H, W) or (N, C, H, W)), a collection of these (a list, an iterator, a
             column of a table, an array of paths), or a map-style dataset whose items are images,
             ``(image, ...)`` tuples or ``{"image": image}``. Datasets are read by index, all other
             collections by iteration.
+        column: The column of a list or dataset that holds the images; by default the one whose name
+            or type says so.
 
     Returns:
         The images, and the folders that could not be opened or have no images.
@@ -202,7 +178,7 @@ def expand_inputs(inputs: Any) -> tuple[Inputs, list[Skipped]]:
         DataError: A file or folder does not exist.
         ConfigError: An object is of an unknown type.
     """
-    sources: list[_Source] = []
+    sources: list[Source] = []
     skipped: list[Skipped] = []
     if isinstance(inputs, (IterableDataset, *_hugging_face("IterableDataset"))):
         raise ConfigError(
@@ -210,52 +186,49 @@ def expand_inputs(inputs: Any) -> tuple[Inputs, list[Skipped]]:
             "list(dataset) if it fits into memory."
         )
     if _is_dataset(inputs):
-        return Inputs([_Items(inputs)]), skipped
+        if isinstance(inputs, _hugging_face("Dataset")):
+            column = image_column(inputs, column)
+        return Inputs([_Items(inputs, column or "image")]), skipped
     if hasattr(inputs, "columns"):
         raise ConfigError(
             f"the input is a {type(inputs).__name__}, a table; give the column of it that holds "
             "paths or images, such as table['path']."
         )
-    for index, value in enumerate(_values_of(inputs)):
-        _expand(f"input[{index}]", value, sources, skipped)
+
+    def find(path: str | os.PathLike[str]) -> list[Source]:
+        return find_images(path, lambda name, why: skipped.append(Skipped(name, why)), column)
+
+    for index, value in enumerate(_values_of(inputs, column or "image")):
+        _expand(f"input[{index}]", value, sources, find)
     return Inputs(sources), skipped
 
 
-def _expand(name: str, value: Any, sources: list[_Source], skipped: list[Skipped]) -> None:
+def _expand(
+    name: str,
+    value: Any,
+    sources: list[Source],
+    find: Callable[[str | os.PathLike[str]], list[Source]],
+) -> None:
     value = value.as_py() if hasattr(value, "as_py") else value  # of pyarrow
     if isinstance(value, np.bytes_):
         value = os.fsdecode(value)
     if isinstance(value, str | os.PathLike):
-        files = _files_of(value, skipped)
-        if sources and isinstance(sources[-1], _Files):
-            sources[-1].paths.extend(files)
-        else:
-            sources.append(_Files(files))
-    elif isinstance(value, bytes):
-        sources.append(_Object(name, value))
+        for found in find(value):
+            last = sources[-1] if sources else None
+            if isinstance(found, Files) and isinstance(last, Files):
+                last.paths.extend(found.paths)
+            else:
+                sources.append(found)
     elif isinstance(value, np.ndarray) and value.dtype.kind in _OBJECTS and value.ndim:
         for row, item in enumerate(value):
-            _expand(f"{name}[{row}]", item, sources, skipped)
+            _expand(f"{name}[{row}]", item, sources, find)
     elif isinstance(value, np.ndarray | Tensor) and value.ndim == 4:
-        sources.append(_Batch(name, value))
-    elif isinstance(value, np.ndarray | Tensor | Image.Image):
+        sources.append(_Stack(name, value))
+    elif isinstance(value, np.ndarray | Tensor | Image.Image | bytes):
         file = str(getattr(value, "filename", "") or "")
         sources.append(_Object(file or name, value))
     else:
         raise _wrong_type(name, value)
-
-
-def _files_of(path: str | os.PathLike[str], skipped: list[Skipped]) -> list[str]:
-    if Path(path).suffix.lower() in _ARCHIVES and not Path(path).is_dir():
-        skipped.append(Skipped(os.fspath(path), "an archive: unpack it and give the folder"))
-        return []
-    before = len(skipped)
-    files = list_images(
-        path, on_error=lambda folder, reason: skipped.append(Skipped(str(folder), reason))
-    )
-    if not files and len(skipped) == before:
-        skipped.append(Skipped(os.fspath(path), "the folder holds no images"))
-    return [str(file) for file in files]
 
 
 def _is_dataset(value: Any) -> bool:
@@ -275,18 +248,20 @@ def _is_single(value: Any) -> bool:
     return isinstance(value, str | bytes | os.PathLike | Mapping | Tensor | Image.Image)
 
 
-def _values_of(inputs: Any) -> Iterable[Any]:
+def _values_of(inputs: Any, column: str) -> Iterable[Any]:
     if _is_single(inputs) or not isinstance(inputs, Iterable):
         return [inputs]
     if isinstance(inputs, list | tuple | Iterator | np.ndarray):
         return inputs
     # Perhaps a dataset, whose items have labels.
-    return (_without_label(value) for value in inputs)
+    return (_without_label(value, column) for value in inputs)
 
 
-def _without_label(item: Any) -> Any:
+def _without_label(item: Any, column: str) -> Any:
     if isinstance(item, Mapping):
-        item = item.get("image", item)
+        item = item.get(column, item)
+    if isinstance(item, Mapping) and {"bytes", "path"} <= item.keys():  # of Hugging Face
+        return item["bytes"] or item["path"]
     return item[0] if isinstance(item, tuple | list) and item else item
 
 

@@ -30,8 +30,8 @@ def eval_transform(
     says otherwise) to the input size divided by ``crop_pct``, the centre is cropped, and the result
     is normalised with the model's mean and standard deviation. Models with one input channel get
     grey images and the mean of the statistics. Models with 2 or more than 3 take images of so many
-    bands: arrays (H, W, C), tensors (C, H, W), multi-band TIFF files. If an image is more than 16 times as long as wide,
-    only its middle is resized.
+    bands: arrays (H, W, C), tensors (C, H, W), multi-band TIFF files. If an image is more than 16
+    times as long as wide, only its middle is resized.
 
     Args:
         model: A model, also in a wrapper (:func:`cassle_zoo.features.wrappers.unwrap`), or the name

@@ -1,0 +1,411 @@
+"""Places that hold images: files, folders, patterns, lists, tar archives, datasets, addresses.
+
+Each becomes a `Source`, which knows the names of its images and opens none before it is read.
+"""
+
+import csv
+import glob
+import importlib
+import io
+import os
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, TypeAlias
+
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.common.images import UnreadableImageError, image_endings
+from cassle_zoo.data.listing import counts_as_image, list_images
+from cassle_zoo.data.readers import TarFiles
+
+OnSkip: TypeAlias = Callable[[str, str], None]
+"""Takes the name of something that is left out, and the reason."""
+
+STDIN = "-"
+_LISTS = (".txt", ".lst", ".csv", ".tsv")
+_PATH_COLUMNS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img",
+    "source", "url",
+)  # fmt: skip
+_ARCHIVES = (".zip", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".zst")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*(://|::)", re.IGNORECASE)
+
+
+class Lazy(ABC):
+    """An image that is stored somewhere."""
+
+    @abstractmethod
+    def read(self) -> Any:
+        """Return it in any form that images have in Python.
+
+        Raises:
+            UnreadableImageError: It cannot be read.
+        """
+
+
+class Source(Protocol):
+    """Some of the images of an input; cheap to store, whatever their number."""
+
+    @property
+    def in_threads(self) -> bool:
+        """Whether several threads may read its images at once."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def item(self, index: int) -> tuple[str, Any]:
+        """Return an image's name, and its path, itself, or a `Lazy` that reads it."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of this machine, or elsewhere if their names are addresses."""
+
+    paths: list[str]
+    in_threads = True
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def item(self, index: int) -> tuple[str, Any]:
+        """Return a file's name, and itself."""
+        path = self.paths[index]
+        return path, RemoteFile(path) if is_address(path) else path
+
+
+@dataclass(frozen=True)
+class RemoteFile(Lazy):
+    """A file at an address of fsspec, such as `s3://bucket/a.jpg`."""
+
+    address: str
+
+    def read(self) -> bytes:
+        """Return its content.
+
+        Raises:
+            UnreadableImageError: It is not there, or may not be read.
+            DataError: The place cannot be reached; other images would fail as well.
+        """
+        fs, path = _open_address(self.address)
+        try:
+            content: bytes = fs.cat_file(path)
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            raise UnreadableImageError(self.address, _reason(error)) from error
+        except Exception as error:
+            raise DataError(f"cannot read {self.address!r}: {_reason(error)}.") from error
+        return content
+
+
+@dataclass(frozen=True)
+class _TarMember(Lazy):
+    tar: TarFiles
+    index: int
+
+    def read(self) -> bytes:
+        try:
+            return self.tar.read(self.index)
+        except OSError as error:
+            raise UnreadableImageError(self.tar.names[self.index], _reason(error)) from error
+
+
+@dataclass(frozen=True)
+class _Tar:
+    tar: TarFiles
+    in_threads = True
+
+    def __len__(self) -> int:
+        return len(self.tar.names)
+
+    def item(self, index: int) -> tuple[str, Any]:
+        return f"{self.tar.path}/{self.tar.names[index]}", _TarMember(self.tar, index)
+
+
+@dataclass(frozen=True)
+class _Row(Lazy):
+    dataset: Any
+    column: str
+    index: int
+
+    def read(self) -> Any:
+        image = self.dataset[self.index][self.column]
+        return image["bytes"] or image["path"]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    folder: str
+    dataset: Any
+    column: str
+    in_threads = False
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def item(self, index: int) -> tuple[str, Any]:
+        return f"{self.folder}[{index}]", _Row(self.dataset, self.column, index)
+
+
+def find_images(
+    path: str | os.PathLike[str], skip: OnSkip, column: str | None = None
+) -> list[Source]:
+    """Find the images that a path names.
+
+    Args:
+        path: A file; a folder, also of tar files only, or of a dataset that the package `datasets`
+            saved; a pattern such as `photos/**/*.jpg` or `train-{000..099}.tar`; a tar file, such
+            as a WebDataset shard; a list of paths in a .txt, .lst, .csv or .tsv file, or, if `-`,
+            on standard input, separated by newlines or zero bytes; or an address of fsspec of a
+            file, a folder, a pattern or a tar file. Paths in lists are relative to the current
+            folder or, if none is there, to the list's.
+        skip: Called with what is left out.
+        column: The column of a .csv or .tsv list, or of a dataset; by default the one whose name or
+            type says so.
+
+    Raises:
+        DataError: There is nothing there, or it cannot be opened.
+        ConfigError: It is not clear which column is meant.
+        MissingDependencyError: A package that is needed is not installed.
+    """
+    text = os.fspath(path)
+    if is_address(text):
+        return _at_address(text, skip)
+    if text == STDIN:
+        return [Files(_entries(sys.stdin.buffer.read()))]
+    if os.path.lexists(text):
+        return _at(text, skip, column)
+    if re.search(r"\{.*\}", text):
+        shards = _expand_braces(text)
+        return [found for shard in shards for found in find_images(shard, skip, column)]
+    if glob.has_magic(text):
+        return _matching(text, skip, column)
+    return [Files([str(file) for file in list_images(text)])]  # which says what is wrong
+
+
+def is_address(path: str) -> bool:
+    """Return whether a path is an address of fsspec, such as `s3://bucket/a.jpg`."""
+    return _ADDRESS.match(path) is not None and not os.path.lexists(path)
+
+
+def _at(path: str, skip: OnSkip, column: str | None) -> list[Source]:
+    if os.path.isdir(path):
+        return _in_folder(path, skip, column)
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".tar":
+        return _in_tar(path, skip)
+    if ending in _ARCHIVES:
+        skip(path, "an archive: unpack it and give the folder")
+        return []
+    return _in_list(path, skip, column) if ending in _LISTS else [Files([path])]
+
+
+def _in_folder(folder: str, skip: OnSkip, column: str | None) -> list[Source]:
+    inside = {entry for entry in _names(folder) if entry.endswith(".json")}
+    if "dataset_dict.json" in inside:
+        raise DataError(
+            f"{folder!r} holds several splits of a dataset; give the folder of one of them: "
+            f"{', '.join(repr(os.path.join(folder, n)) for n in _names(folder, folders=True))}."
+        )
+    if {"dataset_info.json", "state.json"} <= inside:
+        return [_rows(folder, column)]
+    said: list[str] = []
+
+    def note(name: object, reason: str) -> None:
+        said.append(reason)
+        skip(str(name), reason)
+
+    files = list_images(folder, on_error=note, on_unread=lambda text: note(folder, text))
+    if files:
+        return [Files([str(file) for file in files])]
+    if shards := [name for name in _names(folder) if name.endswith(".tar")]:
+        return [found for name in shards for found in _in_tar(os.path.join(folder, name), skip)]
+    if not said:
+        skip(folder, "the folder holds no images")
+    return []
+
+
+def _in_tar(path: str, skip: OnSkip) -> list[Source]:
+    endings = image_endings()
+    try:
+        tar = TarFiles(Path(path), lambda member: counts_as_image(member.parts, endings))
+    except DataError as error:
+        skip(path, f"{str(error).rstrip('.')}; if it is of another kind, unpack it")
+        return []
+    for note in tar.notes:
+        skip(path, note.rstrip("."))
+    if not tar.names:
+        skip(path, "the archive holds no images")
+    return [_Tar(tar)]
+
+
+def _matching(pattern: str, skip: OnSkip, column: str | None) -> list[Source]:
+    matches = sorted(glob.glob(pattern, recursive=True), key=lambda match: Path(match).parts)
+    if "**" in pattern:
+        matches = [match for match in matches if not os.path.isdir(match)]
+    if glob.has_magic(os.path.splitext(pattern)[1]) or not os.path.splitext(pattern)[1]:
+        endings = image_endings()
+        kept = (m for m in matches if os.path.isdir(m) or counts_as_image((Path(m).name,), endings))
+        matches = list(kept)
+    if not matches:
+        raise DataError(f"no image matches {pattern!r}.")
+    return [found for match in matches for found in _at(match, skip, column)]
+
+
+def _in_list(path: str, skip: OnSkip, column: str | None) -> list[Source]:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        skip(path, _reason(error))
+        return []
+    is_table = path.lower().endswith((".csv", ".tsv"))
+    entries = _cells(path, content, column) if is_table else _entries(content)
+    beside = Path(path).parent
+    for entry in entries:
+        if is_address(entry) or os.path.lexists(entry):
+            return [Files(entries)]
+        if os.path.lexists(beside / entry):
+            return [Files([e if is_address(e) else str(beside / e) for e in entries])]
+    skip(path, "a list of image files, but none of them exists" if entries else "an empty list")
+    return []
+
+
+def _entries(content: bytes) -> list[str]:
+    separator = b"\0" if b"\0" in content else b"\n"
+    lines = (line.removesuffix(b"\r") for line in content.split(separator))
+    return [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def _cells(path: str, content: bytes, column: str | None) -> list[str]:
+    delimiter = "\t" if path.lower().endswith(".tsv") else ","
+    text = io.StringIO(os.fsdecode(content.removeprefix(b"\xef\xbb\xbf")), newline="")
+    rows = [row for row in csv.reader(text, delimiter=delimiter) if row]
+    if not rows:
+        return []
+    head = [cell.strip() for cell in rows[0]]
+    wanted = (column,) if column is not None else _PATH_COLUMNS
+    named = [i for name in wanted for i, cell in enumerate(head) if cell.lower() == name.lower()]
+    if named:
+        number, rows = named[0], rows[1:]
+    elif column is None and len(head) == 1:
+        number = 0
+    else:
+        asked = f"has no column {column!r}" if column is not None else "does not say which column"
+        raise ConfigError(
+            f"{path!r} {asked} holds the paths; its columns are {', '.join(head)}: pass "
+            "--column NAME (column=)."
+        )
+    return [row[number] for row in rows if number < len(row) and row[number].strip()]
+
+
+def _rows(folder: str, column: str | None) -> Source:
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{folder!r} is a dataset of Hugging Face: pip install 'cassle-zoo[hfds]'."
+        ) from error
+    try:
+        dataset = datasets.load_from_disk(folder)
+    except Exception as error:
+        raise DataError(f"cannot open the dataset {folder!r}: {_reason(error)}.") from error
+    name = image_column(dataset, column)
+    plain = dataset.select_columns([name]).cast_column(name, datasets.Image(decode=False))
+    return _Rows(folder, plain, name)
+
+
+def image_column(dataset: Any, column: str | None = None) -> str:
+    """Return the column of images of a dataset of the package `datasets`.
+
+    Args:
+        dataset: The dataset.
+        column: The column that is wanted.
+
+    Raises:
+        ConfigError: There is no such column, or not exactly one of images.
+    """
+    features = dataset.features
+    found = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
+    if column is not None:
+        found = [column] if column in features else []
+    if len(found) != 1 and "image" not in found:
+        asked = f"no column {column!r}" if column is not None else f"{len(found)} columns of images"
+        raise ConfigError(
+            f"the dataset has {asked}; its columns are {', '.join(features)}: pass --column NAME "
+            "(column=)."
+        )
+    return "image" if "image" in found else found[0]
+
+
+def _at_address(address: str, skip: OnSkip) -> list[Source]:
+    endings = image_endings()
+    ending = os.path.splitext(address)[1].lower()
+    if ending in endings and not glob.has_magic(address):
+        return [Files([address])]
+    fs, path = _open_address(f"tar://::{address}" if ending == ".tar" else address)
+    try:
+        if ending == ".tar":
+            names, prefix = fs.find(""), f"tar://{{}}::{address}"
+        elif glob.has_magic(path):
+            names, prefix = fs.glob(path), ""
+        elif fs.isdir(path):
+            names, prefix = fs.find(path), ""
+        elif fs.exists(path):
+            return [Files([address])]
+        else:
+            raise FileNotFoundError(2, "No such file or directory")
+    except Exception as error:
+        raise DataError(f"cannot open {address!r}: {_reason(error)}.") from error
+    start = len(PurePosixPath(path).parts) if not glob.has_magic(path) else 0
+    names = sorted(names, key=lambda name: PurePosixPath(name).parts)
+    names = [n for n in names if counts_as_image(PurePosixPath(n).parts[start:] or (n,), endings)]
+    if not names:
+        skip(address, "no images are there")
+    return [Files([prefix.format(n) if prefix else _whole(fs, n, address) for n in names])]
+
+
+def _whole(fs: Any, name: str, address: str) -> str:
+    inside, chained, outside = address.partition("::")
+    whole: str = fs.unstrip_protocol(name)
+    return f"{whole}{chained}{outside}" if chained and "://" in inside else whole
+
+
+def _open_address(address: str) -> tuple[Any, str]:
+    try:
+        core = importlib.import_module("fsspec.core")
+        fs, path = core.url_to_fs(address)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{address!r} needs another package ({error}): pip install 'cassle-zoo[remote]' for "
+            "s3://; https://filesystem-spec.readthedocs.io lists those of other addresses."
+        ) from error
+    except Exception as error:
+        raise DataError(f"cannot open {address!r}: {_reason(error)}.") from error
+    return fs, path
+
+
+def _expand_braces(pattern: str) -> Sequence[str]:
+    try:
+        shardlists = importlib.import_module("webdataset.shardlists")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the pattern {pattern!r} needs webdataset: pip install 'cassle-zoo[wds]'."
+        ) from error
+    expanded: list[str] = shardlists.expand_urls(pattern)
+    if expanded == [pattern]:
+        raise DataError(f"Cannot open {pattern!r}: No such file or directory.")
+    return expanded
+
+
+def _names(folder: str, *, folders: bool = False) -> list[str]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(e.name for e in found if not folders or e.is_dir())
+    except OSError:
+        return []  # reported by the listing
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return str(text).rstrip(".")
