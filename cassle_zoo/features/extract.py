@@ -104,6 +104,7 @@ class Extractor:
         dtype: str | torch.dtype = torch.float32,
         projector: ConditionedProjector | None = None,
         value_range: ValueRange | None = None,
+        column: str = "image",
     ) -> None:
         """Load the model if it is given by name, and check the settings.
 
@@ -123,6 +124,7 @@ class Extractor:
             projector: For ``projected``; by default the one that belongs to the model's name.
             value_range: The values of black and white in images of more than 8 bits, such as
                 ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
+            column: The column of images in batches of columns.
 
         Raises:
             ConfigError: A setting is not allowed, or the model has no such output.
@@ -150,6 +152,7 @@ class Extractor:
         self.projector = projector
         self.precision = precision
         self.device = device
+        self.column = column
         self.value_range = _value_range(value_range)
         self.transform = (
             eval_transform(self.model, value_range=self.value_range)
@@ -175,27 +178,32 @@ class Extractor:
         Args:
             images: Images in any form that :func:`extract_features` takes, such as a list of PIL
                 images or a tensor (N, C, H, W). Or a batch of columns by name, as ``ray.data`` and
-                ``datasets`` pass them, with the images in a column ``image``.
+                ``datasets`` pass them, with the images in the one called `column`.
 
         Returns:
-            By name, a tensor (N, ...) on the CPU, in the order of the images; for columns, an
-            array, beside no other column.
+            By name, a tensor (N, ...) on the CPU, in the order of the images. For columns, an array
+            of each output beside the other columns, without that of the images.
 
         Raises:
             DataError: An image cannot be read: the rows would no longer be those of the batch.
             ConfigError: An object is no image.
         """
-        columns = isinstance(images, Mapping)
-        if columns and "image" not in images:
-            raise ConfigError(f"the batch has no column 'image'; it has {sorted(images)}.")
-        inputs, skipped = expand_inputs(images["image"] if columns else images)
+        columns = dict(images) if isinstance(images, Mapping) else None
+        if columns is not None and self.column not in columns:
+            raise ConfigError(
+                f"the batch has no column {self.column!r}, only {', '.join(columns)}: pass column=."
+            )
+        values = images if columns is None else columns.pop(self.column)
+        inputs, skipped = expand_inputs(values)
         reader = self._reader(inputs, 0)
         ready, reasons = reader.read(list(range(len(inputs))))
         skipped += _skipped(inputs, range(len(inputs)), reasons)
         if skipped or ready is None:
             raise DataError(nothing_read(skipped, "An image of the batch cannot be read"))
         outputs = self.compute(ready)
-        return {k: v.numpy() for k, v in outputs.items()} if columns else dict(outputs)
+        if columns is None:
+            return dict(outputs)
+        return {**columns, **{name: value.numpy() for name, value in outputs.items()}}
 
     def compute(self, ready: Tensor) -> dict[str, Tensor]:
         """Compute the outputs of images that are ready for the model.

@@ -291,9 +291,9 @@ def _cells(path: str, content: bytes, column: str | None) -> list[str]:
     elif column is None and len(head) == 1:
         number = 0
     else:
-        asked = f"has no column {column!r}" if column is not None else "does not say which column"
+        asked = repr(column) if column is not None else "that is called path or file"
         raise ConfigError(
-            f"{path!r} {asked} holds the paths; its columns are {', '.join(head)}: pass "
+            f"{path!r} has no column {asked}; its columns are {', '.join(head)}: pass "
             "--column NAME (column=)."
         )
     return [row[number] for row in rows if number < len(row) and row[number].strip()]
@@ -341,15 +341,13 @@ def image_column(dataset: Any, column: str | None = None) -> str:
 def _at_address(address: str, skip: OnSkip) -> list[Source]:
     endings = image_endings()
     ending = os.path.splitext(address)[1].lower()
-    if ending in endings and not glob.has_magic(address):
-        return [Files([address])]
     fs, path = _open_address(f"tar://::{address}" if ending == ".tar" else address)
     try:
         if ending == ".tar":
             names, prefix = fs.find(""), f"tar://{{}}::{address}"
         elif glob.has_magic(path):
             names, prefix = fs.glob(path), ""
-        elif fs.isdir(path):
+        elif ending not in endings and fs.isdir(path):
             names, prefix = fs.find(path), ""
         elif fs.exists(path):
             return [Files([address])]
@@ -407,5 +405,7 @@ def _names(folder: str, *, folders: bool = False) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "No such file or directory"  # fsspec's have the path only
     text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     return str(text).rstrip(".")
