@@ -457,6 +457,8 @@ class _Images(Dataset[Any]):
             tensor = image.raw()
         except UnreadableImageError as error:
             return None, error.reason
+        except Image.DecompressionBombError as error:  # by the transform, of a larger model input
+            return None, str(error).rstrip(".")
         if not isinstance(tensor, Tensor):
             raise ConfigError(
                 f"{image.source} is a {type(tensor).__name__}; transform='as_is' takes tensors."

@@ -185,15 +185,15 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
             "An IterableDataset has no length and order to report; give a map-style dataset, or "
             "list(dataset) if it fits into memory."
         )
-    if _is_dataset(inputs):
-        if isinstance(inputs, _hugging_face("Dataset")):
-            column = image_column(inputs, column)
-        return Inputs([_Items(inputs, column or "image")]), skipped
     if hasattr(inputs, "columns"):
         raise ConfigError(
             f"the input is a {type(inputs).__name__}, a table; give the column of it that holds "
             "paths or images, such as table['path']."
         )
+    if _is_dataset(inputs):
+        if isinstance(inputs, _hugging_face("Dataset")):
+            column = image_column(inputs, column)
+        return Inputs([_Items(inputs, column or "image")]), skipped
 
     def find(path: str | os.PathLike[str]) -> list[Source]:
         return find_images(path, lambda name, why: skipped.append(Skipped(name, why)), column)

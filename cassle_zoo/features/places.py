@@ -340,8 +340,8 @@ def image_column(dataset: Any, column: str | None = None) -> str:
 
 def _at_address(address: str, skip: OnSkip) -> list[Source]:
     endings = image_endings()
-    ending = os.path.splitext(address)[1].lower()
-    fs, path = _open_address(f"tar://::{address}" if ending == ".tar" else address)
+    ending = os.path.splitext(address.partition("::")[0])[1].lower()
+    fs, path = _open_address(address, f"tar://::{address}" if ending == ".tar" else address)
     try:
         if ending == ".tar":
             names, prefix = fs.find(""), f"tar://{{}}::{address}"
@@ -369,10 +369,10 @@ def _whole(fs: Any, name: str, address: str) -> str:
     return f"{whole}{chained}{outside}" if chained and "://" in inside else whole
 
 
-def _open_address(address: str) -> tuple[Any, str]:
+def _open_address(address: str, chain: str = "") -> tuple[Any, str]:
     try:
         core = importlib.import_module("fsspec.core")
-        fs, path = core.url_to_fs(address)
+        fs, path = core.url_to_fs(chain or address)
     except ImportError as error:
         raise MissingDependencyError(
             f"{address!r} needs another package ({error}): pip install 'cassle-zoo[remote]' for "

@@ -1,0 +1,44 @@
+import pytest
+import timm
+
+from cassle_zoo.cli.main import main
+from cassle_zoo.common.errors import UnknownNameError, WeightsUnavailableError
+from cassle_zoo.eval.sources import find_source
+from cassle_zoo.features.models import check_timm_tag, open_model
+from cassle_zoo.features.transform import eval_transform
+
+
+@pytest.mark.parametrize("name", ["resnet18.nope", "timm/resnet18.a1_in1", "vit_base_patch16_224."])
+def test_unknown_tags_list_those_there_are(name: str) -> None:
+    for pretrained in (True, False):
+        if name.endswith("."):
+            check_timm_tag(name)
+            continue
+        with pytest.raises(UnknownNameError, match=r"timm's resnet18.*a1_in1k.*tv_in1k"):
+            open_model(name, pretrained=pretrained)
+
+
+def test_unknown_tags_everywhere_a_name_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UnknownNameError, match="a1_in1k"):
+        eval_transform("resnet18.nope")
+    with pytest.raises(UnknownNameError, match="a1_in1k"):
+        find_source("timm:resnet18.nope")
+    assert main(["features", "resnet18.nope", __file__, "-o", "x.csv"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("cassle-zoo: error: Unknown tag of timm's resnet18 'nope'")
+    assert said.count("\n") == 1
+
+
+def test_architectures_without_weights() -> None:
+    bare = next(name for name in timm.list_models() if not timm.list_pretrained(f"{name}.*"))
+    with pytest.raises(UnknownNameError, match="no pretrained weights"):
+        check_timm_tag(f"{bare}.nope")
+
+
+def test_weights_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(WeightsUnavailableError, match=r"resnet18 cannot be loaded: no network"):
+        open_model("resnet18", pretrained=True)

@@ -1,0 +1,277 @@
+"""Everything on disk or elsewhere that a path may name."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+from builders import encoded, image_folder, make_image, write_tar
+from small_models import make_model, reference
+
+from cassle_zoo.cli.main import main
+from cassle_zoo.common import images as common_images
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.features.extract import extract_features
+from cassle_zoo.features.inputs import Inputs, expand_inputs
+from cassle_zoo.features.places import is_address
+
+NAMES = ("a.png", "b.jpg", "sub/c.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    image_folder(tmp_path / "images", NAMES)
+    (tmp_path / "images" / "notes.txt").write_text("no image\nat all")
+    return tmp_path
+
+
+def names_of(inputs: Inputs, root: Path) -> list[str]:
+    return [Path(image.source).relative_to(root).as_posix() for image in inputs]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("images/*.png", ["a.png"]),
+        ("images/**", list(NAMES)),
+        ("images/**/*", list(NAMES)),
+        ("images/*", list(NAMES)),
+        ("images/[bc].*", ["b.jpg"]),
+        ("images/**/?.png", ["a.png", "sub/c.png"]),
+    ],
+)
+def test_patterns(root: Path, pattern: str, expected: list[str]) -> None:
+    inputs, skipped = expand_inputs(str(root / pattern))
+    assert names_of(inputs, root / "images") == expected
+    assert not skipped
+
+
+def test_a_pattern_without_matches(root: Path) -> None:
+    with pytest.raises(DataError, match=r"no image matches.*\*\.gif"):
+        expand_inputs(str(root / "*.gif"))
+
+
+def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    image_folder(tmp_path, ["[1]*.png", "1.png"])
+    inputs, _ = expand_inputs(str(tmp_path / "[1]*.png"))
+    assert names_of(inputs, tmp_path) == ["[1]*.png"]
+
+
+LISTS: dict[str, tuple[str, bytes]] = {
+    "lines": ("l.txt", b"images/a.png\n\nimages/b.jpg\r\nimages/gone.png"),
+    "zero bytes": ("l.lst", b"images/a.png\0images/b.jpg\0images/gone.png\0"),
+    "one column": ("l.csv", b"images/a.png\nimages/b.jpg\nimages/gone.png\n"),
+    "columns": ("l.csv", b"id,Path\n1,images/a.png\n2,images/b.jpg\n3,images/gone.png\n"),
+    "tabs": ("l.tsv", b"\xef\xbb\xbffile\tid\nimages/a.png\t1\nimages/b.jpg\t2\nimages/gone.png\t"),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("here", [True, False])
+def test_lists(root: Path, kind: str, here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, content = LISTS[kind]
+    (root / name).write_bytes(content)
+    if here:
+        monkeypatch.chdir(root)
+    inputs, skipped = expand_inputs(root / name)
+    places = [str(Path(".") if here else root / image.source) for image in inputs]
+    assert len(places) == 3
+    found = extract_features(make_model(), root / name)
+    assert [Path(source).name for source in found.sources] == ["a.png", "b.jpg"]
+    assert [skip.reason for skip in found.skipped] == ["No such file or directory"]
+    assert not skipped
+
+
+def test_columns_of_lists(root: Path) -> None:
+    (root / "l.csv").write_text(f"id,photo\n1,{root / 'images' / 'a.png'}\n")
+    with pytest.raises(ConfigError, match=r"its columns are id, photo.*--column"):
+        expand_inputs(root / "l.csv")
+    with pytest.raises(ConfigError, match="no column 'foto'"):
+        expand_inputs(root / "l.csv", "foto")
+    inputs, _ = expand_inputs(root / "l.csv", "photo")
+    assert names_of(inputs, root) == ["images/a.png"]
+
+
+def test_a_text_is_no_list(root: Path) -> None:
+    inputs, skipped = expand_inputs([root / "images" / "notes.txt", make_image()])
+    assert len(inputs) == 1
+    assert "none of them exists" in skipped[0].reason
+
+
+def test_standard_input(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = "\0".join(str(root / "images" / name) for name in NAMES)
+
+    class Stdin:
+        buffer = io.BytesIO(entries.encode())
+
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    out = root / "f.csv"
+    assert main(["features", "resnet18_cassle_simclr.emoji64", "-", "-o", str(out)]) == 0
+    assert "3 images x 512" in capsys.readouterr().out
+
+
+def tar_of(path: Path, first: int = 0) -> Path:
+    content = {f"{i:04d}.jpg": encoded(make_image(i), "PNG") for i in (first, first + 1)}
+    return write_tar(path, {**content, f"{first:04d}.cls": b"3", "._x.png": b"hidden"})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("given", ["t-{00..01}.tar", "t-*.tar", ".", "t-00.tar"])
+def test_tar_files_and_shards(tmp_path: Path, given: str, workers: int) -> None:
+    for shard in (0, 1):
+        tar_of(tmp_path / f"t-0{shard}.tar", 2 * shard)
+    model = make_model().eval()
+    found = extract_features(model, str(tmp_path / given), num_workers=workers, batch_size=3)
+    count = 2 if given == "t-00.tar" else 4
+    members = [f"t-0{i // 2}.tar/{i:04d}.jpg" for i in range(count)]
+    assert found.sources == [str(tmp_path / member) for member in members]
+    expected = reference(model, [make_image(i) for i in range(count)])
+    torch.testing.assert_close(found.features, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_damaged_and_empty_archives(tmp_path: Path) -> None:
+    whole = tar_of(tmp_path / "a.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:2000])
+    write_tar(tmp_path / "none.tar", {"a.cls": b"1"})
+    (tmp_path / "x.zip").write_bytes(b"PK")
+    inputs, skipped = expand_inputs([tmp_path / n for n in ("cut.tar", "none.tar", "x.zip")])
+    assert not inputs
+    assert [skip.reason.partition(":")[0].partition(" after")[0] for skip in skipped] == [
+        f"the archive {str(tmp_path / 'cut.tar')!r} is damaged or cut off",
+        "the archive holds no images",
+        "an archive",
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_datasets_on_disk(tmp_path: Path, workers: int) -> None:
+    datasets = pytest.importorskip("datasets")
+    files = [encoded(make_image(i)) for i in range(3)]
+    content = {"photo": [{"bytes": b, "path": None} for b in [*files, b"broken"]], "n": range(4)}
+    kinds = datasets.Features({"photo": datasets.Image(), "n": datasets.Value("int64")})
+    dataset = datasets.Dataset.from_dict({**content, "n": [*content["n"]]}, features=kinds)
+    dataset.save_to_disk(tmp_path / "saved")
+    model = make_model().eval()
+    found = extract_features(model, tmp_path / "saved", num_workers=workers)
+    expected = reference(model, [make_image(i) for i in range(3)])
+    torch.testing.assert_close(found.features, expected, atol=1e-5, rtol=1e-5)
+    assert found.sources[2] == f"{tmp_path / 'saved'}[2]"
+    assert [skip.source for skip in found.skipped] == [f"{tmp_path / 'saved'}[3]"]
+    in_memory = extract_features(model, dataset.select(range(3)))
+    torch.testing.assert_close(in_memory.features, found.features)
+    with pytest.raises(ConfigError, match=r"no column 'img'; its columns are photo, n"):
+        expand_inputs(dataset, "img")
+    datasets.DatasetDict(train=dataset, test=dataset).save_to_disk(tmp_path / "splits")
+    with pytest.raises(DataError, match=r"several splits.*splits/test', .*splits/train'"):
+        expand_inputs(tmp_path / "splits")
+    with pytest.raises(ConfigError, match="IterableDataset"):
+        expand_inputs(dataset.to_iterable_dataset())
+
+
+@pytest.fixture
+def memory() -> Any:
+    place = fsspec.filesystem("memory")
+    for i in range(3):
+        place.pipe(f"/images/sub/{i}.png", encoded(make_image(i)))
+    place.pipe("/images/notes.txt", b"none")
+    place.pipe("/images/.hidden/x.png", b"none")
+    yield place
+    place.rm("/", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "count"),
+    [
+        ("memory://images", 3),
+        ("memory://images/**/*.png", 3),
+        ("memory://images/sub/0.png", 1),
+        ("memory://t.tar", 2),
+    ],
+)
+def test_addresses(memory: Any, tmp_path: Path, address: str, count: int) -> None:
+    memory.pipe("/t.tar", tar_of(tmp_path / "t.tar").read_bytes())
+    model = make_model().eval()
+    found = extract_features(model, address)
+    assert all(is_address(source) for source in found.sources)
+    expected = reference(model, [make_image(i) for i in range(count)])
+    torch.testing.assert_close(found.features, expected, atol=1e-5, rtol=1e-5)
+    again = extract_features(model, found.sources, num_workers=1)
+    assert again.sources == found.sources
+    assert torch.equal(again.features, found.features)
+
+
+def test_addresses_that_lead_nowhere(memory: Any) -> None:
+    for address in ("memory://gone", "memory://gone.png", "memory://gone.tar"):
+        with pytest.raises(DataError, match=r"cannot open 'memory://gone"):
+            expand_inputs(address)
+    with pytest.raises(DataError, match="Protocol not known"):
+        expand_inputs("foo://a")
+    memory.pipe("/empty/notes.txt", b"none")
+    _, skipped = expand_inputs("memory://empty")
+    assert skipped[0].reason == "no images are there"
+    found = extract_features(make_model(), [make_image(), "memory://images/sub/1.png"])
+    assert len(found) == 2
+
+
+def test_a_list_of_addresses(memory: Any, tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("memory://images/sub/2.png\nmemory://images/gone.png\n")
+    found = extract_features(make_model(), tmp_path / "l.txt")
+    assert found.sources == ["memory://images/sub/2.png"]
+    assert found.skipped[0].source == "memory://images/gone.png"
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module, given, extra in [
+        ("fsspec.core", "s3://bucket/a.png", "remote"),
+        ("webdataset.shardlists", "t-{0..1}.tar", "wds"),
+    ]:
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(MissingDependencyError, match=rf"cassle-zoo\[{extra}\]"):
+            expand_inputs(given)
+
+
+def test_kinds_that_cannot_be_read_here(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("x.heic", "sub/y.HEIC", "z.dng", ".hidden.heic"):
+        (root / "images" / name).write_bytes(b"?")
+    known = common_images.image_endings()
+    without = known - {".heic", ".heif", ".hif", ".heics", ".heifs"}
+    monkeypatch.setattr("cassle_zoo.data.listing.image_endings", lambda: without)
+    out = str(root / "f.csv")
+    assert (
+        main(["features", "resnet18_cassle_simclr.emoji64", str(root / "images"), "-o", out]) == 1
+    )
+    said = capsys.readouterr()
+    assert "3 images x 512" in said.out
+    assert (
+        f"left out {root / 'images'}: 2 .heic, 1 .dng not read: pip install 'cassle-zoo[heic]'; "
+        "convert .dng to .jpg, .png or .tif" in said.err
+    )
+
+
+def test_heic_is_read_where_its_package_is() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    content = io.BytesIO()
+    pillow_heif.from_pillow(make_image(0, (64, 64))).save(content)
+    assert common_images.open_image(content.getvalue()).size == (64, 64)
+    assert ".heic" in common_images.image_endings()
+
+
+def test_max_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10**6)
+    make_image(0, (100, 100)).save(root / "large.png")
+    arguments = ["features", "resnet18_cassle_simclr.emoji64", str(root / "large.png")]
+    output = ["-o", str(root / "f.csv")]
+    options: list[Callable[[], int]] = [
+        lambda: main([*arguments, "--max-pixels", "10000", *output]),
+        lambda: main([*arguments, "--max-pixels", "9998", "--workers", "1", *output]),
+        lambda: main([*arguments, "--max-pixels", "0", *output]),
+    ]
+    assert [run() for run in options] == [0, 2, 2]
