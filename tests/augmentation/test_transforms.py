@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from cassle_zoo import DescribedViews
 from cassle_zoo.augmentation.augment import AugmentConfig
-from cassle_zoo.common.errors import ConfigError, UnknownNameError
+from cassle_zoo.common.errors import ConfigError, DataError, UnknownNameError
 
 PLAIN = AugmentConfig(
     size=16, crop_scale=(1, 1), crop_ratio=(1, 1), flip_p=0, jitter_p=0, grayscale_p=0, blur_p=0
@@ -96,3 +96,43 @@ def test_transparent_is_white() -> None:
     [expected], _ = DescribedViews(config=PLAIN, views=1)(white)
     [found], _ = DescribedViews(config=PLAIN, views=1)(clear)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_workers_and_epochs_draw_their_own_parameters(given: int | None) -> None:
+    generator = None if given is None else torch.Generator().manual_seed(given)
+    views = DescribedViews(config=AugmentConfig(size=8), views=1, generator=generator)
+
+    class Same(Dataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Any:
+            return views(make_image())[1][0]
+
+    def epochs(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        loader: DataLoader[Any] = DataLoader(Same(), batch_size=2, num_workers=2)
+        return torch.cat([torch.cat(list(loader)) for _ in range(2)])
+
+    omegas = epochs(0)
+    assert len(omegas.unique(dim=0)) == len(omegas) == 8
+    assert torch.equal(epochs(0), omegas)
+    if generator is not None:
+        generator.manual_seed(6)
+        assert not torch.equal(epochs(0), omegas)
+
+
+def test_images_in_any_form(tmp_path: Any) -> None:
+    image = make_image()
+    image.save(tmp_path / "a.png")
+    pixels = pil_to_tensor(image)
+    array = pixels.permute(1, 2, 0).numpy()
+    forms = [tmp_path / "a.png", pixels, pixels / 255, array, array.astype(">u2") * 257]
+    views = DescribedViews(config=PLAIN, views=1)
+    expected = views(image)[0][0]
+    assert all(torch.equal(views(form)[0][0], expected) for form in forms)
+    with pytest.raises(DataError, match="from 0 to 255; expected 0 to 1"):
+        views(pixels.float())
+    with pytest.raises(ConfigError, match=r"the image is a dict; expected a file, PIL image"):
+        views({"image": image})

@@ -85,7 +85,7 @@ def test_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def share(_: object) -> None:
         raise RuntimeError("another")
 
-    monkeypatch.setattr(common_workers, "get_worker_info", lambda: object())
+    monkeypatch.setattr(common_workers, "get_worker_info", object)
     monkeypatch.setattr(common_workers, "_share", share)
     with pytest.raises(RuntimeError, match="another"):
         share_batch(torch.zeros(1))

@@ -3,9 +3,11 @@ import errno
 import pytest
 import torch
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.feature_cache import cache_folder, cached_features, features_of
+from cassle_zoo.eval.sources import find_source
 from cassle_zoo.features.extract import FeatureSet
+from cassle_zoo.store.model_files import resolve
 
 KEY = ("weights", "data", "transform")
 
@@ -99,3 +101,34 @@ def test_equal_names_in_another_folder_are_other_images(tmp_path):
     assert features_of(known(theirs, mine), names, 1, own).tolist() == [[2, 3]]
     with pytest.raises(DataError, match="another folder than the dataset's"):
         features_of(known(theirs), names, 1, own)
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """Run as a container's user that has no name and no HOME."""
+    for name in ("HOME", "XDG_CACHE_HOME", "CASSLE_ZOO_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_folder_the_option_is_named(monkeypatch, tmp_path):
+    with pytest.raises(ConfigError, match=r"no home folder.*--cache DIR.*CASSLE_ZOO_CACHE"):
+        cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "cassle_zoo" / "features"
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("home", ["~", "~nosuchuser"])
+def test_paths_in_a_home_folder_that_is_not_there(home):
+    for call in (
+        lambda: resolve(f"local-dir:{home}/model"),
+        lambda: find_source(f"features:{home}/f.csv"),
+    ):
+        with pytest.raises(ConfigError, match=f"{home}.*write the path in full"):
+            call()

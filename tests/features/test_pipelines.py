@@ -65,7 +65,7 @@ def test_datasets_map_with_two_processes(model: nn.Module, expected: np.ndarray)
     assert found.features["label"] == kinds["label"]
     assert found["label"] == [0, 1] * 6 or list(found["label"]) == [0, 1] * 6
     np.testing.assert_allclose(np.array(found["pooled"]), expected, atol=1e-5)
-    assert np.array(found["stage:1"]).shape == (12, 48)
+    assert np.array(found["stage:1"]).shape == (12, 32)
 
 
 @pytest.mark.slow
