@@ -122,8 +122,8 @@ def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.I
         )
         image = ImageCms.applyTransform(image, to_srgb) or image
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
+        canvas = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(canvas, image.convert("RGBA"))
     return image.convert("RGB") if image.mode != "RGB" else image
 
 

@@ -82,8 +82,8 @@ def eval_transform(
 
 def takes_bands(transform: object) -> bool:
     """Return whether a transform takes images of other numbers of bands than RGB."""
-    steps = getattr(transform, "transforms", None)
-    return bool(steps) and isinstance(steps[0], ToBands)
+    steps: Any = getattr(transform, "transforms", ())
+    return len(steps) > 0 and isinstance(steps[0], ToBands)
 
 
 def _per_channel(statistics: Sequence[float], channels: int) -> tuple[float, ...]:
