@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from timm.optim import list_optimizers
 
 from cassle_zoo.augmentation.augment import AugmentConfig
-from cassle_zoo.common.config import NOT_NEGATIVE, OneOf, Range, check_fields
+from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, OneOf, Range, check_fields
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.common.files import parse_json
@@ -20,7 +20,9 @@ from cassle_zoo.train.methods.simclr import SimCLRConfig
 
 STREAMS = ("hfids/", "tfds/", "wds/")
 _DATASETS = (*STREAMS, "hfds/", "torch/")
-LOGGERS = ("csv", "tensorboard")
+DEFAULT_LOGGERS = ("csv", "tensorboard")
+LOGGERS = (*DEFAULT_LOGGERS, "wandb", "mlflow", "trackio")
+CLIP_MODES = ("norm", "value", "agc")
 _OPTIMIZERS = tuple(map(str, list_optimizers()))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -69,6 +71,10 @@ class OptimConfig:
     Attributes:
         epochs: Passes over the data.
         batch_size: Images per step, each in two views.
+        accumulate: Parts in which a batch goes through the backbone, one after the other, to save
+            memory. Loss (negatives too), gradients, steps and learning rate are those of the whole
+            batch; only BatchNorm in the backbone sees one part at a time. Costs a second forward
+            pass.
         optimizer: Name for timm's optimiser factory; `momentum` is SGD without Nesterov. A prefix
             `lookahead_` is allowed.
         base_lr: Peak learning rate at batch 256; scaled linearly with the batch size.
@@ -78,19 +84,35 @@ class OptimConfig:
         decay_all: Whether weight decay applies to every trained parameter, as in the paper's code
             and MoCo-v3's. If not, it spares biases, normalisation weights, and the parameters in
             the timm model's `no_weight_decay()`, such as a ViT's positions and class token.
+        clip_grad: Largest gradient, in the sense of `clip_mode`; `None` does not clip.
+        clip_mode: As in timm: `norm` of all gradients together, `value` of each number, or `agc`,
+            the norm of each unit relative to that of its weights (arXiv 2102.06171).
+        ema_decay: If set, the run's result (exports, snapshots, k-NN checks) is the exponential
+            moving average of the weights of backbone and projector with this decay per step. It
+            warms up: after t steps the decay is at most 1 - t^(-2/3).
     """
 
     epochs: Annotated[int, Range(1)] = 100
     batch_size: Annotated[int, Range(2)] = 256
+    accumulate: Annotated[int, Range(1)] = 1
     optimizer: str = "momentum"
     base_lr: Annotated[float, NOT_NEGATIVE] = 0.03
     warmup_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
     momentum: Annotated[float, Range(0, 1)] = 0.9
     weight_decay: Annotated[float, NOT_NEGATIVE] = 5e-4
     decay_all: bool = True
+    clip_grad: Annotated[float | None, POSITIVE] = None
+    clip_mode: Annotated[str, OneOf(CLIP_MODES)] = "norm"
+    ema_decay: Annotated[float | None, Range(0, 1)] = None
 
     def __post_init__(self) -> None:
         check_fields(self, "optim.")
+        rows, rest = divmod(self.batch_size, self.accumulate)
+        if rest or rows < 2:
+            raise ConfigError(
+                f"optim.accumulate must divide optim.batch_size = {self.batch_size} into parts of "
+                f"at least 2 images, got {self.accumulate}."
+            )
         if self.optimizer.removeprefix("lookahead_") not in _OPTIMIZERS:
             raise unknown_name(
                 "optim.optimizer",
@@ -117,8 +139,12 @@ class RunConfig:
     Attributes:
         seed: Seeds initialisation, order of the data and augmentation.
         device: Device to train on; `None` picks a GPU if there is one.
-        precision: `auto`, `fp32` or `bf16` (autocast); `auto` is bf16 where it is native. Whether
-            fp32 uses TF32 on GPUs is up to torch's own switches (by default convolutions do).
+        precision: `auto`, `fp32`, `bf16` or `fp16` (autocast); `auto` is bf16 where it is native,
+            else fp32. fp16, for GPUs before Ampere, scales the loss, and leaves out steps whose
+            gradients overflow. Whether fp32 uses TF32 on GPUs is up to torch's own switches (by
+            default convolutions do).
+        compile: Compile the backbone with torch.compile. The first steps take minutes; a run may
+            be continued with or without.
         channels_last: Memory format of images and convolutions; faster where bf16 is native.
         threads: CPU threads of torch; `None` leaves torch's choice.
         timeout: Seconds that each of several processes (torchrun) waits for the others.
@@ -128,12 +154,14 @@ class RunConfig:
         log_every: Steps between log entries.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
         monitor_samples: Images in a k-NN check.
-        loggers: Any of `csv`, `tensorboard`.
+        loggers: Any of `csv`, `tensorboard`, `wandb`, `mlflow`, `trackio`; the last three need the
+            extra of their name.
     """
 
     seed: Annotated[int, Range(0, 2**64 - 1)] = 0
     device: str | None = None
-    precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
+    precision: Annotated[str, OneOf((*PRECISIONS, "fp16"))] = "auto"
+    compile: bool = False
     channels_last: bool = True
     threads: Annotated[int | None, Range(1, 1024)] = None
     timeout: Annotated[float, Range(1, 1e6)] = 600.0
@@ -142,7 +170,7 @@ class RunConfig:
     log_every: Annotated[int, Range(1)] = 10
     monitor_every: Annotated[int, Range(0)] = 5
     monitor_samples: Annotated[int, Range(0)] = 2000
-    loggers: tuple[Annotated[str, OneOf(LOGGERS)], ...] = LOGGERS
+    loggers: tuple[Annotated[str, OneOf(LOGGERS)], ...] = DEFAULT_LOGGERS
 
     def __post_init__(self) -> None:
         check_fields(self, "run.")

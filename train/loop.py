@@ -99,11 +99,11 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 if position == 0 and first:
                     measured = {}
                     if _due(config.run.monitor_every, epoch):
-                        measured = monitor(trainer.method.backbone, trainer.device)
+                        measured = monitor(trainer.result.backbone, trainer.device)
                     report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
                     if _due(config.run.snapshot_every, epoch):
                         folder = out / export.SNAPSHOTS / f"{epoch:04d}"
-                        export.write(folder, trainer.method, config, trainer.step, command)
+                        export.write(folder, trainer.result, config, trainer.step, command)
                 done = trainer.step == total
                 stopping = process_group.any_rank(stop.requested, device)
                 due = position == 0 or trainer.step % config.run.checkpoint_every == 0
@@ -117,7 +117,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             report.close()
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
-                export.write(out / "final", trainer.method, config, total, command)
+                export.write(out / "final", trainer.result, config, total, command)
             # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)

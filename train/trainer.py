@@ -1,10 +1,14 @@
 """The trainer: model, optimiser and position of a run, one step, and its checkpoints."""
 
+import contextlib
+import copy
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,11 +23,12 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.distributed.sync_batch_norm import convert_sync_batch_norm
+from cassle_zoo.train.forward import adapt_backbones, check_compiler
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.methods.augself import AugSelf
 from cassle_zoo.train.optim import build_optimizer, set_learning_rate
 from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
-from cassle_zoo.train.run.faults import check_finite
+from cassle_zoo.train.run.faults import check_finite, check_loss_scale
 
 
 class Trainer:
@@ -31,6 +36,8 @@ class Trainer:
 
     Attributes:
         method: The SSL method with its backbone and projector.
+        result: The method with the backbone and projector that the run is for: the average of the
+            weights if `optim.ema_decay` is set, else `method` itself.
         optimizer: Over the method's parameters.
         step: Optimiser steps done.
         device: Where the computation runs.
@@ -45,16 +52,28 @@ class Trainer:
         self.config = config
         self.per_epoch = per_epoch
         self.device = device or pick_device(config.run.device)
-        self._dtype = autocast_dtype(config.run.precision, self.device)
+        fp16 = config.run.precision == "fp16"  # only here is there a scaler, which it needs
+        self._dtype = torch.float16 if fp16 else autocast_dtype(config.run.precision, self.device)
         self._memory_format = (
             torch.channels_last if config.run.channels_last else torch.contiguous_format
         )
         method = build_method(config).to(self.device).to(memory_format=self._memory_format)
         convert_sync_batch_norm(method, self.device)
         self.method = method.train()
+        self._ema = _average(self.method, config.optim.ema_decay)
+        self.result: Method = self.method if self._ema is None else self._ema.module
+        if config.run.compile:
+            check_compiler(self.device)
+        adapt_backbones(
+            self.method,
+            parts=_parts(config),
+            compiled=config.run.compile,
+            computation=self._computation,
+        )
         self._parallel = _parallel(self.method)
         groups = self.method.param_groups()
         self.optimizer = build_optimizer(groups, config.optim, self.method.backbone)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         self.step = 0
 
     def train_step(self, batch: dict[str, Tensor], total: int) -> dict[str, float]:
@@ -71,22 +90,37 @@ class Trainer:
         layout = self.method.projector.layout
         views = make_views(batch, config.augment, layout, self.device, self._memory_format)
         lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
-        with (
-            torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None),
-            small_attention_as_products(self.device, self._dtype, config.augment.size),
-            small_convolutions_as_products(self.device),
-        ):
+        with self._computation():
             loss, logs = self._parallel(views)
         values = {"loss": float(loss.detach())}
         values |= {name: float(value.detach()) for name, value in logs.items()}
         values = process_group.all_reduce_mean(values, self.device)
         check_finite(values["loss"], self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        self._scaler.scale(loss).backward()
+        if config.optim.clip_grad is not None:
+            self._scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            dispatch_clip_grad(parameters, config.optim.clip_grad, config.optim.clip_mode)
+        self._scaler.step(self.optimizer)  # fp16: not if gradients have overflowed
+        self._scaler.update()
         self.step += 1
         self.method.after_step(self.step / total)
+        if self._ema is not None:
+            self._ema.update(_without_extras(self.method), self.step)
+        if self._scaler.is_enabled():
+            values["loss_scale"] = self._scaler.get_scale()
+            check_loss_scale(values["loss_scale"], self.step)
         return {"lr": lr, **values}
+
+    @contextlib.contextmanager
+    def _computation(self) -> Iterator[None]:
+        with (
+            torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None),
+            small_attention_as_products(self.device, self._dtype, self.config.augment.size),
+            small_convolutions_as_products(self.device),
+        ):
+            yield
 
     def save(self, out: Path) -> None:
         """Write a checkpoint."""
@@ -95,6 +129,8 @@ class Trainer:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "scaler": self._scaler.state_dict(),
+            "ema": None if self._ema is None else self.result.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
@@ -127,6 +163,10 @@ class Trainer:
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self._ema is not None:
+                self.result.load_state_dict(state["ema"])
+            if self._scaler.is_enabled():
+                self._scaler.load_state_dict(state["scaler"])
             self.step = state["step"]
             torch.set_rng_state(state["rng"])
             if state["cuda_rng"] is not None and self.device.type == "cuda":
@@ -153,6 +193,38 @@ def build_method(config: TrainConfig) -> Method:
         if config.augself.weights:
             method.augself = AugSelf(config.augself, width)
         return method
+
+
+def _average(method: Method, decay: float | None) -> ModelEmaV3 | None:
+    """Begin the average of a method's backbone and projector."""
+    if decay is None:
+        return None
+    # Warm-up, as half of a short run would be over before the first weights are forgotten.
+    return ModelEmaV3(_without_extras(method), decay=decay, use_warmup=True)
+
+
+def _without_extras(method: Method) -> Method:
+    """Return a method that shares backbone and projector, and has no teacher, queue or heads."""
+    bare = copy.copy(method)
+    bare._modules = {"backbone": method.backbone, "projector": method.projector}
+    bare._buffers = {}
+    return bare
+
+
+def _parts(config: TrainConfig) -> int:
+    """Return the parts of a process's batch.
+
+    Raises:
+        ConfigError: If it cannot be divided evenly.
+    """
+    parts, processes = config.optim.accumulate, process_group.world_size()
+    if parts > 1 and config.optim.batch_size % (parts * processes):
+        raise ConfigError(
+            f"a batch of {config.optim.batch_size} cannot be divided evenly among {processes} "
+            f"processes with optim.accumulate {parts} parts each; choose an --optim.batch-size "
+            f"that {parts * processes} divides."
+        )
+    return parts
 
 
 def _parallel(method: Method) -> nn.Module:

@@ -77,11 +77,12 @@ class PortableSyncBatchNorm(_BatchNorm):
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None:
             return
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
         momentum = self.momentum
-        if momentum is None:
-            momentum = 1 / int(self.num_batches_tracked)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:
+                momentum = 1 / int(self.num_batches_tracked)
+        momentum = momentum or 0.0
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 

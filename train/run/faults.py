@@ -30,6 +30,7 @@ WORKER_ADVICE = (
     "The same command continues from the last checkpoint."
 )
 SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
+SMALLEST_LOSS_SCALE = 2.0**-20  # fp16's smallest number is 2^-24
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -149,6 +150,20 @@ def check_finite(loss: float, step: int) -> None:
         )
 
 
+def check_loss_scale(scale: float, step: int) -> None:
+    """Check the factor on an fp16 loss, which halves whenever gradients overflow.
+
+    Raises:
+        NonFiniteLossError: If it has become so small that overflow cannot be the reason.
+    """
+    if scale < SMALLEST_LOSS_SCALE:
+        raise NonFiniteLossError(
+            f"at step {step} the gradients are NaN or infinite even with the loss scaled by "
+            f"{scale:g}, so that no step is taken any more; --run.precision fp32 or bf16 rules out "
+            "overflow, --optim.base-lr and --optim.warmup-epochs a training that diverges."
+        )
+
+
 @contextlib.contextmanager
 def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
     """Turn failures of the machine into errors that say what to do.
@@ -210,6 +225,7 @@ def _memory_advice(error: BaseException, batch_size: int) -> NotEnoughMemoryErro
         f"out of memory with batches of {batch_size} ({reason}). The last checkpoint is intact. "
         "Without changing the result: split each batch among more processes (torchrun), or "
         "pass fewer --data.workers if it is the machine's memory, not a GPU's. As a new run with "
-        f"another --out: --optim.batch-size {max(2, batch_size // 2)} or --run.precision bf16. "
+        f"another --out: --optim.accumulate 2 (the same batch in two parts), --optim.batch-size "
+        f"{max(2, batch_size // 2)} or --run.precision bf16. "
         "--dry-run shows the memory that a run needs."
     )

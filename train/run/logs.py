@@ -1,4 +1,4 @@
-"""The reporter of a run's numbers, and its loggers: a CSV file and TensorBoard."""
+"""The reporter of a run's numbers, and its local loggers: a CSV file and TensorBoard."""
 
 import csv
 import math
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from cassle_zoo.common.files import atomic_write
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
+from cassle_zoo.train.run.trackers import InBackground, open_tracker
 
 CSV_FILE = "metrics.csv"
 _LONGEST = 1000  # characters in a line
@@ -89,7 +90,7 @@ class Reporter:
         self._total = total
         self._first = process_group.rank() == 0
         loggers = config.run.loggers if self._first else ()
-        self._loggers = [LOGGERS[name](out, step) for name in loggers]
+        self._loggers = [self._open(name, out, step) for name in loggers]
         self._bar = tqdm(
             initial=step * config.optim.batch_size,
             total=total * config.optim.batch_size,
@@ -128,6 +129,12 @@ class Reporter:
         for logger in self._loggers:
             logger.close()
         self._bar.close()
+
+    def _open(self, name: str, out: Path, step: int) -> Logger:
+        if name in LOGGERS:
+            return LOGGERS[name](out, step)
+        tracker = open_tracker(name, self._config, out)
+        return InBackground(name, tracker, self._total, self.message)
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
         finite_values = {name: value for name, value in values.items() if math.isfinite(value)}
