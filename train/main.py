@@ -16,6 +16,7 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
+from cassle_zoo.train.preview import write_preview
 from cassle_zoo.train.recipes import RECIPES, get_recipe
 
 INTERRUPTED = 143
@@ -35,6 +36,8 @@ class Arguments:
         dry_run: Print the cost of the run (parameters and steps at once, then memory and time,
             measured on a few steps) and stop. Nothing is written. Without --data the images are
             noise.
+        preview: Write a page (HTML) with some images, their augmented views and each view's omega
+            to this file, and stop.
         config: The settings, preset by the recipe.
     """
 
@@ -42,6 +45,7 @@ class Arguments:
     out: Path | None = None
     print_config: bool = False
     dry_run: bool = False
+    preview: Path | None = None
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
 
@@ -100,6 +104,9 @@ def run_from_cli(argv: Sequence[str]) -> int:
     arguments = parse(argv)
     if arguments.print_config:
         print(json.dumps(arguments.config.to_dict(), indent=2))
+        return 0
+    if arguments.preview is not None:
+        print(f"{write_preview(arguments.config, arguments.preview)} images: {arguments.preview}")
         return 0
     if arguments.dry_run:
         print(dry_run(arguments.config, report=functools.partial(print, flush=True)))

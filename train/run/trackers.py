@@ -88,7 +88,9 @@ class MlflowTracker:
             return
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = self._client.get_experiment_by_name(experiment)
-        number = self._client.create_experiment(experiment) if found is None else found.experiment_id
+        number = (
+            self._client.create_experiment(experiment) if found is None else found.experiment_id
+        )
         name = os.environ.get("MLFLOW_RUN_NAME", config.name)
         self.id = self._client.create_run(number, run_name=name).info.run_id
         settings = flat_settings(_public(config))

@@ -1,0 +1,181 @@
+"""A page with some images of a run, their augmented views, and each view's omega."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.utils.data import IterableDataset, default_collate
+
+from cassle_zoo.augmentation.augment import AugmentConfig, params_from_uniforms
+from cassle_zoo.augmentation.descriptors import (
+    ALL_DESCRIPTORS,
+    DESCRIPTOR_COLUMNS,
+    DescriptorLayout,
+)
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.files import write_text
+from cassle_zoo.common.images import UnreadableImageError, open_image
+from cassle_zoo.common.templates import data_uri, render
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import Crops
+from cassle_zoo.train.data.views import make_views
+
+IMAGES = 12
+_LONGEST = 320  # side of a shown image in pixels
+_BOXES = ("#e69f00", "#56b4e9", "#009e73", "#d55e00")  # Okabe-Ito colours, one per view
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """One number of omega.
+
+    Attributes:
+        descriptor: The descriptor that it belongs to.
+        meaning: What it is, in words.
+        seen: Whether the projector is conditioned on it.
+        values: The number in each view.
+    """
+
+    descriptor: str
+    meaning: str
+    seen: bool
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One image of the page.
+
+    Attributes:
+        name: Name of its file, or its number.
+        image: Data URI of the image with the views' crops drawn on it.
+        views: Data URIs of its views, as the backbone gets them.
+        colors: Colours of the crops.
+        numbers: Omega of all descriptors.
+    """
+
+    name: str
+    image: str
+    views: tuple[str, ...]
+    colors: tuple[str, ...]
+    numbers: tuple[Number, ...]
+
+
+def write_preview(config: TrainConfig, page: Path) -> int:
+    """Write a page with up to `IMAGES` images, evenly spread over the dataset, and their views.
+
+    The views are those of the first epoch of the run (except those of a stream, whose images have
+    no fixed numbers).
+
+    Args:
+        config: The run; `data.root` must be given.
+        page: The HTML file.
+
+    Returns:
+        The number of images on it.
+
+    Raises:
+        ConfigError: If `page` is a folder or has none, or there is no data.
+        DataError: If no image can be read.
+    """
+    if not config.data.root:
+        raise ConfigError("a preview shows your images; pass --data PATH.")
+    if page.is_dir() or not page.parent.is_dir():
+        raise ConfigError(f"--preview {str(page)!r} must name a file in an existing folder.")
+    dataset = open_dataset(config.data)
+    layout = DescriptorLayout(
+        () if config.conditioning.mode == "none" else config.conditioning.descriptors
+    )
+    shown = [_show(config, layout, name, image, number) for name, image, number in _images(dataset)]
+    if not shown:
+        raise DataError(f"no image in {config.data.root!r} can be read.")
+    write_text(
+        page,
+        render("cassle_zoo.train", "preview.html", config=config, shown=shown, layout=layout),
+    )
+    return len(shown)
+
+
+def _images(dataset: Any) -> Iterator[tuple[str, Image.Image, int]]:
+    if isinstance(dataset, IterableDataset):
+        stream = iter(dataset)
+        for number in range(IMAGES):
+            item = next(stream, None)
+            if item is None:
+                return
+            yield f"image {number + 1}", open_image(item[0]), number
+        return
+    count = min(IMAGES, len(dataset))
+    filename = getattr(dataset, "filename", None)
+    for index in range(count):
+        number = index * len(dataset) // count
+        try:
+            image = open_image(dataset[number][0])
+        except (UnreadableImageError, OSError):  # training reports them
+            continue
+        yield (str(filename(number)) if filename else f"image {number + 1}"), image, number
+
+
+def _show(
+    config: TrainConfig, layout: DescriptorLayout, name: str, image: Image.Image, number: int
+) -> Shown:
+    sample = Crops(config.augment, config.run.seed)(image, 0, number)
+    batch = default_collate([sample])
+    views = make_views(batch, config.augment, layout, torch.device("cpu"))
+    assert views.all_descriptors is not None
+    omegas = [omega[0].tolist() for omega in views.all_descriptors]
+    boxes = [
+        params_from_uniforms(config.augment, batch["uniforms"][:, view], batch["source"]).box[0]
+        for view in range(len(omegas))
+    ]
+    colors = tuple(_BOXES[view % len(_BOXES)] for view in range(len(omegas)))
+    return Shown(
+        name=name,
+        image=_uri(_with_boxes(image, boxes, colors)),
+        views=tuple(_uri(_as_image(view[0], config.augment)) for view in views.images),
+        colors=colors,
+        numbers=tuple(_numbers(omegas, layout)),
+    )
+
+
+def _numbers(omegas: list[list[float]], layout: DescriptorLayout) -> Iterator[Number]:
+    for name, columns in ALL_DESCRIPTORS.slices().items():
+        for column, meaning in enumerate(DESCRIPTOR_COLUMNS[name], start=columns.start):
+            yield Number(
+                descriptor=name,
+                meaning=meaning,
+                seen=name in layout.names,
+                values=tuple(omega[column] for omega in omegas),
+            )
+
+
+def _as_image(view: Tensor, augment: AugmentConfig) -> Image.Image:
+    """Undo the normalisation of a (3, H, W) view."""
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (augment.mean, augment.std))
+    pixels = (view.float() * std + mean).clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def _with_boxes(image: Image.Image, boxes: list[Tensor], colors: tuple[str, ...]) -> Image.Image:
+    scale = min(1.0, _LONGEST / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    small = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(small)
+    line = max(1, max(small.size) // 100)
+    for box, color in zip(boxes, colors, strict=True):
+        top, left, tall, wide = (scale * side for side in box.tolist())
+        corners = (left, top, min(left + wide, width) - 1, min(top + tall, height) - 1)
+        draw.rectangle(corners, outline=color, width=line)
+    return small
+
+
+def _uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return data_uri(buffer.getvalue(), "png")
