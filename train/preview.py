@@ -151,7 +151,7 @@ def _numbers(omegas: list[list[float]], layout: DescriptorLayout) -> Iterator[Nu
                 descriptor=name,
                 meaning=meaning,
                 seen=name in layout.names,
-                values=tuple(omega[column] for omega in omegas),
+                values=tuple(round(omega[column], 3) + 0.0 for omega in omegas),  # no -0.000
             )
 
 

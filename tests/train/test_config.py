@@ -17,9 +17,9 @@ from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainCon
         (DataConfig, {"workers": -1}, "data.workers"),
         (DataConfig, {"workers": 99999}, "data.workers"),
         (RunConfig, {"threads": 100_000}, "run.threads"),
-        (RunConfig, {"precision": "fp16"}, "fp16"),
+        (RunConfig, {"precision": "fp8"}, "fp8"),
         (RunConfig, {"threads": 0}, "run.threads"),
-        (RunConfig, {"loggers": ("wandb",)}, "wandb"),
+        (RunConfig, {"loggers": ("wandbb",)}, "wandbb"),
         (RunConfig, {"log_every": 0}, "run.log_every"),
     ],
 )

@@ -137,7 +137,7 @@ class TrackioTracker:
             self._run.finish()
 
 
-TRACKERS: Mapping[str, Callable[[TrainConfig, Path, str | None], Any]] = {
+TRACKERS: dict[str, Callable[[TrainConfig, Path, str | None], Any]] = {
     "wandb": WandbTracker,
     "mlflow": MlflowTracker,
     "trackio": TrackioTracker,

@@ -28,16 +28,21 @@ SMALL: dict[str, dict[str, Any]] = {
     "vicreg": {"hidden_features": 16, "out_features": 16},
 }
 
+IN_PARTS = ("simclr-parts", "byol-parts")
+"""Runs whose batches are in two parts, with clipped gradients and averaged weights."""
+
 
 def configuration(name: str, images: str) -> TrainConfig:
     """Ten steps of 12 images, which 1, 2 and 3 processes can divide."""
+    name, _, parts = name.partition("-")
+    extras: dict[str, Any] = {"accumulate": 2, "clip_grad": 0.5, "ema_decay": 0.8} if parts else {}
     return TrainConfig(
         name=f"test_resnet_cassle_{name}.tiny",
         arch="test_resnet",
         method=dataclasses.replace(METHODS[name](), **SMALL.get(name, {})),
         augment=AugmentConfig(size=32),
         data=DataConfig(root=images, workers=0),
-        optim=OptimConfig(epochs=10, batch_size=12, base_lr=0.05),
+        optim=OptimConfig(epochs=10, batch_size=12, base_lr=0.05, **extras),
         run=RunConfig(
             device="cpu",
             precision="fp32",
@@ -62,7 +67,7 @@ def main(images: str, out: str, *names: str) -> None:
     torch.set_default_dtype(torch.float64)
     setattr(trainer, "make_views", double_views)  # noqa: B010  mypy: it is not the trainer's own
     with process_group.init("cpu", 60):
-        for name in names or METHODS:
+        for name in names or (*METHODS, *IN_PARTS):
             train(configuration(name, images), Path(out) / name)
         if torch.distributed.is_initialized():
             sizes = {"processes": torch.distributed.get_world_size()}

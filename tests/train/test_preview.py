@@ -1,0 +1,86 @@
+import base64
+import dataclasses
+import io
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from changes import change
+from PIL import Image
+
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.data.datasets import open_dataset
+from cassle_zoo.train.data.loading import batches
+from cassle_zoo.train.data.views import make_views
+from cassle_zoo.train.main import run_from_cli
+from cassle_zoo.train.methods import ConditioningConfig
+from cassle_zoo.train.preview import IMAGES, write_preview
+
+IMAGE = re.compile(r'src="data:image/png;base64,([^"]+)" alt="view (\d)"')
+
+
+def views_on(page: str) -> list[torch.Tensor]:
+    found = (io.BytesIO(base64.b64decode(data)) for data, _ in IMAGE.findall(page))
+    return [torch.frombuffer(Image.open(f).tobytes(), dtype=torch.uint8) for f in found]
+
+
+def test_the_views_are_those_of_the_first_epoch(config: TrainConfig, tmp_path: Path) -> None:
+    page = tmp_path / "views.html"
+    config = change(config, "optim", batch_size=22)
+    assert write_preview(config, page) == IMAGES
+    text = page.read_text()
+    (batch,) = batches(config, open_dataset(config.data), 0, 1)
+    layout = config.method.projector(8, config.conditioning).layout
+    views = make_views(batch, config.augment, layout, torch.device("cpu"))
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (config.augment.mean, config.augment.std))
+    trained_on = [
+        (view * std + mean).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).flatten()
+        for view in torch.cat(views.images)
+    ]
+    shown = views_on(text)
+    assert len(shown) == 2 * IMAGES
+    assert all(any(torch.equal(view, other) for other in trained_on) for view in shown)
+    assert "class0/00.png" in text
+
+
+def test_what_the_projector_gets(config: TrainConfig, tmp_path: Path) -> None:
+    page = tmp_path / "views.html"
+    conditioning = ConditioningConfig(descriptors=("blur", "flip"))
+    write_preview(dataclasses.replace(config, conditioning=conditioning), page)
+    text = page.read_text()
+    assert "conditioned on blur, flip (2 numbers)" in text
+    unseen = set(re.findall(r'<tr class="unseen"><td>(\w+)', text))
+    assert unseen == {"color", "color_diff", "crop", "grayscale"}
+    assert "-0.000" not in text
+    write_preview(dataclasses.replace(config, conditioning=ConditioningConfig(mode="none")), page)
+    assert "not conditioned" in page.read_text()
+
+
+def test_an_unreadable_image_is_left_out(config: TrainConfig, images: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "bad.png").write_bytes(b"no image")
+    config = change(config, "data", root=str(own))
+    with pytest.raises(DataError, match="can be read"):
+        write_preview(config, tmp_path / "views.html")
+    (own / "<b>.png").write_bytes((images / "class0/00.png").read_bytes())
+    assert write_preview(config, tmp_path / "views.html") == 1
+    assert "&lt;b&gt;" in (tmp_path / "views.html").read_text()
+
+
+def test_bad_places(config: TrainConfig, tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing" / "views.html"):
+        with pytest.raises(ConfigError, match="--preview"):
+            write_preview(config, place)
+    with pytest.raises(ConfigError, match="--data PATH"):
+        write_preview(change(config, "data", root=""), tmp_path / "views.html")
+
+
+def test_command(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "views.html"
+    argv = ["resnet18_cassle_simclr.emoji64", "--data.dataset", "", "--data", str(images)]
+    assert run_from_cli([*argv, "--preview", str(page)]) == 0
+    assert "12 images" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["views.html"]
