@@ -31,6 +31,7 @@ from benchmarks.speed.rows import (
     start,
     stream_size,
     train_step,
+    trainer,
 )
 from benchmarks.speed.timing import Check, Row, record_row
 from cassle_zoo.common.files import read_json, write_json
@@ -48,6 +49,7 @@ ROWS: Mapping[str, Callable[[int], Row]] = {
     "retrieval": retrieval.measure,
     "scaling": scaling.measure,
     "overhead": overhead.measure,
+    "trainer": trainer.measure,
     "stream_size": stream_size.measure,
     "gpu": gpu.measure,
 }

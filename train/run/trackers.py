@@ -47,7 +47,7 @@ class WandbTracker:
         import wandb
 
         self.id = known or uuid.uuid4().hex[:8]
-        self._run = wandb.init(
+        self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=os.environ.get("WANDB_NAME", config.name),
             id=self.id,
@@ -118,7 +118,7 @@ class TrackioTracker:
 
         self.id = known or f"{config.name}-{uuid.uuid4().hex[:6]}"  # names identify runs
         with contextlib.redirect_stdout(sys.stderr):
-            self._run = trackio.init(
+            self._run: Any = trackio.init(
                 project=os.environ.get("TRACKIO_PROJECT", PROJECT),
                 name=self.id,
                 resume="allow",
