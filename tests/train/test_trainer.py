@@ -274,6 +274,7 @@ def test_overflow_at_every_scale_is_an_error(config: TrainConfig) -> None:
         trainer.train_step(next(steps), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager_compiler")
 def test_compiled_then_not(vit: TrainConfig, tmp_path: Path, fault_at: Any) -> None:
     def crash() -> None:
