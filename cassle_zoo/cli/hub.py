@@ -199,7 +199,7 @@ def _export(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     import torch
 
-    from cassle_zoo.hub.convert.convert import ConvertOptions, convert_checkpoint
+    from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 
     given: dict[str, Any] = {}
     for field in fields(ConvertOptions):

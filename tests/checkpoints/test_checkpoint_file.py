@@ -14,8 +14,8 @@ import pytest
 import torch
 from builders import write_tar
 
+from cassle_zoo.checkpoints.checkpoint_file import DICT_TYPES, INERT_TYPES, Inert, read_checkpoint
 from cassle_zoo.common.errors import CheckpointError
-from cassle_zoo.hub.convert.checkpoint_file import DICT_TYPES, INERT_TYPES, Inert, read_checkpoint
 
 
 class Runs:
