@@ -113,7 +113,7 @@ def convert_checkpoint(
         projector=None if projector is None else projector.config,
         training={key: value for key, value in training.items() if value is not None},
     )
-    if projector is None:
+    if not found.is_of_the_paper:
         del config["pretrained_cfg"]["paper_ids"]  # the paper has no part in it
     state = found.backbone.state
     save_model_folder(

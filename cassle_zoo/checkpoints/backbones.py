@@ -21,6 +21,8 @@ from cassle_zoo.zoo.vit import has_sincos_positions
 
 State = dict[str, Tensor]
 
+OWN_FORMAT = "a run of cassle-zoo"
+
 # (blocks per stage, whether they are bottlenecks) -> timm models; shapes tell these apart.
 _RESNETS: Mapping[tuple[tuple[int, ...], bool], tuple[str, ...]] = {
     ((2, 2, 2, 2), False): ("resnet18",),
@@ -227,7 +229,7 @@ def _origin(checkpoint: dict[Any, Any], weights: State, prefix: str) -> tuple[st
     if prefix.endswith("base_encoder."):
         return "MoCo-v3 (Facebook)", "mocov3"
     if is_own_run(checkpoint):
-        return "a run of cassle-zoo", None
+        return OWN_FORMAT, None
     if prefix.startswith(("student.", "teacher.")) and "dino_loss" in checkpoint:
         return "DINO (Facebook)", "dino"
     if "pytorch-lightning_version" not in checkpoint:

@@ -7,6 +7,7 @@ Facebook's among them, only the backbone is. Missing facts are asked for, or ass
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import timm
 
 from cassle_zoo.checkpoints.backbones import (
+    OWN_FORMAT,
     FoundWeights,
     IdentifiedBackbone,
     find_weights,
@@ -26,6 +28,7 @@ from cassle_zoo.checkpoints.official import choose_method, is_official, method_i
 from cassle_zoo.checkpoints.projectors import (
     NoProjectorError,
     Notes,
+    check_stated,
     projector_prefixes,
     read_projector,
 )
@@ -35,6 +38,7 @@ from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS
 
 _ARGS_DATASETS = {"imagenet100": "in100", "stl10": "stl10"}
+OFFICIAL_FORMAT = "the paper's code (gmum/CASSLE)"
 # What Lightning modules call the size of their images.
 _SIZES = ("image_size", "img_size", "input_size", "crop_size", "size")
 # Settings in args.json that describe the training; paths and the like stay out of model folders.
@@ -95,6 +99,13 @@ class IdentifiedCheckpoint:
     notes: tuple[str, ...]
     dropped: tuple[str, ...]
 
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether the model is CASSLE's, or one that was trained as its baseline."""
+        if self.format in (OFFICIAL_FORMAT, OWN_FORMAT):
+            return self.projector is not None
+        return self.projector is not None and self.projector.config.conditioning != "none"
+
     def in_words(self) -> str:
         """Return a description of the model, on one line."""
         backbone = self.backbone
@@ -152,7 +163,7 @@ def identify_content(
     if is_official(checkpoint):
         found = _official(checkpoint, args, name, facts)
     elif is_own_run(checkpoint):
-        found = _own(checkpoint, args, facts)
+        found = _own(checkpoint, args, name, facts)
     else:
         found = _foreign(checkpoint, args, name, facts)
     base = name.partition(".")[0]
@@ -195,7 +206,7 @@ def _official(
     iterations = trainer.get("iteration") if isinstance(trainer, dict) else None
     others = [k for k, value in checkpoint.items() if k not in ("backbone", "projector") and value]
     return IdentifiedCheckpoint(
-        format="the paper's code (gmum/CASSLE)",
+        format=OFFICIAL_FORMAT,
         method=method,
         backbone=backbone,
         projector=projector,
@@ -210,7 +221,7 @@ def _official(
 
 
 def _own(
-    checkpoint: dict[str, Any], settings: Mapping[str, Any], facts: CheckpointFacts
+    checkpoint: dict[str, Any], settings: Mapping[str, Any], name: str, facts: CheckpointFacts
 ) -> IdentifiedCheckpoint:
     """Identify a checkpoint of our trainer by its run's settings and, without them, its tensors."""
     weights = find_weights(checkpoint, prefix=facts.prefix or "backbone")
@@ -222,11 +233,13 @@ def _own(
         weights.state, arch=arch, model_args=args, num_heads=facts.num_heads
     )
     projector, dropped, notes = _projector(weights, backbone, settings, facts)
-    method = settings.get("method", {}).get("name")
+    trained = settings.get("method", {}).get("name")
+    sources = {"--method": facts.method, f"the name {name}": method_in_name(name)}
+    stated = check_stated("method", sources, (trained,) if trained else ())
     data = settings.get("data", {}).get("dataset")
     return IdentifiedCheckpoint(
         format=weights.format,
-        method=facts.method or method or "unknown",
+        method=trained or stated or "unknown",
         backbone=backbone,
         projector=projector,
         data=data if data in DATASETS else None,
@@ -300,32 +313,36 @@ def _projector(
     Returns:
         The projector, the contents of the checkpoint that are left out, and the assumptions.
     """
-    found = without_copies(projector_prefixes(weights.others))
+    prefixes = without_copies(projector_prefixes(weights.others))
     parent = weights.prefix.rstrip(".").rpartition(".")[0]
     # Beside this backbone, if there are others: an EMA teacher has its own.
-    found = [p for p in found if p.rstrip(".").rpartition(".")[0] == parent] or found
-    if len(found) > 1:
-        raise CheckpointError(
-            f"there are several projectors, under {', '.join(map(repr, found))}; save the one that "
-            "belongs to the backbone with it alone."
-        )
-    if not found:
+    prefixes = [p for p in prefixes if p.rstrip(".").rpartition(".")[0] == parent] or prefixes
+    read: dict[str, tuple[ConditionedProjector, Notes]] = {}
+    for prefix in prefixes:
+        with suppress(NoProjectorError):  # a predictor, say
+            read[prefix] = read_projector(
+                {
+                    k.removeprefix(prefix): v
+                    for k, v in weights.others.items()
+                    if k.startswith(prefix)
+                },
+                int(backbone.model.num_features),  # type: ignore[arg-type]
+                conditioning=facts.conditioning,
+                descriptors=facts.descriptors,
+                args=settings,
+            )
+    conditioned = [k for k, (found, _) in read.items() if found.config.conditioning != "none"]
+    chosen = conditioned or list(read)
+    if len(chosen) > 1:
+        words = " and ".join(prefix.rstrip(".") for prefix in chosen)
+        return None, weights.dropped(), (f"no projector, since {words} are equally likely",)
+    if not chosen:
         return None, weights.dropped(), ()
-    state = {
-        k.removeprefix(found[0]): v for k, v in weights.others.items() if k.startswith(found[0])
-    }
-    try:
-        projector, notes = read_projector(
-            state,
-            int(backbone.model.num_features),  # type: ignore[arg-type]
-            conditioning=facts.conditioning,
-            descriptors=facts.descriptors,
-            args=settings,
-        )
-    except NoProjectorError as error:
-        note = f"{found[0].rstrip('.')} is no ConditionedProjector: {error!s:.300}"
-        return None, weights.dropped(), (note.rstrip("."),)
-    return projector, weights.dropped(found[0]), notes
+    projector, notes = read[chosen[0]]
+    if not (conditioned or settings):
+        name = chosen[0].rstrip(".")
+        notes = (*notes, f"{name} is a plain projector, with ReLU after its hidden layers")
+    return projector, weights.dropped(chosen[0]), notes
 
 
 def _image_size(settings: Any) -> int | None:

@@ -43,8 +43,11 @@ GENERATED = {
     (3, 2048): ("simsiam",),
 }
 
-# What all weights of a ConditionedProjector are called, and those of no plain nn.Sequential.
-_OUR_KEY = re.compile(r"(encoder|layers|norms)\.\d+\.(weight|bias|running_\w+|num_batches_tracked)")
+# What the weights of a ConditionedProjector are called.
+_OUR_KEY = re.compile(
+    r"(?:^|(?<=\.))((?:encoder|layers|norms)\.\d+\."
+    r"(?:weight|bias|running_mean|running_var|num_batches_tracked))$"
+)
 
 
 class NoProjectorError(CheckpointError):
@@ -109,12 +112,13 @@ def projector_prefixes(keys: Iterable[str]) -> list[str]:
     Args:
         keys: Names of weights.
     """
-    under: dict[str, bool] = {}
-    for key in keys:
-        start = max(key.rfind(f"{part}.") for part in ("encoder", "layers", "norms"))
-        prefix = key[: max(start, 0)]
-        under[prefix] = under.get(prefix, True) and bool(_OUR_KEY.fullmatch(key[len(prefix) :]))
-    return [prefix for prefix, ours in under.items() if ours]
+    names = list(keys)
+    prefixes = {name[: match.start(1)] for name in names if (match := _OUR_KEY.search(name))}
+    return [
+        prefix
+        for prefix in sorted(prefixes)
+        if all(_OUR_KEY.fullmatch(n.removeprefix(prefix)) for n in names if n.startswith(prefix))
+    ]
 
 
 def _our_name(key: str) -> str:
