@@ -35,8 +35,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "cli": _CORE | {*STAGES},
     "benchmarks": _CORE | {*STAGES, "cli"},
 }
-# `import cassle_zoo` gives the public names lazily; `python -m cassle_zoo` is the command line.
-ENTRANCES = {"cassle_zoo/__init__.py", "cassle_zoo/__main__.py"}
+# `import cassle_zoo` gives the public names lazily; `python -m cassle_zoo` is the command line, and
+# `python -m cassle_zoo.timm_train` runs a script of timm's.
+ENTRANCES = {
+    "cassle_zoo/__init__.py",
+    "cassle_zoo/__main__.py",
+    "cassle_zoo/timm_train.py",
+}
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "huggingface_hub", "safetensors", "tqdm"}
 LIGHT = ("cassle_zoo/__init__.py", "cassle_zoo/specs.py", "cassle_zoo/common/errors.py")
 
