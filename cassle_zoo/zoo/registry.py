@@ -7,7 +7,7 @@ importing timm may be what triggered the registration.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -55,7 +55,7 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
         "interpolation": spec.interpolation,
         "crop_pct": spec.crop_pct,
         "crop_mode": "center",
-        "pool_size": _pool_size(spec),
+        "pool_size": pool_size(spec.timm_arch, spec.input_size),
         "mean": spec.mean,
         "std": spec.std,
         "first_conv": get_pretrained_cfg_value(spec.timm_arch, "first_conv"),
@@ -66,17 +66,25 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _pool_size(spec: ModelSpec) -> tuple[int, int] | None:
-    """Return the size of the last feature map; timm pools larger ones at test time in two steps."""
+def pool_size(timm_arch: str, input_size: Sequence[int]) -> tuple[int, int] | None:
+    """Return the size of the last feature map; timm pools larger ones at test time in two steps.
+
+    Args:
+        timm_arch: Name of the timm model.
+        input_size: (channels, height, width) in pixels.
+
+    Returns:
+        (height, width); `None` for a network without such a map, a ViT say.
+    """
     from timm.models import get_pretrained_cfg_value
 
-    usual = get_pretrained_cfg_value(spec.timm_arch, "pool_size")
-    size = get_pretrained_cfg_value(spec.timm_arch, "input_size")
+    usual = get_pretrained_cfg_value(timm_arch, "pool_size")
+    size = get_pretrained_cfg_value(timm_arch, "input_size")
     if usual is None or size is None:
         return None
     height, width = (
         max(1, math.ceil(own * pooled / side))
-        for own, pooled, side in zip(spec.input_size[1:], usual, size[1:], strict=True)
+        for own, pooled, side in zip(input_size[1:], usual, size[1:], strict=True)
     )
     return height, width
 

@@ -12,8 +12,10 @@ from timm.layers import apply_test_time_pool
 from timm.models import save_for_hf
 from torch import nn
 
+import cassle_zoo
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.folder import bundled_folder
 from cassle_zoo.zoo.vit import has_sincos_positions
 
 # A ViT of three blocks keeps it quick.
@@ -119,6 +121,13 @@ def test_pooling_at_test_time() -> None:
     pooled, applied = apply_test_time_pool(model, {"input_size": (3, 96, 96)})
     assert applied
     assert pooled.eval()(images).shape == (2, 5)
+
+
+def test_the_pool_size_of_a_folder_of_an_earlier_version() -> None:
+    folder = bundled_folder(MODEL_SPECS["resnet18_cassle_simclr.emoji64"])
+    assert "pool_size" not in (folder / "config.json").read_text()
+    model: Any = cassle_zoo.create_model(f"local-dir:{folder}", pretrained=True)
+    assert model.pretrained_cfg["pool_size"] == (2, 2)
 
 
 def test_a_vit_has_no_pool_size() -> None:
