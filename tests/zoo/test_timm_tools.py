@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from timm.layers import apply_test_time_pool
 from timm.models import save_for_hf
@@ -36,7 +37,7 @@ def fine_tuned(
     for parameter in model.parameters():
         parameter.data.normal_(std=0.05)
     folder = tmp_path_factory.mktemp("tuned") / request.param
-    save_for_hf(model, str(folder), safe_serialization=True)
+    save_for_hf(model, str(folder), model_args=options or None, safe_serialization=True)
     return model, folder
 
 
@@ -163,14 +164,27 @@ def test_init_weights_again_leaves_the_positions() -> None:
     assert not torch.equal(model.blocks[0].attn.qkv.weight, before["blocks.0.attn.qkv.weight"])
 
 
-@pytest.mark.parametrize("options", [{}, {"global_pool": "avg"}, {"in_chans": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"global_pool": "avg"},
+        pytest.param(
+            {"in_chans": 1},
+            marks=pytest.mark.skipif(
+                Version(timm.__version__) < Version("1.0.31"),
+                reason="timm cannot load any NaFlexVit for other channels",
+            ),
+        ),
+    ],
+)
 def test_naflex_gives_the_same_features(options: dict[str, Any], tmp_path: Path) -> None:
     name = "vit_small_cassle_mocov3"
     options = {"depth": 1, "img_size": 64, **options}
     model: Any = timm.create_model(name, **options).eval()
     for key, value in model.state_dict().items():
         value.normal_(std=0.1, mean=float("norm" in key))
-    save_for_hf(model, str(tmp_path), safe_serialization=True)
+    save_for_hf(model, str(tmp_path), model_args=options, safe_serialization=True)
     flexible: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, use_naflex=True)
     assert isinstance(flexible, timm.models.NaFlexVit)
     images = torch.randn(2, options.get("in_chans", 3), 64, 64)
