@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.common.files import sha256
@@ -68,7 +70,7 @@ _IF_TRUSTED = (
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """Read a file written by `torch.save`, or the `checkpoint.pt` of a run of `cassle-zoo train`.
+    """Read a file of torch.save or safetensors, or the `checkpoint.pt` of a `cassle-zoo train` run.
 
     Args:
         path: The file.
@@ -83,6 +85,11 @@ def read_checkpoint(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file; give the path of a checkpoint.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged, or no safetensors file ({error}).") from None
     safe: list[Any] = [(Inert, name) for name in INERT_TYPES]
     safe += [(OrderedDict, name) for name in DICT_TYPES]
     own = _own_content(path)

@@ -90,6 +90,10 @@ def read_projector(
     shape, possible = _shape(state, in_features, stated)
     width = shape.pop("omega", 0)
     chosen = _choose_conditioning(possible, conditioning, stated)
+    if chosen == "none" and descriptors:
+        raise CheckpointError(
+            f"--descriptors says {', '.join(descriptors)}, but the projector is not conditioned."
+        )
     names, notes = ((), ()) if chosen == "none" else _choose_descriptors(width, descriptors, stated)
     try:
         with torch.device("meta"):

@@ -179,6 +179,13 @@ def test_contradictions_and_open_questions_are_refused(
         read_projector(projector_state("cat", width), 20, **kwargs)
 
 
+def test_a_plain_projector_has_no_descriptors() -> None:
+    state = projector_state("raw_add", 13, features=20)  # the same tensors
+    assert read_projector(state, 20)[0].config.conditioning == "none"
+    with pytest.raises(CheckpointError, match="says crop, but the projector is not conditioned"):
+        read_projector(state, 20, descriptors=("crop",))
+
+
 def test_adding_and_multiplying_look_the_same() -> None:
     with pytest.raises(CheckpointError, match="give --conditioning add or --conditioning mul"):
         read_projector(projector_state("mul", 13), 20)
