@@ -7,19 +7,29 @@ omega and can undo the augmentation itself, provided that the features still hol
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
 
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.config import OneOf, Range, check_fields
-from cassle_zoo.common.errors import ConfigError, ModelFolderError
+from cassle_zoo.common.errors import (
+    CassleZooError,
+    ConfigError,
+    ModelFolderError,
+    UnknownNameError,
+)
+from cassle_zoo.common.files import read_json
+from cassle_zoo.common.hub_client import client_errors, download_error
 
 CONDITIONINGS: tuple[str, ...] = (
     "cat",
@@ -152,10 +162,19 @@ class ConditionedProjector(
         norms: The BatchNorms of `hypernet_bn`, one per layer that has one; else `None`.
     """
 
-    def __init__(self, config: ProjectorConfig) -> None:
-        """Build the projector with PyTorch's default initialisation."""
+    def __init__(self, config: ProjectorConfig | Mapping[str, Any]) -> None:
+        """Build the projector with PyTorch's default initialisation.
+
+        Args:
+            config: The configuration, or its fields by name.
+
+        Raises:
+            ConfigError: See :meth:`ProjectorConfig.from_dict`.
+        """
         super().__init__()
-        self.config = config
+        if not isinstance(config, ProjectorConfig):
+            config = ProjectorConfig.from_dict(config)
+        self.config = self._hub_mixin_config = config
         self.layout = DescriptorLayout(config.descriptors)
         self.encoder = _build_encoder(config, self.layout.width)
         last = {"last_bn": config.last_bn, "last_bn_affine": config.last_bn_affine}
@@ -203,20 +222,77 @@ class ConditionedProjector(
         return projection
 
     @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> "ConditionedProjector":
+        """Load a projector that `save_pretrained` or `push_to_hub` wrote.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or `ORG/NAME` on the Hub.
+            **kwargs: huggingface_hub's: `revision`, `token`, `cache_dir`, `force_download`,
+                `local_files_only`; `config` instead of config.json; `map_location`, `strict`.
+
+        Returns:
+            The projector, in evaluation mode.
+
+        Raises:
+            WeightsUnavailableError: If there is no such repository or revision, it is private or
+                gated, or it cannot be reached and its files are not cached.
+            UnknownNameError: If there is no such folder, and no repository can have that name.
+            ModelFolderError: If it holds no projector, or config.json is damaged.
+            ConfigError: If config.json holds settings that a projector does not have.
+            RuntimeError: If the weights do not fit it.
+        """
+        name = str(pretrained_model_name_or_path)
+        try:
+            projector: ConditionedProjector = super().from_pretrained(name, **kwargs)
+        except CassleZooError:
+            raise
+        except json.JSONDecodeError as error:
+            raise ModelFolderError(f"config.json of {name} is damaged: {error}.") from error
+        except HFValidationError:
+            raise UnknownNameError(
+                f"{name!r} is neither a folder nor the name of a Hub repository, ORG/NAME."
+            ) from None
+        except client_errors() as error:
+            if Path(name).is_dir():
+                raise
+            revision = kwargs.get("revision") or "main"
+            file = "model.safetensors"
+            raise download_error(error, name, revision, file, kwargs.get("cache_dir")) from None
+        return projector
+
+    @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> Self:
         """Load all weights or none, where huggingface_hub's default would load what fits."""
         if "config" not in kwargs:
-            raise ModelFolderError(
-                f"{kwargs.get('model_id')} has no config.json, so save_pretrained did not write it."
-            )
+            name = str(kwargs["model_id"])
+            if Path(name).is_dir():
+                raise ModelFolderError(
+                    f"{name} has no config.json, so save_pretrained did not write it."
+                )
+            kwargs["config"] = cls._download_config(name, **kwargs)
         module: Self = super()._from_pretrained(strict=strict, **kwargs)
         return module
 
     @classmethod
+    def _download_config(cls, name: str, **kwargs: Any) -> ProjectorConfig:
+        """Ask for config.json again: huggingface_hub only logs why it did not get it."""
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        options = {key: kwargs[key] for key in names if key in kwargs}
+        try:
+            path = hf_hub_download(name, "config.json", **options)
+        except client_errors() as error:
+            revision, cache = options.get("revision") or "main", options.get("cache_dir")
+            raise download_error(error, name, revision, "config.json", cache) from None
+        config: ProjectorConfig = cls._decode_arg(ProjectorConfig, read_json(path))
+        return config
+
+    @classmethod
     def _decode_arg(cls, expected_type: Any, value: Any) -> Any:
         """Check the configuration; huggingface_hub would leave out fields it does not know."""
-        if expected_type is not ProjectorConfig or not isinstance(value, Mapping):
-            return super()._decode_arg(expected_type, value)
+        if not isinstance(value, Mapping):
+            return value
         if "cassle_zoo" in value:
             raise ModelFolderError(
                 "this is a model folder, not a projector written by save_pretrained; use "

@@ -16,9 +16,9 @@ import timm
 import torch
 from torch import Tensor
 
+from cassle_zoo.checkpoints.backbones import difference
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import atomic_write
-from cassle_zoo.hub.convert.backbones import difference
 from cassle_zoo.zoo.create import create_model
 
 ENDING = ".pth"

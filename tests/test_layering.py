@@ -13,7 +13,7 @@ MAX_MODULES = 16  # of a folder, __init__.py included
 
 _CORE = frozenset(
     {"version", "common", "data", "augmentation", "specs", "projector", "records"}
-    | {"store", "accel", "zoo", "features"}
+    | {"store", "accel", "zoo", "checkpoints", "features"}
 )
 # Room -> the rooms that it may import. A room is a folder or module of cassle_zoo, or a stage.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "records": frozenset({"version", "common", "augmentation", "specs"}),
     "store": frozenset({"version", "common", "augmentation", "specs", "projector", "records"}),
     "accel": frozenset({"common"}),
-    "zoo": _CORE - {"zoo", "features", "data"},
+    "zoo": _CORE - {"zoo", "checkpoints", "features", "data"},
+    "checkpoints": _CORE - {"checkpoints", "features", "data", "store", "accel"},
     "features": _CORE - {"features"},
     "train": _CORE,
     "eval": _CORE,
@@ -34,8 +35,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "cli": _CORE | {*STAGES},
     "benchmarks": _CORE | {*STAGES, "cli"},
 }
-# `import cassle_zoo` gives the public names lazily; `python -m cassle_zoo` is the command line.
-ENTRANCES = {"cassle_zoo/__init__.py", "cassle_zoo/__main__.py"}
+# `import cassle_zoo` gives the public names lazily; `python -m cassle_zoo` is the command line, and
+# `python -m cassle_zoo.timm_train` runs a script of timm's.
+ENTRANCES = {
+    "cassle_zoo/__init__.py",
+    "cassle_zoo/__main__.py",
+    "cassle_zoo/timm_train.py",
+}
 HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "huggingface_hub", "safetensors", "tqdm"}
 LIGHT = ("cassle_zoo/__init__.py", "cassle_zoo/specs.py", "cassle_zoo/common/errors.py")
 
@@ -151,6 +157,8 @@ def test_every_room_is_there() -> None:
     ("room", "source"),
     [
         ("store", "import cassle_zoo.zoo.registry"),
+        ("zoo", "import cassle_zoo.checkpoints.identify"),
+        ("checkpoints", "from cassle_zoo.hub.convert import ConvertOptions"),
         ("zoo", "def f():\n    from cassle_zoo.features import extract"),
         ("common", "from cassle_zoo.specs import MODEL_SPECS"),
         ("features", "def f():\n    from cassle_zoo import eval"),

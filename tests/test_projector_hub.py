@@ -44,6 +44,23 @@ def test_round_trip(projector: ConditionedProjector, tmp_path: Path) -> None:
     assert again.config == projector.config
 
 
+def test_a_dictionary_of_settings(tmp_path: Path) -> None:
+    """What json.load gives of config.json, or a user writes by hand."""
+    settings = {"in_features": 6, "descriptors": ["flip", "crop"]}
+    built = ConditionedProjector(settings)
+    assert built.config == ProjectorConfig(in_features=6, descriptors=("crop", "flip"))
+    built.save_pretrained(tmp_path / "p")
+    assert json.loads((tmp_path / "p/config.json").read_text()) == built.config.to_dict()
+    loaded = ConditionedProjector.from_pretrained(tmp_path / "p")
+    assert loaded.config == built.config
+    again = ConditionedProjector.from_pretrained(tmp_path / "p", config=built.config.to_dict())
+    assert again.config == built.config
+    with pytest.raises(ConfigError, match="dropout"):
+        ConditionedProjector({**settings, "dropout": 0.1})
+    with pytest.raises(ConfigError, match="lacks 'in_features'"):
+        ConditionedProjector(config={})
+
+
 def test_the_mixin_changes_nothing_else(projector: ConditionedProjector) -> None:
     assert {key.partition(".")[0] for key in projector.state_dict()} == {"encoder", "layers"}
     copied = copy.deepcopy(projector)
@@ -83,6 +100,9 @@ def test_damaged_folders_are_refused(projector: ConditionedProjector, tmp_path: 
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dropout": 0.1}))
     with pytest.raises(ConfigError, match="dropout"):
+        ConditionedProjector.from_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelFolderError, match=r"config\.json of .* is damaged"):
         ConditionedProjector.from_pretrained(folder)
     (folder / "config.json").unlink()
     with pytest.raises(ModelFolderError, match=r"no config\.json"):

@@ -48,9 +48,11 @@ def add_parser(subparsers: Any) -> None:
             "convert",
             _convert,
             "turn a checkpoint of other code into a model folder",
-            "Convert a checkpoint of the paper's code (backbone and projector), or the backbone in "
-            "one of solo-learn, lightly (Lightning), or Facebook's MoCo-v2 and MoCo-v3. No code in "
-            "the file is run. args.json beside it is read if it exists. The options below supply "
+            "Convert a checkpoint of the paper's code, of a run of cassle-zoo that is not finished "
+            "(RUN/checkpoint.pt), or of code around a ConditionedProjector, with its projector; "
+            "of solo-learn, lightly (Lightning), Facebook's MoCo-v2, MoCo-v3 and DINO, or any "
+            "other dictionary of weights, the backbone. No code in the file is run. args.json "
+            "beside it (or a run's config.json) is read if it exists. The options below supply "
             "what a file does not say; it is refused if one is needed and missing.",
             _folder_options(dtype="float32"),
         )
@@ -199,7 +201,7 @@ def _export(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     import torch
 
-    from cassle_zoo.hub.convert.convert import ConvertOptions, convert_checkpoint
+    from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 
     given: dict[str, Any] = {}
     for field in fields(ConvertOptions):

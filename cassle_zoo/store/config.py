@@ -121,6 +121,10 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         f"one of {', '.join(_INTERPOLATIONS)}",
     ),
     "pretrained_cfg.crop_mode": (lambda v: v in _CROP_MODES, f"one of {', '.join(_CROP_MODES)}"),
+    "pretrained_cfg.pool_size": (
+        lambda v: v is None or _is_list(v, lambda n: _is_whole(n) and n > 0, 2),
+        "two positive whole numbers, or null",
+    ),
     "pretrained_cfg.first_conv": (_names_layers, "names of layers"),
     "pretrained_cfg.classifier": (_names_layers, "names of layers"),
     "cassle_zoo": (_is_object, "an object"),

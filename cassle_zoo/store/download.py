@@ -7,23 +7,21 @@ to do. No error contains a token.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.common.errors import (
-    CassleZooError,
-    HubError,
-    ModelFolderError,
-    UnknownNameError,
-    WeightsUnavailableError,
+from cassle_zoo.common.errors import CassleZooError, HubError
+from cassle_zoo.common.hub_client import (
+    LOG_IN,
+    client_errors,
+    download_error,
+    endpoint,
+    redacted,
 )
-from cassle_zoo.store.folder import MODEL_FILE
 from cassle_zoo.version import __version__
 
 _REASON_CHARACTERS = 500
-# Formats that are read by unpickling, which runs what the file says.
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
 
 
 def download(
@@ -65,7 +63,7 @@ def download(
             path = hf_hub_download(repo, file, revision=wanted, **options)
         except client_errors() as error:
             # Without the client's traceback, because what the server said is in it unredacted.
-            raise _translated(error, repo, wanted, file, cache_dir) from None
+            raise download_error(error, repo, wanted, file, cache_dir) from None
         folder = Path(path).parent
         wanted = folder.name  # the commit, so that a push in between mixes no files
     return folder
@@ -87,7 +85,7 @@ def download_all(
             repo, revision=commit, allow_patterns=list(patterns), **_options(cache_dir, force)
         )
     except client_errors() as error:
-        raise _translated(error, repo, commit, "a file", cache_dir) from None
+        raise download_error(error, repo, commit, "a file", cache_dir) from None
     return Path(path)
 
 
@@ -98,40 +96,6 @@ def _options(cache_dir: str | Path | None, force: bool) -> dict[str, Any]:
         "library_name": "cassle_zoo",
         "library_version": __version__,
     }
-
-
-def redacted(text: str) -> str:
-    """Return a text without the user's token, other Hub tokens, and passwords in addresses."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    if token:
-        text = text.replace(token, "***")
-    text = re.sub(r"hf_[A-Za-z0-9]{6,}", "***", text)
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
-
-
-def endpoint() -> str:
-    """Return the address of the Hub, or of the mirror that stands for it."""
-    from huggingface_hub import constants
-
-    return redacted(constants.ENDPOINT)
-
-
-def is_offline() -> bool:
-    """Return whether `HF_HUB_OFFLINE` forbids all requests."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def client_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that huggingface_hub raises."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # HfHubHTTPError's base is the base of all errors of the client's HTTP library, which changed
-    # from requests to httpx and on. ValueError: invalid names, and a forced download that failed.
-    return (OSError, ValueError, *HfHubHTTPError.__bases__)
 
 
 @contextmanager
@@ -174,7 +138,7 @@ def _advice(status: int | None) -> str:
     if status is None:
         return "the connection failed, or the answer made no sense; run the same command again"
     if status == 401:
-        return f"{token} is not accepted; {_LOG_IN}"
+        return f"{token} is not accepted; {LOG_IN}"
     if status in (402, 403):
         return f"{token} has no right to do this; it needs write access to the repository"
     if status == 404:
@@ -187,88 +151,3 @@ def _advice(status: int | None) -> str:
             "sent twice"
         )
     return "the Hub refused"
-
-
-def _translated(
-    error: Exception, repo: str, revision: str, file: str, cache_dir: str | Path | None
-) -> CassleZooError:
-    from huggingface_hub import constants, get_token
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    if isinstance(error, HFValidationError):
-        return UnknownNameError(
-            f"{repo!r} is not the name of a Hub repository; write hf-hub:ORG/NAME or "
-            f"hf-hub:ORG/NAME@REVISION."
-        )
-    where = f"{repo!r} at {endpoint()}"
-    wrapped = isinstance(error, LocalEntryNotFoundError) or type(error) is ValueError
-    reason = (error.__cause__ if wrapped else None) or error
-    missing = isinstance(reason, EntryNotFoundError)
-    if missing and not isinstance(reason, LocalEntryNotFoundError):
-        return _missing_file(repo, revision, file)
-    if isinstance(reason, RevisionNotFoundError):
-        return WeightsUnavailableError(f"{where} has no revision {revision!r}.{_revisions(repo)}")
-    if isinstance(reason, GatedRepoError):
-        return WeightsUnavailableError(f"{where} is gated: accept its terms there, and {_LOG_IN}.")
-    if isinstance(reason, RepositoryNotFoundError):
-        return WeightsUnavailableError(
-            f"There is no repository {where} with revision {revision!r}, or it is private and "
-            f"{'your token has no access to it' if get_token() else 'no token is set'}. Check the "
-            f"name; for a private repository, {_LOG_IN}."
-        )
-    cache = Path(cache_dir or constants.HF_HUB_CACHE)
-    if is_offline() or isinstance(reason, OfflineModeIsEnabled):
-        return WeightsUnavailableError(
-            f"{file} of {repo!r} at {revision!r} is not downloaded into the cache {cache}, because "
-            "HF_HUB_OFFLINE is set. Unset it, or point cache_dir or HF_HOME to the cache that has "
-            "the file."
-        )
-    hint = (
-        f"Is {endpoint()} reachable? HF_ENDPOINT sets another address."
-        if isinstance(error, LocalEntryNotFoundError)
-        else "Nothing incomplete was stored as this file; try again."
-    )
-    return WeightsUnavailableError(
-        f"{file} of {repo!r} at {revision!r} could not be downloaded into the cache {cache}: "
-        f"{redacted(f'{type(reason).__name__}: {reason}').rstrip('. ')}. {hint}"
-    )
-
-
-_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
-
-
-def _missing_file(repo: str, revision: str, file: str) -> ModelFolderError:
-    from huggingface_hub import HfApi
-
-    found: list[str] = []
-    with suppress(*client_errors()):  # the list only makes the message better
-        found = HfApi().list_repo_files(repo, revision=revision)
-    message = f"{repo!r} at {revision!r} has no {file}."
-    if found:
-        message += f" It holds: {', '.join(sorted(found)[:10])}."
-    pickles = [name for name in found if name.endswith(_PICKLES)]
-    if pickles and MODEL_FILE not in found:
-        message += (
-            f" {pickles[0]} is not loaded: reading a pickle can run code. Ask its authors for "
-            "safetensors, or convert a copy with `cassle-zoo hub convert`, which runs nothing."
-        )
-    return ModelFolderError(message)
-
-
-def _revisions(repo: str) -> str:
-    from huggingface_hub import HfApi
-
-    try:
-        refs = HfApi().list_repo_refs(repo)
-    except client_errors():
-        return " Check the revision."
-    names = [ref.name for ref in (*refs.branches, *refs.tags)]
-    return f" Give one of {', '.join(names[:20])}, or a full commit hash."

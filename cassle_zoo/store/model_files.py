@@ -18,8 +18,9 @@ from cassle_zoo.common.errors import (
     WeightsUnavailableError,
 )
 from cassle_zoo.common.files import expand_home, sha256
+from cassle_zoo.common.hub_client import endpoint, is_offline
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec, resolve_spec
-from cassle_zoo.store.download import download, download_all, endpoint, is_offline
+from cassle_zoo.store.download import download, download_all
 from cassle_zoo.store.folder import (
     CARD_FILE,
     CONFIG_FILE,

@@ -61,6 +61,14 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
+def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return what the names of a timm model's classifier weights begin with."""
+    cfg: Any = model.pretrained_cfg
+    classifier = cfg.get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else classifier
+    return tuple(f"{head}." for head in heads)
+
+
 def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
     """Check that weights are exactly those of a timm model without its classifier.
 
@@ -71,11 +79,8 @@ def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
     Raises:
         ModelFolderError: If names are missing or unexpected.
     """
-    cfg: Any = model.pretrained_cfg
-    classifier = cfg.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else classifier
-    prefixes = tuple(f"{head}." for head in heads)
-    expected = {key for key in model.state_dict() if not key.startswith(prefixes)}
+    heads = classifier_prefixes(model)
+    expected = {key for key in model.state_dict() if not key.startswith(heads)}
     given = set(keys)
     if given == expected:
         return

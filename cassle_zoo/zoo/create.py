@@ -116,8 +116,13 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
     import timm
     from timm.models import build_model_with_cfg
 
+    from cassle_zoo.zoo.registry import pool_size
+
+    architecture = files.config["architecture"]
     model_args = files.config.get("model_args", {})
     cfg = {
+        # Folders of earlier versions do not say it.
+        "pool_size": pool_size(architecture, files.config["pretrained_cfg"]["input_size"]),
         **files.config["pretrained_cfg"],
         "num_classes": files.config["num_classes"],
         "file": str(files.folder),
@@ -128,7 +133,7 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
     if model_args and "pretrained_model_args" in inspect.signature(build_model_with_cfg).parameters:
         given["pretrained_model_args"] = model_args
     model: nn.Module = timm.create_model(
-        files.config["architecture"], pretrained, pretrained_cfg=cfg, **{**model_args, **given}
+        architecture, pretrained, pretrained_cfg=cfg, **{**model_args, **given}
     )
     return model
 

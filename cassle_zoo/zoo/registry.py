@@ -6,12 +6,14 @@ importing timm may be what triggered the registration.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
+from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
 from cassle_zoo.store.folder import MODEL_FILE, bundled_folder
@@ -53,6 +55,7 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
         "interpolation": spec.interpolation,
         "crop_pct": spec.crop_pct,
         "crop_mode": "center",
+        "pool_size": pool_size(spec.timm_arch, spec.input_size),
         "mean": spec.mean,
         "std": spec.std,
         "first_conv": get_pretrained_cfg_value(spec.timm_arch, "first_conv"),
@@ -61,6 +64,29 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
         "license": spec.license,
         "paper_ids": PAPER_ID,
     }
+
+
+def pool_size(timm_arch: str, input_size: Sequence[int]) -> tuple[int, int] | None:
+    """Return the size of the last feature map; timm pools larger ones at test time in two steps.
+
+    Args:
+        timm_arch: Name of the timm model.
+        input_size: (channels, height, width) in pixels.
+
+    Returns:
+        (height, width); `None` for a network without such a map, a ViT say.
+    """
+    from timm.models import get_pretrained_cfg_value
+
+    usual = get_pretrained_cfg_value(timm_arch, "pool_size")
+    size = get_pretrained_cfg_value(timm_arch, "input_size")
+    if usual is None or size is None:
+        return None
+    height, width = (
+        max(1, math.ceil(own * pooled / side))
+        for own, pooled, side in zip(input_size[1:], usual, size[1:], strict=True)
+    )
+    return height, width
 
 
 def make_config(
@@ -184,13 +210,28 @@ def _checked(
 
     timm calls this once the network exists: `construction` ends, so that loading is not slowed.
     Weights that timm will adapt to other channels or sizes become float32 first.
+
+    Raises:
+        ModelFolderError: If a weight of the backbone is missing or unexpected, or the weights have
+            a classifier that their configuration does not mention and the model has another.
     """
-    from cassle_zoo.store.tensors import check_backbone_keys
+    from cassle_zoo.store.tensors import check_backbone_keys, classifier_prefixes
 
     construction.close()
-    check_backbone_keys(state, model)
-    own = model.state_dict()
+    own, cfg = model.state_dict(), cast(Any, model.pretrained_cfg)
+    heads = classifier_prefixes(model)
+    backbone = {k: v for k, v in state.items() if not k.startswith(heads)}
+    check_backbone_keys(backbone, model)
+    if not cfg["num_classes"]:
+        if len(backbone) < len(state) and model.num_classes:
+            classes = next(len(v) for k, v in state.items() if k.startswith(heads))
+            raise ModelFolderError(
+                f"The weights have a classifier of {classes} classes, but their configuration says "
+                "0, so it would be replaced by a random one; add 'num_classes': "
+                f"{classes} to pretrained_cfg_overlay."
+            )
+        state = backbone
     return {
-        k: v.float() if v.is_floating_point() and v.shape != own[k].shape else v
+        k: v.float() if k in own and v.is_floating_point() and v.shape != own[k].shape else v
         for k, v in state.items()
     }

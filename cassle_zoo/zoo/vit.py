@@ -5,11 +5,14 @@ positions are fixed 2-D sines and cosines, and the random patch projection is no
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg
+from timm.models.naflexvit import NaFlexVit
+from timm.models.naflexvit import checkpoint_filter_fn as naflex_filter_fn
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -48,27 +51,77 @@ def sincos_positions(height: int, width: int, dim: int) -> Tensor:
     return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
 
 
+class MoCoV3ViT(VisionTransformer):
+    """timm's VisionTransformer with MoCo-v3's initialisation, also after `init_weights`."""
+
+    def init_weights(self, mode: str = "", *args: Any, **kwargs: Any) -> None:
+        """Draw new weights and set the fixed positions, as when the network is built.
+
+        timm's flow for large models needs it: built on the meta device, `to_empty`, `init_weights`.
+
+        Args:
+            mode: timm's name of an initialisation, for all but positions and patches.
+            *args: As for timm's method.
+            **kwargs: As for timm's method.
+        """
+        super().init_weights(mode, *args, **kwargs)
+        patches: Any = self.patch_embed
+        if isinstance(patches.proj, nn.Conv2d):
+            fan_in = math.prod(patches.proj.weight.shape[1:])
+            bound = math.sqrt(6 / (fan_in + self.embed_dim))
+            nn.init.uniform_(patches.proj.weight, -bound, bound)
+            if patches.proj.bias is not None:
+                nn.init.zeros_(patches.proj.bias)
+        if self.pos_embed is not None:
+            height, width = patches.grid_size
+            positions = sincos_positions(height, width, self.embed_dim)
+            with torch.no_grad():
+                self.pos_embed.zero_()  # the class token has no place
+                self.pos_embed[0, -len(positions) :] = positions.to(self.pos_embed)
+
+
+class MoCoV3NaFlexViT(NaFlexVit):
+    """The same network as timm's NaFlexVit, which takes images of any size and aspect ratio."""
+
+    def init_weights(self, mode: str = "", *args: Any, **kwargs: Any) -> None:
+        """As :meth:`MoCoV3ViT.init_weights`; the patches are a Linear, drawn in the same range."""
+        super().init_weights(mode, *args, **kwargs)
+        places: Any = getattr(self.embeds, "pos_embed", None)
+        if places is not None:
+            _, height, width, _ = places.shape
+            positions = sincos_positions(height, width, self.embed_dim)
+            with torch.no_grad():
+                places.copy_(positions.view_as(places))
+
+
 def mocov3_vit(**kwargs: Any) -> VisionTransformer:
     """Build timm's VisionTransformer with MoCo-v3's initialisation.
 
     Args:
         **kwargs: Arguments of timm's VisionTransformer.
     """
-    model = VisionTransformer(**{"weight_init": "moco", **kwargs})
-    patches: Any = model.patch_embed
-    if isinstance(patches.proj, nn.Conv2d):
-        fan_in = math.prod(patches.proj.weight.shape[1:])
-        bound = math.sqrt(6 / (fan_in + model.embed_dim))
-        nn.init.uniform_(patches.proj.weight, -bound, bound)
-        if patches.proj.bias is not None:
-            nn.init.zeros_(patches.proj.bias)
-    if model.pos_embed is not None:
-        height, width = patches.grid_size
-        positions = sincos_positions(height, width, model.embed_dim)
-        with torch.no_grad():
-            model.pos_embed.zero_()  # the class token has no place
-            model.pos_embed[0, -len(positions) :] = positions.to(model.pos_embed)
-    return model
+    return MoCoV3ViT(**{"weight_init": "moco", **kwargs})
+
+
+def mocov3_naflex_vit(**kwargs: Any) -> NaFlexVit:
+    """Build timm's NaFlexVit with MoCo-v3's initialisation.
+
+    Args:
+        **kwargs: Arguments of timm's VisionTransformer, or fields of its NaFlexVitCfg.
+    """
+    for flexible_already in ("no_embed_class", "dynamic_img_size"):
+        kwargs.pop(flexible_already, None)
+    pool = kwargs.get("global_pool", "token")
+    return MoCoV3NaFlexViT(
+        **{
+            "weight_init": "moco",
+            "class_token": True,
+            "global_pool": pool,
+            "fc_norm": pool in ("avg", "avgmax", "max"),
+            "pos_embed_grid_size": None,  # that of img_size
+            **kwargs,
+        }
+    )
 
 
 def build_registered_vit(
@@ -77,6 +130,7 @@ def build_registered_vit(
     pretrained: bool,
     *,
     pretrained_filter_fn: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None = None,
+    use_naflex: bool | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build a ViT of the registry with timm's machinery.
@@ -88,18 +142,25 @@ def build_registered_vit(
         arch: A key of :data:`MOCOV3_VITS`.
         pretrained: Whether to load the weights that `kwargs["pretrained_cfg"]` names.
         pretrained_filter_fn: Applied to the weights before timm fits them to another image size.
+        use_naflex: Whether to build a NaFlexVit, which has the same weights; by default what the
+            environment variable TIMM_USE_NAFLEXVIT says, as in timm.
         **kwargs: Arguments of timm's ViT builders.
     """
+    if use_naflex is None:
+        use_naflex = os.environ.get("TIMM_USE_NAFLEXVIT", "false").lower() == "true"
 
-    def fitted(state: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
+    def fitted(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+        if use_naflex:
+            # In float32, since the place of the class token is added to the token.
+            state = naflex_filter_fn({key: value.float() for key, value in state.items()}, model)
         if pretrained_filter_fn is not None:
             state = pretrained_filter_fn(state, model)
-        resized: dict[str, Tensor] = checkpoint_filter_fn(state, model)
+        resized: dict[str, Tensor] = state if use_naflex else checkpoint_filter_fn(state, model)
         return resized
 
     features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
     model: nn.Module = build_model_with_cfg(
-        mocov3_vit,
+        mocov3_naflex_vit if use_naflex else mocov3_vit,
         name,
         pretrained,
         feature_cfg=features,

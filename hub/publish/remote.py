@@ -12,7 +12,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import sha256
-from cassle_zoo.store.download import hub_errors, redacted
+from cassle_zoo.common.hub_client import redacted
+from cassle_zoo.store.download import hub_errors
 from cassle_zoo.store.folder import FOLDER_FILES
 from cassle_zoo.version import __version__
 

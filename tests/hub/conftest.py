@@ -1,7 +1,6 @@
-"""Checkpoints as the paper's code writes them, and a Hub on this machine with a tiny model."""
+"""A Hub on this machine with a tiny model."""
 
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -12,11 +11,11 @@ from typing import Any
 
 import pytest
 import timm
-import torch
 from faulty_proxy import FaultyProxy, faulty_proxy
+from foreign_checkpoints import randomise
 from huggingface_hub import constants
 from olah_server import make_repository, olah
-from torch import Tensor, nn
+from torch import nn
 from toy import save_toy
 from upload_server import TOKEN, UploadServer, upload_server
 
@@ -30,9 +29,6 @@ from cassle_zoo.zoo.registry import make_config
 
 TINY = "resnet18_cassle_simclr.emoji64"
 TINY_CHANGES: dict[str, Any] = {"timm_arch": "test_resnet", "num_features": 96}
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-SHAPES = json.loads((GOLDEN / "e_checkpoint_shapes.json").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -68,48 +64,9 @@ def reported(
     return report
 
 
-def tensors(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """One number stands for a whole tensor, so that big layers make small files."""
-    return {
-        key: torch.zeros((), dtype=torch.int64)
-        if key.endswith("num_batches_tracked")
-        else torch.rand(()).expand(shape)
-        for key, shape in shapes.items()
-    }
-
-
-@pytest.fixture
-def official_case() -> Callable[[str], dict[str, Any]]:
-    """Return the checkpoint of a case of the golden key list."""
-
-    def make(case: str) -> dict[str, Any]:
-        entry = SHAPES["cases"][case]
-        checkpoint: dict[str, Any] = {
-            "backbone": tensors(SHAPES["backbones"][entry["backbone"]]),
-            "projector": tensors(entry["projector"]),
-        }
-        if "predictor" in entry:
-            checkpoint["predictor"] = tensors(entry["predictor"])
-        if "ss_predictor" in entry:
-            heads = entry["ss_predictor"].items()
-            checkpoint["ss_predictor"] = {name: tensors(shapes) for name, shapes in heads}
-        rest = {key: entry[key] for key in ("optimizers", "schedulers", "trainer")}
-        return {**checkpoint, **rest}
-
-    return make
-
-
 @pytest.fixture
 def randomised() -> Callable[[nn.Module], nn.Module]:
     """Return a function that randomises normalisations, so that they hide no branch."""
-
-    def randomise(module: nn.Module) -> nn.Module:
-        for name, value in module.state_dict().items():
-            if value.ndim == 1 and value.is_floating_point():
-                shift = 1.0 if name.endswith(("weight", "running_var")) else 0.0
-                value.copy_(shift + 0.3 * (torch.rand(value.shape) - 0.5))
-        return module.eval()
-
     return randomise
 
 

@@ -1,12 +1,13 @@
-"""Self-supervised losses. Pure tensor functions in the precision of their input.
+"""Self-supervised losses. Pure tensor functions in the precision of their input, at least float32.
 
 They compute in that precision inside autocast too. Where a row's loss depends on other rows, a
-method calls them with the batch of all processes (see `process_group.all_gather`).
+method calls them with the batch of all processes (see `process_group.all_gather`). All raise a
+ValueError if their inputs do not fit together, or if there are too few rows for a value.
 """
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +18,45 @@ R = TypeVar("R")
 
 
 def in_full_precision(loss: Callable[P, R]) -> Callable[P, R]:
-    """Keep autocast out of a loss: similarities in bfloat16 would have two or three digits."""
+    """Keep autocast and half precision out of a loss.
+
+    Similarities in bfloat16 have two or three digits, and sums of squares in float16 overflow.
+    """
 
     @functools.wraps(loss)
     def exact(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        given: Any = (*args, *kwargs.values())
+        device = next(value.device.type for value in given if isinstance(value, Tensor))
+        wide: Any = [_at_least_float32(value) for value in args]
+        named: Any = {name: _at_least_float32(value) for name, value in kwargs.items()}
         with torch.autocast(device, enabled=False):
-            return loss(*args, **kwargs)
+            return loss(*wide, **named)
 
     return exact
+
+
+def _at_least_float32(value: Any) -> Any:
+    half = isinstance(value, Tensor) and value.is_floating_point() and value.dtype.itemsize < 4
+    return value.float() if half else value
+
+
+def _check(first: Tensor, second: Tensor, *, rows: int = 1) -> None:
+    """Check that two inputs are (B, D) tensors of the same shape with at least `rows` rows."""
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(
+            "the inputs must be two (batch, width) tensors of the same shape, got "
+            f"{tuple(first.shape)} and {tuple(second.shape)}."
+        )
+    if len(first) < rows:
+        raise ValueError(
+            f"the loss is not defined for a batch of {len(first)}; it needs at least {rows}."
+        )
+
+
+def _off_diagonal(square: Tensor) -> Tensor:
+    """Return the elements off the diagonal of a (D, D) matrix, as a (D - 1, D) view."""
+    side = len(square)
+    return square.flatten()[:-1].view(side - 1, side + 1)[:, 1:]
 
 
 @in_full_precision
@@ -44,6 +75,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.2) -> tuple[Tensor, T
         loss: Scalar, the mean over the 2B projections.
         accuracy: Scalar, the fraction of projections whose positive is the most similar.
     """
+    _check(z1, z2)
     z = torch.cat([z1, z2])
     similarity = z @ z.T / temperature
     similarity = similarity.masked_fill(
@@ -69,6 +101,12 @@ def queue_info_nce(
         loss: Scalar, the mean over the queries.
         accuracy: Scalar, the fraction of queries to which their own key is the most similar.
     """
+    _check(queries, keys)
+    if queue.ndim != 2 or queue.shape[1] != keys.shape[1]:
+        raise ValueError(
+            f"the queue must be (size, {keys.shape[1]}), as wide as the keys, got "
+            f"{tuple(queue.shape)}."
+        )
     own = (queries * keys).sum(dim=1, keepdim=True)
     similarity = torch.cat([own, queries @ queue.T], dim=1) / temperature
     positive = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
@@ -90,6 +128,7 @@ def batch_info_nce(
         loss: Scalar, the mean over the queries, times 2T.
         accuracy: Scalar, the fraction of queries to which their own key is the most similar.
     """
+    _check(queries, keys)
     similarity = queries @ keys.T / temperature
     positive = torch.arange(len(queries), device=queries.device)
     loss = 2 * temperature * F.cross_entropy(similarity, positive)
@@ -113,10 +152,11 @@ def cross_correlation_loss(
         invariance: Scalar, the sum of (1 - c_ii)^2.
         redundancy: Scalar, the sum of c_ij^2 over i != j.
     """
+    _check(z1, z2, rows=2)
     correlation = z1.T @ z2 / len(z1)
     diagonal = correlation.diagonal()
     invariance = (1 - diagonal).square().sum()
-    redundancy = correlation.square().sum() - diagonal.square().sum()
+    redundancy = _off_diagonal(correlation).square().sum()
     return invariance + redundancy_weight * redundancy, invariance, redundancy
 
 
@@ -134,6 +174,7 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     Returns:
         Scalar in [-1, 1].
     """
+    _check(predictions, targets)
     return -F.cosine_similarity(predictions, targets.detach(), dim=1).mean()
 
 
@@ -150,6 +191,7 @@ def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         variance: Mean over both views and all D of max(0, 1 - standard deviation).
         covariance: Sum over both views of the squared off-diagonal covariances, divided by D.
     """
+    _check(z1, z2, rows=2)
     invariance = F.mse_loss(z1, z2)
     variance = z1.new_zeros(())
     covariance = z1.new_zeros(())
@@ -158,7 +200,7 @@ def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         squares = centred.square().sum(dim=0) / (len(z) - 1)
         variance = variance + F.relu(1 - (squares + 1e-4).sqrt()).mean() / 2
         matrix = centred.T @ centred / (len(z) - 1)
-        covariance = covariance + (matrix.square().sum() - squares.square().sum()) / z.shape[1]
+        covariance = covariance + _off_diagonal(matrix).square().sum() / z.shape[1]
     return invariance, variance, covariance
 
 

@@ -21,9 +21,9 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
     WeightsUnavailableError,
 )
+from cassle_zoo.common.hub_client import redacted
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import resolve
-from cassle_zoo.store.download import redacted
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.store.tensors import save_model_folder
 

@@ -16,7 +16,7 @@ from upload_server import TOKEN, UploadServer
 import cassle_zoo
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import CassleZooError, CheckpointError, ModelFolderError
-from cassle_zoo.hub.convert.convert import convert_checkpoint
+from cassle_zoo.hub.convert import convert_checkpoint
 from cassle_zoo.hub.publish.pull import pull
 from cassle_zoo.hub.publish.push import push
 from cassle_zoo.hub.publish.verify import verify, verify_folder

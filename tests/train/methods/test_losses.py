@@ -209,3 +209,97 @@ def test_accuracies() -> None:
     z = unit(6, 8)
     assert nt_xent(z, z)[1] == batch_info_nce(z, z)[1] == queue_info_nce(z, z, -z)[1] == 1
     assert batch_info_nce(z, z.roll(1, 0))[1] == queue_info_nce(z, -z, z)[1] == 0
+
+
+EXACT: dict[str, Callable[..., Any]] = {
+    "nt_xent": nt_xent,
+    "queue_info_nce": lambda q, k: queue_info_nce(q, k, q.flip(0)),
+    "batch_info_nce": batch_info_nce,
+    "cross_correlation": cross_correlation_loss,
+    "negative_cosine": lambda z1, z2: (negative_cosine(z1, z2),),
+    "vicreg": vicreg_terms,
+}
+# Widths and scales at which rounding shows: sums of thousands of squares, projections of length 40.
+WIDE = {"cross_correlation": standardised, "vicreg": lambda *s: 3 * torch.randn(*s).double()}
+
+
+def wide_inputs(name: str) -> tuple[Tensor, Tensor]:
+    z1, z2 = (WIDE.get(name, unit)(256, 512) for _ in range(2))
+    return z1, 0.9 * z1 + 0.1 * z2 if name == "cross_correlation" else z2
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_single_precision_is_exact_to_its_last_digits(name: str) -> None:
+    z1, z2 = (z.float() for z in wide_inputs(name))
+    exact = EXACT[name](z1.double(), z2.double())
+    for value, expected in zip(EXACT[name](z1, z2), exact, strict=True):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), expected.double(), rtol=2e-6, atol=1e-9)
+
+
+def test_small_terms_beside_large_ones_are_exact() -> None:
+    """The covariance is 1e-6 of the squared variances, whose difference would be rounding."""
+    signs = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
+    z = 100 * signs[:, 1:] + 1e-3 * torch.randn(4, 3)
+    exact = vicreg_terms(z.double(), z.double())[2]
+    torch.testing.assert_close(vicreg_terms(z, z)[2].double(), exact, rtol=1e-2, atol=0)
+    z = signs[:, 1:] + 1e-4 * torch.randn(4, 3)
+    exact = cross_correlation_loss(z.double(), z.double())[2]
+    found = cross_correlation_loss(z, z)[2].double()
+    torch.testing.assert_close(found, exact, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", EXACT)
+def test_half_precision_is_computed_in_single(name: str, dtype: torch.dtype) -> None:
+    z1, z2 = (z.to(dtype) for z in wide_inputs(name))
+    z1.requires_grad_()
+    values = EXACT[name](z1, z2)
+    for value, expected in zip(values, EXACT[name](z1.float(), z2.float()), strict=True):
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected)
+    values[0].backward()
+    assert z1.grad is not None
+    assert z1.grad.isfinite().all()
+    assert z1.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_mismatched_shapes_are_refused(name: str) -> None:
+    for first, second in (((4, 8), (6, 8)), ((4, 8), (4, 1)), ((4, 8), (1, 8)), ((4,), (4,))):
+        with pytest.raises(ValueError, match=r"same shape, got \(4"):
+            EXACT[name](torch.ones(first), torch.ones(second))
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (8,), (6, 8, 1)])
+def test_a_queue_of_another_width_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="as wide as the keys"):
+        queue_info_nce(torch.ones(4, 8), torch.ones(4, 8), torch.ones(shape))
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_batch_that_is_too_small(name: str, rows: int) -> None:
+    """Nothing becomes NaN without a word; without negatives, InfoNCE is 0 by its definition."""
+    z1, z2 = torch.randn(rows, 8), torch.randn(rows, 8)
+    if rows == 0 or name in ("cross_correlation", "vicreg"):
+        with pytest.raises(ValueError, match=f"batch of {rows}"):
+            EXACT[name](z1, z2)
+        return
+    assert all(value.isfinite() for value in EXACT[name](z1, z2))
+    if name in ("nt_xent", "batch_info_nce"):
+        assert EXACT[name](z1, z2)[0] == 0
+
+
+def test_tensors_may_be_named() -> None:
+    z1, z2 = unit(4, 8), unit(4, 8)
+    assert nt_xent(z1=z1, z2=z2)[0] == nt_xent(z1, z2)[0]
+
+
+def test_zero_projections_have_no_direction() -> None:
+    z = torch.zeros(4, 8, requires_grad=True)
+    loss = negative_cosine(z, torch.ones(4, 8))
+    assert loss == 0
+    loss.backward()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()

@@ -1,31 +1,32 @@
-"""Checkpoints of the paper's code (gmum/CASSLE): their projector, and their SSL method.
+"""The projector in a checkpoint: its configuration, read off its tensors.
 
-They hold `backbone`, `projector`, for some methods `predictor`, for AugSelf `ss_predictor`, and the
-state of the optimisers. The projector's configuration follows from its tensors, except for a few
-cases that only `args.json`, the name or an option can decide.
+The checkpoints of the paper's code have their own names for its parts; those of our trainer, and of
+a user's own loop around :class:`~cassle_zoo.projector.ConditionedProjector`, have ours. The
+configuration follows from the tensors, except for a few cases that only the settings beside the
+file or the user can decide.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cassle_zoo.augmentation.descriptors import (
     DESCRIPTOR_WIDTHS,
     PAPER_DESCRIPTORS,
     DescriptorLayout,
 )
+from cassle_zoo.checkpoints.backbones import State, difference
 from cassle_zoo.common.errors import CheckpointError, ConfigError
-from cassle_zoo.hub.convert.backbones import State, difference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.specs import BACKBONES, PROJECTORS
 
 Notes = tuple[str, ...]
 """Assumptions, in sentences."""
 
-# Parts of the projector under their names, and ours.
+# Parts of the projector under the names of the paper's code, and ours.
 _PARTS = {
     "aug_processor.": "encoder.",
     "projector_hn.": "encoder.",
@@ -33,7 +34,7 @@ _PARTS = {
     "projector.": "layers.",
 }
 # (depth, out_features) of the methods' projectors: all that a hypernetwork's output can be.
-_GENERATED = {
+GENERATED = {
     (2, 128): ("simclr", "mocov2"),
     (2, 256): ("byol",),
     (3, 256): ("mocov3",),
@@ -42,20 +43,15 @@ _GENERATED = {
     (3, 2048): ("simsiam",),
 }
 
+# What the weights of a ConditionedProjector are called.
+_OUR_KEY = re.compile(
+    r"(?:^|(?<=\.))((?:encoder|layers|norms)\.\d+\."
+    r"(?:weight|bias|running_mean|running_var|num_batches_tracked))$"
+)
 
-def is_official(checkpoint: Any) -> bool:
-    """Whether the content of a file is a checkpoint of the paper's code."""
-    return isinstance(checkpoint, dict) and all(
-        _is_state(checkpoint.get(part)) for part in ("backbone", "projector")
-    )
 
-
-def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-    )
+class NoProjectorError(CheckpointError):
+    """The tensors are not those of a ConditionedProjector."""
 
 
 def read_projector(
@@ -69,28 +65,36 @@ def read_projector(
     """Identify a projector by its tensors.
 
     Args:
-        state: `checkpoint["projector"]`.
+        state: Its weights, under the names of the paper's code or ours.
         in_features: Width of the backbone's features.
         conditioning: Conditioning, where the tensors leave a choice.
         descriptors: Names of the descriptors, where their number leaves a choice.
-        args: Content of args.json, if there is one.
+        args: Content of the JSON file beside the checkpoint, if there is one: args.json of the
+            paper's code, or config.json of a run of our trainer.
 
     Returns:
         The projector with these weights in float32, and the assumptions.
 
     Raises:
-        CheckpointError: If the tensors are not understood, leave a choice that nothing decides, or
-            contradict `args` or the options.
+        NoProjectorError: If the tensors are not understood.
+        CheckpointError: If they leave a choice that nothing decides, or contradict `args` or the
+            options.
     """
-    args = args or {}
+    stated = _stated_beside(args or {})
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    unknown = [key for key in state if not key.startswith(tuple(_PARTS))]
-    if unknown:
-        raise CheckpointError(f"the projector has unknown parts: {', '.join(unknown[:5])}.")
-    shape, possible = _shape(state, in_features)
+    if not any(map(_OUR_KEY.fullmatch, state)):
+        unknown = [key for key in state if not key.startswith(tuple(_PARTS))]
+        if unknown:
+            raise NoProjectorError(f"the projector has unknown parts: {', '.join(unknown[:5])}.")
+        state = {_our_name(key): value for key, value in state.items()}
+    shape, possible = _shape(state, in_features, stated)
     width = shape.pop("omega", 0)
-    chosen = _choose_conditioning(possible, conditioning, args)
-    names, notes = ((), ()) if chosen == "none" else _choose_descriptors(width, descriptors, args)
+    chosen = _choose_conditioning(possible, conditioning, stated)
+    if chosen == "none" and descriptors:
+        raise CheckpointError(
+            f"--descriptors says {', '.join(descriptors)}, but the projector is not conditioned."
+        )
+    names, notes = ((), ()) if chosen == "none" else _choose_descriptors(width, descriptors, stated)
     try:
         with torch.device("meta"):
             projector = ConditionedProjector(
@@ -100,11 +104,25 @@ def read_projector(
             )
     except ConfigError as error:
         raise CheckpointError(f"the projector: {error}") from error
-    renamed = {_our_name(key): value for key, value in state.items()}
-    if wrong := difference(renamed, projector):
-        raise CheckpointError(f"the projector's tensors do not agree with each other ({wrong}).")
-    projector.load_state_dict(renamed, assign=True)
+    if wrong := difference(state, projector):
+        raise NoProjectorError(f"the projector's tensors do not agree with each other ({wrong}).")
+    projector.load_state_dict(state, assign=True)
     return projector.float(), notes
+
+
+def projector_prefixes(keys: Iterable[str]) -> list[str]:
+    """Return the prefixes under which all weights are named like those of a ConditionedProjector.
+
+    Args:
+        keys: Names of weights.
+    """
+    names = list(keys)
+    prefixes = {name[: match.start(1)] for name in names if (match := _OUR_KEY.search(name))}
+    return [
+        prefix
+        for prefix in sorted(prefixes)
+        if all(_OUR_KEY.fullmatch(n.removeprefix(prefix)) for n in names if n.startswith(prefix))
+    ]
 
 
 def _our_name(key: str) -> str:
@@ -122,24 +140,31 @@ def _linears(state: State, prefix: str) -> list[tuple[int, int]]:
     return [(w.shape[1], w.shape[0]) for _, w in sorted(matrices.items())]
 
 
-def _shape(state: State, in_features: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _shape(
+    state: State, in_features: int, stated: "_Stated"
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return fields of ProjectorConfig, the width `omega`, and the possible conditionings."""
     fields: dict[str, Any] = {}
-    encoder = _linears(state, "aug_processor.") or _linears(state, "projector_hn.")
+    encoder = _linears(state, "encoder.")
     if encoder:
         fields |= {
             "omega": encoder[0][0],
             "encoder_depth": len(encoder),
             "encoder_width": encoder[0][1] if len(encoder) > 1 else 64,
         }
-    layers = _linears(state, "projector.")
-    if any(key.startswith("projector_hn.") for key in state) and not layers:
-        norms = {key.split(".")[1] for key in state if key.startswith("projector_bns.")}
-        shape = _generated_shape(encoder[-1][1], in_features, len(norms) + 1 if norms else None)
+    layers = _linears(state, "layers.")
+    if encoder and not layers:
+        norms = {key.split(".")[1] for key in state if key.startswith("norms.")}
+        shape = stated.generated or _generated_shape(
+            encoder[-1][1], in_features, len(norms) + 1 if norms else None
+        )
+        if stated.generated and len(norms) == shape["depth"]:
+            affine = f"norms.{shape['depth'] - 1}.weight" in state
+            shape = {**shape, "last_bn": True, "last_bn_affine": affine}
         return fields | shape, ("hypernet_bn" if norms else "hypernet",)
     if not layers:
-        raise CheckpointError("the projector has no layers.")
-    last = f"projector.{3 * (len(layers) - 1) + 1}."
+        raise NoProjectorError("the projector has no layers.")
+    last = f"layers.{3 * (len(layers) - 1) + 1}."
     fields |= {
         "depth": len(layers),
         "out_features": layers[-1][1],
@@ -158,7 +183,7 @@ def _shape(state: State, in_features: int) -> tuple[dict[str, Any], tuple[str, .
         return fields | {"omega": in_features}, ("none", "raw_add", "raw_mul")
     if not encoder and 0 < extra <= sum(DESCRIPTOR_WIDTHS.values()):
         return fields | {"omega": extra}, ("raw_cat",)
-    raise CheckpointError(
+    raise NoProjectorError(
         f"the projector takes {layers[0][0]} numbers, but the backbone has {in_features} features"
         + (f" and the augmentation encoder gives {encoder[-1][1]}." if encoder else ".")
     )
@@ -166,7 +191,7 @@ def _shape(state: State, in_features: int) -> tuple[dict[str, Any], tuple[str, .
 
 def _generated_shape(weights: int, in_features: int, depth: int | None) -> dict[str, Any]:
     """Find the shape of a generated projector: all hidden layers have the features' width."""
-    for candidate, out in _GENERATED:
+    for candidate, out in GENERATED:
         generated = (in_features + 1) * ((candidate - 1) * in_features + out)
         if weights == generated and depth in (None, candidate):
             return {"depth": candidate, "out_features": out}
@@ -176,7 +201,43 @@ def _generated_shape(weights: int, in_features: int, depth: int | None) -> dict[
     )
 
 
-def _stated(what: str, sources: Mapping[str, str | None], possible: tuple[str, ...]) -> str | None:
+@dataclass(frozen=True, kw_only=True)
+class _Stated:
+    """What the JSON file beside a checkpoint says of the projector."""
+
+    source: str
+    conditioning: str | None = None
+    descriptors: tuple[str, ...] = ()
+    generated: dict[str, Any] | None = None
+    """Depth and widths of a projector that a hypernetwork generates."""
+
+
+def _stated_beside(args: Mapping[str, Any]) -> _Stated:
+    run, method = args.get("conditioning"), args.get("method")
+    if isinstance(run, dict) and isinstance(method, dict):  # the settings of our trainer
+        mode = run.get("mode", run.get("how"))
+        names = ("depth", "hidden_features", "out_features")
+        return _Stated(
+            source="config.json",
+            conditioning=mode,
+            descriptors=tuple(run.get("descriptors") or ()),
+            generated={k: method[k] for k in names} if set(names) <= method.keys() else None,
+        )
+    treatment, injection = args.get("aug_treatment"), args.get("aug_inj_type")
+    mode = None
+    if treatment == "hn" and isinstance(injection, str):
+        mode = "hypernet_bn" if args.get("aug_hn_type") == "mlp-bn" else "hypernet"
+    elif isinstance(treatment, str) and isinstance(injection, str):
+        mode = injection.removeprefix("proj-")
+        mode = mode if treatment == "mlp" or mode == "none" else f"{treatment}_{mode}"
+    return _Stated(
+        source="args.json", conditioning=mode, descriptors=tuple(args.get("aug_cond") or ())
+    )
+
+
+def check_stated(
+    what: str, sources: Mapping[str, str | None], possible: tuple[str, ...]
+) -> str | None:
     """Return the value of the first source that has one; none may contradict the tensors."""
     for source, value in sources.items():
         if value is not None and possible and value not in possible:
@@ -187,30 +248,22 @@ def _stated(what: str, sources: Mapping[str, str | None], possible: tuple[str, .
     return next((value for value in sources.values() if value is not None), None)
 
 
-def _choose_conditioning(
-    possible: tuple[str, ...], option: str | None, args: Mapping[str, Any]
-) -> str:
-    treatment, injection = args.get("aug_treatment"), args.get("aug_inj_type")
-    in_args = None
-    if treatment == "hn" and isinstance(injection, str):
-        in_args = "hypernet_bn" if args.get("aug_hn_type") == "mlp-bn" else "hypernet"
-    elif isinstance(treatment, str) and isinstance(injection, str):
-        mode = injection.removeprefix("proj-")
-        in_args = mode if treatment == "mlp" or mode == "none" else f"{treatment}_{mode}"
-    stated = _stated("conditioning", {"--conditioning": option, "args.json": in_args}, possible)
-    if stated is None and possible == ("add", "mul"):
+def _choose_conditioning(possible: tuple[str, ...], option: str | None, stated: _Stated) -> str:
+    sources = {"--conditioning": option, stated.source: stated.conditioning}
+    chosen = check_stated("conditioning", sources, possible)
+    if chosen is None and possible == ("add", "mul"):
         raise CheckpointError(
             "the projector adds or multiplies the encoded augmentation, and the tensors of both "
             "are the same; give --conditioning add or --conditioning mul, or put args.json beside "
             "the file."
         )
-    return stated or possible[0]
+    return chosen or possible[0]
 
 
 def _choose_descriptors(
-    width: int, option: Sequence[str] | None, args: Mapping[str, Any]
+    width: int, option: Sequence[str] | None, stated: _Stated
 ) -> tuple[tuple[str, ...], Notes]:
-    for names, source in ((option, "--descriptors"), (args.get("aug_cond"), "args.json")):
+    for names, source in ((option, "--descriptors"), (stated.descriptors, stated.source)):
         if not names:
             continue
         layout = DescriptorLayout(tuple(names))
@@ -240,72 +293,3 @@ def _choose_descriptors(
         f"several sets of descriptors have {width} numbers ({shown}); choose one with "
         "--descriptors, or put args.json beside the file."
     )
-
-
-def choose_method(
-    config: ProjectorConfig,
-    *,
-    has_predictor: bool,
-    option: str | None,
-    args: Mapping[str, Any],
-    name: str,
-) -> tuple[str, Notes]:
-    """Decide on the method by the tensors, and by option, args.json, or the model's name.
-
-    Args:
-        config: The projector.
-        has_predictor: Whether the checkpoint has a predictor. MoCo-v3's was never saved.
-        option: `--method`.
-        args: Content of args.json.
-        name: Name given to the model; counts if it is of the form `ARCH_METHOD`.
-
-    Returns:
-        The method, or "A or B" where nothing decides; and the assumptions.
-
-    Raises:
-        CheckpointError: If one of these contradicts the tensors.
-    """
-    possible = _possible_methods(config, has_predictor)
-    framework = args.get("framework")
-    in_args = framework if isinstance(framework, str) else None
-    sources = {
-        "--method": option,
-        "args.json": "mocov2" if in_args == "moco" else in_args,
-        f"the name {name}": method_in_name(name),
-    }
-    stated = _stated("method", sources, possible)
-    if stated is not None:
-        return stated, ()
-    if not possible:
-        raise CheckpointError("no method has such a projector; give --method.")
-    method = " or ".join(possible)
-    if len(possible) > 1:
-        return method, (f"{method}, whose weights look the same (--method says which)",)
-    return method, ()
-
-
-def _possible_methods(config: ProjectorConfig, has_predictor: bool) -> tuple[str, ...]:
-    """Return the methods whose projector and predictor have this form; empty if none has.
-
-    SimCLR and MoCo-v2 cannot be told apart.
-    """
-    if config.conditioning.startswith("hypernet"):  # which leaves out the last BatchNorm
-        return _GENERATED[config.depth, config.out_features]
-    if has_predictor:
-        return ("simsiam",) if config.last_bn else ("byol",)
-    if not config.last_bn:
-        return ("simclr", "mocov2")
-    if config.last_bn_affine:
-        return ()
-    # Both have three layers and end in BatchNorm; only MoCo-v3's narrows.
-    return ("barlow_twins",) if config.out_features == config.hidden else ("mocov3",)
-
-
-def method_in_name(name: str) -> str | None:
-    """Return the method of a name `ARCH_METHOD` or `ARCH_cassle_METHOD`; `None` for others."""
-    base = name.partition(".")[0]
-    for arch in BACKBONES:
-        method = base.removeprefix(f"{arch}_").removeprefix("cassle_")
-        if base.startswith(f"{arch}_") and method in PROJECTORS:
-            return method
-    return None

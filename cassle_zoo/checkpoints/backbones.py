@@ -1,7 +1,7 @@
 """The backbone in a checkpoint: its weights, and the timm model that they fit.
 
-Checkpoints of solo-learn, lightly and Facebook's MoCo are flat dictionaries of weights in which
-the backbone has one prefix, and heads, EMA teacher and queue have others.
+Checkpoints are dictionaries of weights, flat or nested, in which the backbone has one prefix, and
+heads, EMA teacher and queue have others.
 """
 
 import math
@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -19,6 +20,8 @@ from cassle_zoo.common.errors import CheckpointError, ConfigError, unknown_name
 from cassle_zoo.zoo.vit import has_sincos_positions
 
 State = dict[str, Tensor]
+
+OWN_FORMAT = "a run of cassle-zoo"
 
 # (blocks per stage, whether they are bottlenecks) -> timm models; shapes tell these apart.
 _RESNETS: Mapping[tuple[tuple[int, ...], bool], tuple[str, ...]] = {
@@ -81,78 +84,137 @@ class IdentifiedBackbone:
     notes: tuple[str, ...] = ()
 
 
-def find_weights(
-    checkpoint: Any, *, prefix: str | None = None
-) -> tuple[State, str, str | None, tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class FoundWeights:
+    """Where the weights of the trained backbone are in a checkpoint.
+
+    Attributes:
+        state: The weights without their prefix.
+        prefix: Their prefix.
+        others: The other weights, under their whole names.
+        format: Which code wrote the checkpoint, in words.
+        method: SSL method, if the format tells.
+        entries: The contents of the checkpoint that are no weights.
+    """
+
+    state: State
+    prefix: str
+    others: State
+    format: str
+    method: str | None
+    entries: tuple[str, ...]
+
+    def dropped(self, *used: str) -> tuple[str, ...]:
+        """Return the contents that are neither the backbone nor under a prefix of `used`."""
+        left = [key for key in self.others if not key.startswith(used)]
+        groups = Counter(_group(key) for key in left)
+        words = [f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in groups.items()]
+        return (*words, ", ".join(self.entries)) if self.entries else tuple(words)
+
+
+def find_weights(checkpoint: Any, *, prefix: str | None = None) -> FoundWeights:
     """Find the weights of the trained backbone.
+
+    The names of nested dictionaries are joined by dots, except those of `state_dict` and `model`,
+    which are the only ones that are read where a checkpoint has them.
 
     Args:
         checkpoint: Content of the file.
-        prefix: Prefix of their names, if it is known.
-
-    Returns:
-        state: The weights without their prefix.
-        format: Which code wrote the checkpoint, in words.
-        method: SSL method, if the format tells.
-        dropped: The other contents of the checkpoint.
+        prefix: Prefix of their names, or of all that stands around them, if it is known.
 
     Raises:
         CheckpointError: If there are none, or several backbones and no `prefix` to choose one.
     """
-    weights = _weights(checkpoint)
-    chosen = _find_prefix(set(weights)) if prefix is None else _given_prefix(set(weights), prefix)
+    weights, entries = _weights(checkpoint)
+    keys = set(weights)
+    chosen = _find_prefix(keys) if prefix is None else _given_prefix(keys, prefix)
     name, method = _origin(checkpoint, weights, chosen)
-    others = Counter(_group(key) for key in weights if not key.startswith(chosen))
-    entries = [str(k) for k in checkpoint if k not in ("state_dict", "model") and k not in weights]
-    state = {k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)}
-    dropped = [f"{group} ({n} tensor{'s'[: n > 1]})" for group, n in others.items()]
-    if entries:
-        dropped.append(", ".join(entries))
-    return state, name, method, tuple(dropped)
+    return FoundWeights(
+        state={k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)},
+        prefix=chosen,
+        others={k: v for k, v in weights.items() if not k.startswith(chosen)},
+        format=name,
+        method=method,
+        entries=entries,
+    )
 
 
-def _weights(checkpoint: Any) -> State:
+def is_own_run(checkpoint: Any) -> bool:
+    """Whether the content of a file is the `checkpoint.pt` of a run of our trainer."""
+    return isinstance(checkpoint, dict) and {"method", "optimizer", "step"} <= checkpoint.keys()
+
+
+def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:
+    """Return the weights by name, and the names of what is none."""
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"the file holds a {type(checkpoint).__name__}, not a dictionary.")
-    for entry in ("state_dict", "model"):
-        if isinstance(checkpoint.get(entry), dict):
-            checkpoint = checkpoint[entry]
-            break
-    weights = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor) and isinstance(k, str)}
+    containers = ("method",) if is_own_run(checkpoint) else ("state_dict", "model")
+    inner = next((c for c in containers if isinstance(checkpoint.get(c), dict)), None)
+    weights = _flat(checkpoint if inner is None else checkpoint[inner])
     if not weights:
         raise CheckpointError(
             "the file holds no dictionary of tensors, neither itself nor under 'state_dict'; it "
             f"has {', '.join(map(str, list(checkpoint)[:8])) or 'nothing'}."
         )
-    return weights
+    if inner is None:
+        tops = {key.partition(".")[0] for key in weights}
+        others = [k for k in checkpoint if k not in weights and k not in tops]
+    else:
+        others = [k for k in checkpoint if k not in containers]
+    return weights, tuple(map(str, others))
+
+
+def _flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 4) -> State:
+    """Return the tensors of nested dictionaries by dotted name; an optimiser numbers its own."""
+    flat: State = {}
+    for key, value in values.items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            flat[prefix + key] = value
+        elif isinstance(key, str) and isinstance(value, dict) and depth:
+            flat |= _flat(value, f"{prefix}{key}.", depth - 1)
+    return flat
 
 
 def _given_prefix(keys: set[str], prefix: str) -> str:
     prefix = f"{prefix.removesuffix('.')}." if prefix else ""
-    if not any(key.startswith(prefix) for key in keys):
+    under = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
+    if not under:
         raise CheckpointError(
             f"no weight begins with {prefix!r}; there are {', '.join(sorted(keys)[:5])}, ..."
         )
-    return prefix
+    deeper = _backbone_prefixes(under)
+    return prefix if "" in deeper or not deeper else prefix + _trained(deeper, prefix)
 
 
 def _find_prefix(keys: set[str]) -> str:
-    ends = {(key, match.end()) for key in keys for match in re.finditer(r"\.", key)}
-    prefixes = {"", *(key[:end] for key, end in ends)}
-    found = sorted(prefix for prefix in prefixes if _has_backbone(keys, prefix))
-    trained = [p for p in found if not _COPIES & set(re.split(r"[._]", p))] or found
-    if len(trained) == 1:
-        return trained[0]
-    if found:
-        raise CheckpointError(
-            f"there are several backbones, under {', '.join(map(repr, trained))}; choose one with "
-            "--prefix."
-        )
+    if found := _backbone_prefixes(keys):
+        return _trained(found)
     raise CheckpointError(
         "found no ResNet with torchvision's names and no ViT with timm's names among "
         f"{', '.join(sorted(keys)[:5])}, ...; say which weights with --prefix, and which timm "
         "model they fit with --arch."
     )
+
+
+def without_copies(prefixes: list[str]) -> list[str]:
+    """Leave out the prefixes of copies that follow the trained network."""
+    return [p for p in prefixes if not _COPIES & set(re.split(r"[._]", p))]
+
+
+def _trained(found: list[str], under: str = "") -> str:
+    trained = without_copies(found) or found
+    if len(trained) == 1:
+        return trained[0]
+    raise CheckpointError(
+        f"there are several backbones, under {', '.join(repr(under + p) for p in trained)}; choose "
+        "one with --prefix."
+    )
+
+
+def _backbone_prefixes(keys: set[str]) -> list[str]:
+    ends = {(key, match.end()) for key in keys for match in re.finditer(r"\.", key)}
+    prefixes = {"", *(key[:end] for key, end in ends)}
+    return sorted(prefix for prefix in prefixes if _has_backbone(keys, prefix))
 
 
 def _has_backbone(keys: set[str], prefix: str) -> bool:
@@ -166,6 +228,10 @@ def _origin(checkpoint: dict[Any, Any], weights: State, prefix: str) -> tuple[st
         return ("MoCo-v2 (Facebook)", "mocov2") if v2 else ("MoCo (Facebook)", "mocov1")
     if prefix.endswith("base_encoder."):
         return "MoCo-v3 (Facebook)", "mocov3"
+    if is_own_run(checkpoint):
+        return OWN_FORMAT, None
+    if prefix.startswith(("student.", "teacher.")) and "dino_loss" in checkpoint:
+        return "DINO (Facebook)", "dino"
     if "pytorch-lightning_version" not in checkpoint:
         return "a dictionary of weights", None
     if any(key.startswith("classifier.") for key in weights):
@@ -182,7 +248,12 @@ def _group(key: str) -> str:
 
 
 def identify_backbone(
-    state: State, *, arch: str | None = None, num_heads: int | None = None, mocov3: bool = False
+    state: State,
+    *,
+    arch: str | None = None,
+    model_args: Mapping[str, Any] = MappingProxyType({}),
+    num_heads: int | None = None,
+    mocov3: bool = False,
 ) -> IdentifiedBackbone:
     """Find the timm model of a backbone.
 
@@ -190,6 +261,7 @@ def identify_backbone(
         state: Weights of a torchvision-style ResNet (by name, or as lightly's nn.Sequential) or
             a timm-style ViT; with `arch`, of any timm model.
         arch: Name of the timm model, if it is known.
+        model_args: Arguments of the timm model `arch`, if they are known.
         num_heads: Attention heads of a ViT, which its weights do not show.
         mocov3: Whether a ViT is known to have MoCo-v3's number of heads.
 
@@ -210,6 +282,7 @@ def identify_backbone(
         if not timm.is_model(arch):
             raise unknown_name("timm model", arch, timm.list_models())
         candidates = (arch,)
+        args = dict(model_args)
         if num_heads is not None:
             args["num_heads"] = num_heads
     elif patches is not None:

@@ -1,11 +1,12 @@
-"""Checkpoint files of other training codes, read without running anything in them.
+"""Checkpoint files of any training code, read without running anything in them.
 
-Such files are pickles. They are read with torch's `weights_only` loader, which knows tensors and
-plain values and imports nothing. Settings that Lightning, omegaconf, argparse and numpy leave in
-checkpoints are replaced by inert stand-ins, so these libraries are neither needed nor run; every
-other type is refused.
+Such files are pickles, those of our own trainer behind a line with their hash. They are read with
+torch's `weights_only` loader, which knows tensors and plain values and imports nothing. Settings
+that Lightning, omegaconf, argparse and numpy leave in checkpoints are replaced by inert stand-ins,
+so these libraries are neither needed nor run; every other type is refused.
 """
 
+import io
 import pickle
 import re
 import zipfile
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from cassle_zoo.common.errors import CheckpointError
+from cassle_zoo.common.files import sha256
 
 
 class Inert:
@@ -66,7 +70,7 @@ _IF_TRUSTED = (
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """Read a file written by `torch.save`.
+    """Read a file of torch.save or safetensors, or the `checkpoint.pt` of a `cassle-zoo train` run.
 
     Args:
         path: The file.
@@ -81,12 +85,21 @@ def read_checkpoint(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file; give the path of a checkpoint.")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged, or no safetensors file ({error}).") from None
     safe: list[Any] = [(Inert, name) for name in INERT_TYPES]
     safe += [(OrderedDict, name) for name in DICT_TYPES]
+    own = _own_content(path)
     try:
         with torch.serialization.safe_globals(safe):
             content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+                path if own is None else io.BytesIO(own),
+                map_location="cpu",
+                weights_only=True,
+                mmap=own is None and zipfile.is_zipfile(path),
             )
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, error)) from None
@@ -102,6 +115,25 @@ def read_checkpoint(path: str | Path) -> Any:
         ) from error
 
     _check_tensors(content, path)
+    return content
+
+
+def _own_content(path: Path) -> bytes | None:
+    """Return what follows the SHA-256 on the first line of our trainer's checkpoints, if it does.
+
+    Raises:
+        CheckpointError: If the content does not have that hash.
+    """
+    with path.open("rb") as file:
+        digest = re.fullmatch(rb"([0-9a-f]{64})\n", file.read(65))
+        if digest is None:
+            return None
+        content = file.read()
+    if sha256(content).encode() != digest[1]:
+        raise CheckpointError(
+            f"{path} is damaged: its content does not have the SHA-256 on its first line. Take "
+            "checkpoint.previous.pt beside it, or continue the run, which writes the file again."
+        )
     return content
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from builders import write_tar
+from safetensors.torch import save_file
 
+from cassle_zoo.checkpoints.checkpoint_file import DICT_TYPES, INERT_TYPES, Inert, read_checkpoint
 from cassle_zoo.common.errors import CheckpointError
-from cassle_zoo.hub.convert.checkpoint_file import DICT_TYPES, INERT_TYPES, Inert, read_checkpoint
 
 
 class Runs:
@@ -155,6 +156,15 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:-600])
     with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"w": torch.arange(3.0)}, path)
+    assert read_checkpoint(path)["w"].tolist() == [0, 1, 2]
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="damaged, or no safetensors file"):
         read_checkpoint(path)
 
 

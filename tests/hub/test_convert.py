@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import cassle_zoo
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import CheckpointError, ConfigError, ModelFolderError
-from cassle_zoo.hub.convert.convert import ConvertOptions, convert_checkpoint
+from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.zoo.vit import mocov3_vit
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS
+from cassle_zoo.checkpoints.checkpoint_file import read_checkpoint
+from cassle_zoo.checkpoints.identify import CheckpointFacts, identify_content
+from cassle_zoo.checkpoints.projectors import read_projector
 from cassle_zoo.common.errors import CheckpointError
-from cassle_zoo.hub.convert.checkpoint_file import read_checkpoint
-from cassle_zoo.hub.convert.convert import ConvertOptions, identify
-from cassle_zoo.hub.convert.official import read_projector
 from cassle_zoo.projector import ProjectorConfig
 
 Make = Callable[[str], dict[str, Any]]
@@ -56,8 +56,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 def test_every_case_is_identified(official_case: Make, tmp_path: Path, case: str) -> None:
     timm_arch, method, fields = CASES[case]
     torch.save(official_case(case), tmp_path / "ckpt-500.pth")
-    options = ConvertOptions(conditioning=fields.get("conditioning") if "add" in case else None)
-    found = identify(read_checkpoint(tmp_path / "ckpt-500.pth"), {}, "mine", options)
+    options = CheckpointFacts(conditioning=fields.get("conditioning") if "add" in case else None)
+    found = identify_content(read_checkpoint(tmp_path / "ckpt-500.pth"), {}, "mine", options)
     assert (found.backbone.timm_arch, found.method) == (timm_arch, method)
     heads = {"num_heads": 12} if "small" in case else {}
     assert found.backbone.model_args == heads
@@ -179,6 +179,13 @@ def test_contradictions_and_open_questions_are_refused(
         read_projector(projector_state("cat", width), 20, **kwargs)
 
 
+def test_a_plain_projector_has_no_descriptors() -> None:
+    state = projector_state("raw_add", 13, features=20)  # the same tensors
+    assert read_projector(state, 20)[0].config.conditioning == "none"
+    with pytest.raises(CheckpointError, match="says crop, but the projector is not conditioned"):
+        read_projector(state, 20, descriptors=("crop",))
+
+
 def test_adding_and_multiplying_look_the_same() -> None:
     with pytest.raises(CheckpointError, match="give --conditioning add or --conditioning mul"):
         read_projector(projector_state("mul", 13), 20)
@@ -205,15 +212,15 @@ def test_tensors_that_do_not_belong_together_are_refused() -> None:
         ("resnet18_cassle_simclr.in100", {}, "simclr"),
         ("resnet18_mocov2", {}, "mocov2"),
         ("mine", {"args": {"framework": "moco"}}, "mocov2"),
-        ("mine", {"options": ConvertOptions(method="simclr")}, "simclr"),
+        ("mine", {"options": CheckpointFacts(method="simclr")}, "simclr"),
     ],
 )
 def test_where_the_method_is_found(
     official_case: Make, name: str, kwargs: dict[str, Any], method: str
 ) -> None:
     checkpoint = official_case("resnet18_simclr_raw_proj-cat")
-    options = kwargs.get("options", ConvertOptions())
-    found = identify(checkpoint, kwargs.get("args", {}), name, options)
+    options = kwargs.get("options", CheckpointFacts())
+    found = identify_content(checkpoint, kwargs.get("args", {}), name, options)
     assert found.method == method
     assert not any("method" in note for note in found.notes)
 
@@ -224,7 +231,7 @@ def test_where_the_method_is_found(
         ("resnet18_byol", {}, r"name resnet18_byol says method 'byol'.*simclr or mocov2"),
         ("resnet50_simclr", {}, "says resnet50, but the backbone is resnet18"),
         ("mine", {"args": {"framework": "simsiam"}}, r"args\.json says method 'simsiam'"),
-        ("mine", {"options": ConvertOptions(method="byol")}, "--method says method 'byol'"),
+        ("mine", {"options": CheckpointFacts(method="byol")}, "--method says method 'byol'"),
     ],
 )
 def test_names_that_the_tensors_deny_are_refused(
@@ -232,10 +239,12 @@ def test_names_that_the_tensors_deny_are_refused(
 ) -> None:
     checkpoint = official_case("resnet18_simclr_raw_proj-cat")
     with pytest.raises(CheckpointError, match=message):
-        identify(checkpoint, kwargs.get("args", {}), name, kwargs.get("options", ConvertOptions()))
+        identify_content(
+            checkpoint, kwargs.get("args", {}), name, kwargs.get("options", CheckpointFacts())
+        )
 
 
 def test_a_baseline_may_not_be_called_cassle(official_case: Make) -> None:
     checkpoint = official_case("resnet50_moco_mlp_proj-none")
     with pytest.raises(CheckpointError, match="leave out '_cassle'"):
-        identify(checkpoint, {}, "resnet50_cassle_mocov2.in100", ConvertOptions())
+        identify_content(checkpoint, {}, "resnet50_cassle_mocov2.in100", CheckpointFacts())

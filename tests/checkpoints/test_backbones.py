@@ -11,13 +11,14 @@ import torchvision
 from torch import Tensor, nn
 
 import cassle_zoo
+from cassle_zoo.checkpoints.identify import IdentifiedCheckpoint
 from cassle_zoo.common.errors import (
     CheckpointError,
     ConfigError,
     ModelFolderError,
     UnknownNameError,
 )
-from cassle_zoo.hub.convert.convert import ConvertOptions, IdentifiedCheckpoint, convert_checkpoint
+from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 from cassle_zoo.zoo.vit import mocov3_vit
 
 Randomise = Callable[[nn.Module], nn.Module]

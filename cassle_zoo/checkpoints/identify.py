@@ -1,0 +1,390 @@
+"""What a checkpoint file holds: which code wrote it, its backbone, and the projector if it has one.
+
+Checkpoints of this library's trainer, of the paper's code, and of any code around a
+`ConditionedProjector` are read with their projector; of others, solo-learn's, lightly's and
+Facebook's among them, only the backbone is. Missing facts are asked for, or assumed and reported.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from cassle_zoo.checkpoints.backbones import (
+    OWN_FORMAT,
+    FoundWeights,
+    IdentifiedBackbone,
+    find_weights,
+    identify_backbone,
+    is_own_run,
+    without_copies,
+)
+from cassle_zoo.checkpoints.checkpoint_file import read_checkpoint
+from cassle_zoo.checkpoints.official import choose_method, is_official, method_in_name
+from cassle_zoo.checkpoints.projectors import (
+    NoProjectorError,
+    Notes,
+    check_stated,
+    projector_prefixes,
+    read_projector,
+)
+from cassle_zoo.common.errors import CheckpointError
+from cassle_zoo.common.files import read_json
+from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS
+
+_ARGS_DATASETS = {"imagenet100": "in100", "stl10": "stl10"}
+OFFICIAL_FORMAT = "the paper's code (gmum/CASSLE)"
+# What Lightning modules call the size of their images.
+_SIZES = ("image_size", "img_size", "input_size", "crop_size", "size")
+# Settings in args.json that describe the training; paths and the like stay out of model folders.
+_SETTINGS = re.compile(
+    r"framework|dataset|model|batch_size|max_epochs|base_lr|wd|seed|(aug|ss)_\w+|color_aug"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFacts:
+    """Facts about a checkpoint that the user knows; `None` leaves one to the file.
+
+    Attributes:
+        method: SSL method.
+        conditioning: How the projector is conditioned: `add` or `mul`, which look the same.
+        descriptors: Names of the descriptors that the projector takes.
+        arch: timm model of the backbone.
+        num_heads: Attention heads of a ViT.
+        prefix: Prefix of the names of the backbone's weights.
+    """
+
+    method: str | None = None
+    conditioning: str | None = None
+    descriptors: tuple[str, ...] | None = None
+    arch: str | None = None
+    num_heads: int | None = None
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifiedCheckpoint:
+    """An identified checkpoint.
+
+    Attributes:
+        format: Which code wrote it, in words.
+        method: SSL method.
+        backbone: The backbone under timm's names.
+        projector: The projector with its weights, if there is one that is understood.
+        data: Pretraining data, a key of :data:`cassle_zoo.specs.DATASETS`, if the file or the
+            settings beside it tell.
+        size: Height and width of the images in pixels, likewise.
+        mean: Per-channel mean subtracted from images in [0, 1], likewise.
+        std: Per-channel standard deviation that they are divided by, likewise.
+        training: Known facts about the training, by name.
+        notes: Assumptions, in sentences.
+        dropped: The other contents of the checkpoint.
+    """
+
+    format: str
+    method: str
+    backbone: IdentifiedBackbone
+    projector: ConditionedProjector | None = None
+    data: str | None = None
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether the model is CASSLE's, or one that was trained as its baseline."""
+        if self.format in (OFFICIAL_FORMAT, OWN_FORMAT):
+            return self.projector is not None
+        return self.projector is not None and self.projector.config.conditioning != "none"
+
+    def in_words(self) -> str:
+        """Return a description of the model, on one line."""
+        backbone = self.backbone
+        args = ", ".join(f"{key}={value}" for key, value in backbone.model_args.items())
+        words = f"{backbone.timm_arch}{f' ({args})' if args else ''}, {self.method}"
+        if self.projector is None:
+            return f"{words}, no projector"
+        config = self.projector.config
+        omega = f" on {', '.join(config.descriptors)}" if config.descriptors else ""
+        return f"{words}, projector conditioned by {config.conditioning}{omega}"
+
+
+def identify(
+    path: str | Path, facts: CheckpointFacts | None = None, *, name: str = ""
+) -> IdentifiedCheckpoint:
+    """Read a checkpoint file and identify what is in it. Nothing in the file is run.
+
+    `args.json` (or `NAME.args.json` for a checkpoint `NAME.pth`) beside the file is read if there
+    is one, beside the `checkpoint.pt` of a run its `config.json`.
+
+    Args:
+        path: The checkpoint.
+        facts: What the user knows about it.
+        name: Name given to the model; one of the form `ARCH_METHOD` must agree with the file.
+
+    Raises:
+        CheckpointError: If the file is unsafe, damaged or not understood, or contradicts its name,
+            args.json or `facts`.
+        UnknownNameError: If timm has no model `facts.arch`.
+        ConfigError: If `facts.num_heads` does not divide the width of a ViT.
+    """
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    args = read_settings(path) if is_own_run(checkpoint) else read_args(path)
+    try:
+        return identify_content(checkpoint, args, name, facts or CheckpointFacts())
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def identify_content(
+    checkpoint: Any, args: Mapping[str, Any], name: str, facts: CheckpointFacts
+) -> IdentifiedCheckpoint:
+    """Identify the content of a checkpoint file.
+
+    Args:
+        checkpoint: Content of the file.
+        args: Content of args.json (or a run's config.json) beside it; empty if there is none.
+        name: Name given to the model.
+        facts: What the user knows.
+
+    Raises:
+        CheckpointError: If it is not understood, or contradicts its name, args.json or the facts.
+    """
+    if is_official(checkpoint):
+        found = _official(checkpoint, args, name, facts)
+    elif is_own_run(checkpoint):
+        found = _own(checkpoint, args, name, facts)
+    else:
+        found = _foreign(checkpoint, args, name, facts)
+    base = name.partition(".")[0]
+    arch = next((a for a in BACKBONES if base.startswith(f"{a}_")), None)
+    if arch is not None and BACKBONES[arch].timm_arch != found.backbone.timm_arch:
+        raise CheckpointError(
+            f"the name {name} says {arch}, but the backbone is {found.backbone.timm_arch}."
+        )
+    projector = found.projector
+    if "_cassle_" in name and projector and projector.config.conditioning == "none":
+        raise CheckpointError(
+            f"the name {name} says CASSLE, but the projector is not conditioned; leave out "
+            "'_cassle'."
+        )
+    return found
+
+
+def _official(
+    checkpoint: dict[str, Any], args: Mapping[str, Any], name: str, facts: CheckpointFacts
+) -> IdentifiedCheckpoint:
+    backbone = identify_backbone(
+        checkpoint["backbone"], arch=facts.arch, num_heads=facts.num_heads, mocov3=True
+    )
+    projector, notes = read_projector(
+        checkpoint["projector"],
+        int(backbone.model.num_features),  # type: ignore[arg-type]
+        conditioning=facts.conditioning,
+        descriptors=facts.descriptors,
+        args=args,
+    )
+    method, method_notes = choose_method(
+        projector.config,
+        has_predictor=bool(checkpoint.get("predictor")),
+        option=facts.method,
+        args=args,
+        name=name,
+    )
+    settings = {key: value for key, value in args.items() if _SETTINGS.fullmatch(key)}
+    trainer = checkpoint.get("trainer")
+    iterations = trainer.get("iteration") if isinstance(trainer, dict) else None
+    others = [k for k, value in checkpoint.items() if k not in ("backbone", "projector") and value]
+    return IdentifiedCheckpoint(
+        format=OFFICIAL_FORMAT,
+        method=method,
+        backbone=backbone,
+        projector=projector,
+        data=_ARGS_DATASETS.get(str(args.get("dataset"))),
+        training={
+            "iterations": iterations if isinstance(iterations, int) and iterations else None,
+            "config": {"args.json": settings} if settings else None,
+        },
+        notes=(*backbone.notes, *notes, *method_notes),
+        dropped=(*backbone.dropped, *others),
+    )
+
+
+def _own(
+    checkpoint: dict[str, Any], settings: Mapping[str, Any], name: str, facts: CheckpointFacts
+) -> IdentifiedCheckpoint:
+    """Identify a checkpoint of our trainer by its run's settings and, without them, its tensors."""
+    weights = find_weights(checkpoint, prefix=facts.prefix or "backbone")
+    augment = settings.get("augment", {})
+    size, arch, args = augment.get("size"), facts.arch, dict[str, Any]()
+    if arch is None and "arch" in settings:
+        arch, args = _trained_arch(settings["arch"], size)
+    backbone = identify_backbone(
+        weights.state, arch=arch, model_args=args, num_heads=facts.num_heads
+    )
+    projector, dropped, notes = _projector(weights, backbone, settings, facts)
+    trained = settings.get("method", {}).get("name")
+    sources = {"--method": facts.method, f"the name {name}": method_in_name(name)}
+    stated = check_stated("method", sources, (trained,) if trained else ())
+    data = settings.get("data", {}).get("dataset")
+    return IdentifiedCheckpoint(
+        format=weights.format,
+        method=trained or stated or "unknown",
+        backbone=backbone,
+        projector=projector,
+        data=data if data in DATASETS else None,
+        size=size,
+        mean=tuple(augment["mean"]) if "mean" in augment else None,
+        std=tuple(augment["std"]) if "std" in augment else None,
+        training={
+            "steps": checkpoint["step"],
+            "config": {"config.json": _public(settings)} if settings else None,
+        },
+        notes=(*backbone.notes, *notes),
+        dropped=(*dropped, *backbone.dropped),
+    )
+
+
+def _trained_arch(arch: str, size: int | None) -> tuple[str, dict[str, Any]]:
+    """Return the timm model, and its arguments, that a run's `arch` and `augment.size` say."""
+    short = next((spec.arch for spec in MODEL_SPECS.values() if spec.name == arch), arch)
+    known = BACKBONES.get(short)
+    timm_arch = arch if known is None else known.timm_arch
+    args: dict[str, Any] = {} if known is None else dict(known.model_args)
+    cfg = timm.get_pretrained_cfg(timm_arch) if timm.is_model(timm_arch) else None
+    if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
+        args["img_size"] = size
+    return timm_arch, args
+
+
+def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's settings without the user's paths, as in its export."""
+    data = settings.get("data", {})
+    return {**settings, "data": {**data, "root": Path(str(data.get("root", ""))).name}}
+
+
+def _foreign(
+    checkpoint: Any, args: Mapping[str, Any], name: str, facts: CheckpointFacts
+) -> IdentifiedCheckpoint:
+    weights = find_weights(checkpoint, prefix=facts.prefix)
+    backbone = identify_backbone(
+        weights.state,
+        arch=facts.arch,
+        num_heads=facts.num_heads,
+        mocov3=weights.method == "mocov3",
+    )
+    projector, dropped, notes = _projector(weights, backbone, {}, facts)
+    if projector is None and (facts.conditioning is not None or facts.descriptors is not None):
+        raise CheckpointError(
+            "--conditioning and --descriptors describe a projector, but only the checkpoints of "
+            "the paper's code, with 'backbone' and 'projector', and those with a "
+            "ConditionedProjector have one that can be converted."
+        )
+    return IdentifiedCheckpoint(
+        format=weights.format,
+        method=facts.method or weights.method or method_in_name(name) or "unknown",
+        backbone=backbone,
+        projector=projector,
+        data=_ARGS_DATASETS.get(str(args.get("dataset"))),
+        size=_image_size(checkpoint.get("hyper_parameters")),
+        notes=(*backbone.notes, *notes),
+        dropped=(*dropped, *backbone.dropped),
+    )
+
+
+def _projector(
+    weights: FoundWeights,
+    backbone: IdentifiedBackbone,
+    settings: Mapping[str, Any],
+    facts: CheckpointFacts,
+) -> tuple[ConditionedProjector | None, Notes, Notes]:
+    """Find the trained ConditionedProjector beside a backbone.
+
+    Returns:
+        The projector, the contents of the checkpoint that are left out, and the assumptions.
+    """
+    prefixes = without_copies(projector_prefixes(weights.others))
+    parent = weights.prefix.rstrip(".").rpartition(".")[0]
+    # Beside this backbone, if there are others: an EMA teacher has its own.
+    prefixes = [p for p in prefixes if p.rstrip(".").rpartition(".")[0] == parent] or prefixes
+    read: dict[str, tuple[ConditionedProjector, Notes]] = {}
+    for prefix in prefixes:
+        with suppress(NoProjectorError):  # a predictor, say
+            read[prefix] = read_projector(
+                {
+                    k.removeprefix(prefix): v
+                    for k, v in weights.others.items()
+                    if k.startswith(prefix)
+                },
+                int(backbone.model.num_features),  # type: ignore[arg-type]
+                conditioning=facts.conditioning,
+                descriptors=facts.descriptors,
+                args=settings,
+            )
+    conditioned = [k for k, (found, _) in read.items() if found.config.conditioning != "none"]
+    chosen = conditioned or list(read)
+    if len(chosen) > 1:
+        words = " and ".join(prefix.rstrip(".") for prefix in chosen)
+        return None, weights.dropped(), (f"no projector, since {words} are equally likely",)
+    if not chosen:
+        return None, weights.dropped(), ()
+    projector, notes = read[chosen[0]]
+    if not (conditioned or settings):
+        name = chosen[0].rstrip(".")
+        notes = (*notes, f"{name} is a plain projector, with ReLU after its hidden layers")
+    return projector, weights.dropped(chosen[0]), notes
+
+
+def _image_size(settings: Any) -> int | None:
+    """Return the size of the images that Lightning's hyper-parameters state, if they do."""
+    if not isinstance(settings, dict):
+        return None
+    for name in _SIZES:
+        value = settings.get(name)
+        if isinstance(value, list | tuple) and len(set(value)) == 1:
+            value = value[0]
+        if type(value) is int and value > 0:
+            return value
+    return None
+
+
+def read_args(path: Path) -> Mapping[str, Any]:
+    """Read `NAME.args.json` or `args.json` beside a checkpoint NAME.pth; empty if there is none.
+
+    Raises:
+        CheckpointError: If it is not a JSON object.
+    """
+    for beside in (path.with_suffix(".args.json"), path.with_name("args.json")):
+        if beside.is_file():
+            try:
+                return read_json(beside)
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{beside} must hold the arguments by name, as a JSON object ({error})."
+                ) from error
+    return {}
+
+
+def read_settings(path: Path) -> Mapping[str, Any]:
+    """Read the settings of the run whose `checkpoint.pt` is at `path`; empty if they are not there.
+
+    Raises:
+        CheckpointError: If they are not a JSON object.
+    """
+    beside = path.with_name("config.json")
+    if not beside.is_file():
+        return {}
+    try:
+        return read_json(beside)
+    except ValueError as error:
+        raise CheckpointError(f"{beside} must hold the run's settings ({error}).") from error
