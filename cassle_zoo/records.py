@@ -23,6 +23,8 @@ FORMAT_VERSION = 2
 """Of run exports, results and the study's records."""
 
 FINAL_FOLDER = "final"
+SNAPSHOTS_FOLDER = "snapshots"
+"""Folder of a run with one export per epoch that was asked for, named by its number."""
 EXPORT_FILE = "export.json"
 BACKBONE_FILE = "backbone.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
@@ -44,10 +46,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class RunExport:
-    """The description of a finished run's weights, in `RUN/final/export.json`.
+    """The description of a run's weights, in `RUN/final/export.json`.
 
     Backbone (under timm's keys) and projector are beside it in `BACKBONE_FILE` and
-    `PROJECTOR_FILE`, in float32; `export.json` is written last.
+    `PROJECTOR_FILE`, in float32; `export.json` is written last. Snapshots
+    (`RUN/snapshots/EPOCH/`) are the same. `RUN/export.json` describes the weights in checkpoints.
 
     Attributes:
         name: Full name of the model.
@@ -58,7 +61,8 @@ class RunExport:
         input_size: (channels, height, width) in pixels.
         mean: Per-channel mean subtracted from images in [0, 1].
         std: Per-channel standard deviation they are divided by.
-        training: How the weights were made: `config` (all settings), `steps`, `command`, and the
+        training: How the weights were made: `config` (all settings), `steps`, `total_steps` if
+            they are not all, `images` (`count`, `names` and perhaps `sha256`), `command`, and the
             versions of :func:`code_version`.
     """
 
@@ -79,22 +83,30 @@ class RunExport:
 
     @classmethod
     def load(cls, run: Path) -> Self:
-        """Read the export of the run in a folder.
+        """Read the export of the finished run in a folder.
 
         Raises:
-            ModelFolderError: If the run is not finished, or `export.json` is malformed or of
-                another format.
+            ModelFolderError: As :meth:`read`.
         """
-        path = run / FINAL_FOLDER / EXPORT_FILE
-        if not path.is_file():
-            raise ModelFolderError(
-                f"{path} is missing, so {run} is not a finished run. Repeat its `cassle-zoo train` "
-                "command to continue it."
-            )
+        return cls.read(run / FINAL_FOLDER)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read `export.json` in a folder.
+
+        Raises:
+            ModelFolderError: If it is missing, malformed, or of another format.
+        """
+        path = folder / EXPORT_FILE
         try:
             return _from_json(cls, path.read_text(encoding="utf-8"), str(path))
-        except (DataError, UnicodeDecodeError) as error:
-            raise ModelFolderError(f"{error} If it is damaged, finish the run again.") from error
+        except FileNotFoundError:
+            raise ModelFolderError(
+                f"{path} is missing, so {folder} does not hold the weights of a run. Repeat the "
+                "`cassle-zoo train` command of the run to continue it."
+            ) from None
+        except (DataError, OSError, UnicodeDecodeError) as error:
+            raise ModelFolderError(f"{error} If it is damaged, continue the run.") from error
 
 
 @dataclass(frozen=True, kw_only=True)

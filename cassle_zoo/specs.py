@@ -102,6 +102,9 @@ class DatasetInfo:
         mean: Normalisation mean.
         std: Normalisation standard deviation.
         images: Number of training images.
+        reader: How a training reads them: its `data.dataset`; empty for a folder or archive.
+        sha256: Of records and pixels of the training images
+            (:attr:`cassle_zoo.data.emoji64.Emoji64.sha256`), if it is known.
     """
 
     title: str
@@ -112,6 +115,8 @@ class DatasetInfo:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     images: int
+    reader: str = ""
+    sha256: str | None = None
 
 
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
@@ -128,6 +133,8 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             images=8_718,
+            reader="emoji64",
+            sha256="3e054dcb715851c7ac68af2e563494137d45244e31fd0d2f7487f5e787f1a3ba",
         ),
         "in100": DatasetInfo(
             title="ImageNet-100",
@@ -148,6 +155,7 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
             mean=(0.43, 0.42, 0.39),
             std=(0.27, 0.26, 0.27),
             images=100_000,
+            reader="torch/stl10",
         ),
     }
 )

@@ -18,6 +18,7 @@ from cassle_zoo.specs import DATASETS, ModelSpec
 from cassle_zoo.store.tensors import save_model_folder
 from cassle_zoo.version import __version__
 from cassle_zoo.zoo.registry import make_config
+from cassle_zoo.zoo.width import feature_width
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -158,7 +159,7 @@ def _spec(
         input_size=(3, size, size),
         mean=mean or prepared.mean,
         std=std or prepared.std,
-        num_features=int(backbone.model.num_features),  # type: ignore[arg-type]
+        num_features=feature_width(backbone.timm_arch, backbone.model_args, (3, size, size)),
         data=data or "",
         license=options.license,
         recipe=name,

@@ -1,13 +1,16 @@
-"""Turns a finished training run into a model folder, ready for the Hub."""
+"""Turns a training run into a model folder, ready for the Hub."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.cards.card import render_card
+from cassle_zoo.hub.provenance import data_of, license_of, problems
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import (
@@ -15,9 +18,11 @@ from cassle_zoo.records import (
     EXPORT_FILE,
     FINAL_FOLDER,
     PROJECTOR_FILE,
+    SNAPSHOTS_FOLDER,
     RunExport,
 )
-from cassle_zoo.specs import MODEL_SPECS, ModelSpec
+from cassle_zoo.specs import ModelSpec
+from cassle_zoo.store.run_checkpoint import LATEST, PREVIOUS, load_checkpoint
 from cassle_zoo.store.tensors import (
     check_backbone_keys,
     load_strictly,
@@ -25,6 +30,7 @@ from cassle_zoo.store.tensors import (
     save_model_folder,
 )
 from cassle_zoo.zoo.registry import make_config
+from cassle_zoo.zoo.width import feature_width
 
 DTYPES = (torch.float16, torch.float32)
 
@@ -36,6 +42,7 @@ def export_run(
     dtype: torch.dtype = torch.float16,
     overwrite: bool = False,
     license: str | None = None,
+    epoch: int | None = None,
 ) -> Path:
     """Write weights of backbone and projector, `config.json`, a reference and a model card.
 
@@ -43,40 +50,40 @@ def export_run(
     is not installed.
 
     Args:
-        run_dir: Folder of the run; its `final/` is read.
+        run_dir: Folder of the run; its `final/` is read, or, if it is not finished, the latest
+            checkpoint. Or the folder of a snapshot.
         out_dir: Folder to write.
         dtype: Type of the weights on disk, float16 or float32.
         overwrite: Whether to replace a model folder that exists.
-        license: Of the weights (SPDX); by default the registry's for its models, else `unknown`.
+        license: Of the weights (SPDX); by default the registry's for its models trained on its
+            data, else `unknown`.
+        epoch: The run's snapshot after this epoch, instead of its final weights.
 
     Returns:
         `out_dir`.
 
     Raises:
-        ModelFolderError: If the run is not finished, its files contradict each other, a weight does
-            not fit `dtype`, or `out_dir` is not empty.
-        ConfigError: If `dtype` is another type.
+        ModelFolderError: If there are no weights in `run_dir`, its files contradict each other, a
+            weight does not fit `dtype`, or `out_dir` is not empty.
+        ConfigError: If `dtype` is another type, or there is no snapshot of that epoch.
     """
     check_dtype(dtype)
-    export, final = RunExport.load(Path(run_dir)), Path(run_dir) / FINAL_FOLDER
-    described_by = final / EXPORT_FILE
+    run = _read_run(Path(run_dir), epoch)
+    export, described_by = run.export, run.described_by
     if not timm.is_model(export.timm_arch):
         raise ModelFolderError(f"{described_by}: timm has no model {export.timm_arch!r}.")
     backbone: Any = timm.create_model(export.timm_arch, num_classes=0, **export.model_args)
-    state = read_tensors(final / BACKBONE_FILE)
-    check_backbone_keys(state, backbone)
-    load_strictly(backbone, state, final / BACKBONE_FILE)
+    check_backbone_keys(run.backbone, backbone)
+    load_strictly(backbone, run.backbone, run.backbone_file)
 
     try:
         projector = ConditionedProjector(ProjectorConfig.from_dict(export.projector))
     except (TypeError, ValueError) as error:
         raise ModelFolderError(f"{described_by}: {error}") from error
-    load_strictly(projector, read_tensors(final / PROJECTOR_FILE), final / PROJECTOR_FILE)
+    load_strictly(projector, run.projector, run.projector_file)
 
-    if license is None:
-        known = MODEL_SPECS.get(export.name)
-        license = "unknown" if known is None else known.license
     name, _, tag = export.name.partition(".")
+    data = data_of(export.name, export.training)
     spec = ModelSpec(
         name=name,
         tag=tag,
@@ -88,22 +95,127 @@ def export_run(
         input_size=export.input_size,
         mean=export.mean,
         std=export.std,
-        num_features=backbone.num_features,
-        data=tag,
+        num_features=feature_width(export.timm_arch, export.model_args, export.input_size),
+        data=data,
         recipe=export.name,
-        license=license,
+        license=license_of(export.name, export.training) if license is None else license,
     )
-    training = {"data": tag, **export.training}
+    training = {"data": data, **export.training}
     config = make_config(spec, backbone, projector=projector.config, training=training)
+    if wrong := problems(config):
+        raise ModelFolderError(
+            f"{described_by} contradicts itself: {'; '.join(wrong)}. Correct its `name` (it is the "
+            "name of the model, `ARCH_cassle_METHOD.TAG` by convention), and export again."
+        )
     return save_model_folder(
         out_dir,
         config=config,
-        backbone_state=state,
+        backbone_state=run.backbone,
         projector=projector,
         dtype=dtype,
         card=str(render_card(config)),
         finish=write_reference,
         overwrite=overwrite,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Weights of a run, the files that they are from, and their description."""
+
+    export: RunExport
+    described_by: Path
+    backbone: dict[str, Tensor]
+    backbone_file: Path
+    projector: dict[str, Tensor]
+    projector_file: Path
+
+
+def _read_run(run: Path, epoch: int | None) -> _Run:
+    """Read a snapshot, the final weights, or else those of the latest checkpoint."""
+    if epoch is not None:
+        folder = run / SNAPSHOTS_FOLDER / f"{epoch:04d}"
+        if not folder.is_dir():
+            found = sorted(int(p.name) for p in folder.parent.glob("[0-9]*") if p.name.isdecimal())
+            there = f"there are those of {', '.join(map(str, found))}" if found else "it has none"
+            raise ConfigError(
+                f"{run} has no snapshot of epoch {epoch}; {there} (a training writes them with "
+                "--run.snapshot-every)."
+            )
+        return _read_folder(folder)
+    if (run / BACKBONE_FILE).is_file():
+        return _read_folder(run)
+    if (run / FINAL_FOLDER / EXPORT_FILE).is_file():
+        return _read_folder(run / FINAL_FOLDER)
+    return _read_checkpoint(run)
+
+
+def _read_folder(folder: Path) -> _Run:
+    files = folder / BACKBONE_FILE, folder / PROJECTOR_FILE
+    return _Run(
+        export=_with_total_steps(RunExport.read(folder), folder),
+        described_by=folder / EXPORT_FILE,
+        backbone=read_tensors(files[0]),
+        backbone_file=files[0],
+        projector=read_tensors(files[1]),
+        projector_file=files[1],
+    )
+
+
+def _with_total_steps(export: RunExport, folder: Path) -> RunExport:
+    """Complete a snapshot that does not record how many steps its run has."""
+    training = export.training
+    epochs, steps = training.get("config", {}).get("optim", {}).get("epochs"), training.get("steps")
+    snapshot = folder.resolve()
+    if snapshot.parent.name != SNAPSHOTS_FOLDER or "total_steps" in training:
+        return export
+    if not (snapshot.name.isdecimal() and isinstance(epochs, int) and isinstance(steps, int)):
+        return export
+    total = steps // max(int(snapshot.name), 1) * epochs
+    return replace(export, training={**training, "total_steps": total}) if total > steps else export
+
+
+def _read_checkpoint(run: Path) -> _Run:
+    if not (run / EXPORT_FILE).is_file():
+        has_some = any((run / name).is_file() for name in (LATEST, PREVIOUS))
+        raise ModelFolderError(
+            f"{run} is not a finished run"
+            + (
+                f", and {EXPORT_FILE}, which describes its checkpoints, is missing, because an "
+                "older version began it. Repeat its `cassle-zoo train` command to continue it, if "
+                "only for a step."
+                if has_some
+                else ", and has no checkpoints. Repeat its `cassle-zoo train` command to continue "
+                "it."
+            )
+        )
+    export = RunExport.read(run)
+    state, _ = load_checkpoint(run)
+    method, step = (state or {}).get("method"), (state or {}).get("step")
+    if not isinstance(method, dict) or not isinstance(step, int):
+        raise ModelFolderError(
+            f"{run} holds no checkpoint of a run. Repeat its `cassle-zoo train` command to "
+            "continue it."
+        )
+    total = export.training.get("total_steps", export.training.get("steps"))
+    training = {**export.training, "steps": step}
+    training.pop("total_steps", None)
+    if isinstance(total, int) and total > step:
+        training["total_steps"] = total
+    states = {
+        part: {
+            key.removeprefix(f"{part}."): value
+            for key, value in method.items()
+            if key.startswith(f"{part}.")
+        }
+        for part in ("backbone", "projector")
+    }
+    return _Run(
+        export=replace(export, training=training),
+        described_by=run / EXPORT_FILE,
+        backbone_file=run / LATEST,
+        projector_file=run / LATEST,
+        **states,
     )
 
 

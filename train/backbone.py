@@ -4,12 +4,13 @@ import functools
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.specs import BACKBONES, MODEL_SPECS
+from cassle_zoo.zoo import width
 from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
+from cassle_zoo.zoo.width import without_weights
 
 
 def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
@@ -23,7 +24,7 @@ def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
     Raises:
         UnknownNameError: If there is no such architecture.
     """
-    known = BACKBONES.get(_short_name(arch))
+    known = BACKBONES.get(short_arch(arch))
     timm_arch = arch if known is None else known.timm_arch
     if not timm.is_model(timm_arch):
         names = [*BACKBONES, *timm.list_models()]
@@ -40,7 +41,7 @@ def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
 def feature_width(arch: str, size: int) -> int:
     """Return the width of a network's features, after checking that it takes views of that size.
 
-    The network is built without memory for its weights, which takes a fraction of a second.
+    The network is built and run without memory for its weights, in a fraction of a second.
 
     Args:
         arch: As in :func:`resolve_arch`.
@@ -48,12 +49,12 @@ def feature_width(arch: str, size: int) -> int:
 
     Raises:
         UnknownNameError: If there is no such architecture.
-        ConfigError: If it cannot be built for that size, or its patches do not divide it.
+        ConfigError: If it cannot be built for that size, its patches do not divide it, or it does
+            not give one vector per image.
     """
     timm_arch, args = resolve_arch(arch, size)
     try:
-        with torch.device("meta"):
-            model: Any = timm.create_model(timm_arch, num_classes=0, **args)
+        model = without_weights(timm_arch, args)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"arch {arch!r} cannot be built for views of augment.size {size}: {error!s:.200}"
@@ -66,7 +67,7 @@ def feature_width(arch: str, size: int) -> int:
             f"augment.size {size} is not a multiple of the {patch} px patches of arch {arch!r}; "
             f"use {f'{below} or ' if below else ''}{below + patch}."
         )
-    return int(model.num_features)
+    return width.feature_width(timm_arch, args, (3, size, size))
 
 
 def build_backbone(arch: str, size: int) -> nn.Module:
@@ -82,7 +83,7 @@ def build_backbone(arch: str, size: int) -> nn.Module:
         UnknownNameError: If there is no such architecture.
     """
     timm_arch, args = resolve_arch(arch, size)
-    vit = MOCOV3_VITS.get(_short_name(arch))
+    vit = MOCOV3_VITS.get(short_arch(arch))
     if vit is None:
         model: nn.Module = timm.create_model(timm_arch, num_classes=0, **args)
         return model
@@ -91,5 +92,6 @@ def build_backbone(arch: str, size: int) -> nn.Module:
     return model
 
 
-def _short_name(arch: str) -> str:
+def short_arch(arch: str) -> str:
+    """Return the short name that begins a model's name, for an architecture named by a model."""
     return next((spec.arch for spec in MODEL_SPECS.values() if spec.name == arch), arch)

@@ -13,10 +13,11 @@ from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, OneOf, Range, check
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.common.files import parse_json
-from cassle_zoo.train.backbone import feature_width
+from cassle_zoo.train.backbone import feature_width, resolve_arch, short_arch
 from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
+from cassle_zoo.zoo.names import contradictions, dataset_of, model_name
 
 STREAMS = ("hfids/", "tfds/", "wds/")
 _DATASETS = (*STREAMS, "hfds/", "torch/")
@@ -24,6 +25,8 @@ DEFAULT_LOGGERS = ("csv", "tensorboard")
 LOGGERS = (*DEFAULT_LOGGERS, "wandb", "mlflow", "trackio")
 CLIP_MODES = ("norm", "value", "agc")
 _OPTIMIZERS = tuple(map(str, list_optimizers()))
+OWN_TAG = "mine"
+"""Tag of a model that is trained on images of one's own, unless another is given."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -181,8 +184,9 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        name: Name of the model that the run produces, `ARCH_METHOD.TAG`; letters, digits, `_`, `-`
-            and `.` only.
+        name: Name of the model that the run produces: letters, digits, `_`, `-` and `.`. By default
+            it is `ARCH_cassle_METHOD.TAG`, or `ARCH_METHOD.TAG` without conditioning, of the other
+            settings; another name must not say what they are not.
         arch: Any timm model name, or `vit_small` or `vit_base`, MoCo-v3's ViTs.
         method: Settings of the SSL method.
         conditioning: How the projector is conditioned on the augmentation.
@@ -193,12 +197,13 @@ class TrainConfig:
         run: Seed, device, logs and checkpoints.
 
     Raises:
-        ConfigError: If the name has other characters, the views do not fit the architecture, or
-            method, conditioning and architecture do not go together.
+        ConfigError: If the name has other characters or contradicts the other settings, the views
+            do not fit the architecture, or method, conditioning and architecture do not go
+            together.
         UnknownNameError: If there is no such architecture.
     """
 
-    name: str
+    name: str = ""
     arch: str
     method: MethodConfig = field(default_factory=SimCLRConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
@@ -210,13 +215,45 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        width = feature_width(self.arch, self.augment.size)
+        if not self.name:
+            object.__setattr__(self, "name", self.derived_name())
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"name {self.name!r} must be letters, digits, '_', '-' and '.' only, and begin "
                 "with a letter or digit; it is not a path (--out is)."
             )
-        width = feature_width(self.arch, self.augment.size)
+        wrong = contradictions(
+            self.name,
+            timm_arch=resolve_arch(self.arch, self.augment.size)[0],
+            method=self.method.name,
+            conditioned=self.is_conditioned,
+            reader=self.data.dataset,
+        )
+        if wrong:
+            raise ConfigError(
+                f"{'; '.join(wrong)}. Leave out the name, and it is {self.derived_name()!r}, or "
+                "pass another one (--name)."
+            )
         self.method.projector(width, self.conditioning)
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether the projector is conditioned on the augmentation."""
+        return self.conditioning.mode != "none"
+
+    def derived_name(self, tag: str = "") -> str:
+        """Return the name that the other settings make.
+
+        Args:
+            tag: The tag; by default that of the dataset, or `mine` for other images.
+        """
+        return model_name(
+            short_arch(self.arch),
+            self.method.name,
+            conditioned=self.is_conditioned,
+            tag=tag or dataset_of(self.data.dataset) or OWN_TAG,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON types."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import remove_partials
+from cassle_zoo.records import SNAPSHOTS_FOLDER
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
@@ -86,6 +87,9 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             report = Reporter(config, out, trainer.step, total)
             if first:
                 fingerprint.write_settings(config, images, out)
+                export.write_description(
+                    out, trainer.method, config, trainer.step, command, total=total, images=images
+                )
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
             bad_images = BadImages(dataset, config.data.max_bad_fraction)
             for note in (*notes, *getattr(dataset, "notes", ())):
@@ -102,8 +106,16 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                         measured = monitor(trainer.result.backbone, trainer.device)
                     report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
                     if _due(config.run.snapshot_every, epoch):
-                        folder = out / export.SNAPSHOTS / f"{epoch:04d}"
-                        export.write(folder, trainer.result, config, trainer.step, command)
+                        folder = out / SNAPSHOTS_FOLDER / f"{epoch:04d}"
+                        export.write(
+                            folder,
+                            trainer.result,
+                            config,
+                            trainer.step,
+                            command,
+                            total=total,
+                            images=images,
+                        )
                 done = trainer.step == total
                 stopping = process_group.any_rank(stop.requested, device)
                 due = position == 0 or trainer.step % config.run.checkpoint_every == 0
@@ -117,7 +129,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             report.close()
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
-                export.write(out / "final", trainer.result, config, total, command)
+                images = export.with_hash(images, dataset)
+                export.write(out / "final", trainer.result, config, total, command, images=images)
             # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)

@@ -18,7 +18,7 @@ from cassle_zoo.accel.small_images import (
 )
 from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
-from cassle_zoo.train.backbone import build_backbone
+from cassle_zoo.train.backbone import build_backbone, feature_width
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.distributed import process_group
@@ -187,8 +187,8 @@ def build_method(config: TrainConfig) -> Method:
     """Build the backbone and the method around it, initialised from `config.run.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        backbone: Any = build_backbone(config.arch, config.augment.size)
-        width = int(backbone.num_features)
+        backbone = build_backbone(config.arch, config.augment.size)
+        width = feature_width(config.arch, config.augment.size)
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:
             method.augself = AugSelf(config.augself, width)

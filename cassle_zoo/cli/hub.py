@@ -35,13 +35,23 @@ def add_parser(subparsers: Any) -> None:
     export = action(
         "export",
         _export,
-        "turn a finished training run into a model folder",
-        "Write model.safetensors, projector.safetensors, config.json and a model card.",
+        "turn a training run into a model folder",
+        "Write model.safetensors, projector.safetensors, config.json and a model card. Of a run "
+        "that is not finished, the weights are those of its latest checkpoint, and the card says "
+        "so.",
         _folder_options(dtype="float16"),
     )
-    export.add_argument("run_dir", type=Path, metavar="RUN", help="folder of a finished run")
     export.add_argument(
-        "--license", help="of the weights (SPDX); default: unknown, except for the zoo's own names"
+        "run_dir", type=Path, metavar="RUN", help="folder of a run, or of one of its snapshots"
+    )
+    export.add_argument(
+        "--epoch",
+        type=int,
+        metavar="N",
+        help="the snapshot after epoch N (train --run.snapshot-every) instead of the final weights",
+    )
+    export.add_argument(
+        "--license", help="of the weights (SPDX); default: unknown, except for the zoo's own models"
     )
     _add_convert_options(
         action(
@@ -186,6 +196,7 @@ def _export(args: argparse.Namespace) -> int:
     import torch
 
     from cassle_zoo.hub.export import export_run
+    from cassle_zoo.store.folder import read_config
 
     export_run(
         args.run_dir,
@@ -193,7 +204,11 @@ def _export(args: argparse.Namespace) -> int:
         dtype=getattr(torch, args.dtype),
         overwrite=args.overwrite,
         license=args.license,
+        epoch=args.epoch,
     )
+    training = read_config(args.output)["cassle_zoo"]["training"]
+    if "total_steps" in training:
+        print(f"unfinished: {training['steps']} of {training['total_steps']} steps")
     print(args.output)
     return 0
 

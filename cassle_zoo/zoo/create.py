@@ -103,11 +103,14 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
         # For a feature extractor timm is strict itself: its number of classes is ours, 0.
         if pretrained:
             check_backbone_keys(names, model)
-        if (pretrained or not timm_kwargs) and model.num_features != files.config["num_features"]:
-            raise ModelFolderError(
-                f"{path}: num_features is {files.config['num_features']}, but the model has "
-                f"{model.num_features}."
-            )
+        stated = files.config["num_features"]
+        # The attribute is not the width in all of timm's families; looking at it costs nothing.
+        if (pretrained or not timm_kwargs) and model.num_features != stated:
+            found = _described_width(files)
+            if found != stated:
+                raise ModelFolderError(
+                    f"{path}: num_features is {stated}, but the model has {found}."
+                )
     return model
 
 
@@ -136,6 +139,15 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
         architecture, pretrained, pretrained_cfg=cfg, **{**model_args, **given}
     )
     return model
+
+
+def _described_width(files: ModelFiles) -> int:
+    """Return the width of the features of the model that config.json describes."""
+    from cassle_zoo.zoo.width import feature_width
+
+    config = files.config
+    size = tuple(config["pretrained_cfg"]["input_size"])
+    return feature_width(config["architecture"], config.get("model_args", {}), size)
 
 
 def _check_buildable(files: ModelFiles, pretrained: bool = False) -> None:

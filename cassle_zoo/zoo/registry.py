@@ -99,7 +99,7 @@ def make_config(
     """Build the content of a model folder's config.json.
 
     Args:
-        spec: Names, preprocessing and `model_args`; `sha256` is not used.
+        spec: Names, width of the features, preprocessing and `model_args`; `sha256` is not used.
         backbone: The timm model that the weights fit.
         projector: Configuration of the projector, if there is one.
         training: How the weights were made, as JSON types: `recipe`, `command`, `code_version`,
@@ -113,7 +113,7 @@ def make_config(
     return {
         "architecture": spec.timm_arch,
         "num_classes": 0,
-        "num_features": backbone.num_features,
+        "num_features": spec.num_features,
         "global_pool": pool_name(backbone),
         **({"model_args": dict(spec.model_args)} if spec.model_args else {}),
         "pretrained_cfg": {"tag": spec.tag, **cfg},

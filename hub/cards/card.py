@@ -35,7 +35,9 @@ _METRIC_TYPES = {
 """The Hub's name of a metric, by a part of its name here."""
 _PROTOCOL_OF = {"linear": "linear probe", "knn": "k-NN", "recall": "retrieval", "mAP": "retrieval"}
 """The part of the protocol about a metric, by the prefix of its name."""
-_TRAINING_SHOWN_APART = ("data", "data_license", "source", "cassle_zoo", "command", "config")
+_TRAINING_SHOWN_APART = (
+    *("data", "data_license", "source", "cassle_zoo", "command", "config", "images", "total_steps"),
+)
 
 
 def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
@@ -150,8 +152,10 @@ def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) ->
         eval_results=[found for result in measured for found in _eval_results(result)] or None,
     )
     data = str(training.get("data"))
-    file = "emoji64.tar" if data == "emoji64" else "DATA"
-    command = f"cassle-zoo train {own['name']} --data {file} --out RUN"
+    command = str(training.get("command", ""))
+    if not command and own["name"] in MODEL_SPECS:
+        file = "emoji64.tar" if data == "emoji64" else "DATA"
+        command = f"cassle-zoo train {own['name']} --data {file} --out RUN"
     text = render(
         "cassle_zoo.hub.cards",
         "card.md",
@@ -173,7 +177,7 @@ def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) ->
             for key, value in training.items()
             if key not in _TRAINING_SHOWN_APART and value is not None
         },
-        command=str(training.get("command", command)),
+        command=command,
         settings=settings_lines(training),
         results=[
             {"recorded": result, "beside": beside, "table": _table(result, beside)}

@@ -12,6 +12,7 @@ from torch import nn
 from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
 from cassle_zoo.hub.cards.card import CARD_REPO, read_results, render_card
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
+from cassle_zoo.hub.provenance import problems
 from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.remote import inspect_repository
 from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_errors
@@ -31,6 +32,7 @@ from cassle_zoo.store.folder import (
 from cassle_zoo.store.model_files import LOCAL_PREFIX, ModelFiles, local_folder, resolve
 from cassle_zoo.zoo.create import load_backbone, load_projector
 from cassle_zoo.zoo.registry import pool_name
+from cassle_zoo.zoo.width import feature_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,8 @@ def _config(folder: _Folder) -> str:
     config = folder.files.config
     if holds_token((folder.path / CONFIG_FILE).read_text(encoding="utf-8")):
         raise ModelFolderError(f"{folder.path / CONFIG_FILE} holds a Hub token; revoke it.")
+    if wrong := problems(config):
+        raise ModelFolderError(f"{'; '.join(wrong)}.")
     return f"{config['cassle_zoo']['name']}, {config['architecture']}"
 
 
@@ -176,7 +180,14 @@ def _hashes(folder: _Folder, pinned: ModelSpec | None) -> str:
 
 def _backbone(folder: _Folder) -> str:
     model = folder.backbone
-    stated, pool = folder.files.config.get("global_pool", ""), pool_name(model)
+    config = folder.files.config
+    size, args = tuple(config["pretrained_cfg"]["input_size"]), config.get("model_args", {})
+    width = feature_width(config["architecture"], args, size)
+    if config["num_features"] != width:
+        raise ModelFolderError(
+            f"{CONFIG_FILE} says num_features {config['num_features']}, but the model gives {width}."
+        )
+    stated, pool = config.get("global_pool", ""), pool_name(model)
     if stated != pool:
         raise ModelFolderError(
             f"{CONFIG_FILE} says global_pool {stated!r}, but the model's is {pool!r}."

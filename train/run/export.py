@@ -5,7 +5,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.files import write_bytes
 from cassle_zoo.records import (
     BACKBONE_FILE,
@@ -17,9 +17,7 @@ from cassle_zoo.records import (
 from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
-
-SNAPSHOTS = "snapshots"
-"""Folder of a run with one export per epoch that was asked for."""
+from cassle_zoo.train.run.fingerprint import Fingerprint
 
 
 def check_folder(folder: Path) -> None:
@@ -41,18 +39,56 @@ def is_written(folder: Path) -> bool:
 
 
 def write(
-    folder: Path, method: Method, config: TrainConfig, steps: int, command: str | None = None
+    folder: Path,
+    method: Method,
+    config: TrainConfig,
+    steps: int,
+    command: str | None = None,
+    *,
+    total: int | None = None,
+    images: Fingerprint | None = None,
 ) -> None:
-    """Write backbone and projector in float32, then :class:`~cassle_zoo.records.RunExport`."""
-    augment = config.augment
-    timm_arch, model_args = resolve_arch(config.arch, augment.size)
-    training = {"config": _public(config), "steps": steps, **code_version()}
-    if command is not None:
-        training["command"] = command
+    """Write backbone and projector in float32, then :class:`~cassle_zoo.records.RunExport`.
+
+    Args:
+        folder: Where to.
+        method: The trained method.
+        config: All settings.
+        steps: Optimiser steps done.
+        command: The command line that started the run.
+        total: Optimiser steps of the whole run, if that is more.
+        images: Which images it was trained on.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
         write_bytes(folder / name, save(state), sync=True)  # save_file would ignore the umask
+    write_description(folder, method, config, steps, command, total=total, images=images)
+
+
+def write_description(
+    folder: Path,
+    method: Method,
+    config: TrainConfig,
+    steps: int,
+    command: str | None = None,
+    *,
+    total: int | None = None,
+    images: Fingerprint | None = None,
+) -> None:
+    """Write `export.json` only. In a run's own folder it describes the weights in checkpoints.
+
+    The arguments are those of :func:`write`.
+    """
+    augment = config.augment
+    timm_arch, model_args = resolve_arch(config.arch, augment.size)
+    training = {"config": _public(config), "steps": steps, **code_version()}
+    if total is not None and total > steps:
+        training["total_steps"] = total
+    if images is not None:
+        training["images"] = dict(images)
+    if command is not None:
+        training["command"] = command
     RunExport(
         name=config.name,
         method=config.method.name,
@@ -64,6 +100,14 @@ def write(
         std=augment.std,
         training=training,
     ).save(folder)
+
+
+def with_hash(images: Fingerprint, dataset: Any) -> Fingerprint:
+    """Return `images` with the hash of their content, of datasets that are published with one."""
+    try:
+        return {**images, "sha256": getattr(dataset, "sha256", None)}
+    except (DataError, OSError):  # an image cannot be read
+        return images
 
 
 def _public(config: TrainConfig) -> dict[str, Any]:

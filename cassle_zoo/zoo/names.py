@@ -1,0 +1,104 @@
+"""What a model's name says, and whether that is true: `{arch}_cassle_{method}.{tag}`.
+
+Any name is allowed; but one that begins with an architecture, ends with a method, holds `cassle`, or
+has the tag of a known dataset says something, and must not say what is wrong.
+"""
+
+from dataclasses import dataclass
+
+import timm
+
+from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS, PROJECTORS
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameParts:
+    """What a name says; `None` is what it says nothing about.
+
+    Attributes:
+        arch: Architecture: a short name of `BACKBONES`, or a timm model.
+        conditioned: Whether the projector was conditioned (`cassle`).
+        method: SSL method.
+        tag: Tag; empty if there is none.
+    """
+
+    arch: str | None
+    conditioned: bool | None
+    method: str | None
+    tag: str
+
+
+def parse_name(name: str) -> NameParts:
+    """Read a model's name."""
+    base, _, tag = name.partition(".")
+    methods = [method for method in PROJECTORS if base.endswith(f"_{method}")]
+    method = max(methods, key=len, default=None)
+    words = base.split("_")
+    beginnings = ("_".join(words[:count]) for count in range(len(words), 0, -1))
+    arch = next((beginning for beginning in beginnings if is_arch(beginning)), None)
+    conditioned: bool | None = None
+    if "cassle" in words:
+        conditioned = True
+    elif arch is not None and base == f"{arch}_{method}":
+        conditioned = False
+    return NameParts(arch=arch, conditioned=conditioned, method=method, tag=tag)
+
+
+def is_arch(name: str) -> bool:
+    """Return whether a name is a short name of `BACKBONES`, or a timm model without weights."""
+    if name in BACKBONES:
+        return True
+    ours = any(name == spec.name for spec in MODEL_SPECS.values())
+    return "." not in name and not ours and timm.is_model(name)
+
+
+def model_name(arch: str, method: str, *, conditioned: bool, tag: str) -> str:
+    """Return the full name of a model by the zoo's rule."""
+    return f"{arch}_{'cassle_' if conditioned else ''}{method}.{tag}"
+
+
+def contradictions(
+    name: str,
+    *,
+    timm_arch: str,
+    method: str,
+    conditioned: bool | None,
+    reader: str | None = None,
+) -> list[str]:
+    """Return what a name says and is not so, as sentences without an end.
+
+    Args:
+        name: Full name of a model.
+        timm_arch: Its timm model.
+        method: Its SSL method.
+        conditioned: Whether its projector was conditioned; `None` if that is not known.
+        reader: How the images were read, as `data.dataset` of a training names it; `None` if that
+            is not known.
+    """
+    said = parse_name(name)
+    found = []
+    if said.arch is not None:
+        known = BACKBONES.get(said.arch)
+        expected = said.arch if known is None else known.timm_arch
+        if expected != timm_arch:
+            found.append(f"the name {name!r} says {said.arch}, but the architecture is {timm_arch}")
+    if said.method not in (None, method):
+        found.append(f"the name {name!r} says {said.method}, but the method is {method}")
+    if None not in (said.conditioned, conditioned) and said.conditioned != conditioned:
+        words = ("plain", "conditioned") if said.conditioned is False else ("cassle", "plain")
+        found.append(f"the name {name!r} says {words[0]}, but the projector is {words[1]}")
+    data = DATASETS.get(said.tag)
+    if data is not None and reader is not None:
+        readers = {other.reader for other in DATASETS.values()} - {""}
+        other = reader in readers if data.reader == "" else reader != data.reader
+        if other:
+            found.append(
+                f"the tag {said.tag!r} says {data.title}, but the images are "
+                f"{reader or 'a folder or archive'}"
+            )
+    return found
+
+
+def dataset_of(reader: str) -> str | None:
+    """Return the dataset that a value of `data.dataset` stands for, if it is one of the zoo's."""
+    return next((tag for tag, data in DATASETS.items() if data.reader == reader != ""), None)

@@ -1,0 +1,116 @@
+"""What a model folder says of its making: derived from the run, and compared with it again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS, DatasetInfo
+from cassle_zoo.zoo.names import contradictions, dataset_of
+
+UNKNOWN_LICENSE = "unknown"
+
+Training = Mapping[str, Any]
+"""`training` of a run's export or a config.json."""
+
+
+def data_of(name: str, training: Training) -> str:
+    """Return the data of a training: a name of :data:`DATASETS` if it was that, else in words.
+
+    Args:
+        name: Full name of the model; its tag decides only where the settings say nothing.
+        training: As in :class:`cassle_zoo.records.RunExport`.
+    """
+    tag = name.partition(".")[2]
+    settings = _settings(training, "data")
+    if "dataset" not in settings:
+        return tag
+    reader = str(settings["dataset"])
+    known = dataset_of(reader) or (tag if tag in DATASETS and DATASETS[tag].reader == "" else None)
+    if known is not None and not _is_other_data(training, DATASETS[known]):
+        return known
+    count = training.get("images", {}).get("count")
+    number = "" if count is None else f" ({count:,} images)"
+    if known is not None and reader:
+        return f"images in the form of {known}, but not the published ones{number}"
+    return f"{settings.get('root') or reader or 'images of a folder'}{number}"
+
+
+def license_of(name: str, training: Training) -> str:
+    """Return the licence of weights for which none is stated.
+
+    It is the registry's for a finished run of a model of the registry from random weights, if the
+    images have the published hash; else it is unknown.
+
+    Args:
+        name: Full name of the model.
+        training: As in :class:`cassle_zoo.records.RunExport`.
+    """
+    spec = MODEL_SPECS.get(name)
+    started_from = training.get("config", {}).get("init")
+    if spec is None or "total_steps" in training or started_from:
+        return UNKNOWN_LICENSE
+    published = DATASETS[spec.data].sha256
+    found = training.get("images", {}).get("sha256")
+    return spec.license if published is not None and found == published else UNKNOWN_LICENSE
+
+
+def problems(config: Mapping[str, Any]) -> list[str]:
+    """Return what a config.json says of its model and is not so, as sentences without an end.
+
+    Args:
+        config: Its content, checked by :func:`cassle_zoo.store.folder.parse_config`.
+    """
+    own = config["cassle_zoo"]
+    training, projector = own["training"], own["projector"]
+    settings, data = training.get("config", {}), _settings(training, "data")
+    found = contradictions(
+        own["name"],
+        timm_arch=config["architecture"],
+        method=own["method"],
+        conditioned=None if projector is None else projector.get("conditioning") != "none",
+        reader=data.get("dataset"),
+    )
+    arch = settings.get("arch")
+    backbones = {spec.name: BACKBONES[spec.arch] for spec in MODEL_SPECS.values()} | dict(BACKBONES)
+    if arch is not None:
+        expected = backbones[arch].timm_arch if arch in backbones else arch
+        if expected != config["architecture"]:
+            found.append(
+                f"it was trained as {arch}, but the architecture is {config['architecture']}"
+            )
+    stated = DATASETS.get(str(training.get("data")))
+    if stated is not None and (why := _is_other_data(training, stated)):
+        found.append(f"the data is said to be {stated.title}, but {why}")
+    return found
+
+
+def _is_other_data(training: Training, data: DatasetInfo) -> str:
+    """Say why a training was not on a known dataset; empty if nothing speaks against it."""
+    reader = _settings(training, "data").get("dataset")
+    if reader is not None and data.reader not in ("", reader):
+        return f"the images were {reader or 'a folder or archive'}"
+    images = training.get("images")
+    if images is None:
+        return _are_other_steps(training, data)
+    if images["count"] != data.images:
+        return f"there were {images['count']:,} images and not {data.images:,}"
+    if None not in (data.sha256, images.get("sha256")) and images["sha256"] != data.sha256:
+        return f"the images have sha256 {images['sha256']} and not {data.sha256}"
+    return ""
+
+
+def _are_other_steps(training: Training, data: DatasetInfo) -> str:
+    """Compare the number of steps, of a training that did not record its images."""
+    optim, steps = _settings(training, "optim"), training.get("steps")
+    epochs, batch = optim.get("epochs"), optim.get("batch_size")
+    if not all(isinstance(number, int) for number in (steps, epochs, batch)):
+        return ""
+    expected = data.images // batch
+    if steps == epochs * expected:
+        return ""
+    return f"an epoch of {steps / epochs:g} steps of {batch} images is not one of {data.images:,}"
+
+
+def _settings(training: Training, group: str) -> Mapping[str, Any]:
+    """Return a group of a training's settings; empty if they are not ours."""
+    found = training.get("config", {}).get(group, {})
+    return found if isinstance(found, Mapping) else {}
