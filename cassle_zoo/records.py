@@ -76,10 +76,10 @@ class RunExport:
     std: tuple[Finite, Finite, Finite]
     training: dict[str, Any]
 
-    def save(self, final: Path) -> None:
-        """Write `export.json` to the folder `final` of a run, after the weights."""
+    def save(self, folder: Path, *, sync: bool = True) -> None:
+        """Write `export.json`, after the weights; `sync` makes sure that it survives a crash."""
         values = {"format_version": FORMAT_VERSION, **asdict(self)}
-        write_json(final / EXPORT_FILE, values, sync=True)
+        write_json(folder / EXPORT_FILE, values, sync=sync)
 
     @classmethod
     def load(cls, run: Path) -> Self:

@@ -197,9 +197,7 @@ def _read_checkpoint(run: Path) -> _Run:
             f"{run} holds no checkpoint of a run. Repeat its `cassle-zoo train` command to "
             "continue it."
         )
-    total = export.training.get("total_steps", export.training.get("steps"))
-    training = {**export.training, "steps": step}
-    training.pop("total_steps", None)
+    total, training = export.training.get("steps"), {**export.training, "steps": step}
     if isinstance(total, int) and total > step:
         training["total_steps"] = total
     states = {

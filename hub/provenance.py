@@ -45,8 +45,7 @@ def license_of(name: str, training: Training) -> str:
         training: As in :class:`cassle_zoo.records.RunExport`.
     """
     spec = MODEL_SPECS.get(name)
-    started_from = training.get("config", {}).get("init")
-    if spec is None or "total_steps" in training or started_from:
+    if spec is None or "total_steps" in training or training.get("init"):
         return UNKNOWN_LICENSE
     published = DATASETS[spec.data].sha256
     found = training.get("images", {}).get("sha256")
@@ -70,9 +69,10 @@ def problems(config: Mapping[str, Any]) -> list[str]:
         reader=data.get("dataset"),
     )
     arch = settings.get("arch")
-    backbones = {spec.name: BACKBONES[spec.arch] for spec in MODEL_SPECS.values()} | dict(BACKBONES)
     if arch is not None:
-        expected = backbones[arch].timm_arch if arch in backbones else arch
+        known = {spec.name: spec.timm_arch for spec in MODEL_SPECS.values()}
+        known |= {name: backbone.timm_arch for name, backbone in BACKBONES.items()}
+        expected = known.get(arch, arch)
         if expected != config["architecture"]:
             found.append(
                 f"it was trained as {arch}, but the architecture is {config['architecture']}"

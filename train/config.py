@@ -25,6 +25,7 @@ DEFAULT_LOGGERS = ("csv", "tensorboard")
 LOGGERS = (*DEFAULT_LOGGERS, "wandb", "mlflow", "trackio")
 CLIP_MODES = ("norm", "value", "agc")
 _OPTIMIZERS = tuple(map(str, list_optimizers()))
+AUTO_NAME = "auto"
 OWN_TAG = "mine"
 """Tag of a model that is trained on images of one's own, unless another is given."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -184,8 +185,8 @@ class TrainConfig:
     """A training run.
 
     Attributes:
-        name: Name of the model that the run produces: letters, digits, `_`, `-` and `.`. By default
-            it is `ARCH_cassle_METHOD.TAG`, or `ARCH_METHOD.TAG` without conditioning, of the other
+        name: Name of the model that the run produces: letters, digits, `_`, `-` and `.`. `auto`
+            makes `ARCH_cassle_METHOD.TAG`, or `ARCH_METHOD.TAG` without conditioning, of the other
             settings; another name must not say what they are not.
         arch: Any timm model name, or `vit_small` or `vit_base`, MoCo-v3's ViTs.
         method: Settings of the SSL method.
@@ -203,7 +204,7 @@ class TrainConfig:
         UnknownNameError: If there is no such architecture.
     """
 
-    name: str = ""
+    name: str = AUTO_NAME
     arch: str
     method: MethodConfig = field(default_factory=SimCLRConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
@@ -216,7 +217,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         width = feature_width(self.arch, self.augment.size)
-        if not self.name:
+        if self.name == AUTO_NAME:
             object.__setattr__(self, "name", self.derived_name())
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
@@ -232,8 +233,8 @@ class TrainConfig:
         )
         if wrong:
             raise ConfigError(
-                f"{'; '.join(wrong)}. Leave out the name, and it is {self.derived_name()!r}, or "
-                "pass another one (--name)."
+                f"{'; '.join(wrong)}. Use another name, or leave it out (`auto`), and it is "
+                f"{self.derived_name()!r}."
             )
         self.method.projector(width, self.conditioning)
 

@@ -87,9 +87,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             report = Reporter(config, out, trainer.step, total)
             if first:
                 fingerprint.write_settings(config, images, out)
-                export.write_description(
-                    out, trainer.method, config, trainer.step, command, total=total, images=images
-                )
+                export.write_description(out, trainer.method, config, total, command, images)
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
             bad_images = BadImages(dataset, config.data.max_bad_fraction)
             for note in (*notes, *getattr(dataset, "notes", ())):

@@ -1,5 +1,6 @@
 """`cassle-zoo train`: a recipe, with any setting overridden, run in a folder."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -13,11 +14,13 @@ from typing import Annotated
 import tyro
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.specs import BACKBONES
+from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
+from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.preview import write_preview
-from cassle_zoo.train.recipes import RECIPES, get_recipe
+from cassle_zoo.train.recipes import RECIPES, find_recipe
 
 INTERRUPTED = 143
 
@@ -32,6 +35,7 @@ class Arguments:
     Attributes:
         data: Folder or archive with the images (same as --data.root).
         out: Folder of the run.
+        tag: Tag of the model's name, for data of your own.
         print_config: Print all settings as JSON and stop.
         dry_run: Print the cost of the run (parameters and steps at once, then memory and time,
             measured on a few steps) and stop. Nothing is written. Without --data the images are
@@ -43,6 +47,7 @@ class Arguments:
 
     data: str = ""
     out: Path | None = None
+    tag: str = ""
     print_config: bool = False
     dry_run: bool = False
     preview: Path | None = None
@@ -56,19 +61,41 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise SystemExit(0)
     if not argv or argv[0].startswith("-"):
         raise ConfigError("name a recipe first; see cassle-zoo train --help.")
-    config = get_recipe(argv[0])
-    facts = str(RECIPES[argv[0]]).replace("\n", "\n\n")  # tyro joins the lines of a paragraph
+    recipe = find_recipe(argv[0])
+    facts = str(recipe).replace("\n", "\n\n")  # tyro joins the lines of a paragraph
     arguments = tyro.cli(
         Arguments,
         prog=f"cassle-zoo train {argv[0]}",
         description=f"{facts}\n\n{_CONTINUES}",
-        default=Arguments(config=config),
+        default=Arguments(config=_unnamed(recipe.config)),
         args=list(argv[1:]),
     )
-    if not arguments.data:
-        return arguments
-    data = dataclasses.replace(arguments.config.data, root=arguments.data)
-    return dataclasses.replace(arguments, config=dataclasses.replace(arguments.config, data=data))
+    config, data = arguments.config, arguments.config.data
+    if arguments.data:
+        data = dataclasses.replace(data, root=arguments.data)
+    return dataclasses.replace(
+        arguments,
+        config=dataclasses.replace(config, name=_name(arguments, recipe.config, argv), data=data),
+    )
+
+
+def _unnamed(config: TrainConfig) -> TrainConfig:
+    """Return settings from which the command line makes others, with the name that they give."""
+    unnamed = copy.copy(config)
+    object.__setattr__(unnamed, "name", AUTO_NAME)
+    return unnamed
+
+
+def _name(arguments: Arguments, recipe: TrainConfig, argv: Sequence[str]) -> str:
+    """Return the name given, or else the one that the settings make; its tag is the data's."""
+    config, tag = arguments.config, arguments.tag
+    if any(word.partition("=")[0] == "--name" for word in argv) and config.name != AUTO_NAME:
+        if tag not in ("", config.name.partition(".")[2]):
+            raise ConfigError(f"--tag {tag} is not that of --name {config.name}; pass one of them.")
+        return config.name
+    if not tag and config.data.dataset == recipe.data.dataset:
+        tag = recipe.name.partition(".")[2]
+    return config.derived_name(tag)
 
 
 def _overview() -> str:
@@ -78,9 +105,19 @@ def _overview() -> str:
 
 Pretrain a backbone.
 
+your own images:
+  ARCH_cassle_METHOD  CASSLE
+  ARCH_METHOD         the same without conditioning, the baseline
+
+  cassle-zoo train resnet50_cassle_simclr --data photos/ --out runs/mine
+
+  --data is a folder or tar of images; no labels are needed. ARCH is any timm model, or
+  {", ".join(BACKBONES)}. METHOD is one of
+  {", ".join(METHODS)}.
+
 {_CONTINUES}
 
-recipes:
+published models, each with the data it names:
 {recipes}
 
 cassle-zoo train RECIPE --help shows the facts about a recipe, and every setting with its value."""

@@ -36,7 +36,8 @@ _METRIC_TYPES = {
 _PROTOCOL_OF = {"linear": "linear probe", "knn": "k-NN", "recall": "retrieval", "mAP": "retrieval"}
 """The part of the protocol about a metric, by the prefix of its name."""
 _TRAINING_SHOWN_APART = (
-    *("data", "data_license", "source", "cassle_zoo", "command", "config", "images", "total_steps"),
+    *("data", "data_license", "source", "cassle_zoo", "command", "config"),
+    *("images", "init", "total_steps"),
 )
 
 

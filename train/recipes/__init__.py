@@ -1,8 +1,13 @@
-"""Recipes: settings of published runs, and facts about them; one table per dataset."""
+"""Recipes: settings of published runs, one table per dataset, and settings for own images.
 
-from cassle_zoo.common.errors import unknown_name
+A name with a tag is a published model's: `resnet18_cassle_simclr.emoji64`. Without tag it is a run
+on images of one's own, with any timm architecture: `convnext_tiny_cassle_simclr`.
+"""
+
+from cassle_zoo.common.errors import UnknownNameError, unknown_name
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.recipes import emoji64, imagenet100, stl10
+from cassle_zoo.train.recipes.own import own_recipe
 from cassle_zoo.train.recipes.recipe import Recipe, without_conditioning
 
 RECIPES: dict[str, Recipe] = {
@@ -10,18 +15,34 @@ RECIPES: dict[str, Recipe] = {
     for table in (emoji64.RECIPES, imagenet100.RECIPES, stl10.RECIPES)
     for recipe in table
 }
-"""Every recipe by the full name of the model that it produces."""
+"""Every recipe of a published model, by its full name."""
+
+LISTED_BY = "cassle-zoo train --help"
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a recipe by name.
+
+    Args:
+        name: Full name of a published model, or `ARCH_cassle_METHOD` or `ARCH_METHOD`, without tag,
+            for images of one's own.
+
+    Raises:
+        UnknownNameError: If there is no such recipe, architecture or method.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if "." not in name:
+        return own_recipe(name)
+    error = unknown_name("recipe", name, RECIPES, listed_by=LISTED_BY)
+    raise UnknownNameError(
+        f"{error} For your own images leave out the tag: {name.partition('.')[0]} (--tag names it)."
+    )
 
 
 def get_recipe(name: str) -> TrainConfig:
-    """Return the settings of the recipe `name`, the full name of the model that it produces.
-
-    Raises:
-        UnknownNameError: If there is no such recipe.
-    """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    return RECIPES[name].config
+    """Return the settings of the recipe `name`; see :func:`find_recipe`."""
+    return find_recipe(name).config
 
 
-__all__ = ["RECIPES", "Recipe", "get_recipe", "without_conditioning"]
+__all__ = ["RECIPES", "Recipe", "find_recipe", "get_recipe", "without_conditioning"]

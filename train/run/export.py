@@ -63,33 +63,39 @@ def write(
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
         write_bytes(folder / name, save(state), sync=True)  # save_file would ignore the umask
-    write_description(folder, method, config, steps, command, total=total, images=images)
+    _describe(method, config, steps, command, total, images).save(folder)
 
 
 def write_description(
-    folder: Path,
+    run: Path,
+    method: Method,
+    config: TrainConfig,
+    total: int,
+    command: str | None,
+    images: Fingerprint,
+) -> None:
+    """Write the `export.json` in a run's own folder, which describes the weights in checkpoints."""
+    _describe(method, config, total, command, None, images).save(run, sync=False)
+
+
+def _describe(
     method: Method,
     config: TrainConfig,
     steps: int,
-    command: str | None = None,
-    *,
-    total: int | None = None,
-    images: Fingerprint | None = None,
-) -> None:
-    """Write `export.json` only. In a run's own folder it describes the weights in checkpoints.
-
-    The arguments are those of :func:`write`.
-    """
+    command: str | None,
+    total: int | None,
+    images: Fingerprint | None,
+) -> RunExport:
     augment = config.augment
     timm_arch, model_args = resolve_arch(config.arch, augment.size)
     training = {"config": _public(config), "steps": steps, **code_version()}
     if total is not None and total > steps:
         training["total_steps"] = total
     if images is not None:
-        training["images"] = dict(images)
+        training["images"] = images
     if command is not None:
         training["command"] = command
-    RunExport(
+    return RunExport(
         name=config.name,
         method=config.method.name,
         timm_arch=timm_arch,
@@ -99,7 +105,7 @@ def write_description(
         mean=augment.mean,
         std=augment.std,
         training=training,
-    ).save(folder)
+    )
 
 
 def with_hash(images: Fingerprint, dataset: Any) -> Fingerprint:

@@ -1,0 +1,104 @@
+"""Recipes on images of one's own: `ARCH_cassle_METHOD` or `ARCH_METHOD`, without a tag.
+
+Any timm architecture and any method. The views are ImageNet's: 224 px, its normalisation. The rest
+follows what was measured on emoji64 (docs/study.md, docs/methods.md), because a folder of one's own
+is like it in what matters here: it is small, so that a run has thousands of steps and not the
+hundreds of thousands of the paper's.
+
+- The learning rate is the one that was best there for SimCLR, four times the paper's; methods that
+  needed another have their own.
+- EMA teachers follow faster (momentum 0.99) and MoCo's queue is shorter (4,096 keys): with the
+  paper's 0.999 a teacher is mostly its random initialisation after a thousand steps.
+- Projectors of 8,192 are 2,048 wide, a sixteenth of the weights.
+- Networks without BatchNorm (ViT, ConvNeXt, Swin, ...) are trained with AdamW as in MoCo v3
+  (arXiv 2104.02057), since SGD at these rates needs BatchNorm.
+- Batches of 128, so that a few hundred images are some steps; 100 epochs, 5 of them warm-up.
+"""
+
+import dataclasses
+from typing import Any
+
+import timm
+from torch import nn
+
+from cassle_zoo.common.errors import UnknownNameError, unknown_name
+from cassle_zoo.train.backbone import resolve_arch
+from cassle_zoo.train.config import OWN_TAG, DataConfig, OptimConfig, TrainConfig
+from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
+from cassle_zoo.train.recipes.recipe import Recipe
+from cassle_zoo.zoo.names import is_arch
+from cassle_zoo.zoo.width import without_weights
+
+TAG = OWN_TAG
+_SIZE = 224
+_SGD = OptimConfig(epochs=100, batch_size=128, base_lr=0.12, warmup_epochs=5)
+_ADAMW = dataclasses.replace(
+    _SGD, optimizer="adamw", base_lr=1.5e-4, weight_decay=0.1, decay_all=False, warmup_epochs=10
+)
+_METHODS: dict[str, dict[str, Any]] = {
+    "mocov2": {"momentum": 0.99, "queue_size": 4096},
+    "mocov3": {"momentum": 0.99},
+    "barlow_twins": {"hidden_features": 2048, "out_features": 2048},
+    "byol": {"momentum": 0.99},
+    "simsiam": {"depth": 2},
+    "vicreg": {"hidden_features": 2048, "out_features": 2048},
+}
+"""Settings of methods that differ from their papers'."""
+_OPTIM: dict[str, dict[str, Any]] = {
+    "mocov2": {"weight_decay": 1e-4},
+    "barlow_twins": {
+        **{"optimizer": "lars", "base_lr": 0.4, "weight_decay": 1.5e-6},
+        **{"decay_all": False, "warmup_epochs": 10},
+    },
+    "simsiam": {"base_lr": 0.06, "warmup_epochs": 0},
+    "vicreg": {"warmup_epochs": 10},
+}
+"""How networks with BatchNorm are trained, where it differs from SimCLR's."""
+
+
+def own_recipe(name: str) -> Recipe:
+    """Return the recipe `ARCH_cassle_METHOD` or `ARCH_METHOD` on images of one's own.
+
+    Raises:
+        UnknownNameError: If the name does not end with a method, or does not begin with a timm
+            model or a short name.
+    """
+    method = max((m for m in METHODS if name.endswith(f"_{m}")), key=len, default=None)
+    if method is None:
+        raise UnknownNameError(
+            f"{name!r} is no recipe: it is called ARCH_cassle_METHOD, or ARCH_METHOD for the "
+            f"baseline, with one of the methods {', '.join(METHODS)}."
+        )
+    base = name.removesuffix(f"_{method}")
+    arch = base.removesuffix("_cassle")
+    if not is_arch(arch):
+        raise unknown_name("arch", arch, timm.list_models(), listed_by="timm.list_models()")
+    conditioned = base != arch
+    config = _config(arch, METHODS[method](**_METHODS.get(method, {})), conditioned)
+    title = f"{'CASSLE-' if conditioned else ''}{method}, {arch}, your own images"
+    return Recipe(
+        title=f"{title}, {config.augment.size} px, {config.optim.epochs} epochs",
+        config=config,
+        data="DIR",
+        hardware="any; --dry-run measures memory and time",
+        time="depends on the images",
+        notes="--data is a folder or tar of images; no labels are needed. The learning rate is the "
+        "best one on emoji64; --optim.epochs matters most for what comes out.",
+    )
+
+
+def _config(arch: str, method: MethodConfig, conditioned: bool) -> TrainConfig:
+    timm_arch, args = resolve_arch(arch, _SIZE)
+    with_norm = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for module in without_weights(timm_arch, args).modules()
+    )
+    optim = dataclasses.replace(_SGD, **_OPTIM.get(method.name, {})) if with_norm else _ADAMW
+    plain = ConditioningConfig(mode="none", descriptors=())
+    return TrainConfig(
+        arch=arch,
+        method=method,
+        conditioning=ConditioningConfig() if conditioned else plain,
+        data=DataConfig(workers=4),
+        optim=optim,
+    )
