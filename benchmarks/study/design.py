@@ -11,7 +11,7 @@ import tyro
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS
 from cassle_zoo.common.config import Range
 from cassle_zoo.eval.base import Settings
-from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.recipes import get_recipe, without_conditioning
@@ -159,7 +159,7 @@ class Design(Settings):
 
     @property
     def _plain(self) -> TrainConfig:
-        return without_conditioning(self.base, self.base.name)
+        return without_conditioning(self.base, AUTO_NAME)
 
     def _main(self) -> Iterator[Arm]:
         augself = dataclasses.replace(self._plain, augself=AugSelfConfig(crop=0.5, color=0.5))
@@ -182,7 +182,7 @@ class Design(Settings):
         configs["vit_small_{}mocov3"] = self._vit()
         for name, config in configs.items():
             plain, cassle = name.format(""), name.format("cassle_")
-            yield self._arm(plain, METHODS, without_conditioning(config, config.name))
+            yield self._arm(plain, METHODS, without_conditioning(config, AUTO_NAME))
             yield self._arm(cassle, METHODS, config, plain)
 
     def _vit(self) -> TrainConfig:
@@ -195,7 +195,7 @@ class Design(Settings):
             warmup_epochs=paper.optim.warmup_epochs / paper.optim.epochs * self.epochs,
         )
         return dataclasses.replace(
-            self.base, arch="vit_small", method=MoCoV3Config(momentum=0.99), optim=optim
+            self.base, name=AUTO_NAME, arch="vit_small", method=MoCoV3Config(momentum=0.99), optim=optim
         )
 
     def _ablations(self) -> Iterator[Arm]:

@@ -4,6 +4,7 @@ import dataclasses
 
 from benchmarks.study.design import Design
 from benchmarks.study.runner import Machine
+from cassle_zoo.train.config import AUTO_NAME
 from cassle_zoo.train.recipes import get_recipe
 
 MACHINE = Machine(device="cpu", threads=1, data_workers=0)
@@ -13,6 +14,7 @@ def small_design() -> Design:
     recipe = get_recipe("resnet18_cassle_simclr.emoji64")
     base = dataclasses.replace(
         recipe,
+        name=AUTO_NAME,
         arch="test_resnet",
         augment=dataclasses.replace(recipe.augment, size=32),
         optim=dataclasses.replace(recipe.optim, batch_size=64),

@@ -24,7 +24,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(images: Path) -> TrainConfig:
     """A run of 2 epochs of 5 steps."""
     return TrainConfig(
-        name="test_resnet_cassle_simclr.tiny",
+        name="tiny",
         arch="test_resnet",
         augment=AugmentConfig(size=32),
         data=DataConfig(root=str(images), workers=0),

@@ -42,8 +42,8 @@ def test_noise(config: TrainConfig) -> None:
 
 
 def test_the_size_of_known_data(config: TrainConfig) -> None:
-    config = dataclasses.replace(with_data(config, root=""), name="test_resnet_byol.emoji64")
-    config = dataclasses.replace(config, method=BYOLConfig(predictor_features=8))
+    method = BYOLConfig(predictor_features=8)
+    config = dataclasses.replace(with_data(config, root="", dataset="emoji64"), method=method)
     cost = dry_run(config)
     assert cost.steps_per_epoch == 8718 // 4
     parts = cost.parameters
@@ -59,9 +59,9 @@ def test_unknown_size(config: TrainConfig) -> None:
         dry_run(with_data(config, root=""))
 
 
-def test_the_dataset_counts_more_than_the_name(config: TrainConfig) -> None:
-    changed = dataclasses.replace(with_data(config, root="", dataset="emoji64"), name="my.in100")
-    assert dry_run(changed).steps_per_epoch == 8718 // 4
+def test_the_size_of_data_that_the_name_says(config: TrainConfig) -> None:
+    changed = dataclasses.replace(with_data(config, root=""), name="my.in100")
+    assert dry_run(changed).steps_per_epoch == 126_689 // 4
 
 
 def test_fewer_steps_than_are_timed(config: TrainConfig) -> None:

@@ -23,13 +23,12 @@ from torch import nn
 
 from cassle_zoo.common.errors import UnknownNameError, unknown_name
 from cassle_zoo.train.backbone import resolve_arch
-from cassle_zoo.train.config import OWN_TAG, DataConfig, OptimConfig, TrainConfig
+from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.recipes.recipe import Recipe
 from cassle_zoo.zoo.names import is_arch
 from cassle_zoo.zoo.width import without_weights
 
-TAG = OWN_TAG
 _SIZE = 224
 _SGD = OptimConfig(epochs=100, batch_size=128, base_lr=0.12, warmup_epochs=5)
 _ADAMW = dataclasses.replace(
@@ -82,6 +81,8 @@ def own_recipe(name: str) -> Recipe:
         data="DIR",
         hardware="any; --dry-run measures memory and time",
         time="depends on the images",
+        result="`cassle-zoo eval` measures it",
+        called=name,
         notes="--data is a folder or tar of images; no labels are needed. The learning rate is the "
         "best one on emoji64; --optim.epochs matters most for what comes out.",
     )

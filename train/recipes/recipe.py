@@ -19,6 +19,7 @@ class Recipe:
         time: Duration there.
         result: Measured result; `None` if it has not been run.
         notes: Other facts, in full sentences.
+        called: Its name on the command line; by default the full name of the model.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Recipe:
     time: str
     result: str | None = None
     notes: str = ""
+    called: str = ""
 
     @property
     def name(self) -> str:
@@ -37,7 +39,7 @@ class Recipe:
     @property
     def command(self) -> str:
         """Command line of the run."""
-        return f"cassle-zoo train {self.name} --data {self.data} --out RUN"
+        return f"cassle-zoo train {self.called or self.name} --data {self.data} --out RUN"
 
     def __str__(self) -> str:
         facts = {
