@@ -301,7 +301,9 @@ def resolve_spec(name: str) -> ModelSpec:
     tags = model_tags(base)
     if not tags:
         bases = dict.fromkeys(spec.name for spec in MODEL_SPECS.values())
-        raise unknown_name("model", name, MODEL_SPECS if tag else [*bases])
+        raise unknown_name(
+            "model", name, MODEL_SPECS if tag else [*bases], listed_by="cassle-zoo list"
+        )
     if tag:
         raise unknown_name(f"tag of {base}", tag, tags)
     return MODEL_SPECS[f"{base}.{tags[0]}"]

@@ -72,7 +72,9 @@ def run_from_cli(argv: Sequence[str]) -> int:
         return report.run_from_cli(argv[1:])
     task = argv[0]
     if task not in EVALUATORS:
-        raise unknown_name("evaluation", task, (*EVALUATORS, REPORT))
+        raise unknown_name(
+            "evaluation", task, (*EVALUATORS, REPORT), listed_by="cassle-zoo eval --help"
+        )
     evaluator = EVALUATORS[task]
     arguments = tyro.cli(
         Arguments[evaluator],  # type: ignore[valid-type]
@@ -108,7 +110,9 @@ def _find(
     if not models:
         raise ConfigError(f"name at least one model. {FORMS}")
     if arguments.dataset not in DATASETS:
-        raise unknown_name("dataset", arguments.dataset, DATASETS)
+        raise unknown_name(
+            "dataset", arguments.dataset, DATASETS, listed_by="cassle-zoo eval EVALUATION --help"
+        )
     if arguments.output is not None:
         check_output(arguments.output, len(models))
     openers = {}

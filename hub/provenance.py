@@ -102,7 +102,7 @@ def _are_other_steps(training: Training, data: DatasetInfo) -> str:
     """Compare the number of steps, of a training that did not record its images."""
     optim, steps = _settings(training, "optim"), training.get("steps")
     epochs, batch = optim.get("epochs"), optim.get("batch_size")
-    if not all(isinstance(number, int) for number in (steps, epochs, batch)):
+    if not (isinstance(steps, int) and isinstance(epochs, int) and isinstance(batch, int)):
         return ""
     expected = data.images // batch
     if steps == epochs * expected:

@@ -37,11 +37,14 @@ class DataConfig:
 
     Attributes:
         root: Folder or archive that holds the data.
-        dataset: `emoji64`, or a name for timm's dataset factory: empty for a folder or tar of
-            images (no labels needed), `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`,
+        dataset: Empty for a folder or tar of images, or a folder written by `save_to_disk` of
+            `datasets` (no labels needed); `emoji64`; or a name for timm's dataset factory:
+            `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`,
             `tfds/NAME`.
         split: Split to train on, as the dataset names it; in a folder, the sub-folder of this name
             (the whole folder if the name is empty, or `train` and there is no such sub-folder).
+        image_column: Column of the images, in a folder written by `save_to_disk`; by default the
+            only one of type Image.
         samples: Number of images of a streamed dataset (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
             stream are divided among them, so its order of images depends on their number.
@@ -51,6 +54,7 @@ class DataConfig:
     root: str = ""
     dataset: str = ""
     split: str = "train"
+    image_column: str = ""
     samples: Annotated[int | None, Range(1)] = None
     workers: Annotated[int, Range(0, 1024)] = 1
     max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
@@ -155,7 +159,8 @@ class RunConfig:
         checkpoint_every: Steps between checkpoints; one is also written after every epoch.
         snapshot_every: Epochs between copies of the model in `snapshots/`, for measuring how it
             changes; 0 makes none.
-        log_every: Steps between log entries.
+        log_every: Steps between log entries; fewer in a run so short that it would have less than
+            ten.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
         monitor_samples: Images in a k-NN check.
         loggers: Any of `csv`, `tensorboard`, `wandb`, `mlflow`, `trackio`; the last three need the

@@ -71,9 +71,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         fingerprint.check_same_everywhere(config, images)
         with locked(out) if first else contextlib.nullcontext():
             fingerprint.check_same_run(config, out, images)
-            if first:
-                remove_partials(out)
-                remove_partials(out / "final")
+            for folder in (out, out / "final") if first else ():
+                remove_partials(folder)
             export.check_folder(out / "final")
             trainer = Trainer(config, per_epoch, device)
             notes = trainer.restore(out)
@@ -99,9 +98,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 report.step(trainer.step, values)
                 epoch, position = divmod(trainer.step, per_epoch)
                 if position == 0 and first:
-                    measured = {}
-                    if _due(config.run.monitor_every, epoch):
-                        measured = monitor(trainer.result.backbone, trainer.device)
+                    check = _due(config.run.monitor_every, epoch)
+                    measured = monitor(trainer.result.backbone, trainer.device) if check else {}
                     report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
                     if _due(config.run.snapshot_every, epoch):
                         folder = out / SNAPSHOTS_FOLDER / f"{epoch:04d}"
@@ -127,8 +125,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             report.close()
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
-                images = export.with_hash(images, dataset)
-                export.write(out / "final", trainer.result, config, total, command, images=images)
+                hashed = export.with_hash(images, dataset)
+                export.write(out / "final", trainer.result, config, total, command, images=hashed)
             # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)

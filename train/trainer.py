@@ -5,7 +5,6 @@ import copy
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3, dispatch_clip_grad

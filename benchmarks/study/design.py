@@ -195,7 +195,11 @@ class Design(Settings):
             warmup_epochs=paper.optim.warmup_epochs / paper.optim.epochs * self.epochs,
         )
         return dataclasses.replace(
-            self.base, name=AUTO_NAME, arch="vit_small", method=MoCoV3Config(momentum=0.99), optim=optim
+            self.base,
+            name=AUTO_NAME,
+            arch="vit_small",
+            method=MoCoV3Config(momentum=0.99),
+            optim=optim,
         )
 
     def _ablations(self) -> Iterator[Arm]:

@@ -280,7 +280,9 @@ def identify_backbone(
     notes: tuple[str, ...] = ()
     if arch is not None:
         if not timm.is_model(arch):
-            raise unknown_name("timm model", arch, timm.list_models())
+            raise unknown_name(
+                "timm model", arch, timm.list_models(), listed_by="timm.list_models()"
+            )
         candidates = (arch,)
         args = dict(model_args)
         if num_heads is not None:

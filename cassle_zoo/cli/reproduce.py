@@ -111,7 +111,7 @@ def find_recorded(name: str) -> "Result":
     results = recorded_results()
     found = results.get(name) or results.get(f"{name}.emoji64")
     if found is None:
-        raise unknown_name("name", name, results)
+        raise unknown_name("name", name, results, listed_by="cassle-zoo reproduce --list")
     return found
 
 

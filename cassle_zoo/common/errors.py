@@ -7,6 +7,8 @@ exception that callers would expect for the same mistake.
 import difflib
 from collections.abc import Iterable
 
+_FEW = 12  # names that a message lists completely
+
 
 class CassleZooError(Exception):
     """Base of all errors raised by cassle_zoo on purpose."""
@@ -77,7 +79,7 @@ def unknown_name(
         kind: The kind of name, for example ``"model"``.
         value: The name as given.
         options: All names that exist.
-        listed_by: The command that lists all names, if they are too many for a message.
+        listed_by: The command that lists all names, if there is one.
 
     Returns:
         The error, for the caller to raise.
@@ -86,6 +88,10 @@ def unknown_name(
     near = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     if listed_by is not None:
-        return UnknownNameError(f"Unknown {kind} {value!r}.{hint} {listed_by} lists all names.")
-    shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-    return UnknownNameError(f"Unknown {kind} {value!r}.{hint} Available: {shown}.")
+        others = f"{listed_by} lists all names."
+    elif len(names) <= _FEW:
+        others = f"Available: {', '.join(names)}."
+    else:
+        nearest = difflib.get_close_matches(value, names, n=5, cutoff=0.0)
+        others = f"The nearest of {len(names)} names: {', '.join(nearest)}."
+    return UnknownNameError(f"Unknown {kind} {value!r}.{hint} {others}")

@@ -1,7 +1,7 @@
 """What a model's name says, and whether that is true: `{arch}_cassle_{method}.{tag}`.
 
-Any name is allowed; but one that begins with an architecture, ends with a method, holds `cassle`, or
-has the tag of a known dataset says something, and must not say what is wrong.
+Any name is allowed; but one that begins with an architecture, ends with a method, holds `cassle`,
+or has the tag of a known dataset says something, and must not say what is wrong.
 """
 
 from dataclasses import dataclass

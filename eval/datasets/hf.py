@@ -1,46 +1,26 @@
 """Datasets of the Hugging Face Hub, read from disk by `datasets`."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from cassle_zoo.common.errors import DataError, MissingDependencyError
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.files import sha256
-from cassle_zoo.common.images import open_image
 from cassle_zoo.data.listing import first_few
+from cassle_zoo.data.saved import (
+    SavedImages,
+    columns_of,
+    has_splits,
+    import_datasets,
+    is_saved,
+    load_saved,
+    undecoded,
+)
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets.files import classification
 from cassle_zoo.eval.datasets.folders import VALIDATION_NAMES
 from cassle_zoo.eval.datasets.split_rules import HELD_OUT_RULE, consecutive, hold_out
-
-
-class HubImages:
-    """The concatenated images of several datasets; the Arrow files stay on disk."""
-
-    def __init__(self, parts: list[Any], column: str) -> None:
-        """Take datasets whose `column` is not decoded."""
-        self.parts = parts
-        self.column = column
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return sum(map(len, self.parts))
-
-    def encoded(self, index: int) -> bytes:
-        """Return the encoded image: the content of a file."""
-        for part in self.parts:
-            if index < len(part):
-                value = part[index][self.column]
-                content: bytes | None = value["bytes"]
-                return Path(value["path"]).read_bytes() if content is None else content
-            index -= len(part)
-        raise IndexError(index)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return an image (RGB, upright, on white) and its index."""
-        return open_image(self.encoded(index)), index
 
 
 def open_hf(root: Path) -> EvalData:
@@ -69,7 +49,7 @@ def open_hf(root: Path) -> EvalData:
     for name, part in parts.items():
         if part.features.get(label) != parts["train"].features[label]:
             raise DataError(f"{root}: the classes of {name} are not those of train.")
-    images = HubImages([_undecoded(part, image) for part in parts.values()], image)
+    images = SavedImages([undecoded(part, image) for part in parts.values()], image)
     labels = [y for part in parts.values() for y in part.with_format(None)[label]]
     indices = consecutive({name: len(part) for name, part in parts.items()})
     rule = "the dataset's own train / val / test"
@@ -90,39 +70,23 @@ def open_hf(root: Path) -> EvalData:
     )
 
 
-def _load(root: Path) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingDependencyError(
-            'datasets of the Hub need `datasets`: pip install "cassle-zoo[hfds]".'
-        ) from error
+def _load(root: Path) -> Mapping[str, Any]:
     if not root.is_dir():
+        import_datasets()
         raise DataError(f"{root} is not a folder; download the dataset and save it to disk first.")
-    try:
-        if (root / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(str(root))
-        if (root / "state.json").is_file():
+    if is_saved(root):
+        if not has_splits(root):
             raise DataError(f"{root} is a single split; save a DatasetDict with train and test.")
-        return datasets.load_dataset("imagefolder", data_dir=str(root))
+        return load_saved(root)
+    try:
+        found: Mapping[str, Any] = import_datasets().load_dataset("imagefolder", data_dir=str(root))
     except (OSError, ValueError) as error:
         raise DataError(f"datasets cannot read {root}: {error}") from error
-
-
-def _undecoded(part: Any, column: str) -> Any:
-    from datasets import Image as ImageFeature
-
-    return (
-        part.with_format(None)
-        .select_columns([column])
-        .cast_column(column, ImageFeature(decode=False))
-    )
+    return found
 
 
 def _only_column(part: Any, kind: str) -> str:
-    found: list[str] = [
-        name for name, feature in part.features.items() if type(feature).__name__ == kind
-    ]
+    found = columns_of(part, kind)
     if len(found) != 1:
         raise DataError(
             f"expected one column of type {kind}, found {first_few(found) or 'none'} among "

@@ -185,7 +185,7 @@ def _backbone(folder: _Folder) -> str:
     width = feature_width(config["architecture"], args, size)
     if config["num_features"] != width:
         raise ModelFolderError(
-            f"{CONFIG_FILE} says num_features {config['num_features']}, but the model gives {width}."
+            f"{CONFIG_FILE} says num_features {config['num_features']}, but the model has {width}."
         )
     stated, pool = config.get("global_pool", ""), pool_name(model)
     if stated != pool:

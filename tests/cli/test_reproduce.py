@@ -41,7 +41,7 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """The recipe of NAME is a small network's, and that is what was recorded."""
     base = small_design().base
     optim = dataclasses.replace(base.optim, epochs=1)
-    recipe = dataclasses.replace(base, optim=optim)
+    recipe = dataclasses.replace(base, name=NAME, arch="resnet18", optim=optim)
     run = dataclasses.replace(base.run, seed=3, threads=1)  # recipes do not know these
     settings = dataclasses.replace(recipe, run=run).to_dict()
     monkeypatch.setitem(RECIPES, NAME, dataclasses.replace(RECIPES[NAME], config=recipe))

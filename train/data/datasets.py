@@ -10,16 +10,26 @@ from timm.data import ImageDataset, create_dataset
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset, IterableDataset
 
-from cassle_zoo.common.errors import DataError, MissingDependencyError
+from cassle_zoo.common.errors import DataError, MissingDependencyError, unknown_name
 from cassle_zoo.common.images import UnreadableImageError, image_endings, open_image
 from cassle_zoo.data.emoji64 import pretraining_dataset
 from cassle_zoo.data.listing import counts_as_image, list_images
 from cassle_zoo.data.readers import ImageFiles, TarFiles
+from cassle_zoo.data.saved import (
+    SavedImages,
+    columns_of,
+    has_splits,
+    is_saved,
+    load_saved,
+    undecoded,
+)
 from cassle_zoo.train.config import DataConfig
 from cassle_zoo.train.data.shards import Shards, list_shards
 from cassle_zoo.train.data.streams import TimmStream
 from cassle_zoo.train.distributed.process_group import rank, world_size
 
+SAVED = "hfds/"
+"""`data.dataset` of a folder written by `save_to_disk`; such folders are recognised without it."""
 _PACKAGES = {
     "hfds": '"cassle-zoo[hfds]"',
     "hfids": '"cassle-zoo[hfds]"',
@@ -41,10 +51,22 @@ def open_dataset(config: DataConfig) -> Any:
     dataset: Any
     if config.dataset == "emoji64":
         dataset = _open_emoji64(config)
+    elif config.dataset in ("", SAVED) and is_saved(Path(config.root)):
+        dataset = _open_saved(Path(config.root), config.split, config.image_column)
+    elif config.dataset == SAVED:
+        raise DataError(
+            f"{config.root!r} was not written by `save_to_disk` of datasets; give --data.dataset "
+            "hfds/NAME for a dataset of the Hub."
+        )
     elif config.dataset:
         dataset = _open_timm(config)
     else:
         dataset = _open_images(Path(config.root), config.split)
+    if config.image_column and not isinstance(dataset, SavedDataset):
+        raise DataError(
+            f"--data.image-column {config.image_column!r} is for folders written by `save_to_disk` "
+            f"of datasets, and {config.root!r} is none; leave it out."
+        )
     if not config.is_stream and config.samples not in (None, len(dataset)):
         raise DataError(
             f"--data.samples {config.samples} is for streams, but there are {len(dataset)} "
@@ -162,6 +184,68 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
         if isinstance(files, list) and isinstance(files[index], tuple):  # torchvision's folders
             return str(os.path.relpath(files[index][0], self.source.root))
         return f"number {index}"
+
+
+class SavedDataset(Dataset[tuple[Image.Image, int]]):
+    """Images, and labels if there are any, of datasets that were saved to disk."""
+
+    def __init__(self, images: SavedImages, labels: list[int] | None) -> None:
+        self._images = images
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image and its label; -1 without labels.
+
+        Raises:
+            UnreadableImageError: If it cannot be read.
+        """
+        try:
+            image, _ = self._images[index]
+        except (OSError, TypeError) as error:  # the file is gone, or there is no image in the row
+            raise UnreadableImageError(self.filename(index), str(error)) from error
+        return image, -1 if self._labels is None else self._labels[index]
+
+    def filename(self, index: int) -> str:
+        """Return the image's number."""
+        return f"number {index}"
+
+
+def _open_saved(root: Path, split: str, column: str) -> SavedDataset:
+    splits = load_saved(root)
+    if has_splits(root):
+        if split and split not in splits:
+            raise DataError(
+                f"{str(root)!r} has no split {split!r}, but {', '.join(map(repr, splits))}; pass "
+                "one with --data.split, or '' for all."
+            )
+        parts = [splits[split]] if split else list(splits.values())
+    elif split in ("", DataConfig.split):
+        parts = list(splits.values())
+    else:
+        raise DataError(f"{str(root)!r} is one split without a name; leave out --data.split.")
+    first = parts[0]
+    if column and column not in first.features:
+        raise unknown_name("data.image_column", column, first.features)
+    columns = [column] if column else columns_of(first, "Image")
+    if len(columns) != 1:
+        raise DataError(
+            f"{str(root)!r} has {len(columns) or 'no'} columns of type Image among "
+            f"{', '.join(first.features)}; pass one with --data.image-column."
+        )
+    images = SavedImages([undecoded(part, columns[0]) for part in parts], columns[0])
+    if not len(images):
+        raise DataError(f"{str(root)!r} holds no images.")
+    named = columns_of(first, "ClassLabel")
+    labels = None
+    if len(named) == 1 and all(
+        part.features.get(named[0]) == first.features[named[0]] for part in parts
+    ):
+        values = [value for part in parts for value in part.with_format(None)[named[0]]]
+        labels = [-1 if value is None else int(value) for value in values]
+    return SavedDataset(images, labels)
 
 
 def _open_emoji64(config: DataConfig) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -52,12 +53,7 @@ def locked(folder: Path) -> Iterator[None]:
             f"--out {str(folder)!r} is a file or a broken link, or is below one; name a folder."
         ) from None
     except OSError as error:
-        if error.errno not in _FORBIDDEN:
-            raise
-        raise StorageError(
-            f"cannot write in {str(folder)!r}: {error.strerror}; use another --out, or get "
-            "permission to write there."
-        ) from error
+        raise _not_writable(folder, error) from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,7 +170,7 @@ def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
 
     Raises:
         NotEnoughMemoryError: If the memory of the machine or a GPU, or shared memory, is exhausted.
-        StorageError: If the disk is full.
+        StorageError: If the disk is full, or a file in `out` cannot be written.
         DataError: If a data worker was killed.
         ProcessLostError: If another process, or the network to it, is gone.
     """
@@ -209,7 +205,19 @@ def translate_errors(out: Path, batch_size: int) -> Iterator[None]:
                 f"cannot write in {str(out)!r}: {error.strerror}; the checkpoints there are "
                 "intact. Make room, then the same command continues."
             ) from error
+        if error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(out):
+            raise _not_writable(out, error) from error
         raise
+
+
+def _not_writable(out: Path, error: OSError) -> StorageError:
+    """Return the error for a folder of a run in which something cannot be written."""
+    fix = "get permission to write there" if error.errno in _FORBIDDEN else "mend that"
+    path = str(out) if error.filename is None else os.fsdecode(error.filename)
+    return StorageError(
+        f"cannot write in {str(out)!r}: {error.strerror or error} ({path}); use another --out, or "
+        f"{fix}."
+    )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

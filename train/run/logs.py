@@ -18,6 +18,7 @@ from cassle_zoo.train.run.trackers import InBackground, open_tracker
 
 CSV_FILE = "metrics.csv"
 _LONGEST = 1000  # characters in a line
+_FEWEST_ENTRIES = 10  # of a run in the log
 
 
 class Logger(Protocol):
@@ -87,6 +88,7 @@ class Reporter:
     def __init__(self, config: TrainConfig, out: Path, step: int, total: int) -> None:
         """Open the loggers and the bar, continuing after `step` of `total` steps."""
         self._config = config
+        self._log_every = min(config.run.log_every, max(1, total // _FEWEST_ENTRIES))
         self._total = total
         self._first = process_group.rank() == 0
         loggers = config.run.loggers if self._first else ()
@@ -102,9 +104,9 @@ class Reporter:
         self._mark = (step, time.perf_counter())
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of one step; log them every `log_every` steps."""
+        """Take the numbers of one step; log them every `log_every` steps, or more often."""
         self._bar.update(self._config.optim.batch_size)
-        if step % self._config.run.log_every == 0 or step == self._total:
+        if step % self._log_every == 0 or step == self._total:
             since, clock = self._mark
             self._mark = (step, time.perf_counter())
             seconds = self._mark[1] - clock
