@@ -3,6 +3,7 @@ import json
 import pytest
 
 from cassle_zoo.cli.main import main
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.loop import TrainResult
 from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods.augself import AugSelfConfig
@@ -102,3 +103,49 @@ def test_help_shows_the_facts_of_a_recipe(capsys: pytest.CaptureFixture[str]) ->
     shown = " ".join(capsys.readouterr().out.split())
     for fact in str(RECIPES["resnet18_cassle_mocov2.emoji64"]).splitlines():
         assert fact in shown
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["resnet18_cassle_simclr"], "resnet18_cassle_simclr.mine"),
+        (["resnet18_cassle_simclr", "--tag", "birds"], "resnet18_cassle_simclr.birds"),
+        (["resnet18_cassle_simclr", "--name", "any"], "any"),
+        (["resnet50_simclr.in100"], "resnet50_simclr.in100"),
+        (["resnet18_simclr.emoji64", "--arch", "convnext_atto"], "convnext_atto_simclr.emoji64"),
+        (["resnet18_simclr.emoji64", "--data.dataset", ""], "resnet18_simclr.mine"),
+        (["resnet18_simclr.emoji64", "--data.dataset=", "--tag=x"], "resnet18_simclr.x"),
+        (
+            [
+                *("resnet18_cassle_simclr.emoji64", "--conditioning.mode", "none"),
+                "--conditioning.descriptors",
+            ],
+            "resnet18_simclr.emoji64",
+        ),
+    ],
+)
+def test_the_name_is_that_of_what_is_run(argv: list[str], name: str) -> None:
+    assert parse(argv).config.name == name
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--name", "resnet34_simclr"], "says resnet34, but the architecture is resnet18"),
+        (["--name", "resnet18_cassle_simclr"], "says cassle, but the projector is plain"),
+        (["--name", "resnet18_byol.x"], "says byol, but the method is simclr"),
+        (["--name", "x.emoji64"], "the images are a folder or archive"),
+        (["--name", "x.a", "--tag", "b"], "--tag b is not that of --name x.a"),
+    ],
+)
+def test_names_that_are_not_true_are_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(["resnet18_simclr", *argv])
+
+
+def test_help_shows_own_images_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse(["--help"])
+    listed = capsys.readouterr().out
+    own = "cassle-zoo train resnet50_cassle_simclr --data photos/ --out runs/mine"
+    assert 0 < listed.index(own) < listed.index("resnet18_cassle_simclr.emoji64")

@@ -5,7 +5,8 @@ import pytest
 from cassle_zoo.common.errors import UnknownNameError
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.methods import METHODS
-from cassle_zoo.train.recipes import RECIPES, get_recipe
+from cassle_zoo.train.recipes import RECIPES, find_recipe, get_recipe
+from cassle_zoo.zoo.width import feature_width
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -50,3 +51,51 @@ def test_facts_of_a_recipe(name: str) -> None:
 def test_a_baseline_differs_in_conditioning_alone(name: str) -> None:
     cassle, baseline = (get_recipe(n).to_dict() for n in (name, name.replace("_cassle_", "_")))
     assert {key for key in cassle if cassle[key] != baseline[key]} == {"name", "conditioning"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "method", "optimizer"),
+    [
+        ("resnet50_cassle_simclr", "resnet50", "simclr", "momentum"),
+        ("mobilenetv3_small_050_cassle_mocov2", "mobilenetv3_small_050", "mocov2", "momentum"),
+        ("resnet18_barlow_twins", "resnet18", "barlow_twins", "lars"),
+        ("vit_small_cassle_mocov3", "vit_small", "mocov3", "adamw"),
+        ("convnext_atto_byol", "convnext_atto", "byol", "adamw"),
+    ],
+)
+def test_a_name_without_tag_is_for_own_images(
+    name: str, arch: str, method: str, optimizer: str
+) -> None:
+    recipe = find_recipe(name)
+    config = recipe.config
+    assert (config.name, config.arch, config.method.name) == (f"{name}.mine", arch, method)
+    assert (config.data.dataset, config.augment.size) == ("", 224)
+    assert config.is_conditioned == ("_cassle_" in name)
+    assert config.optim.optimizer == optimizer
+    assert recipe.command == f"cassle-zoo train {name} --data DIR --out RUN"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_recipe_for_own_images(method: str) -> None:
+    assert get_recipe(f"resnet18_cassle_{method}").method.name == method
+    assert get_recipe(f"resnet18_{method}").conditioning.mode == "none"
+
+
+def test_features_wider_than_the_last_feature_map() -> None:
+    config = get_recipe("mobilenetv3_small_050_cassle_simclr")
+    width = feature_width(config.arch, {}, (3, 224, 224))
+    assert config.method.projector(width, config.conditioning).in_features == 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18", "'resnet18' is no recipe: .* ARCH_cassle_METHOD.*simclr, mocov2"),
+        ("resnt18_simclr", "Unknown arch 'resnt18'. Did you mean 'resnet18'"),
+        ("resnet18_cassle_simclr_simclr", "Unknown arch 'resnet18_cassle_simclr'"),
+        ("resnet18_cassle_simclr.photos", "For your own images leave out the tag: resnet18_cas"),
+    ],
+)
+def test_names_that_are_no_recipe(name: str, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        get_recipe(name)

@@ -283,3 +283,21 @@ def test_storage_error_on_the_command_line(
     argv += ["--arch", "test_resnet", "--optim.batch-size", "4", "--out", str(tmp_path / "run")]
     assert main(["train", *argv]) == 2
     assert capsys.readouterr().err.startswith("cassle-zoo: error: cannot write in ")
+
+
+@pytest.mark.parametrize("make", ["unwritable", "settings", "lock"])
+def test_unwritable_places_are_explained(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], make: str
+) -> None:
+    out = Path("/proc/run") if make == "unwritable" else tmp_path / "run"
+    if make == "settings":
+        (out / "config.json").mkdir(parents=True)
+    if make == "lock":
+        (out / ".lock").mkdir(parents=True)
+    argv = ["test_resnet_simclr", "--data", str(images), "--augment.size", "32"]
+    argv += ["--optim.batch-size", "4", "--data.workers", "0", "--out", str(out)]
+    assert main(["train", *argv]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"cassle-zoo: error: cannot write in {str(out)!r}: ")
+    assert "use another --out" in said
+    assert "Errno" not in said

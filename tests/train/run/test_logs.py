@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import pytest
+from changes import change
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cassle_zoo.train.run.logs import LOGGERS
+from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.run.logs import CSV_FILE, LOGGERS, Reporter
 
 
 def test_numbers_are_written_at_once(tmp_path: Path) -> None:
@@ -14,3 +17,16 @@ def test_numbers_are_written_at_once(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.0)]
     for logger in loggers:
         logger.close()
+
+
+@pytest.mark.parametrize(
+    ("total", "every", "entries"), [(10, 10, 10), (7, 10, 7), (39, 10, 13), (1000, 10, 100)]
+)
+def test_a_run_has_ten_entries_whatever_its_length(
+    config: TrainConfig, tmp_path: Path, total: int, every: int, entries: int
+) -> None:
+    report = Reporter(change(config, "run", log_every=every), tmp_path, 0, total)
+    for step in range(1, total + 1):
+        report.step(step, {"loss": 1.0})
+    report.close()
+    assert (tmp_path / CSV_FILE).read_text().count(",loss,") == entries

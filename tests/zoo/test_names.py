@@ -1,0 +1,64 @@
+import pytest
+
+from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.zoo.names import NameParts, contradictions, model_name, parse_name
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "conditioned", "method", "tag"),
+    [
+        ("resnet50_cassle_simclr.in100", "resnet50", True, "simclr", "in100"),
+        ("resnet18_barlow_twins.emoji64", "resnet18", False, "barlow_twins", "emoji64"),
+        ("vit_small_cassle_mocov3.a.b", "vit_small", True, "mocov3", "a.b"),
+        ("vit_small_patch16_224_simclr.mine", "vit_small_patch16_224", False, "simclr", "mine"),
+        ("resnet18_birds", "resnet18", None, None, ""),
+        ("birds_cassle", None, True, None, ""),
+        ("birds.v2", None, None, None, "v2"),
+        ("resnet18-byol", None, None, None, ""),
+    ],
+)
+def test_what_names_say(
+    name: str, arch: str | None, conditioned: bool | None, method: str | None, tag: str
+) -> None:
+    assert parse_name(name) == NameParts(arch=arch, conditioned=conditioned, method=method, tag=tag)
+
+
+@pytest.mark.parametrize("spec", MODEL_SPECS.values(), ids=MODEL_SPECS)
+def test_names_of_the_registry_are_true(spec: object) -> None:
+    facts = vars(spec)
+    name = f"{facts['name']}.{facts['tag']}"
+    made = model_name(
+        facts["arch"], facts["method"], conditioned=facts["conditioned"], tag=facts["tag"]
+    )
+    assert made == name
+    keys = ("timm_arch", "method", "conditioned")
+    assert contradictions(name, **{key: facts[key] for key in keys}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("resnet18_cassle_simclr.x", {"timm_arch": "convnext_atto"}, "says resnet18, but the arch"),
+        ("resnet18_cassle_simclr.x", {"conditioned": False}, "says cassle, but the projector is p"),
+        ("resnet18_simclr.x", {}, "says plain, but the projector is conditioned"),
+        ("mine_byol.x", {}, "says byol, but the method is simclr"),
+        ("mine.emoji64", {"reader": ""}, "but the images are a folder or archive"),
+        ("mine.in100", {"reader": "emoji64"}, "ImageNet-100, but the images are emoji64"),
+        ("mine.stl10", {"reader": "wds/x"}, "but the images are wds/x"),
+    ],
+)
+def test_what_is_not_so(name: str, changes: dict[str, object], says: str) -> None:
+    facts: dict[str, object] = {"timm_arch": "resnet18", "method": "simclr", "conditioned": True}
+    [found] = contradictions(name, **{**facts, **changes})  # type: ignore[arg-type]
+    assert says in found
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("mine.in100", ""), ("mine.in100", "wds/x"), ("mine.stl10", "torch/stl10"), ("a.b", "x")],
+)
+def test_what_may_be_so(name: str, reader: str) -> None:
+    found = contradictions(
+        name, timm_arch="resnet18", method="simclr", conditioned=None, reader=reader
+    )
+    assert found == []
