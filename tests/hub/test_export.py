@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from finished_run import NAME, write_run
 from huggingface_hub import ModelCard
 from safetensors.torch import load, load_file, save_file
 
@@ -15,35 +16,7 @@ import cassle_zoo
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.hub.publish.verify import verify_folder
-from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE, REFERENCE_FILE
-
-NAME = "resnet18_cassle_simclr.emoji64"
-
-
-def write_run(folder: Path, **changes: Any) -> Path:
-    """Write what a finished run leaves."""
-    final = folder / "final"
-    final.mkdir(parents=True)
-    backbone = timm.create_model("resnet18", num_classes=0)
-    backbone(torch.rand(4, 3, 64, 64))  # running statistics as after training
-    projector = ConditionedProjector(ProjectorConfig(in_features=512))
-    save_file(backbone.state_dict(), final / "backbone.safetensors")
-    save_file(projector.state_dict(), final / "projector.safetensors")
-    info = {
-        "format_version": FORMAT_VERSION,
-        "name": NAME,
-        "method": "simclr",
-        "timm_arch": "resnet18",
-        "projector": projector.config.to_dict(),
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "input_size": [3, 64, 64],
-        "training": {"steps": 10, "commit": "abc", "config": {"optim": {"epochs": 2}}},
-    }
-    (final / "export.json").write_text(json.dumps({**info, **changes}))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_run import NAME, write_run
 from huggingface_hub import ModelCard
-from test_export import NAME, write_run
 
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.common.files import read_json, write_json
