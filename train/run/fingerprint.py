@@ -11,8 +11,10 @@ from torch.utils.data import IterableDataset
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.records import RENAMED_SETTINGS
+from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
+from cassle_zoo.zoo.names import contradictions
 
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
@@ -49,7 +51,8 @@ def write_settings(config: TrainConfig, images: Fingerprint, out: Path) -> None:
 def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = None) -> None:
     """Check that `out` does not hold a run with other settings, or on other `images`.
 
-    Settings that do not change the result may differ: `data.root`, `data.workers` (but not of a
+    A name that older versions allowed, though it is not true, may differ. Settings that do not
+    change the result may differ: `data.root`, `data.workers` (but not of a
     stream, whose order depends on it), and all of `run` but the seed. A run without a
     record of its images is from before there was one.
 
@@ -82,6 +85,8 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
         {name: value for name, value in settings.items() if not _is_free(name, config)}
         for settings in (defaults | stored, flat_settings(config.to_dict()))
     )
+    if _is_untrue(stored):
+        old["name"] = new["name"]
     if differing := _differing(old, new, "there", "now"):
         raise ConfigError(
             f"{str(out)!r} holds a run with other settings ({'; '.join(differing)}); "
@@ -140,6 +145,21 @@ def _images_differ(old: Any, new: Fingerprint, where: str, other: str) -> str:
     if count != new["count"]:
         return f"{count} {where}, {new['count']} {other}"
     return f"{count} {where} and {other}, but with other names, or in another order"
+
+
+def _is_untrue(stored: Mapping[str, Any]) -> bool:
+    """Return whether the name of a stored run says what it is not, as older versions allowed."""
+    name, arch, size = (stored.get(key) for key in ("name", "arch", "augment.size"))
+    if not (isinstance(name, str) and isinstance(arch, str) and isinstance(size, int)):
+        return False
+    wrong = contradictions(
+        name,
+        timm_arch=resolve_arch(arch, size)[0],
+        method=str(stored.get("method.name")),
+        conditioned=stored.get("conditioning.mode") != "none",
+        reader=stored.get("data.dataset"),
+    )
+    return bool(wrong)
 
 
 def _is_free(name: str, config: TrainConfig) -> bool:

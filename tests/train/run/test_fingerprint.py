@@ -128,3 +128,15 @@ def test_streams_have_a_number_only() -> None:
             raise AssertionError(index)
 
     assert images_fingerprint(Stream()) == {"count": 5, "names": None}
+
+
+def test_a_run_with_an_untrue_name_continues(
+    config: TrainConfig, finished: Path, own: Path
+) -> None:
+    path = finished / CONFIG_FILE
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "name": "resnet18_cassle_simclr.emoji64"}))
+    assert loop.train(on(config, own), finished).finished
+    path.write_text(json.dumps({**stored, "name": "another"}))
+    with pytest.raises(ConfigError, match="name: 'another' there, 'tiny' now"):
+        loop.train(on(config, own), finished)
