@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         def stop_in_the_fifth(self: faults.BadImages, bad: torch.Tensor) -> list[str]:
             steps.append(1)
             if len(steps) == 5:
-                faults.signal.raise_signal(faults.signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             return note(self, bad)
 
         patch.setattr(faults.BadImages, "note", stop_in_the_fifth)
