@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from benchmarks.study.design import GRID, Design, Job
+from benchmarks.study.design import GRID, GROUPS, Design, Job
 from benchmarks.study.evaluators import EVALUATORS, GRID_EVALUATORS, neighbours
 from benchmarks.study.records import (
     Record,
@@ -37,6 +37,7 @@ from cassle_zoo.common.errors import (
     DataError,
     FolderInUseError,
     NonFiniteLossError,
+    UnknownNameError,
     unknown_name,
 )
 from cassle_zoo.common.files import read_json, write_json
@@ -157,7 +158,8 @@ class StudyRunner:
         for pattern in self.only:
             if not any(fnmatch(name, pattern) for job in known for name in _names(job)):
                 arms = {name for job in known for name in _names(job)[1:]}
-                raise unknown_name("job, arm or group", pattern, arms)
+                error = unknown_name("job, arm or group", pattern, arms)
+                raise UnknownNameError(f"{error} Groups: {', '.join(GROUPS)}.")
         if self.grid_is_open():
             return grid
         chosen = self.design.recipe_hyper_parameters()

@@ -154,7 +154,7 @@ def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) ->
     )
     data = str(training.get("data"))
     command = str(training.get("command", ""))
-    if not command and own["name"] in MODEL_SPECS:
+    if not command and (own["name"] in MODEL_SPECS or "config" not in training):
         file = "emoji64.tar" if data == "emoji64" else "DATA"
         command = f"cassle-zoo train {own['name']} --data {file} --out RUN"
     text = render(
