@@ -191,7 +191,9 @@ def _read_checkpoint(run: Path) -> _Run:
         )
     export = RunExport.read(run)
     state, _ = load_checkpoint(run)
-    method, step = (state or {}).get("method"), (state or {}).get("step")
+    found = state or {}
+    # A run with an average of the weights (optim.ema_decay) exports that.
+    method, step = found.get("ema") or found.get("method"), found.get("step")
     if not isinstance(method, dict) or not isinstance(step, int):
         raise ModelFolderError(
             f"{run} holds no checkpoint of a run. Repeat its `cassle-zoo train` command to "

@@ -17,7 +17,7 @@ def feature_width(
 ) -> int:
     """Return the width F of the (B, F) features that a timm model without classifier gives.
 
-    timm's `num_features` is that of the last feature map. In 14 of its families (MobileNetV3,
+    timm's `num_features` is that of the last feature map. In a dozen of its families (MobileNetV3,
     GhostNet, HGNet, VGG, ...) wider layers follow that `num_classes=0` leaves in. So the model is
     run: without memory or computation, on torch's `meta` device, where it permits that, else on the
     CPU. Results are cached.

@@ -115,3 +115,13 @@ def test_a_finished_run_is_not_unfinished(stopped: Path, tmp_path: Path) -> None
     assert training["images"]["count"] == 8
     assert "Unfinished" not in ModelCard.load(out / "README.md").text
     assert training["data"] == "images (8 images)"
+
+
+def test_the_average_of_the_weights_is_exported(stopped: Path, tmp_path: Path) -> None:
+    config = settings(stopped.parent / "images")
+    optim = dataclasses.replace(config.optim, ema_decay=0.5)
+    assert train(dataclasses.replace(config, optim=optim), tmp_path / "run").finished
+    final = load_file(tmp_path / "run" / "final" / "backbone.safetensors")
+    shutil.rmtree(tmp_path / "run" / "final")
+    out = export_run(tmp_path / "run", tmp_path / "model", dtype=torch.float32)
+    assert all(value.equal(final[key]) for key, value in load_file(out / MODEL_FILE).items())
