@@ -45,6 +45,27 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartingWeights:
+    """What the weights of a run started from; in its settings and in `RunExport.training`.
+
+    Attributes:
+        name: Their name, without folders.
+        sha256: Of the file of the backbone.
+        license: Their licence (SPDX); `None` if it is not known.
+        origin: Where they are from, in words or as an address; `None` if it is not known.
+        projector: Whether the projector started from them, too.
+        interpolation: How images were resized for them.
+    """
+
+    name: str
+    sha256: str
+    license: str | None
+    origin: str | None
+    projector: bool = False
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunExport:
     """The description of a run's weights, in `RUN/final/export.json`.
 
@@ -61,9 +82,11 @@ class RunExport:
         input_size: (channels, height, width) in pixels.
         mean: Per-channel mean subtracted from images in [0, 1].
         std: Per-channel standard deviation they are divided by.
+        interpolation: How images are resized for the network.
         training: How the weights were made: `config` (all settings), `steps`, `total_steps` if
-            they are not all, `images` (`count`, `names` and perhaps `sha256`), `command`, and the
-            versions of :func:`code_version`.
+            they are not all, `images` (`count`, `names` and perhaps `sha256`), `command`, `init`
+            (fields of :class:`StartingWeights`, if it was not trained from random weights), and
+            the versions of :func:`code_version`.
     """
 
     name: str
@@ -75,6 +98,7 @@ class RunExport:
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Finite, Finite, Finite]
     training: dict[str, Any]
+    interpolation: str = "bicubic"
 
     def save(self, folder: Path, *, sync: bool = True) -> None:
         """Write `export.json`, after the weights; `sync` makes sure that it survives a crash."""
@@ -306,7 +330,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
 
 def _read_object(kind: Any, values: Mapping[str, Any], name: str) -> Any:
     hints = get_type_hints(kind, include_extras=True)
-    needed = {f.name for f in fields(kind) if f.default_factory is MISSING}
+    needed = {f.name for f in fields(kind) if f.default_factory is MISSING is f.default}
     for what, wrong in (("lacks", needed - set(values)), ("has unknown", set(values) - set(hints))):
         if wrong:
             raise ValueError(f"{name or 'the file'} {what} {', '.join(sorted(wrong))}")

@@ -95,6 +95,7 @@ def export_run(
         input_size=export.input_size,
         mean=export.mean,
         std=export.std,
+        interpolation=export.interpolation,
         num_features=feature_width(export.timm_arch, export.model_args, export.input_size),
         data=data,
         recipe=export.name,

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from timm.optim import list_optimizers
 
@@ -98,6 +98,17 @@ class OptimConfig:
         ema_decay: If set, the run's result (exports, snapshots, k-NN checks) is the exponential
             moving average of the weights of backbone and projector with this decay per step. It
             warms up: after t steps the decay is at most 1 - t^(-2/3).
+        freeze_epochs: Epochs at the start in which the backbone is fixed, its BatchNorm statistics
+            too, and only the rest (projector, augmentation encoder, ...) learns. For starting
+            weights (`init`), which the gradients of an untrained projector would harm. Afterwards
+            the backbone's learning rate rises from 0 within `warmup_epochs`.
+        backbone_lr_scale: Factor on the learning rate of the backbone.
+        layer_decay: Factor on the learning rate from each of the backbone's layers to the one
+            before it, so that the first layers change least; 1 gives all the same. The layers are
+            those of timm's `group_matcher`.
+        backbone_bn: The backbone's BatchNorms: `train`; `eval`, which normalises with the running
+            statistics of the starting weights, and leaves them as they are; or `frozen`, which
+            leaves weight and bias as they are, too (as `timm.utils.freeze_batch_norm_2d`).
     """
 
     epochs: Annotated[int, Range(1)] = 100
@@ -112,6 +123,10 @@ class OptimConfig:
     clip_grad: Annotated[float | None, POSITIVE] = None
     clip_mode: Annotated[str, OneOf(CLIP_MODES)] = "norm"
     ema_decay: Annotated[float | None, Range(0, 1)] = None
+    freeze_epochs: Annotated[float, NOT_NEGATIVE] = 0.0
+    backbone_lr_scale: Annotated[float, POSITIVE] = 1.0
+    layer_decay: Annotated[float, Range(0, 1, open_low=True)] = 1.0
+    backbone_bn: Literal["train", "eval", "frozen"] = "train"
 
     def __post_init__(self) -> None:
         check_fields(self, "optim.")
@@ -128,11 +143,11 @@ class OptimConfig:
                 _OPTIMIZERS,
                 listed_by="timm.optim.list_optimizers()",
             )
-        if self.warmup_epochs > self.epochs:
-            raise ConfigError(
-                f"optim.warmup_epochs must be within [0, optim.epochs = {self.epochs}], "
-                f"got {self.warmup_epochs}."
-            )
+        for name in ("warmup_epochs", "freeze_epochs"):
+            if (value := getattr(self, name)) > self.epochs:
+                raise ConfigError(
+                    f"optim.{name} must be within [0, optim.epochs = {self.epochs}], got {value}."
+                )
 
     @property
     def peak_lr(self) -> float:
@@ -194,6 +209,11 @@ class TrainConfig:
             makes `ARCH_cassle_METHOD.TAG`, or `ARCH_METHOD.TAG` without conditioning, of the other
             settings; another name must not say what they are not.
         arch: Any timm model name, or `vit_small` or `vit_base`, MoCo-v3's ViTs.
+        init: Starting weights; random ones if empty. A timm model with its tag
+            (`resnet18.a1_in1k`), `hf-hub:ORG/NAME[@REVISION]`, `local-dir:DIR`, a model of the zoo,
+            the folder of a run or of one of its snapshots, or a checkpoint file (docs/adapt.md).
+        init_projector: Whether the projector starts from those weights, too: `auto` if they have
+            one (which must fit), `yes`, or `no`.
         method: Settings of the SSL method.
         conditioning: How the projector is conditioned on the augmentation.
         augself: Auxiliary prediction of augmentation differences; off by default.
@@ -211,6 +231,8 @@ class TrainConfig:
 
     name: str = AUTO_NAME
     arch: str
+    init: str = ""
+    init_projector: Literal["auto", "yes", "no"] = "auto"
     method: MethodConfig = field(default_factory=SimCLRConfig)
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
     augself: AugSelfConfig = field(default_factory=AugSelfConfig)
@@ -221,6 +243,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        base, dot, _ = self.arch.partition(".")
+        if dot:
+            raise ConfigError(
+                f"arch {self.arch!r} has a tag, and a tag means weights; use arch {base!r} and "
+                f"init {self.arch!r} to start from them, or leave out the tag to train from "
+                "random weights."
+            )
+        if self.init_projector == "yes" and not self.init:
+            raise ConfigError("init_projector 'yes' needs starting weights; give init.")
         width = feature_width(self.arch, self.augment.size)
         if self.name == AUTO_NAME:
             object.__setattr__(self, "name", self.derived_name())

@@ -7,6 +7,7 @@ from pathlib import Path
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import remove_partials
 from cassle_zoo.records import SNAPSHOTS_FOLDER
+from cassle_zoo.train import init
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
@@ -68,13 +69,14 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
         images = fingerprint.images_fingerprint(dataset)
-        fingerprint.check_same_everywhere(config, images)
+        source = init.find(config)
+        fingerprint.check_same_everywhere(config, images, source)
         with locked(out) if first else contextlib.nullcontext():
-            fingerprint.check_same_run(config, out, images)
+            fingerprint.check_same_run(config, out, images, source)
             for folder in (out, out / "final") if first else ():
                 remove_partials(folder)
             export.check_folder(out / "final")
-            trainer = Trainer(config, per_epoch, device)
+            trainer = Trainer(config, per_epoch, device, source)
             notes = trainer.restore(out)
             if trainer.step > total:
                 raise ConfigError(
@@ -85,7 +87,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             finished_before = trainer.step == total and export.is_written(out / "final")
             report = Reporter(config, out, trainer.step, total)
             if first:
-                fingerprint.write_settings(config, images, out)
+                fingerprint.write_settings(config, images, out, trainer.method.starting_weights)
                 export.write_description(out, trainer.method, config, total, command, images)
             monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
             bad_images = BadImages(dataset, config.data.max_bad_fraction)

@@ -15,12 +15,13 @@ import tyro
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.specs import BACKBONES
+from cassle_zoo.train import init, sources
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.preview import write_preview
-from cassle_zoo.train.recipes import RECIPES, find_recipe
+from cassle_zoo.train.recipes import ADAPT, RECIPES, find_recipe
 
 INTERRUPTED = 143
 
@@ -73,10 +74,24 @@ def parse(argv: Sequence[str]) -> Arguments:
     config, data = arguments.config, arguments.config.data
     if arguments.data:
         data = dataclasses.replace(data, root=arguments.data)
+    if argv[0].endswith(ADAPT) and not config.init:
+        raise ConfigError(
+            f"{argv[0]} adapts starting weights; name them with --init, for example a timm model "
+            "with its tag, a run's folder or a checkpoint file."
+        )
+    said = {word.partition("=")[0].removeprefix("--augment.") for word in argv[1:]}
+    if argv[0] in RECIPES:
+        said.add("size")  # a recipe for a dataset says it
+    config = init.with_own_preprocessing(config, said, _note)
     return dataclasses.replace(
         arguments,
         config=dataclasses.replace(config, name=_name(arguments, recipe.config, argv), data=data),
     )
+
+
+def _note(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process reports for all
+        print(text, file=sys.stderr)
 
 
 def _unnamed(config: TrainConfig) -> TrainConfig:
@@ -111,6 +126,9 @@ your own images:
 
   cassle-zoo train resnet50_cassle_simclr --data photos/ --out runs/mine
 
+  cassle-zoo train resnet50_cassle_simclr.adapt --init resnet50.a1_in1k --data photos/ --out RUN
+
+  --init starts from weights you have, `.adapt` changes them carefully (docs/adapt.md).
   --data is a folder or tar of images; no labels are needed. ARCH is any timm model, or
   {", ".join(BACKBONES)}. METHOD is one of
   {", ".join(METHODS)}.
@@ -133,6 +151,8 @@ def public_command(argv: Sequence[str]) -> str:
             words[index + 1] = "RUN"
         elif flag in ("--data", "--data.root"):
             words[index + 1] = Path(words[index + 1]).name
+        elif flag == "--init":
+            words[index + 1] = sources.public_name(words[index + 1])
     return shlex.join(["cassle-zoo", "train", *words])
 
 
@@ -153,6 +173,5 @@ def run_from_cli(argv: Sequence[str]) -> int:
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:
         return INTERRUPTED
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process reports for all
-        print(f"finished: {arguments.out / 'final'}", file=sys.stderr)
+    _note(f"finished: {arguments.out / 'final'}")
     return 0

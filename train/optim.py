@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError
@@ -21,16 +21,17 @@ def build_optimizer(
     Args:
         groups: The parameters.
         config: The optimiser, its peak learning rate and its weight decay.
-        backbone: The timm model among them, which lists parameters that should not decay; for
-            `decay_all` False.
+        backbone: The timm model among them, which lists parameters that should not decay (for
+            `decay_all` False), and its layers (for `layer_decay`).
 
     Raises:
         ConfigError: If the optimiser cannot be built, for example because its package is missing,
-            or needs second derivatives.
+            or needs second derivatives; or timm does not know the layers of the backbone.
     """
+    spared, scales = _spared(backbone), _scales(backbone, config)
     try:
         optimizer = create_optimizer_v2(
-            [part for group in groups for part in _split(group, config, _spared(backbone))],
+            [part for group in groups for part in _split(group, config, spared, scales)],
             opt=config.optimizer,
             lr=config.peak_lr,
             weight_decay=config.weight_decay,
@@ -64,10 +65,24 @@ def set_learning_rate(
         The learning rate of parameters that are in no special group.
     """
     lr = learning_rate(step, per_epoch, config)
+    rise = _rise_after_freezing(step, per_epoch, config)
     for group in optimizer.param_groups:
         own = config.peak_lr if group.get("constant_lr") else lr
-        group["lr"] = own * group.get("lr_scale", 1.0)
+        group["lr"] = own * group.get("lr_scale", 1.0) * (rise if group.get("backbone") else 1.0)
     return lr
+
+
+def _rise_after_freezing(step: int, per_epoch: int, config: OptimConfig) -> float:
+    """Return the factor on the backbone's learning rate while it warms up after freezing."""
+    if config.freeze_epochs == 0:
+        return 1.0
+    done = step - frozen_steps(per_epoch, config)
+    return min(max((done + 1) / (config.warmup_epochs * per_epoch + 1), 0.0), 1.0)
+
+
+def frozen_steps(per_epoch: int, config: OptimConfig) -> int:
+    """Return the number of steps in which the backbone is fixed."""
+    return round(config.freeze_epochs * per_epoch)
 
 
 def learning_rate(step: int, per_epoch: int, config: OptimConfig) -> float:
@@ -91,13 +106,44 @@ def _spared(backbone: Any) -> set[int]:
     return {id(p) for name, p in backbone.named_parameters() if name in names} if names else set()
 
 
-def _split(group: ParamGroup, config: OptimConfig, spared: set[int]) -> list[ParamGroup]:
-    """Return a group, with the parameters that do not decay apart."""
-    if config.decay_all:
-        return [{**group}]
-    decaying: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+def _scales(backbone: nn.Module | None, config: OptimConfig) -> dict[int, float]:
+    """Return the factors on the learning rates of a backbone's parameters, by their ids.
+
+    Empty if the backbone learns like the rest.
+    """
+    settings = (config.freeze_epochs, config.backbone_lr_scale, config.layer_decay)
+    if backbone is None or settings == (0, 1, 1):
+        return {}
+    if config.layer_decay == 1:
+        return {id(p): config.backbone_lr_scale for p in backbone.parameters()}
+    layers: list[dict[str, Any]] = param_groups_layer_decay(
+        backbone, layer_decay=config.layer_decay
+    )
+    if len({layer["lr_scale"] for layer in layers}) == 1:
+        raise ConfigError(
+            f"timm does not know the layers of {type(backbone).__name__}, so optim.layer_decay "
+            f"{config.layer_decay} would do nothing; set it to 1."
+        )
+    return {
+        id(p): layer["lr_scale"] * config.backbone_lr_scale
+        for layer in layers
+        for p in layer["params"]
+    }
+
+
+def _split(
+    group: ParamGroup, config: OptimConfig, spared: set[int], scales: dict[int, float]
+) -> list[ParamGroup]:
+    """Return a group in parts that decay or not, and have a learning rate of their own."""
+    parts: dict[tuple[bool, float], ParamGroup] = {}
     for p in group["params"]:
-        (decaying if p.ndim > 1 and id(p) not in spared else others).append(p)
-    parts = {**group, "params": others, "weight_decay": 0.0}, {**group, "params": decaying}
-    return [part for part in parts if part["params"]]
+        decays = config.decay_all or (p.ndim > 1 and id(p) not in spared)
+        scale = scales.get(id(p), 0.0)
+        part = parts.setdefault((decays, scale), {**group, "params": []})
+        part["params"].append(p)
+        if not decays:
+            part["weight_decay"] = 0.0
+        if scale:
+            part["backbone"] = True
+            part["lr_scale"] = group.get("lr_scale", 1.0) * scale
+    return [parts[key] for key in sorted(parts)]

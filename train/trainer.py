@@ -17,17 +17,20 @@ from cassle_zoo.accel.small_images import (
 )
 from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
+from cassle_zoo.train import init
 from cassle_zoo.train.backbone import build_backbone, feature_width
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.distributed.sync_batch_norm import convert_sync_batch_norm
 from cassle_zoo.train.forward import adapt_backbones, check_compiler
+from cassle_zoo.train.frozen import Frozen
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.methods.augself import AugSelf
 from cassle_zoo.train.optim import build_optimizer, set_learning_rate
 from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.train.run.faults import check_finite, check_loss_scale
+from cassle_zoo.train.sources import Source
 
 
 class Trainer:
@@ -43,9 +46,20 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, per_epoch: int, device: torch.device | None = None
+        self,
+        config: TrainConfig,
+        per_epoch: int,
+        device: torch.device | None = None,
+        source: Source | None = None,
     ) -> None:
-        """Build everything, initialised from the seed; on the configuration's device by default."""
+        """Build everything, initialised from the seed and the starting weights.
+
+        Args:
+            config: All settings.
+            per_epoch: Steps in an epoch.
+            device: Where to train; by default the configuration's.
+            source: What `config.init` names, if it was found before.
+        """
         if config.run.threads is not None:
             torch.set_num_threads(config.run.threads)
         self.config = config
@@ -56,7 +70,10 @@ class Trainer:
         self._memory_format = (
             torch.channels_last if config.run.channels_last else torch.contiguous_format
         )
-        method = build_method(config).to(self.device).to(memory_format=self._memory_format)
+        source = source or init.find(config)
+        method = build_method(config, source)
+        self._begins = [] if source is None else init.describe(source, method, config)
+        method = method.to(self.device).to(memory_format=self._memory_format)
         convert_sync_batch_norm(method, self.device)
         self.method = method.train()
         self._ema = _average(self.method, config.optim.ema_decay)
@@ -69,6 +86,7 @@ class Trainer:
             compiled=config.run.compile,
             computation=self._computation,
         )
+        self._frozen = Frozen(self.method, config.optim, per_epoch)
         self._parallel = _parallel(self.method)
         groups = self.method.param_groups()
         self.optimizer = build_optimizer(groups, config.optim, self.method.backbone)
@@ -86,6 +104,8 @@ class Trainer:
             Loss, learning rate and the values that the method logs, of the batch of all processes.
         """
         config = self.config
+        if self._frozen.apply(self.step):
+            self._parallel = _parallel(self.method)  # it must know which parameters have gradients
         layout = self.method.projector.layout
         views = make_views(batch, config.augment, layout, self.device, self._memory_format)
         lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
@@ -139,7 +159,7 @@ class Trainer:
         """Continue from the folder's checkpoint, if there is one.
 
         Returns:
-            Messages for the user.
+            Messages for the user; at the start of a run, what it starts from.
 
         Raises:
             ConfigError: If the processes do not see the same checkpoint.
@@ -158,7 +178,7 @@ class Trainer:
                 f"{str(out)!r}, others find another; all machines must see the same --out folder."
             )
         if state is None:
-            return []
+            return self._begins
         try:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -182,8 +202,13 @@ class Trainer:
         return [*notes, f"continuing after step {self.step}."]
 
 
-def build_method(config: TrainConfig) -> Method:
-    """Build the backbone and the method around it, initialised from `config.run.seed`."""
+def build_method(config: TrainConfig, source: Source | None = None) -> Method:
+    """Build the backbone and the method around it, initialised from `config.run.seed`.
+
+    Args:
+        config: The settings.
+        source: What `config.init` names, if it was found before.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         backbone = build_backbone(config.arch, config.augment.size)
@@ -191,7 +216,9 @@ def build_method(config: TrainConfig) -> Method:
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:
             method.augself = AugSelf(config.augself, width)
-        return method
+    if (source := source or init.find(config)) is not None:
+        init.load(source, method, config)
+    return method
 
 
 def _average(method: Method, decay: float | None) -> ModelEmaV3 | None:

@@ -1,6 +1,7 @@
 """`skip_random_weights`: for building networks whose weights are about to be loaded."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,9 @@ _RANDOM: frozenset[Callable[..., Any]] = frozenset(
 )
 
 
-def skip_random_weights(skip: bool = True) -> contextlib.AbstractContextManager[Any]:
+def skip_random_weights(
+    skip: bool = True, *, nan: bool = False
+) -> contextlib.AbstractContextManager[Any]:
     """Skip drawing random weights, which takes more than half of the time to build a network.
 
     The weights have arbitrary values until they are loaded, so all of them must be; constants such
@@ -27,11 +30,16 @@ def skip_random_weights(skip: bool = True) -> contextlib.AbstractContextManager[
 
     Args:
         skip: Whether to do so; if not, nothing changes.
+        nan: Whether the weights become NaN, so that one that is not loaded can be seen.
     """
-    return _NothingDrawn() if skip else contextlib.nullcontext()
+    return _NothingDrawn(nan) if skip else contextlib.nullcontext()
 
 
 class _NothingDrawn(TorchFunctionMode):
+    def __init__(self, nan: bool) -> None:
+        super().__init__()
+        self._nan = nan
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -41,6 +49,8 @@ class _NothingDrawn(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _RANDOM:
-            # nn.init passes its tensor by name.
-            return args[0] if args else kwargs["tensor"]
+            tensor = args[0] if args else kwargs["tensor"]  # nn.init passes its tensor by name
+            if self._nan:
+                tensor.detach().fill_(math.nan)
+            return tensor
         return func(*args, **kwargs)

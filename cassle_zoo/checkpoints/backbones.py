@@ -7,7 +7,7 @@ heads, EMA teacher and queue have others.
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from cassle_zoo.checkpoints import efficientnet
 from cassle_zoo.common.errors import CheckpointError, ConfigError, unknown_name
 from cassle_zoo.zoo.vit import has_sincos_positions
 
@@ -51,11 +52,12 @@ _SEQUENTIAL = {
     "6": "layer3",
     "7": "layer4",
 }
-# Weights that every ResNet, every ResNet as nn.Sequential, and every ViT has.
+# Weights that every ResNet, every ResNet as nn.Sequential, every ViT, ... has.
 _SIGNATURES = (
     ("conv1.weight", "layer1.0.conv1.weight"),
     ("0.weight", "4.0.conv1.weight"),
     ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+    efficientnet.SIGNATURE,
 )
 _HEADS = ("fc.", "head.")
 # Words in prefixes that mark a copy which follows the trained network. Not "teacher": after
@@ -112,7 +114,9 @@ class FoundWeights:
         return (*words, ", ".join(self.entries)) if self.entries else tuple(words)
 
 
-def find_weights(checkpoint: Any, *, prefix: str | None = None) -> FoundWeights:
+def find_weights(
+    checkpoint: Any, *, prefix: str | None = None, arch: str | None = None
+) -> FoundWeights:
     """Find the weights of the trained backbone.
 
     The names of nested dictionaries are joined by dots, except those of `state_dict` and `model`,
@@ -121,13 +125,14 @@ def find_weights(checkpoint: Any, *, prefix: str | None = None) -> FoundWeights:
     Args:
         checkpoint: Content of the file.
         prefix: Prefix of their names, or of all that stands around them, if it is known.
+        arch: Name of their timm model, if it is known.
 
     Raises:
         CheckpointError: If there are none, or several backbones and no `prefix` to choose one.
     """
     weights, entries = _weights(checkpoint)
     keys = set(weights)
-    chosen = _find_prefix(keys) if prefix is None else _given_prefix(keys, prefix)
+    chosen = _find_prefix(keys, arch) if prefix is None else _given_prefix(keys, prefix)
     name, method = _origin(checkpoint, weights, chosen)
     return FoundWeights(
         state={k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)},
@@ -186,13 +191,20 @@ def _given_prefix(keys: set[str], prefix: str) -> str:
     return prefix if "" in deeper or not deeper else prefix + _trained(deeper, prefix)
 
 
-def _find_prefix(keys: set[str]) -> str:
+def _find_prefix(keys: set[str], arch: str | None = None) -> str:
+    known = f"no {arch} with timm's names"
+    if arch is None:
+        known = "no ResNet with torchvision's names and no ViT with timm's names"
+    elif timm.is_model(arch):
+        with torch.device("meta"):
+            names = dict(timm.create_model(arch, num_classes=0).named_parameters())
+        if found := _backbone_prefixes(keys, [tuple(names)]):
+            return _trained(found)
     if found := _backbone_prefixes(keys):
         return _trained(found)
     raise CheckpointError(
-        "found no ResNet with torchvision's names and no ViT with timm's names among "
-        f"{', '.join(sorted(keys)[:5])}, ...; say which weights with --prefix, and which timm "
-        "model they fit with --arch."
+        f"found {known} among {', '.join(sorted(keys)[:5])}, ...; say which weights with --prefix, "
+        "and which timm model they fit with --arch."
     )
 
 
@@ -211,14 +223,16 @@ def _trained(found: list[str], under: str = "") -> str:
     )
 
 
-def _backbone_prefixes(keys: set[str]) -> list[str]:
+def _backbone_prefixes(
+    keys: set[str], signatures: Iterable[tuple[str, ...]] = _SIGNATURES
+) -> list[str]:
     ends = {(key, match.end()) for key in keys for match in re.finditer(r"\.", key)}
     prefixes = {"", *(key[:end] for key, end in ends)}
-    return sorted(prefix for prefix in prefixes if _has_backbone(keys, prefix))
-
-
-def _has_backbone(keys: set[str], prefix: str) -> bool:
-    return any(all(prefix + key in keys for key in signature) for signature in _SIGNATURES)
+    return sorted(
+        prefix
+        for prefix in prefixes
+        if any(all(prefix + key in keys for key in signature) for signature in signatures)
+    )
 
 
 def _origin(checkpoint: dict[Any, Any], weights: State, prefix: str) -> tuple[str, str | None]:
@@ -232,6 +246,8 @@ def _origin(checkpoint: dict[Any, Any], weights: State, prefix: str) -> tuple[st
         return OWN_FORMAT, None
     if prefix.startswith(("student.", "teacher.")) and "dino_loss" in checkpoint:
         return "DINO (Facebook)", "dino"
+    if efficientnet.SIGNATURE[0] in {key.removeprefix(prefix) for key in weights}:
+        return "EfficientNet-PyTorch", None
     if "pytorch-lightning_version" not in checkpoint:
         return "a dictionary of weights", None
     if any(key.startswith("classifier.") for key in weights):
@@ -271,8 +287,7 @@ def identify_backbone(
         ConfigError: If `num_heads` does not divide the width.
     """
     state = _timm_names(state)
-    backbone = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
-    patches = backbone.get("patch_embed.proj.weight")
+    patches = state.get("patch_embed.proj.weight")
     if mocov3 and num_heads is None and patches is not None:
         num_heads = _MOCOV3_HEADS.get(len(patches))
     candidates: tuple[str, ...]
@@ -288,37 +303,71 @@ def identify_backbone(
         if num_heads is not None:
             args["num_heads"] = num_heads
     elif patches is not None:
-        candidates, args, notes = _vit(backbone, num_heads)
-    elif "conv1.weight" in backbone:
-        candidates = _resnets(backbone)
+        candidates, args, notes = _vit(state, num_heads)
+    elif "conv1.weight" in state:
+        candidates = _resnets(state)
+    elif efficientnet.SIGNATURE[0] in state:
+        candidates = efficientnet.candidates(state)
     else:
         raise CheckpointError(
             "the weights are neither a torchvision-style ResNet nor a timm-style ViT "
-            f"({', '.join(list(backbone)[:4])}, ...); name the timm model with --arch."
+            f"({', '.join(list(state)[:4])}, ...); name the timm model with --arch."
         )
     problems = []
     for candidate in candidates:
-        with torch.device("meta"):
-            model = timm.create_model(candidate, num_classes=0, **args)
+        model, own_args = _built_for(state, candidate, args)
+        named = state
+        if efficientnet.SIGNATURE[0] in state:
+            named = efficientnet.timm_names(state, model)
+        backbone = _without_heads(named, model)
         problem = difference(backbone, model)
         if not problem:
             return IdentifiedBackbone(
                 timm_arch=candidate,
-                model_args=args,
+                model_args=own_args,
                 model=model,
                 state=backbone,
-                dropped=tuple(key for key in state if key not in backbone),
+                dropped=tuple(key for key in named if key not in backbone),
                 notes=notes,
             )
         problems.append(f"{candidate}: {problem}")
     raise CheckpointError(f"the backbone fits no timm model ({'; '.join(problems)}).")
 
 
+def _built_for(
+    state: State, arch: str, args: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a timm model for the input channels and the image size of weights, without memory."""
+    with torch.device("meta"):
+        model: Any = timm.create_model(arch, num_classes=0, **args)
+    found: dict[str, Any] = {}
+    stem = f"{model.pretrained_cfg.get('first_conv')}.weight"
+    if stem in state and model.get_parameter(stem).shape[1] == 3 != state[stem].shape[1]:
+        found["in_chans"] = state[stem].shape[1]
+    positions, usual = state.get("pos_embed"), getattr(model, "pos_embed", None)
+    if positions is not None and usual is not None and positions.shape[1] != usual.shape[1]:
+        rows, columns = model.patch_embed.grid_size
+        side = math.isqrt(positions.shape[1] - usual.shape[1] + rows * columns)
+        found["img_size"] = side * model.patch_embed.patch_size[0]
+    if not found:
+        return model, dict(args)
+    with torch.device("meta"):
+        return timm.create_model(arch, num_classes=0, **{**args, **found}), {**args, **found}
+
+
+def _without_heads(state: State, model: Any) -> State:
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else classifier
+    heads = (*_HEADS, *(f"{name}." for name in names))
+    own = model.state_dict()
+    return {k: v for k, v in state.items() if k in own or not k.startswith(heads)}
+
+
 def _timm_names(state: State) -> State:
     """Strip `module.` of DistributedDataParallel, and name the parts of an nn.Sequential."""
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    if not _has_backbone(set(state), "") or "0.weight" not in state:
+    if not all(key in state for key in _SIGNATURES[1]):
         return state
     parts = {key: key.partition(".") for key in state}
     return {

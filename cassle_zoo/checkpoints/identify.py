@@ -276,7 +276,7 @@ def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _foreign(
     checkpoint: Any, args: Mapping[str, Any], name: str, facts: CheckpointFacts
 ) -> IdentifiedCheckpoint:
-    weights = find_weights(checkpoint, prefix=facts.prefix)
+    weights = find_weights(checkpoint, prefix=facts.prefix, arch=facts.arch)
     backbone = identify_backbone(
         weights.state,
         arch=facts.arch,

@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 import cassle_zoo
+from cassle_zoo.checkpoints.backbones import find_weights, identify_backbone
 from cassle_zoo.checkpoints.identify import IdentifiedCheckpoint
 from cassle_zoo.common.errors import (
     CheckpointError,
@@ -252,3 +253,59 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
         ConvertOptions(std=(0.5, 0, 0.5))
     with pytest.raises(ConfigError, match="must divide the width 384"):
         convert(tmp_path, mocov3_vit(**VIT, num_heads=6).state_dict(), num_heads=7)
+
+
+def lukemelas(arch: str) -> dict[str, Tensor]:
+    """Weights of a timm EfficientNet under the names of lukemelas/EfficientNet-PyTorch."""
+    model = timm.create_model(arch)
+    blocks: dict[str, int] = {}
+    inside = {"conv_dw": "_depthwise_conv", "se.conv_reduce": "_se_reduce"}
+    inside |= {"se.conv_expand": "_se_expand", "conv_pwl": "_project_conv"}
+    state = {}
+    for key, value in model.state_dict().items():
+        parts = key.split(".")
+        if parts[0] != "blocks":
+            outside = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head"}
+            outside |= {"bn2": "_bn1", "classifier": "_fc"}
+            state[f"{outside[parts[0]]}.{parts[1]}"] = value
+            continue
+        number = blocks.setdefault(".".join(parts[:3]), len(blocks))
+        layer, last = ".".join(parts[3:-1]), parts[-1]
+        if parts[1] == "0":  # the first stage expands nothing
+            names = inside | {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+        else:
+            norms = {f"bn{n + 1}": f"_bn{n}" for n in range(3)}
+            names = inside | norms | {"conv_pw": "_expand_conv"}
+        state[f"_blocks.{number}.{names[layer]}.{last}"] = value
+    return state
+
+
+@pytest.mark.parametrize("arch", ["tf_efficientnet_lite0", "tf_efficientnet_b0"])
+@pytest.mark.parametrize("known", [True, False])
+def test_efficientnet_pytorch(arch: str, known: bool) -> None:
+    state = lukemelas(arch)
+    found = find_weights({"state_dict": {f"net.{k}": v for k, v in state.items()}})
+    assert (found.prefix, found.format) == ("net.", "EfficientNet-PyTorch")
+    backbone = identify_backbone(found.state, arch=arch if known else None)
+    assert backbone.timm_arch == arch
+    assert sorted(backbone.dropped) == ["classifier.bias", "classifier.weight"]
+    assert all(a is b for a, b in zip(backbone.state.values(), state.values(), strict=False))
+
+
+@pytest.mark.parametrize("arch", ["test_convnext", "test_efficientnet", "test_vit"])
+def test_any_architecture_that_is_known(arch: str) -> None:
+    """Its own names show the prefix, and whatever timm calls its classifier is left out."""
+    state = timm.create_model(arch, in_chans=4).state_dict()
+    found = find_weights({f"model.net.{k}": v for k, v in state.items()}, arch=arch)
+    assert found.prefix == "model.net."
+    backbone = identify_backbone(found.state, arch=arch)
+    assert backbone.model_args == {"in_chans": 4}
+    assert all(backbone.state[k].shape == v.shape for k, v in backbone.model.state_dict().items())
+    with pytest.raises(CheckpointError, match=f"found no {arch} with timm's names"):
+        find_weights({"a.b": torch.zeros(2)}, arch=arch)
+
+
+def test_the_size_of_a_vit_that_is_known() -> None:
+    state = timm.create_model("vit_tiny_patch16_224", img_size=64).state_dict()
+    backbone = identify_backbone(state, arch="vit_tiny_patch16_224")
+    assert backbone.model_args == {"img_size": 64}

@@ -1,9 +1,13 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
+from timm.models import save_for_hf
 
 from cassle_zoo.cli.main import main
-from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.errors import ConfigError, UnknownNameError
 from cassle_zoo.train.loop import TrainResult
 from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods.augself import AugSelfConfig
@@ -149,3 +153,51 @@ def test_help_shows_own_images_first(capsys: pytest.CaptureFixture[str]) -> None
     listed = capsys.readouterr().out
     own = "cassle-zoo train resnet50_cassle_simclr --data photos/ --out runs/mine"
     assert 0 < listed.index(own) < listed.index("resnet18_cassle_simclr.emoji64")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A model folder for images of 48 pixels with a normalisation of its own."""
+    model: Any = timm.create_model("test_resnet")
+    own = {"input_size": (3, 48, 48), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    model.pretrained_cfg = {**model.pretrained_cfg, **own}
+    save_for_hf(model, str(tmp_path / "weights"), safe_serialization=True)
+    return tmp_path / "weights"
+
+
+def test_views_are_what_the_starting_weights_expect(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    augment = parse(["test_resnet_simclr", "--init", str(weights)]).config.augment
+    assert (augment.size, augment.mean, augment.std) == (48, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    said = capsys.readouterr().err
+    assert "augment.size 48, augment.mean (0.1, 0.2, 0.3)" in said
+    assert "as test_resnet.r160_in1k expects" in said
+
+
+def test_views_are_what_was_said(weights: Path) -> None:
+    argv = ["test_resnet_simclr", f"--init={weights}", "--augment.size", "64"]
+    augment = parse([*argv, "--augment.mean", "0.9", "0.9", "0.9"]).config.augment
+    assert (augment.size, augment.mean, augment.std) == (64, (0.9, 0.9, 0.9), (0.4, 0.5, 0.6))
+    argv = ["resnet18_simclr.emoji64", "--arch", "test_resnet", "--init", str(weights)]
+    augment = parse(argv).config.augment
+    assert (augment.size, augment.mean) == (64, (0.1, 0.2, 0.3))  # the size is the dataset's
+
+
+def test_the_recipe_adapt(weights: Path) -> None:
+    config = parse(["test_resnet_cassle_byol.adapt", "--init", str(weights)]).config
+    assert config.arch == "test_resnet"
+    assert config.method.name == "byol"
+    assert config.optim.freeze_epochs == 1
+    assert config.optim.backbone_bn == "frozen"
+    with pytest.raises(ConfigError, match=r"test_resnet_cassle_byol.adapt adapts starting weights"):
+        parse(["test_resnet_cassle_byol.adapt"])
+    with pytest.raises(UnknownNameError, match="resnet18"):
+        parse(["resnet19_cassle_byol.adapt", "--init", str(weights)])
+
+
+def test_command_for_the_card_hides_where_weights_are() -> None:
+    words = ["r.adapt", "--init", "/home/me/w.pth"]
+    assert public_command(words) == "cassle-zoo train r.adapt --init w.pth"
+    words = ["r.adapt", "--init=hf-hub:org/name"]
+    assert public_command(words) == "cassle-zoo train r.adapt --init hf-hub:org/name"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.config import OneOf, Range, check_fields
 from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorConfig
+from cassle_zoo.records import StartingWeights
 from cassle_zoo.train.methods.augself import AugSelf
 
 Pair = tuple[Tensor, Tensor]
@@ -72,10 +73,12 @@ class Method(nn.Module, abc.ABC):
         backbone: Maps (B, 3, H, W) to (B, F) features.
         projector: Maps features and omega to the space of the loss.
         augself: Auxiliary objective on the features, if there is one.
+        starting_weights: What backbone and perhaps projector started from, if not random weights.
     """
 
     config: "MethodConfig"
     augself: AugSelf | None
+    starting_weights: StartingWeights | None = None
 
     def __init__(
         self, backbone: nn.Module, projector: ProjectorConfig, config: "MethodConfig"

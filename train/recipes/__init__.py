@@ -1,12 +1,15 @@
 """Recipes: settings of published runs, one table per dataset, and settings for own images.
 
 A name with a tag is a published model's: `resnet18_cassle_simclr.emoji64`. Without tag it is a run
-on images of one's own, with any timm architecture: `convnext_tiny_cassle_simclr`.
+on images of one's own, with any timm architecture: `convnext_tiny_cassle_simclr`; with `.adapt`
+such a run from starting weights.
 """
 
 from cassle_zoo.common.errors import UnknownNameError, unknown_name
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.recipes import emoji64, imagenet100, stl10
+from cassle_zoo.train.recipes.adapt import TAG as ADAPT
+from cassle_zoo.train.recipes.adapt import adapt_recipe
 from cassle_zoo.train.recipes.own import own_recipe
 from cassle_zoo.train.recipes.recipe import Recipe, without_conditioning
 
@@ -25,7 +28,7 @@ def find_recipe(name: str) -> Recipe:
 
     Args:
         name: Full name of a published model, or `ARCH_cassle_METHOD` or `ARCH_METHOD`, without tag,
-            for images of one's own.
+            for images of one's own; `ARCH_cassle_METHOD.adapt` to adapt starting weights to them.
 
     Raises:
         UnknownNameError: If there is no such recipe, architecture or method.
@@ -34,6 +37,8 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     if "." not in name:
         return own_recipe(name)
+    if name.endswith(ADAPT):
+        return adapt_recipe(name)
     error = unknown_name("recipe", name, RECIPES, listed_by=LISTED_BY)
     raise UnknownNameError(
         f"{error} For your own images leave out the tag: {name.partition('.')[0]} (--tag names it)."
@@ -45,4 +50,4 @@ def get_recipe(name: str) -> TrainConfig:
     return find_recipe(name).config
 
 
-__all__ = ["RECIPES", "Recipe", "find_recipe", "get_recipe", "without_conditioning"]
+__all__ = ["ADAPT", "RECIPES", "Recipe", "find_recipe", "get_recipe", "without_conditioning"]

@@ -1,5 +1,6 @@
 """The export of a run for `hub export`: its weights, and how they were made."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cassle_zoo.records import (
     RunExport,
     code_version,
 )
+from cassle_zoo.train import sources
 from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
@@ -89,6 +91,8 @@ def _describe(
     augment = config.augment
     timm_arch, model_args = resolve_arch(config.arch, augment.size)
     training = {"config": _public(config), "steps": steps, **code_version()}
+    if (start := method.starting_weights) is not None:
+        training["init"] = dataclasses.asdict(start)
     if total is not None and total > steps:
         training["total_steps"] = total
     if images is not None:
@@ -105,6 +109,7 @@ def _describe(
         mean=augment.mean,
         std=augment.std,
         training=training,
+        interpolation="bicubic" if start is None else start.interpolation,
     )
 
 
@@ -120,4 +125,5 @@ def _public(config: TrainConfig) -> dict[str, Any]:
     """Return the settings without the user's paths."""
     values = config.to_dict()
     values["data"]["root"] = Path(config.data.root).name
+    values["init"] = sources.public_name(config.init)
     return values

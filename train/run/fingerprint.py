@@ -1,5 +1,6 @@
 """Fingerprints of a run, settings and images: the same when continued, and in all processes."""
 
+import dataclasses
 import hashlib
 import shlex
 from collections.abc import Mapping
@@ -10,16 +11,18 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import read_json, write_json
-from cassle_zoo.records import RENAMED_SETTINGS
+from cassle_zoo.records import RENAMED_SETTINGS, StartingWeights
 from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
+from cassle_zoo.train.sources import Source
 from cassle_zoo.zoo.names import contradictions
 
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
+_START = "starting_weights"
 # What may differ from machine to machine.
-_PER_MACHINE = ("data.root", "data.workers", "run.device", "run.threads")
+_PER_MACHINE = ("data.root", "data.workers", "init", "run.device", "run.threads")
 
 Fingerprint = dict[str, Any]
 
@@ -43,18 +46,29 @@ def images_fingerprint(dataset: Any) -> Fingerprint:
     return {"count": len(dataset), "names": digest.hexdigest()}
 
 
-def write_settings(config: TrainConfig, images: Fingerprint, out: Path) -> None:
-    """Record the settings and images of the run in `out`."""
-    write_json(out / CONFIG_FILE, {**config.to_dict(), _IMAGES: images}, sync=True)
+def write_settings(
+    config: TrainConfig, images: Fingerprint, out: Path, start: StartingWeights | None = None
+) -> None:
+    """Record the settings, images and starting weights of the run in `out`."""
+    values = {**config.to_dict(), _IMAGES: images}
+    if start is not None:
+        values[_START] = dataclasses.asdict(start)
+    write_json(out / CONFIG_FILE, values, sync=True)
 
 
-def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = None) -> None:
-    """Check that `out` does not hold a run with other settings, or on other `images`.
+def check_same_run(
+    config: TrainConfig,
+    out: Path,
+    images: Fingerprint | None = None,
+    source: Source | None = None,
+) -> None:
+    """Check that `out` does not hold a run with other settings, `images` or starting weights.
 
     A name that older versions allowed, though it is not true, may differ. Settings that do not
     change the result may differ: `data.root`, `data.workers` (but not of a
-    stream, whose order depends on it), and all of `run` but the seed. A run without a
-    record of its images is from before there was one.
+    stream, whose order depends on it), and all of `run` but the seed. Starting weights may have
+    another name or place, but not another content. A run without a record of its images is from
+    before there was one.
 
     Raises:
         ConfigError: Naming each setting that differs, with both values, or how the images differ;
@@ -74,6 +88,7 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
             f"{str(path)!r} holds no settings ({error}); use another --out."
         ) from None
     before = stored.pop(_IMAGES, None)
+    began = stored.pop(_START, None)
     stored = flat_settings(stored)
     if stored.keys() & RENAMED_SETTINGS.keys():
         raise ConfigError(
@@ -85,6 +100,10 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
         {name: value for name, value in settings.items() if not _is_free(name, config)}
         for settings in (defaults | stored, flat_settings(config.to_dict()))
     )
+    if isinstance(began, dict):
+        old["init.sha256"] = began.get("sha256")
+    if source is not None:
+        new["init.sha256"] = source.record.sha256
     if _is_untrue(stored):
         old["name"] = new["name"]
     if differing := _differing(old, new, "there", "now"):
@@ -101,13 +120,16 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
         )
 
 
-def check_same_everywhere(config: TrainConfig, images: Fingerprint) -> None:
+def check_same_everywhere(
+    config: TrainConfig, images: Fingerprint, source: Source | None = None
+) -> None:
     """Check that all processes were started with the same settings and see the same images.
 
     Raises:
         ConfigError: Naming a process that differs from process 0, and all in which it does.
     """
     settings = {k: v for k, v in flat_settings(config.to_dict()).items() if k not in _PER_MACHINE}
+    settings["init.sha256"] = None if source is None else source.record.sha256
     (expected, there), *others = process_group.all_gather_object((settings, images))
     for number, (found, seen) in enumerate(others, start=1):
         places = ("in process 0", f"in {number}")
@@ -167,4 +189,4 @@ def _is_free(name: str, config: TrainConfig) -> bool:
         return name not in ("run.seed", "run.precision", "run.channels_last")
     if name == "data.workers":  # among which the shards of a stream are divided
         return not config.data.is_stream
-    return name in ("data.root", "data.max_bad_fraction")
+    return name in ("data.root", "data.max_bad_fraction", "init")

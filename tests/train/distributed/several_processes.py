@@ -32,10 +32,22 @@ IN_PARTS = ("simclr-parts", "byol-parts")
 """Runs whose batches are in two parts, with clipped gradients and averaged weights."""
 
 
+# A backbone that is frozen for three of the steps, and then learns more slowly.
+ADAPTING: dict[str, Any] = {
+    "freeze_epochs": 3,
+    "layer_decay": 0.8,
+    "backbone_lr_scale": 0.5,
+    "backbone_bn": "eval",
+}
+RUNS = (*METHODS, *IN_PARTS, "adapting")
+
+
 def configuration(name: str, images: str) -> TrainConfig:
     """Ten steps of 12 images, which 1, 2 and 3 processes can divide."""
     name, _, parts = name.partition("-")
     extras: dict[str, Any] = {"accumulate": 2, "clip_grad": 0.5, "ema_decay": 0.8} if parts else {}
+    if name == "adapting":
+        name, extras = "simclr", ADAPTING
     return TrainConfig(
         name=f"test_resnet_cassle_{name}.tiny",
         arch="test_resnet",
@@ -63,11 +75,11 @@ def double_views(*args: Any) -> Views:
 
 
 def main(images: str, out: str, *names: str) -> None:
-    """Train all methods, one after the other."""
+    """Train all methods, and one that adapts its backbone, one after the other."""
     torch.set_default_dtype(torch.float64)
     setattr(trainer, "make_views", double_views)  # noqa: B010  mypy: it is not the trainer's own
     with process_group.init("cpu", 60):
-        for name in names or (*METHODS, *IN_PARTS):
+        for name in names or RUNS:
             train(configuration(name, images), Path(out) / name)
         if torch.distributed.is_initialized():
             sizes = {"processes": torch.distributed.get_world_size()}

@@ -51,7 +51,7 @@ def losses(run: Path) -> list[float]:
         return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "loss"]
 
 
-@pytest.mark.parametrize("name", [*METHODS, "simclr-parts", "byol-parts"])
+@pytest.mark.parametrize("name", [*METHODS, "simclr-parts", "byol-parts", "adapting"])
 @pytest.mark.parametrize("processes", [2, 3])
 def test_same_as_one_process(runs: dict[int, Path], processes: int, name: str) -> None:
     assert json.loads((runs[processes] / "sizes.json").read_text())["processes"] == processes

@@ -1,0 +1,356 @@
+"""What starting weights can be named by: names of models, folders, runs, and checkpoint files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import load_state_dict, split_model_name_tag
+from timm.models._hub import download_cached_file, load_model_config_from_path
+from torch import Tensor
+
+from cassle_zoo.checkpoints.identify import (
+    CheckpointFacts,
+    IdentifiedCheckpoint,
+    identify,
+    identify_content,
+    read_settings,
+)
+from cassle_zoo.common.errors import CheckpointError, ConfigError, ModelFolderError, unknown_name
+from cassle_zoo.common.files import read_json, sha256
+from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.records import (
+    BACKBONE_FILE,
+    EXPORT_FILE,
+    FINAL_FOLDER,
+    PROJECTOR_FILE,
+    RunExport,
+    StartingWeights,
+)
+from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.download import download
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
+from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, local_folder, resolve
+from cassle_zoo.store.tensors import load_strictly, read_tensors
+from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint
+from cassle_zoo.zoo.create import load_projector
+
+_PICKLED = "pytorch_model.bin"
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What the images were like that weights were trained on.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Per-channel mean subtracted from images in [0, 1].
+        std: Per-channel standard deviation they were divided by.
+        interpolation: How images are resized.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Weights that were found.
+
+    Attributes:
+        record: What they are, for the run's settings and the model card.
+        path: The file of the backbone, or its folder.
+        state: The backbone's weights.
+        timm_arch: Name of their timm model.
+        model_args: Arguments of that timm model.
+        cfg: timm's configuration of the weights; `classifier`, `first_conv`, `input_size` and
+            `num_classes` are used.
+        preprocessing: What they were trained on.
+        projector: Their projector, if they have one.
+        notes: Assumptions, in sentences.
+    """
+
+    record: StartingWeights
+    path: Path
+    state: State
+    timm_arch: str
+    model_args: Mapping[str, Any]
+    cfg: Mapping[str, Any]
+    preprocessing: Preprocessing
+    projector: ConditionedProjector | None = None
+    notes: tuple[str, ...] = ()
+
+
+def public_name(what: str) -> str:
+    """Return a value of `init` without the user's folders."""
+    if what.startswith(HUB_PREFIX):
+        return what
+    prefix = LOCAL_PREFIX if what.startswith(LOCAL_PREFIX) else ""
+    return prefix + Path(what.removeprefix(prefix)).name
+
+
+def read_source(what: str, facts: CheckpointFacts) -> Source:
+    """Find weights and read them; files on the Hub are downloaded.
+
+    Names go before files: `resnet18` is timm's, `./resnet18` a folder.
+
+    Args:
+        what: As `TrainConfig.init`.
+        facts: What is known about the network, for files that do not say theirs.
+
+    Raises:
+        UnknownNameError: If there is no such name, or file.
+        ConfigError: If timm has no such weights.
+        CheckpointError: If a file is unsafe to read, damaged or not understood.
+        ModelFolderError: If a model folder or run is incomplete or damaged.
+        WeightsUnavailableError: If they cannot be had from the Hub.
+    """
+    if what.startswith(LOCAL_PREFIX):
+        return _folder(local_folder(what))
+    if what.startswith(HUB_PREFIX):
+        return _repository(what)
+    if what.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}:
+        return _model_folder(resolve(what))
+    if split_model_name_tag(what)[0] in timm.list_models():
+        return _timm_weights(what)
+    path = Path(what).expanduser()
+    if path.is_dir():
+        return _folder(path) if _is_model_folder(path) else _run(path, facts)
+    if path.is_file():
+        return _file(path, facts)
+    names = [*MODEL_SPECS, *timm.list_pretrained()]
+    error = unknown_name("init", what, names, listed_by="timm.list_pretrained()")
+    raise type(error)(f"{error} There is no file or folder of this name either.")
+
+
+def _is_model_folder(path: Path) -> bool:
+    return any((path / name).is_file() for name in (MODEL_FILE, _PICKLED))
+
+
+def _model_folder(files: ModelFiles) -> Source:
+    """Read a model folder of ours; it has a classifier if somebody fine-tuned it."""
+    cfg, spec = files.config["pretrained_cfg"], files.spec
+    on_hub = f"{HUB_PREFIX}{spec.hub_repo}@{files.commit}" if files.commit else None
+    return Source(
+        record=StartingWeights(
+            name=spec.full_name,
+            sha256=files.sha256(MODEL_FILE),
+            license=spec.license,
+            origin=on_hub or ("cassle-zoo" if files.verified else None),
+        ),
+        path=files.folder / MODEL_FILE,
+        state=read_tensors(files.folder / MODEL_FILE),
+        timm_arch=files.config["architecture"],
+        model_args=files.config.get("model_args", {}),
+        cfg={**cfg, "num_classes": 0},
+        preprocessing=_preprocessing(cfg),
+        projector=load_projector(files) if files.has_projector else None,
+    )
+
+
+def _repository(what: str) -> Source:
+    """Read a model on the Hub: a model folder of ours, or one of timm's."""
+    repo, _, revision = what.removeprefix(HUB_PREFIX).partition("@")
+    folder = download(repo, revision or None, [CONFIG_FILE])
+    if "cassle_zoo" in read_json(folder / CONFIG_FILE):
+        return _model_folder(resolve(what))
+    path = _download_weights(repo, folder.name, MODEL_FILE)
+    return _timm_folder(folder, path, f"{HUB_PREFIX}{repo}@{folder.name}")
+
+
+def _download_weights(repo: str, revision: str | None, file: str) -> Path:
+    """Download weights that timm wrote, which are a pickle in older repositories."""
+    try:
+        return download(repo, revision, [file]) / file
+    except ModelFolderError:
+        if file != MODEL_FILE:
+            raise
+        return download(repo, revision, [_PICKLED]) / _PICKLED
+
+
+def _folder(folder: Path) -> Source:
+    """Read a model folder: ours, or one written by timm."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ModelFolderError(f"{path} is missing, so {folder} is no model folder.")
+    if "cassle_zoo" in _json(path):
+        return _model_folder(resolve(f"{LOCAL_PREFIX}{folder}"))
+    weights = next((folder / n for n in (MODEL_FILE, _PICKLED) if (folder / n).is_file()), None)
+    if weights is None:
+        raise ModelFolderError(f"{folder} holds neither {MODEL_FILE} nor {_PICKLED}.")
+    return _timm_folder(folder, weights, None)
+
+
+def _timm_folder(folder: Path, weights: Path, origin: str | None) -> Source:
+    try:
+        cfg, timm_arch, args = load_model_config_from_path(folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelFolderError(
+            f"{folder / CONFIG_FILE} is no configuration of a timm model ({error!r})."
+        ) from error
+    tag = cfg.get("tag")
+    name = f"{timm_arch}.{tag}" if tag else timm_arch
+    return _of_timm(weights, timm_arch, args, cfg, name=name, origin=origin)
+
+
+def _timm_weights(what: str) -> Source:
+    """Read weights that timm has a name for."""
+    timm_arch, tag = split_model_name_tag(what)
+    known = timm.list_pretrained(f"{timm_arch}.*")
+    if not known:
+        raise ConfigError(f"timm has no weights of {timm_arch}; init {what!r} needs some.")
+    if tag and what not in known:
+        raise unknown_name("init", what, known)
+    cfg = pretrained_cfg(what)
+    if repo := cfg.get("hf_hub_id"):
+        repo, _, revision = repo.partition("@")
+        file = cfg.get("hf_hub_filename") or MODEL_FILE
+        weights = _download_weights(repo, revision or None, file)
+        origin = f"{HUB_PREFIX}{repo}"
+    else:
+        weights, origin = Path(download_cached_file(cfg["url"])), cfg["url"]
+    name = f"{timm_arch}.{cfg['tag']}" if cfg.get("tag") else timm_arch
+    return _of_timm(weights, timm_arch, {}, cfg, name=name, origin=origin)
+
+
+def _of_timm(
+    weights: Path,
+    timm_arch: str,
+    args: Mapping[str, Any],
+    cfg: Mapping[str, Any],
+    *,
+    name: str,
+    origin: str | None,
+) -> Source:
+    try:
+        state = load_state_dict(str(weights))
+    except Exception as error:  # what torch lets out for a damaged file
+        raise CheckpointError(
+            f"{weights} is damaged, or holds more than weights ({error!s:.200}); get it again."
+        ) from error
+    return Source(
+        record=StartingWeights(
+            name=name, sha256=sha256(weights), license=cfg.get("license"), origin=origin
+        ),
+        path=weights,
+        state=state,
+        timm_arch=timm_arch,
+        model_args=args,
+        cfg=cfg,
+        preprocessing=_preprocessing(cfg),
+    )
+
+
+def _run(folder: Path, facts: CheckpointFacts) -> Source:
+    """Read the weights of a run, or of a snapshot: the finished ones, else the latest."""
+    exported = next((p for p in (folder, folder / FINAL_FOLDER) if _is_export(p)), None)
+    if exported is not None:
+        return _export(exported)
+    state, damaged = load_checkpoint(folder)
+    if state is None:
+        raise ModelFolderError(
+            f"{folder} holds neither a model folder ({MODEL_FILE}) nor a run ({FINAL_FOLDER}/ or "
+            f"{LATEST})."
+        )
+    path = folder / (PREVIOUS if LATEST in damaged else LATEST)
+    found = identify_content(state, read_settings(path), "", facts)
+    name = read_settings(path).get("name", folder.name)
+    return _identified(found, path, name=f"{name} (step {state.get('step')})")
+
+
+def _is_export(folder: Path) -> bool:
+    return (folder / EXPORT_FILE).is_file() and (folder / BACKBONE_FILE).is_file()
+
+
+def _export(folder: Path) -> Source:
+    export = RunExport.read(folder)
+    projector = ConditionedProjector(ProjectorConfig.from_dict(export.projector))
+    path = folder / PROJECTOR_FILE
+    load_strictly(projector, read_tensors(path), path)
+    own = Preprocessing(
+        size=export.input_size[-1],
+        mean=export.mean,
+        std=export.std,
+        interpolation=export.interpolation,
+    )
+    return Source(
+        record=StartingWeights(
+            name=export.name,
+            sha256=sha256(folder / BACKBONE_FILE),
+            license=None,
+            origin=f"a run of {export.training.get('steps')} steps",
+        ),
+        path=folder / BACKBONE_FILE,
+        state=read_tensors(folder / BACKBONE_FILE),
+        timm_arch=export.timm_arch,
+        model_args=export.model_args,
+        cfg={"num_classes": 0, "input_size": export.input_size},
+        preprocessing=own,
+        projector=projector,
+    )
+
+
+def _file(path: Path, facts: CheckpointFacts) -> Source:
+    """Read a checkpoint file of any code."""
+    if path.suffix == ".safetensors":
+        found = identify_content(read_tensors(path), {}, "", facts)
+    else:
+        found = identify(path, facts)
+    return _identified(found, path, name=path.name)
+
+
+def _identified(found: IdentifiedCheckpoint, path: Path, *, name: str) -> Source:
+    backbone = found.backbone
+    usual = _preprocessing(pretrained_cfg(backbone.timm_arch))
+    notes = found.notes
+    if found.mean is None or found.std is None:
+        notes += (
+            f"{path.name} does not say how its images were normalised; assuming mean {usual.mean} "
+            f"and std {usual.std}, as timm's {backbone.timm_arch}.",
+        )
+    if found.dropped:
+        notes += (f"{path.name} also holds {', '.join(found.dropped)}, which is not used.",)
+    return Source(
+        record=StartingWeights(name=name, sha256=sha256(path), license=None, origin=found.format),
+        path=path,
+        state=backbone.state,
+        timm_arch=backbone.timm_arch,
+        model_args=backbone.model_args,
+        cfg={"num_classes": 0},
+        preprocessing=Preprocessing(
+            size=found.size or usual.size,
+            mean=found.mean or usual.mean,
+            std=found.std or usual.std,
+            interpolation=usual.interpolation,
+        ),
+        projector=found.projector,
+        notes=notes,
+    )
+
+
+def pretrained_cfg(name: str) -> dict[str, Any]:
+    """Return timm's configuration of weights, or of a model's usual ones; empty if it has none."""
+    cfg: Any = timm.get_pretrained_cfg(name)
+    return {} if cfg is None else dict(cfg.to_dict())
+
+
+def _preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
+    usual = Preprocessing(size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    return Preprocessing(
+        size=(cfg.get("input_size") or (3, usual.size, usual.size))[-1],
+        mean=tuple(cfg.get("mean") or usual.mean),
+        std=tuple(cfg.get("std") or usual.std),
+        interpolation=cfg.get("interpolation") or usual.interpolation,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ModelFolderError(f"{path} is not a JSON object ({error}).") from error
