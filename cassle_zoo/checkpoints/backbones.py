@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cassle_zoo.checkpoints import efficientnet
 from cassle_zoo.common.errors import CheckpointError, ConfigError, unknown_name
 from cassle_zoo.zoo.vit import has_sincos_positions
+from cassle_zoo.zoo.width import feature_width
 
 State = dict[str, Tensor]
 
@@ -84,6 +85,14 @@ class IdentifiedBackbone:
     state: State
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Width of its features."""
+        cfg: Any = self.model.pretrained_cfg
+        size = self.model_args.get("img_size", cfg["input_size"][-1])
+        channels = self.model_args.get("in_chans", 3)
+        return feature_width(self.timm_arch, self.model_args, (channels, size, size))
 
 
 @dataclass(frozen=True, kw_only=True)

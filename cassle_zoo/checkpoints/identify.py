@@ -189,7 +189,7 @@ def _official(
     )
     projector, notes = read_projector(
         checkpoint["projector"],
-        int(backbone.model.num_features),  # type: ignore[arg-type]
+        backbone.width,
         conditioning=facts.conditioning,
         descriptors=facts.descriptors,
         args=args,
@@ -326,7 +326,7 @@ def _projector(
                     for k, v in weights.others.items()
                     if k.startswith(prefix)
                 },
-                int(backbone.model.num_features),  # type: ignore[arg-type]
+                backbone.width,
                 conditioning=facts.conditioning,
                 descriptors=facts.descriptors,
                 args=settings,

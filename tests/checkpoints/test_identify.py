@@ -278,3 +278,18 @@ def test_the_omega_of_a_projector_is_asked_for(randomised: Randomise, tmp_path: 
     found = identify(tmp_path / "c.ckpt", CheckpointFacts(descriptors=("crop",)))
     assert found.projector is not None
     assert found.projector.config == config
+
+
+def test_a_projector_on_features_wider_than_the_last_feature_map(tmp_path: Path) -> None:
+    backbone = timm.create_model("mobilenetv3_small_050", num_classes=0)
+    projector = ConditionedProjector(ProjectorConfig(in_features=1024, encoder_depth=2))
+    method = {
+        f"{part}.{key}": value
+        for part, module in (("backbone", backbone), ("projector", projector))
+        for key, value in module.state_dict().items()
+    }
+    facts = CheckpointFacts(arch="mobilenetv3_small_050", prefix="backbone")
+    torch.save({"state_dict": method}, tmp_path / "weights.pt")
+    found = identify(tmp_path / "weights.pt", facts=facts)
+    assert found.projector is not None
+    assert found.projector.config.in_features == 1024
