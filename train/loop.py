@@ -69,7 +69,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         images = fingerprint.images_fingerprint(dataset)
         fingerprint.check_same_everywhere(config, images)
         with locked(out) if first else contextlib.nullcontext():
-            fingerprint.check_same_run(config, out, images)
+            config = fingerprint.check_same_run(config, out, images)
             if first:
                 remove_partials(out)
                 remove_partials(out / "final")

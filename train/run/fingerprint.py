@@ -1,5 +1,6 @@
 """Fingerprints of a run, settings and images: the same when continued, and in all processes."""
 
+import dataclasses
 import hashlib
 import shlex
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from cassle_zoo.train.distributed import process_group
 
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
+_DECODE = "data.decode"
+_DECODED_BEFORE = "exact"  # by runs older than the setting
 # What may differ from machine to machine.
 _PER_MACHINE = ("data.root", "data.workers", "run.device", "run.threads")
 
@@ -46,12 +49,17 @@ def write_settings(config: TrainConfig, images: Fingerprint, out: Path) -> None:
     write_json(out / CONFIG_FILE, {**config.to_dict(), _IMAGES: images}, sync=True)
 
 
-def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = None) -> None:
+def check_same_run(
+    config: TrainConfig, out: Path, images: Fingerprint | None = None
+) -> TrainConfig:
     """Check that `out` does not hold a run with other settings, or on other `images`.
 
     Settings that do not change the result may differ: `data.root`, `data.workers` (but not of a
     stream, whose order depends on it), and all of `run` but the seed. A run without a
     record of its images is from before there was one.
+
+    Returns:
+        The settings, with `data.decode`, if it is None, as the run began: `fast` if it is new.
 
     Raises:
         ConfigError: Naming each setting that differs, with both values, or how the images differ;
@@ -59,17 +67,13 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
     """
     path = out / CONFIG_FILE
     if not path.exists():
-        return
+        return _with_decoding(config, "fast")
     # A setting that did not exist when the run began had its present default.
     defaults = flat_settings(
         TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
     )
-    try:
-        stored = read_json(path)
-    except ValueError as error:
-        raise ConfigError(
-            f"{str(path)!r} holds no settings ({error}); use another --out."
-        ) from None
+    defaults[_DECODE] = _DECODED_BEFORE
+    stored = _read_settings(path)
     before = stored.pop(_IMAGES, None)
     stored = flat_settings(stored)
     if stored.keys() & RENAMED_SETTINGS.keys():
@@ -94,6 +98,7 @@ def check_same_run(config: TrainConfig, out: Path, images: Fingerprint | None = 
             "images to continue it (their folder may have moved), or use another --out to train "
             "anew on these."
         )
+    return _with_decoding(config, (defaults | stored)[_DECODE])
 
 
 def check_same_everywhere(config: TrainConfig, images: Fingerprint) -> None:
@@ -114,6 +119,21 @@ def check_same_everywhere(config: TrainConfig, images: Fingerprint) -> None:
                 f"process {number} differs from process 0 ({'; '.join(differing)}); start all "
                 "with the same command, and with the same images on each machine."
             )
+
+
+def _with_decoding(config: TrainConfig, decode: Any) -> TrainConfig:
+    if config.data.decode is not None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, decode=decode))
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ConfigError(
+            f"{str(path)!r} holds no settings ({error}); use another --out."
+        ) from None
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -147,4 +167,6 @@ def _is_free(name: str, config: TrainConfig) -> bool:
         return name not in ("run.seed", "run.precision", "run.channels_last")
     if name == "data.workers":  # among which the shards of a stream are divided
         return not config.data.is_stream
+    if name == _DECODE:
+        return config.data.decode is None
     return name in ("data.root", "data.max_bad_fraction")
