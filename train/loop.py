@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.faults import locked, stop_signals
 from cassle_zoo.common.files import remove_partials
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.run import export, fingerprint
-from cassle_zoo.train.run.faults import BadImages, locked, stop_signals, translate_errors
+from cassle_zoo.train.run.faults import BadImages, translate_errors
 from cassle_zoo.train.run.logs import Reporter
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer

@@ -6,8 +6,6 @@ nor on where a run was interrupted.
 """
 
 import functools
-import os
-import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,16 +17,16 @@ from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_g
 from cassle_zoo.augmentation.crop import crop_box, cut_crops, reduction_for_crops, scale_boxes
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.faults import lost_workers, start_worker
 from cassle_zoo.common.images import UnreadableImageError, open_reduced
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import Sample, StreamViews, TimmStream, stream_batches
 from cassle_zoo.train.distributed.process_group import local_rows
-from cassle_zoo.train.run.faults import WORKER_ADVICE, BadImages
+from cassle_zoo.train.run.faults import BadImages, advice
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
-WORKER_GRACE = 30  # seconds
 _NICENESS = 10  # of workers that share the processors with the computation
 
 
@@ -187,14 +185,11 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         pin = pick_device(config.run.device).type == "cuda"
         made = _loader(config, MapViews(dataset, crops), batch_sampler=keys, pin_memory=pin)
     try:
-        yield from made
+        with lost_workers(advice(size)):
+            yield from made
     except DataError as error:
         # A worker's error comes with its traceback as text; the last line is the message.
-        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
-    except (ConnectionError, EOFError) as error:
-        raise DataError(
-            f"a data worker died while sending an image ({error!r}). {WORKER_ADVICE}"
-        ) from error
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error.__cause__
 
 
 def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any]:
@@ -204,13 +199,6 @@ def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any
         dataset,
         num_workers=config.data.workers,
         generator=torch.Generator().manual_seed(config.run.seed),
-        worker_init_fn=functools.partial(_start_worker, niceness),
+        worker_init_fn=functools.partial(start_worker, niceness),
         **options,
     )
-
-
-def _start_worker(niceness: int, _: int) -> None:
-    """Make way for the computation; outlast a stop signal, since the step must end first."""
-    os.nice(niceness)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
