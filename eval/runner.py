@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError
-from cassle_zoo.common.files import sha256, write_bytes
+from cassle_zoo.common.files import check_folder, sha256, write_bytes
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator, Outcome
 from cassle_zoo.eval.sources import FeatureSource, open_source
 from cassle_zoo.records import (
@@ -83,28 +82,6 @@ def evaluate(
         created=now_utc(),
     )
     return result, outcome
-
-
-def check_folder(folder: Path, option: str) -> None:
-    """Check that files can be written to a folder, which is created if it does not exist.
-
-    Args:
-        folder: The folder.
-        option: The option that chooses another folder, for the message.
-
-    Raises:
-        ConfigError: If they cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, ValueError) as error:  # ValueError: a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"nothing can be written to the folder {str(folder)!r} ({reason}); choose another with "
-            f"{option}."
-        ) from error
 
 
 def check_output(output: Path, models: int) -> None:

@@ -1,0 +1,25 @@
+"""What tells one extraction from another: hashes of a model's weights and of a listing."""
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Return a hash of all parameters and buffers: their names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
+        digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def names_sha256(names: Iterable[str]) -> str:
+    """Return a hash of names in their order."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()

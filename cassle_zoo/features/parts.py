@@ -1,0 +1,237 @@
+"""A folder of features in parts: one file for so many images of the input, and an index.
+
+Part K holds the images from number `K * part_images` on that could be read, so it is the same
+whichever process makes it, and whenever. `index.json` says from the start which model, settings
+and images the folder is for, and in the end which parts there are; `skipped.csv` lists what was
+left out. Everything is written atomically.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.files import read_json, write_json, write_text
+from cassle_zoo.features.extract import FeatureSet
+from cassle_zoo.features.files import as_text, load_part_file, part_counts
+from cassle_zoo.features.inputs import Skipped
+
+INDEX = "index.json"
+SKIPPED = "skipped.csv"
+FORMAT_VERSION = 1
+KINDS = ("safetensors", "parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a folder of features is for.
+
+    Attributes:
+        model: SHA-256 of the weights, also of the projector if it is used.
+        settings: Everything else that the features depend on.
+        images: Number of images, and SHA-256 of their names in their order.
+        part_images: Images of a part, those included that cannot be read.
+        kind: Format of the parts, one of `KINDS`.
+    """
+
+    model: dict[str, str]
+    settings: dict[str, Any]
+    images: dict[str, Any]
+    part_images: int
+    kind: str
+
+    @property
+    def count(self) -> int:
+        """The number of parts."""
+        images: int = self.images["count"]
+        return -(-images // self.part_images)
+
+    def file(self, part: int) -> str:
+        """Return the name of a part's file."""
+        return f"part-{part:06d}.{self.kind}"
+
+    def range_of(self, part: int) -> range:
+        """Return the numbers of a part's images."""
+        start = part * self.part_images
+        return range(start, min(start + self.part_images, self.images["count"]))
+
+
+def begin(folder: Path, plan: Plan) -> None:
+    """Record the plan in a folder, or check that the folder is for the same one.
+
+    Raises:
+        ConfigError: The folder is for another model, other settings or images, naming each
+            difference; or its index cannot be read.
+    """
+    path = folder / INDEX
+    if not path.exists():
+        if strays := sorted(file.name for file in folder.glob("part-*")):
+            raise ConfigError(
+                f"{str(folder)!r} holds {strays[0]!r} but no {INDEX} that says what it is; give "
+                "another folder."
+            )
+        write_json(path, {"format_version": FORMAT_VERSION, **asdict(plan)}, sync=True)
+        return
+    stored = _read_index(folder)
+    differing = [
+        f"{name}: {before!r} there, {now!r} now"
+        for key, current in asdict(plan).items()
+        for name, before, now in _differences(key, stored.get(key), current)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{str(folder)!r} holds features of another extraction ({'; '.join(differing)}); give "
+            "another folder, or repeat the command that began this one to continue it."
+        )
+
+
+def part_images_of(folder: Path) -> int | None:
+    """Return the images of a part in a folder that was begun before; None if it was not.
+
+    Raises:
+        ConfigError: Its index cannot be read.
+    """
+    if not (folder / INDEX).exists():
+        return None
+    found = _read_index(folder).get("part_images")
+    if not isinstance(found, int) or found < 1:
+        raise ConfigError(f"{str(folder / INDEX)!r} has part_images {found!r}.")
+    return found
+
+
+def missing(folder: Path, plan: Plan, parts: range) -> list[int]:
+    """Return those of some parts that are not written yet."""
+    there = {entry.name for entry in os.scandir(folder)}
+    return [part for part in parts if plan.file(part) not in there]
+
+
+def finish(folder: Path, plan: Plan, left_out: Sequence[Skipped]) -> bool:
+    """Write `skipped.csv` and the complete index, if all parts are there.
+
+    Args:
+        folder: The folder.
+        plan: Its plan.
+        left_out: What the listing left out.
+
+    Returns:
+        Whether they are.
+    """
+    if missing(folder, plan, range(plan.count)):
+        return False
+    if "parts" in _read_index(folder):
+        return True
+    entries = []
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["source", "reason"])
+    writer.writerows((as_text(skip.source), skip.reason) for skip in left_out)
+    for part in range(plan.count):
+        rows, skipped = part_counts(folder / plan.file(part))
+        entries.append({"file": plan.file(part), "images": rows, "skipped": len(skipped)})
+        writer.writerows((as_text(skip.source), skip.reason) for skip in skipped)
+    write_text(folder / SKIPPED, file.getvalue(), sync=True)
+    index = {"format_version": FORMAT_VERSION, **asdict(plan), "parts": entries}
+    write_json(folder / INDEX, index, sync=True)
+    return True
+
+
+def counts(folder: Path, plan: Plan, parts: range) -> tuple[int, int]:
+    """Return the numbers of images with features, and of those left out, in finished parts."""
+    found = [part_counts(folder / plan.file(part)) for part in parts]
+    return sum(rows for rows, _ in found), sum(len(skipped) for _, skipped in found)
+
+
+def load_parts(folder: str | os.PathLike[str]) -> Iterator[FeatureSet]:
+    """Read the parts of a folder of features one after the other, mapped into memory.
+
+    Args:
+        folder: The folder.
+
+    Yields:
+        Each part, in the order of the images.
+
+    Raises:
+        DataError: The folder holds no features, is incomplete, or is damaged.
+    """
+    folder = Path(folder)
+    for entry in _complete(folder)["parts"]:
+        yield load_part_file(folder / entry["file"])
+
+
+def load_folder(folder: Path, part: int | None) -> FeatureSet:
+    """Read a folder of features.
+
+    Args:
+        folder: The folder.
+        part: Number of a part, which is mapped into memory; by default all are copied into one
+            tensor.
+
+    Raises:
+        ConfigError: There is no such part.
+        DataError: The folder holds no features, is incomplete, or is damaged.
+    """
+    entries = _complete(folder)["parts"]
+    if part is not None:
+        if not 0 <= part < len(entries):
+            raise ConfigError(f"part={part}: {str(folder)!r} has parts 0 to {len(entries) - 1}.")
+        return load_part_file(folder / entries[part]["file"])
+    if len(entries) == 1:
+        return load_part_file(folder / entries[0]["file"])
+    total = sum(entry["images"] for entry in entries)
+    sources: list[str] = []
+    skipped: list[Skipped] = []
+    outputs: dict[str, torch.Tensor] = {}
+    for own in load_parts(folder):
+        skipped += own.skipped
+        start, stop = len(sources), len(sources) + len(own)
+        sources += own.sources
+        # A part without a readable image does not know the shapes.
+        for name, values in own.outputs.items() if len(own) else ():
+            outputs.setdefault(name, values.new_empty(total, *values.shape[1:]))[start:stop] = (
+                values
+            )
+    return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs)
+
+
+def _complete(folder: Path) -> dict[str, Any]:
+    try:
+        index = _read_index(folder)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+    if "parts" not in index:
+        try:
+            count = -(-index["images"]["count"] // index["part_images"])
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise DataError(f"{str(folder / INDEX)!r} is damaged: {error!r}.") from error
+        there = len(list(folder.glob("part-*")))
+        raise DataError(
+            f"{str(folder)!r} is incomplete: {there} of {count} parts are there. The command that "
+            "began it, run again, continues it; single parts can be read as files."
+        )
+    return index
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    try:
+        index = read_json(path)
+        if index["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version is {index['format_version']}, not {FORMAT_VERSION}")
+    except (OSError, ValueError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)!r} is no index of features: {reason}.") from error
+    return index
+
+
+def _differences(key: str, stored: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(stored, dict) and isinstance(now, dict):
+        for name in sorted(stored.keys() | now.keys()):
+            yield from _differences(f"{key}.{name}", stored.get(name), now.get(name))
+    elif stored != now:
+        yield key, stored, now
