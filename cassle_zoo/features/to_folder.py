@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,8 +20,12 @@ from cassle_zoo.common.errors import ConfigError, DataError, StorageError, unkno
 from cassle_zoo.common.faults import locked, stop_signals, translate_errors
 from cassle_zoo.features import parts
 from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet, nothing_read
-from cassle_zoo.features.files import load_more, load_part_file, save_part_parquet
-from cassle_zoo.features.files import save_part_safetensors
+from cassle_zoo.features.files import (
+    load_more,
+    load_part_file,
+    save_part_parquet,
+    save_part_safetensors,
+)
 from cassle_zoo.features.guarded import ADVICE, check_shared_memory
 from cassle_zoo.features.identity import names_sha256, state_sha256
 from cassle_zoo.features.inference import choose_device
@@ -59,7 +64,7 @@ def extract_to_folder(
     batch_size: int = 64,
     num_workers: int = 0,
     progress: bool | None = None,
-    report: Callable[[str], None] = partial(print, file=sys.stderr),
+    report: Callable[[str], None] | None = None,
 ) -> FolderResult:
     """Extract features into a folder of parts, each written as soon as it is made.
 
@@ -72,7 +77,7 @@ def extract_to_folder(
 
     Args:
         extractor: The model and what to compute.
-        inputs: As for :func:`cassle_zoo.extract_features`.
+        inputs: As for :func:`cassle_zoo.extract_features`, or what `expand_inputs` returned.
         folder: Where to write: the parts, `index.json`, and in the end `skipped.csv`. Read by
             :func:`cassle_zoo.load_features`.
         kind: Format of the parts: ``"safetensors"``, or ``"parquet"`` (one output (N, D)).
@@ -83,7 +88,7 @@ def extract_to_folder(
             exhausted.
         num_workers: Processes that read images; 0 reads in this process, files in threads.
         progress: Show a progress bar on stderr; by default only if that is a terminal.
-        report: Takes lines for the user.
+        report: Takes lines for the user; by default they go to stderr.
 
     Returns:
         How much is done.
@@ -98,6 +103,7 @@ def extract_to_folder(
         StorageError: The disk is full or too small, or the folder may not be written.
     """
     folder = Path(folder)
+    report = report or partial(print, file=sys.stderr)
     _check(kind, part_images, part, batch_size, num_workers)
     own, of = part
     stage = folder / f".{own}-of-{of}"
@@ -106,7 +112,8 @@ def extract_to_folder(
         locked(stage, option="-o", doing="extracting"),
         stop_signals() as stop,
     ):
-        images, left_out = expand_inputs(inputs)
+        known = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], Inputs)
+        images, left_out = inputs if known else expand_inputs(inputs)
         if not images:
             raise DataError(nothing_read(left_out))
         shapes = _probe(extractor, images, left_out)
@@ -207,8 +214,8 @@ class _Writer:
     def save_unfinished(self) -> None:
         """Save the part in the making for the next call."""
         if self.next > self.plan.range_of(self.part).start:
-            more = {"part": self.part, "next": self.next}
-            self._write(_UNFINISHED, partial(save_part_safetensors, **more), self.stage)
+            save = partial(save_part_safetensors, part=self.part, next=self.next)
+            self._write(_UNFINISHED, save, self.stage)
 
     def _write(
         self, name: str, save: Callable[[FeatureSet, Path], None], folder: Path | None = None
@@ -272,6 +279,7 @@ def _plan(
         "dtype": str(extractor.dtype).removeprefix("torch."),
         "precision": "bf16" if bf16 else "fp32",
         "decode": extractor.decode,
+        "max_pixels": Image.MAX_IMAGE_PIXELS,
         "value_range": extractor.value_range and list(extractor.value_range),
         "transform": re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(extractor.transform).split())),
     }
@@ -309,9 +317,7 @@ def _runs(numbers: list[int]) -> Iterator[range]:
             start = end
 
 
-def _check_disk(
-    folder: Path, plan: parts.Plan, todo: list[int], shapes: dict[str, Tensor]
-) -> None:
+def _check_disk(folder: Path, plan: parts.Plan, todo: list[int], shapes: dict[str, Tensor]) -> None:
     needed = sum(len(plan.range_of(part)) for part in todo) * _bytes_per_image(shapes)
     free = shutil.disk_usage(folder).free
     if needed > free:

@@ -20,8 +20,7 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 # Beyond this ratio of the sides, resizing the whole image wastes memory without bound.
 _MAX_ASPECT = 16
-# With half of it, features move by more than a cosine of 0.9999.
-_OVERSAMPLED = 2
+_OVERSAMPLED = 2  # times the size that is needed
 
 
 def eval_transform(

@@ -27,7 +27,7 @@ from cassle_zoo.eval.report.sensitivity_figures import (
     stage_figure,
     strength_figure,
 )
-from cassle_zoo.eval.sources import state_sha256
+from cassle_zoo.features.identity import state_sha256
 from cassle_zoo.features.inference import choose_device, inference
 from cassle_zoo.projector import ConditionedProjector
 
