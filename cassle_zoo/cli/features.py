@@ -32,7 +32,8 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit status: 0 all images were read; 1 some files could not be read as images "
         "and were left out (named on stderr, or in the folder's skipped.csv; the output has the "
         "others; under torchrun 0); 2 wrong usage or an error, nothing was written but whole parts "
-        "of a folder; 70 a bug; 143 stopped by a signal: with a folder, the same command continues.",
+        "of a folder; 70 a bug; 143 stopped by a signal; with a folder, the same command "
+        "continues.",
     )
     parser.add_argument(
         "model", help="model name of the zoo or of timm, hf-hub:ORG/NAME or local-dir:FOLDER"

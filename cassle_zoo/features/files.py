@@ -303,7 +303,8 @@ def _load_parquet(path: Path) -> FeatureSet:
     table = parquet.read_table(path)
     vectors = table["features"].combine_chunks()
     width = vectors.type.list_size
-    matrix = _floats(vectors.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width)
+    # A copy, since tensors cannot be read-only.
+    matrix = _floats(vectors.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width).copy()
     skipped = _skipped_from_json((table.schema.metadata or {}).get(b"skipped", b"[]").decode())
     sources = [_from_text(name) for name in table["source"].to_pylist()]
     return FeatureSet(torch.from_numpy(matrix), sources, skipped)

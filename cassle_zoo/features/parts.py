@@ -19,7 +19,7 @@ import torch
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.files import read_json, write_json, write_text
 from cassle_zoo.features.extract import FeatureSet
-from cassle_zoo.features.files import as_text, load_part_file, part_counts
+from cassle_zoo.features.files import as_text, load_part_file, outputs_of, part_counts
 from cassle_zoo.features.inputs import Skipped
 
 INDEX = "index.json"
@@ -191,11 +191,10 @@ def load_folder(folder: Path, part: int | None) -> FeatureSet:
         skipped += own.skipped
         start, stop = len(sources), len(sources) + len(own)
         sources += own.sources
-        # A part without a readable image does not know the shapes.
-        for name, values in own.outputs.items() if len(own) else ():
-            outputs.setdefault(name, values.new_empty(total, *values.shape[1:]))[start:stop] = (
-                values
-            )
+        for name, values in outputs_of(own).items():
+            if name not in outputs:
+                outputs[name] = values.new_empty(total, *values.shape[1:])
+            outputs[name][start:stop] = values
     return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs)
 
 

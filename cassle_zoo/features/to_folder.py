@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,7 @@ def extract_to_folder(
     with (
         translate_errors(folder, batch_size, ADVICE),
         locked(stage, option="-o", doing="extracting"),
+        _cleared(stage),
         stop_signals() as stop,
     ):
         known = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], Inputs)
@@ -158,12 +160,21 @@ def extract_to_folder(
             return FolderResult(images=0, skipped=0, stopped=True, complete=False)
         complete = parts.finish(folder, plan, left_out)
         read, unread = parts.counts(folder, plan, share)
-        shutil.rmtree(stage, ignore_errors=True)
     if complete and read == 0 and of == 1:
         raise DataError(f"No image could be read; {str(folder / parts.SKIPPED)!r} says why.")
     return FolderResult(
         images=read, skipped=unread + len(left_out), stopped=False, complete=complete
     )
+
+
+@contextmanager
+def _cleared(stage: Path) -> Iterator[None]:
+    """Remove a process's own folder in the end, unless the next call needs what is in it."""
+    try:
+        yield
+    finally:
+        if not (stage / _UNFINISHED).exists():
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 class _Writer:
