@@ -30,8 +30,8 @@ _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
 EPILOG = """\
 exit status: 0 success; 1 some inputs were left out, or a check failed; 2 wrong usage or an error;
 70 a bug, with a traceback; 130 interrupted; 141 the reader of the output went away; 143 stopped by
-a signal after saving: the same command continues. 'cassle-zoo COMMAND --help' shows the options of a
-command."""
+a signal after saving: the same command continues.
+'cassle-zoo COMMAND --help' shows the options of a command."""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import torch
 
@@ -26,6 +27,7 @@ SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent a
 WORKER_GRACE = 30  # seconds
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_locks: set[TextIO] = set()  # that are open in this process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,11 @@ def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> I
             raise FolderInUseError(
                 f"another process is {doing} in {str(folder)!r}; wait, or use another {option}."
             ) from None
-        yield
+        _locks.add(file)
+        try:
+            yield
+        finally:
+            _locks.discard(file)
 
 
 class StopRequest:
@@ -185,6 +191,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def start_worker(niceness: int, _: int) -> None:
     """Make way for the computation; outlast a stop signal, since the batch must end first."""
+    # A worker inherits its parent's locks, and may outlive it by seconds.
+    for file in _locks:
+        file.close()
     os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))

@@ -134,8 +134,9 @@ def check_feature_path(path: str | os.PathLike[str], sources: Iterable[str] = ()
         sources: Names of the images.
 
     Raises:
-        ConfigError: The extension is not known, ``path`` is a folder, nothing can be written where
-            it is, or the names are too many for ``.safetensors``.
+        ConfigError: The extension is not known, ``path`` is a folder, or nothing can be written
+            where it is.
+        DataError: The names are too many for ``.safetensors``.
         MissingDependencyError: ``.parquet`` without pyarrow.
     """
     path = Path(path)
@@ -202,7 +203,7 @@ def _write_safetensors(features: FeatureSet, path: Path, metadata: dict[str, str
 
 def _check_names(size: int) -> None:
     if size > _MAX_METADATA:
-        raise ConfigError(
+        raise DataError(
             f"the names of the images take {size:,} bytes, but a .safetensors file has room for "
             f"{_MAX_METADATA:,}; write .npz or .parquet, or a folder of parts (-o FOLDER/)."
         )

@@ -9,7 +9,7 @@ left out. Everything is written atomically.
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.common.files import read_json, write_json, write_text
+from cassle_zoo.common.files import read_json, to_json
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import as_text, load_part_file, outputs_of, part_counts
 from cassle_zoo.features.inputs import Skipped
@@ -62,7 +62,24 @@ class Plan:
         return range(start, min(start + self.part_images, self.images["count"]))
 
 
-def begin(folder: Path, plan: Plan) -> None:
+def put(file: Path, stage: Path, write: Callable[[Path], None]) -> None:
+    """Write a file of the folder, all or nothing, and to the disk.
+
+    Args:
+        file: The file.
+        stage: A folder of this process's own beside it, which is written to first: what a killed
+            process leaves in it is removed by the next one.
+        write: Writes to the path it is given.
+    """
+    staged = stage / f"writing-{file.name}"
+    staged.unlink(missing_ok=True)
+    write(staged)
+    with staged.open("rb+") as opened:
+        os.fsync(opened.fileno())
+    os.replace(staged, file)
+
+
+def begin(folder: Path, stage: Path, plan: Plan) -> None:
     """Record the plan in a folder, or check that the folder is for the same one.
 
     Raises:
@@ -76,7 +93,7 @@ def begin(folder: Path, plan: Plan) -> None:
                 f"{str(folder)!r} holds {strays[0]!r} but no {INDEX} that says what it is; give "
                 "another folder."
             )
-        write_json(path, {"format_version": FORMAT_VERSION, **asdict(plan)}, sync=True)
+        _put_text(path, stage, to_json({"format_version": FORMAT_VERSION, **asdict(plan)}))
         return
     stored = _read_index(folder)
     differing = [
@@ -111,11 +128,12 @@ def missing(folder: Path, plan: Plan, parts: range) -> list[int]:
     return [part for part in parts if plan.file(part) not in there]
 
 
-def finish(folder: Path, plan: Plan, left_out: Sequence[Skipped]) -> bool:
+def finish(folder: Path, stage: Path, plan: Plan, left_out: Sequence[Skipped]) -> bool:
     """Write `skipped.csv` and the complete index, if all parts are there.
 
     Args:
         folder: The folder.
+        stage: This process's own folder in it.
         plan: Its plan.
         left_out: What the listing left out.
 
@@ -135,9 +153,9 @@ def finish(folder: Path, plan: Plan, left_out: Sequence[Skipped]) -> bool:
         rows, skipped = part_counts(folder / plan.file(part))
         entries.append({"file": plan.file(part), "images": rows, "skipped": len(skipped)})
         writer.writerows((as_text(skip.source), skip.reason) for skip in skipped)
-    write_text(folder / SKIPPED, file.getvalue(), sync=True)
+    _put_text(folder / SKIPPED, stage, file.getvalue())
     index = {"format_version": FORMAT_VERSION, **asdict(plan), "parts": entries}
-    write_json(folder / INDEX, index, sync=True)
+    _put_text(folder / INDEX, stage, to_json(index))
     return True
 
 
@@ -196,6 +214,10 @@ def load_folder(folder: Path, part: int | None) -> FeatureSet:
                 outputs[name] = values.new_empty(total, *values.shape[1:])
             outputs[name][start:stop] = values
     return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs)
+
+
+def _put_text(file: Path, stage: Path, text: str) -> None:
+    put(file, stage, lambda path: path.write_bytes(text.encode()) and None)
 
 
 def _complete(folder: Path) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def extract_to_folder(
         plan = _plan(extractor, images, shapes, folder, kind, part_images, batch_size)
         batch_size = _divisor(plan.part_images, batch_size)
         check_shared_memory(num_workers, batch_size * extractor.input_bytes())
-        parts.begin(folder, plan)
+        parts.begin(folder, stage, plan)
         share = range((own - 1) * plan.count // of, own * plan.count // of)
         todo = parts.missing(folder, plan, share)
         _check_disk(folder, plan, todo, shapes)
@@ -158,7 +158,7 @@ def extract_to_folder(
             done = share.stop - share.start - len(left)
             report(f"stopped with {done} of {len(share)} parts; the same command continues.")
             return FolderResult(images=0, skipped=0, stopped=True, complete=False)
-        complete = parts.finish(folder, plan, left_out)
+        complete = parts.finish(folder, stage, plan, left_out)
         read, unread = parts.counts(folder, plan, share)
     if complete and read == 0 and of == 1:
         raise DataError(f"No image could be read; {str(folder / parts.SKIPPED)!r} says why.")
@@ -236,13 +236,8 @@ class _Writer:
             for key, rows in self.rows.items()
         }
         first = next(iter(outputs.values()))
-        # Not beside the parts: other processes may be writing there.
-        staged = self.stage / f"writing-{name}"
-        staged.unlink(missing_ok=True)
-        save(FeatureSet(first, self.sources, self.skipped, outputs), staged)
-        with staged.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(staged, (folder or self.folder) / name)
+        features = FeatureSet(first, self.sources, self.skipped, outputs)
+        parts.put((folder or self.folder) / name, self.stage, partial(save, features))
 
 
 def _check(
