@@ -17,7 +17,7 @@ from cassle_zoo.cli import (
     reproduce,
     upgrade,
 )
-from cassle_zoo.common.errors import CassleZooError
+from cassle_zoo.common.errors import CassleZooError, DataError
 from cassle_zoo.version import __version__
 
 EXIT_ERROR = 2
@@ -100,6 +100,16 @@ def _main(arguments: list[str]) -> int:
         if error.filename is None and not of_hub:
             raise
         return _report(error)
+    except RuntimeError as error:
+        # torch raises it from a signal handler, so anywhere, even while another is handled.
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        return _report(
+            DataError(
+                f"{str(error).strip().rstrip('.')}. Usual reasons: not enough memory, or shared "
+                "memory (/dev/shm); pass fewer --workers (of train: --data.workers)."
+            )
+        )
     except KeyboardInterrupt:
         print("cassle-zoo: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -62,7 +62,7 @@ class Plan:
         return range(start, min(start + self.part_images, self.images["count"]))
 
 
-def put(file: Path, stage: Path, write: Callable[[Path], None]) -> None:
+def put(file: Path, stage: Path, write: Callable[[Path], Any]) -> None:
     """Write a file of the folder, all or nothing, and to the disk.
 
     Args:
@@ -217,7 +217,7 @@ def load_folder(folder: Path, part: int | None) -> FeatureSet:
 
 
 def _put_text(file: Path, stage: Path, text: str) -> None:
-    put(file, stage, lambda path: path.write_bytes(text.encode()) and None)
+    put(file, stage, lambda path: path.write_bytes(text.encode()))
 
 
 def _complete(folder: Path) -> dict[str, Any]:

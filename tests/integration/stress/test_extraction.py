@@ -63,7 +63,7 @@ def extract(folder: Path, images: int = IMAGES, *, pause: float = 0.0, **options
 def start(folder: Path, pause: float, **options: Any) -> Any:
     def work() -> None:
         os.setsid()
-        sys.stderr = folder.with_suffix(".log").open("a")
+        sys.stderr = folder.with_suffix(".log").open("a", buffering=1)
         sys.exit(extract(folder, pause=pause, **options))
 
     process = _fork.Process(target=work)
@@ -88,7 +88,7 @@ def test_sigkill(
     tmp_path: Path, alone: dict[str, bytes], row: Callable[[str], Any], kind: str, workers: int
 ) -> None:
     line = row(f"features: SIGKILL ({kind}, {workers} workers)")
-    options = {"kind": kind, "num_workers": workers}
+    options: dict[str, Any] = {"kind": kind, "num_workers": workers}
     if kind == "parquet":
         assert extract(tmp_path / "alone", **options) == 0
         alone = content(tmp_path / "alone")
@@ -132,7 +132,8 @@ def test_sigterm(
             folder = folder.with_name(folder.name + "x")
             continue
         # Before the handlers are set, the signal ends the process as usual.
-        assert process.exitcode in (STOPPED, -signal.SIGTERM)
+        said = folder.with_suffix(".log").read_text()
+        assert process.exitcode in (STOPPED, -signal.SIGTERM), said
         line.injected += 1
         line.survived += 1
     assert extract(folder, num_workers=workers) == 0
