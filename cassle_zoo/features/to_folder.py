@@ -128,31 +128,38 @@ def extract_to_folder(
         share = range((own - 1) * plan.count // of, own * plan.count // of)
         todo = parts.missing(folder, plan, share)
         _check_disk(folder, plan, todo, shapes)
+        undone = sum(len(plan.range_of(k)) for k in todo)
+        total = sum(len(plan.range_of(k)) for k in share)
         bar = tqdm(
-            total=sum(len(plan.range_of(k)) for k in share),
-            initial=sum(len(plan.range_of(k)) for k in share if k not in set(todo)),
+            total=total,
+            initial=total - undone,
             unit="img",
             desc="features",
             file=sys.stderr,
             disable=None if progress is None else not progress,
         )
         writer = _Writer(folder, stage, plan, shapes)
-        with bar:
-            for run in _runs(todo):
-                first = writer.begin(run.start)
-                bar.update(first - plan.range_of(run.start).start)
-                for batch in extractor.stream(
-                    images,
-                    batch_size=batch_size,
-                    workers=num_workers,
-                    indices=range(first, plan.range_of(run[-1]).stop),
-                ):
-                    writer.add(batch)
-                    bar.update(batch.size)
+        try:
+            with bar:
+                for run in _runs(todo):
+                    first = writer.begin(run.start)
+                    bar.update(first - plan.range_of(run.start).start)
+                    for batch in extractor.stream(
+                        images,
+                        batch_size=batch_size,
+                        workers=num_workers,
+                        indices=range(first, plan.range_of(run[-1]).stop),
+                    ):
+                        writer.add(batch)
+                        bar.update(batch.size)
+                        if stop.requested:
+                            break
                     if stop.requested:
                         break
-                if stop.requested:
-                    break
+        except (DataError, RuntimeError) as error:
+            # A worker that was just starting may not have outlasted the signal.
+            if not stop.requested or "worker" not in str(error):
+                raise
         if stop.requested and (left := parts.missing(folder, plan, share)):
             writer.save_unfinished()
             done = share.stop - share.start - len(left)
