@@ -20,8 +20,7 @@ from cassle_zoo.common.files import expand_home, sha256
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
-from cassle_zoo.features.identity import state_sha256
-from cassle_zoo.features.models import check_timm_tag, timm_model
+from cassle_zoo.features.models import check_timm_tag, state_sha256, timm_model
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE

@@ -5,7 +5,6 @@ import math
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,20 +12,20 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cassle_zoo.accel.fused import fuse_for_inference
 from cassle_zoo.common.devices import PRECISIONS, to_device
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
 from cassle_zoo.common.faults import lost_workers, start_worker, translate_errors
-from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
-from cassle_zoo.common.workers import share_batch
-from cassle_zoo.features.guarded import ADVICE, Halving, check_shared_memory
-from cassle_zoo.features.inference import choose_device, inference, placed
-from cassle_zoo.features.inputs import InputImage, Inputs, Skipped, expand_inputs
+from cassle_zoo.common.images import ValueRange
+from cassle_zoo.common.workers import check_shared_memory
+from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
+from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
 from cassle_zoo.features.models import open_model
 from cassle_zoo.features.outputs import compute_outputs, parse_outputs
+from cassle_zoo.features.reader import ReadyImages, unchanged
 from cassle_zoo.features.transform import Transform, eval_transform, reduction_for, takes_bands
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
@@ -278,7 +277,7 @@ class Extractor:
             batch_size=batch_size,
             sampler=wanted,
             num_workers=workers,
-            collate_fn=_unchanged,
+            collate_fn=unchanged,
             worker_init_fn=functools.partial(start_worker, 0),
             # Tensors taken as they are may be on the GPU already, where nothing can be pinned.
             pin_memory=target.type == "cuda" and self.transform != "as_is",
@@ -316,11 +315,11 @@ class Extractor:
                 )
                 skipped = []
 
-    def _reader(self, inputs: Inputs, workers: int) -> "_Images":
+    def _reader(self, inputs: Inputs, workers: int) -> ReadyImages:
         in_threads = self._own_transform and inputs.in_threads and workers == 0
         threads = torch.get_num_threads() if in_threads else 1
         reduction = reduction_for(self.transform) if self.decode == "fast" else None
-        return _Images(inputs, self.transform, threads, self.value_range, reduction)
+        return ReadyImages(inputs, self.transform, threads, self.value_range, reduction)
 
     def input_bytes(self) -> int:
         """Return the bytes of one image that is ready for the model; 0 if that is not known."""
@@ -459,81 +458,6 @@ def collect(
         raise DataError(nothing_read(skipped))
     found = {name: torch.cat(rows.pop(name)) for name in extractor.outputs}
     return FeatureSet(found.get("pooled", found[extractor.outputs[0]]), sources, skipped, found)
-
-
-_Batch = tuple[Tensor | None, list[str | None]]
-
-
-class _Images(Dataset[Any]):
-    """Batches of transformed images, with the reasons why some cannot be read."""
-
-    def __init__(
-        self,
-        images: Sequence[InputImage],
-        transform: Transform | Literal["as_is"],
-        threads: int,
-        value_range: ValueRange | None,
-        reduction: Reduction | None = None,
-    ) -> None:
-        self.images = images
-        self.reduction = reduction
-        self.value_range = value_range
-        self.max_pixels = Image.MAX_IMAGE_PIXELS
-        self.bands = takes_bands(transform)
-        self.transform = transform
-        self.threads = threads
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitems__(self, indices: list[int]) -> _Batch | CassleZooError:
-        # Started anew, not forked, a worker has Pillow's own limit.
-        if get_worker_info() is not None:
-            Image.MAX_IMAGE_PIXELS = self.max_pixels
-        # An error that a worker raises would arrive as text, with the worker's traceback.
-        try:
-            return share_batch(self.read(indices))
-        except CassleZooError as error:
-            return error
-
-    def read(self, indices: list[int]) -> _Batch:
-        """Return the images that can be read, (B, C, H, W), and for each index why not, or None."""
-        # Pillow decodes and resizes without holding the GIL.
-        if self.threads == 1:
-            return _collate([self[index] for index in indices])
-        with ThreadPoolExecutor(self.threads) as pool:
-            return _collate(list(pool.map(self.__getitem__, indices)))
-
-    def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
-        image = self.images[index]
-        try:
-            if not isinstance(self.transform, str):
-                if self.bands:
-                    return self.transform(image.raw()), None
-                value = image.image(self.value_range, self.reduction)
-                return self.transform(value), None
-            tensor = image.raw()
-        except UnreadableImageError as error:
-            return None, error.reason
-        except Image.DecompressionBombError as error:  # by the transform, of a larger model input
-            return None, str(error).rstrip(".")
-        if not isinstance(tensor, Tensor):
-            raise ConfigError(
-                f"{image.source} is a {type(tensor).__name__}; transform='as_is' takes tensors."
-            )
-        return tensor, None
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _collate(samples: list[tuple[Tensor | None, str | None]]) -> _Batch:
-    tensors = [tensor for tensor, _ in samples if tensor is not None]
-    shapes = {tuple(tensor.shape) for tensor in tensors}
-    if len(shapes) > 1:
-        raise ConfigError(f"Transformed images differ in shape: {sorted(shapes)}.")
-    return torch.stack(tensors) if tensors else None, [reason for _, reason in samples]
 
 
 def _skipped(

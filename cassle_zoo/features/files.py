@@ -4,7 +4,7 @@ import csv
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,12 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
-from cassle_zoo.common.files import atomic_write, check_folder
+from cassle_zoo.common.files import atomic_write, check_folder, read_json
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.inputs import Skipped
 
 # The safetensors format limits its header, where the names are, to 100 MB.
 _MAX_METADATA = 90_000_000
+INDEX = "index.json"
+FORMAT_VERSION = 1  # of folders
 _PART = "part"
 _URI = "file:"
 
@@ -84,9 +86,7 @@ def load_features(path: str | os.PathLike[str], *, part: int | None = None) -> F
     """
     path = Path(path)
     if path.is_dir():
-        from cassle_zoo.features.parts import load_folder
-
-        return load_folder(path, part)
+        return _load_folder(path, part)
     if part is not None:
         raise ConfigError(f"part={part}: {str(path)!r} is not a folder of parts.")
     return _load(path, _format(path)[1])
@@ -107,6 +107,92 @@ def part_counts(path: Path) -> tuple[int, list[Skipped]]:
     with safe_open(path, framework="pt") as file:
         names = _names(file.metadata())
     return len(names["sources"]), names["skipped"]
+
+
+def load_parts(folder: str | os.PathLike[str]) -> Iterator[FeatureSet]:
+    """Read the parts of a folder of features one after the other, mapped into memory.
+
+    Args:
+        folder: The folder.
+
+    Yields:
+        Each part, in the order of the images.
+
+    Raises:
+        DataError: The folder holds no features, is incomplete, or is damaged.
+    """
+    folder = Path(folder)
+    for entry in _complete(folder)["parts"]:
+        yield load_part_file(folder / entry["file"])
+
+
+def _load_folder(folder: Path, part: int | None) -> FeatureSet:
+    """Read a folder of features.
+
+    Args:
+        folder: The folder.
+        part: Number of a part, which is mapped into memory; by default all are copied into one
+            tensor.
+
+    Raises:
+        ConfigError: There is no such part.
+        DataError: The folder holds no features, is incomplete, or is damaged.
+    """
+    entries = _complete(folder)["parts"]
+    if part is not None:
+        if not 0 <= part < len(entries):
+            raise ConfigError(f"part={part}: {str(folder)!r} has parts 0 to {len(entries) - 1}.")
+        return load_part_file(folder / entries[part]["file"])
+    if len(entries) == 1:
+        return load_part_file(folder / entries[0]["file"])
+    total = sum(entry["images"] for entry in entries)
+    sources: list[str] = []
+    skipped: list[Skipped] = []
+    outputs: dict[str, torch.Tensor] = {}
+    for own in load_parts(folder):
+        skipped += own.skipped
+        start, stop = len(sources), len(sources) + len(own)
+        sources += own.sources
+        for name, values in outputs_of(own).items():
+            if name not in outputs:
+                outputs[name] = values.new_empty(total, *values.shape[1:])
+            outputs[name][start:stop] = values
+    return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs)
+
+
+def _complete(folder: Path) -> dict[str, Any]:
+    try:
+        index = read_index(folder)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+    if "parts" not in index:
+        try:
+            count = -(-index["images"]["count"] // index["part_images"])
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise DataError(f"{str(folder / INDEX)!r} is damaged: {error!r}.") from error
+        there = len(list(folder.glob("part-*")))
+        raise DataError(
+            f"{str(folder)!r} is incomplete: {there} of {count} parts are there. The command that "
+            "began it, run again, continues it; single parts can be read as files."
+        )
+    return index
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read the index of a folder of parts.
+
+    Raises:
+        ConfigError: There is none, or it is damaged.
+    """
+    path = folder / INDEX
+    try:
+        index = read_json(path)
+        if index["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version is {index['format_version']}, not {FORMAT_VERSION}")
+    except (OSError, ValueError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)!r} is no index of features: {reason}.") from error
+    return index
 
 
 def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:

@@ -14,17 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.common.files import read_json, to_json
-from cassle_zoo.features.extract import FeatureSet
-from cassle_zoo.features.files import as_text, load_part_file, outputs_of, part_counts
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.files import to_json
+from cassle_zoo.features.files import FORMAT_VERSION, INDEX, as_text, part_counts, read_index
 from cassle_zoo.features.inputs import Skipped
 
-INDEX = "index.json"
 SKIPPED = "skipped.csv"
-FORMAT_VERSION = 1
 KINDS = ("safetensors", "parquet")
 
 
@@ -95,7 +90,7 @@ def begin(folder: Path, stage: Path, plan: Plan) -> None:
             )
         _put_text(path, stage, to_json({"format_version": FORMAT_VERSION, **asdict(plan)}))
         return
-    stored = _read_index(folder)
+    stored = read_index(folder)
     differing = [
         f"{name}: {before!r} there, {now!r} now"
         for key, current in asdict(plan).items()
@@ -116,7 +111,7 @@ def part_images_of(folder: Path) -> int | None:
     """
     if not (folder / INDEX).exists():
         return None
-    found = _read_index(folder).get("part_images")
+    found = read_index(folder).get("part_images")
     if not isinstance(found, int) or found < 1:
         raise ConfigError(f"{str(folder / INDEX)!r} has part_images {found!r}.")
     return found
@@ -142,7 +137,7 @@ def finish(folder: Path, stage: Path, plan: Plan, left_out: Sequence[Skipped]) -
     """
     if missing(folder, plan, range(plan.count)):
         return False
-    if "parts" in _read_index(folder):
+    if "parts" in read_index(folder):
         return True
     entries = []
     file = io.StringIO(newline="")
@@ -165,89 +160,8 @@ def counts(folder: Path, plan: Plan, parts: range) -> tuple[int, int]:
     return sum(rows for rows, _ in found), sum(len(skipped) for _, skipped in found)
 
 
-def load_parts(folder: str | os.PathLike[str]) -> Iterator[FeatureSet]:
-    """Read the parts of a folder of features one after the other, mapped into memory.
-
-    Args:
-        folder: The folder.
-
-    Yields:
-        Each part, in the order of the images.
-
-    Raises:
-        DataError: The folder holds no features, is incomplete, or is damaged.
-    """
-    folder = Path(folder)
-    for entry in _complete(folder)["parts"]:
-        yield load_part_file(folder / entry["file"])
-
-
-def load_folder(folder: Path, part: int | None) -> FeatureSet:
-    """Read a folder of features.
-
-    Args:
-        folder: The folder.
-        part: Number of a part, which is mapped into memory; by default all are copied into one
-            tensor.
-
-    Raises:
-        ConfigError: There is no such part.
-        DataError: The folder holds no features, is incomplete, or is damaged.
-    """
-    entries = _complete(folder)["parts"]
-    if part is not None:
-        if not 0 <= part < len(entries):
-            raise ConfigError(f"part={part}: {str(folder)!r} has parts 0 to {len(entries) - 1}.")
-        return load_part_file(folder / entries[part]["file"])
-    if len(entries) == 1:
-        return load_part_file(folder / entries[0]["file"])
-    total = sum(entry["images"] for entry in entries)
-    sources: list[str] = []
-    skipped: list[Skipped] = []
-    outputs: dict[str, torch.Tensor] = {}
-    for own in load_parts(folder):
-        skipped += own.skipped
-        start, stop = len(sources), len(sources) + len(own)
-        sources += own.sources
-        for name, values in outputs_of(own).items():
-            if name not in outputs:
-                outputs[name] = values.new_empty(total, *values.shape[1:])
-            outputs[name][start:stop] = values
-    return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs)
-
-
 def _put_text(file: Path, stage: Path, text: str) -> None:
     put(file, stage, lambda path: path.write_bytes(text.encode()))
-
-
-def _complete(folder: Path) -> dict[str, Any]:
-    try:
-        index = _read_index(folder)
-    except ConfigError as error:
-        raise DataError(str(error)) from error
-    if "parts" not in index:
-        try:
-            count = -(-index["images"]["count"] // index["part_images"])
-        except (KeyError, TypeError, ZeroDivisionError) as error:
-            raise DataError(f"{str(folder / INDEX)!r} is damaged: {error!r}.") from error
-        there = len(list(folder.glob("part-*")))
-        raise DataError(
-            f"{str(folder)!r} is incomplete: {there} of {count} parts are there. The command that "
-            "began it, run again, continues it; single parts can be read as files."
-        )
-    return index
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    try:
-        index = read_json(path)
-        if index["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format_version is {index['format_version']}, not {FORMAT_VERSION}")
-    except (OSError, ValueError, KeyError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{str(path)!r} is no index of features: {reason}.") from error
-    return index
 
 
 def _differences(key: str, stored: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

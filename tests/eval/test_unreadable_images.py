@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 
 NAMES = [f"{i:02d}.png" for i in range(COUNT)]
-COMPUTE = {"no_cache": True, "device": "cpu"}
+COMPUTE: dict[str, Any] = {"no_cache": True, "device": "cpu"}
 
 
 def test_the_result_is_that_of_the_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_features_move_by_little_but_do(photos: Path) -> None:
     model = make_model()
-    fast, exact, default = (
-        extract_features(model, photos, device="cpu", **options).features
-        for options in ({"decode": "fast"}, {"decode": "exact"}, {})
-    )
+    streams = [
+        extractor.stream(photos)
+        for extractor in (
+            Extractor(model, device="cpu", decode="fast"),
+            Extractor(model, device="cpu", decode="exact"),
+            Extractor(model, device="cpu"),
+        )
+    ]
+    fast, exact, default = (next(stream).outputs["pooled"] for stream in streams)
     assert torch.equal(fast, default)
     assert not torch.equal(fast, exact)
     assert torch.cosine_similarity(fast, exact).min() > 0.9999
@@ -49,7 +54,7 @@ def test_twice_what_is_needed(options: dict[str, object]) -> None:
     overlay = {"input_size": (3, 32, 32), "crop_pct": 1.0, **options}
     reduction = reduction_for(eval_transform(make_model(pretrained_cfg_overlay=overlay)))
     assert reduction is not None
-    needed = max(overlay["input_size"][-2:]) / overlay["crop_pct"]  # type: ignore[index, operator]
+    needed = max(overlay["input_size"][-2:]) / overlay["crop_pct"]  # type: ignore[index]
     assert 4000 / reduction(5000, 4000) == 2 * needed
 
 

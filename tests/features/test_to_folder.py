@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from small_models import make_model
 
 from cassle_zoo import extract_features, extract_to_folder, load_features, load_parts
+from cassle_zoo.common import workers
 from cassle_zoo.common.errors import (
     ConfigError,
     DataError,
@@ -25,7 +26,7 @@ from cassle_zoo.common.errors import (
     StorageError,
 )
 from cassle_zoo.common.faults import locked
-from cassle_zoo.features import guarded, to_folder
+from cassle_zoo.features import to_folder
 from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.to_folder import FolderResult
 
@@ -335,7 +336,7 @@ def test_small_shared_memory_is_found_before_the_first_image(
     ):
         with pytest.raises(NotEnoughMemoryError, match=r"3 data workers need 0 MiB.*--shm-size"):
             call()
-    guarded.check_shared_memory(0, 2**60)
+    workers.check_shared_memory(0, 2**60)
 
 
 def test_index_has_no_time_or_machine(extractor: Extractor, images: Path, tmp_path: Path) -> None:
