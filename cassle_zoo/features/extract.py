@@ -130,8 +130,8 @@ class Extractor:
                 ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
             column: The column of images in batches of columns.
             decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
-                of their size, at least twice what the model needs; features differ by less than a
-                cosine of 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
+                of their size, at least twice what the model needs; the cosine to the exact features
+                stays above 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
 
         Raises:
             ConfigError: A setting is not allowed, or the model has no such output.
