@@ -32,7 +32,7 @@ test-oldest: $(OLDEST)/.installed $(VENV)/.installed-dev ## run the quick tests 
 	  --maxprocesses=8 --dist=loadfile $(PYTEST_ARGS)
 
 stress: $(VENV)/.installed-dev ## run fuzzing and faults for longer (some 10 minutes), show what was lost
-	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 $(BIN)/python -m pytest -m slow tests/integration/fuzz tests/integration/stress $(PYTEST_ARGS)
+	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 CASSLE_ZOO_IMAGES=1000000 $(BIN)/python -m pytest -m slow tests/integration/fuzz tests/integration/stress $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## run all tests and show which lines they leave out
 	$(PYTEST) -m "" --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from cassle_zoo.augmentation.transforms import DescribedViews
     from cassle_zoo.common.errors import CassleZooError
     from cassle_zoo.features.extract import Extractor, FeatureSet, extract_features
-    from cassle_zoo.features.files import load_features, save_features
+    from cassle_zoo.features.files import load_features, load_parts, save_features
+    from cassle_zoo.features.to_folder import extract_to_folder
     from cassle_zoo.features.transform import eval_transform
     from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
     from cassle_zoo.specs import ModelSpec
@@ -35,8 +36,10 @@ __all__ = [
     "create_projector",
     "eval_transform",
     "extract_features",
+    "extract_to_folder",
     "list_models",
     "load_features",
+    "load_parts",
     "model_info",
     "save_features",
 ]
@@ -46,7 +49,8 @@ _NAMES_OF = {
     "augmentation.transforms": ("DescribedViews",),
     "common.errors": ("CassleZooError",),
     "features.extract": ("Extractor", "FeatureSet", "extract_features"),
-    "features.files": ("load_features", "save_features"),
+    "features.files": ("load_features", "load_parts", "save_features"),
+    "features.to_folder": ("extract_to_folder",),
     "features.transform": ("eval_transform",),
     "projector": ("ConditionedProjector", "ProjectorConfig"),
     "specs": ("ModelSpec",),

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from cassle_zoo.common.config import Range, check_fields
 from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.files import sha256
+from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.feature_cache import cache_folder, cached_features, features_of
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import extract_features
@@ -85,6 +88,39 @@ class EvalData:
     root: Path | None = None
     captions: tuple[str, ...] = ()
 
+    def without(self, bad: Sequence[int], note: str) -> "EvalData":
+        """Return the dataset without some of its images.
+
+        Args:
+            bad: Their indices.
+            note: Why, for readers of the numbers.
+        """
+        kept = torch.ones(len(self.images), dtype=torch.bool)
+        kept[list(bad)] = False
+        rows = kept.nonzero().flatten()
+        number = kept.cumsum(0) - 1
+
+        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[row] for row in rows.tolist()) if values else ()
+
+        tasks = tuple(
+            replace(
+                task,
+                targets=task.targets[rows],
+                splits={name: number[own[kept[own]]] for name, own in task.splits.items()},
+            )
+            for task in self.tasks
+        )
+        return replace(
+            self,
+            sha256=sha256(f"{self.sha256} without {sorted(bad)}"),
+            images=Subset(self.images, rows.tolist()),  # type: ignore[arg-type]
+            tasks=tasks,
+            notes={**self.notes, "left out": note},
+            names=pick(self.names),
+            captions=pick(self.captions),
+        )
+
     def tasks_of(self, *kinds: TaskKind) -> tuple[Task, ...]:
         """Return the tasks of the given kinds.
 
@@ -118,6 +154,21 @@ class EvalData:
         return torch.cat(parts).unique() if parts else torch.empty(0, dtype=torch.int64)
 
 
+class UnreadableImagesError(DataError):
+    """Images of a dataset cannot be read; the features of all others are here.
+
+    Attributes:
+        images: The images, among which are unreadable ones.
+        bad: Indices of those.
+        features: (N - len(bad), D) features of the others, in their order.
+    """
+
+    def __init__(self, message: str, images: Images, bad: list[int], features: Tensor) -> None:
+        """Store the attributes."""
+        super().__init__(message)
+        self.images, self.bad, self.features = images, bad, features
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """A dataclass whose fields are checked against their types and declared ranges."""
@@ -139,6 +190,8 @@ class Compute(Settings):
         cache: Folder for extracted features; by default the user's cache folder.
         no_cache: Extract features without reading or writing the cache.
         progress: Whether to show progress bars; by default on a terminal.
+        max_bad_fraction: Fraction of the images that may be unreadable. Those that features cannot
+            be extracted of are named and left out of all splits.
     """
 
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
@@ -148,6 +201,7 @@ class Compute(Settings):
     cache: Path | None = None
     no_cache: bool = False
     progress: bool | None = None
+    max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
 
     def bar(self, items: Iterable[T] | None = None, **settings: Any) -> "tqdm[T]":
         """Return a tqdm progress bar on standard error, shown if `progress` says so."""
@@ -207,6 +261,16 @@ class EvalContext:
         self._check(features)
         return features
 
+    def with_features(self, features: Tensor) -> "EvalContext":
+        """Take features that were extracted before, and return the context.
+
+        Raises:
+            DataError: If the features cannot be used.
+        """
+        self._check(features)
+        self.__dict__["features"] = features  # where cached_property looks
+        return self
+
     def _features(self) -> Tensor:
         if self.source.features is not None:
             data = self.data
@@ -247,10 +311,20 @@ class EvalContext:
             progress=self.compute.progress,
         )
         if found.skipped:
-            first = found.skipped[0]
-            raise DataError(
-                f"{self.data.name}: {len(found.skipped)} of {len(images)} images "
-                f"cannot be read, the first is {first.source}: {first.reason}"
+            reasons = {skip.source: skip.reason for skip in found.skipped}
+            bad = [i for i in range(len(images)) if f"dataset[{i}]" in reasons]
+            whole = self.data.names and images is self.data.images
+            named = [
+                f"{self.data.names[i] if whole else f'number {i}'} ({reasons[f'dataset[{i}]']})"
+                for i in bad
+            ]
+            raise UnreadableImagesError(
+                f"{self.data.name}: {len(bad)} of {len(images)} images cannot be read: "
+                f"{first_few(named, 20)}; repair or remove them, or allow more with "
+                "--max-bad-fraction",
+                images,
+                bad,
+                found.features,
             )
         return found.features
 

@@ -13,13 +13,14 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
+from cassle_zoo.common.files import check_folder
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.feature_cache import cache_folder
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.report import page as report
 from cassle_zoo.eval.report.tables import format_table
-from cassle_zoo.eval.runner import check_folder, check_output, evaluate, place_for, write
+from cassle_zoo.eval.runner import check_output, evaluate, place_for, write
 from cassle_zoo.eval.sources import FEATURES, FORMS, FeatureSource, find_source
 from cassle_zoo.records import Result
 

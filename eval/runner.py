@@ -3,8 +3,8 @@
 import dataclasses
 import json
 import re
-import tempfile
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError
-from cassle_zoo.common.files import sha256, write_bytes
-from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator, Outcome
+from cassle_zoo.common.files import check_folder, sha256, write_bytes
+from cassle_zoo.data.listing import first_few
+from cassle_zoo.eval.base import (
+    Compute,
+    EvalContext,
+    EvalData,
+    Evaluator,
+    Outcome,
+    UnreadableImagesError,
+)
 from cassle_zoo.eval.sources import FeatureSource, open_source
 from cassle_zoo.records import (
     MeasuredData,
@@ -54,6 +62,8 @@ def evaluate(
 
     Raises:
         DataError: If the data cannot be used.
+        UnreadableImagesError: (a DataError) If more than the allowed fraction of the images, or
+            others than those that features are extracted of, cannot be read.
         ConfigError: If settings, source and data do not fit together.
         UnknownNameError: If there is no such model.
         WeightsUnavailableError: If no weights of the model are published.
@@ -62,7 +72,19 @@ def evaluate(
     source = model if isinstance(model, FeatureSource) else open_source(model, seed=compute.seed)
     context = EvalContext(source, data, compute)
     started = time.perf_counter()
-    outcome = evaluator.evaluate(context)
+    try:
+        outcome = evaluator.evaluate(context)
+    except UnreadableImagesError as error:
+        whole = error.images is data.images
+        if not whole or len(error.bad) > compute.max_bad_fraction * len(data.images):
+            raise
+        warnings.warn(f"{str(error).partition('; repair')[0]}; left out.", stacklevel=2)
+        names = [data.names[i] if data.names else f"number {i}" for i in error.bad]
+        data = data.without(
+            error.bad, f"{len(names)} images cannot be read: {first_few(names, 20)}"
+        )
+        context = EvalContext(source, data, compute).with_features(error.features)
+        outcome = evaluator.evaluate(context)
     result = Result(
         task=task,
         model=MeasuredModel(name=source.name, sha256=source.sha256),
@@ -83,28 +105,6 @@ def evaluate(
         created=now_utc(),
     )
     return result, outcome
-
-
-def check_folder(folder: Path, option: str) -> None:
-    """Check that files can be written to a folder, which is created if it does not exist.
-
-    Args:
-        folder: The folder.
-        option: The option that chooses another folder, for the message.
-
-    Raises:
-        ConfigError: If they cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, ValueError) as error:  # ValueError: a null byte
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"nothing can be written to the folder {str(folder)!r} ({reason}); choose another with "
-            f"{option}."
-        ) from error
 
 
 def check_output(output: Path, models: int) -> None:

@@ -1,6 +1,5 @@
 """Feature sources: models by name, modules, untrained networks, raw pixels and feature files."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from cassle_zoo.common.files import expand_home, sha256
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
-from cassle_zoo.features.models import check_timm_tag, timm_model
+from cassle_zoo.features.models import check_timm_tag, state_sha256, timm_model
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
@@ -122,16 +121,6 @@ def find_source(model: str, *, seed: int = 0) -> Callable[[], FeatureSource]:
     if model.startswith(TIMM):
         return _timm(model)
     return _pretrained(model)
-
-
-def state_sha256(model: nn.Module) -> str:
-    """Return a hash of all parameters and buffers: their names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
-        digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class MeanPool(nn.Module):

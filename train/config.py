@@ -49,6 +49,9 @@ class DataConfig:
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
             stream are divided among them, so its order of images depends on their number.
         max_bad_fraction: Fraction of the images that may be unreadable before the run stops.
+        decode: `exact`, or `fast`: JPEGs much larger than the views are decoded at 1/2, 1/4 or 1/8
+            of their size, the smallest at which the smallest crop still covers the view; by
+            default as the run began, and `fast` if it is new.
     """
 
     root: str = ""
@@ -58,6 +61,7 @@ class DataConfig:
     samples: Annotated[int | None, Range(1)] = None
     workers: Annotated[int, Range(0, 1024)] = 1
     max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
+    decode: Literal["fast", "exact"] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")

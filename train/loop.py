@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.faults import locked, stop_signals
 from cassle_zoo.common.files import remove_partials
 from cassle_zoo.records import SNAPSHOTS_FOLDER
 from cassle_zoo.train import init
@@ -13,7 +14,7 @@ from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.run import export, fingerprint
-from cassle_zoo.train.run.faults import BadImages, locked, stop_signals, translate_errors
+from cassle_zoo.train.run.faults import BadImages, translate_errors
 from cassle_zoo.train.run.logs import Reporter
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
@@ -72,7 +73,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         source = init.find(config)
         fingerprint.check_same_everywhere(config, images, source)
         with locked(out) if first else contextlib.nullcontext():
-            fingerprint.check_same_run(config, out, images, source)
+            config = fingerprint.check_same_run(config, out, images, source)
             for folder in (out, out / "final") if first else ():
                 remove_partials(folder)
             export.check_folder(out / "final")

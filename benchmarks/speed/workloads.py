@@ -21,13 +21,13 @@ BATCH, SIZE, IMAGES, WORKERS = 64, 96, 192, 2
 SKIPPED, COUNTED = 2, 4  # steps of a turn; during the first ones workers get ahead
 
 
-def photo(seed: int) -> Image.Image:
+def photo(seed: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     """Return an image with the spectrum of photographs: amplitude falls as 1 / frequency."""
     generator = np.random.default_rng(seed)
-    noise = np.fft.rfft2(generator.standard_normal((3, HEIGHT, WIDTH)))
-    down, right = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None]
-    frequency = np.maximum(np.hypot(down, right), 1 / WIDTH)
-    planes = np.fft.irfft2(noise / frequency, s=(HEIGHT, WIDTH))
+    noise = np.fft.rfft2(generator.standard_normal((3, height, width)))
+    down, right = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    frequency = np.maximum(np.hypot(down, right), 1 / width)
+    planes = np.fft.irfft2(noise / frequency, s=(height, width))
     planes /= planes.std(axis=(1, 2), keepdims=True)
     grey, colour = planes[:1], planes[1:]
     mixed = np.concatenate([grey + 0.3 * colour[:1], grey, grey + 0.3 * colour[1:]])

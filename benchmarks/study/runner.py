@@ -40,6 +40,7 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
     unknown_name,
 )
+from cassle_zoo.common.faults import locked
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Evaluator, Settings
 from cassle_zoo.eval.datasets import open_data
@@ -49,7 +50,6 @@ from cassle_zoo.hub.export import export_run
 from cassle_zoo.records import EXPORT_FILE
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
-from cassle_zoo.train.run.faults import locked
 from cassle_zoo.train.run.fingerprint import check_same_run
 
 _POLL = 5.0  # seconds

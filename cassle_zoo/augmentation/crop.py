@@ -51,6 +51,40 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def reduction_for_crops(
+    width: int,
+    height: int,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> float:
+    """Return how many times smaller an image may be for the smallest crop to cover `size` pixels.
+
+    Args:
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        size: Width and height of the views in pixels.
+        scale: Smallest and largest fraction of the image's area.
+        ratio: Smallest and largest ratio of width to height.
+    """
+    shortest = math.sqrt(height * width * scale[0] * min(ratio[0], 1 / ratio[1]))
+    return min(shortest, width, height) / size
+
+
+def scale_boxes(boxes: Sequence[Box], full: tuple[int, int], image: Image.Image) -> list[Box]:
+    """Move boxes from an image of `full` (width, height) to the same image, decoded smaller.
+
+    Edges are rounded to whole pixels.
+    """
+    across, down = image.width / full[0], image.height / full[1]
+    scaled = []
+    for top, left, height, width in boxes:
+        upper, lower = min(round(top * down), image.height - 1), round((top + height) * down)
+        start, end = min(round(left * across), image.width - 1), round((left + width) * across)
+        scaled.append((upper, start, max(1, lower - upper), max(1, end - start)))
+    return scaled
+
+
 def cut_crops(image: Image.Image, boxes: Sequence[Box], size: int) -> Tensor:
     """Cut boxes out of an RGB image and resize each to a square (bilinear, antialiased).
 

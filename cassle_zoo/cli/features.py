@@ -1,17 +1,24 @@
-"""``cassle-zoo features``: features of image files, written to one file."""
+"""``cassle-zoo features``: features of images, written to one file or to a folder of parts."""
 
 import argparse
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cassle_zoo.cli import printable
+from cassle_zoo.common.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from cassle_zoo.features.inputs import Skipped
+    from cassle_zoo.features.extract import Extractor
+    from cassle_zoo.features.inputs import Inputs, Skipped
 
 EXIT_SKIPPED = 1
+EXIT_STOPPED = 143
+
+_RANKS = (("RANK", "0"), ("WORLD_SIZE", "1"))
 
 
 def add_parser(subparsers: Any) -> None:
@@ -20,10 +27,13 @@ def add_parser(subparsers: Any) -> None:
         "features",
         help="extract features of images",
         description="Extract one feature vector per image and write them, with the file names, "
-        "to one file.",
+        "to one file, or for many images to a folder of parts, where the same command continues "
+        "after an interruption. Under torchrun, or with --part I/N, processes share the work out.",
         epilog="exit status: 0 all images were read; 1 some files could not be read as images "
-        "and were left out (named on stderr; the output has the others); 2 wrong usage or an "
-        "error, nothing was written.",
+        "and were left out (named on stderr, or in the folder's skipped.csv; the output has the "
+        "others; under torchrun 0); 2 wrong usage or an error, nothing was written but whole parts "
+        "of a folder; 70 a bug; 143 stopped by a signal; with a folder, the same command "
+        "continues.",
     )
     parser.add_argument(
         "model", help="model name of the zoo or of timm, hf-hub:ORG/NAME or local-dir:FOLDER"
@@ -40,9 +50,25 @@ def add_parser(subparsers: Any) -> None:
         "-o",
         "--output",
         required=True,
-        type=Path,
-        metavar="FILE",
-        help="where to write: .safetensors, .npz, .csv or .parquet",
+        metavar="FILE|FOLDER/",
+        help="where to write: a .safetensors, .npz, .csv or .parquet file, or FOLDER/ for parts",
+    )
+    parser.add_argument(
+        "--kind", metavar="KIND", help="of parts: safetensors or parquet; default: safetensors"
+    )
+    parser.add_argument(
+        "--part-images", type=int, metavar="N", help="images in a part; default: 4096 or fewer"
+    )
+    parser.add_argument(
+        "--part",
+        metavar="I/N",
+        help="this is process I of N (from 1) that share the work out; each is started with the "
+        "same folder as output",
+    )
+    parser.add_argument(
+        "--decode",
+        default="fast",
+        help="fast: decode large JPEGs at a fraction of their size; exact: in full; default: fast",
     )
     add_model_options(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
@@ -89,28 +115,132 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Extract and save features; name the images that were left out."""
     from cassle_zoo.common.images import limit_pixels
-    from cassle_zoo.features.extract import extract_features
-    from cassle_zoo.features.files import check_feature_path, save_features
 
     if args.max_pixels is not None:
         limit_pixels(args.max_pixels)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show  # type: ignore[assignment]
+        if args.output.endswith(os.sep) or os.path.isdir(args.output):
+            return _to_folder(args)
+        return _to_file(args)
+
+
+def _to_file(args: argparse.Namespace) -> int:
+    from cassle_zoo.features.extract import collect, nothing_read
+    from cassle_zoo.features.files import check_feature_path, save_features
+
+    if _place(args)[1] > 1 or args.kind or args.part_images:
+        raise ConfigError(
+            "several processes, --kind and --part-images need a folder as output: "
+            f"-o {args.output}{os.sep}"
+        )
     check_feature_path(args.output)
-    result = extract_features(
-        args.model,
-        args.paths,
+    images, skipped = _open(args)
+    if not images:
+        raise DataError(nothing_read(skipped))
+    check_feature_path(args.output, (image.source for image in images))
+    result = collect(
+        _extractor(args),
+        images,
+        skipped,
         batch_size=args.batch_size,
-        device=args.device,
-        num_workers=args.workers,
-        precision=args.precision,
-        outputs=args.outputs,
-        dtype=args.dtype,
-        value_range=args.value_range,
-        column=args.column,
+        workers=args.workers,
+        progress=None,
     )
     save_features(result, args.output)
-    count, width = result.features.shape
-    print(f"{args.output}: {count} images x {width} features")
+    print(f"{Path(args.output)}: {len(result)} images x {_shape(result.features)} features")
     return report_skipped(result.skipped)
+
+
+def _to_folder(args: argparse.Namespace) -> int:
+    from cassle_zoo.common.files import check_folder
+    from cassle_zoo.features.to_folder import extract_to_folder
+
+    folder = Path(args.output)
+    part = _place(args)
+    check_folder(folder, "-o")
+    result = extract_to_folder(
+        _extractor(args),
+        _open(args),
+        folder,
+        kind=args.kind or "safetensors",
+        part_images=args.part_images,
+        part=part,
+        batch_size=args.batch_size,
+        num_workers=args.workers,
+    )
+    if result.stopped:
+        return EXIT_STOPPED
+    own = f" (part {part[0]}/{part[1]})" if part[1] > 1 else ""
+    rest = "" if result.complete else "; other parts are still missing"
+    print(f"{folder}{own}: {result.images} images{rest}", flush=True)
+    if result.skipped:
+        where = folder / "skipped.csv"
+        print(
+            f"cassle-zoo: left out {result.skipped}: {where} "
+            f"{'says' if result.complete else 'will say'} what and why",
+            file=sys.stderr,
+        )
+    # torchrun would end the other processes if one failed.
+    return EXIT_SKIPPED if result.skipped and "TORCHELASTIC_RUN_ID" not in os.environ else 0
+
+
+def _open(args: argparse.Namespace) -> "tuple[Inputs, list[Skipped]]":
+    from cassle_zoo.features.inputs import expand_inputs
+
+    return expand_inputs(args.paths, args.column)
+
+
+def _extractor(args: argparse.Namespace) -> "Extractor":
+    from cassle_zoo.features.extract import Extractor
+
+    return Extractor(
+        args.model,
+        outputs=args.outputs,
+        precision=args.precision,
+        device=_device(args.device),
+        dtype=args.dtype,
+        value_range=args.value_range,
+        decode=args.decode,
+    )
+
+
+def _place(args: argparse.Namespace) -> tuple[int, int]:
+    """Return which process this is, and of how many: by --part, or as torchrun says."""
+    rank, world_size = (int(os.environ.get(key, default)) for key, default in _RANKS)
+    if args.part is None:
+        return rank + 1, world_size
+    if world_size > 1:
+        raise ConfigError("torchrun shares the work out itself; leave out --part.")
+    own, slash, of = args.part.partition("/")
+    if not (slash and own.isdecimal() and of.isdecimal() and 1 <= int(own) <= int(of)):
+        raise ConfigError(f"--part {args.part}: expected I/N with I from 1 to N, such as 1/8.")
+    return int(own), int(of)
+
+
+def _device(name: str | None) -> str | None:
+    """Give each process that torchrun starts on a machine a GPU of its own."""
+    import torch
+
+    if "LOCAL_RANK" not in os.environ or name not in (None, "cuda"):
+        return name
+    rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if count == 0:
+        return name
+    if rank >= count:
+        raise ConfigError(
+            f"torchrun started more processes on this machine than it has GPUs ({count}); pass "
+            f"--nproc-per-node {count}, or --device cpu."
+        )
+    return f"cuda:{rank}"
+
+
+def _shape(features: Any) -> str:
+    return " x ".join(map(str, features.shape[1:]))
+
+
+def _show(message: Warning | str, *_: object) -> None:
+    print(printable(f"cassle-zoo: warning: {message}"), file=sys.stderr)
 
 
 def report_skipped(skipped: "Sequence[Skipped]") -> int:

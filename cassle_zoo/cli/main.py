@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from cassle_zoo.cli import (
@@ -16,10 +17,11 @@ from cassle_zoo.cli import (
     reproduce,
     upgrade,
 )
-from cassle_zoo.common.errors import CassleZooError
+from cassle_zoo.common.errors import CassleZooError, DataError
 from cassle_zoo.version import __version__
 
 EXIT_ERROR = 2
+EXIT_BUG = 70  # as BSD's sysexits.h puts it; Python's own would be 1
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports for any program whose reader went away
 
@@ -27,7 +29,9 @@ _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
 
 EPILOG = """\
 exit status: 0 success; 1 some inputs were left out, or a check failed; 2 wrong usage or an error;
-130 interrupted. 'cassle-zoo COMMAND --help' shows the options of a command."""
+70 a bug, with a traceback; 130 interrupted; 141 the reader of the output went away; 143 stopped by
+a signal after saving: the same command continues.
+'cassle-zoo COMMAND --help' shows the options of a command."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,11 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: From argparse, for ``--help`` and wrong usage.
+        Exception: Any other is a bug; without `argv`, it is printed and its status is 70.
     """
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except Exception:
+        if argv is not None:
+            raise
+        traceback.print_exc()
+        print("cassle-zoo: this is a bug; please report it with the lines above.", file=sys.stderr)
+        return EXIT_BUG
+
+
+def _main(arguments: list[str]) -> int:
     # Errors that a user can fix are reported in one line instead of a traceback.
     try:
         try:
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            return _run(arguments)
         finally:
             sys.stdout.flush()
     except CassleZooError as error:
@@ -84,6 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None and not of_hub:
             raise
         return _report(error)
+    except RuntimeError as error:
+        # torch raises it from a signal handler, so anywhere, even while another is handled.
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        return _report(
+            DataError(
+                f"{str(error).strip().rstrip('.')}. Usual reasons: not enough memory, or shared "
+                "memory (/dev/shm); pass fewer --workers (of train: --data.workers)."
+            )
+        )
     except KeyboardInterrupt:
         print("cassle-zoo: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -6,8 +6,9 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        # A second failure must not take the place of the first, which says why.
+        with suppress(OSError):
+            partial.unlink()
 
 
 def home_folder(advice: str) -> Path:
@@ -125,6 +128,28 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Check that files can be written to a folder, which is created if it does not exist.
+
+    Args:
+        folder: The folder.
+        option: The option that chooses another folder, for the message.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"nothing can be written to the folder {str(folder)!r} ({reason}); choose another with "
+            f"{option}."
+        ) from error
 
 
 def write_bytes(path: str | Path, content: bytes, *, sync: bool = False) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.images import (
     Array,
+    Reduction,
     UnreadableImageError,
     ValueRange,
     array_to_image,
@@ -18,7 +19,12 @@ from cassle_zoo.common.images import (
 )
 
 
-def image_of(value: Any, name: str, value_range: ValueRange | None = None) -> Image.Image:
+def image_of(
+    value: Any,
+    name: str,
+    value_range: ValueRange | None = None,
+    reduction: Reduction | None = None,
+) -> Image.Image:
     """Return an image as 8-bit RGB.
 
     Args:
@@ -27,6 +33,7 @@ def image_of(value: Any, name: str, value_range: ValueRange | None = None) -> Im
             :func:`cassle_zoo.common.images.array_to_image`.
         name: What to call it in messages.
         value_range: As for :func:`cassle_zoo.common.images.to_rgb`.
+        reduction: As for :func:`cassle_zoo.common.images.open_image`.
 
     Raises:
         UnreadableImageError: It cannot be read, or its values are out of range.
@@ -34,7 +41,7 @@ def image_of(value: Any, name: str, value_range: ValueRange | None = None) -> Im
     """
     if isinstance(value, str | os.PathLike | bytes | Image.Image):
         try:
-            return open_image(value, value_range)
+            return open_image(value, value_range, reduction=reduction)
         except UnreadableImageError as error:
             raise UnreadableImageError(name, error.reason) from error
     if isinstance(value, Tensor):

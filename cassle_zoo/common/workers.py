@@ -1,6 +1,8 @@
 """Data workers: batches in shared memory, and an explanation if there is no room for them."""
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor
@@ -8,6 +10,8 @@ from torch.utils.data import get_worker_info
 
 from cassle_zoo.common.errors import NotEnoughMemoryError
 
+_SHARED_MEMORY = Path("/dev/shm")
+_PREFETCHED = 2  # batches of each worker that are ready or being made
 T = TypeVar("T")
 
 
@@ -52,3 +56,30 @@ def _share(value: object) -> None:
             _share(part)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         _share(list(vars(value).values()))
+
+
+def check_shared_memory(workers: int, batch_bytes: int) -> None:
+    """Check that the batches which data workers prepare fit into shared memory.
+
+    Args:
+        workers: Number of workers.
+        batch_bytes: Bytes of a batch of the model's input.
+
+    Raises:
+        NotEnoughMemoryError: They do not.
+    """
+    if not workers or not _SHARED_MEMORY.is_dir():
+        return
+    status = os.statvfs(_SHARED_MEMORY)
+    free, needed = status.f_bavail * status.f_frsize, workers * _PREFETCHED * batch_bytes
+    if needed > free:
+        raise NotEnoughMemoryError(
+            f"{workers} data workers need {_mib(needed)} of shared memory for their batches, but "
+            f"{_SHARED_MEMORY} has {_mib(free)} left. Enlarge it (docker run --shm-size=8g; "
+            f"mount -o remount,size=8g {_SHARED_MEMORY}), or pass fewer workers (--workers, "
+            "num_workers) or a smaller --batch-size; 0 workers need none."
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

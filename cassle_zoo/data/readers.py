@@ -56,6 +56,10 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         image = open_image(self.root / self.names[index])
         return (image.crop(self.boxes[index]) if self.boxes else image), self.labels[index]
 
+    def encoded(self, index: int) -> Path | None:
+        """Return the file of an image; None if only a part of it is used."""
+        return None if self.boxes else self.root / self.names[index]
+
     def filename(self, index: int) -> str:
         """Return the name of an image's file, within the root."""
         return self.names[index]

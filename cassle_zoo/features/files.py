@@ -4,7 +4,7 @@ import csv
 import importlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,22 +13,26 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
-from cassle_zoo.common.files import atomic_write
+from cassle_zoo.common.files import atomic_write, check_folder, read_json
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.inputs import Skipped
 
 # The safetensors format limits its header, where the names are, to 100 MB.
 _MAX_METADATA = 90_000_000
+INDEX = "index.json"
+FORMAT_VERSION = 1  # of folders
+_PART = "part"
 _URI = "file:"
 
 
 def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
     """Write features, all or nothing: an interrupted call does not change an existing file.
 
-    * ``.safetensors``: tensor ``features``; metadata ``sources`` and ``skipped`` as JSON.
+    * ``.safetensors``: tensor ``features``, and further outputs by name; metadata ``sources`` and
+      ``skipped`` as JSON.
     * ``.npz``: arrays ``features``, ``sources``, ``skipped`` (source and reason per row).
     * ``.csv``: columns ``source, f0, f1, ...``, exact to the last bit; ``skipped`` is not saved.
       A file name that is not UTF-8 is written as a URI (``file:caf%E9.png``), in Parquet as well.
@@ -40,12 +44,19 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
         path: The file; missing folders are created.
 
     Raises:
-        ConfigError: The extension is none of the above, or ``path`` is a folder.
+        ConfigError: The extension is none of the above, ``path`` is a folder, or the format cannot
+            hold the outputs: several, or other than (N, D), fit into ``.safetensors`` only.
         MissingDependencyError: ``.parquet`` without pyarrow.
         DataError: The file cannot be written, or the names are too many for ``.safetensors``.
     """
     path = Path(path)
     check_feature_path(path)
+    if path.suffix.lower() != ".safetensors" and not is_plain(features):
+        raise ConfigError(
+            f"{path.name!r} holds one matrix (N, D), but the outputs are "
+            f"{', '.join(f'{k} {tuple(v.shape)}' for k, v in outputs_of(features).items())}; save "
+            "as .safetensors."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, sync=True) as partial:
@@ -55,22 +66,136 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
         raise DataError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
 
 
-def load_features(path: str | os.PathLike[str]) -> FeatureSet:
-    """Read features written by :func:`save_features`.
+def load_features(path: str | os.PathLike[str], *, part: int | None = None) -> FeatureSet:
+    """Read features written by :func:`save_features` or :func:`cassle_zoo.extract_to_folder`.
 
     Args:
-        path: The file; its extension decides the format.
+        path: The file, whose extension decides the format; or a folder of parts.
+        part: Number of the part of a folder to read, from 0; by default all.
 
     Returns:
-        The features as they were saved, but without ``skipped`` from ``.csv``.
+        The features as they were saved, but without ``skipped`` from ``.csv``. A part of a folder
+        is mapped into memory: what is not used is not read, and changes to the tensor are not
+        written. All parts together are copied into one tensor, unless there is only one.
 
     Raises:
-        ConfigError: The extension is not one of those that :func:`save_features` writes.
+        ConfigError: The extension is not one of those that :func:`save_features` writes, or there
+            is no such part.
         MissingDependencyError: ``.parquet`` without pyarrow.
         DataError: The file is missing, damaged, or holds something else.
     """
     path = Path(path)
-    _, reader = _format(path)
+    if path.is_dir():
+        return _load_folder(path, part)
+    if part is not None:
+        raise ConfigError(f"part={part}: {str(path)!r} is not a folder of parts.")
+    return _load(path, _format(path)[1])
+
+
+def load_part_file(path: Path) -> FeatureSet:
+    """Read a part of a folder, its tensors mapped into memory if it is a .safetensors file."""
+    mapped = path.suffix == ".safetensors"
+    return _load(path, _map_safetensors if mapped else _format(path)[1])
+
+
+def part_counts(path: Path) -> tuple[int, list[Skipped]]:
+    """Return the number of images in a part's file, and those left out, without the features."""
+    if path.suffix == ".parquet":
+        _, parquet = _pyarrow()
+        footer = parquet.read_metadata(path)
+        return footer.num_rows, _skipped_from_json(footer.metadata[b"skipped"].decode())
+    with safe_open(path, framework="pt") as file:
+        names = _names(file.metadata())
+    return len(names["sources"]), names["skipped"]
+
+
+def load_parts(folder: str | os.PathLike[str]) -> Iterator[FeatureSet]:
+    """Read the parts of a folder of features one after the other, mapped into memory.
+
+    Args:
+        folder: The folder.
+
+    Yields:
+        Each part, in the order of the images.
+
+    Raises:
+        DataError: The folder holds no features, is incomplete, or is damaged.
+    """
+    folder = Path(folder)
+    for entry in _complete(folder)["parts"]:
+        yield load_part_file(folder / entry["file"])
+
+
+def _load_folder(folder: Path, part: int | None) -> FeatureSet:
+    """Read a folder of features.
+
+    Args:
+        folder: The folder.
+        part: Number of a part, which is mapped into memory; by default all are copied into one
+            tensor.
+
+    Raises:
+        ConfigError: There is no such part.
+        DataError: The folder holds no features, is incomplete, or is damaged.
+    """
+    entries = _complete(folder)["parts"]
+    if part is not None:
+        if not 0 <= part < len(entries):
+            raise ConfigError(f"part={part}: {str(folder)!r} has parts 0 to {len(entries) - 1}.")
+        return load_part_file(folder / entries[part]["file"])
+    if len(entries) == 1:
+        return load_part_file(folder / entries[0]["file"])
+    total = sum(entry["images"] for entry in entries)
+    sources: list[str] = []
+    skipped: list[Skipped] = []
+    outputs: dict[str, torch.Tensor] = {}
+    for own in load_parts(folder):
+        skipped += own.skipped
+        start, stop = len(sources), len(sources) + len(own)
+        sources += own.sources
+        for name, values in outputs_of(own).items():
+            if name not in outputs:
+                outputs[name] = values.new_empty(total, *values.shape[1:])
+            outputs[name][start:stop] = values
+    return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs)
+
+
+def _complete(folder: Path) -> dict[str, Any]:
+    try:
+        index = read_index(folder)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+    if "parts" not in index:
+        try:
+            count = -(-index["images"]["count"] // index["part_images"])
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise DataError(f"{str(folder / INDEX)!r} is damaged: {error!r}.") from error
+        there = len(list(folder.glob("part-*")))
+        raise DataError(
+            f"{str(folder)!r} is incomplete: {there} of {count} parts are there. The command that "
+            "began it, run again, continues it; single parts can be read as files."
+        )
+    return index
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read the index of a folder of parts.
+
+    Raises:
+        ConfigError: There is none, or it is damaged.
+    """
+    path = folder / INDEX
+    try:
+        index = read_json(path)
+        if index["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format_version is {index['format_version']}, not {FORMAT_VERSION}")
+    except (OSError, ValueError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)!r} is no index of features: {reason}.") from error
+    return index
+
+
+def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}.")
     # Foreign or damaged bytes make the parsers raise errors of many types.
@@ -87,42 +212,119 @@ def load_features(path: str | os.PathLike[str]) -> FeatureSet:
     return loaded
 
 
-def check_feature_path(path: str | os.PathLike[str]) -> None:
+def check_feature_path(path: str | os.PathLike[str], sources: Iterable[str] = ()) -> None:
     """Check that :func:`save_features` can write to a path, before features are computed.
 
     Args:
         path: The file.
+        sources: Names of the images.
 
     Raises:
-        ConfigError: The extension is not known, or ``path`` is a folder.
+        ConfigError: The extension is not known, ``path`` is a folder, or nothing can be written
+            where it is.
+        DataError: The names are too many for ``.safetensors``.
         MissingDependencyError: ``.parquet`` without pyarrow.
     """
     path = Path(path)
     _format(path)
     if path.is_dir():
         raise ConfigError(f"{str(path)!r} is a folder; give a file.")
+    if path.suffix.lower() == ".safetensors":
+        _check_names(sum(len(json.dumps(source)) + 2 for source in sources))
+    # A pipe or device is written to directly.
+    if not path.exists() or path.is_file():
+        check_folder(Path(os.path.realpath(path)).parent, "-o")
+
+
+def outputs_of(features: FeatureSet) -> dict[str, torch.Tensor]:
+    """Return the outputs by name; `features` alone is called so."""
+    return features.outputs or {"features": features.features}
+
+
+def is_plain(features: FeatureSet) -> bool:
+    """Return whether there is one output, (N, D)."""
+    return len(outputs_of(features)) == 1 and features.features.ndim == 2
 
 
 def _save_safetensors(features: FeatureSet, path: Path) -> None:
     metadata = {"sources": json.dumps(features.sources), "skipped": _skipped_to_json(features)}
-    if sum(map(len, metadata.values())) > _MAX_METADATA:
-        raise DataError(
-            f"{len(features.sources)} names are too many for a .safetensors file; save as .npz or "
-            ".parquet."
-        )
+    _write_safetensors(features, path, metadata | {"output": _first_output(features)})
+
+
+def save_part_safetensors(features: FeatureSet, path: Path, **more: Any) -> None:
+    """Write a part; the same features become the same bytes.
+
+    Args:
+        features: The part.
+        path: The file.
+        **more: JSON types to be found again by :func:`load_more`.
+    """
+    # One entry, since safetensors writes several in a random order.
+    skipped = [astuple(skip) for skip in features.skipped]
+    first = _first_output(features)
+    names = {"sources": features.sources, "skipped": skipped, "output": first, **more}
+    _write_safetensors(features, path, {_PART: json.dumps(names)})
+
+
+def load_more(path: Path) -> dict[str, Any]:
+    """Return all that :func:`save_part_safetensors` wrote beside the features."""
+    with safe_open(path, framework="pt") as file:
+        return _names(file.metadata())
+
+
+def _first_output(features: FeatureSet) -> str:
+    found = (key for key, value in outputs_of(features).items() if value is features.features)
+    return next(found, "features")
+
+
+def _write_safetensors(features: FeatureSet, path: Path, metadata: dict[str, str]) -> None:
+    _check_names(sum(map(len, metadata.values())))
+    tensors = {
+        "features" if values is features.features else name: values.detach().cpu().contiguous()
+        for name, values in outputs_of(features).items()
+    }
     # Not save_file, which lets only the owner read the file.
-    path.write_bytes(save({"features": _matrix(features)}, metadata))
+    path.write_bytes(save(tensors, metadata))
+
+
+def _check_names(size: int) -> None:
+    if size > _MAX_METADATA:
+        raise DataError(
+            f"the names of the images take {size:,} bytes, but a .safetensors file has room for "
+            f"{_MAX_METADATA:,}; write .npz or .parquet, or a folder of parts (-o FOLDER/)."
+        )
 
 
 def _load_safetensors(path: Path) -> FeatureSet:
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        features = file.get_tensor("features")
-    return FeatureSet(
-        features.float().clone(),
-        _strings(json.loads(metadata["sources"])),
-        _skipped_from_json(metadata.get("skipped", "[]")),
-    )
+        names = _names(file.metadata())
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    return _from_tensors(tensors, names)
+
+
+def _map_safetensors(path: Path) -> FeatureSet:
+    with safe_open(path, framework="pt") as file:
+        names = _names(file.metadata())
+    return _from_tensors(load_file(path), names)
+
+
+def _from_tensors(tensors: dict[str, torch.Tensor], names: dict[str, Any]) -> FeatureSet:
+    features = tensors.pop("features")
+    outputs = {names["output"]: features, **tensors}
+    return FeatureSet(features, names["sources"], names["skipped"], outputs)
+
+
+def _names(metadata: dict[str, str] | None) -> dict[str, Any]:
+    metadata = metadata or {}
+    if _PART in metadata:
+        names = json.loads(metadata[_PART])
+        skipped = [Skipped(*_strings(pair)) for pair in names["skipped"]]
+        return {**names, "sources": _strings(names["sources"]), "skipped": skipped}
+    return {
+        "output": metadata.get("output", "features"),
+        "sources": _strings(json.loads(metadata["sources"])),
+        "skipped": _skipped_from_json(metadata.get("skipped", "[]")),
+    }
 
 
 def _save_npz(features: FeatureSet, path: Path) -> None:
@@ -138,7 +340,7 @@ def _save_npz(features: FeatureSet, path: Path) -> None:
 
 def _load_npz(path: Path) -> FeatureSet:
     with np.load(path, allow_pickle=False) as arrays:
-        features = torch.from_numpy(arrays["features"].astype(np.float32, casting="same_kind"))
+        features = torch.from_numpy(_floats(arrays["features"]))
         sources = arrays["sources"].astype(np.str_).tolist()
         skipped = [Skipped(*row) for row in arrays["skipped"].tolist()]
     return FeatureSet(features, sources, skipped)
@@ -150,7 +352,7 @@ def _save_csv(features: FeatureSet, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["source", *(f"f{column}" for column in range(matrix.shape[1]))])
         for source, row in zip(features.sources, matrix, strict=True):
-            writer.writerow([_as_text(source), *(format(value, ".9g") for value in row)])
+            writer.writerow([as_text(source), *(format(value, ".9g") for value in row)])
 
 
 def _load_csv(path: Path) -> FeatureSet:
@@ -173,11 +375,14 @@ def _load_csv(path: Path) -> FeatureSet:
 def _save_parquet(features: FeatureSet, path: Path) -> None:
     pa, parquet = _pyarrow()
     matrix = _matrix(features).numpy()
-    names = [_as_text(source) for source in features.sources]
+    names = [as_text(source) for source in features.sources]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
     table = pa.table({"source": pa.array(names, pa.string()), "features": vectors})
     table = table.replace_schema_metadata({"skipped": _skipped_to_json(features)})
     parquet.write_table(table, path)
+
+
+save_part_parquet = _save_parquet
 
 
 def _load_parquet(path: Path) -> FeatureSet:
@@ -185,13 +390,15 @@ def _load_parquet(path: Path) -> FeatureSet:
     table = parquet.read_table(path)
     vectors = table["features"].combine_chunks()
     width = vectors.type.list_size
-    matrix = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, width)
+    # A copy, since tensors cannot be read-only.
+    matrix = _floats(vectors.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width).copy()
     skipped = _skipped_from_json((table.schema.metadata or {}).get(b"skipped", b"[]").decode())
     sources = [_from_text(name) for name in table["source"].to_pylist()]
     return FeatureSet(torch.from_numpy(matrix), sources, skipped)
 
 
-def _as_text(source: str) -> str:
+def as_text(source: str) -> str:
+    """Return a name as valid text: one that is not UTF-8 as a URI."""
     name = source.encode("utf-8", "surrogateescape")
     valid = name.decode("utf-8", "replace") == source
     return source if valid and not source.startswith(_URI) else _URI + quote_from_bytes(name)
@@ -235,7 +442,12 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def _matrix(features: FeatureSet) -> torch.Tensor:
-    return features.features.detach().float().cpu().contiguous()
+    return features.features.detach().cpu().contiguous()
+
+
+def _floats(values: Any) -> Any:
+    kept = values.dtype in (np.float16, np.float32)
+    return values if kept else values.astype(np.float32, casting="same_kind")
 
 
 def _skipped_to_json(features: FeatureSet) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -13,8 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from cassle_zoo.common.devices import autocast_dtype, pick_device
-from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.errors import CassleZooError, ConfigError
+from cassle_zoo.common.faults import Advice, is_out_of_memory
 from cassle_zoo.features.wrappers import Unwrapped, unwrap, watched
+
+ADVICE = Advice(
+    output="-o",
+    workers="workers (--workers, num_workers)",
+    memory="Pass a smaller --batch-size (batch_size), fewer --workers (num_workers), or "
+    "--precision bf16.",
+    storage="what was written before is intact. Make room, then repeat the command; with a folder "
+    "as output (-o FOLDER/) it continues.",
+)
 
 
 @dataclass
@@ -260,3 +270,38 @@ def _full_fp32() -> Iterator[None]:
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     return chain(model.parameters(), model.buffers())
+
+
+class Halving:
+    """Computes batches; if the memory is exhausted, in halves, quarters, ... from then on."""
+
+    def __init__(self, compute: Callable[[Tensor], dict[str, Tensor]]) -> None:
+        """Take a function from (B, C, H, W) to outputs (B, ...) by name."""
+        self._compute = compute
+        self._most = 0
+
+    def __call__(self, ready: Tensor) -> dict[str, Tensor]:
+        """Return the outputs of a batch.
+
+        Raises:
+            RuntimeError: As torch raises it, if the memory does not suffice for one image.
+
+        Warns:
+            UserWarning: The batch is halved.
+        """
+        while True:
+            size = min(self._most, len(ready)) or len(ready)
+            try:
+                pieces = [self._compute(piece) for piece in ready.split(size)]
+                return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+            except (MemoryError, RuntimeError) as error:
+                known = not isinstance(error, CassleZooError) and is_out_of_memory(error)
+                if size == 1 or not known:
+                    raise
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            self._most = size // 2
+            warnings.warn(
+                f"out of memory with batches of {size} ({reason}); it goes on with {size // 2}.",
+                stacklevel=2,
+            )
+            torch.cuda.empty_cache()

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.image_objects import image_of
-from cassle_zoo.common.images import UnreadableImageError, ValueRange
+from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
 from cassle_zoo.features.places import Files, Lazy, Source, find_images, image_column
 
 _OBJECTS = "OSTU"  # kinds of arrays that hold paths or objects, not pixels
@@ -54,17 +54,20 @@ class InputImage:
         """
         return self.value.read() if isinstance(self.value, Lazy) else self.value
 
-    def image(self, value_range: ValueRange | None = None) -> Image.Image:
+    def image(
+        self, value_range: ValueRange | None = None, reduction: Reduction | None = None
+    ) -> Image.Image:
         """Read the image as RGB.
 
         Args:
             value_range: As for :func:`cassle_zoo.common.images.to_rgb`.
+            reduction: As for :func:`cassle_zoo.common.images.open_image`.
 
         Raises:
             UnreadableImageError: It cannot be read, or its values are out of range.
             ConfigError: It is not an image, but an object of an unknown type.
         """
-        return image_of(self.raw(), self.source, value_range)
+        return image_of(self.raw(), self.source, value_range, reduction)
 
 
 class Inputs(Sequence[InputImage]):

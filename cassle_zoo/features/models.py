@@ -1,6 +1,9 @@
-"""Models by name, of the zoo or of timm."""
+"""Models by name, of the zoo or of timm, and hashes of their weights."""
+
+import hashlib
 
 import timm
+import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
@@ -74,3 +77,13 @@ def check_timm_tag(name: str) -> None:
                 f"timm has no tag {tag!r} of {architecture!r}, which has no pretrained weights."
             ) from None
         raise unknown_name(f"tag of timm's {architecture}", tag, known) from None
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Return a hash of all parameters and buffers: their names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
+        digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -7,18 +7,20 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 from timm.data.config import resolve_data_config
+from timm.data.transforms import ResizeKeepRatio
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision import transforms
 
 from cassle_zoo.common.bands import ToBands
-from cassle_zoo.common.images import ValueRange, to_rgb
+from cassle_zoo.common.images import Reduction, ValueRange, to_rgb
 from cassle_zoo.features.wrappers import unwrap
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 # Beyond this ratio of the sides, resizing the whole image wastes memory without bound.
 _MAX_ASPECT = 16
+_OVERSAMPLED = 2  # times the size that is needed
 
 
 def eval_transform(
@@ -78,6 +80,23 @@ def eval_transform(
     if channels == 1:
         steps.append(transforms.Grayscale())
     return transforms.Compose([*steps, *timm_transform.transforms])
+
+
+def reduction_for(transform: object) -> Reduction | None:
+    """Return how much smaller a JPEG may be decoded for a transform of :func:`eval_transform`.
+
+    The shorter side stays at least twice as long as the transform resizes it to.
+    """
+    steps = getattr(transform, "transforms", ())
+    resize = next((s for s in steps if isinstance(s, transforms.Resize | ResizeKeepRatio)), None)
+    if resize is None:
+        return None
+    size = resize.size if isinstance(resize.size, int) else max(resize.size)
+    return partial(_reduction_to, _OVERSAMPLED * size)
+
+
+def _reduction_to(side: int, width: int, height: int) -> float:
+    return min(width, height) / side
 
 
 def takes_bands(transform: object) -> bool:

@@ -27,8 +27,8 @@ from cassle_zoo.eval.report.sensitivity_figures import (
     stage_figure,
     strength_figure,
 )
-from cassle_zoo.eval.sources import state_sha256
 from cassle_zoo.features.inference import choose_device, inference
+from cassle_zoo.features.models import state_sha256
 from cassle_zoo.projector import ConditionedProjector
 
 TEMPERATURE = 0.2

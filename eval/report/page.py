@@ -11,7 +11,7 @@ import tyro
 
 from cassle_zoo.common import templates
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.files import write_text
+from cassle_zoo.common.files import check_folder, write_text
 from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
 from cassle_zoo.eval.report.figures import (
     Bar,
@@ -22,7 +22,6 @@ from cassle_zoo.eval.report.figures import (
     require_matplotlib,
 )
 from cassle_zoo.eval.report.tables import direction, format_value, is_fraction, metric_keys
-from cassle_zoo.eval.runner import check_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -142,3 +142,9 @@ def test_only_own_partials_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".partial-0123456789abcdef").mkdir()
     remove_partials(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".partial-download"]
+
+
+def test_the_reason_is_not_hidden_by_the_clean_up(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="the disk is full"), atomic_write(tmp_path / "file" / "a"):
+        raise OSError("the disk is full")

@@ -16,10 +16,10 @@ from changes import change
 from safetensors.torch import load_file
 
 from cassle_zoo.common.errors import ConfigError, NonFiniteLossError
+from cassle_zoo.common.faults import locked
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.run.checkpoint import LATEST
-from cassle_zoo.train.run.faults import locked
 from cassle_zoo.train.trainer import Trainer, build_method
 
 
@@ -217,7 +217,7 @@ def test_sigterm_saves_and_stops(config: TrainConfig, undisturbed: Path, tmp_pat
 def test_which_further_signal_acts_at_once(signals: str, later: float, ends_by: str | None) -> None:
     code = f"""
 import signal, time
-from cassle_zoo.train.run.faults import stop_signals
+from cassle_zoo.common.faults import stop_signals
 with stop_signals() as stop:
     clock = time.monotonic
     for number, name in enumerate({signals!r}.split()):

@@ -142,8 +142,15 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
             UnreadableImageError: If it cannot be decoded.
             OSError: If the archive cannot be read.
         """
-        member = self._order[index]
-        return open_image(self._tar.read(member)), self._labels[member]
+        return open_image(self.encoded(index)), self._labels[self._order[index]]
+
+    def encoded(self, index: int) -> bytes:
+        """Return the file of an image.
+
+        Raises:
+            OSError: If the archive cannot be read.
+        """
+        return self._tar.read(self._order[index])
 
     def filename(self, index: int) -> str:
         """Return the name of the image's file, within the archive."""

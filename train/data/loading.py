@@ -6,30 +6,27 @@ nor on where a run was interrupted.
 """
 
 import functools
-import os
-import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_generator
-from cassle_zoo.augmentation.crop import crop_box, cut_crops
+from cassle_zoo.augmentation.crop import crop_box, cut_crops, reduction_for_crops, scale_boxes
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.images import UnreadableImageError, open_image
+from cassle_zoo.common.faults import lost_workers, start_worker
+from cassle_zoo.common.images import UnreadableImageError, open_reduced
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import Sample, StreamViews, TimmStream, stream_batches
 from cassle_zoo.train.distributed.process_group import local_rows
-from cassle_zoo.train.run.faults import WORKER_ADVICE, BadImages
+from cassle_zoo.train.run.faults import BadImages, advice
 
 N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
-WORKER_GRACE = 30  # seconds
 _NICENESS = 10  # of workers that share the processors with the computation
 
 
@@ -40,25 +37,39 @@ class Crops:
     Attributes:
         augment: The distribution of views.
         seed: Seed of the run.
+        fast: Decode large JPEGs at the smallest scale at which all crops still cover the view.
     """
 
     augment: AugmentConfig
     seed: int
+    fast: bool = False
 
-    def __call__(self, image: Image.Image, epoch: int, sample: int) -> Sample:
-        """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ()."""
-        image = open_image(image)
-        width, height = image.size
+    def __call__(self, source: Any, epoch: int, sample: int) -> Sample:
+        """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ().
+
+        Args:
+            source: As for :func:`cassle_zoo.common.images.open_image`. Crops are chosen, and
+                `source` is given, in pixels of the whole image, at whatever scale it is decoded.
+            epoch: Epoch of the run.
+            sample: Number of the image.
+        """
+        image, (width, height) = open_reduced(source, self._reduction if self.fast else None)
         generators = (view_generator(self.seed, epoch, sample, view) for view in range(N_VIEWS))
         uniforms = torch.cat([draw_uniforms(1, generator) for generator in generators])
         scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
         boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
+        if image.size != (width, height):
+            boxes = scale_boxes(boxes, (width, height), image)
         return {
             "crops": cut_crops(image, boxes, self.augment.size),
             "uniforms": uniforms,
             "source": torch.tensor([height, width]),
             "bad": torch.tensor(-1),
         }
+
+    def _reduction(self, width: int, height: int) -> float:
+        own = self.augment
+        return reduction_for_crops(width, height, own.size, own.crop_scale, own.crop_ratio)
 
 
 @dataclass
@@ -81,7 +92,7 @@ class MapViews(Dataset[Sample]):
                 generator = view_generator(self.crops.seed, epoch, wanted, -1 - attempt)
                 sample = int(torch.randint(len(self.dataset), (), generator=generator))
             try:
-                views = self.crops(self.dataset[sample][0], epoch, sample)
+                views = self.crops(self._source(sample), epoch, sample)
             except (UnreadableImageError, OSError) as error:
                 reason = error
                 continue
@@ -90,6 +101,12 @@ class MapViews(Dataset[Sample]):
             f"image number {wanted} and {MAX_CONSECUTIVE_BAD - 1} drawn to replace it, one after "
             f"the other, cannot be read; the last error: {reason}"
         )
+
+    def _source(self, sample: int) -> Any:
+        """Return a file that is not decoded yet, if the dataset can."""
+        encoded = getattr(self.dataset, "encoded", None) if self.crops.fast else None
+        source = None if encoded is None else encoded(sample)
+        return self.dataset[sample][0] if source is None else source
 
 
 def epoch_batches(
@@ -150,7 +167,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         `crops` (B, 2, 3, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
         `bad` (B,) index of the image that could not be read and was replaced, or -1.
     """
-    crops = Crops(config.augment, config.run.seed)
+    crops = Crops(config.augment, config.run.seed, config.data.decode != "exact")
     size = config.optim.batch_size
     made: Iterable[Sample]
     if isinstance(dataset, Shards | TimmStream):
@@ -168,14 +185,11 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         pin = pick_device(config.run.device).type == "cuda"
         made = _loader(config, MapViews(dataset, crops), batch_sampler=keys, pin_memory=pin)
     try:
-        yield from made
+        with lost_workers(advice(size)):
+            yield from made
     except DataError as error:
         # A worker's error comes with its traceback as text; the last line is the message.
-        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
-    except (ConnectionError, EOFError) as error:
-        raise DataError(
-            f"a data worker died while sending an image ({error!r}). {WORKER_ADVICE}"
-        ) from error
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error.__cause__
 
 
 def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any]:
@@ -185,13 +199,6 @@ def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any
         dataset,
         num_workers=config.data.workers,
         generator=torch.Generator().manual_seed(config.run.seed),
-        worker_init_fn=functools.partial(_start_worker, niceness),
+        worker_init_fn=functools.partial(start_worker, niceness),
         **options,
     )
-
-
-def _start_worker(niceness: int, _: int) -> None:
-    """Make way for the computation; outlast a stop signal, since the step must end first."""
-    os.nice(niceness)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))

@@ -21,6 +21,8 @@ from cassle_zoo.zoo.names import contradictions
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
 _START = "starting_weights"
+_DECODE = "data.decode"
+_DECODED_BEFORE = "exact"  # by runs older than the setting
 # What may differ from machine to machine.
 _PER_MACHINE = ("data.root", "data.workers", "init", "run.device", "run.threads")
 
@@ -61,7 +63,7 @@ def check_same_run(
     out: Path,
     images: Fingerprint | None = None,
     source: Source | None = None,
-) -> None:
+) -> TrainConfig:
     """Check that `out` does not hold a run with other settings, `images` or starting weights.
 
     A name that older versions allowed, though it is not true, may differ. Settings that do not
@@ -70,23 +72,22 @@ def check_same_run(
     another name or place, but not another content. A run without a record of its images is from
     before there was one.
 
+    Returns:
+        The settings, with `data.decode`, if it is None, as the run began: `fast` if it is new.
+
     Raises:
         ConfigError: Naming each setting that differs, with both values, or how the images differ;
             or if an older version began the run and gave settings other names.
     """
     path = out / CONFIG_FILE
     if not path.exists():
-        return
+        return _with_decoding(config, "fast")
     # A setting that did not exist when the run began had its present default.
     defaults = flat_settings(
         TrainConfig(name="any", arch="resnet18", method=type(config.method)()).to_dict()
     )
-    try:
-        stored = read_json(path)
-    except ValueError as error:
-        raise ConfigError(
-            f"{str(path)!r} holds no settings ({error}); use another --out."
-        ) from None
+    defaults[_DECODE] = _DECODED_BEFORE
+    stored = _read_settings(path)
     before = stored.pop(_IMAGES, None)
     began = stored.pop(_START, None)
     stored = flat_settings(stored)
@@ -118,6 +119,7 @@ def check_same_run(
             "images to continue it (their folder may have moved), or use another --out to train "
             "anew on these."
         )
+    return _with_decoding(config, (defaults | stored)[_DECODE])
 
 
 def check_same_everywhere(
@@ -141,6 +143,21 @@ def check_same_everywhere(
                 f"process {number} differs from process 0 ({'; '.join(differing)}); start all "
                 "with the same command, and with the same images on each machine."
             )
+
+
+def _with_decoding(config: TrainConfig, decode: Any) -> TrainConfig:
+    if config.data.decode is not None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, decode=decode))
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ConfigError(
+            f"{str(path)!r} holds no settings ({error}); use another --out."
+        ) from None
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -189,4 +206,6 @@ def _is_free(name: str, config: TrainConfig) -> bool:
         return name not in ("run.seed", "run.precision", "run.channels_last")
     if name == "data.workers":  # among which the shards of a stream are divided
         return not config.data.is_stream
+    if name == _DECODE:
+        return config.data.decode is None
     return name in ("data.root", "data.max_bad_fraction", "init")

@@ -18,9 +18,9 @@ from benchmarks.study.evaluators import EVALUATORS
 from benchmarks.study.records import Record, choose, load_records, validation_score
 from benchmarks.study.runner import Machine, StudyRunner, make_record
 from cassle_zoo.common.errors import ConfigError, DataError, NonFiniteLossError, UnknownNameError
+from cassle_zoo.common.faults import locked
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.records import MeasuredData
-from cassle_zoo.train.run.faults import locked
 from cassle_zoo.train.trainer import Trainer
 
 FIRST = "test_resnet_simclr-seed0"

@@ -1,0 +1,222 @@
+"""Guards against failures of the machine: locks, signals, memory, disk, killed data workers."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+import torch
+
+from cassle_zoo.common.errors import (
+    CassleZooError,
+    ConfigError,
+    DataError,
+    FolderInUseError,
+    NotEnoughMemoryError,
+    StorageError,
+)
+
+SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
+WORKER_GRACE = 30  # seconds
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_locks: set[TextIO] = set()  # that are open in this process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What messages about the machine say to do.
+
+    Attributes:
+        output: The option that names the folder that is written.
+        workers: The option for the number of data workers.
+        memory: What to do if the memory is exhausted: sentences.
+        storage: What to do if the disk is full, after a semicolon.
+        afterwards: What the next call does: a sentence, or nothing.
+    """
+
+    output: str
+    workers: str
+    memory: str
+    storage: str
+    afterwards: str = ""
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> Iterator[None]:
+    """Create `folder` and hold it against other processes; the lock dies with the process.
+
+    Args:
+        folder: The folder.
+        option: The option that names it, for messages.
+        doing: What another process may be doing there, for messages.
+
+    Raises:
+        FolderInUseError: If another process holds it.
+        ConfigError: If it is not a folder.
+        StorageError: If it is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"{option} {str(folder)!r} is a file or a broken link, or is below one; name a folder."
+        ) from None
+    except OSError as error:
+        raise _not_writable(folder, error, option) from error
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUseError(
+                f"another process is {doing} in {str(folder)!r}; wait, or use another {option}."
+            ) from None
+        _locks.add(file)
+        try:
+            yield
+        finally:
+            _locks.discard(file)
+
+
+class StopRequest:
+    """Becomes true when the process is asked to stop (SIGTERM or SIGINT)."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._since = 0.0
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """Note the signal; a later one acts at once, as usual."""
+        now = time.monotonic()
+        # torchrun forwards the SIGTERM that a queue has sent to all processes already.
+        again = signum == signal.SIGTERM and now < self._since + SAME_REQUEST
+        if self.requested and not again:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        elif not self.requested:
+            self.requested, self._since = True, now
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[StopRequest]:
+    """Catch SIGTERM and SIGINT while the context is open (in the main thread only)."""
+    stop = StopRequest()
+    try:
+        previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: Python allows no handlers there
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def translate_errors(folder: Path | None, batch_size: int, advice: Advice) -> Iterator[None]:
+    """Turn failures of the machine into errors that say what to do.
+
+    Args:
+        folder: Where files are written; None if nowhere.
+        batch_size: Images at a time.
+        advice: What to do.
+
+    Raises:
+        NotEnoughMemoryError: If the memory of the machine or a GPU, or shared memory, is exhausted.
+        StorageError: If the disk is full, or a file in `folder` cannot be written.
+        DataError: If a data worker was killed.
+    """
+    try:
+        yield
+    except CassleZooError:
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if "</torch_" in str(error):  # what torch calls its files in shared memory
+            reason = str(error).rpartition("RuntimeError: ")[2].strip()
+            raise NotEnoughMemoryError(
+                f"no room in shared memory for the batches of the data workers ({reason}). Enlarge "
+                "/dev/shm (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or pass "
+                f"fewer {advice.workers}; 0 needs none. {advice.afterwards}".rstrip()
+            ) from error
+        if is_out_of_memory(error):
+            raise _out_of_memory(error, batch_size, advice) from error
+        if "DataLoader worker (pid" in str(error):
+            reason = str(error).strip().rstrip(".")
+            raise DataError(f"{reason}. {_worker_advice(advice)}") from error
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise _out_of_memory(error, batch_size, advice) from error
+        if error.errno in _DISK_FULL and folder is not None:
+            raise StorageError(
+                f"cannot write in {str(folder)!r}: {error.strerror}; {advice.storage}"
+            ) from error
+        path = "" if error.filename is None else os.fsdecode(error.filename)
+        if folder is not None and Path(path).is_relative_to(folder):
+            raise _not_writable(folder, error, advice.output) from error
+        raise
+
+
+@contextlib.contextmanager
+def lost_workers(advice: Advice) -> Iterator[None]:
+    """Say so if a data worker dies while the batches of a loader are received.
+
+    Raises:
+        DataError: If it does.
+    """
+    try:
+        yield
+    except (ConnectionError, EOFError) as error:
+        raise DataError(
+            f"a data worker died while sending an image ({error!r}). {_worker_advice(advice)}"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that the memory of the machine or a GPU is exhausted."""
+    # torch has no class of its own for the CPU's memory, nor for that of cuDNN and cuBLAS.
+    phrases = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(phrase in str(error) for phrase in phrases)
+
+
+def start_worker(niceness: int, _: int) -> None:
+    """Make way for the computation; outlast a stop signal, since the batch must end first."""
+    # A worker inherits its parent's locks, and may outlive it by seconds.
+    for file in _locks:
+        file.close()
+    os.nice(niceness)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
+
+
+def _not_writable(folder: Path, error: OSError, option: str) -> StorageError:
+    fix = "get permission to write there" if error.errno in _FORBIDDEN else "remove the reason"
+    path = str(folder) if error.filename is None else os.fsdecode(error.filename)
+    return StorageError(
+        f"cannot write in {str(folder)!r}: {error.strerror or error} ({path}); use another "
+        f"{option}, or {fix}."
+    )
+
+
+def _worker_advice(advice: Advice) -> str:
+    return (
+        f"Usual reasons: not enough memory (pass fewer {advice.workers}) or shared memory "
+        f"(/dev/shm). {advice.afterwards}".rstrip()
+    )
+
+
+def _out_of_memory(error: BaseException, batch_size: int, advice: Advice) -> NotEnoughMemoryError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return NotEnoughMemoryError(
+        f"out of memory with batches of {batch_size} ({reason}). {advice.memory}"
+    )

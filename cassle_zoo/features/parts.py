@@ -1,0 +1,172 @@
+"""A folder of features in parts: one file for so many images of the input, and an index.
+
+Part K holds the images from number `K * part_images` on that could be read, so it is the same
+whichever process makes it, and whenever. `index.json` says from the start which model, settings
+and images the folder is for, and in the end which parts there are; `skipped.csv` lists what was
+left out. Everything is written atomically.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.files import to_json
+from cassle_zoo.features.files import FORMAT_VERSION, INDEX, as_text, part_counts, read_index
+from cassle_zoo.features.inputs import Skipped
+
+SKIPPED = "skipped.csv"
+KINDS = ("safetensors", "parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a folder of features is for.
+
+    Attributes:
+        model: SHA-256 of the weights, also of the projector if it is used.
+        settings: Everything else that the features depend on.
+        images: Number of images, and SHA-256 of their names in their order.
+        part_images: Images of a part, those included that cannot be read.
+        kind: Format of the parts, one of `KINDS`.
+    """
+
+    model: dict[str, str]
+    settings: dict[str, Any]
+    images: dict[str, Any]
+    part_images: int
+    kind: str
+
+    @property
+    def count(self) -> int:
+        """The number of parts."""
+        images: int = self.images["count"]
+        return -(-images // self.part_images)
+
+    def file(self, part: int) -> str:
+        """Return the name of a part's file."""
+        return f"part-{part:06d}.{self.kind}"
+
+    def range_of(self, part: int) -> range:
+        """Return the numbers of a part's images."""
+        start = part * self.part_images
+        return range(start, min(start + self.part_images, self.images["count"]))
+
+
+def put(file: Path, stage: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file of the folder, all or nothing, and to the disk.
+
+    Args:
+        file: The file.
+        stage: A folder of this process's own beside it, which is written to first: what a killed
+            process leaves in it is removed by the next one.
+        write: Writes to the path it is given.
+    """
+    staged = stage / f"writing-{file.name}"
+    staged.unlink(missing_ok=True)
+    write(staged)
+    with staged.open("rb+") as opened:
+        os.fsync(opened.fileno())
+    os.replace(staged, file)
+
+
+def begin(folder: Path, stage: Path, plan: Plan) -> None:
+    """Record the plan in a folder, or check that the folder is for the same one.
+
+    Raises:
+        ConfigError: The folder is for another model, other settings or images, naming each
+            difference; or its index cannot be read.
+    """
+    path = folder / INDEX
+    if not path.exists():
+        if strays := sorted(file.name for file in folder.glob("part-*")):
+            raise ConfigError(
+                f"{str(folder)!r} holds {strays[0]!r} but no {INDEX} that says what it is; give "
+                "another folder."
+            )
+        _put_text(path, stage, to_json({"format_version": FORMAT_VERSION, **asdict(plan)}))
+        return
+    stored = read_index(folder)
+    differing = [
+        f"{name}: {before!r} there, {now!r} now"
+        for key, current in asdict(plan).items()
+        for name, before, now in _differences(key, stored.get(key), current)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{str(folder)!r} holds features of another extraction ({'; '.join(differing)}); give "
+            "another folder, or repeat the command that began this one to continue it."
+        )
+
+
+def part_images_of(folder: Path) -> int | None:
+    """Return the images of a part in a folder that was begun before; None if it was not.
+
+    Raises:
+        ConfigError: Its index cannot be read.
+    """
+    if not (folder / INDEX).exists():
+        return None
+    found = read_index(folder).get("part_images")
+    if not isinstance(found, int) or found < 1:
+        raise ConfigError(f"{str(folder / INDEX)!r} has part_images {found!r}.")
+    return found
+
+
+def missing(folder: Path, plan: Plan, parts: range) -> list[int]:
+    """Return those of some parts that are not written yet."""
+    there = {entry.name for entry in os.scandir(folder)}
+    return [part for part in parts if plan.file(part) not in there]
+
+
+def finish(folder: Path, stage: Path, plan: Plan, left_out: Sequence[Skipped]) -> bool:
+    """Write `skipped.csv` and the complete index, if all parts are there.
+
+    Args:
+        folder: The folder.
+        stage: This process's own folder in it.
+        plan: Its plan.
+        left_out: What the listing left out.
+
+    Returns:
+        Whether they are.
+    """
+    if missing(folder, plan, range(plan.count)):
+        return False
+    if "parts" in read_index(folder):
+        return True
+    entries = []
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["source", "reason"])
+    writer.writerows((as_text(skip.source), skip.reason) for skip in left_out)
+    for part in range(plan.count):
+        rows, skipped = part_counts(folder / plan.file(part))
+        entries.append({"file": plan.file(part), "images": rows, "skipped": len(skipped)})
+        writer.writerows((as_text(skip.source), skip.reason) for skip in skipped)
+    _put_text(folder / SKIPPED, stage, file.getvalue())
+    index = {"format_version": FORMAT_VERSION, **asdict(plan), "parts": entries}
+    _put_text(folder / INDEX, stage, to_json(index))
+    return True
+
+
+def counts(folder: Path, plan: Plan, parts: range) -> tuple[int, int]:
+    """Return the numbers of images with features, and of those left out, in finished parts."""
+    found = [part_counts(folder / plan.file(part)) for part in parts]
+    return sum(rows for rows, _ in found), sum(len(skipped) for _, skipped in found)
+
+
+def _put_text(file: Path, stage: Path, text: str) -> None:
+    put(file, stage, lambda path: path.write_bytes(text.encode()))
+
+
+def _differences(key: str, stored: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(stored, dict) and isinstance(now, dict):
+        for name in sorted(stored.keys() | now.keys()):
+            yield from _differences(f"{key}.{name}", stored.get(name), now.get(name))
+    elif stored != now:
+        yield key, stored, now

@@ -1,0 +1,91 @@
+"""Images, read and transformed in batches: what data workers do for extraction."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeAlias
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from cassle_zoo.common.errors import CassleZooError, ConfigError
+from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
+from cassle_zoo.common.workers import share_batch
+from cassle_zoo.features.inputs import InputImage
+from cassle_zoo.features.transform import Transform, takes_bands
+
+Batch: TypeAlias = tuple[Tensor | None, list[str | None]]
+
+
+class ReadyImages(Dataset[Any]):
+    """Batches of transformed images, with the reasons why some cannot be read."""
+
+    def __init__(
+        self,
+        images: Sequence[InputImage],
+        transform: Transform | Literal["as_is"],
+        threads: int,
+        value_range: ValueRange | None,
+        reduction: Reduction | None = None,
+    ) -> None:
+        self.images = images
+        self.reduction = reduction
+        self.value_range = value_range
+        self.max_pixels = Image.MAX_IMAGE_PIXELS
+        self.bands = takes_bands(transform)
+        self.transform = transform
+        self.threads = threads
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Batch | CassleZooError:
+        # Started anew, not forked, a worker has Pillow's own limit.
+        if get_worker_info() is not None:
+            Image.MAX_IMAGE_PIXELS = self.max_pixels
+        # An error that a worker raises would arrive as text, with the worker's traceback.
+        try:
+            return share_batch(self.read(indices))
+        except CassleZooError as error:
+            return error
+
+    def read(self, indices: list[int]) -> Batch:
+        """Return the images that can be read, (B, C, H, W), and for each index why not, or None."""
+        # Pillow decodes and resizes without holding the GIL.
+        if self.threads == 1:
+            return _collate([self[index] for index in indices])
+        with ThreadPoolExecutor(self.threads) as pool:
+            return _collate(list(pool.map(self.__getitem__, indices)))
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
+        image = self.images[index]
+        try:
+            if not isinstance(self.transform, str):
+                if self.bands:
+                    return self.transform(image.raw()), None
+                value = image.image(self.value_range, self.reduction)
+                return self.transform(value), None
+            tensor = image.raw()
+        except UnreadableImageError as error:
+            return None, error.reason
+        except Image.DecompressionBombError as error:  # by the transform, of a larger model input
+            return None, str(error).rstrip(".")
+        if not isinstance(tensor, Tensor):
+            raise ConfigError(
+                f"{image.source} is a {type(tensor).__name__}; transform='as_is' takes tensors."
+            )
+        return tensor, None
+
+
+def unchanged(batch: Any) -> Any:
+    """Return a batch as it is: collation for a loader."""
+    return batch
+
+
+def _collate(samples: list[tuple[Tensor | None, str | None]]) -> Batch:
+    tensors = [tensor for tensor, _ in samples if tensor is not None]
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise ConfigError(f"Transformed images differ in shape: {sorted(shapes)}.")
+    return torch.stack(tensors) if tensors else None, [reason for _, reason in samples]

@@ -1,0 +1,350 @@
+"""Extraction into a folder: in flat memory, interrupted and continued, by several processes."""
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from cassle_zoo.common.devices import autocast_dtype
+from cassle_zoo.common.errors import ConfigError, DataError, StorageError, unknown_name
+from cassle_zoo.common.faults import locked, stop_signals, translate_errors
+from cassle_zoo.common.workers import check_shared_memory
+from cassle_zoo.features import parts
+from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet, nothing_read
+from cassle_zoo.features.files import (
+    load_more,
+    load_part_file,
+    save_part_parquet,
+    save_part_safetensors,
+)
+from cassle_zoo.features.inference import ADVICE, choose_device
+from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
+from cassle_zoo.features.models import state_sha256
+
+PART_IMAGES = 4096
+_PART_BYTES = 2**28
+_UNFINISHED = "unfinished.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderResult:
+    """What an extraction into a folder has come to.
+
+    Attributes:
+        images: Images of this process with features, those of earlier calls included.
+        skipped: Images of this process that were left out, likewise; and what the listing left out.
+        stopped: Whether a signal asked to stop; the same call continues.
+        complete: Whether all parts are there, also those of other processes.
+    """
+
+    images: int
+    skipped: int
+    stopped: bool
+    complete: bool
+
+
+def extract_to_folder(
+    extractor: Extractor,
+    inputs: Any,
+    folder: str | os.PathLike[str],
+    *,
+    kind: str = "safetensors",
+    part_images: int | None = None,
+    part: tuple[int, int] = (1, 1),
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool | None = None,
+    report: Callable[[str], None] | None = None,
+) -> FolderResult:
+    """Extract features into a folder of parts, each written as soon as it is made.
+
+    Memory stays flat, whatever the number of images. A call that was interrupted, in whatever way,
+    is continued by the same call; the files in the end are those of an undisturbed call, byte by
+    byte (on one machine, with one batch size). SIGTERM and SIGINT save what is done and return.
+
+    Several processes, also on several machines, share the work out: each is given its `part`, all
+    the same other arguments, and a folder that all of them see.
+
+    Args:
+        extractor: The model and what to compute.
+        inputs: As for :func:`cassle_zoo.extract_features`, or what `expand_inputs` returned.
+        folder: Where to write: the parts, `index.json`, and in the end `skipped.csv`. Read by
+            :func:`cassle_zoo.load_features`.
+        kind: Format of the parts: ``"safetensors"``, or ``"parquet"`` (one output (N, D)).
+        part_images: Images in a part, unreadable ones included. By default 4096, or fewer if the
+            outputs are large (256 MiB), in whole batches; of a folder begun before, as it is.
+        part: (I, N): this is process I of N, counted from 1.
+        batch_size: Images at a time. A batch does not span parts; it is halved if the memory is
+            exhausted.
+        num_workers: Processes that read images; 0 reads in this process, files in threads.
+        progress: Show a progress bar on stderr; by default only if that is a terminal.
+        report: Takes lines for the user; by default they go to stderr.
+
+    Returns:
+        How much is done.
+
+    Raises:
+        ConfigError: A setting is not allowed, or the folder holds features of another model, data
+            or setting, naming the difference.
+        FolderInUseError: Another process does the same part.
+        DataError: There are no images, none can be read, or a data worker was killed.
+        NotEnoughMemoryError: The memory does not suffice for one image, or shared memory not for
+            the workers.
+        StorageError: The disk is full or too small, or the folder may not be written.
+    """
+    folder = Path(folder)
+    report = report or partial(print, file=sys.stderr)
+    _check(kind, part_images, part, batch_size, num_workers)
+    own, of = part
+    stage = folder / f".{own}-of-{of}"
+    with (
+        translate_errors(folder, batch_size, ADVICE),
+        locked(stage, option="-o", doing="extracting"),
+        _cleared(stage),
+        stop_signals() as stop,
+    ):
+        known = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], Inputs)
+        images, left_out = inputs if known else expand_inputs(inputs)
+        if not images:
+            raise DataError(nothing_read(left_out))
+        shapes = _probe(extractor, images, left_out)
+        if kind == "parquet" and (len(shapes) > 1 or next(iter(shapes.values())).ndim != 2):
+            raise ConfigError("parquet holds one output (N, D); pass kind='safetensors'.")
+        plan = _plan(extractor, images, shapes, folder, kind, part_images, batch_size)
+        batch_size = _divisor(plan.part_images, batch_size)
+        check_shared_memory(num_workers, batch_size * extractor.input_bytes())
+        parts.begin(folder, stage, plan)
+        share = range((own - 1) * plan.count // of, own * plan.count // of)
+        todo = parts.missing(folder, plan, share)
+        _check_disk(folder, plan, todo, shapes)
+        undone = sum(len(plan.range_of(k)) for k in todo)
+        total = sum(len(plan.range_of(k)) for k in share)
+        bar = tqdm(
+            total=total,
+            initial=total - undone,
+            unit="img",
+            desc="features",
+            file=sys.stderr,
+            disable=None if progress is None else not progress,
+        )
+        writer = _Writer(folder, stage, plan, shapes)
+        try:
+            with bar:
+                for run in _runs(todo):
+                    first = writer.begin(run.start)
+                    bar.update(first - plan.range_of(run.start).start)
+                    for batch in extractor.stream(
+                        images,
+                        batch_size=batch_size,
+                        workers=num_workers,
+                        indices=range(first, plan.range_of(run[-1]).stop),
+                    ):
+                        writer.add(batch)
+                        bar.update(batch.size)
+                        if stop.requested:
+                            break
+                    if stop.requested:
+                        break
+        except (DataError, RuntimeError) as error:
+            # A worker that was just starting may not have outlasted the signal.
+            if not stop.requested or "worker" not in str(error):
+                raise
+        if stop.requested and (left := parts.missing(folder, plan, share)):
+            writer.save_unfinished()
+            done = share.stop - share.start - len(left)
+            report(f"stopped with {done} of {len(share)} parts; the same command continues.")
+            return FolderResult(images=0, skipped=0, stopped=True, complete=False)
+        complete = parts.finish(folder, stage, plan, left_out)
+        read, unread = parts.counts(folder, plan, share)
+    if complete and read == 0 and of == 1:
+        raise DataError(f"No image could be read; {str(folder / parts.SKIPPED)!r} says why.")
+    return FolderResult(
+        images=read, skipped=unread + len(left_out), stopped=False, complete=complete
+    )
+
+
+@contextmanager
+def _cleared(stage: Path) -> Iterator[None]:
+    """Remove a process's own folder in the end, unless the next call needs what is in it."""
+    try:
+        yield
+    finally:
+        if not (stage / _UNFINISHED).exists():
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+class _Writer:
+    """Collects batches, and writes a part when all its images are there."""
+
+    def __init__(
+        self, folder: Path, stage: Path, plan: parts.Plan, shapes: dict[str, Tensor]
+    ) -> None:
+        self.folder, self.stage, self.plan, self.shapes = folder, stage, plan, shapes
+        self._start(0)
+
+    def _start(self, part: int) -> None:
+        self.part = part
+        self.next = self.plan.range_of(part).start
+        self.sources: list[str] = []
+        self.skipped: list[Skipped] = []
+        self.rows: dict[str, list[Tensor]] = {name: [] for name in self.shapes}
+
+    def begin(self, part: int) -> int:
+        """Begin a part, with what an interrupted call has saved of it; return the next image."""
+        self._start(part)
+        file = self.stage / _UNFINISHED
+        # A killed process may leave it damaged or behind.
+        try:
+            more, saved = load_more(file), load_part_file(file)
+        except Exception:
+            return self.next
+        if more.get("part") == part:
+            self.next = int(more["next"])
+            self.sources, self.skipped = saved.sources, saved.skipped
+            self.rows = {name: [values.clone()] for name, values in saved.outputs.items()}
+        return self.next
+
+    def add(self, batch: ExtractedBatch) -> None:
+        """Take the next batch; write the part if it is the last of it."""
+        self.sources += batch.sources
+        self.skipped += batch.skipped
+        for name, values in batch.outputs.items():
+            self.rows[name].append(values)
+        self.next += batch.size
+        if self.next == self.plan.range_of(self.part).stop:
+            save = save_part_parquet if self.plan.kind == "parquet" else save_part_safetensors
+            self._write(self.plan.file(self.part), save)
+            (self.stage / _UNFINISHED).unlink(missing_ok=True)
+            if self.part + 1 < self.plan.count:
+                self._start(self.part + 1)
+
+    def save_unfinished(self) -> None:
+        """Save the part in the making for the next call."""
+        if self.next > self.plan.range_of(self.part).start:
+            save = partial(save_part_safetensors, part=self.part, next=self.next)
+            self._write(_UNFINISHED, save, self.stage)
+
+    def _write(
+        self, name: str, save: Callable[[FeatureSet, Path], None], folder: Path | None = None
+    ) -> None:
+        outputs = {
+            key: torch.cat(rows) if rows else self.shapes[key][:0]
+            for key, rows in self.rows.items()
+        }
+        first = next(iter(outputs.values()))
+        features = FeatureSet(first, self.sources, self.skipped, outputs)
+        parts.put((folder or self.folder) / name, self.stage, partial(save, features))
+
+
+def _check(
+    kind: str, part_images: int | None, part: tuple[int, int], batch_size: int, workers: int
+) -> None:
+    if kind not in parts.KINDS:
+        raise unknown_name("kind of parts", kind, parts.KINDS)
+    own, of = part
+    if not 1 <= own <= of:
+        raise ConfigError(f"part {own}/{of}: expected I/N with I from 1 to N.")
+    if part_images is not None and part_images < 1:
+        raise ConfigError(f"part_images={part_images}: at least 1 image must be in a part.")
+    if batch_size < 1 or workers < 0:
+        raise ConfigError(
+            f"batch_size={batch_size}, num_workers={workers}: they must be at least 1 and 0."
+        )
+
+
+def _probe(extractor: Extractor, images: Inputs, left_out: list[Skipped]) -> dict[str, Tensor]:
+    """Return the outputs of the first image that can be read, for their shapes."""
+    skipped = list(left_out)
+    for batch in extractor.stream(images, batch_size=1):
+        skipped += batch.skipped
+        if batch.outputs:
+            return batch.outputs
+    raise DataError(nothing_read(skipped))
+
+
+def _plan(
+    extractor: Extractor,
+    images: Inputs,
+    shapes: dict[str, Tensor],
+    folder: Path,
+    kind: str,
+    part_images: int | None,
+    batch_size: int,
+) -> parts.Plan:
+    model = {"sha256": state_sha256(extractor.model)}
+    if extractor.projector is not None:
+        model["projector_sha256"] = state_sha256(extractor.projector)
+    device = choose_device(extractor.model, extractor.device)
+    bf16 = autocast_dtype(extractor.precision, device) is not None
+    settings = {
+        "outputs": {name: list(values.shape[1:]) for name, values in shapes.items()},
+        "dtype": str(extractor.dtype).removeprefix("torch."),
+        "precision": "bf16" if bf16 else "fp32",
+        "decode": extractor.decode,
+        "max_pixels": Image.MAX_IMAGE_PIXELS,
+        "value_range": extractor.value_range and list(extractor.value_range),
+        "transform": re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(extractor.transform).split())),
+    }
+    if part_images is None:
+        part_images = parts.part_images_of(folder) or _default_part_images(shapes, batch_size)
+    return parts.Plan(
+        model=model,
+        settings=settings,
+        images={"count": len(images), "names": _names_sha256(image.source for image in images)},
+        part_images=part_images,
+        kind=kind,
+    )
+
+
+def _default_part_images(shapes: dict[str, Tensor], batch_size: int) -> int:
+    fitting = _PART_BYTES // _bytes_per_image(shapes)
+    return max(1, min(PART_IMAGES, fitting) // batch_size) * batch_size
+
+
+def _bytes_per_image(shapes: dict[str, Tensor]) -> int:
+    return max(1, sum(values.nbytes for values in shapes.values()))
+
+
+def _divisor(number: int, most: int) -> int:
+    """Return the largest divisor of a number up to `most`."""
+    return next(size for size in range(min(most, number), 0, -1) if number % size == 0)
+
+
+def _runs(numbers: list[int]) -> Iterator[range]:
+    """Yield ascending numbers as ranges of consecutive ones."""
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+            yield range(numbers[start], numbers[end - 1] + 1)
+            start = end
+
+
+def _check_disk(folder: Path, plan: parts.Plan, todo: list[int], shapes: dict[str, Tensor]) -> None:
+    needed = sum(len(plan.range_of(part)) for part in todo) * _bytes_per_image(shapes)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageError(
+            f"the features take about {needed / 2**30:,.2f} GiB, but {str(folder)!r} has "
+            f"{free / 2**30:,.2f} GiB left; make room, give another folder, or pass --dtype "
+            "float16."
+        )
+
+
+def _names_sha256(names: Iterable[str]) -> str:
+    """Return a hash of names in their order."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()

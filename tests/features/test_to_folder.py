@@ -1,0 +1,348 @@
+"""Extraction into a folder: parts, continuation, refusals, sharing out, guards."""
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import signal
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import image_folder
+from safetensors.torch import load_file
+from small_models import make_model
+
+from cassle_zoo import extract_features, extract_to_folder, load_features, load_parts
+from cassle_zoo.common import workers
+from cassle_zoo.common.errors import (
+    ConfigError,
+    DataError,
+    FolderInUseError,
+    NotEnoughMemoryError,
+    StorageError,
+)
+from cassle_zoo.common.faults import locked
+from cassle_zoo.features import to_folder
+from cassle_zoo.features.extract import Extractor
+from cassle_zoo.features.to_folder import FolderResult
+
+BAD = {"03.png": b"broken", "10.png": b"", "11.png": b""}
+kinds = pytest.mark.parametrize(
+    "kind",
+    [
+        "safetensors",
+        pytest.param(
+            "parquet",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow"
+            ),
+        ),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """14 images, of which those of BAD cannot be read: parts of 2 with one, none, and both bad."""
+    folder = tmp_path_factory.mktemp("images")
+    image_folder(folder, [f"{i:02d}.png" for i in range(14)])
+    for name, content in BAD.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return Extractor(make_model(), device="cpu")
+
+
+def extract(extractor: Extractor, images: Any, folder: Path, **options: Any) -> FolderResult:
+    options = {"part_images": 2, "batch_size": 2, **options}
+    return extract_to_folder(extractor, images, folder, **options)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files, hidden ones included."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if not p.is_dir()}
+
+
+@kinds
+def test_parts_are_what_one_call_in_memory_returns(
+    extractor: Extractor, images: Path, tmp_path: Path, kind: str
+) -> None:
+    result = extract(extractor, images, tmp_path, kind=kind)
+    assert result == FolderResult(images=11, skipped=3, stopped=False, complete=True)
+    names = [f"part-{number:06d}.{kind}" for number in range(7)]
+    assert sorted(os.listdir(tmp_path)) == ["index.json", *names, "skipped.csv"]
+    expected = extract_features(make_model(), images, device="cpu", batch_size=2)
+    whole = load_features(tmp_path)
+    assert torch.equal(whole.features, expected.features)
+    assert whole.sources == expected.sources
+    assert whole.skipped == expected.skipped
+    assert [len(part) for part in load_parts(tmp_path)] == [2, 1, 2, 2, 2, 0, 2]
+    part = load_features(tmp_path, part=1)
+    assert torch.equal(part.features, expected.features[2:3])
+    assert part.sources == [str(images / "02.png")]
+    with (tmp_path / "skipped.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["source", "reason"], *([s.source, s.reason] for s in expected.skipped)]
+
+
+def test_parts_are_mapped_into_memory(extractor: Extractor, images: Path, tmp_path: Path) -> None:
+    extract(extractor, images, tmp_path, part_images=14)
+    features = load_features(tmp_path).features
+    maps = Path("/proc/self/maps").read_text()
+    assert str(tmp_path / "part-000000.safetensors") in maps
+    before = (tmp_path / "part-000000.safetensors").read_bytes()
+    features += 1  # in this process only
+    assert (tmp_path / "part-000000.safetensors").read_bytes() == before
+
+
+def test_several_outputs_in_float16(images: Path, tmp_path: Path) -> None:
+    names = ("pooled", "stage:1", "tokens")
+    extractor = Extractor(make_model(), device="cpu", outputs=names, dtype="float16")
+    extract(extractor, images, tmp_path)
+    whole = load_features(tmp_path)
+    expected = extract_features(
+        make_model(), images, device="cpu", outputs=names, dtype="float16", batch_size=2
+    )
+    assert set(whole.outputs) == set(names)
+    for name in names:
+        assert whole.outputs[name].dtype == torch.float16
+        assert torch.equal(whole.outputs[name], expected.outputs[name])
+    assert torch.equal(whole.features, expected.features)
+    assert set(load_file(tmp_path / "part-000000.safetensors")) == {"features", *names[1:]}
+    with pytest.raises(ConfigError, match="safetensors"):
+        extract(extractor, images, tmp_path / "other", kind="parquet")
+
+
+def stop_after(extractor: Extractor, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Let a SIGTERM arrive while a later batch is computed."""
+    compute = Extractor.compute
+    left = [batches]
+
+    def stopping(self: Extractor, ready: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(self, ready)
+
+    monkeypatch.setattr(Extractor, "compute", stopping)
+
+
+@kinds
+@pytest.mark.parametrize("batches", range(1, 9))
+def test_sigterm_loses_nothing(
+    extractor: Extractor,
+    images: Path,
+    tmp_path: Path,
+    kind: str,
+    batches: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"part_images": 6, "batch_size": 2, "kind": kind}
+    extract(extractor, images, tmp_path / "alone", **options)
+    lines: list[str] = []
+    with monkeypatch.context() as patch:
+        stop_after(extractor, patch, batches)
+        first = extract(extractor, images, tmp_path / "out", report=lines.append, **options)
+    if not first.stopped:  # it came in the last batch
+        assert batches >= 7
+    else:
+        assert any("stopped with" in line for line in lines)
+        with pytest.raises(DataError, match=r"incomplete: \d of 3 parts"):
+            load_features(tmp_path / "out")
+        computed: list[int] = []
+        compute = Extractor.compute
+
+        def counting(self: Extractor, ready: Any) -> Any:
+            computed.append(len(ready))
+            return compute(self, ready)
+
+        monkeypatch.setattr(Extractor, "compute", counting)
+        assert extract(extractor, images, tmp_path / "out", **options).complete
+        # The probe; batches that were done are not done again.
+        assert len(computed) - 1 <= 6 - (batches - 1)
+    assert content(tmp_path / "out") == content(tmp_path / "alone")
+
+
+def test_an_error_costs_the_part_in_the_making(
+    extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(extractor, images, tmp_path / "alone")
+    compute = Extractor.compute
+    count = [0]
+
+    def failing(self: Extractor, ready: Any) -> Any:
+        count[0] += 1
+        if count[0] == 4:
+            raise RuntimeError("something else")
+        return compute(self, ready)
+
+    monkeypatch.setattr(Extractor, "compute", failing)
+    with pytest.raises(RuntimeError, match="something else"):
+        extract(extractor, images, tmp_path / "out")
+    assert sorted(content(tmp_path / "out")) == ["index.json", *(
+        f"part-{number:06d}.safetensors" for number in range(2)
+    )]  # fmt: skip
+    assert extract(extractor, images, tmp_path / "out").complete
+    assert content(tmp_path / "out") == content(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("processes", [2, 3, 9])
+def test_processes_share_the_work_out(
+    extractor: Extractor, images: Path, tmp_path: Path, processes: int
+) -> None:
+    extract(extractor, images, tmp_path / "alone")
+    results = [
+        extract(extractor, images, tmp_path / "out", part=(own, processes))
+        for own in reversed(range(1, processes + 1))
+    ]
+    assert results[-1].complete
+    assert not results[0].complete
+    assert sum(result.images for result in results) == 11
+    assert content(tmp_path / "out") == content(tmp_path / "alone")
+
+
+def other_weights() -> Extractor:
+    model = make_model()
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    return Extractor(model, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("other", "options", "says"),
+    [
+        (other_weights, {}, r"model\.sha256: '\w+' there, '\w+' now"),
+        (lambda: Extractor(make_model(), device="cpu", precision="bf16"), {},
+         r"settings\.precision: 'fp32' there, 'bf16' now"),
+        (lambda: Extractor(make_model(), device="cpu", outputs=("pooled", "stage:0")), {},
+         r"settings\.outputs\.stage:0: None there, \[\d+\] now"),
+        (lambda: Extractor(make_model(), device="cpu", decode="exact"), {},
+         "settings.decode: 'fast' there, 'exact' now"),
+        (None, {"part_images": 4}, "part_images: 2 there, 4 now"),
+        (None, {"kind": "parquet"}, "kind: 'safetensors' there, 'parquet' now"),
+    ],
+    ids=["weights", "precision", "outputs", "decode", "part_images", "kind"],
+)  # fmt: skip
+def test_another_extraction_is_refused(
+    extractor: Extractor, images: Path, tmp_path: Path, other: Any, options: Any, says: str
+) -> None:
+    extract(extractor, images, tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match=says):
+        extract(other() if other else extractor, images, tmp_path, **options)
+    assert content(tmp_path) == before
+
+
+def test_other_images_are_refused(extractor: Extractor, images: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(images, tmp_path / "images"))
+    extract(extractor, own, tmp_path / "out")
+    (own / "13.png").rename(own / "14.png")
+    with pytest.raises(ConfigError, match=r"images\.names: '\w+' there"):
+        extract(extractor, own, tmp_path / "out")
+    (own / "14.png").unlink()
+    with pytest.raises(ConfigError, match=r"images\.count: 14 there, 13 now"):
+        extract(extractor, own, tmp_path / "out")
+
+
+def test_batch_size_and_default_part_may_differ(
+    extractor: Extractor, images: Path, tmp_path: Path
+) -> None:
+    extract(extractor, images, tmp_path, part_images=6)
+    (tmp_path / "part-000001.safetensors").unlink()
+    extract(extractor, images, tmp_path, part_images=None, batch_size=4)
+    assert len(load_features(tmp_path)) == 11
+
+
+@pytest.mark.parametrize(("index", "says"), [("{}", "format_version"), ("{", "no index"),
+    ('{"format_version": 1, "part_images": "x"}', "part_images 'x'")])  # fmt: skip
+def test_damaged_index(
+    extractor: Extractor, images: Path, tmp_path: Path, index: str, says: str
+) -> None:
+    (tmp_path / "index.json").write_text(index)
+    with pytest.raises(ConfigError, match=says):
+        extract(extractor, images, tmp_path, part_images=None)
+    with pytest.raises(DataError, match=r"index\.json"):
+        load_features(tmp_path)
+
+
+def test_folders_of_other_things(extractor: Extractor, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no index of features"):
+        load_features(tmp_path)
+    (tmp_path / "part-000000.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="give another folder"):
+        extract(extractor, images, tmp_path)
+    with pytest.raises(ConfigError, match="is a file"):
+        extract(extractor, images, tmp_path / "part-000000.safetensors" / "below")
+
+
+def test_a_part_is_done_by_one_process(extractor: Extractor, images: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / ".1-of-1"), pytest.raises(FolderInUseError, match="extracting"):
+        extract(extractor, images, tmp_path)
+
+
+def test_nothing_to_read(extractor: Extractor, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"No image could be read: .*a\.png"):
+        extract(extractor, tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [{"kind": "npz"}, {"part": (0, 2)}, {"part": (3, 2)},
+    {"part_images": 0}, {"batch_size": 0}, {"num_workers": -1}])  # fmt: skip
+def test_settings_are_checked(
+    extractor: Extractor, images: Path, tmp_path: Path, options: Any
+) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(options.values())))[:2].strip("(")):
+        extract(extractor, images, tmp_path / "out", **options)
+
+
+def test_large_outputs_make_small_parts() -> None:
+    outputs = {"tokens": torch.empty(1, 196, 768)}
+    found = to_folder._default_part_images(outputs, 64)
+    assert found % 64 == 0
+    assert found * 196 * 768 * 4 <= 2**28
+    assert to_folder._default_part_images({"pooled": torch.empty(1, 2048)}, 64) == 4096
+    assert to_folder._default_part_images({"huge": torch.empty(2**27)}, 16) == 16
+
+
+Usage = namedtuple("Usage", "free")
+
+
+def test_a_full_disk_is_found_before_the_first_image(
+    extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10))
+    with pytest.raises(StorageError, match=r"take about .* GiB, but .*float16"):
+        extract(extractor, images, tmp_path)
+
+
+def test_small_shared_memory_is_found_before_the_first_image(
+    extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = namedtuple("room", "f_bavail f_frsize")
+    monkeypatch.setattr(os, "statvfs", lambda _: room(5, 4096))
+    needed = 3 * 2 * 2 * 3 * 32 * 32 * 4  # workers, batches of each, images, ...
+    assert needed > 5 * 4096
+    for call in (
+        lambda: extract(extractor, images, tmp_path, num_workers=3),
+        lambda: extract_features(make_model(), images, num_workers=3, batch_size=2),
+    ):
+        with pytest.raises(NotEnoughMemoryError, match=r"3 data workers need 0 MiB.*--shm-size"):
+            call()
+    workers.check_shared_memory(0, 2**60)
+
+
+def test_index_has_no_time_or_machine(extractor: Extractor, images: Path, tmp_path: Path) -> None:
+    extract(extractor, images, tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert set(index) == {
+        "format_version", "model", "settings", "images", "part_images", "kind", "parts",
+    }  # fmt: skip
+    assert index["parts"][1] == {"file": "part-000001.safetensors", "images": 1, "skipped": 1}
