@@ -222,4 +222,5 @@ class TrainConfig:
         """Return all settings as JSON types."""
         values = dataclasses.asdict(self)
         values["method"] = {"name": self.method.name, **values["method"]}
+        values["augment"] = self.augment.to_dict()
         return parse_json(json.dumps(values))  # which makes lists of tuples

@@ -39,7 +39,7 @@ ZERO_IS_ALLOWED = re.compile(
     r"|crop|color|color_diff|flip|blur"  # of AugSelf
 )
 ANY_NUMBER_IS_ALLOWED = ("mean",)
-EMPTY_IS_ALLOWED = ("loggers",)
+EMPTY_IS_ALLOWED = ("loggers", "extra")
 TEXTS = ("root", "dataset", "split", "device", "name")  # checked where used
 
 

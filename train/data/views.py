@@ -32,13 +32,17 @@ def make_views(
     """
     crops = to_device(batch["crops"], device)
     images, omegas = [], []
+    made = config.layout
     for view in range(crops.shape[1]):
         params = params_from_uniforms(config, batch["uniforms"][:, view], batch["source"])
         augmented, color_diff = apply_params(crops[:, view], params, config)
         images.append(augmented.contiguous(memory_format=memory_format))
-        omegas.append(describe(params, color_diff, ALL_DESCRIPTORS, config))
+        omegas.append(describe(params, color_diff, made, config))
     return Views(
         images=(images[0], images[1]),
-        descriptors=(layout.select(omegas[0]), layout.select(omegas[1])),
-        all_descriptors=(omegas[0], omegas[1]),
+        descriptors=(layout.select(omegas[0], made), layout.select(omegas[1], made)),
+        all_descriptors=(
+            ALL_DESCRIPTORS.select(omegas[0], made),
+            ALL_DESCRIPTORS.select(omegas[1], made),
+        ),
     )
