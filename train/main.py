@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.train import augment_options
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
@@ -58,17 +59,21 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ConfigError("name a recipe first; see cassle-zoo train --help.")
     config = get_recipe(argv[0])
     facts = str(RECIPES[argv[0]]).replace("\n", "\n\n")  # tyro joins the lines of a paragraph
+    extended = augment_options.with_augmentations(Arguments, config.augment, argv)
     arguments = tyro.cli(
-        Arguments,
+        extended,
         prog=f"cassle-zoo train {argv[0]}",
         description=f"{facts}\n\n{_CONTINUES}",
-        default=Arguments(config=config),
+        default=extended(config=config),
         args=list(argv[1:]),
     )
-    if not arguments.data:
-        return arguments
-    data = dataclasses.replace(arguments.config.data, root=arguments.data)
-    return dataclasses.replace(arguments, config=dataclasses.replace(arguments.config, data=data))
+    augment = augment_options.merged(arguments.config.augment, arguments)
+    data = arguments.config.data
+    if arguments.data:
+        data = dataclasses.replace(data, root=arguments.data)
+    config = dataclasses.replace(arguments.config, augment=augment, data=data)
+    result: Arguments = dataclasses.replace(arguments, config=config)
+    return result
 
 
 def _overview() -> str:

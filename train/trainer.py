@@ -20,7 +20,7 @@ from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.train.backbone import build_backbone
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.views import make_views
+from cassle_zoo.train.data.views import check_described, make_views
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.distributed.sync_batch_norm import convert_sync_batch_norm
 from cassle_zoo.train.forward import adapt_backbones, check_compiler
@@ -184,7 +184,12 @@ class Trainer:
 
 
 def build_method(config: TrainConfig) -> Method:
-    """Build the backbone and the method around it, initialised from `config.run.seed`."""
+    """Build the backbone and the method around it, initialised from `config.run.seed`.
+
+    Raises:
+        ConfigError: If the projector is conditioned on an augmentation that is turned off.
+    """
+    check_described(config.conditioning.descriptors, config.augment)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         backbone: Any = build_backbone(config.arch, config.augment.size)

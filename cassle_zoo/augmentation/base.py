@@ -115,7 +115,7 @@ def register_augmentation(cls: Own) -> Own:
         ConfigError: If it is incomplete, no frozen dataclass, or another has its name.
     """
     who = f"augmentation {cls.__name__}"
-    if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+    if "__dataclass_params__" not in vars(cls):  # those of a base class do not count
         raise ConfigError(f"{who} must be a dataclass with frozen=True and kw_only=True.")
     name, columns = getattr(cls, "name", None), getattr(cls, "columns", ())
     if not isinstance(name, str) or not name.isidentifier() or name != name.lower():

@@ -48,15 +48,25 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"model_args sets {name} to {value!r}; the limit is {_MOST_LAYERS}.")
     own = config["cassle_zoo"]
     widths = {d["name"]: d.get("width") for d in own["descriptors"]}
+    known = {**_described_widths(own["projector"]), **DESCRIPTOR_WIDTHS}
     for name, width in widths.items():
-        if DESCRIPTOR_WIDTHS.get(name) != width:
+        if known.get(name) != width:
             raise ConfigError(
-                f"descriptor {name!r} of width {width} is unknown to this cassle_zoo."
+                f"descriptor {name!r} of width {width} is unknown to this cassle_zoo, and "
+                "cassle_zoo.projector.columns does not say what its numbers mean."
             )
     if own["projector"] is not None:
         names = own["projector"].get("descriptors")
         if names != sorted(widths) or names != list(widths):
             raise ConfigError(f"descriptors {list(widths)} contradict the projector's {names}.")
+
+
+def _described_widths(projector: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return the widths of the descriptors that only the projector's configuration describes."""
+    columns = {} if projector is None else projector.get("columns", {})
+    if not isinstance(columns, dict) or not all(_is_list(v, _is_text) for v in columns.values()):
+        raise ConfigError(f"cassle_zoo.projector.columns must be lists of texts, not {columns!r}.")
+    return {name: len(texts) for name, texts in columns.items()}
 
 
 def _largest(value: Any) -> float:

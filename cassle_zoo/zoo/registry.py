@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
@@ -108,7 +107,7 @@ def make_config(
     Returns:
         timm's configuration, with ours under the key `cassle_zoo`.
     """
-    names = () if projector is None else projector.descriptors
+    widths = {} if projector is None else projector.layout.widths
     cfg = {k: list(v) if isinstance(v, tuple) else v for k, v in timm_cfg(spec).items()}
     return {
         "architecture": spec.timm_arch,
@@ -121,7 +120,7 @@ def make_config(
             "format_version": FORMAT_VERSION,
             "name": spec.full_name,
             "method": spec.method,
-            "descriptors": [{"name": n, "width": DESCRIPTOR_WIDTHS[n]} for n in names],
+            "descriptors": [{"name": name, "width": width} for name, width in widths.items()],
             "projector": None if projector is None else projector.to_dict(),
             "training": dict(training),
         },

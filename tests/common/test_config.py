@@ -5,7 +5,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -68,6 +68,8 @@ def absurd(name: str, kind: Any) -> list[Any]:
 
 
 def absurd_single(name: str, kind: Any) -> list[Any]:
+    if typing.get_origin(kind) is Mapping:
+        return [0, "yes", [1, "x"], object(), {1: ("x",)}, {"x": 3}]
     anything = [object(), {}, [1, "x"], b"1"]
     if kind in (int, float):
         numbers = [math.nan, math.inf, -math.inf, True]

@@ -1,5 +1,7 @@
 """Two augmented views with their omegas from a batch of crops, on the training device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,23 @@ from cassle_zoo.augmentation.augment import (
 )
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.devices import to_device
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.methods import Views
+
+
+def check_described(descriptors: Sequence[str], augment: AugmentConfig) -> None:
+    """Check that omega holds only what the views are augmented by.
+
+    Raises:
+        ConfigError: If it holds a further augmentation that is turned off.
+    """
+    applied = {one.name for one in augment.extra if one.p > 0}
+    if absent := sorted(set(descriptors) - {*ALL_DESCRIPTORS.names, *applied}):
+        flags = " ".join(f"--augment.{name.replace('_', '-')}.p 0.5" for name in absent)
+        raise ConfigError(
+            f"conditioning.descriptors has {', '.join(absent)}, but no view is augmented so: pass "
+            f"{flags}, or leave it out of the descriptors."
+        )
 
 
 def make_views(
