@@ -68,8 +68,8 @@ class RunExport:
     model_args: dict[str, Any] = field(default_factory=dict)
     projector: dict[str, Any]
     input_size: tuple[int, int, int]
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Finite, Finite, Finite]
+    mean: tuple[Finite, ...]
+    std: tuple[Finite, ...]
     training: dict[str, Any]
 
     def save(self, final: Path) -> None:
@@ -286,6 +286,8 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     if origin is dict:
         return {key: _read(arguments[1], item, f"{name}.{key}") for key, item in value.items()}
     if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            arguments = arguments[:1] * len(value)
         if len(value) != len(arguments):
             raise ValueError(f"{name} is {value!r}, expected {len(arguments)} values")
         return tuple(_read(own, item, name) for own, item in zip(arguments, value, strict=True))

@@ -12,13 +12,14 @@ from cassle_zoo.specs import BACKBONES, MODEL_SPECS
 from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
 
 
-def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
+def resolve_arch(arch: str, size: int, channels: int = 3) -> tuple[str, dict[str, Any]]:
     """Return the timm model that an architecture's name stands for, and its builder's arguments.
 
     Args:
         arch: A short name of :data:`cassle_zoo.specs.BACKBONES` (`vit_small` is MoCo-v3's, with 12
             heads), a model of the registry, or any timm model.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
 
     Raises:
         UnknownNameError: If there is no such architecture.
@@ -33,11 +34,13 @@ def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
     # Some networks, ViTs above all, are built for one size of input.
     if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
         args["img_size"] = size
+    if channels != 3:
+        args["in_chans"] = channels
     return timm_arch, args
 
 
 @functools.lru_cache
-def feature_width(arch: str, size: int) -> int:
+def feature_width(arch: str, size: int, channels: int = 3) -> int:
     """Return the width of a network's features, after checking that it takes views of that size.
 
     The network is built without memory for its weights, which takes a fraction of a second.
@@ -45,12 +48,13 @@ def feature_width(arch: str, size: int) -> int:
     Args:
         arch: As in :func:`resolve_arch`.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
 
     Raises:
         UnknownNameError: If there is no such architecture.
         ConfigError: If it cannot be built for that size, or its patches do not divide it.
     """
-    timm_arch, args = resolve_arch(arch, size)
+    timm_arch, args = resolve_arch(arch, size, channels)
     try:
         with torch.device("meta"):
             model: Any = timm.create_model(timm_arch, num_classes=0, **args)
@@ -69,7 +73,7 @@ def feature_width(arch: str, size: int) -> int:
     return int(model.num_features)
 
 
-def build_backbone(arch: str, size: int) -> nn.Module:
+def build_backbone(arch: str, size: int, channels: int = 3) -> nn.Module:
     """Build a network without classifier, initialised for training.
 
     MoCo-v3's ViTs get their fixed positions and an untrained patch projection, both frozen.
@@ -77,11 +81,12 @@ def build_backbone(arch: str, size: int) -> nn.Module:
     Args:
         arch: As in :func:`resolve_arch`.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
 
     Raises:
         UnknownNameError: If there is no such architecture.
     """
-    timm_arch, args = resolve_arch(arch, size)
+    timm_arch, args = resolve_arch(arch, size, channels)
     vit = MOCOV3_VITS.get(_short_name(arch))
     if vit is None:
         model: nn.Module = timm.create_model(timm_arch, num_classes=0, **args)

@@ -215,7 +215,7 @@ class TrainConfig:
                 f"name {self.name!r} must be letters, digits, '_', '-' and '.' only, and begin "
                 "with a letter or digit; it is not a path (--out is)."
             )
-        width = feature_width(self.arch, self.augment.size)
+        width = feature_width(self.arch, self.augment.size, self.augment.channels)
         self.method.projector(width, self.conditioning)
 
     def to_dict(self) -> dict[str, Any]:

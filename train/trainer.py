@@ -192,7 +192,8 @@ def build_method(config: TrainConfig) -> Method:
     check_described(config.conditioning.descriptors, config.augment)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        backbone: Any = build_backbone(config.arch, config.augment.size)
+        augment = config.augment
+        backbone: Any = build_backbone(config.arch, augment.size, augment.channels)
         width = int(backbone.num_features)
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:

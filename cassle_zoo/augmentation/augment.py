@@ -59,8 +59,10 @@ class AugmentConfig:
         blur_sigma: Smallest and largest standard deviation of the blur in pixels.
         blur_kernel: Odd kernel size of the blur; `None` means `size // 20 * 2 + 1`, which is 23
             at 224 px, 9 at 96 px and 7 at 64 px.
-        mean: Per-channel mean subtracted at the end.
-        std: Per-channel standard deviation divided by at the end.
+        channels: Number of channels of the images: 3 are RGB, 1 is grey. Other numbers than 3 have
+            neither saturation, hue nor grayscale, which must be 0.
+        mean: Mean subtracted at the end: one per channel, or one for all.
+        std: Standard deviation divided by at the end, likewise.
         extra: Further augmentations; stored in the order in which they are applied.
 
     Raises:
@@ -80,13 +82,17 @@ class AugmentConfig:
     blur_p: Fraction = 0.5
     blur_sigma: Annotated[tuple[float, float], POSITIVE] = (0.1, 2.0)
     blur_kernel: Annotated[int | None, Range(1)] = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[float, float, float], POSITIVE] = (0.229, 0.224, 0.225)
+    channels: Annotated[int, Range(1)] = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[float, ...], POSITIVE] = (0.229, 0.224, 0.225)
     extra: tuple[Augmentation, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, self._per_channel(name))
+        self._check_colour()
         check_names(type(one) for one in self.extra)
         order = sorted(self.extra, key=lambda one: (STEPS.index(one.after), one.name))
         object.__setattr__(self, "extra", tuple(order))
@@ -98,6 +104,24 @@ class AugmentConfig:
             raise ConfigError(
                 f"blur_kernel must be odd and less than twice the size of a view ({self.size}), "
                 f"got {self.kernel}."
+            )
+
+    def _per_channel(self, name: str) -> tuple[float, ...]:
+        values: tuple[float, ...] = getattr(self, name)
+        if len(values) not in (1, self.channels):
+            raise ConfigError(
+                f"{name} must be {self.channels} values, got {values}, or one for all channels."
+            )
+        return tuple(values) if len(values) == self.channels else tuple(values) * self.channels
+
+    def _check_colour(self) -> None:
+        colour = {"saturation": self.saturation, "hue": self.hue, "grayscale_p": self.grayscale_p}
+        if self.channels != 3 and (wrong := {k: v for k, v in colour.items() if v > 0}):
+            found = ", ".join(f"{name} {value}" for name, value in wrong.items())
+            flags = " ".join(f"--augment.{name.replace('_', '-')} 0" for name in wrong)
+            raise ConfigError(
+                f"{found}: images of augment.channels {self.channels} are not RGB and have no such "
+                f"thing; pass {flags}."
             )
 
     @property
@@ -314,13 +338,14 @@ def apply_params(
     """Flip, jitter, convert to grey, blur and normalise crops; further augmentations in between.
 
     Args:
-        crops: (B, 3, size, size), uint8, or floating point in [0, 1].
+        crops: (B, C, size, size), uint8, or floating point in [0, 1].
         params: Parameters of each view.
         config: Kernel size, mean and standard deviation, and further augmentations.
 
     Returns:
-        images: (B, 3, size, size) normalised views, float32 unless `crops` were float64.
+        images: (B, C, size, size) normalised views, float32 unless `crops` were float64.
         color_diff: (B, 3) mean RGB before minus after the colour jitter; zeros where not applied.
+            Of images that are not RGB, three times the mean over the channels.
     """
     images = crops.float().div_(255) if crops.dtype == torch.uint8 else crops.clone()
     _update(images, params.flip, lambda x: x.flip(3))
@@ -328,16 +353,18 @@ def apply_params(
     before = images.mean(dim=(2, 3))
     factors = to_device(params.factors.to(images.dtype), images.device)
     for step in params.order.unbind(1):  # each image has its own order
-        for op, adjust in enumerate(_JITTER_OPS):
+        for op, adjust in enumerate(_JITTER_OPS if config.channels == 3 else _JITTER_OPS[:2]):
             _update(images, params.jitter & (step == op), adjust, factors[:, op])
     color_diff = before - images.mean(dim=(2, 3))
+    if config.channels != 3:
+        color_diff = color_diff.mean(dim=1, keepdim=True).expand(-1, 3)
     _apply_extra(images, params, config, "jitter")
     _update(images, params.grayscale, pixels.grayscale)
     _apply_extra(images, params, config, "grayscale")
     blur = functools.partial(pixels.gaussian_blur, kernel_size=config.kernel)
     _update(images, params.blur, blur, to_device(params.sigma.to(images.dtype), images.device))
     _apply_extra(images, params, config, "blur")
-    statistics = torch.tensor([config.mean, config.std], dtype=images.dtype).view(2, 3, 1, 1)
+    statistics = torch.tensor([config.mean, config.std], dtype=images.dtype).view(2, -1, 1, 1)
     mean, std = to_device(statistics, images.device)
     return images.sub_(mean).div_(std), color_diff
 

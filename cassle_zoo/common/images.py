@@ -78,8 +78,8 @@ def open_image(
         if isinstance(source, bytes):
             source = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike):
-            _check_regular_file(source)
-        with Image.open(source, formats=_formats()) as image:
+            check_regular_file(source)
+        with Image.open(source, formats=readable_formats()) as image:
             return to_rgb(image, value_range)
     except Exception as error:
         raise UnreadableImageError(name, _reason(error)) from error
@@ -195,11 +195,12 @@ def limit_pixels(most: int) -> None:
 
 def image_endings() -> frozenset[str]:
     """Return the file endings, lower case with the dot, of the formats that can be read."""
-    readable = set(_formats())
+    readable = set(readable_formats())
     return frozenset(end for end, name in Image.registered_extensions().items() if name in readable)
 
 
-def _formats() -> list[str]:
+def readable_formats() -> list[str]:
+    """Return Pillow's names of the formats that are read."""
     # Not cached: plugins may be registered at any time.
     Image.init()
     _register_heif()
@@ -212,7 +213,8 @@ def _register_heif() -> None:
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
-def _check_regular_file(path: PathLike) -> None:
+def check_regular_file(path: PathLike) -> None:
+    """Raise a `DataError` for what cannot be read as a file, and an `OSError` if it is missing."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         raise DataError("it is a folder")

@@ -48,6 +48,8 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
     """Return timm's pretrained configuration of a model, without where its weights are."""
     from timm.models import get_pretrained_cfg_value
 
+    # timm would adapt weights of 3 channels, and drop those of others that it cannot adapt.
+    first_conv = get_pretrained_cfg_value(spec.timm_arch, "first_conv")
     return {
         "num_classes": 0,
         "input_size": spec.input_size,
@@ -57,7 +59,7 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
         "pool_size": pool_size(spec.timm_arch, spec.input_size),
         "mean": spec.mean,
         "std": spec.std,
-        "first_conv": get_pretrained_cfg_value(spec.timm_arch, "first_conv"),
+        "first_conv": first_conv if spec.input_size[0] == 3 else None,
         "classifier": get_pretrained_cfg_value(spec.timm_arch, "classifier"),
         "fixed_input_size": bool(get_pretrained_cfg_value(spec.timm_arch, "fixed_input_size")),
         "license": spec.license,

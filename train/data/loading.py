@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_generator
 from cassle_zoo.augmentation.crop import crop_box, cut_crops
+from cassle_zoo.common.bands import height_and_width, open_channels
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.images import UnreadableImageError, open_image
+from cassle_zoo.common.images import Array, UnreadableImageError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import Sample, StreamViews, TimmStream, stream_batches
@@ -45,10 +46,10 @@ class Crops:
     augment: AugmentConfig
     seed: int
 
-    def __call__(self, image: Image.Image, epoch: int, sample: int) -> Sample:
-        """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ()."""
-        image = open_image(image)
-        width, height = image.size
+    def __call__(self, image: Image.Image | Array, epoch: int, sample: int) -> Sample:
+        """Return `crops` (2, C, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ()."""
+        image = open_channels(image, self.augment.channels)
+        height, width = height_and_width(image)
         generators = (view_generator(self.seed, epoch, sample, view) for view in range(N_VIEWS))
         uniforms = torch.cat([draw_uniforms(1, generator) for generator in generators])
         scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
@@ -147,7 +148,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
 
     Yields:
         This process's rows of each batch (B of them: all unless there are several processes):
-        `crops` (B, 2, 3, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
+        `crops` (B, 2, C, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
         `bad` (B,) index of the image that could not be read and was replaced, or -1.
     """
     crops = Crops(config.augment, config.run.seed)

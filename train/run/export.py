@@ -45,7 +45,7 @@ def write(
 ) -> None:
     """Write backbone and projector in float32, then :class:`~cassle_zoo.records.RunExport`."""
     augment = config.augment
-    timm_arch, model_args = resolve_arch(config.arch, augment.size)
+    timm_arch, model_args = resolve_arch(config.arch, augment.size, augment.channels)
     training = {"config": _public(config), "steps": steps, **code_version()}
     if command is not None:
         training["command"] = command
@@ -59,7 +59,7 @@ def write(
         timm_arch=timm_arch,
         model_args=model_args,
         projector=method.projector.config.to_dict(),
-        input_size=(3, augment.size, augment.size),
+        input_size=(augment.channels, augment.size, augment.size),
         mean=augment.mean,
         std=augment.std,
         training=training,
