@@ -40,12 +40,10 @@ def check_config(config: Mapping[str, Any]) -> None:
         if not allows(value):
             raise ConfigError(f"{key} must be {words}, not {value!r}.")
     channels = config["pretrained_cfg"]["input_size"][0]
-    for key in ("mean", "std"):
-        if len(value := config["pretrained_cfg"][key]) != channels:
-            raise ConfigError(
-                f"pretrained_cfg.{key} must be {channels} numbers, as many as input_size has "
-                f"channels, not {value!r}."
-            )
+    count = "three" if channels == 3 else channels
+    for key, (allows, words) in _PER_CHANNEL.items():
+        if not _is_list(value := config["pretrained_cfg"].get(key), allows, channels):
+            raise ConfigError(f"pretrained_cfg.{key} must be {count} {words}, not {value!r}.")
     if outside := sorted(set(config["pretrained_cfg"]) & set(_SOURCE_FIELDS)):
         raise ConfigError(f"pretrained_cfg points outside the folder with {', '.join(outside)}.")
     for name, value in config.get("model_args", {}).items():
@@ -127,11 +125,6 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: _is_list(v, lambda n: _is_whole(n) and 0 < n <= _LARGEST_SIDE, 3),
         f"three positive whole numbers up to {_LARGEST_SIDE}",
     ),
-    "pretrained_cfg.mean": (lambda v: _is_list(v, _is_number), "numbers"),
-    "pretrained_cfg.std": (
-        lambda v: _is_list(v, lambda n: _is_number(n) and n >= _SMALLEST_STD),
-        f"numbers of at least {_SMALLEST_STD}",
-    ),
     "pretrained_cfg.crop_pct": (lambda v: _is_number(v) and 0 < v <= 1, "within (0, 1]"),
     "pretrained_cfg.interpolation": (
         lambda v: v in _INTERPOLATIONS,
@@ -159,6 +152,15 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 """What is allowed for each key, and the same in words; an object precedes its keys."""
+
+_PER_CHANNEL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "mean": (_is_number, "numbers"),
+    "std": (
+        lambda v: _is_number(v) and v >= _SMALLEST_STD,
+        f"numbers of at least {_SMALLEST_STD}",
+    ),
+}
+"""What is allowed for each of the numbers that `pretrained_cfg` has per channel."""
 
 _DEFAULTS: Mapping[str, Any] = {
     "global_pool": "",
