@@ -92,7 +92,12 @@ class RunExport:
                 "command to continue it."
             )
         try:
-            return _from_json(cls, path.read_text(encoding="utf-8"), str(path))
+            export = _from_json(cls, path.read_text(encoding="utf-8"), str(path))
+            for name in ("mean", "std"):
+                values, count = list(getattr(export, name)), export.input_size[0]
+                if len(values) != count:
+                    raise DataError(f"{path}: {name} is {values!r}, expected {count} values.")
+            return export
         except (DataError, UnicodeDecodeError) as error:
             raise ModelFolderError(f"{error} If it is damaged, finish the run again.") from error
 
