@@ -36,7 +36,7 @@ def open_dataset(config: DataConfig, channels: int = 3) -> Any:
     Args:
         config: Where the images are.
         channels: Their number of channels. Folders and tars can hold images of any number, and then
-            also files of NumPy (.npy), which :func:`cassle_zoo.common.images.open_channels` reads;
+            also files of NumPy (.npy), which :func:`cassle_zoo.common.bands.open_channels` reads;
             other datasets are of RGB images, which can become grey.
 
     Raises:
