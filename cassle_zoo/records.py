@@ -95,8 +95,8 @@ class RunExport:
     model_args: dict[str, Any] = field(default_factory=dict)
     projector: dict[str, Any]
     input_size: tuple[int, int, int]
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Finite, Finite, Finite]
+    mean: tuple[Finite, ...]
+    std: tuple[Finite, ...]
     training: dict[str, Any]
     interpolation: str = "bicubic"
 
@@ -123,7 +123,12 @@ class RunExport:
         """
         path = folder / EXPORT_FILE
         try:
-            return _from_json(cls, path.read_text(encoding="utf-8"), str(path))
+            export = _from_json(cls, path.read_text(encoding="utf-8"), str(path))
+            for name in ("mean", "std"):
+                values, count = list(getattr(export, name)), export.input_size[0]
+                if len(values) != count:
+                    raise DataError(f"{path}: {name} is {values!r}, expected {count} values.")
+            return export
         except FileNotFoundError:
             raise ModelFolderError(
                 f"{path} is missing, so {folder} does not hold the weights of a run. Repeat the "
@@ -322,6 +327,8 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     if origin is dict:
         return {key: _read(arguments[1], item, f"{name}.{key}") for key, item in value.items()}
     if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            arguments = arguments[:1] * len(value)
         if len(value) != len(arguments):
             raise ValueError(f"{name} is {value!r}, expected {len(arguments)} values")
         return tuple(_read(own, item, name) for own, item in zip(arguments, value, strict=True))

@@ -50,8 +50,8 @@ class ModelSpec:
     method: str
     conditioned: bool
     input_size: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     num_features: int
@@ -112,8 +112,8 @@ class DatasetInfo:
     license: str
     limits: str
     input_size: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     images: int
     reader: str = ""
     sha256: str | None = None

@@ -1,8 +1,8 @@
 """Feature sources: models by name, modules, untrained networks, raw pixels and feature files."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,7 @@ class FeatureSource:
         transform: From image to the module's input (3, H, W); None for the module's own.
         features: Content of a file of features.
         projector: Loads the projector that the model was trained with, if there is one.
+        augment: Settings of the views that the model was trained with, if they are known.
     """
 
     name: str
@@ -61,6 +62,7 @@ class FeatureSource:
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
     projector: Callable[[], ConditionedProjector] | None = None
+    augment: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = None) -> FeatureSource:
@@ -193,7 +195,14 @@ def _pretrained(model: str) -> Callable[[], FeatureSource]:
         model=load_backbone(files),
         network=network,
         projector=load_own_projector if has_projector else None,
+        augment=_augment_settings(files.config["cassle_zoo"]["training"]),
     )
+
+
+def _augment_settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = training.get("config")
+    augment = config.get("augment") if isinstance(config, dict) else None
+    return augment if isinstance(augment, dict) else {}
 
 
 def _timm(model: str) -> Callable[[], FeatureSource]:

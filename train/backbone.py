@@ -13,13 +13,14 @@ from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
 from cassle_zoo.zoo.width import without_weights
 
 
-def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
+def resolve_arch(arch: str, size: int, channels: int = 3) -> tuple[str, dict[str, Any]]:
     """Return the timm model that an architecture's name stands for, and its builder's arguments.
 
     Args:
         arch: A short name of :data:`cassle_zoo.specs.BACKBONES` (`vit_small` is MoCo-v3's, with 12
             heads), a model of the registry, or any timm model.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
 
     Raises:
         UnknownNameError: If there is no such architecture.
@@ -34,11 +35,13 @@ def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
     # Some networks, ViTs above all, are built for one size of input.
     if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
         args["img_size"] = size
+    if channels != 3:
+        args["in_chans"] = channels
     return timm_arch, args
 
 
 @functools.lru_cache
-def feature_width(arch: str, size: int) -> int:
+def feature_width(arch: str, size: int, channels: int = 3) -> int:
     """Return the width of a network's features, after checking that it takes views of that size.
 
     The network is built and run without memory for its weights, in a fraction of a second.
@@ -46,13 +49,14 @@ def feature_width(arch: str, size: int) -> int:
     Args:
         arch: As in :func:`resolve_arch`.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
 
     Raises:
         UnknownNameError: If there is no such architecture.
         ConfigError: If it cannot be built for that size, its patches do not divide it, or it does
             not give one vector per image.
     """
-    timm_arch, args = resolve_arch(arch, size)
+    timm_arch, args = resolve_arch(arch, size, channels)
     try:
         model = without_weights(timm_arch, args)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -67,10 +71,10 @@ def feature_width(arch: str, size: int) -> int:
             f"augment.size {size} is not a multiple of the {patch} px patches of arch {arch!r}; "
             f"use {f'{below} or ' if below else ''}{below + patch}."
         )
-    return width.feature_width(timm_arch, args, (3, size, size))
+    return width.feature_width(timm_arch, args, (channels, size, size))
 
 
-def build_backbone(arch: str, size: int) -> nn.Module:
+def build_backbone(arch: str, size: int, channels: int = 3) -> nn.Module:
     """Build a network without classifier, initialised for training.
 
     MoCo-v3's ViTs get their fixed positions and an untrained patch projection, both frozen.
@@ -78,11 +82,12 @@ def build_backbone(arch: str, size: int) -> nn.Module:
     Args:
         arch: As in :func:`resolve_arch`.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
 
     Raises:
         UnknownNameError: If there is no such architecture.
     """
-    timm_arch, args = resolve_arch(arch, size)
+    timm_arch, args = resolve_arch(arch, size, channels)
     vit = MOCOV3_VITS.get(short_arch(arch))
     if vit is None:
         model: nn.Module = timm.create_model(timm_arch, num_classes=0, **args)

@@ -276,6 +276,7 @@ class TrainConfig:
                 f"{'; '.join(wrong)}. Use another name, or leave it out (`auto`), and it is "
                 f"{self.derived_name()!r}."
             )
+        width = feature_width(self.arch, self.augment.size, self.augment.channels)
         self.method.projector(width, self.conditioning)
 
     @property
@@ -300,4 +301,5 @@ class TrainConfig:
         """Return all settings as JSON types."""
         values = dataclasses.asdict(self)
         values["method"] = {"name": self.method.name, **values["method"]}
+        values["augment"] = self.augment.to_dict()
         return parse_json(json.dumps(values))  # which makes lists of tuples

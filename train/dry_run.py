@@ -77,7 +77,11 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None)
         ConfigError: If the configuration cannot be trained.
         DataError: If there is no data and the number of images is unknown, or it is too small.
     """
-    dataset = open_dataset(config.data) if config.data.root else range(_images(config))
+    dataset = (
+        open_dataset(config.data, config.augment.channels)
+        if config.data.root
+        else range(_images(config))
+    )
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     total = config.optim.epochs * per_epoch
     trainer = Trainer(config, per_epoch)
@@ -150,7 +154,7 @@ def _noise(config: TrainConfig) -> Sample:
     batch, size = config.optim.batch_size, config.augment.size
     generator = torch.Generator().manual_seed(config.run.seed)
     uniforms = draw_uniforms(batch * N_VIEWS, generator)
-    shape = (batch, N_VIEWS, 3, size, size)
+    shape = (batch, N_VIEWS, config.augment.channels, size, size)
     return {
         "crops": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
         "uniforms": uniforms.view(batch, N_VIEWS, -1),

@@ -20,7 +20,7 @@ from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.train import init
 from cassle_zoo.train.backbone import build_backbone, feature_width
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.views import make_views
+from cassle_zoo.train.data.views import check_described, make_views
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.distributed.sync_batch_norm import convert_sync_batch_norm
 from cassle_zoo.train.forward import adapt_backbones, check_compiler
@@ -208,11 +208,16 @@ def build_method(config: TrainConfig, source: Source | None = None) -> Method:
     Args:
         config: The settings.
         source: What `config.init` names, if it was found before.
+
+    Raises:
+        ConfigError: If the projector is conditioned on an augmentation that is turned off.
     """
+    augment = config.augment
+    check_described(config.conditioning.descriptors, augment)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        backbone = build_backbone(config.arch, config.augment.size)
-        width = feature_width(config.arch, config.augment.size)
+        backbone = build_backbone(config.arch, augment.size, augment.channels)
+        width = feature_width(config.arch, augment.size, augment.channels)
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:
             method.augself = AugSelf(config.augself, width)

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from cassle_zoo.augmentation.descriptors import DESCRIPTOR_COLUMNS, DescriptorLayout
+from cassle_zoo.augmentation.descriptors import DescriptorLayout
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.common.files import sha256, write_text
 from cassle_zoo.common.markdown import inline, table
@@ -193,9 +193,11 @@ def _columns(projector: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     """Return number, descriptor and meaning of each column of omega."""
     if projector is None:
         return []
-    layout = DescriptorLayout(tuple(projector.get("descriptors", ())))
-    meanings = [(name, text) for name in layout.names for text in DESCRIPTOR_COLUMNS[name]]
-    return [(str(number), f"`{name}`", text) for number, (name, text) in enumerate(meanings)]
+    layout = DescriptorLayout(tuple(projector.get("descriptors", ())), projector.get("columns", {}))
+    meanings = [(name, text) for name, texts in layout.meanings().items() for text in texts]
+    return [
+        (str(number), f"`{name}`", inline(text)) for number, (name, text) in enumerate(meanings)
+    ]
 
 
 def _table(result: Result, beside: Sequence[Result]) -> str:

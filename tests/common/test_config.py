@@ -5,7 +5,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -39,7 +39,7 @@ ZERO_IS_ALLOWED = re.compile(
     r"|crop|color|color_diff|flip|blur"  # of AugSelf
 )
 ANY_NUMBER_IS_ALLOWED = ("mean",)
-EMPTY_IS_ALLOWED = ("loggers",)
+EMPTY_IS_ALLOWED = ("loggers", "extra")
 TEXTS = ("root", "dataset", "split", "device", "name")  # checked where used
 
 
@@ -68,6 +68,8 @@ def absurd(name: str, kind: Any) -> list[Any]:
 
 
 def absurd_single(name: str, kind: Any) -> list[Any]:
+    if typing.get_origin(kind) is Mapping:
+        return [0, "yes", [1, "x"], object(), {1: ("x",)}, {"x": 3}]
     anything = [object(), {}, [1, "x"], b"1"]
     if kind in (int, float):
         numbers = [math.nan, math.inf, -math.inf, True]

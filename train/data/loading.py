@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_generator
 from cassle_zoo.augmentation.crop import crop_box, cut_crops, reduction_for_crops, scale_boxes
+from cassle_zoo.common.bands import open_scaled
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.faults import lost_workers, start_worker
-from cassle_zoo.common.images import UnreadableImageError, open_reduced
+from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import Sample, StreamViews, TimmStream, stream_batches
@@ -45,20 +47,21 @@ class Crops:
     fast: bool = False
 
     def __call__(self, source: Any, epoch: int, sample: int) -> Sample:
-        """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ().
+        """Return `crops` (2, C, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ().
 
         Args:
-            source: As for :func:`cassle_zoo.common.images.open_image`. Crops are chosen, and
+            source: As for :func:`cassle_zoo.common.bands.open_channels`. Crops are chosen, and
                 `source` is given, in pixels of the whole image, at whatever scale it is decoded.
             epoch: Epoch of the run.
             sample: Number of the image.
         """
-        image, (width, height) = open_reduced(source, self._reduction if self.fast else None)
+        reduction = self._reduction if self.fast else None
+        image, (width, height) = open_scaled(source, self.augment.channels, reduction)
         generators = (view_generator(self.seed, epoch, sample, view) for view in range(N_VIEWS))
         uniforms = torch.cat([draw_uniforms(1, generator) for generator in generators])
         scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
         boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
-        if image.size != (width, height):
+        if isinstance(image, Image.Image) and image.size != (width, height):
             boxes = scale_boxes(boxes, (width, height), image)
         return {
             "crops": cut_crops(image, boxes, self.augment.size),
@@ -164,7 +167,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
 
     Yields:
         This process's rows of each batch (B of them: all unless there are several processes):
-        `crops` (B, 2, 3, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
+        `crops` (B, 2, C, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
         `bad` (B,) index of the image that could not be read and was replaced, or -1.
     """
     crops = Crops(config.augment, config.run.seed, config.data.decode != "exact")

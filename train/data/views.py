@@ -1,5 +1,7 @@
 """Two augmented views with their omegas from a batch of crops, on the training device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,23 @@ from cassle_zoo.augmentation.augment import (
 )
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.devices import to_device
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train.methods import Views
+
+
+def check_described(descriptors: Sequence[str], augment: AugmentConfig) -> None:
+    """Check that omega holds only what the views are augmented by.
+
+    Raises:
+        ConfigError: If it holds a further augmentation that is turned off.
+    """
+    applied = {one.name for one in augment.extra if one.p > 0}
+    if absent := sorted(set(descriptors) - {*ALL_DESCRIPTORS.names, *applied}):
+        flags = " ".join(f"--augment.{name.replace('_', '-')}.p 0.5" for name in absent)
+        raise ConfigError(
+            f"conditioning.descriptors has {', '.join(absent)}, but no view is augmented so: pass "
+            f"{flags}, or leave it out of the descriptors."
+        )
 
 
 def make_views(
@@ -32,13 +50,17 @@ def make_views(
     """
     crops = to_device(batch["crops"], device)
     images, omegas = [], []
+    made = config.layout
     for view in range(crops.shape[1]):
         params = params_from_uniforms(config, batch["uniforms"][:, view], batch["source"])
         augmented, color_diff = apply_params(crops[:, view], params, config)
         images.append(augmented.contiguous(memory_format=memory_format))
-        omegas.append(describe(params, color_diff, ALL_DESCRIPTORS, config))
+        omegas.append(describe(params, color_diff, made, config))
     return Views(
         images=(images[0], images[1]),
-        descriptors=(layout.select(omegas[0]), layout.select(omegas[1])),
-        all_descriptors=(omegas[0], omegas[1]),
+        descriptors=(layout.select(omegas[0], made), layout.select(omegas[1], made)),
+        all_descriptors=(
+            ALL_DESCRIPTORS.select(omegas[0], made),
+            ALL_DESCRIPTORS.select(omegas[1], made),
+        ),
     )
