@@ -1,6 +1,6 @@
 """Batches of uint8 crops from a dataset.
 
-Workers decode an image once, cut its two crops and draw the uniforms that fix the rest of the
+Workers decode an image once, cut its crops and draw the uniforms that fix the rest of the
 augmentation. All of it depends only on (seed, epoch, sample, view): not on the number of workers,
 nor on where a run was interrupted.
 """
@@ -9,7 +9,7 @@ import functools
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,10 +25,10 @@ from cassle_zoo.common.images import Array, UnreadableImageError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import Sample, StreamViews, TimmStream, stream_batches
+from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.distributed.process_group import local_rows
 from cassle_zoo.train.run.faults import WORKER_ADVICE, BadImages
 
-N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
 WORKER_GRACE = 30  # seconds
 _NICENESS = 10  # of workers that share the processors with the computation
@@ -41,21 +41,38 @@ class Crops:
     Attributes:
         augment: The distribution of views.
         seed: Seed of the run.
+        views: Number of views, and what differs in some of them.
     """
 
     augment: AugmentConfig
     seed: int
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+
+    @functools.cached_property
+    def _each(self) -> tuple[AugmentConfig, ...]:
+        return self.views.of_each(self.augment)
 
     def __call__(self, image: Image.Image | Array, epoch: int, sample: int) -> Sample:
-        """Return `crops` (2, C, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ()."""
+        """Return the crops of V views, G global and L local ones.
+
+        Returns:
+            `crops` (G, C, size, size) uint8, `local_crops` (L, C, local size, local size) uint8 if
+            there are any, `uniforms` (V, U), `source` (2,) and `bad` ().
+        """
         image = open_channels(image, self.augment.channels)
         height, width = height_and_width(image)
-        generators = (view_generator(self.seed, epoch, sample, view) for view in range(N_VIEWS))
+        numbers = range(self.views.total)
+        generators = (view_generator(self.seed, epoch, sample, view) for view in numbers)
         uniforms = torch.cat([draw_uniforms(1, generator) for generator in generators])
-        scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
-        boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
+        boxes = [
+            crop_box(height, width, row, own.crop_scale, own.crop_ratio)
+            for own, row in zip(self._each, uniforms.tolist(), strict=True)
+        ]
+        count, local = self.views.count, self.views.local
+        more = {"local_crops": cut_crops(image, boxes[count:], local.size)} if local.count else {}
         return {
-            "crops": cut_crops(image, boxes, self.augment.size),
+            "crops": cut_crops(image, boxes[:count], self.augment.size),
+            **more,
             "uniforms": uniforms,
             "source": torch.tensor([height, width]),
             "bad": torch.tensor(-1),
@@ -147,11 +164,13 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         last: Step to end before.
 
     Yields:
-        This process's rows of each batch (B of them: all unless there are several processes):
-        `crops` (B, 2, C, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
-        `bad` (B,) index of the image that could not be read and was replaced, or -1.
+        This process's rows of each batch (B of them: all unless there are several processes) of
+        V views, of which G are global and L local: `crops` (B, G, C, size, size) uint8,
+        `local_crops` (B, L, C, local size, local size) uint8 if there are any, `uniforms`
+        (B, V, U), `source` (B, 2) height and width, `bad` (B,) index of the image that could not be
+        read and was replaced, or -1.
     """
-    crops = Crops(config.augment, config.run.seed)
+    crops = Crops(config.augment, config.run.seed, config.views)
     size = config.optim.batch_size
     made: Iterable[Sample]
     if isinstance(dataset, Shards | TimmStream):
