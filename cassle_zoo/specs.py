@@ -181,6 +181,7 @@ PROJECTORS: Mapping[str, ProjectorShape] = MappingProxyType(
         "byol": _shape(2, None, 256),
         "simsiam": _shape(3, 2048, 2048, last_bn=True),
         "vicreg": _shape(3, 8192, 8192),
+        "dino": _shape(3, 2048, 256),
     }
 )
 """Shape of each method's projector (paper, appendix A; VICReg: arXiv 2105.04906, section 4.2)."""

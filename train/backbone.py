@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
@@ -41,8 +42,8 @@ def resolve_arch(arch: str, size: int, channels: int = 3) -> tuple[str, dict[str
 
 
 @functools.lru_cache
-def feature_width(arch: str, size: int, channels: int = 3) -> int:
-    """Return the width of a network's features, after checking that it takes views of that size.
+def feature_width(arch: str, size: int, channels: int = 3, local_size: int | None = None) -> int:
+    """Return the width of a network's features, after checking that it takes views of these sizes.
 
     The network is built and run without memory for its weights, in a fraction of a second.
 
@@ -50,10 +51,11 @@ def feature_width(arch: str, size: int, channels: int = 3) -> int:
         arch: As in :func:`resolve_arch`.
         size: Height and width of the views in pixels.
         channels: Their number of channels.
+        local_size: Height and width of the local crops, if there are any.
 
     Raises:
         UnknownNameError: If there is no such architecture.
-        ConfigError: If it cannot be built for that size, its patches do not divide it, or it does
+        ConfigError: If it cannot be built for such a size, its patches do not divide it, or it does
             not give one vector per image.
     """
     timm_arch, args = resolve_arch(arch, size, channels)
@@ -65,16 +67,41 @@ def feature_width(arch: str, size: int, channels: int = 3) -> int:
         ) from error
     patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
     patch = patch_size if isinstance(patch_size, int) else max(patch_size)
-    if size % patch:
-        below = size // patch * patch
-        raise ConfigError(
-            f"augment.size {size} is not a multiple of the {patch} px patches of arch {arch!r}; "
-            f"use {f'{below} or ' if below else ''}{below + patch}."
-        )
+    for name, side in (("augment.size", size), ("views.local.size", local_size or 0)):
+        if side % patch:
+            below = side // patch * patch
+            raise ConfigError(
+                f"{name} {side} is not a multiple of the {patch} px patches of arch {arch!r}; "
+                f"use {f'{below} or ' if below else ''}{below + patch}."
+            )
+    if local_size is not None:
+        _check_local(arch, size, channels, local_size)
     return width.feature_width(timm_arch, args, (channels, size, size))
 
 
-def build_backbone(arch: str, size: int, channels: int = 3) -> nn.Module:
+def _check_local(arch: str, size: int, channels: int, local_size: int) -> None:
+    timm_arch, args = resolve_arch(arch, size, channels)
+    args |= _any_size(timm_arch, size, local_size)
+    try:
+        with torch.device("meta"):
+            model: Any = timm.create_model(timm_arch, num_classes=0, **args)
+            model(torch.empty(2, channels, local_size, local_size))
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"arch {arch!r} takes no local crops of views.local.size {local_size}: {error!s:.200}"
+        ) from error
+
+
+def _any_size(timm_arch: str, size: int, local_size: int | None) -> dict[str, Any]:
+    """Return the argument with which a network for one size of input takes another as well."""
+    cfg = timm.get_pretrained_cfg(timm_arch)
+    other = local_size not in (None, size)
+    return {"dynamic_img_size": True} if other and cfg is not None and cfg.fixed_input_size else {}
+
+
+def build_backbone(
+    arch: str, size: int, channels: int = 3, local_size: int | None = None
+) -> nn.Module:
     """Build a network without classifier, initialised for training.
 
     MoCo-v3's ViTs get their fixed positions and an untrained patch projection, both frozen.
@@ -83,11 +110,14 @@ def build_backbone(arch: str, size: int, channels: int = 3) -> nn.Module:
         arch: As in :func:`resolve_arch`.
         size: Height and width of the views in pixels.
         channels: Their number of channels.
+        local_size: Height and width of the local crops, if there are any. The weights are the same;
+            networks built for one size fit their positions to the other in the forward pass.
 
     Raises:
         UnknownNameError: If there is no such architecture.
     """
     timm_arch, args = resolve_arch(arch, size, channels)
+    args |= _any_size(timm_arch, size, local_size)
     vit = MOCOV3_VITS.get(short_arch(arch))
     if vit is None:
         model: nn.Module = timm.create_model(timm_arch, num_classes=0, **args)

@@ -130,14 +130,15 @@ def _show(
     image: Image.Image | Array,
     number: int,
 ) -> Shown:
-    sample = Crops(config.augment, config.run.seed)(image, 0, number)
+    sample = Crops(config.augment, config.run.seed, config.views)(image, 0, number)
     batch = default_collate([sample])
-    every = config.augment.layout
-    views = make_views(batch, config.augment, every, torch.device("cpu"))
+    each = config.views.of_each(config.augment)
+    every = each[0].layout
+    views = make_views(batch, config.augment, every, torch.device("cpu"), views=config.views)
     omegas = [omega[0].tolist() for omega in views.descriptors]
     boxes = [
-        params_from_uniforms(config.augment, batch["uniforms"][:, view], batch["source"]).box[0]
-        for view in range(len(omegas))
+        params_from_uniforms(own, batch["uniforms"][:, view], batch["source"]).box[0]
+        for view, own in enumerate(each)
     ]
     colors = tuple(_BOXES[view % len(_BOXES)] for view in range(len(omegas)))
     return Shown(

@@ -107,7 +107,10 @@ class Trainer:
         if self._frozen.apply(self.step):
             self._parallel = _parallel(self.method)  # it must know which parameters have gradients
         layout = self.method.projector.layout
-        views = make_views(batch, config.augment, layout, self.device, self._memory_format)
+        views = make_views(
+            batch, config.augment, layout, self.device, self._memory_format, config.views
+        )
+        self.method.before_step(self.step / self.per_epoch, self.step / total)
         lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
         with self._computation():
             loss, logs = self._parallel(views)
@@ -121,6 +124,7 @@ class Trainer:
             self._scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             dispatch_clip_grad(parameters, config.optim.clip_grad, config.optim.clip_mode)
+        self.method.before_update()
         self._scaler.step(self.optimizer)  # fp16: not if gradients have overflowed
         self._scaler.update()
         self.step += 1
@@ -212,11 +216,11 @@ def build_method(config: TrainConfig, source: Source | None = None) -> Method:
     Raises:
         ConfigError: If the projector is conditioned on an augmentation that is turned off.
     """
-    augment = config.augment
-    check_described(config.conditioning.descriptors, augment)
+    augment, local_size = config.augment, config.views.local_size
+    check_described(config.conditioning.descriptors, config.views.of_each(augment))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        backbone = build_backbone(config.arch, augment.size, augment.channels)
+        backbone = build_backbone(config.arch, augment.size, augment.channels, local_size)
         width = feature_width(config.arch, augment.size, augment.channels)
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:

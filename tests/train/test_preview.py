@@ -17,6 +17,7 @@ from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
+from cassle_zoo.train.data.view_config import LocalViews, ViewsConfig
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.main import run_from_cli
 from cassle_zoo.train.methods import ConditioningConfig
@@ -108,3 +109,11 @@ def test_further_augmentations_and_other_channels(
     assert "conditioned on crop, rotation (6 numbers)" in text
     assert Rotation.columns[0] in text
     assert len(views_on(text)) == 8
+
+
+def test_local_crops_are_shown_too(config: TrainConfig, tmp_path: Path) -> None:
+    page = tmp_path / "views.html"
+    views = ViewsConfig(count=3, local=LocalViews(count=2, size=16))
+    assert write_preview(dataclasses.replace(config, views=views), page) == IMAGES
+    shown = views_on(page.read_text())
+    assert [len(view) for view in shown] == [*[3 * 32 * 32] * 3, *[3 * 16 * 16] * 2] * IMAGES
