@@ -41,7 +41,7 @@ SECTION = DOC.read_text("utf-8").partition("## A new augmentation\n")[2].partiti
 FILE, SCRIPT = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 CHANGES = {
     "epochs=100, batch_size=128": "epochs=2, batch_size=8",
-    'arch="resnet18"': 'arch="test_resnet"',
+    "resnet18": "test_resnet",
     "Gain(p=0.5)": "Gain(p=0.5, stops=2)",
 }
 SMALL = functools.reduce(lambda text, item: text.replace(*item), CHANGES.items(), SCRIPT)
@@ -287,7 +287,7 @@ def installed(site: Path, value: str = "gain:Gain") -> dict[str, str]:
 def test_installed_packages_reach_commands_and_their_workers(tmp_path: Path) -> None:
     photos = folder_of_classes(tmp_path / "photos", 50)
     train = [
-        "train", RECIPE, "--name", "any", "--arch", "test_resnet", "--data.dataset", "",
+        "train", RECIPE, "--arch", "test_resnet", "--data.dataset", "",
         "--data", str(photos), "--out", str(tmp_path / "run"), "--data.workers", "2",
         "--optim.batch-size", "8", "--optim.epochs", "1", "--augment.gain.p", "0.5",
         "--conditioning.descriptors", "crop", "gain", "--run.device", "cpu",
