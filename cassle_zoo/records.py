@@ -175,7 +175,8 @@ class Result:
         seconds: Duration of each part.
         created: Time of the measurement, in UTC (ISO 8601).
         series: Curves by name, for figures.
-        files: Names of images and pages written beside the result.
+        files: Names of files written beside the result: images, pages, and the scores of each image
+            (`cassle_zoo.eval.scores`).
     """
 
     task: str
