@@ -177,7 +177,7 @@ def _principal(features: Tensor) -> Tensor:
     count = min(_COMPONENTS, len(values))
     # Which way a component points is arbitrary: its largest weight is positive.
     largest = right[:count].gather(1, right[:count].abs().argmax(1, keepdim=True))[:, 0]
-    found = left[:, :count] * values[:count] * largest.sign()
+    found: Tensor = left[:, :count] * values[:count] * largest.sign()
     scale = values[0] / max(1, len(features) - 1) ** 0.5
     return found / scale if scale > 0 else found
 

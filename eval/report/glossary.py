@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 _CHANCE = "The fraction of test images whose class is predicted right."
 _TOP5 = "The fraction of test images whose class is among the five likeliest."
-_BALANCED = (
-    "The accuracy in each class, averaged, so that small classes count as much as large ones."
-)
+_BALANCED = "The accuracy in each class, averaged: small classes count as much as large ones."
 _LINEAR = "A linear classifier on the frozen features, its penalty chosen on validation images."
 _KNN = "The vote of the most similar training images."
 
@@ -56,7 +54,7 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (
         "mAP50",
         "AP50",
-        "Detection: average precision of boxes that overlap by half, mean of classes.",
+        "Detection: average precision of boxes that overlap by half.",
     ),
     ("mAP75", "AP75", "Detection: the same for boxes that overlap by three quarters."),
     (
