@@ -35,8 +35,8 @@ RENAMED_SETTINGS: Mapping[str, str] = {
 }
 """Settings of a training that were renamed after format 1, by their old names."""
 
-# Parts of a protocol about the features themselves, which differ between any two models.
-_OF_THE_FEATURES = ("input", "chosen")
+OF_THE_MODEL = ("input", "chosen", "projector")
+"""How the parts of a protocol begin that are about the model and differ between any two."""
 
 Finite = Annotated[float, math.isfinite]
 FileName = Annotated[str, lambda name: Path(name).name == name]
@@ -202,7 +202,7 @@ class Result:
         return self._conditions() == other._conditions()
 
     def _conditions(self) -> tuple[object, ...]:
-        protocol = {k: v for k, v in self.protocol.items() if not k.startswith(_OF_THE_FEATURES)}
+        protocol = {k: v for k, v in self.protocol.items() if not k.startswith(OF_THE_MODEL)}
         return self.task, self.data, self.seed, protocol
 
     def to_json(self) -> str:

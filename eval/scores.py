@@ -65,6 +65,23 @@ class Scores:
         """The metrics that can be computed from the scores."""
         return (*([_R2] if self.outputs is not None else []), *self.values)
 
+    @property
+    def answers(self) -> tuple[Tensor, Tensor]:
+        """The labels (N,) and predicted classes (N,).
+
+        Raises:
+            ValueError: If there is no prediction per image.
+        """
+        if self.labels is None or self.predicted is None:
+            raise ValueError(f"the scores of {self.task} have no prediction per image")
+        return self.labels, self.predicted
+
+    @property
+    def wrong(self) -> Tensor:
+        """(N,) bool: whether the predicted class is not the image's."""
+        labels, predicted = self.answers
+        return labels != predicted
+
     def columns(self, metric: str) -> tuple[Tensor, Statistic, Tensor | None]:
         """Return the columns, statistic and strata of a metric: see `eval.statistics`."""
         if metric == _R2 and self.outputs is not None and self.targets is not None:

@@ -61,7 +61,8 @@ def first_column(means: Tensor) -> Tensor:
 def r2_of_means(means: Tensor) -> Tensor:
     """Return the mean over outputs of R², from the column means of :func:`r2_columns`."""
     squared_error, target, squared_target = means.unflatten(-1, (3, -1)).unbind(-2)
-    return (1 - squared_error / (squared_target - target.square())).mean(-1)
+    found: Tensor = (1 - squared_error / (squared_target - target.square())).mean(-1)
+    return found
 
 
 def r2_columns(predicted: Tensor, targets: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.scores import SCORES_FILE, ScoreFile
-from cassle_zoo.records import MeasuredData, Result
+from cassle_zoo.records import OF_THE_MODEL, MeasuredData, Result
 
 _IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".svg": "svg+xml"}
 _NOT_OPTIONS = (
@@ -21,7 +21,7 @@ _NOT_OPTIONS = (
     "--workers",
     "--device",
 )
-_OWN = ("input", "chosen")  # parts of a protocol that may differ between models
+_HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,13 +209,11 @@ def _notes(entries: Sequence[Entry], versions: int) -> list[str]:
     if versions > 1:
         name = results[0].data.name
         notes.append(f"{name} occurs here in {versions} versions; their numbers differ.")
-    differing = differences(results)
-    if differing:
-        notes.append(
-            f"The protocols differ in: {', '.join(differing)}. These numbers were not measured in "
-            "the same way, so no winner is marked among them. "
-            + " ".join(f"{name}: {text}." for name, text in differing.items())
-        )
+    notes += [
+        f"The protocols differ in {name}: {text}. What was not measured in the same way is not "
+        "compared, and no winner is marked."
+        for name, text in differences(results).items()
+    ]
     hashes: dict[str, set[str | None]] = defaultdict(set)
     for result in results:
         hashes[result.model.name].add(result.model.sha256)
@@ -233,18 +231,18 @@ def differences(results: Sequence[Result]) -> dict[str, str]:
     """
     found = {}
     for name in dict.fromkeys(key for result in results for key in result.protocol):
-        if name.startswith(_OWN):
+        if name.startswith(OF_THE_MODEL):
             continue
         texts: dict[str, list[str]] = defaultdict(list)
         for result in results:
             if name in result.protocol:
                 texts[_seedless(result, name)].append(result.model.name)
         if len(texts) > 1:
-            pieces = {text: re.split(r"[,;] ", text) for text in texts}
+            pieces = {text: re.split(r"(?<=[,;.]) ", _HASH.sub(r"\1…", text)) for text in texts}
             shared = set.intersection(*map(set, pieces.values()))
-            found[name] = "; ".join(
-                f"{', '.join(p for p in pieces[text] if p not in shared) or 'nothing more'} "
-                f"({', '.join(dict.fromkeys(models))})"
+            found[name] = ", but ".join(
+                f"“{' '.join(p for p in pieces[text] if p not in shared) or '(nothing more)'}” of "
+                f"{', '.join(dict.fromkeys(models))}"
                 for text, models in texts.items()
             )
     return found
@@ -263,7 +261,9 @@ def runs_of_models(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
     for place, entry in enumerate(entries):
         result = entry.result
         protocol = {
-            name: _seedless(result, name) for name in result.protocol if not name.startswith(_OWN)
+            name: _seedless(result, name)
+            for name in result.protocol
+            if not name.startswith(OF_THE_MODEL)
         }
         key: object = (result.model.name, str(sorted(protocol.items())))
         runs = [(own.result.model.sha256, own.result.seed) for own in groups[key]]
