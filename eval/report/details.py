@@ -284,7 +284,8 @@ def _coordinates(components: Tensor, kind: MapKind) -> Tensor:
     if found.shape[1] < 2:
         found = torch.cat([found, torch.zeros(len(found), 2 - found.shape[1])], dim=1)
     low, high = found.amin(0), found.amax(0)
-    return 4 + 192 * (found - low) / (high - low).clamp(min=1e-12).max()
+    middle, width = (low + high) / 2, (high - low).max().clamp(min=1e-12)
+    return 100 + 192 * (found - middle) / width
 
 
 def _colour(place: int, count: int) -> str:

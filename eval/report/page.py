@@ -1,6 +1,7 @@
 """`cassle-zoo eval report`: an HTML page with tables, figures and images for each comparison."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -237,7 +238,7 @@ def _firsts(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         info = describe(row.metric)
         if info.direction:
-            found.setdefault((row.task, info.label.partition(":")[0]), row)
+            found.setdefault((row.task, re.split("[:@]", info.label)[0]), row)
     return list(found.values())
 
 
