@@ -115,6 +115,7 @@ def results_of_folder(folder: str | Path, paths: Iterable[str | Path]) -> list[R
         ModelFolderError: If it is not a model folder, or no result was measured with its weights.
         DataError: If a path does not exist, or a file that is named is not a result.
     """
+    read_config(folder)  # says what is wrong with what is no model folder
     found: list[Result] = []
     for path in map(Path, paths):
         if path.is_dir():
