@@ -104,6 +104,9 @@ def _gap(row: Row, interval: Interval) -> str:
 
 
 def _untested(row: Row) -> str:
-    if all(cell.interval is None for cell in row.cells):
+    known = [cell for cell in row.cells if cell.value is not None]
+    if all(cell.interval is None for cell in known):
         return "no scores of single images were recorded, from which that could be computed"
-    return "they were not measured in the same way on the same images, or are too few"
+    if any(cell.interval is None for cell in known):
+        return "of some of these models no scores of single images were recorded"
+    return "they were not measured in the same way on the same images"
