@@ -35,8 +35,8 @@ RENAMED_SETTINGS: Mapping[str, str] = {
 }
 """Settings of a training that were renamed after format 1, by their old names."""
 
-# Parts of a protocol about the features themselves, which differ between any two models.
-_OF_THE_FEATURES = ("input", "chosen")
+OF_THE_MODEL = ("input", "chosen", "projector")
+"""How the parts of a protocol begin that are about the model and differ between any two."""
 
 Finite = Annotated[float, math.isfinite]
 FileName = Annotated[str, lambda name: Path(name).name == name]
@@ -180,7 +180,8 @@ class Result:
         seconds: Duration of each part.
         created: Time of the measurement, in UTC (ISO 8601).
         series: Curves by name, for figures.
-        files: Names of images and pages written beside the result.
+        files: Names of files written beside the result: images, pages, and the scores of each image
+            (`cassle_zoo.eval.scores`).
     """
 
     task: str
@@ -206,7 +207,7 @@ class Result:
         return self._conditions() == other._conditions()
 
     def _conditions(self) -> tuple[object, ...]:
-        protocol = {k: v for k, v in self.protocol.items() if not k.startswith(_OF_THE_FEATURES)}
+        protocol = {k: v for k, v in self.protocol.items() if not k.startswith(OF_THE_MODEL)}
         return self.task, self.data, self.seed, protocol
 
     def to_json(self) -> str:

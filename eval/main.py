@@ -145,7 +145,10 @@ def _measure(
         download=arguments.download,
         settings=[compute, settings],
     )
-    result, outcome = evaluate(task, settings, source, data, compute, command=command)
+    result, outcome = evaluate(
+        task, settings, source, data, compute, command=command,
+        record=arguments.output is not None,
+    )  # fmt: skip
     results.append(result)
     if arguments.output is not None:
         path, remark = place_for(arguments.output, result)

@@ -278,7 +278,10 @@ class Sensitivity(Settings):
         metrics, series = self._metrics(found), self._series(found)
         return Outcome(
             metrics=metrics,
-            protocol={"sensitivity": self._protocol(len(indices), recipe, projections)},
+            protocol={
+                "sensitivity": self._protocol(len(indices), recipe),
+                "projector": "none" if projections is None else projections.protocol,
+            },
             series=series,
             files=self._draw(context.source.name, metrics, series) if self.figures else {},
         )
@@ -331,8 +334,8 @@ class Sensitivity(Settings):
             raise DataError(f"{context.data.name} has {len(drawn)} images; 2 are needed.")
         return drawn.sort().values
 
-    def _protocol(self, count: int, recipe: AugmentConfig, projections: _Projections | None) -> str:
-        text = (
+    def _protocol(self, count: int, recipe: AugmentConfig) -> str:
+        return (
             f"{self.measure} of {count} images drawn from the test parts (from all if there are "
             "none), each against its augmented version, all others being negatives; InfoNCE with "
             "T=0.2, times 2T; evaluation mode, stages pooled globally; images are central "
@@ -343,9 +346,6 @@ class Sensitivity(Settings):
             f"{recipe.blur_sigma[1]:g} px, kernel {recipe.kernel}; recipe: training's "
             f"augmentations with their probabilities{views.in_words(recipe)}"
         )
-        if projections is None:
-            return f"{text}; the model has no projector"
-        return f"{text}. {projections.protocol}"
 
     def _draw(
         self, name: str, metrics: dict[str, dict[str, float]], series: dict[str, list[float]]

@@ -35,12 +35,14 @@ CLASSES: tuple[Any, ...] = (
 )
 ZERO_IS_ALLOWED = re.compile(
     r"(flip|jitter|grayscale|blur)_p|brightness|contrast|saturation|hue|.*_weight|bias_lr_scale"
-    r"|momentum|base_lr|warmup_epochs|weight_decay|seed|workers|max_bad_fraction|monitor_.*"
+    r"|momentum|base_lr|warmup_epochs|freeze_epochs|ema_decay|weight_decay|seed|workers"
+    r"|max_bad_fraction|monitor_.*|snapshot_every|warmup_teacher_epochs|center_momentum"
+    r"|freeze_last_layer_epochs"
     r"|crop|color|color_diff|flip|blur"  # of AugSelf
 )
 ANY_NUMBER_IS_ALLOWED = ("mean",)
 EMPTY_IS_ALLOWED = ("loggers", "extra")
-TEXTS = ("root", "dataset", "split", "device", "name")  # checked where used
+TEXTS = ("root", "dataset", "split", "image_column", "device", "name", "init")  # checked where used
 
 
 def fields() -> Iterator[Any]:
