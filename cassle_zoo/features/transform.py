@@ -59,10 +59,11 @@ def eval_transform(
         model = open_model(model, pretrained=False)
     found = unwrap(model)
     if found.config is None:
+        output = "" if found.model is not None else " Its output is taken as the features."
         warnings.warn(
             f"{found.what} has no pretrained_cfg of timm, or several, so images get timm's "
             "defaults: 224 pixels and ImageNet's mean and standard deviation. If it was trained "
-            "with others, pass transform=. Its output is taken as the features.",
+            f"with others, pass transform=.{output}",
             stacklevel=2,
         )
     config = resolve_data_config({"chans": 3}, found.config)  # type: ignore[no-untyped-call]
