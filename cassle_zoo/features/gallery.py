@@ -20,7 +20,7 @@ from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
 from cassle_zoo.features.spaces import (
     ReadImages,
-    common,
+    agreement,
     feature_space,
     model_name,
     open_extractors,
@@ -179,7 +179,7 @@ def run_demo(
         "similarity."
     )
     if compared:
-        summary += " Rows where the two models agree least come first."
+        summary += " Rows where the two models agree least come first; ◆ marks what only one of them finds."
     for space in spaces:
         summary += f" Features of {space.name}: {space.about}."
     rows = _rows(_queries(found, _PAGE_ROWS), read, [*found, *raw], opened, compared)
@@ -287,12 +287,12 @@ _Found = tuple[str, Tensor, Tensor]
 
 
 def _queries(found: Sequence[_Found], count: int) -> list[int]:
-    """Choose queries: evenly spaced, or of two spaces those with the fewest common neighbours."""
+    """Choose queries: evenly spaced, or those on whose neighbours two spaces agree least."""
     total = len(found[0][2])
     if len(found) < 2:
         return list(range(0, total, math.ceil(total / count)))
-    shared = common(found[0][2], found[1][2])
-    return torch.argsort(shared, stable=True)[:count].tolist()
+    agreed = agreement(found[0][2], found[1][2])
+    return torch.argsort(agreed, stable=True)[:count].tolist()
 
 
 def _rows(
@@ -307,7 +307,7 @@ def _rows(
             image=opened(index),
             label=Path(read.sources[index]).stem,
             cosine=cosine,
-            note="" if others is None or index in others else "only here",
+            note="" if others is None or index in others else "only this model finds it",
         )
 
     def items(place: int, query: int) -> list[GalleryItem]:

@@ -195,6 +195,17 @@ def feature_space(name: str, features: Tensor) -> Space:
     return Space(name=name, about=about, vectors=features, raw=features)
 
 
-def common(first: Tensor, second: Tensor) -> Tensor:
-    """Count the neighbours (N, k) that two spaces have in common: (N,)."""
-    return (first[:, :, None] == second[:, None, :]).sum(dim=(1, 2))
+def agreement(first: Tensor, second: Tensor) -> Tensor:
+    """Say how much two rankings of neighbours agree, the nearest counting most.
+
+    Args:
+        first: (N, k) indices, nearest first.
+        second: (N, k), of another space.
+
+    Returns:
+        (N,) in [0, 1]: the fraction that the first d have in common, averaged over d from 1 to k
+        (Webber, Moffat and Zobel, "A similarity measure for indefinite rankings", 2010).
+    """
+    same = first[:, :, None] == second[:, None, :]
+    depths = range(1, first.shape[1] + 1)
+    return torch.stack([same[:, :d, :d].sum(dim=(1, 2)) / d for d in depths]).mean(0)
