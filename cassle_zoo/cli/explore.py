@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--layout",
         default="auto",
-        help="pca, umap (with cassle-zoo[umap]) or grid; default: grid up to 40 images, else pca",
+        help="pca, umap (with cassle-zoo[umap]) or grid; default: grid up to 100 images, else pca",
     )
     parser.add_argument(
         "--neighbours", type=int, default=12, metavar="K", help="of each image; default: 12"
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         title=args.title,
         device=args.device,
     )
-    print(f"{found.images} images by {' and by '.join(found.spaces)}")
+    print(f"{found.images} images: {'; '.join(found.spaces)}")
     if args.output is not None:
         write_text(args.output, found.page)
         print(f"  {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")

@@ -3,9 +3,10 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -94,15 +95,17 @@ def explore(
     side = 128 if len(images) <= 500 else 96 if len(images) <= 4000 else 64
     read = read_images(extractors, images, skipped=skipped, thumbnail=(side, size))
     spaces = [
-        feature_space(f"features of {model_name(model)}", outputs["pooled"])
+        feature_space(f"Features of {model_name(model)}", outputs["pooled"])
         for model, outputs in zip(given, read.outputs, strict=True)
     ]
     if "projected" in read.outputs[0]:
         projected = read.outputs[0]["projected"]
+        counts = "what augmentation changes (crop, colour, blur) counts"
+        spaces[0] = replace(spaces[0], about=f"{counts}; {spaces[0].about}")
         spaces.append(
             Space(
-                name=f"projections by {model_name(given[0])}",
-                about="what augmentation changes (crop, colour, blur) counts for less",
+                name=f"Projections by {model_name(given[0])}",
+                about=f"{counts} for less",
                 vectors=projected,
                 raw=projected,
             )
@@ -223,8 +226,9 @@ def serve(page: str, port: int = 0) -> ThreadingHTTPServer:
 def _split(sources: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return folders, without what all have in common, and names of files."""
     parts = [re.split(r"[/\\]" if os.sep == "\\" else "/", source) for source in sources]
-    shared = os.path.commonprefix([folders[:-1] for folders in parts])
-    return ["/".join(p[len(shared) : -1]) for p in parts], [p[-1] for p in parts]
+    levels = zip(*(folders[:-1] for folders in parts), strict=False)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return ["/".join(p[shared:-1]) for p in parts], [p[-1] for p in parts]
 
 
 def _rounded(values: Tensor) -> list[int]:

@@ -179,7 +179,10 @@ def run_demo(
         "similarity."
     )
     if compared:
-        summary += " Rows where the two models agree least come first; ◆ marks what only one of them finds."
+        summary += (
+            " Rows where the two models agree least come first; ◆ marks what only one of them "
+            "finds."
+        )
     for space in spaces:
         summary += f" Features of {space.name}: {space.about}."
     rows = _rows(_queries(found, _PAGE_ROWS), read, [*found, *raw], opened, compared)

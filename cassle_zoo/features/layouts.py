@@ -10,7 +10,7 @@ from cassle_zoo.common.errors import DataError, MissingDependencyError, unknown_
 from cassle_zoo.features.spaces import Space
 
 LAYOUTS = ("auto", "pca", "umap", "grid")
-_FEW = 40  # images, up to which a grid shows all without overlap
+_FEW = 100  # images, up to which a grid shows all without overlap
 
 
 def place(space: Space, layout: str = "auto") -> tuple[Tensor, str]:
@@ -20,7 +20,7 @@ def place(space: Space, layout: str = "auto") -> tuple[Tensor, str]:
         space: The images.
         layout: ``"pca"``: the first two principal components of the raw vectors; ``"umap"`` of the
             compared vectors (McInnes et al., 2018, arXiv 1802.03426); ``"grid"``: that of ``"pca"``
-            without overlaps, in rows of a grid; ``"auto"``: ``"grid"`` up to 40 images, else
+            without overlaps, in rows of a grid; ``"auto"``: ``"grid"`` up to 100 images, else
             ``"pca"``.
 
     Returns:

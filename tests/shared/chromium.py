@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -20,26 +21,29 @@ OPTIONS = [
 _KEYS = {"Enter": ("\r", 13), "ArrowRight": ("", 39), "ArrowDown": ("", 40), "Tab": ("", 9)}
 
 
+# The browser reads commands from file 3, and answers to file 4.
+_AT_3_AND_4 = """
+import os, sys
+high = [os.dup(os.dup(os.dup(int(number)))) for number in sys.argv[1:3]]
+for number, target in zip(high, (3, 4)):
+    os.dup2(number, target)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
 class Chromium:
     """A page in a browser of its own."""
 
     def __init__(self, folder: Path, *, width: int = 1280, height: int = 800) -> None:
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-
-        def pipes() -> None:
-            """Put the pipes where the browser expects them; no other file may take 3 or 4 before."""
-            reading, writing = os.dup(to_browser), os.dup(from_browser)
-            spare = [os.dup(reading), os.dup(writing)]
-            os.dup2(spare[0], 3)
-            os.dup2(spare[1], 4)
-
         command = [
+            sys.executable, "-c", _AT_3_AND_4, str(to_browser), str(from_browser),
             str(BROWSER), *OPTIONS, f"--user-data-dir={folder / 'profile'}",
             "--remote-debugging-pipe", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(
-            command, preexec_fn=pipes, close_fds=False, stderr=subprocess.DEVNULL
+            command, pass_fds=(to_browser, from_browser), stderr=subprocess.DEVNULL
         )
         os.close(to_browser)
         os.close(from_browser)

@@ -255,7 +255,7 @@ new ResizeObserver(() => {
 function neighbourItem(i, cosine, only) {
   const label = `${fullName(i)}, cosine ${cosine}${only ? ', only found here' : ''}`;
   const button = make('button', {type: 'button', title: fullName(i), className: only ? 'only' : ''},
-    picture(i), make('b', {}, `${cosine}${only ? ' ◆' : ''}`), make('span', {}, names[i]));
+    picture(i), make('b', {}, `${cosine}${only ? ' ◆' : ''}`), make('span', {dir: 'auto'}, names[i]));
   button.setAttribute('aria-label', label);
   button.addEventListener('click', () => { choose(i); panel.focus(); });
   return make('li', {}, button);
@@ -274,24 +274,23 @@ function choose(i, quiet = false) {
     const shown = found[which].map((other, place) => neighbourItem(
       other, (own.cosines[i * k + place] / 1000).toFixed(3), others && !others.includes(other)));
     return make('div', {className: which ? 'second' : 'first'},
-      make('h3', {}, `Nearest by ${own.name}`), make('ol', {}, ...shown));
+      make('h3', {}, own.name), make('ol', {}, ...shown));
   });
   let summary = `${fullName(i)} chosen.`;
   if (found.length === 2)
     summary += ` ${found[0].filter(other => found[1].includes(other)).length} of ${k} neighbours in common.`;
   panel.replaceChildren(
     make('div', {className: 'chosen'}, picture(i, names[i]),
-      make('div', {}, make('h2', {}, names[i]), make('div', {className: 'faint'}, data.folders[data.folder[i]]),
+      make('div', {}, make('h2', {dir: 'auto'}, names[i]), make('div', {className: 'faint', dir: 'auto'}, data.folders[data.folder[i]]),
         make('div', {}, found.length === 2 ? summary.slice(fullName(i).length + 9) : ''))),
     make('div', {className: 'found'}, ...parts));
-  if (!quiet) { say(summary); toAddress(); }
-  show(i);
+  if (!quiet) { say(summary); toAddress(); show(i); }
 }
 
 // ---- The list ----
 
 const items = names.map((name, i) => {
-  const button = make('button', {type: 'button', tabIndex: -1, title: fullName(i)}, picture(i), make('span', {}, name));
+  const button = make('button', {type: 'button', tabIndex: -1, title: fullName(i)}, picture(i), make('span', {dir: 'auto'}, name));
   button.setAttribute('aria-label', fullName(i));
   const item = make('li', {}, button);
   item.dataset.index = i;
