@@ -38,12 +38,18 @@ const iconSize = () => {
   return Math.min(112, Math.max(12, Math.min(72, free)) * view.zoom ** 0.75);
 };
 
-async function decode(i) {
-  bitmaps[i] = null;
+// Small icons are drawn from small bitmaps, which takes a fraction of the time and memory.
+const SMALL = 48;
+const large = new Uint8Array(count);
+
+async function decode(i, whole) {
+  bitmaps[i] ??= null;
+  large[i] = whole;
   decoding += 1;
   const bytes = Uint8Array.from(atob(images[i]), c => c.charCodeAt(0));
+  const options = whole ? {} : {resizeWidth: SMALL, resizeQuality: 'medium'};
   try {
-    bitmaps[i] = await createImageBitmap(new Blob([bytes], {type: 'image/webp'}));
+    bitmaps[i] = await createImageBitmap(new Blob([bytes], {type: 'image/webp'}), options);
   } finally {
     decoding -= 1;
     redraw();
@@ -60,7 +66,8 @@ function drawIcon(i, size, edge, colour) {
   const x = screenX(points[2 * i]), y = screenY(points[2 * i + 1]);
   if (x < -size || y < -size || x > width + size || y > height + size) return;
   const bitmap = bitmaps[i];
-  if (bitmap === undefined && decoding < 48) decode(i);
+  const whole = size * (devicePixelRatio || 1) > SMALL;
+  if ((bitmap === undefined || (bitmap && whole && !large[i])) && decoding < 48) decode(i, whole);
   let w = size * 0.5, h = w;
   if (bitmap) {
     const scale = size / Math.max(bitmap.width, bitmap.height);
@@ -88,7 +95,7 @@ function draw() {
   context.fillStyle = accents[0];
   for (let i = 0; i < count; i++) if (matches[i]) drawIcon(i, size);
   if (chosen >= 0) {
-    const large = Math.max(size, 40);
+    const wide = Math.max(size, 40);
     spaces.forEach((_, which) => {
       context.setLineDash(which ? [6, 4] : []);
       context.lineWidth = 1.5; context.strokeStyle = accents[which];
@@ -99,18 +106,18 @@ function draw() {
         context.stroke();
       }
       for (const other of neighboursOf(chosen, which).reverse())
-        drawIcon(other, large, 2, accents[which]);
+        drawIcon(other, wide, 2, accents[which]);
     });
     context.setLineDash([]);
-    drawIcon(chosen, large * 1.3, 4, ink);
+    drawIcon(chosen, wide * 1.3, 4, ink);
   }
   if (cursor >= 0) {
-    const large = Math.max(size, 40), x = screenX(points[2 * cursor]), y = screenY(points[2 * cursor + 1]);
-    drawIcon(cursor, large, 4, accents[0]);
+    const side = Math.max(size, 40), x = screenX(points[2 * cursor]), y = screenY(points[2 * cursor + 1]);
+    drawIcon(cursor, side, 4, accents[0]);
     context.font = '14px system-ui, sans-serif';
     const text = names[cursor], wide = context.measureText(text).width;
     const left = Math.max(4, Math.min(width - wide - 12, x - wide / 2));
-    const top = Math.min(height - 24, y + large / 2 + 6);
+    const top = Math.min(height - 24, y + side / 2 + 6);
     context.fillStyle = colour('--page'); context.fillRect(left - 4, top, wide + 8, 20);
     context.fillStyle = ink; context.textBaseline = 'middle';
     context.fillText(text, left, top + 10);
@@ -263,18 +270,17 @@ function neighbourItem(i, cosine, only) {
 
 function choose(i, quiet = false) {
   if (!(i >= 0 && i < count)) return;
-  const old = list.querySelector('[aria-current]');
-  if (old) old.removeAttribute('aria-current');
+  if (items[chosen]) items[chosen].firstChild.removeAttribute('aria-current');
   chosen = i;
-  items[i].firstChild.setAttribute('aria-current', 'true');
+  if (items[i]) items[i].firstChild.setAttribute('aria-current', 'true');
   roving(i);
   const found = spaces.map((_, which) => neighboursOf(i, which));
   const parts = spaces.map((own, which) => {
     const others = found[1 - which];
-    const shown = found[which].map((other, place) => neighbourItem(
+    const nearest = found[which].map((other, place) => neighbourItem(
       other, (own.cosines[i * k + place] / 1000).toFixed(3), others && !others.includes(other)));
     return make('div', {className: which ? 'second' : 'first'},
-      make('h3', {}, own.name), make('ol', {}, ...shown));
+      make('h3', {}, own.name), make('ol', {}, ...nearest));
   });
   let summary = `${fullName(i)} chosen.`;
   if (found.length === 2)
@@ -287,45 +293,73 @@ function choose(i, quiet = false) {
   if (!quiet) { say(summary); toAddress(); show(i); }
 }
 
-// ---- The list ----
+// ---- The list: its first part, which grows as one goes down ----
 
-const items = names.map((name, i) => {
-  const button = make('button', {type: 'button', tabIndex: -1, title: fullName(i)}, picture(i), make('span', {dir: 'auto'}, name));
+const PART = 120;
+const items = new Array(count);
+let sorted = [...names.keys()], shown = [];
+
+function itemOf(i) {
+  if (items[i]) return items[i];
+  const button = make('button', {type: 'button', tabIndex: -1, title: fullName(i)},
+    picture(i), make('span', {dir: 'auto'}, names[i]));
   button.setAttribute('aria-label', fullName(i));
-  const item = make('li', {}, button);
-  item.dataset.index = i;
-  return item;
-});
-list.append(...items);
+  if (i === chosen) button.setAttribute('aria-current', 'true');
+  items[i] = make('li', {}, button);
+  items[i].dataset.index = i;
+  return items[i];
+}
+
+function extend(length) {
+  for (let place = list.children.length; place < Math.min(length, shown.length); place++) {
+    const item = itemOf(shown[place]);
+    item.setAttribute('aria-posinset', place + 1);
+    item.setAttribute('aria-setsize', shown.length);
+    list.append(item);
+  }
+}
+
+function refill() {
+  shown = sorted.filter(i => matches[i]);
+  list.replaceChildren();
+  extend(PART);
+  roving(shown.includes(chosen) ? chosen : shown[0]);
+}
 
 function roving(i) {
-  const old = list.querySelector('[tabindex="0"]');
-  if (old) old.tabIndex = -1;
-  if (i >= 0) items[i].firstChild.tabIndex = 0;
+  for (const old of list.querySelectorAll('[tabindex="0"]')) old.tabIndex = -1;
+  const item = i !== undefined && items[i] && items[i].isConnected ? items[i] : list.firstChild;
+  if (item) item.firstChild.tabIndex = 0;
 }
+
+const end = new IntersectionObserver(entries => {
+  if (!entries.some(entry => entry.isIntersecting) || list.children.length >= shown.length) return;
+  extend(list.children.length + PART);
+  end.unobserve($('#end'));  // it may still be in sight
+  end.observe($('#end'));
+}, {rootMargin: '800px'});
 
 list.addEventListener('click', event => {
   const item = event.target.closest('li');
   if (item) choose(Number(item.dataset.index));
 });
 list.addEventListener('keydown', event => {
-  const shown = [...list.children].filter(item => !item.hidden);
-  const at = shown.indexOf(event.target.closest('li'));
+  const at = shown.indexOf(Number(event.target.closest('li').dataset.index));
   const columns = getComputedStyle(list).gridTemplateColumns.split(' ').length;
   const to = {ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns,
     Home: 0, End: shown.length - 1}[event.key];
-  if (to === undefined) return;
+  if (to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
-  if (!shown[to]) return;
-  roving(Number(shown[to].dataset.index));
-  shown[to].firstChild.focus();
+  if (!(to in shown)) return;
+  extend(to + 1);
+  roving(shown[to]);
+  items[shown[to]].firstChild.focus();
 });
 
 function order() {
-  const sorted = [...items];
-  if ($('#order') && $('#order').value)
-    sorted.sort((a, b) => data.agreement[a.dataset.index] - data.agreement[b.dataset.index]);
-  list.append(...sorted);
+  sorted = [...names.keys()];
+  if ($('#order').value) sorted.sort((a, b) => data.agreement[a] - data.agreement[b]);
+  refill();
 }
 
 // ---- Filter and address ----
@@ -334,16 +368,11 @@ function filter() {
   const words = form.text.value.toLowerCase().split(/\s+/).filter(Boolean);
   const kind = form.kind ? form.kind.value : '';
   const inside = data.folders.map(folder => !kind || folder === kind || folder.startsWith(`${kind}/`));
-  let shown = 0;
-  for (let i = 0; i < count; i++) {
+  for (let i = 0; i < count; i++)
     matches[i] = inside[data.folder[i]] && words.every(word => texts[i].includes(word)) ? 1 : 0;
-    items[i].hidden = !matches[i];
-    shown += matches[i];
-  }
   if (cursor >= 0 && !matches[cursor]) cursor = -1;
-  const tab = list.querySelector('[tabindex="0"]');
-  if (!tab || tab.parentNode.hidden) roving(matches.indexOf(1));
-  form.querySelector('output').textContent = `${shown} of ${count}`;
+  refill();
+  form.querySelector('output').textContent = `${shown.length} of ${count}`;
   redraw();
 }
 
@@ -369,3 +398,4 @@ if ($('#order')) $('#order').addEventListener('change', order);
 addEventListener('hashchange', fromAddress);
 $('#how').textContent = `Map: ${spaces[0].layout}.`;
 fromAddress();
+end.observe($('#end'));
