@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Write or serve the page, and say where it is."""
     from cassle_zoo.common.errors import ConfigError
     from cassle_zoo.common.files import write_text
-    from cassle_zoo.features.explorer import explore, serve
+    from cassle_zoo.features.explorer.page import explore, serve
 
     if args.output is None and not args.serve:
         raise ConfigError("nothing to do with the page: pass -o FILE.html, --serve, or both.")

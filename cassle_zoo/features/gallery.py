@@ -14,11 +14,7 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import write_text
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.common.templates import render
-from cassle_zoo.features.extract import FeatureSet
-from cassle_zoo.features.files import save_features
-from cassle_zoo.features.inputs import Skipped, expand_inputs
-from cassle_zoo.features.nearest import nearest_neighbours
-from cassle_zoo.features.spaces import (
+from cassle_zoo.features.explorer.spaces import (
     ReadImages,
     agreement,
     feature_space,
@@ -26,7 +22,11 @@ from cassle_zoo.features.spaces import (
     open_extractors,
     read_images,
 )
-from cassle_zoo.features.thumbnails import encode_thumbnail
+from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
+from cassle_zoo.features.extract import FeatureSet
+from cassle_zoo.features.files import save_features
+from cassle_zoo.features.inputs import Skipped, expand_inputs
+from cassle_zoo.features.nearest import nearest_neighbours
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.templates import render
-from cassle_zoo.features.inputs import Skipped, expand_inputs
-from cassle_zoo.features.layouts import place
-from cassle_zoo.features.spaces import (
+from cassle_zoo.features.explorer.layouts import place
+from cassle_zoo.features.explorer.spaces import (
     Space,
     agreement,
     feature_space,
@@ -24,6 +23,7 @@ from cassle_zoo.features.spaces import (
     open_extractors,
     read_images,
 )
+from cassle_zoo.features.inputs import Skipped, expand_inputs
 
 MOST_IMAGES = 20_000
 _BUDGET = 6_000_000  # bytes of all thumbnails together, as WebP; base64 makes 8 MB of them
@@ -66,7 +66,7 @@ def explore(
     Args:
         inputs: Images in any form that :func:`cassle_zoo.extract_features` takes.
         models: One model or two, each a module or a name.
-        layout: As for :func:`cassle_zoo.features.layouts.place`.
+        layout: As for :func:`cassle_zoo.features.explorer.layouts.place`.
         neighbours: Number of neighbours of each image; all others if there are fewer.
         title: The heading.
         device: Where to compute, as for :class:`cassle_zoo.Extractor`.
@@ -135,7 +135,7 @@ def explorer_page(
     Args:
         title: The heading.
         sources: Names of N images; the page's filter has their folders.
-        thumbnails: Of each, from :func:`cassle_zoo.features.thumbnails.encode_thumbnail`.
+        thumbnails: Of each, from :func:`cassle_zoo.features.explorer.thumbnails.encode_thumbnail`.
         spaces: One or two, of N vectors each.
         layout: As for :func:`explore`.
         neighbours: As for :func:`explore`.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cassle_zoo.common.errors import DataError, MissingDependencyError, unknown_name
-from cassle_zoo.features.spaces import Space
+from cassle_zoo.features.explorer.spaces import Space
 
 LAYOUTS = ("auto", "pca", "umap", "grid")
 _FEW = 100  # images, up to which a grid shows all without overlap
