@@ -1,6 +1,7 @@
 """``cassle-zoo explore``: a page with a map of images, and the neighbours of each."""
 
 import argparse
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,30 +58,31 @@ def run(args: argparse.Namespace) -> int:
     """Write or serve the page, and say where it is."""
     from cassle_zoo.common.errors import ConfigError
     from cassle_zoo.common.files import write_text
-    from cassle_zoo.features.explorer.page import explore, serve
+    from cassle_zoo.features.explorer.page import explore
+    from cassle_zoo.features.explorer.server import PageServer
 
     if args.output is None and not args.serve:
         raise ConfigError("nothing to do with the page: pass -o FILE.html, --serve, or both.")
     if args.output is not None and (args.output.is_dir() or not args.output.parent.is_dir()):
         raise ConfigError(f"{args.output} is no file in an existing folder: pass -o FILE.html.")
-    found = explore(
-        args.paths,
-        args.models or args.model,
-        layout=args.layout,
-        neighbours=args.neighbours,
-        title=args.title,
-        device=args.device,
-    )
-    print(f"{found.images} images: {'; '.join(found.spaces)}")
-    if args.output is not None:
-        write_text(args.output, found.page)
-        print(f"  {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")
-    status = report_skipped(found.skipped)
-    if args.serve:
-        with serve(found.page, args.port) as server:
+    # The port is taken before the work begins.
+    with PageServer(args.port) if args.serve else nullcontext() as server:
+        found = explore(
+            args.paths,
+            args.models or args.model,
+            layout=args.layout,
+            neighbours=args.neighbours,
+            title=args.title,
+            device=args.device,
+        )
+        print(f"{found.images} images: {'; '.join(found.spaces)}")
+        if args.output is not None:
+            write_text(args.output, found.page)
+            print(f"  {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")
+        status = report_skipped(found.skipped)
+        if server is not None:
+            server.page = found.page
             print(f"  http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
-            try:
+            with suppress(KeyboardInterrupt):
                 server.serve_forever()
-            except KeyboardInterrupt:
-                print()
     return status

@@ -1,6 +1,6 @@
 """Places of images on a map, so that similar ones are near each other."""
 
-import importlib
+import importlib.util
 import math
 
 import torch
@@ -31,14 +31,28 @@ def place(space: Space, layout: str = "auto") -> tuple[Tensor, str]:
         MissingDependencyError: For ``"umap"``, the extra `umap` is not installed.
         DataError: UMAP gets fewer than 4 images.
     """
-    if layout not in LAYOUTS:
-        raise unknown_name("layout", layout, LAYOUTS)
+    check_layout(layout)
     if layout == "umap":
         return _fill(_umap(space.vectors)), "UMAP"
     points, explained = _pca(space.raw)
     if layout == "grid" or (layout == "auto" and len(points) <= _FEW):
         return _fill(_grid(points)), "grid, ordered by two principal components"
     return _fill(points), f"two principal components ({100 * explained:.0f} % of the variance)"
+
+
+def check_layout(layout: str) -> None:
+    """Check that there is such a layout, and that what it needs is installed.
+
+    Raises:
+        UnknownNameError: There is no such layout.
+        MissingDependencyError: For ``"umap"``, the extra `umap` is not installed.
+    """
+    if layout not in LAYOUTS:
+        raise unknown_name("layout", layout, LAYOUTS)
+    if layout == "umap" and importlib.util.find_spec("umap") is None:
+        raise MissingDependencyError(
+            "the layout 'umap' needs umap-learn: pip install 'cassle-zoo[umap]'; or use 'pca'."
+        )
 
 
 def _pca(vectors: Tensor) -> tuple[Tensor, float]:
@@ -61,16 +75,10 @@ def _pca(vectors: Tensor) -> tuple[Tensor, float]:
 
 
 def _umap(vectors: Tensor) -> Tensor:
-    try:
-        umap = importlib.import_module("umap")
-    except ImportError:
-        raise MissingDependencyError(
-            "the layout 'umap' needs umap-learn: pip install 'cassle-zoo[umap]'; or use 'pca'."
-        ) from None
     if len(vectors) < 4:
         raise DataError(f"UMAP needs at least 4 images, got {len(vectors)}; use the layout 'grid'.")
     neighbours = min(15, len(vectors) - 1)
-    mapper = umap.UMAP(
+    mapper = importlib.import_module("umap").UMAP(
         n_neighbors=neighbours, metric="cosine", init="random", random_state=0, n_jobs=1
     )
     return torch.from_numpy(mapper.fit_transform(vectors.numpy())).double()

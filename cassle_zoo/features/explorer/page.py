@@ -4,8 +4,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import takewhile
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.templates import render
-from cassle_zoo.features.explorer.layouts import place
+from cassle_zoo.features.explorer.layouts import check_layout, place
 from cassle_zoo.features.explorer.spaces import (
     Space,
     agreement,
@@ -28,7 +26,6 @@ from cassle_zoo.features.inputs import Skipped, expand_inputs
 MOST_IMAGES = 20_000
 _BUDGET = 6_000_000  # bytes of all thumbnails together, as WebP; base64 makes 8 MB of them
 _THUMBNAIL_BYTES = (1000, 6000)
-_LOCAL = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +79,7 @@ def explore(
     """
     if neighbours < 1:
         raise ConfigError(f"neighbours={neighbours}: expected at least 1.")
+    check_layout(layout)
     given = [models] if isinstance(models, nn.Module | str) else list(models)
     images, skipped = expand_inputs(inputs)
     if len(images) > MOST_IMAGES:
@@ -181,46 +179,6 @@ def explorer_page(
         data=data,
         thumbnails=thumbnails,
     )
-
-
-def serve(page: str, port: int = 0) -> ThreadingHTTPServer:
-    """Open a server of a page on loopback; call its `serve_forever`.
-
-    Args:
-        page: HTML.
-        port: The port; 0 takes a free one, which `server_port` of the result says.
-
-    Returns:
-        The server. It answers requests for ``/`` that were made to a local address, no others, so
-        that no other site can read the page through the browser.
-
-    Raises:
-        ConfigError: The port is taken, not allowed, or out of range.
-    """
-    content = page.encode("utf-8")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if not _LOCAL.fullmatch(self.headers.get("Host", "")):
-                self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
-            elif self.path.partition("?")[0] != "/":
-                self.send_error(HTTPStatus.NOT_FOUND)
-            else:
-                self.send_response(HTTPStatus.OK)
-                self.send_header("Content-Type", "text/html; charset=utf-8")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-        def log_message(self, *args: object) -> None:
-            """Stay silent."""
-
-    try:
-        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"port {port} cannot be used: {error}. Pass another one, or 0 for any that is free."
-        ) from error
 
 
 def _split(sources: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -94,11 +94,11 @@ def open_extractors(
         UnknownNameError: There is no such model.
         WeightsUnavailableError: As for :class:`Extractor`.
     """
-    if not 1 <= len(models) <= 2 or len(set(map(id, models))) < len(models):
-        raise ConfigError(f"expected one model or two different ones, got {len(models)}.")
-    names = [model_name(model) for model in models]
-    if len(names) == 2 and isinstance(models[0], str) and names[0] == names[1]:
-        raise ConfigError(f"both models are {names[0]}; give two different ones, or it alone.")
+    if not 1 <= len(models) <= 2:
+        raise ConfigError(f"expected one model or two, got {len(models)}.")
+    if len(models) == 2 and (models[0] is models[1] or models[0] == models[1]):
+        name = model_name(models[0])
+        raise ConfigError(f"both models are {name}; give two different ones, or it alone.")
     if projected and len(models) == 1 and isinstance(models[0], str):
         try:
             return [Extractor(models[0], outputs=("pooled", "projected"), device=device)]

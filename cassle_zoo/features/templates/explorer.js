@@ -147,7 +147,7 @@ function zoom(factor, x = width / 2, y = height / 2) {
 function wholeMap() { view = {x: 4999.5, y: 4999.5, zoom: 1}; redraw(); }
 
 function show(i) {
-  const margin = 40, x = screenX(points[2 * i]), y = screenY(points[2 * i + 1]);
+  const margin = 24, x = screenX(points[2 * i]), y = screenY(points[2 * i + 1]);
   if (x < margin || y < margin || x > width - margin || y > height - margin) {
     view.x = points[2 * i]; view.y = points[2 * i + 1];
   }
