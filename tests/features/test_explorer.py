@@ -30,6 +30,7 @@ from cassle_zoo.features.explorer.page import explore, explorer_page
 from cassle_zoo.features.explorer.server import PageServer
 from cassle_zoo.features.explorer.spaces import Space, agreement, feature_space
 from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
+from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.inputs import expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
@@ -205,9 +206,9 @@ def test_explore_compares_two_models(images: Path, monkeypatch: pytest.MonkeyPat
     (images / "broken.png").write_text("no image")
     opened: list[str] = []
 
-    def counted(source: Any, value_range: Any = None) -> Image.Image:
+    def counted(source: Any, *options: Any, **others: Any) -> Image.Image:
         opened.append(str(source))
-        return open_image(source, value_range)
+        return open_image(source, *options, **others)
 
     monkeypatch.setattr("cassle_zoo.common.image_objects.open_image", counted)
     models = [make_model().eval(), make_model("test_vit").eval()]
@@ -288,6 +289,17 @@ def test_images_beyond_the_limit_of_the_model_are_left_out(
     read = spaces.read_images([extractor], inputs)
     assert [(Path(s.source).name, s.reason) for s in read.skipped] == [("seven.png", "too large")]
     assert len(read.sources) == len(read.outputs[0]["pooled"]) == 3
+
+
+def test_large_photos_are_decoded_as_for_features(tmp_path: Path) -> None:
+    for i in range(2):
+        make_image(i, size=(900, 700)).save(tmp_path / f"{i}.jpg", quality=95)
+    model = make_model().eval()
+    inputs, _ = expand_inputs(tmp_path)
+    read = spaces.read_images(spaces.open_extractors([model]), inputs, thumbnail=(96, 6000))
+    assert read.outputs[0]["pooled"].equal(extract_features(model, tmp_path).features)
+    with Image.open(io.BytesIO(base64.b64decode(read.thumbnails[0]))) as small:
+        assert small.size == (96, 75)
 
 
 @pytest.fixture

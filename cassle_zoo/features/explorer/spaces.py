@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,6 +17,7 @@ from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
 from cassle_zoo.features.extract import Extractor, nothing_read
 from cassle_zoo.features.inputs import Inputs, Skipped
 from cassle_zoo.features.nearest import nearest_neighbours
+from cassle_zoo.features.transform import reduction_for, takes_bands
 from cassle_zoo.features.whitening import Whitening
 
 _BATCH = 64
@@ -129,12 +131,23 @@ def read_images(
     indices: list[int] = []
     thumbnails: list[str] = []
     rows: list[list[dict[str, Tensor]]] = [[] for _ in extractors]
+    transforms: list[Any] = [extractor.transform for extractor in extractors]
+    reductions = list(filter(None, map(reduction_for, transforms)))
+
+    def least(width: int, height: int) -> float:
+        """Return how much smaller an image may be decoded for all models."""
+        return min(reduction(width, height) for reduction in reductions)
+
+    reduction = least if len(reductions) == len(extractors) else None
 
     def read(index: int) -> tuple[list[Tensor], str] | Skipped:
         item = inputs[index]
         try:
-            image = item.image()
-            ready = [extractor.transform(image) for extractor in extractors]  # type: ignore[operator]
+            image = item.image(reduction=reduction)
+            ready = [
+                transform(item.raw() if takes_bands(transform) else image)
+                for transform in transforms
+            ]
         except UnreadableImageError as error:
             return Skipped(item.source, error.reason)
         except Image.DecompressionBombError as error:

@@ -60,13 +60,14 @@ def test_galleries_of_whitened_features_show_the_raw_ones_too(data, found):
     page = outcome.files["flags.html"].decode()
     assert page.count("<h3>whitened</h3>") == page.count("<h3>raw</h3>") == 3
     assert "Whitened to 4 principal components; raw below." in page
-    scores = re.compile(r"\d\.\d{3}$", re.MULTILINE)
+    scores = re.compile(r"-?\d\.\d{3}(?=\s*<div>)")
     whitened, raw = (
         [scores.findall(part.split("</ol>")[0]) for part in page.split(f"<h3>{name}</h3>")[1:]]
         for name in ("whitened", "raw")
     )
     plain = found[1].files["flags.html"].decode().split("<ol>")[1:]
     assert raw == [scores.findall(part.split("</ol>")[0]) for part in plain]
+    assert [len(row) for row in raw] == [2] * 3
     assert whitened != raw
 
 
