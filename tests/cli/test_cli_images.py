@@ -124,20 +124,20 @@ def test_demo_of_two_models(
     model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "demo"
-    for name in "cdef":
-        make_image(ord(name)).save(images / f"{name}.png")
+    for seed in range(22):
+        make_image(100 + seed).save(images / f"{seed}.png")
     args = ["demo", "--models", model, "resnet18_simclr", str(images), "-o", str(folder)]
     assert main(args) == 0
-    assert f"6 images through {model} and resnet18_simclr" in capsys.readouterr().out
+    assert f"24 images through {model} and resnet18_simclr" in capsys.readouterr().out
     page = (folder / "neighbours.html").read_text("utf-8")
     headings = re.findall("<h3>(.*?)</h3>", page.replace("<wbr>", ""))
     names = (model, "resnet18_simclr")
     expected = [f"{name}, {what}" for what in ("whitened", "raw") for name in names]
-    assert headings == expected * 6
-    assert page.count("whitened to 2 principal components, fitted to the images shown") == 2
+    assert headings == expected * 24
+    assert page.count("whitened to 8 principal components, fitted to the images shown") == 2
     stored = re.search('id="images">(.*?)</script>', page)
     assert stored
-    assert len(json.loads(stored[1])) == 6
+    assert len(json.loads(stored[1])) == 24
 
 
 def test_demo_shows_first_where_the_models_differ() -> None:

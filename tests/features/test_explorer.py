@@ -73,7 +73,7 @@ def test_features_are_whitened_and_say_so() -> None:
 @pytest.mark.parametrize(
     ("features", "why"),
     [
-        (noise(5, 8), "5 images are too few"),
+        (noise(23, 80), "23 images of 80 features are too few"),
         (torch.ones(30, 8), "vary in 0 directions"),
         (noise(2, 8).repeat(15, 1), "vary in 1 directions"),
     ],
@@ -224,7 +224,7 @@ def test_explore_compares_two_models(images: Path, monkeypatch: pytest.MonkeyPat
         cosines, expected = nearest_neighbours(features, features, 2, exclude_self=True)
         assert own["neighbours"] == expected.flatten().tolist()
         assert own["cosines"] == pytest.approx((1000 * cosines).flatten().tolist(), abs=1)
-        assert "3 images are too few" in own["about"]
+        assert "3 images of " in own["about"]
     shown = held(found.page, "images")
     for content, image in zip(shown, files, strict=True):
         with Image.open(io.BytesIO(base64.b64decode(content))) as decoded:

@@ -25,6 +25,7 @@ _BATCH = 64
 # found the same emoji of another vendor most often, or almost so.
 _COMPONENTS = 256
 _PER_COMPONENT = 3  # images
+_FEWEST = 8  # fewer components would leave out most of what there is to compare
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,8 +197,8 @@ def feature_space(name: str, features: Tensor) -> Space:
         raw ones, which `about` explains.
     """
     components = min(_COMPONENTS, len(features) // _PER_COMPONENT, features.shape[1])
-    about = f"raw, as {len(features)} images are too few to whiten them"
-    if components > 1:
+    about = f"raw, as {len(features)} images of {features.shape[1]} features are too few to whiten"
+    if components >= _FEWEST:
         try:
             vectors = Whitening.fit(features, components)(features)
         except DataError as error:

@@ -31,10 +31,11 @@ let view = {x: 4999.5, y: 4999.5, zoom: 1};
 let width = 1, height = 1, pending = false, decoding = 0;
 const bitmaps = new Array(count);
 
-const screenX = x => width / 2 + (x - view.x) / 9999 * (width - 60) * view.zoom;
-const screenY = y => height / 2 + (y - view.y) / 9999 * (height - 60) * view.zoom;
+const edge = () => Math.min(104, width / 5);  // room for icons beside the outermost points
+const screenX = x => width / 2 + (x - view.x) / 9999 * (width - edge()) * view.zoom;
+const screenY = y => height / 2 + (y - view.y) / 9999 * (height - edge()) * view.zoom;
 const iconSize = () => {
-  const free = Math.sqrt((width - 60) * (height - 60) / count) * 0.85;
+  const free = Math.sqrt((width - edge()) * (height - edge()) / count) * 0.85;
   return Math.min(112, Math.max(12, Math.min(72, free)) * view.zoom ** 0.75);
 };
 
@@ -139,8 +140,8 @@ function zoom(factor, x = width / 2, y = height / 2) {
   const before = view.zoom;
   view.zoom = Math.min(60, Math.max(0.8, before * factor));
   const change = 1 / before - 1 / view.zoom;  // what is under (x, y) stays there
-  view.x += (x - width / 2) / (width - 60) * 9999 * change;
-  view.y += (y - height / 2) / (height - 60) * 9999 * change;
+  view.x += (x - width / 2) / (width - edge()) * 9999 * change;
+  view.y += (y - height / 2) / (height - edge()) * 9999 * change;
   redraw();
 }
 
@@ -228,8 +229,8 @@ canvas.addEventListener('pointermove', event => {
   if (fingers.size > 1) zoom(spread() / (before || 1), x, y);
   moved += Math.abs(x - last.x) + Math.abs(y - last.y);
   if (moved > 5) {
-    view.x -= (x - last.x) / (width - 60) / view.zoom * 9999 / fingers.size;
-    view.y -= (y - last.y) / (height - 60) / view.zoom * 9999 / fingers.size;
+    view.x -= (x - last.x) / (width - edge()) / view.zoom * 9999 / fingers.size;
+    view.y -= (y - last.y) / (height - edge()) / view.zoom * 9999 / fingers.size;
     redraw();
   }
 });
