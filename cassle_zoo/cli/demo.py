@@ -6,7 +6,7 @@ from typing import Any
 
 from cassle_zoo.cli.features import report_skipped
 
-DEFAULT_MODEL = "resnet50_cassle_simclr"
+DEFAULT_MODELS = ("resnet18_cassle_simclr", "resnet18_simclr")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -14,8 +14,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="nearest neighbours of sample images or your own",
-        description="Extract features of images, find the nearest neighbours of each, and write a "
-        "contact sheet (PNG), a page (HTML) and the features to a folder.",
+        description="Extract features of images, find the nearest neighbours of each by two models "
+        "side by side, and write a contact sheet (PNG), a page (HTML) and the features to a "
+        "folder. Features are whitened; the page has the neighbours by raw ones, too.",
     )
     parser.add_argument(
         "paths",
@@ -24,9 +25,16 @@ def add_parser(subparsers: Any) -> None:
         metavar="PATH",
         help="image or folder; default: the sample images that come with the package",
     )
-    parser.add_argument(
-        "--model", default=DEFAULT_MODEL, help="as for 'cassle-zoo features'; default: %(default)s"
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument(
+        "--models",
+        nargs=2,
+        metavar=("A", "B"),
+        default=DEFAULT_MODELS,
+        help="two models to be compared, named as for 'cassle-zoo features'; default: "
+        f"{' '.join(DEFAULT_MODELS)}",
     )
+    models.add_argument("--model", help="one model only")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo"
     )
@@ -37,8 +45,9 @@ def run(args: argparse.Namespace) -> int:
     """Write the demo, and print where it is."""
     from cassle_zoo.features.gallery import run_demo
 
-    outputs = run_demo(args.model, args.output, args.paths)
-    print(f"{outputs.images} images through {args.model}")
+    models = [args.model] if args.model else args.models
+    outputs = run_demo(models, args.output, args.paths)
+    print(f"{outputs.images} images through {' and '.join(models)}")
     print(f"  contact sheet  {outputs.sheet}")
     print(f"  page           {outputs.page}")
     print(f"  features       {outputs.features}")

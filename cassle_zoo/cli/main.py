@@ -10,6 +10,7 @@ from cassle_zoo.cli import (
     completion,
     demo,
     env,
+    explore,
     features,
     hub,
     models,
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_parser(subparsers)
     features.add_parser(subparsers)
     demo.add_parser(subparsers)
+    explore.add_parser(subparsers)
     subparsers.add_parser("train", help="pretrain a backbone on your own images", add_help=False)
     subparsers.add_parser("eval", help="measure backbones on a dataset", add_help=False)
     hub.add_parser(subparsers)

@@ -1,21 +1,31 @@
 """Contact sheet and HTML page of queries and their nearest neighbours."""
 
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor, nn
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import write_text
-from cassle_zoo.common.images import open_image, to_rgb
-from cassle_zoo.common.templates import data_uri, render
-from cassle_zoo.features.extract import extract_features
+from cassle_zoo.common.images import to_rgb
+from cassle_zoo.common.templates import render
+from cassle_zoo.features.explorer.spaces import (
+    ReadImages,
+    agreement,
+    feature_space,
+    model_name,
+    open_extractors,
+    read_images,
+)
+from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
+from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
-from cassle_zoo.features.inputs import Skipped
+from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -23,7 +33,8 @@ SAMPLES = Path(__file__).parents[1] / "samples"
 _INK, _FAINT, _LINE, _PANEL, _ACCENT = "#1d2733", "#5f6b7a", "#d5dbe3", "#e9eff7", "#2f6fb2"
 _FRAMES = {"right": "#009e73", "wrong": "#d55e00"}  # Okabe-Ito colours
 _FRAME = 16  # the longer side of an image is this many times as long as its frame is wide
-_THUMBNAIL = 160
+_THUMBNAIL = 128
+_THUMBNAIL_BYTES = 6000
 _CELL = 112  # width and height of an image on the sheet, in pixels
 _NEIGHBOURS = 6
 _SHEET_ROWS = 12
@@ -39,12 +50,27 @@ class GalleryItem:
         label: Name of its class, or another short caption.
         name: Name of its file, and other words that the page's search should find.
         cosine: Similarity to the query; meaningless for the query itself.
+        note: What else there is to say, in a few words.
     """
 
     image: Image.Image
     label: str = ""
     name: str = ""
     cosine: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GalleryList:
+    """A caption, and the neighbours found in one space.
+
+    Attributes:
+        title: The caption.
+        found: The neighbours, most similar first.
+    """
+
+    title: str
+    found: Sequence[GalleryItem]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,10 +80,19 @@ class GalleryRow:
     Attributes:
         query: The query.
         found: Its neighbours, most similar first.
+        title: Caption of these neighbours.
+        beside: Neighbours found in other spaces.
     """
 
     query: GalleryItem
     found: Sequence[GalleryItem]
+    title: str = ""
+    beside: Sequence[GalleryList] = ()
+
+    @property
+    def lists(self) -> list[GalleryList]:
+        """All lists of neighbours."""
+        return [GalleryList(title=self.title, found=self.found), *self.beside]
 
     def mark(self, item: GalleryItem) -> str:
         """Return `right` if an item has the query's label, else `wrong`."""
@@ -71,7 +106,7 @@ class DemoOutputs:
     Attributes:
         sheet: PNG with some of the images and their neighbours.
         page: HTML page with up to 100 of them.
-        features: The features, to be read by :func:`cassle_zoo.load_features`.
+        features: The features of the first model, to be read by :func:`cassle_zoo.load_features`.
         images: Number of images that were read.
         skipped: Files that could not be read as images, and why.
     """
@@ -84,12 +119,18 @@ class DemoOutputs:
 
 
 def run_demo(
-    model: nn.Module | str, folder: Path, inputs: Sequence[str | Path] = ()
+    models: nn.Module | str | Sequence[nn.Module | str],
+    folder: Path,
+    inputs: Sequence[str | Path] = (),
 ) -> DemoOutputs:
     """Extract features of images, find the nearest neighbours of each, and write all to a folder.
 
+    Features are whitened, with a transform fitted to the images themselves; the page shows the
+    neighbours by raw features, too. Of two models, the queries whose neighbours differ most come
+    first.
+
     Args:
-        model: A model, or the name of one, which is loaded with its pretrained weights.
+        models: One model or two to be compared; names are loaded with their pretrained weights.
         folder: The folder; it is created.
         inputs: Images and folders; by default the sample images of the package.
 
@@ -98,30 +139,54 @@ def run_demo(
 
     Raises:
         DataError: If fewer than two images can be read.
+        ConfigError: If there are not one or two different models.
     """
-    found = extract_features(model, list(inputs) or SAMPLES)
-    if len(found) < 2:
-        raise DataError(f"Only {found.sources[0]} can be read; at least two images are needed.")
-    k = min(_NEIGHBOURS, len(found) - 1)
-    cosines, indices = nearest_neighbours(found.features, found.features, k, exclude_self=True)
+    given = [models] if isinstance(models, nn.Module | str) else list(models)
+    images, skipped = expand_inputs(list(inputs) or SAMPLES)
+    read = read_images(open_extractors(given, projected=False), images, skipped=skipped)
+    spaces = [
+        feature_space(model_name(model), outputs["pooled"])
+        for model, outputs in zip(given, read.outputs, strict=True)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     outputs = DemoOutputs(
         sheet=folder / "neighbours.png",
         page=folder / "neighbours.html",
         features=folder / "features.safetensors",
-        images=len(found),
-        skipped=found.skipped,
+        images=len(read.sources),
+        skipped=read.skipped,
     )
-    save_features(found, outputs.features)
-    title = f"Nearest neighbours by {model if isinstance(model, str) else type(model).__name__}"
-    sheet = contact_sheet(title, _rows(found.sources, cosines, indices, _SHEET_ROWS))
-    sheet.save(outputs.sheet)
+    features = read.outputs[0]["pooled"]
+    save_features(FeatureSet(features, read.sources, read.skipped), outputs.features)
+    k, compared = min(_NEIGHBOURS, len(read.sources) - 1), len(spaces) == 2
+    found = [(space.title, *space.neighbours(k)) for space in spaces]
+    raw = [
+        (f"{space.name}, raw", *nearest_neighbours(space.raw, space.raw, k, exclude_self=True))
+        for space in spaces
+        if space.raw is not space.vectors
+    ]
+
+    @cache
+    def opened(place: int) -> Image.Image:
+        image = images[read.indices[place]].image()
+        return ImageOps.contain(image, (_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+
+    title = f"Nearest neighbours by {' and '.join(space.name for space in spaces)}"
+    rows = _rows(_queries(found, _SHEET_ROWS), read, found, opened, compared)
+    contact_sheet(title, rows).save(outputs.sheet)
     summary = (
         "Each row: the query, then the images with the most similar features and their cosine "
         "similarity."
     )
-    page = gallery_page(title, _rows(found.sources, cosines, indices, _PAGE_ROWS), summary=summary)
-    write_text(outputs.page, page)
+    if compared:
+        summary += (
+            " Rows where the two models agree least come first; ◆ marks what only one of them "
+            "finds."
+        )
+    for space in spaces:
+        summary += f" Features of {space.name}: {space.about}."
+    rows = _rows(_queries(found, _PAGE_ROWS), read, [*found, *raw], opened, compared)
+    write_text(outputs.page, gallery_page(title, rows, summary=summary))
     return outputs
 
 
@@ -143,13 +208,14 @@ def gallery_page(
         ConfigError: There are no rows.
     """
     _check(rows)
-    uris: dict[int, str] = {}
+    places: dict[str, int] = {}  # of each thumbnail in the page, which stores it once
+    of_image: dict[int, int] = {}  # an image may occur in many rows
 
-    def thumbnail(item: GalleryItem) -> str:
-        key = id(item.image)  # an image may occur in many rows
-        if key not in uris:
-            uris[key] = _thumbnail_uri(item.image)
-        return uris[key]
+    def thumbnail(item: GalleryItem) -> int:
+        if id(item.image) not in of_image:
+            content = encode_thumbnail(item.image, _THUMBNAIL, _THUMBNAIL_BYTES)
+            of_image[id(item.image)] = places.setdefault(content, len(places))
+        return of_image[id(item.image)]
 
     return render(
         "cassle_zoo.features",
@@ -159,6 +225,7 @@ def gallery_page(
         summary=summary,
         marked=marked,
         thumbnail=thumbnail,
+        thumbnails=places,
     )
 
 
@@ -178,14 +245,17 @@ def contact_sheet(title: str, rows: Sequence[GalleryRow], *, marked: bool = Fals
     """
     _check(rows)
     cell, text, small, gap, margin = _CELL, _CELL // 8, _CELL // 9, _CELL // 7, _CELL // 4
-    has_labels = any(item.label for row in rows for item in (row.query, *row.found))
-    captions = round(1.5 * text) + (round(1.4 * small) if has_labels else 0)
+    lists = [part for row in rows for part in row.lists]
+    items = [item for part in lists for item in part.found] + [row.query for row in rows]
+    captions = round(1.5 * text) + (round(1.4 * small) if any(i.label for i in items) else 0)
     step_x, step_y = cell + gap, cell + captions + gap
     top = margin + (round(2.4 * text) if title else 0) + round(1.8 * small)
-    # The query column is set off by a second gap.
+    # The query column, and each list, is set off by a second gap.
     first = margin + step_x + gap
+    wide = max(len(part.found) for part in lists) * step_x + gap
+    count = max(len(row.lists) for row in rows)
     heading = ImageFont.load_default(round(1.35 * text))
-    width = first + max(len(row.found) for row in rows) * step_x + margin
+    width = first + count * wide - gap + margin
     width = max(width, 2 * margin + round(heading.getlength(title)))
     sheet = Image.new("RGB", (width, top + len(rows) * step_y + margin - gap // 2), "white")
     draw = ImageDraw.Draw(sheet)
@@ -195,14 +265,18 @@ def contact_sheet(title: str, rows: Sequence[GalleryRow], *, marked: bool = Fals
     draw.rounded_rectangle(panel, radius=gap // 2, fill=_PANEL)
     head_y, font = top - gap // 2 - round(1.5 * small), ImageFont.load_default(small)
     draw.text((margin, head_y), "query", fill=_FAINT, font=font)
-    draw.text((first, head_y), "most similar first", fill=_FAINT, font=font)
+    for column, part in enumerate(max(rows, key=lambda row: len(row.beside)).lists):
+        words = ", ".join(filter(None, (part.title, "most similar first")))
+        shown = _fit(words, font, wide - gap)
+        draw.text((first + column * wide, head_y), shown, fill=_FAINT, font=font)
     for number, row in enumerate(rows):
         y = top + number * step_y
         _draw_cell(sheet, row.query, "", (margin, y), text, small)
-        for column, item in enumerate(row.found):
-            shown = _framed(item, row.mark(item)) if marked else item
-            corner = (first + column * step_x, y)
-            _draw_cell(sheet, shown, f"{item.cosine:.3f}", corner, text, small)
+        for column, part in enumerate(row.lists):
+            for place, item in enumerate(part.found):
+                framed = _framed(item, row.mark(item)) if marked else item
+                corner = (first + column * wide + place * step_x, y)
+                _draw_cell(sheet, framed, f"{item.cosine:.3f}", corner, text, small)
     return sheet
 
 
@@ -211,38 +285,56 @@ def _check(rows: Sequence[GalleryRow]) -> None:
         raise ConfigError("There are no queries to show.")
 
 
-def _rows(sources: list[str], cosines: Tensor, indices: Tensor, count: int) -> list[GalleryRow]:
-    """Choose evenly spaced queries, and open their images and their neighbours'."""
-    queries = range(0, len(sources), math.ceil(len(sources) / count))
-    opened: dict[int, Image.Image] = {}
+_Found = tuple[str, Tensor, Tensor]
+"""Caption, cosines (N, k) and indices (N, k) of neighbours."""
 
-    def item(index: int, cosine: float = 0.0) -> GalleryItem:
-        if index not in opened:
-            opened[index] = open_image(sources[index])
-            opened[index].thumbnail((_THUMBNAIL, _THUMBNAIL))
-        return GalleryItem(image=opened[index], label=Path(sources[index]).stem, cosine=cosine)
 
-    return [
-        GalleryRow(
-            query=item(query),
-            found=list(map(item, indices[query].tolist(), cosines[query].tolist())),
+def _queries(found: Sequence[_Found], count: int) -> list[int]:
+    """Choose queries: evenly spaced, or those on whose neighbours two spaces agree least."""
+    total = len(found[0][2])
+    if len(found) < 2:
+        return list(range(0, total, math.ceil(total / count)))
+    agreed = agreement(found[0][2], found[1][2])
+    return torch.argsort(agreed, stable=True)[:count].tolist()
+
+
+def _rows(
+    queries: Sequence[int],
+    read: ReadImages,
+    shown: Sequence[_Found],
+    opened: Callable[[int], Image.Image],
+    compared: bool,
+) -> list[GalleryRow]:
+    def item(index: int, cosine: float = 0.0, others: Sequence[int] | None = None) -> GalleryItem:
+        return GalleryItem(
+            image=opened(index),
+            label=Path(read.sources[index]).stem,
+            cosine=cosine,
+            note="" if others is None or index in others else "only this model finds it",
         )
-        for query in queries
-    ]
+
+    def items(place: int, query: int) -> list[GalleryItem]:
+        _, cosines, indices = shown[place]
+        others = shown[1 - place][2][query].tolist() if compared and place < 2 else None
+        pairs = zip(indices[query].tolist(), cosines[query].tolist(), strict=True)
+        return [item(index, cosine, others) for index, cosine in pairs]
+
+    rows = []
+    for query in queries:
+        first, *beside = (
+            GalleryList(title=title, found=items(place, query))
+            for place, (title, _, _) in enumerate(shown)
+        )
+        rows.append(
+            GalleryRow(query=item(query), found=first.found, title=first.title, beside=beside)
+        )
+    return rows
 
 
 def _framed(item: GalleryItem, mark: str) -> GalleryItem:
     width = max(1, max(item.image.size) // _FRAME)
     image = ImageOps.expand(to_rgb(item.image), width, fill=_FRAMES[mark])
     return replace(item, image=image, label=f"{mark}: {item.label}")
-
-
-def _thumbnail_uri(image: Image.Image) -> str:
-    small = to_rgb(image).copy()
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=85, method=4)
-    return data_uri(buffer.getvalue(), "webp")
 
 
 def _draw_cell(

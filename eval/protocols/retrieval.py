@@ -7,7 +7,7 @@ neither on the order of the gallery nor on how sums were rounded.
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -27,7 +27,13 @@ from cassle_zoo.eval.base import (
     whitened,
 )
 from cassle_zoo.eval.scores import Scores
-from cassle_zoo.features.gallery import GalleryItem, GalleryRow, contact_sheet, gallery_page
+from cassle_zoo.features.gallery import (
+    GalleryItem,
+    GalleryList,
+    GalleryRow,
+    contact_sheet,
+    gallery_page,
+)
 from cassle_zoo.features.nearest import nearest_neighbours
 
 TIE = 2.0**-22
@@ -260,6 +266,7 @@ def _recall(counts: Tensor, k: int) -> Tensor:
 def _sheet(title: str, found: Sequence[GalleryRow]) -> bytes:
     buffer = io.BytesIO()
     shown = found[:: -(-len(found) // _SHEET_ROWS)]
+    shown = [replace(row, beside=()) for row in shown]  # the page has the others, too
     contact_sheet(title, shown, marked=True).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
@@ -356,9 +363,14 @@ class Retrieval(Settings):
             if self.examples:
                 numbers = (f"{name} {100 * v:.1f} %" for name, v in metrics[task.name].items())
                 sides = f"{len(queries)} queries among {len(gallery)} images"
-                found = self._examples(context.data, features, task, queries, gallery)
+                spaces = {"": features}
+                if self.whiten is not None:
+                    spaces = {"whitened": features, "raw": context.features}
+                found = self._examples(context.data, spaces, task, queries, gallery)
                 title = f"{task.name} of {data.name}, {context.source.name}"
                 text = f"{', '.join(numbers)} of {sides}; {len(found)} queries are shown."
+                if self.whiten is not None:
+                    text += f" Whitened to {self.whiten} principal components; raw below."
                 files[f"{task.name}.html"] = gallery_page(
                     title, found, summary=text, marked=True
                 ).encode()
@@ -393,18 +405,35 @@ class Retrieval(Settings):
         return test[shared], test, int((~shared).sum())
 
     def _examples(
-        self, data: EvalData, features: Tensor, task: Task, queries: Tensor, gallery: Tensor
+        self,
+        data: EvalData,
+        spaces: dict[str, Tensor],
+        task: Task,
+        queries: Tensor,
+        gallery: Tensor,
     ) -> list[GalleryRow]:
+        """Find the nearest of some queries in each space, by its caption."""
         count = min(self.examples, len(queries))
         chosen = queries[torch.arange(count) * len(queries) // count]
         k = min(self.shown + 1, len(gallery))
-        cosines, places = nearest_neighbours(features[chosen], features[gallery], k)
-        found = []
-        for query, own, indices in zip(chosen.tolist(), cosines, gallery[places], strict=True):
-            others = [
-                _shown(data, task, index, cosine)
-                for index, cosine in zip(indices.tolist(), own.tolist(), strict=True)
-                if index != query
-            ]
-            found.append(GalleryRow(query=_shown(data, task, query), found=others[: self.shown]))
-        return found
+        rows: list[list[GalleryList]] = [[] for _ in range(count)]
+        for title, features in spaces.items():
+            cosines, places = nearest_neighbours(features[chosen], features[gallery], k)
+            for row, query, own, indices in zip(
+                rows, chosen.tolist(), cosines, gallery[places], strict=True
+            ):
+                others = [
+                    _shown(data, task, index, cosine)
+                    for index, cosine in zip(indices.tolist(), own.tolist(), strict=True)
+                    if index != query
+                ]
+                row.append(GalleryList(title=title, found=others[: self.shown]))
+        return [
+            GalleryRow(
+                query=_shown(data, task, query),
+                found=first.found,
+                title=first.title,
+                beside=beside,
+            )
+            for query, (first, *beside) in zip(chosen.tolist(), rows, strict=True)
+        ]

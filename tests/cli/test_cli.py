@@ -28,6 +28,7 @@ def command(*args: str) -> list[str]:
         ("info",),
         ("features",),
         ("demo",),
+        ("explore",),
         ("train",),
         ("eval",),
         ("eval", "emoji64"),
@@ -56,7 +57,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    for name in ("list", "info", "features", "demo", "train", "eval", "hub", "env"):
+    for name in ("list", "info", "features", "demo", "explore", "train", "eval", "hub", "env"):
         assert f"\n    {name} " in out
 
 

@@ -1,15 +1,22 @@
-"""The commands that read images: `features` and `demo`."""
+"""The commands that read images: `features`, `demo` and `explore`."""
 
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
-from builders import image_folder
+import torch
+from builders import image_folder, make_image
 from one_error import fails_with
 from PIL import Image
 
 import cassle_zoo
 from cassle_zoo.cli.main import main
-from cassle_zoo.features.gallery import SAMPLES
+from cassle_zoo.features.gallery import SAMPLES, _queries
 from cassle_zoo.store.tensors import save_model_folder
 from cassle_zoo.zoo.registry import make_config
 
@@ -111,3 +118,86 @@ def test_demo_needs_two_images(
 ) -> None:
     args = ["demo", str(images / "a.png"), "--model", model, "-o", str(tmp_path / "demo")]
     assert "two images" in fails_with(lambda: main(args), capsys)
+
+
+def test_demo_of_two_models(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "demo"
+    for seed in range(22):
+        make_image(100 + seed).save(images / f"{seed}.png")
+    args = ["demo", "--models", model, "resnet18_simclr", str(images), "-o", str(folder)]
+    assert main(args) == 0
+    assert f"24 images through {model} and resnet18_simclr" in capsys.readouterr().out
+    page = (folder / "neighbours.html").read_text("utf-8")
+    headings = re.findall("<h3>(.*?)</h3>", page.replace("<wbr>", ""))
+    names = (model, "resnet18_simclr")
+    expected = [f"{name}, {what}" for what in ("whitened", "raw") for name in names]
+    assert headings == expected * 24
+    assert page.count("whitened to 8 principal components, fitted to the images shown") == 2
+    stored = re.search('id="images">(.*?)</script>', page)
+    assert stored
+    assert len(json.loads(stored[1])) == 24
+
+
+def test_demo_shows_first_where_the_models_differ() -> None:
+    def ranking(*rows: list[int]) -> tuple[str, torch.Tensor, torch.Tensor]:
+        return "title", torch.zeros(len(rows), 3), torch.tensor(rows)
+
+    first = ranking([1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2])
+    second = ranking([1, 2, 3], [2, 3, 0], [0, 3, 1], [4, 5, 6])
+    assert _queries([first, second], 4) == [3, 1, 2, 0]
+    assert _queries([first, second], 2) == [3, 1]
+    assert _queries([first], 2) == [0, 2]
+
+
+def test_explore(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "notes.png").write_text("no image")
+    output = tmp_path / "page.html"
+    assert main(["explore", str(images), "--model", model, "-o", str(output)]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == f"2 images: Features of {model}"  # which has no projector
+    assert "notes.png" in err
+    assert "a.png" in output.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "--serve"),
+        (["-o", "absent/x.html"], "existing folder"),
+        (["-o", "."], "no file"),
+        (["-o", "x.html", "--layout", "tsne"], "'tsne'"),
+        (["-o", "x.html", "--neighbours", "0"], "neighbours=0"),
+        (["-o", "x.html", "--models", "resnet18_simclr", "resnet18_simclr"], "two different"),
+        (["--serve", "--port", "70000"], "port 70000"),
+    ],
+)
+def test_explore_errors(
+    arguments: list[str],
+    expected: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected in fails_with(lambda: main(["explore", str(images), *arguments]), capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.mark.slow
+def test_explore_serves_until_interrupted(model: str, images: Path) -> None:
+    arguments = ["explore", str(images), "--model", model, "--serve"]
+    command = [sys.executable, "-m", "cassle_zoo", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        lines = [process.stdout.readline() for _ in range(2)]
+        address = re.search(r"http://127\.0\.0\.1:\d+/", lines[1])
+        assert address
+        with urllib.request.urlopen(address[0], timeout=20) as answer:
+            assert b"a.png" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -93,6 +94,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.html = text
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -100,6 +102,13 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+    def images(self) -> list[str]:
+        """Thumbnails that the page's script shows."""
+        found = re.search(r'<script type="application/json" id="images">(.*?)</script>', self.html)
+        assert found
+        stored: list[str] = json.loads(found[1])
+        return stored
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -111,12 +120,14 @@ def test_page_holds_all_it_needs() -> None:
     page = gallery_page("T", rows, summary="S")
     parsed = Page(page)
     assert len(parsed.of("img")) == 5
+    stored = parsed.images()
+    assert len(stored) == 3  # each once
     sizes = []
     for image in parsed.of("img"):
-        data = (image["src"] or "").removeprefix("data:image/webp;base64,")
+        data = stored[int(image["data-image"] or "")]
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as decoded:
             sizes.append(decoded.size)
-    assert sizes == [(64, 64), (30, 90), (64, 64), (160, 53), (64, 64)]
+    assert sizes == [(64, 64), (30, 90), (64, 64), (128, 43), (64, 64)]
     assert [image["alt"] for image in parsed.of("img")][:2] == ["query", "neighbour"]
     assert "0.910" in parsed.text
     assert not re.search(r"https?:|//[a-z]+\.|url\(|@import", page)
@@ -129,7 +140,8 @@ def test_page_holds_all_it_needs() -> None:
 def test_names_are_escaped(marked: bool) -> None:
     rows = [named(RED, (BLUE, 0.5), labels=[EVIL, EVIL], name=EVIL + "\udce9")]
     parsed = Page(gallery_page(EVIL, rows, summary=EVIL, marked=marked))
-    assert len(parsed.of("script")) == 1
+    assert [own.get("type") for own in parsed.of("script")] == ["application/json", None]
+    assert len(parsed.images()) == 2
     assert [image["alt"] for image in parsed.of("img")] == [EVIL, EVIL]
     assert parsed.text.count(EVIL) == 7  # title, heading, summary; label and name of both
     assert not any("alert" in name for _, attributes in parsed.tags for name in attributes)

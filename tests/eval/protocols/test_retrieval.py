@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import pytest
 import torch
@@ -52,6 +53,22 @@ def test_a_gallery_smaller_than_what_is_to_be_shown_is_shown_whole(data):
     for task in data.tasks_of("retrieval"):
         page = outcome.files[f"{task.name}.html"].decode()
         assert page.count("<li ") == len(task.splits["gallery"]) < 400
+
+
+def test_galleries_of_whitened_features_show_the_raw_ones_too(data, found):
+    _, outcome = measure(data, classification="none", examples=3, shown=2, whiten=4)
+    page = outcome.files["flags.html"].decode()
+    assert page.count("<h3>whitened</h3>") == page.count("<h3>raw</h3>") == 3
+    assert "Whitened to 4 principal components; raw below." in page
+    scores = re.compile(r"-?\d\.\d{3}(?=\s*<div>)")
+    whitened, raw = (
+        [scores.findall(part.split("</ol>")[0]) for part in page.split(f"<h3>{name}</h3>")[1:]]
+        for name in ("whitened", "raw")
+    )
+    plain = found[1].files["flags.html"].decode().split("<ol>")[1:]
+    assert raw == [scores.findall(part.split("</ol>")[0]) for part in plain]
+    assert [len(row) for row in raw] == [2] * 3
+    assert whitened != raw
 
 
 def test_batch_size_and_workers_do_not_matter(found, data):

@@ -1,0 +1,225 @@
+"""Spaces in which the same images are compared: features, raw or whitened, and projections."""
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, UnknownNameError
+from cassle_zoo.common.images import UnreadableImageError
+from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
+from cassle_zoo.features.extract import Extractor, nothing_read
+from cassle_zoo.features.inputs import Inputs, Skipped
+from cassle_zoo.features.nearest import nearest_neighbours
+from cassle_zoo.features.transform import reduction_for, takes_bands
+from cassle_zoo.features.whitening import Whitening
+
+_BATCH = 64
+# Of emoji64's test images and random subsets of them, from 84 to 1,182, these numbers of components
+# found the same emoji of another vendor most often, or almost so.
+_COMPONENTS = 256
+_PER_COMPONENT = 3  # images
+_FEWEST = 8  # fewer components would leave out most of what there is to compare
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Space:
+    """Vectors of images, whose cosines say how similar the images are.
+
+    Attributes:
+        name: A caption.
+        about: What was done to the raw vectors.
+        vectors: (N, D) float32, to be compared.
+        raw: (N, C) float32, as the model computed them.
+    """
+
+    name: str
+    about: str
+    vectors: Tensor
+    raw: Tensor
+
+    @property
+    def title(self) -> str:
+        """The name, and in a word what was done."""
+        return self.name if self.raw is self.vectors else f"{self.name}, whitened"
+
+    def neighbours(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and indices (N, k) of the images nearest to each, without itself."""
+        return nearest_neighbours(self.vectors, self.vectors, k, exclude_self=True)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadImages:
+    """Images that were read once, and what was computed of them.
+
+    Attributes:
+        indices: Their positions in the input.
+        sources: Their names.
+        outputs: Of each extractor, by name, (N, ...).
+        thumbnails: WebP in base64, if asked for.
+        skipped: Those that could not be read.
+    """
+
+    indices: list[int]
+    sources: list[str]
+    outputs: list[dict[str, Tensor]]
+    thumbnails: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def model_name(model: nn.Module | str) -> str:
+    """Return a model's name for captions; of an object, the name of its class."""
+    return model if isinstance(model, str) else type(model).__name__
+
+
+def open_extractors(
+    models: Sequence[nn.Module | str],
+    *,
+    projected: bool = True,
+    device: str | torch.device | None = None,
+) -> list[Extractor]:
+    """Open models to be compared.
+
+    Args:
+        models: One or two.
+        projected: Whether one model given by name computes its projections, too, if it has a
+            projector.
+        device: As for :class:`Extractor`.
+
+    Raises:
+        ConfigError: There is none, or more than two, or twice the same.
+        UnknownNameError: There is no such model.
+        WeightsUnavailableError: As for :class:`Extractor`.
+    """
+    if not 1 <= len(models) <= 2:
+        raise ConfigError(f"expected one model or two, got {len(models)}.")
+    if len(models) == 2 and (models[0] is models[1] or models[0] == models[1]):
+        name = model_name(models[0])
+        raise ConfigError(f"both models are {name}; give two different ones, or it alone.")
+    if projected and len(models) == 1 and isinstance(models[0], str):
+        try:
+            return [Extractor(models[0], outputs=("pooled", "projected"), device=device)]
+        except (ModelFolderError, UnknownNameError):
+            pass  # It has no projector; what else is wrong is raised below.
+    return [Extractor(model, device=device) for model in models]
+
+
+def read_images(
+    extractors: Sequence[Extractor],
+    inputs: Inputs,
+    *,
+    skipped: Sequence[Skipped] = (),
+    thumbnail: tuple[int, int] | None = None,
+) -> ReadImages:
+    """Read every image once, and compute the outputs of all extractors.
+
+    Args:
+        extractors: At least one.
+        inputs: From :func:`cassle_zoo.features.inputs.expand_inputs`.
+        skipped: What that left out.
+        thumbnail: Longer side in pixels and bytes of thumbnails, or none.
+
+    Raises:
+        DataError: Fewer than two images could be read.
+    """
+    left_out = list(skipped)
+    indices: list[int] = []
+    thumbnails: list[str] = []
+    rows: list[list[dict[str, Tensor]]] = [[] for _ in extractors]
+    transforms: list[Any] = [extractor.transform for extractor in extractors]
+    reductions = list(filter(None, map(reduction_for, transforms)))
+
+    def least(width: int, height: int) -> float:
+        """Return how much smaller an image may be decoded for all models."""
+        return min(reduction(width, height) for reduction in reductions)
+
+    reduction = least if len(reductions) == len(extractors) else None
+
+    def read(index: int) -> tuple[list[Tensor], str] | Skipped:
+        item = inputs[index]
+        try:
+            image = item.image(reduction=reduction)
+            ready = [
+                transform(item.raw() if takes_bands(transform) else image)
+                for transform in transforms
+            ]
+        except UnreadableImageError as error:
+            return Skipped(item.source, error.reason)
+        except Image.DecompressionBombError as error:
+            return Skipped(item.source, str(error).rstrip("."))
+        return ready, encode_thumbnail(image, *thumbnail) if thumbnail else ""
+
+    threads = torch.get_num_threads() if inputs.in_threads else 1
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(inputs), unit="img", desc="images", file=sys.stderr, disable=None) as bar,
+    ):
+        for first in range(0, len(inputs), _BATCH):
+            batch = range(first, min(first + _BATCH, len(inputs)))
+            found = list(zip(batch, pool.map(read, batch), strict=True))
+            left_out += [result for _, result in found if isinstance(result, Skipped)]
+            good = [(index, *result) for index, result in found if not isinstance(result, Skipped)]
+            indices += [index for index, _, _ in good]
+            thumbnails += [small for _, _, small in good if thumbnail]
+            for number, extractor in enumerate(extractors if good else ()):
+                ready = torch.stack([tensors[number] for _, tensors, _ in good])
+                rows[number].append(extractor.compute(ready))
+            bar.update(len(batch))
+    if not indices:
+        raise DataError(nothing_read(left_out))
+    if len(indices) < 2:
+        only = inputs[indices[0]].source
+        raise DataError(f"Only {only} can be read; at least two images are needed.")
+    return ReadImages(
+        indices=indices,
+        sources=[inputs[index].source for index in indices],
+        outputs=[{n: torch.cat([p[n] for p in parts]) for n in parts[0]} for parts in rows],
+        thumbnails=thumbnails,
+        skipped=left_out,
+    )
+
+
+def feature_space(name: str, features: Tensor) -> Space:
+    """Compare images by features, whitened with a transform fitted to the same images.
+
+    Args:
+        name: A caption.
+        features: (N, D).
+
+    Returns:
+        The space; of features that are too few to be whitened, or vary in too few directions, the
+        raw ones, which `about` explains.
+    """
+    components = min(_COMPONENTS, len(features) // _PER_COMPONENT, features.shape[1])
+    about = f"raw, as {len(features)} images of {features.shape[1]} features are too few to whiten"
+    if components >= _FEWEST:
+        try:
+            vectors = Whitening.fit(features, components)(features)
+        except DataError as error:
+            about = f"raw, as they cannot be whitened: {str(error).rstrip('.')}"
+        else:
+            about = f"whitened to {components} principal components, fitted to the images shown"
+            return Space(name=name, about=about, vectors=vectors, raw=features)
+    return Space(name=name, about=about, vectors=features, raw=features)
+
+
+def agreement(first: Tensor, second: Tensor) -> Tensor:
+    """Say how much two rankings of neighbours agree, the nearest counting most.
+
+    Args:
+        first: (N, k) indices, nearest first.
+        second: (N, k), of another space.
+
+    Returns:
+        (N,) in [0, 1]: the fraction that the first d have in common, averaged over d from 1 to k
+        (Webber, Moffat and Zobel, "A similarity measure for indefinite rankings", 2010).
+    """
+    same = first[:, :, None] == second[:, None, :]
+    depths = range(1, first.shape[1] + 1)
+    return torch.stack([same[:, :d, :d].sum(dim=(1, 2)) / d for d in depths]).mean(0)
