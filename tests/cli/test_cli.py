@@ -197,7 +197,9 @@ def test_eval_hands_its_arguments_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hub_export_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["hub", "export", str(tmp_path), "-o", str(tmp_path / "out")]
-    assert "export.json" in fails_with(lambda: main(args), capsys)
+    message = fails_with(lambda: main(args), capsys)
+    assert str(tmp_path) in message
+    assert "not a finished run" in message
 
 
 def test_hub_cards(
