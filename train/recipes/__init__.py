@@ -50,4 +50,12 @@ def get_recipe(name: str) -> TrainConfig:
     return find_recipe(name).config
 
 
-__all__ = ["ADAPT", "RECIPES", "Recipe", "find_recipe", "get_recipe", "shortened", "without_conditioning"]
+__all__ = [
+    "ADAPT",
+    "RECIPES",
+    "Recipe",
+    "find_recipe",
+    "get_recipe",
+    "shortened",
+    "without_conditioning",
+]
