@@ -1,5 +1,6 @@
 """`cassle-zoo train`: a recipe, with any setting overridden, run in a folder."""
 
+import argparse
 import copy
 import dataclasses
 import functools
@@ -21,7 +22,7 @@ from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.preview import write_preview
-from cassle_zoo.train.recipes import ADAPT, RECIPES, find_recipe
+from cassle_zoo.train.recipes import ADAPT, RECIPES, find_recipe, shortened
 
 INTERRUPTED = 143
 
@@ -64,14 +65,22 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ConfigError("name a recipe first; see cassle-zoo train --help.")
     recipe = find_recipe(argv[0])
     facts = str(recipe).replace("\n", "\n\n")  # tyro joins the lines of a paragraph
-    extended = augment_options.with_augmentations(Arguments, recipe.config.augment, argv)
+    preset = _for_few_epochs(recipe.config, argv)
+    extended = augment_options.with_augmentations(Arguments, preset.augment, argv)
     arguments = tyro.cli(
         extended,
         prog=f"cassle-zoo train {argv[0]}",
         description=f"{facts}\n\n{_CONTINUES}",
-        default=extended(config=_unnamed(recipe.config)),
+        default=extended(config=_unnamed(preset)),
         args=list(argv[1:]),
     )
+    for name in ("freeze_epochs", "warmup_epochs"):
+        was, now = (getattr(config.optim, name) for config in (recipe.config, arguments.config))
+        if now == getattr(preset.optim, name) != was:
+            _note(
+                f"optim.{name} is {now:g} instead of the recipe's {was:g}, because "
+                f"optim.epochs is {arguments.config.optim.epochs}."
+            )
     augment = augment_options.merged(arguments.config.augment, arguments)
     config = dataclasses.replace(arguments.config, augment=augment)
     data = config.data
@@ -89,6 +98,18 @@ def parse(argv: Sequence[str]) -> Arguments:
     config = dataclasses.replace(config, name=_name(arguments, recipe.config, argv), data=data)
     result: Arguments = dataclasses.replace(arguments, config=config)
     return result
+
+
+def _for_few_epochs(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
+    """Return a recipe for the number of epochs on the command line, if it says one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--optim.epochs", dest="epochs", type=int, default=config.optim.epochs)
+    try:
+        epochs = parser.parse_known_args(list(argv))[0].epochs
+        # Runs that older versions began have the recipe's warm-up wherever it is possible.
+        return shortened(config, epochs, longest=1.0 if argv[0] in RECIPES else 0.5)
+    except (argparse.ArgumentError, ConfigError):
+        return config  # the parser of all settings says what is wrong
 
 
 def _note(text: str) -> None:

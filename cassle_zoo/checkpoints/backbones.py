@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cassle_zoo.checkpoints import efficientnet
-from cassle_zoo.common.errors import CheckpointError, ConfigError, unknown_name
+from cassle_zoo.common.errors import CassleZooError, CheckpointError, ConfigError, unknown_name
 from cassle_zoo.zoo.vit import has_sincos_positions
 from cassle_zoo.zoo.width import feature_width
 
@@ -340,7 +340,14 @@ def identify_backbone(
                 notes=notes,
             )
         problems.append(f"{candidate}: {problem}")
-    raise CheckpointError(f"the backbone fits no timm model ({'; '.join(problems)}).")
+    if arch is None:
+        raise CheckpointError(f"the backbone fits no timm model ({'; '.join(problems)}).")
+    try:
+        known = identify_backbone(state, num_heads=num_heads, mocov3=mocov3).timm_arch
+    except CassleZooError:
+        known = None
+    advice = f"they are those of {known}" if known else "name the timm model that they are of"
+    raise CheckpointError(f"the weights do not fit {'; '.join(problems)}; {advice}.")
 
 
 def _built_for(

@@ -230,7 +230,10 @@ def small(**changes: Any) -> dict[str, Tensor]:
         ),
         (small(**{"backbone.layer3.2.conv1.weight": torch.zeros(1)}), {}, "2, 3, 2.*not known"),
         (small(), {"prefix": "model"}, r"no weight begins with 'model\.'"),
-        (small(), {"arch": "resnet50"}, "fits no timm model"),
+        (
+            small(), {"arch": "resnet50"},
+            r"do not fit resnet50: .*missing.*; they are those of resnet18\.",
+        ),
         (small(), {"descriptors": ("crop",)}, "only the checkpoints of the paper's code"),
     ],
 )  # fmt: skip

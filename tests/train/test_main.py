@@ -201,3 +201,41 @@ def test_command_for_the_card_hides_where_weights_are() -> None:
     assert public_command(words) == "cassle-zoo train r.adapt --init w.pth"
     words = ["r.adapt", "--init=hf-hub:org/name"]
     assert public_command(words) == "cassle-zoo train r.adapt --init hf-hub:org/name"
+
+
+@pytest.mark.parametrize("said", [["--optim.epochs", "2"], ["--optim.epochs=2"]])
+def test_few_epochs_need_no_other_warmup(
+    said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse(["resnet18_cassle_simclr", *said]).config.optim.warmup_epochs == 1
+    assert (
+        "optim.warmup_epochs is 1 instead of the recipe's 5, because optim.epochs is 2."
+        in capsys.readouterr().err
+    )
+
+
+def test_warmup_that_was_said_or_fits_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["resnet18_cassle_simclr", "--optim.epochs", "2", "--optim.warmup-epochs", "1.5"]
+    assert parse(argv).config.optim.warmup_epochs == 1.5
+    assert parse(["resnet18_cassle_simclr", "--optim.epochs", "10"]).config.optim.warmup_epochs == 5
+    argv = ["resnet18_cassle_simclr.emoji64", "--optim.epochs", "1"]  # older runs continue
+    assert parse(argv).config.optim.warmup_epochs == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (["--optim.epochs", "0"], "optim.epochs must be"),
+        (["--optim.epochs", "2.5"], "2.5"),
+        (["--optim.epochs"], "--optim.epochs"),
+        (["--optim.epochs", "2", "--optim.warmup-epochs", "5"], "optim.warmup_epochs must be"),
+    ],
+)
+def test_epochs_that_cannot_be(
+    said: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        parse(["resnet18_cassle_simclr", *said])
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 from cassle_zoo.common.errors import UnknownNameError
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.methods import METHODS
-from cassle_zoo.train.recipes import RECIPES, find_recipe, get_recipe
+from cassle_zoo.train.recipes import RECIPES, find_recipe, get_recipe, shortened
 from cassle_zoo.zoo.width import feature_width
 
 
@@ -99,3 +99,21 @@ def test_features_wider_than_the_last_feature_map() -> None:
 def test_names_that_are_no_recipe(name: str, message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
         get_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "freeze", "warmup"),
+    [(1, 0.25, 0.25), (3, 0.75, 0.75), (4, 1, 1), (20, 1, 1), (99, 1, 1)],
+)
+def test_freezing_and_warmup_leave_half_of_the_epochs(
+    epochs: int, freeze: float, warmup: float
+) -> None:
+    config = shortened(get_recipe("resnet18_cassle_simclr.adapt"), epochs)
+    assert config.optim.epochs == epochs
+    assert (config.optim.freeze_epochs, config.optim.warmup_epochs) == (freeze, warmup)
+
+
+def test_a_longest_start_is_left() -> None:
+    config = get_recipe("resnet18_cassle_simclr")
+    assert shortened(config, 5, longest=1.0).optim.warmup_epochs == 5
+    assert shortened(config, 4, longest=1.0).optim.warmup_epochs == 2

@@ -11,7 +11,7 @@ from cassle_zoo.train.recipes import emoji64, imagenet100, stl10
 from cassle_zoo.train.recipes.adapt import TAG as ADAPT
 from cassle_zoo.train.recipes.adapt import adapt_recipe
 from cassle_zoo.train.recipes.own import own_recipe
-from cassle_zoo.train.recipes.recipe import Recipe, without_conditioning
+from cassle_zoo.train.recipes.recipe import Recipe, shortened, without_conditioning
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -50,4 +50,12 @@ def get_recipe(name: str) -> TrainConfig:
     return find_recipe(name).config
 
 
-__all__ = ["ADAPT", "RECIPES", "Recipe", "find_recipe", "get_recipe", "without_conditioning"]
+__all__ = [
+    "ADAPT",
+    "RECIPES",
+    "Recipe",
+    "find_recipe",
+    "get_recipe",
+    "shortened",
+    "without_conditioning",
+]

@@ -74,3 +74,24 @@ def without_conditioning(config: TrainConfig, name: str) -> TrainConfig:
     """
     plain = ConditioningConfig(mode="none", descriptors=())
     return dataclasses.replace(config, name=name, conditioning=plain)
+
+
+def shortened(config: TrainConfig, epochs: int, *, longest: float = 0.5) -> TrainConfig:
+    """Return the settings for fewer epochs, without a start that leaves no time to train.
+
+    Args:
+        config: Settings of a recipe.
+        epochs: Epochs instead of the recipe's.
+        longest: The largest fraction of the epochs that freezing and warm-up may last together; if
+            they are longer, both are shortened, in proportion, to half of the epochs.
+    """
+    optim = config.optim
+    start = optim.freeze_epochs + optim.warmup_epochs
+    factor = epochs / 2 / start if start > longest * epochs else 1.0
+    shorter = dataclasses.replace(
+        optim,
+        epochs=epochs,
+        freeze_epochs=optim.freeze_epochs * factor,
+        warmup_epochs=optim.warmup_epochs * factor,
+    )
+    return dataclasses.replace(config, optim=shorter)
