@@ -26,6 +26,8 @@ from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.projector import ConditionedProjector
 
 T = TypeVar("T")
+WITHOUT_LABELS = ("sensitivity", "equivariance", "spectrum", "view-retrieval")
+"""Names of the evaluations that need no labels."""
 TaskKind = Literal["classification", "retrieval", "regression", "detection"]
 
 
@@ -72,11 +74,12 @@ class EvalData:
         name: Name in results and on the command line.
         sha256: Hash of images and labels.
         images: The N images of all tasks.
-        tasks: At least one.
+        tasks: Its tasks; none if there are no labels.
         notes: Notes for readers of the numbers: splits, licence, differences.
         names: Names of the images: file names without the user's folders.
         root: Folder that the names are relative to; None if the images are not files in it.
         captions: Descriptions of the images, for galleries.
+        unlabelled: Why there are no tasks, in a sentence.
     """
 
     name: str
@@ -87,6 +90,7 @@ class EvalData:
     names: tuple[str, ...] = ()
     root: Path | None = None
     captions: tuple[str, ...] = ()
+    unlabelled: str = ""
 
     def without(self, bad: Sequence[int], note: str) -> "EvalData":
         """Return the dataset without some of its images.
@@ -99,6 +103,7 @@ class EvalData:
         kept[list(bad)] = False
         rows = kept.nonzero().flatten()
         number = kept.cumsum(0) - 1
+        before = self.notes.get("left out")
 
         def pick(values: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(values[row] for row in rows.tolist()) if values else ()
@@ -116,7 +121,7 @@ class EvalData:
             sha256=sha256(f"{self.sha256} without {sorted(bad)}"),
             images=Subset(self.images, rows.tolist()),  # type: ignore[arg-type]
             tasks=tasks,
-            notes={**self.notes, "left out": note},
+            notes={**self.notes, "left out": "; ".join(filter(None, [before, note]))},
             names=pick(self.names),
             captions=pick(self.captions),
         )
@@ -128,6 +133,11 @@ class EvalData:
             DataError: If there are none.
         """
         found = tuple(task for task in self.tasks if task.kind in kinds)
+        if not self.tasks:
+            raise DataError(
+                f"{self.name} has no labels: {self.unlabelled} Without labels there are "
+                f"{', '.join(WITHOUT_LABELS)}."
+            )
         if not found:
             raise DataError(
                 f"{self.name} has no task of the kind {' or '.join(kinds)}; its tasks are "
