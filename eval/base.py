@@ -190,7 +190,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute(Settings):
-    """Where and how to compute; only `seed` changes numbers beyond rounding.
+    """Where and how to compute; only `seed` and `size` change numbers beyond rounding.
 
     Attributes:
         seed: Seed of random initialisations and of everything an evaluator draws.
@@ -202,6 +202,9 @@ class Compute(Settings):
         progress: Whether to show progress bars; by default on a terminal.
         max_bad_fraction: Fraction of the images that may be unreadable. Those that features cannot
             be extracted of are named and left out of all splits.
+        size: Height and width in pixels of the networks' input. By default models of the zoo take
+            their own; `random-init:` and models of timm that of the zoo's model beside them, or
+            else that of the first of them.
     """
 
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
@@ -212,6 +215,7 @@ class Compute(Settings):
     no_cache: bool = False
     progress: bool | None = None
     max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
+    size: Annotated[int | None, Range(1)] = None
 
     def bar(self, items: Iterable[T] | None = None, **settings: Any) -> "tqdm[T]":
         """Return a tqdm progress bar on standard error, shown if `progress` says so."""

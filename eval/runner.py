@@ -71,7 +71,11 @@ def evaluate(
         WeightsUnavailableError: If no weights of the model are published.
     """
     compute = compute or Compute()
-    source = model if isinstance(model, FeatureSource) else open_source(model, seed=compute.seed)
+    source = (
+        model
+        if isinstance(model, FeatureSource)
+        else open_source(model, seed=compute.seed, size=compute.size)
+    )
     context = EvalContext(source, data, compute)
     started = time.perf_counter()
     try:

@@ -115,9 +115,7 @@ def list_classes(
     if missing := [name for name in classes if name not in found]:
         raise DataError(f"{folder} has no folders of the classes {first_few(missing)}.")
     unread: Counter[str] = Counter()
-    files = {
-        name: _files_below(folder / name, entered, None, unread) for name in sorted(classes)
-    }
+    files = {name: _files_below(folder / name, entered, None, unread) for name in sorted(classes)}
     if empty := [name for name, own in files.items() if not own]:
         formats = f" {_unread_text(unread)}." if unread else ""
         raise DataError(

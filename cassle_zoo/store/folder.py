@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.common.errors import ChecksumError, ConfigError, ModelFolderError
+from cassle_zoo.common.errors import ChecksumError, ConfigError, ModelFolderError, TimmFolderError
 from cassle_zoo.common.files import atomic_folder, parse_json, sha256
 from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.specs import ModelSpec
@@ -117,7 +117,8 @@ def parse_config(content: bytes, path: Path, fix: str = FIX) -> dict[str, Any]:
     except ValueError as error:
         raise ModelFolderError(f"{path} is not a JSON object ({error}). {fix}") from error
     if "cassle_zoo" not in config:
-        raise ModelFolderError(
+        kind = TimmFolderError if isinstance(config.get("architecture"), str) else ModelFolderError
+        raise kind(
             f"{path}: the key cassle_zoo is missing; other models are loaded with "
             "timm.create_model."
         )

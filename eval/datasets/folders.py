@@ -201,6 +201,7 @@ def _read_sun397(path: Path, classes: Sequence[str]) -> ClassFolders:
 
 
 def part_sizes(parts: Mapping[str, ClassFolders]) -> dict[str, int]:
+    """Return the number of images in each part."""
     return {part: len(found.names) for part, found in parts.items()}
 
 

@@ -171,8 +171,9 @@ def _open_unsplit(
                 f"{root}: {says}; repair or remove them, or allow more with --max-bad-fraction"
             )
         _warn(f"{says}; left out")
-        names = first_few([found.names[i] for i in bad], 20)
-        left_out = f"{len(bad)} images cannot be read: {names}"
+        left_out = (
+            f"{len(bad)} images cannot be read: {first_few([found.names[i] for i in bad], 20)}"
+        )
     rows = [index for index in range(len(found.names)) if index not in bad]
     names, labels = [found.names[i] for i in rows], [found.labels[i] for i in rows]
     groups = group_alike(fingerprints[rows])
