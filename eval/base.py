@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from PIL import Image
@@ -22,7 +22,7 @@ from cassle_zoo.eval.feature_cache import cache_folder, cached_features, feature
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.transform import eval_transform
-from cassle_zoo.features.whitening import Whitening
+from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
 
 T = TypeVar("T")
@@ -358,23 +358,49 @@ class EvalContext:
             raise DataError(f"all features of {whose} are zero.")
 
 
-def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor:
-    """Return whitened features of a dataset; unchanged if `components` is None.
+Whiten: TypeAlias = Annotated[int | Path | None, Range(1)]
+"""A number of components to fit, the file of a whitening, or `model` for the model's own."""
 
-    The whitening is fitted to `EvalData.seen_images`, without labels.
+
+def whitened(
+    features: Tensor, data: EvalData, whiten: int | Path | None, source: FeatureSource | None = None
+) -> Tensor:
+    """Return whitened features of a dataset; unchanged if `whiten` is None.
 
     Args:
         features: (N, D) features of all images.
         data: The dataset.
-        components: The number of principal components.
+        whiten: The number of principal components of a whitening that is fitted to
+            `EvalData.seen_images`, without labels; or the file of a fitted one, or `model`.
+        source: Where the features are from, for `model`.
 
     Raises:
         ConfigError: See `Whitening.fit`.
-        DataError: See `Whitening.fit`.
+        DataError: See `Whitening.fit` and `Whitening.load`.
+        ModelFolderError: If the model has no whitening.
     """
-    if components is None:
+    if whiten is None:
         return features
-    return Whitening.fit(features[data.seen_images()], components)(features)
+    if isinstance(whiten, int):
+        return Whitening.fit(features[data.seen_images()], whiten)(features)
+    return _fitted(whiten, source)(features)
+
+
+def whitening_rule(whiten: int | Path | None, source: FeatureSource) -> str:
+    """Return how features are whitened, for the protocol; empty if they are not."""
+    if whiten is None:
+        return ""
+    if isinstance(whiten, int):
+        return f"whitened to {whiten} principal components of the images compared with, unlabelled"
+    found = _fitted(whiten, source)
+    return (
+        f"whitened to {found.components} principal components of {found.images:,} other images, "
+        f"whitening {found.sha256()[:12]}"
+    )
+
+
+def _fitted(whiten: Path, source: FeatureSource | None) -> Whitening:
+    return source.whitening() if source and str(whiten) == OWN else open_whitening(whiten, None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

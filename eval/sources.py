@@ -24,6 +24,7 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
 from cassle_zoo.features.models import state_sha256
 from cassle_zoo.features.transform import eval_transform
+from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
@@ -42,6 +43,10 @@ DEFAULT_SIZE = 224
 _SIDE = 64
 
 
+def _no_whitening() -> Whitening:
+    return open_whitening(OWN, None)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSource:
     """A source of features: a network, or a file of features.
@@ -56,6 +61,7 @@ class FeatureSource:
         transform: From image to the module's input (3, H, W); None for the module's own.
         features: Content of a file of features.
         projector: Loads the projector that the model was trained with, if there is one.
+        whitening: Loads the whitening in the model's folder, or raises a ModelFolderError.
     """
 
     name: str
@@ -66,6 +72,7 @@ class FeatureSource:
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
     projector: Callable[[], ConditionedProjector] | None = None
+    whitening: Callable[[], Whitening] = _no_whitening
 
 
 def open_source(
@@ -276,6 +283,7 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
         model=_at_size(partial(load_backbone, files), model, size),
         network=network,
         projector=load_own_projector if has_projector else None,
+        whitening=partial(open_whitening, OWN, projector_of),
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
 from cassle_zoo.features.outputs import compute_outputs, parse_outputs
 from cassle_zoo.features.reader import ReadyImages, unchanged
 from cassle_zoo.features.transform import Transform, eval_transform, reduction_for, takes_bands
+from cassle_zoo.features.whitening import Whitening, open_whitening
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.zoo.create import create_model, create_projector
@@ -109,41 +111,49 @@ class Extractor:
         value_range: ValueRange | None = None,
         column: str = "image",
         decode: str = "fast",
+        whiten: Whitening | str | os.PathLike[str] | None = None,
     ) -> None:
         """Load the model if it is given by name, and check the settings.
 
-        Args:
-            model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), also
-                in a wrapper such as DataParallel, or a name of timm or one that
-                :func:`cassle_zoo.create_model` takes, which is loaded with its pretrained weights.
-            outputs: Names of outputs.
-            precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
-                computes in it natively.
-            device: Where to compute. Default: the model's device if it is not the CPU, else a GPU
-                if there is one. A model given as an object is moved there for each call, or each
-                stream, and back.
-            transform: From an RGB image to the model's input, by default :func:`eval_transform`.
-                ``"as_is"`` takes tensors (C, H, W), all of one size, which are ready for the model.
-            dtype: Type of the outputs, float32 or float16.
-            projector: For ``projected``; by default the one that belongs to the model's name.
-            value_range: The values of black and white in images of more than 8 bits, such as
-                ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
-            column: The column of images in batches of columns.
-            decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
-                of their size, at least twice what the model needs; the cosine to the exact features
-                stays above 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
-
-        Raises:
-            ConfigError: A setting is not allowed, or the model has no such output.
-            UnknownNameError: There is no such model, output or precision.
-            ModelFolderError: The model has no projector.
-            WeightsUnavailableError: Weights are not published or cannot be loaded.
+                Args:
+                    model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), also
+                        in a wrapper such as DataParallel, or a name of timm or one that
+                        :func:`cassle_zoo.create_model` takes, which is loaded with its pretrained weights.
+                    outputs: Names of outputs.
+                    precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
+                        computes in it natively.
+                    device: Where to compute. Default: the model's device if it is not the CPU, else a GPU
+                        if there is one. A model given as an object is moved there for each call, or each
+                        stream, and back.
+                    transform: From an RGB image to the model's input, by default :func:`eval_transform`.
+                        ``"as_is"`` takes tensors (C, H, W), all of one size, which are ready for the model.
+                    dtype: Type of the outputs, float32 or float16.
+                    projector: For ``projected``; by default the one that belongs to the model's name.
+                    value_range: The values of black and white in images of more than 8 bits, such as
+                        ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
+                    column: The column of images in batches of columns.
+                    decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
+                                of their size, at least twice what the model needs; the cosine to the exact features
+                        stays above 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
+                    whiten: Applied to the pooled features: a whitening, the file of one, or ``"model"`` for
+                        that of the model's folder.
+        
+                Raises:
+                    ConfigError: A setting is not allowed, or the model has no such output.
+                    UnknownNameError: There is no such model, output or precision.
+                    ModelFolderError: The model has no projector, or no whitening.
+                    DataError: The file of the whitening is missing or damaged.
+                    WeightsUnavailableError: Weights are not published or cannot be loaded.
         """
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
         if decode not in DECODINGS:
             raise unknown_name("decode", decode, DECODINGS)
         self.dtype = _dtype(dtype)
+        name = model if isinstance(model, str) else None
+        self.whitening = (
+            whiten if isinstance(whiten, Whitening | None) else open_whitening(whiten, name)
+        )
         if isinstance(model, str) and projector is None and "projected" in outputs:
             projector = create_projector(model, pretrained=True)
         self._owned = isinstance(model, str)
@@ -156,6 +166,8 @@ class Extractor:
                 "the output 'projected' needs the model's projector: give the model by its name, "
                 "or pass projector=."
             )
+        if self.whitening is not None and "pooled" not in self.outputs:
+            raise ConfigError("whitening is of the output 'pooled', which is not asked for.")
         self.projector = projector
         self.precision = precision
         self.device = device
@@ -237,6 +249,8 @@ class Extractor:
                     found = Unwrapped(network=network, model=None, config=None, what=found.what)
             images = to_device(ready, device)
             outputs = compute_outputs(found, images, self._parsed, self.projector)
+        if self.whitening is not None:
+            outputs["pooled"] = self.whitening(outputs["pooled"].float())
         return {name: value.to(self.dtype) for name, value in outputs.items()}
 
     def stream(
@@ -364,6 +378,7 @@ def extract_features(
     value_range: ValueRange | None = None,
     column: str | None = None,
     decode: str = "fast",
+    whiten: Whitening | str | os.PathLike[str] | None = None,
 ) -> FeatureSet:
     """Compute the features of images, leaving out those that cannot be read.
 
@@ -391,6 +406,7 @@ def extract_features(
         column: The column of a list or dataset that holds the images; by default the one whose name
             or type says so.
         decode: As for :class:`Extractor`.
+        whiten: As for :class:`Extractor`.
 
     Returns:
         The features with their sources, and the images that were left out.
@@ -414,6 +430,7 @@ def extract_features(
         dtype=dtype,
         value_range=value_range,
         decode=decode,
+        whiten=whiten,
     )
     return collect(
         extractor, images, skipped, batch_size=batch_size, workers=num_workers, progress=progress

@@ -17,6 +17,7 @@ from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.files import save_features
 from cassle_zoo.features.inputs import Skipped
 from cassle_zoo.features.nearest import nearest_neighbours
+from cassle_zoo.features.whitening import model_whitening
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -88,6 +89,8 @@ def run_demo(
 ) -> DemoOutputs:
     """Extract features of images, find the nearest neighbours of each, and write all to a folder.
 
+    If the model's folder holds a whitening, the features are whitened.
+
     Args:
         model: A model, or the name of one, which is loaded with its pretrained weights.
         folder: The folder; it is created.
@@ -99,7 +102,8 @@ def run_demo(
     Raises:
         DataError: If fewer than two images can be read.
     """
-    found = extract_features(model, list(inputs) or SAMPLES)
+    whitening = model_whitening(model) if isinstance(model, str) else None
+    found = extract_features(model, list(inputs) or SAMPLES, whiten=whitening)
     if len(found) < 2:
         raise DataError(f"Only {found.sources[0]} can be read; at least two images are needed.")
     k = min(_NEIGHBOURS, len(found) - 1)
@@ -114,6 +118,8 @@ def run_demo(
     )
     save_features(found, outputs.features)
     title = f"Nearest neighbours by {model if isinstance(model, str) else type(model).__name__}"
+    if whitening is not None:
+        title += f", whitened to {whitening.components} dimensions"
     sheet = contact_sheet(title, _rows(found.sources, cosines, indices, _SHEET_ROWS))
     sheet.save(outputs.sheet)
     summary = (

@@ -3,6 +3,7 @@
     model.safetensors      backbone, under timm's keys
     projector.safetensors  projector, if there is one
     config.json            timm's configuration, with ours under the key `cassle_zoo`
+    whitening.safetensors  whitening of features, if there is one (cassle_zoo.features.whitening)
     reference.safetensors  a stored input and what the model makes of it (cassle_zoo.hub.reference)
     README.md              model card
 
@@ -27,7 +28,11 @@ PROJECTOR_FILE = "projector.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 REFERENCE_FILE = "reference.safetensors"
+WHITENING_FILE = "whitening.safetensors"
 FOLDER_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, REFERENCE_FILE, CARD_FILE)
+OPTIONAL_FILES = (PROJECTOR_FILE, WHITENING_FILE)
+ALLOWED_FILES = (WHITENING_FILE, *FOLDER_FILES)
+"""All files that a model folder may hold; no others are downloaded or uploaded."""
 
 WEIGHTS_ROOT = Path(__file__).parents[1] / "weights"
 
@@ -176,7 +181,7 @@ def check_target(folder: str | Path, *, overwrite: bool) -> None:
             f"{folder} is not empty; give another folder, or replace it (`--overwrite`, or "
             "`--force` of `hub pull`)."
         )
-    foreign = sorted(found - set(FOLDER_FILES))
+    foreign = sorted(found - set(ALLOWED_FILES))
     if foreign:
         raise ModelFolderError(
             f"{folder} is not replaced: it holds {', '.join(foreign[:5])}, "
