@@ -34,6 +34,8 @@ OPTIONAL_FILES = (PROJECTOR_FILE, WHITENING_FILE)
 ALLOWED_FILES = (WHITENING_FILE, *FOLDER_FILES)
 """All files that a model folder may hold; no others are downloaded or uploaded."""
 
+_OF_TIMM = ("pretrained_cfg", "num_classes")  # besides the architecture; older ones had no first
+
 WEIGHTS_ROOT = Path(__file__).parents[1] / "weights"
 
 FIX = (
@@ -122,7 +124,8 @@ def parse_config(content: bytes, path: Path, fix: str = FIX) -> dict[str, Any]:
     except ValueError as error:
         raise ModelFolderError(f"{path} is not a JSON object ({error}). {fix}") from error
     if "cassle_zoo" not in config:
-        kind = TimmFolderError if isinstance(config.get("architecture"), str) else ModelFolderError
+        by_timm = "architecture" in config and not config.keys().isdisjoint(_OF_TIMM)
+        kind = TimmFolderError if by_timm else ModelFolderError
         raise kind(
             f"{path}: the key cassle_zoo is missing; other models are loaded with "
             "timm.create_model."
