@@ -35,7 +35,7 @@ from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, l
 from cassle_zoo.store.tensors import load_strictly, read_tensors
 from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint
 from cassle_zoo.zoo.create import load_projector
-from cassle_zoo.zoo.timm_names import TIMM_PREFIX, timm_name
+from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
 _PICKLED = "pytorch_model.bin"
 
@@ -115,10 +115,14 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
         return _folder(local_folder(what))
     if what.startswith(HUB_PREFIX):
         return _repository(what)
-    if (known := timm_name(what)) is not None:
-        return _timm_weights(known)
-    if what.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}:
+    own = what.removeprefix(TIMM_PREFIX)
+    ours = own.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}
+    if ours and own == what:
         return _model_folder(resolve(what))
+    if split_model_name_tag(own)[0] in timm.list_models():
+        return _timm_weights(own)
+    if own != what:
+        raise unknown_name("init", own, timm.list_pretrained(), listed_by="timm.list_pretrained()")
     path = Path(what).expanduser()
     if path.is_dir():
         return _folder(path) if _is_model_folder(path) else _run(path, facts)

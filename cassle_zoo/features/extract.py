@@ -115,35 +115,35 @@ class Extractor:
     ) -> None:
         """Load the model if it is given by name, and check the settings.
 
-                Args:
-                    model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), also
-                        in a wrapper such as DataParallel, or a name of timm or one that
-                        :func:`cassle_zoo.create_model` takes, which is loaded with its pretrained weights.
-                    outputs: Names of outputs.
-                    precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
-                        computes in it natively.
-                    device: Where to compute. Default: the model's device if it is not the CPU, else a GPU
-                        if there is one. A model given as an object is moved there for each call, or each
-                        stream, and back.
-                    transform: From an RGB image to the model's input, by default :func:`eval_transform`.
-                        ``"as_is"`` takes tensors (C, H, W), all of one size, which are ready for the model.
-                    dtype: Type of the outputs, float32 or float16.
-                    projector: For ``projected``; by default the one that belongs to the model's name.
-                    value_range: The values of black and white in images of more than 8 bits, such as
-                        ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
-                    column: The column of images in batches of columns.
-                    decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
-                                of their size, at least twice what the model needs; the cosine to the exact features
-                        stays above 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
-                    whiten: Applied to the pooled features: a whitening, the file of one, or ``"model"`` for
-                        that of the model's folder.
-        
-                Raises:
-                    ConfigError: A setting is not allowed, or the model has no such output.
-                    UnknownNameError: There is no such model, output or precision.
-                    ModelFolderError: The model has no projector, or no whitening.
-                    DataError: The file of the whitening is missing or damaged.
-                    WeightsUnavailableError: Weights are not published or cannot be loaded.
+        Args:
+            model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), also
+                in a wrapper such as DataParallel, or a name of timm or one that
+                :func:`cassle_zoo.create_model` takes, which is loaded with its pretrained weights.
+            outputs: Names of outputs.
+            precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
+                computes in it natively.
+            device: Where to compute. Default: the model's device if it is not the CPU, else a GPU
+                if there is one. A model given as an object is moved there for each call, or each
+                stream, and back.
+            transform: From an RGB image to the model's input, by default :func:`eval_transform`.
+                ``"as_is"`` takes tensors (C, H, W), all of one size, which are ready for the model.
+            dtype: Type of the outputs, float32 or float16.
+            projector: For ``projected``; by default the one that belongs to the model's name.
+            value_range: The values of black and white in images of more than 8 bits, such as
+                ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
+            column: The column of images in batches of columns.
+            decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
+                        of their size, at least twice what the model needs; the cosine to the exact features
+                stays above 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
+            whiten: Applied to the pooled features: a whitening, the file of one, or ``"model"`` for
+                that of the model's folder.
+
+        Raises:
+            ConfigError: A setting is not allowed, or the model has no such output.
+            UnknownNameError: There is no such model, output or precision.
+            ModelFolderError: The model has no projector, or no whitening.
+            DataError: The file of the whitening is missing or damaged.
+            WeightsUnavailableError: Weights are not published or cannot be loaded.
         """
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
