@@ -11,7 +11,13 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
+from cassle_zoo.common.errors import (
+    CassleZooError,
+    ConfigError,
+    DataError,
+    UnknownNameError,
+    unknown_name,
+)
 from cassle_zoo.common.files import check_folder, expand_home
 from cassle_zoo.common.terminal import printable
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
@@ -102,9 +108,8 @@ def run_from_cli(argv: Sequence[str]) -> int:
     if not models:
         raise ConfigError(f"name at least one model. {FORMS}")
     if arguments.dataset not in DATASETS:
-        raise unknown_name(
-            "dataset", arguments.dataset, DATASETS, listed_by="cassle-zoo eval EVALUATION --help"
-        )
+        error = unknown_name("dataset", arguments.dataset, DATASETS)
+        raise UnknownNameError(f"{error} All: {', '.join(DATASETS)}.")
     if arguments.output is not None:
         check_output(arguments.output, len(models))
     sizes = _sizes(arguments, models)

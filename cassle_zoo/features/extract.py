@@ -30,7 +30,7 @@ from cassle_zoo.features.transform import Transform, eval_transform, reduction_f
 from cassle_zoo.features.whitening import Whitening, open_whitening
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.zoo.create import create_model, create_projector
+from cassle_zoo.zoo import create
 
 DECODINGS = ("fast", "exact")
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -133,7 +133,7 @@ class Extractor:
                 ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
             column: The column of images in batches of columns.
             decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
-                        of their size, at least twice what the model needs; the cosine to the exact features
+                of their size, at least twice what the model needs; the cosine to the exact features
                 stays above 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
             whiten: Applied to the pooled features: a whitening, the file of one, or ``"model"`` for
                 that of the model's folder.
@@ -155,9 +155,11 @@ class Extractor:
             whiten if isinstance(whiten, Whitening | None) else open_whitening(whiten, name)
         )
         if isinstance(model, str) and projector is None and "projected" in outputs:
-            projector = create_projector(model, pretrained=True)
+            projector = create.create_projector(model, pretrained=True)
         self._owned = isinstance(model, str)
-        self.model = create_model(model, pretrained=True) if isinstance(model, str) else model
+        self.model = (
+            create.create_model(model, pretrained=True) if isinstance(model, str) else model
+        )
         self._found = unwrap(self.model)
         self._parsed = parse_outputs(outputs, self._found)
         self.outputs = tuple(self._parsed)

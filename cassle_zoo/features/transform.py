@@ -15,7 +15,7 @@ from torchvision import transforms
 from cassle_zoo.common.bands import ToBands
 from cassle_zoo.common.images import Reduction, ValueRange, to_rgb
 from cassle_zoo.features.wrappers import unwrap
-from cassle_zoo.zoo.create import create_model
+from cassle_zoo.zoo import create
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
@@ -55,7 +55,7 @@ def eval_transform(
             mean is taken.
     """
     if isinstance(model, str):
-        model = create_model(model)
+        model = create.create_model(model)
     found = unwrap(model)
     if found.config is None:
         warnings.warn(
