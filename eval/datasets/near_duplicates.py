@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cassle_zoo.common.images import UnreadableImageError
 
-MAX_BITS = 16
+MAX_BITS = 24
 """Near-duplicates differ in at most so many of the 256 bits of their hashes,"""
 MAX_COLOUR = 8.0
 """and by at most so much on average of 255 in their thumbnails of 8 x 8 pixels."""
