@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.features.gallery import SAMPLES
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.recipes import get_recipe
@@ -51,12 +52,13 @@ def trained(namespace: dict[str, Any], projector: nn.Module) -> bool:
 
 
 def settings() -> Iterator[str]:
-    """All flags of `cassle-zoo train` that set a field of a group."""
+    """All flags that set a field of a group of settings."""
     config = get_recipe("resnet18_cassle_simclr.emoji64")
     groups = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
     for name, group in [*groups, *(("method", method) for method in METHODS.values())]:
         if dataclasses.is_dataclass(group):
             yield from (f"--{name}.{f.name}".replace("_", "-") for f in dataclasses.fields(group))
+    yield from (f"--split.{f.name}" for f in dataclasses.fields(SplitConfig))  # of eval
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
