@@ -185,7 +185,7 @@ def _open_unsplit(
         "splits": (
             f"{counts}; of every class {split.test:g} to test and {split.val:g} for validation, "
             f"seed {split.seed}, ranked by sha256 of the content; {RULE} stay together: "
-            f"{grouped} images are some"
+            f"{grouped} images have one"
         )
     }
     if left_out:

@@ -112,7 +112,7 @@ def test_near_duplicates_stay_together(tmp_path: Path) -> None:
     place = {name: split for split, names in landed(data).items() for name in names}
     for index in range(12):
         assert place[f"a/{index:02d}.png"] == place[f"a/{index:02d}_copy.jpg"]
-    assert "24 images are some" in data.notes["splits"]
+    assert "24 images have one" in data.notes["splits"]
 
 
 def test_near_duplicates_with_another_label_are_named(tmp_path: Path) -> None:
