@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.images import image_endings
 from cassle_zoo.eval.base import Compute, EvalData
-from cassle_zoo.eval.datasets import near_duplicates, open_data, own
+from cassle_zoo.eval.datasets import near_duplicates, open_data
 from cassle_zoo.eval.datasets.split_rules import SplitConfig, split_by_class
 from cassle_zoo.eval.protocols.sensitivity import Sensitivity
 from cassle_zoo.eval.protocols.spectrum import Spectrum
@@ -201,7 +202,7 @@ def test_hidden_folders_broken_and_unread_images(tmp_path: Path, monkeypatch: An
     (tmp_path / "a" / "broken.jpg").write_bytes(b"no image")
     (tmp_path / "b" / "photo.heic").write_bytes(b"heic")
     (tmp_path / "stray.png").write_bytes((tmp_path / "a" / "00.png").read_bytes())
-    known = own.list_classes.__globals__["image_endings"]()
+    known = image_endings()
     monkeypatch.setattr("cassle_zoo.data.listing.image_endings", lambda: known - {".heic"})
     with pytest.warns(UserWarning) as said:
         data = open_data("folder", tmp_path)
