@@ -313,10 +313,11 @@ def _at_size(build: Callable[..., nn.Module], name: str, size: int | None) -> nn
         try:
             module = build(img_size=size)
         except (AssertionError, CassleZooError, RuntimeError, TypeError, ValueError) as error:
+            reason = error.__cause__ or error
             raise ConfigError(
-                f"{name} cannot be made for images of {size} px: {error} Its own size is "
-                f"{module.pretrained_cfg['input_size'][-1]} px; pass it with --size, or measure "
-                "it in a command of its own."
+                f"{name} cannot be made for images of {size} px: {reason}. Its own "
+                f"size is {module.pretrained_cfg['input_size'][-1]} px; pass it with --size, or "
+                "measure it in a command of its own."
             ) from error
     module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, size, size)}
     return cast(nn.Module, module)
