@@ -11,6 +11,7 @@ from cassle_zoo.version import __version__
 from cassle_zoo.zoo.timm_hook import register_with_timm
 
 if TYPE_CHECKING:
+    from cassle_zoo.augmentation.base import Augmentation, register_augmentation
     from cassle_zoo.augmentation.descriptors import DescriptorLayout
     from cassle_zoo.augmentation.transforms import DescribedViews
     from cassle_zoo.common.errors import CassleZooError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cassle_zoo.zoo.create import create_model, create_projector, list_models, model_info
 
 __all__ = [
+    "Augmentation",
     "CassleZooError",
     "ConditionedProjector",
     "DescribedViews",
@@ -41,10 +43,12 @@ __all__ = [
     "load_features",
     "load_parts",
     "model_info",
+    "register_augmentation",
     "save_features",
 ]
 
 _NAMES_OF = {
+    "augmentation.base": ("Augmentation", "register_augmentation"),
     "augmentation.descriptors": ("DescriptorLayout",),
     "augmentation.transforms": ("DescribedViews",),
     "common.errors": ("CassleZooError",),

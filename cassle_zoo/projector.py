@@ -67,6 +67,9 @@ class ProjectorConfig:
         last_bn_affine: Whether that BatchNorm has weight and bias.
         conditioning: One of :data:`CONDITIONINGS`.
         descriptors: Names of the descriptors that make up omega; stored sorted.
+        columns: What each number of the descriptors means that are not the paper's, by name. By
+            default it is asked from their augmentations; stored with the configuration, so that a
+            projector is loaded where these are not installed.
         encoder_depth: Number of Linear layers of the augmentation encoder (or hypernetwork), at
             most 100.
         encoder_width: Width of its hidden layers, and of its output for `cat`.
@@ -84,14 +87,16 @@ class ProjectorConfig:
     last_bn_affine: bool = True
     conditioning: Annotated[str, OneOf(CONDITIONINGS)] = "cat"
     descriptors: tuple[str, ...] = PAPER_DESCRIPTORS
+    columns: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, hash=False)
     encoder_depth: Depth = 6
     encoder_width: Count = 64
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self)
-        layout = DescriptorLayout(tuple(self.descriptors))
+        layout = self.layout
         object.__setattr__(self, "descriptors", layout.names)
+        object.__setattr__(self, "columns", layout.columns)
         if self.conditioning != "none" and not layout.names:
             raise ConfigError(
                 f"conditioning {self.conditioning!r} needs at least one descriptor; "
@@ -118,9 +123,16 @@ class ProjectorConfig:
         """Width of the hidden layers with the default filled in."""
         return self.in_features if self.hidden_features is None else self.hidden_features
 
+    @property
+    def layout(self) -> DescriptorLayout:
+        """Names and columns of omega."""
+        return DescriptorLayout(tuple(self.descriptors), self.columns)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return {**dataclasses.asdict(self), "descriptors": list(self.descriptors)}
+        """Return the fields as JSON types; `columns` only if there are any."""
+        values = {**dataclasses.asdict(self), "descriptors": list(self.descriptors)}
+        columns = {name: list(texts) for name, texts in values.pop("columns").items()}
+        return {**values, "columns": columns} if columns else values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ProjectorConfig":
@@ -174,8 +186,9 @@ class ConditionedProjector(
         super().__init__()
         if not isinstance(config, ProjectorConfig):
             config = ProjectorConfig.from_dict(config)
-        self.config = self._hub_mixin_config = config
-        self.layout = DescriptorLayout(config.descriptors)
+        self.config = config
+        self._hub_mixin_config = config.to_dict()
+        self.layout = config.layout
         self.encoder = _build_encoder(config, self.layout.width)
         last = {"last_bn": config.last_bn, "last_bn_affine": config.last_bn_affine}
         generated = config.conditioning in _HYPERNETS
@@ -307,7 +320,7 @@ def mlp_widths(config: ProjectorConfig) -> tuple[int, ...]:
     if config.conditioning == "cat":
         width += config.encoder_width
     elif config.conditioning == "raw_cat":
-        width += DescriptorLayout(config.descriptors).width
+        width += config.layout.width
     return (width, *([config.hidden] * (config.depth - 1)), config.out_features)
 
 

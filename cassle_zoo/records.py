@@ -35,8 +35,8 @@ RENAMED_SETTINGS: Mapping[str, str] = {
 }
 """Settings of a training that were renamed after format 1, by their old names."""
 
-# Parts of a protocol about the features themselves, which differ between any two models.
-_OF_THE_FEATURES = ("input", "chosen")
+OF_THE_MODEL = ("input", "chosen", "projector")
+"""How the parts of a protocol begin that are about the model and differ between any two."""
 
 Finite = Annotated[float, math.isfinite]
 FileName = Annotated[str, lambda name: Path(name).name == name]
@@ -95,8 +95,8 @@ class RunExport:
     model_args: dict[str, Any] = field(default_factory=dict)
     projector: dict[str, Any]
     input_size: tuple[int, int, int]
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Finite, Finite, Finite]
+    mean: tuple[Finite, ...]
+    std: tuple[Finite, ...]
     training: dict[str, Any]
     interpolation: str = "bicubic"
 
@@ -123,7 +123,12 @@ class RunExport:
         """
         path = folder / EXPORT_FILE
         try:
-            return _from_json(cls, path.read_text(encoding="utf-8"), str(path))
+            export = _from_json(cls, path.read_text(encoding="utf-8"), str(path))
+            for name in ("mean", "std"):
+                values, count = list(getattr(export, name)), export.input_size[0]
+                if len(values) != count:
+                    raise DataError(f"{path}: {name} is {values!r}, expected {count} values.")
+            return export
         except FileNotFoundError:
             raise ModelFolderError(
                 f"{path} is missing, so {folder} does not hold the weights of a run. Repeat the "
@@ -175,7 +180,8 @@ class Result:
         seconds: Duration of each part.
         created: Time of the measurement, in UTC (ISO 8601).
         series: Curves by name, for figures.
-        files: Names of images and pages written beside the result.
+        files: Names of files written beside the result: images, pages, and the scores of each image
+            (`cassle_zoo.eval.scores`).
     """
 
     task: str
@@ -201,7 +207,7 @@ class Result:
         return self._conditions() == other._conditions()
 
     def _conditions(self) -> tuple[object, ...]:
-        protocol = {k: v for k, v in self.protocol.items() if not k.startswith(_OF_THE_FEATURES)}
+        protocol = {k: v for k, v in self.protocol.items() if not k.startswith(OF_THE_MODEL)}
         return self.task, self.data, self.seed, protocol
 
     def to_json(self) -> str:
@@ -322,6 +328,8 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     if origin is dict:
         return {key: _read(arguments[1], item, f"{name}.{key}") for key, item in value.items()}
     if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            arguments = arguments[:1] * len(value)
         if len(value) != len(arguments):
             raise ValueError(f"{name} is {value!r}, expected {len(arguments)} values")
         return tuple(_read(own, item, name) for own, item in zip(arguments, value, strict=True))

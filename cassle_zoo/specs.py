@@ -50,8 +50,8 @@ class ModelSpec:
     method: str
     conditioned: bool
     input_size: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     num_features: int
@@ -112,8 +112,8 @@ class DatasetInfo:
     license: str
     limits: str
     input_size: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     images: int
     reader: str = ""
     sha256: str | None = None
@@ -181,6 +181,7 @@ PROJECTORS: Mapping[str, ProjectorShape] = MappingProxyType(
         "byol": _shape(2, None, 256),
         "simsiam": _shape(3, 2048, 2048, last_bn=True),
         "vicreg": _shape(3, 8192, 8192),
+        "dino": _shape(3, 2048, 256),
     }
 )
 """Shape of each method's projector (paper, appendix A; VICReg: arXiv 2105.04906, section 4.2)."""

@@ -19,6 +19,7 @@ from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.feature_cache import cache_folder, cached_features, features_of
+from cassle_zoo.eval.scores import Scores
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.transform import eval_transform
@@ -412,12 +413,14 @@ class Outcome:
         protocol: How they were measured, by part, in words and numbers, without paths.
         series: Curves by name, for figures: `{"explained_variance": [0.4, ...]}`.
         files: Images and pages to be written beside the result, by name with extension.
+        scores: What the metrics are means of, image by image, for intervals and paired tests.
     """
 
     metrics: dict[str, dict[str, float]]
     protocol: dict[str, Any]
     series: dict[str, list[float]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    scores: tuple[Scores, ...] = ()
 
 
 class Evaluator(Protocol):

@@ -216,7 +216,10 @@ def _measure(
         settings=[compute, settings],
         split=arguments.split,
     )
-    result, outcome = evaluate(task, settings, source, data, compute, command=command)
+    result, outcome = evaluate(
+        task, settings, source, data, compute, command=command,
+        record=arguments.output is not None,
+    )  # fmt: skip
     results.append(result)
     if arguments.output is not None:
         path, remark = place_for(arguments.output, result)

@@ -1,6 +1,8 @@
 """Evaluation of a source on a dataset, and recording of the result without replacing another."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import re
 import time
@@ -9,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError
@@ -24,6 +28,7 @@ from cassle_zoo.eval.base import (
     UnreadableImagesError,
 )
 from cassle_zoo.eval.batches import UnreadableDatasetImageError, read_image
+from cassle_zoo.eval.scores import SCORES_FILE, ScoreFile, Scores
 from cassle_zoo.eval.sources import FeatureSource, open_source
 from cassle_zoo.records import (
     MeasuredData,
@@ -38,6 +43,10 @@ DECIMALS = 6
 _CHOSEN = "chosen"  # parts of a protocol that were found, not set
 _STRENGTHS = "strength/"
 _MARK = 8  # hexadecimal digits
+_MAP_IMAGES = 600
+_MISTAKES = 48  # of a task
+_THUMBNAIL = 64  # pixels of the long side
+_COMPONENTS = 50
 
 
 def evaluate(
@@ -48,6 +57,7 @@ def evaluate(
     compute: Compute | None = None,
     *,
     command: str = "",
+    record: bool = False,
 ) -> tuple[Result, Outcome]:
     """Evaluate one model.
 
@@ -58,6 +68,8 @@ def evaluate(
         data: The dataset.
         compute: How to compute.
         command: The command that repeats the measurement.
+        record: Whether the outcome's files shall hold its scores, with thumbnails of images, for
+            `eval report`.
 
     Returns:
         The result, and the outcome with the files to be written beside it.
@@ -114,6 +126,9 @@ def evaluate(
         seconds={"total": round(time.perf_counter() - started, 1)},
         created=now_utc(),
     )
+    if record and outcome.scores:
+        files = {**outcome.files, SCORES_FILE: score_file(context, outcome.scores).to_bytes()}
+        outcome = dataclasses.replace(outcome, files=files)
     return result, outcome
 
 
@@ -138,6 +153,65 @@ def _without_unreadable(data: EvalData, compute: Compute) -> EvalData:
         raise DataError(f"{says}; repair or remove them, or allow more with --max-bad-fraction")
     warnings.warn(f"{says}; left out.", stacklevel=3)
     return _without(data, bad)
+
+
+def score_file(context: EvalContext, scores: Sequence[Scores]) -> ScoreFile:
+    """Return the scores with names of their images, and a map and thumbnails of some of them.
+
+    These are the most confident mistakes, and a sample that is the same for all models.
+
+    Args:
+        context: The context they were measured in.
+        scores: The scores.
+    """
+    data = context.data
+    of_images = [own for own in scores if own.unit != "episode"]
+    if not of_images:
+        return ScoreFile(scores=tuple(scores))
+    rows = torch.cat([own.rows for own in of_images]).unique()
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    sample = rows[drawn[:_MAP_IMAGES]].sort().values
+    shown = [sample, *(_confident_mistakes(own) for own in of_images)]
+    thumbnails = {}
+    for index in torch.cat(shown).unique().tolist():
+        with contextlib.suppress(DataError):  # unreadable: a report does without it
+            thumbnails[index] = _thumbnail(read_image(data.images, index))
+    # Not extracted for the map alone.
+    known = "features" in vars(context)
+    return ScoreFile(
+        scores=tuple(scores),
+        names={index: data.names[index] for index in rows.tolist()} if data.names else {},
+        thumbnails=thumbnails,
+        sample=sample if known else sample[:0],
+        sample_features=_principal(context.features[sample]) if known else torch.empty(0, 0),
+    )
+
+
+def _confident_mistakes(scores: Scores) -> Tensor:
+    if scores.predicted is None or scores.confidence is None:
+        return scores.rows[:0]
+    wrong = scores.predicted != scores.labels
+    order = scores.confidence[wrong].argsort(descending=True, stable=True)
+    return scores.rows[wrong][order[:_MISTAKES]]
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=75, method=4)
+    return buffer.getvalue()
+
+
+def _principal(features: Tensor) -> Tensor:
+    """Return the first principal components (N, P), scaled so that the first has deviation 1."""
+    centred = features.double() - features.double().mean(0)
+    left, values, right = torch.linalg.svd(centred, full_matrices=False)
+    count = min(_COMPONENTS, len(values))
+    # Which way a component points is arbitrary: its largest weight is positive.
+    largest = right[:count].gather(1, right[:count].abs().argmax(1, keepdim=True))[:, 0]
+    found: Tensor = left[:, :count] * values[:count] * largest.sign()
+    scale = values[0] / max(1, len(features) - 1) ** 0.5
+    return found / scale if scale > 0 else found
 
 
 def check_output(output: Path, models: int) -> None:

@@ -1,8 +1,8 @@
 """Feature sources: models by name, modules, untrained networks, raw pixels and feature files."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -62,6 +62,7 @@ class FeatureSource:
         features: Content of a file of features.
         projector: Loads the projector that the model was trained with, if there is one.
         whitening: Loads the whitening in the model's folder, or raises a ModelFolderError.
+        augment: Settings of the views that the model was trained with, if they are known.
     """
 
     name: str
@@ -73,6 +74,7 @@ class FeatureSource:
     features: FeatureSet | None = None
     projector: Callable[[], ConditionedProjector] | None = None
     whitening: Callable[[], Whitening] = _no_whitening
+    augment: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_source(
@@ -284,7 +286,14 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
         network=network,
         projector=load_own_projector if has_projector else None,
         whitening=partial(open_whitening, OWN, projector_of),
+        augment=_augment_settings(files.config["cassle_zoo"]["training"]),
     )
+
+
+def _augment_settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = training.get("config")
+    augment = config.get("augment") if isinstance(config, dict) else None
+    return augment if isinstance(augment, dict) else {}
 
 
 def _timm(model: str, size: int | None) -> Callable[[], FeatureSource]:

@@ -1,5 +1,6 @@
 """Turns a training run into a model folder, ready for the Hub."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
-from cassle_zoo.hub.cards.card import render_card
+from cassle_zoo.hub.cards.card import render_card, results_of_folder, write_card
 from cassle_zoo.hub.provenance import data_of, license_of, problems
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
@@ -43,6 +44,7 @@ def export_run(
     overwrite: bool = False,
     license: str | None = None,
     epoch: int | None = None,
+    results: Sequence[str | Path] = (),
 ) -> Path:
     """Write weights of backbone and projector, `config.json`, a reference and a model card.
 
@@ -58,13 +60,16 @@ def export_run(
         license: Of the weights (SPDX); by default the registry's for its models trained on its
             data, else `unknown`.
         epoch: The run's snapshot after this epoch, instead of its final weights.
+        results: Recorded results, or folders of them, to put into the card: those that were
+            measured with these weights, and those of baselines.
 
     Returns:
         `out_dir`.
 
     Raises:
         ModelFolderError: If there are no weights in `run_dir`, its files contradict each other, a
-            weight does not fit `dtype`, or `out_dir` is not empty.
+            weight does not fit `dtype`, or `out_dir` is not empty; or no result is of these
+            weights: the folder is written then, without results in its card.
         ConfigError: If `dtype` is another type, or there is no snapshot of that epoch.
     """
     check_dtype(dtype)
@@ -108,7 +113,7 @@ def export_run(
             f"{described_by} contradicts itself: {'; '.join(wrong)}. Correct its `name` (it is the "
             "name of the model, `ARCH_cassle_METHOD.TAG` by convention), and export again."
         )
-    return save_model_folder(
+    folder = save_model_folder(
         out_dir,
         config=config,
         backbone_state=run.backbone,
@@ -118,6 +123,9 @@ def export_run(
         finish=write_reference,
         overwrite=overwrite,
     )
+    if results:
+        write_card(folder, results_of_folder(folder, results))
+    return folder
 
 
 @dataclass(frozen=True, kw_only=True)

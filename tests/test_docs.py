@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from cassle_zoo.augmentation.registry import augmentations
 from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.features.gallery import SAMPLES
 from cassle_zoo.train.methods import METHODS
@@ -52,7 +53,8 @@ def trained(namespace: dict[str, Any], projector: nn.Module) -> bool:
 
 
 def settings() -> Iterator[str]:
-    """All flags that set a field of a group of settings."""
+    """All flags that set a field of a group of settings; `gain` is an example's."""
+    yield from (f"--augment.{name}".replace("_", "-") for name in (*augmentations(), "gain"))
     config = get_recipe("resnet18_cassle_simclr.emoji64")
     groups = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
     for name, group in [*groups, *(("method", method) for method in METHODS.values())]:

@@ -2,9 +2,10 @@
 
 import functools
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
@@ -14,13 +15,14 @@ from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
 from cassle_zoo.zoo.width import without_weights
 
 
-def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
+def resolve_arch(arch: str, size: int, channels: int = 3) -> tuple[str, dict[str, Any]]:
     """Return the timm model that an architecture's name stands for, and its builder's arguments.
 
     Args:
         arch: A short name of :data:`cassle_zoo.specs.BACKBONES` (`vit_small` is MoCo-v3's, with 12
             heads), a model of the registry, or any timm model.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
 
     Raises:
         UnknownNameError: If there is no such architecture.
@@ -35,25 +37,29 @@ def resolve_arch(arch: str, size: int) -> tuple[str, dict[str, Any]]:
     # Some networks, ViTs above all, are built for one size of input.
     if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
         args["img_size"] = size
+    if channels != 3:
+        args["in_chans"] = channels
     return timm_arch, args
 
 
 @functools.lru_cache
-def feature_width(arch: str, size: int) -> int:
-    """Return the width of a network's features, after checking that it takes views of that size.
+def feature_width(arch: str, size: int, channels: int = 3, local_size: int | None = None) -> int:
+    """Return the width of a network's features, after checking that it takes views of these sizes.
 
     The network is built and run without memory for its weights, in a fraction of a second.
 
     Args:
         arch: As in :func:`resolve_arch`.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
+        local_size: Height and width of the local crops, if there are any.
 
     Raises:
         UnknownNameError: If there is no such architecture.
-        ConfigError: If it cannot be built for that size, its patches do not divide it, or it does
+        ConfigError: If it cannot be built for such a size, its patches do not divide it, or it does
             not give one vector per image.
     """
-    timm_arch, args = resolve_arch(arch, size)
+    timm_arch, args = resolve_arch(arch, size, channels)
     try:
         model = without_weights(timm_arch, args)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -62,16 +68,41 @@ def feature_width(arch: str, size: int) -> int:
         ) from error
     patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
     patch = patch_size if isinstance(patch_size, int) else max(patch_size)
-    if size % patch:
-        below = size // patch * patch
+    for name, side in (("augment.size", size), ("views.local.size", local_size or 0)):
+        if side % patch:
+            below = side // patch * patch
+            raise ConfigError(
+                f"{name} {side} is not a multiple of the {patch} px patches of arch {arch!r}; "
+                f"use {f'{below} or ' if below else ''}{below + patch}."
+            )
+    if local_size is not None:
+        _check_local(arch, size, channels, local_size)
+    return width.feature_width(timm_arch, args, (channels, size, size))
+
+
+def _check_local(arch: str, size: int, channels: int, local_size: int) -> None:
+    timm_arch, args = resolve_arch(arch, size, channels)
+    args |= _any_size(timm_arch, size, local_size)
+    try:
+        with torch.device("meta"):
+            model: Any = timm.create_model(timm_arch, num_classes=0, **args)
+            model(torch.empty(2, channels, local_size, local_size))
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"augment.size {size} is not a multiple of the {patch} px patches of arch {arch!r}; "
-            f"use {f'{below} or ' if below else ''}{below + patch}."
-        )
-    return width.feature_width(timm_arch, args, (3, size, size))
+            f"arch {arch!r} takes no local crops of views.local.size {local_size}: {error!s:.200}"
+        ) from error
 
 
-def build_backbone(arch: str, size: int) -> nn.Module:
+def _any_size(timm_arch: str, size: int, local_size: int | None) -> dict[str, Any]:
+    """Return the argument with which a network for one size of input takes another as well."""
+    cfg = timm.get_pretrained_cfg(timm_arch)
+    other = local_size not in (None, size)
+    return {"dynamic_img_size": True} if other and cfg is not None and cfg.fixed_input_size else {}
+
+
+def build_backbone(
+    arch: str, size: int, channels: int = 3, local_size: int | None = None
+) -> nn.Module:
     """Build a network without classifier, initialised for training.
 
     MoCo-v3's ViTs get their fixed positions and an untrained patch projection, both frozen.
@@ -79,6 +110,9 @@ def build_backbone(arch: str, size: int) -> nn.Module:
     Args:
         arch: As in :func:`resolve_arch`.
         size: Height and width of the views in pixels.
+        channels: Their number of channels.
+        local_size: Height and width of the local crops, if there are any. The weights are the same;
+            networks built for one size fit their positions to the other in the forward pass.
 
     Raises:
         UnknownNameError: If there is no such architecture.
@@ -86,11 +120,12 @@ def build_backbone(arch: str, size: int) -> nn.Module:
     Warns:
         UserWarning: If a convolutional network halves views of that size until nothing is left.
     """
-    timm_arch, args = resolve_arch(arch, size)
+    timm_arch, args = resolve_arch(arch, size, channels)
+    args |= _any_size(timm_arch, size, local_size)
     vit = MOCOV3_VITS.get(short_arch(arch))
     if vit is None:
-        model: Any = timm.create_model(timm_arch, num_classes=0, **args)
-        stages = getattr(model, "feature_info", None) or [{}]
+        network: nn.Module = timm.create_model(timm_arch, num_classes=0, **args)
+        stages: Any = getattr(network, "feature_info", None) or [{}]
         stride = stages[-1].get("reduction", 1)
         if size < stride:
             warnings.warn(
@@ -98,7 +133,7 @@ def build_backbone(arch: str, size: int) -> nn.Module:
                 f"layers see padding more than image; use at least {stride}, better twice that.",
                 stacklevel=2,
             )
-        return cast(nn.Module, model)
+        return network
     model = mocov3_vit(num_classes=0, **{**vit, **args})
     freeze_fixed_parts(model)
     return model

@@ -14,7 +14,8 @@ from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.common.files import parse_json
 from cassle_zoo.train.backbone import feature_width, resolve_arch, short_arch
-from cassle_zoo.train.methods import ConditioningConfig, MethodConfig
+from cassle_zoo.train.data.view_config import ViewsConfig
+from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
 from cassle_zoo.zoo.names import contradictions, dataset_of, model_name
@@ -222,6 +223,7 @@ class TrainConfig:
         conditioning: How the projector is conditioned on the augmentation.
         augself: Auxiliary prediction of augmentation differences; off by default.
         augment: The distribution of views.
+        views: How many views there are of an image, and what differs in some of them.
         data: Where the images come from.
         optim: How the weights are updated.
         run: Seed, device, logs and checkpoints.
@@ -241,6 +243,7 @@ class TrainConfig:
     conditioning: ConditioningConfig = field(default_factory=ConditioningConfig)
     augself: AugSelfConfig = field(default_factory=AugSelfConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -276,6 +279,17 @@ class TrainConfig:
                 f"{'; '.join(wrong)}. Use another name, or leave it out (`auto`), and it is "
                 f"{self.derived_name()!r}."
             )
+        self.views.of_each(self.augment)  # checks that they fit
+        views = self.views.count, self.views.local.count
+        if views != (2, 0) and not self.method.multi_view:
+            able = ", ".join(name for name, method in METHODS.items() if method.multi_view)
+            raise ConfigError(
+                f"method {self.method.name} compares two views, but views.count is {views[0]} and "
+                f"views.local.count {views[1]}; leave them at 2 and 0, or use one of: {able}."
+            )
+        width = feature_width(
+            self.arch, self.augment.size, self.augment.channels, self.views.local_size
+        )
         self.method.projector(width, self.conditioning)
 
     @property
@@ -300,4 +314,5 @@ class TrainConfig:
         """Return all settings as JSON types."""
         values = dataclasses.asdict(self)
         values["method"] = {"name": self.method.name, **values["method"]}
+        values["augment"] = self.augment.to_dict()
         return parse_json(json.dumps(values))  # which makes lists of tuples

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cassle_zoo.augmentation.augment import draw_uniforms
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.specs import DATASETS
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
-from cassle_zoo.train.data.loading import N_VIEWS, batches, steps_per_epoch
+from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.data.streams import Sample
 from cassle_zoo.train.trainer import Trainer
 
@@ -77,7 +77,11 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None)
         ConfigError: If the configuration cannot be trained.
         DataError: If there is no data and the number of images is unknown, or it is too small.
     """
-    dataset = open_dataset(config.data) if config.data.root else range(_images(config))
+    dataset = (
+        open_dataset(config.data, config.augment.channels)
+        if config.data.root
+        else range(_images(config))
+    )
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     total = config.optim.epochs * per_epoch
     trainer = Trainer(config, per_epoch)
@@ -147,13 +151,18 @@ def _load(config: TrainConfig, dataset: Any, count: int) -> tuple[float, list[Sa
 
 
 def _noise(config: TrainConfig) -> Sample:
-    batch, size = config.optim.batch_size, config.augment.size
+    batch, size, views = config.optim.batch_size, config.augment.size, config.views
     generator = torch.Generator().manual_seed(config.run.seed)
-    uniforms = draw_uniforms(batch * N_VIEWS, generator)
-    shape = (batch, N_VIEWS, 3, size, size)
+    uniforms = draw_uniforms(batch * views.total, generator)
+
+    def crops(count: int, side: int) -> Tensor:
+        shape = (batch, count, config.augment.channels, side, side)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
     return {
-        "crops": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
-        "uniforms": uniforms.view(batch, N_VIEWS, -1),
+        "crops": crops(views.count, size),
+        "local_crops": crops(views.local.count, views.local.size),
+        "uniforms": uniforms.view(batch, views.total, -1),
         "source": torch.tensor([[size, size]]).expand(batch, 2),
         "bad": torch.full((batch,), -1),
     }

@@ -139,7 +139,7 @@ def with_own_preprocessing(
 
 def _network(config: TrainConfig) -> tuple[str, dict[str, Any]]:
     """Return the timm model that a run trains, and its arguments."""
-    return resolve_arch(config.arch, config.augment.size)
+    return resolve_arch(config.arch, config.augment.size, config.augment.channels)
 
 
 def describe(source: Source, method: Method, config: TrainConfig) -> list[str]:

@@ -66,7 +66,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         stop_signals() as stop,
     ):
         first = process_group.rank() == 0
-        dataset = open_dataset(config.data)
+        dataset = open_dataset(config.data, config.augment.channels)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
         images = fingerprint.images_fingerprint(dataset)

@@ -15,7 +15,7 @@ import tyro
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.specs import BACKBONES
-from cassle_zoo.train import init, sources
+from cassle_zoo.train import augment_options, init, sources
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
@@ -64,14 +64,17 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ConfigError("name a recipe first; see cassle-zoo train --help.")
     recipe = find_recipe(argv[0])
     facts = str(recipe).replace("\n", "\n\n")  # tyro joins the lines of a paragraph
+    extended = augment_options.with_augmentations(Arguments, recipe.config.augment, argv)
     arguments = tyro.cli(
-        Arguments,
+        extended,
         prog=f"cassle-zoo train {argv[0]}",
         description=f"{facts}\n\n{_CONTINUES}",
-        default=Arguments(config=_unnamed(recipe.config)),
+        default=extended(config=_unnamed(recipe.config)),
         args=list(argv[1:]),
     )
-    config, data = arguments.config, arguments.config.data
+    augment = augment_options.merged(arguments.config.augment, arguments)
+    config = dataclasses.replace(arguments.config, augment=augment)
+    data = config.data
     if arguments.data:
         data = dataclasses.replace(data, root=arguments.data)
     if argv[0].endswith(ADAPT) and not config.init:
@@ -83,10 +86,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     if argv[0] in RECIPES:
         said.add("size")  # a recipe for a dataset says it
     config = init.with_own_preprocessing(config, said, _note)
-    return dataclasses.replace(
-        arguments,
-        config=dataclasses.replace(config, name=_name(arguments, recipe.config, argv), data=data),
-    )
+    config = dataclasses.replace(config, name=_name(arguments, recipe.config, argv), data=data)
+    result: Arguments = dataclasses.replace(arguments, config=config)
+    return result
 
 
 def _note(text: str) -> None:

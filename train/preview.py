@@ -12,14 +12,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, default_collate
 
 from cassle_zoo.augmentation.augment import AugmentConfig, params_from_uniforms
-from cassle_zoo.augmentation.descriptors import (
-    ALL_DESCRIPTORS,
-    DESCRIPTOR_COLUMNS,
-    DescriptorLayout,
-)
+from cassle_zoo.augmentation.descriptors import DescriptorLayout
+from cassle_zoo.common.bands import open_channels
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.files import write_text
-from cassle_zoo.common.images import UnreadableImageError, open_image
+from cassle_zoo.common.images import Array, UnreadableImageError
 from cassle_zoo.common.templates import data_uri, render
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
@@ -88,11 +85,15 @@ def write_preview(config: TrainConfig, page: Path) -> int:
         raise ConfigError("a preview shows your images; pass --data PATH.")
     if page.is_dir() or not page.parent.is_dir():
         raise ConfigError(f"--preview {str(page)!r} must name a file in an existing folder.")
-    dataset = open_dataset(config.data)
+    channels = config.augment.channels
+    dataset = open_dataset(config.data, channels)
     layout = DescriptorLayout(
         () if config.conditioning.mode == "none" else config.conditioning.descriptors
     )
-    shown = [_show(config, layout, name, image, number) for name, image, number in _images(dataset)]
+    shown = [
+        _show(config, layout, name, image, number)
+        for name, image, number in _images(dataset, channels)
+    ]
     if not shown:
         raise DataError(f"no image in {config.data.root!r} can be read.")
     write_text(
@@ -102,51 +103,59 @@ def write_preview(config: TrainConfig, page: Path) -> int:
     return len(shown)
 
 
-def _images(dataset: Any) -> Iterator[tuple[str, Image.Image, int]]:
+def _images(dataset: Any, channels: int) -> Iterator[tuple[str, Image.Image | Array, int]]:
     if isinstance(dataset, IterableDataset):
         stream = iter(dataset)
         for number in range(IMAGES):
             item = next(stream, None)
             if item is None:
                 return
-            yield f"image {number + 1}", open_image(item[0]), number
+            yield f"image {number + 1}", open_channels(item[0], channels), number
         return
     count = min(IMAGES, len(dataset))
     filename = getattr(dataset, "filename", None)
     for index in range(count):
         number = index * len(dataset) // count
         try:
-            image = open_image(dataset[number][0])
+            image = open_channels(dataset[number][0], channels)
         except (UnreadableImageError, OSError):  # training reports them
             continue
         yield (str(filename(number)) if filename else f"image {number + 1}"), image, number
 
 
 def _show(
-    config: TrainConfig, layout: DescriptorLayout, name: str, image: Image.Image, number: int
+    config: TrainConfig,
+    layout: DescriptorLayout,
+    name: str,
+    image: Image.Image | Array,
+    number: int,
 ) -> Shown:
-    sample = Crops(config.augment, config.run.seed)(image, 0, number)
+    sample = Crops(config.augment, config.run.seed, config.views)(image, 0, number)
     batch = default_collate([sample])
-    views = make_views(batch, config.augment, layout, torch.device("cpu"))
-    assert views.all_descriptors is not None
-    omegas = [omega[0].tolist() for omega in views.all_descriptors]
+    each = config.views.of_each(config.augment)
+    every = each[0].layout
+    views = make_views(batch, config.augment, every, torch.device("cpu"), views=config.views)
+    omegas = [omega[0].tolist() for omega in views.descriptors]
     boxes = [
-        params_from_uniforms(config.augment, batch["uniforms"][:, view], batch["source"]).box[0]
-        for view in range(len(omegas))
+        params_from_uniforms(own, batch["uniforms"][:, view], batch["source"]).box[0]
+        for view, own in enumerate(each)
     ]
     colors = tuple(_BOXES[view % len(_BOXES)] for view in range(len(omegas)))
     return Shown(
         name=name,
-        image=_uri(_with_boxes(image, boxes, colors)),
+        image=_uri(_with_boxes(_visible(image), boxes, colors)),
         views=tuple(_uri(_as_image(view[0], config.augment)) for view in views.images),
         colors=colors,
-        numbers=tuple(_numbers(omegas, layout)),
+        numbers=tuple(_numbers(omegas, every, layout)),
     )
 
 
-def _numbers(omegas: list[list[float]], layout: DescriptorLayout) -> Iterator[Number]:
-    for name, columns in ALL_DESCRIPTORS.slices().items():
-        for column, meaning in enumerate(DESCRIPTOR_COLUMNS[name], start=columns.start):
+def _numbers(
+    omegas: list[list[float]], every: DescriptorLayout, layout: DescriptorLayout
+) -> Iterator[Number]:
+    meanings = every.meanings()
+    for name, columns in every.slices().items():
+        for column, meaning in enumerate(meanings[name], start=columns.start):
             yield Number(
                 descriptor=name,
                 meaning=meaning,
@@ -156,10 +165,17 @@ def _numbers(omegas: list[list[float]], layout: DescriptorLayout) -> Iterator[Nu
 
 
 def _as_image(view: Tensor, augment: AugmentConfig) -> Image.Image:
-    """Undo the normalisation of a (3, H, W) view."""
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (augment.mean, augment.std))
+    """Undo the normalisation of a (C, H, W) view."""
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (augment.mean, augment.std))
     pixels = (view.float() * std + mean).clamp(0, 1).mul(255).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return _visible(pixels.permute(1, 2, 0).numpy())
+
+
+def _visible(image: Image.Image | Array) -> Image.Image:
+    """Return an image of any number of channels: the first three as RGB, or the first as grey."""
+    if isinstance(image, Image.Image):
+        return image
+    return Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0])
 
 
 def _with_boxes(image: Image.Image, boxes: list[Tensor], colors: tuple[str, ...]) -> Image.Image:

@@ -20,7 +20,7 @@ from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.train import init
 from cassle_zoo.train.backbone import build_backbone, feature_width
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.data.views import make_views
+from cassle_zoo.train.data.views import check_described, make_views
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.distributed.sync_batch_norm import convert_sync_batch_norm
 from cassle_zoo.train.forward import adapt_backbones, check_compiler
@@ -107,7 +107,10 @@ class Trainer:
         if self._frozen.apply(self.step):
             self._parallel = _parallel(self.method)  # it must know which parameters have gradients
         layout = self.method.projector.layout
-        views = make_views(batch, config.augment, layout, self.device, self._memory_format)
+        views = make_views(
+            batch, config.augment, layout, self.device, self._memory_format, config.views
+        )
+        self.method.before_step(self.step / self.per_epoch, self.step / total)
         lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
         with self._computation():
             loss, logs = self._parallel(views)
@@ -121,6 +124,7 @@ class Trainer:
             self._scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             dispatch_clip_grad(parameters, config.optim.clip_grad, config.optim.clip_mode)
+        self.method.before_update()
         self._scaler.step(self.optimizer)  # fp16: not if gradients have overflowed
         self._scaler.update()
         self.step += 1
@@ -208,11 +212,16 @@ def build_method(config: TrainConfig, source: Source | None = None) -> Method:
     Args:
         config: The settings.
         source: What `config.init` names, if it was found before.
+
+    Raises:
+        ConfigError: If the projector is conditioned on an augmentation that is turned off.
     """
+    augment, local_size = config.augment, config.views.local_size
+    check_described(config.conditioning.descriptors, config.views.of_each(augment))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        backbone = build_backbone(config.arch, config.augment.size)
-        width = feature_width(config.arch, config.augment.size)
+        backbone = build_backbone(config.arch, augment.size, augment.channels, local_size)
+        width = feature_width(config.arch, augment.size, augment.channels)
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:
             method.augself = AugSelf(config.augself, width)

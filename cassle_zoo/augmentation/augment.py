@@ -2,7 +2,8 @@
 
 `sample_params` draws all randomness of a view from an explicit generator, `apply_params` is a
 deterministic function of pixels and parameters, and `describe` turns the parameters into omega.
-The recipe is the paper's (section 4): random resized crop, flip, colour jitter, grayscale, blur.
+The recipe is the paper's (section 4): random resized crop, flip, colour jitter, grayscale, blur;
+and further augmentations (`base.Augmentation`), each after one of these.
 Cropping needs the whole image, so it happens where that is decoded (`crop.cut_crops`, in the
 data workers); the rest is batched and runs on the device of its input.
 """
@@ -10,16 +11,19 @@ data workers); the rest is batched and runs on the device of its input.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cassle_zoo.augmentation import pixels
+from cassle_zoo.augmentation.base import STEPS, Augmentation, registered
 from cassle_zoo.augmentation.crop import N_CROP_UNIFORMS, crop_box
-from cassle_zoo.augmentation.descriptors import DescriptorLayout
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.augmentation.registry import find_augmentation
 from cassle_zoo.common.config import POSITIVE, Range, check_fields
 from cassle_zoo.common.devices import to_device
 from cassle_zoo.common.errors import ConfigError
@@ -55,11 +59,14 @@ class AugmentConfig:
         blur_sigma: Smallest and largest standard deviation of the blur in pixels.
         blur_kernel: Odd kernel size of the blur; `None` means `size // 20 * 2 + 1`, which is 23
             at 224 px, 9 at 96 px and 7 at 64 px.
-        mean: Per-channel mean subtracted at the end.
-        std: Per-channel standard deviation divided by at the end.
+        channels: Number of channels of the images: 3 are RGB, 1 is grey. Other numbers than 3 have
+            neither saturation, hue nor grayscale, which must be 0.
+        mean: Mean subtracted at the end: one per channel, or one for all.
+        std: Standard deviation divided by at the end, likewise.
+        extra: Further augmentations; stored in the order in which they are applied.
 
     Raises:
-        ConfigError: If a value is out of its range.
+        ConfigError: If a value is out of its range, or a further augmentation is not registered.
     """
 
     size: Annotated[int, Range(1)] = 224
@@ -75,12 +82,20 @@ class AugmentConfig:
     blur_p: Fraction = 0.5
     blur_sigma: Annotated[tuple[float, float], POSITIVE] = (0.1, 2.0)
     blur_kernel: Annotated[int | None, Range(1)] = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[float, float, float], POSITIVE] = (0.229, 0.224, 0.225)
+    channels: Annotated[int, Range(1)] = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[float, ...], POSITIVE] = (0.229, 0.224, 0.225)
+    extra: tuple[Augmentation, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every field."""
         check_fields(self)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, self._per_channel(name))
+        self._check_colour()
+        check_names(type(one) for one in self.extra)
+        order = sorted(self.extra, key=lambda one: (STEPS.index(one.after), one.name))
+        object.__setattr__(self, "extra", tuple(order))
         for name in ("crop_scale", "crop_ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if low > high:
@@ -89,6 +104,24 @@ class AugmentConfig:
             raise ConfigError(
                 f"blur_kernel must be odd and less than twice the size of a view ({self.size}), "
                 f"got {self.kernel}."
+            )
+
+    def _per_channel(self, name: str) -> tuple[float, ...]:
+        values: tuple[float, ...] = getattr(self, name)
+        if len(values) not in (1, self.channels):
+            raise ConfigError(
+                f"{name} must be {self.channels} values, got {values}, or one for all channels."
+            )
+        return tuple(values) if len(values) == self.channels else tuple(values) * self.channels
+
+    def _check_colour(self) -> None:
+        colour = {"saturation": self.saturation, "hue": self.hue, "grayscale_p": self.grayscale_p}
+        if self.channels != 3 and (wrong := {k: v for k, v in colour.items() if v > 0}):
+            found = ", ".join(f"{name} {value}" for name, value in wrong.items())
+            flags = " ".join(f"--augment.{name.replace('_', '-')} 0" for name in wrong)
+            raise ConfigError(
+                f"{found}: images of augment.channels {self.channels} are not RGB and have no such "
+                f"thing; pass {flags}."
             )
 
     @property
@@ -100,6 +133,58 @@ class AugmentConfig:
     def kernel(self) -> int:
         """Kernel size of the blur, also if it is the default."""
         return self.size // 20 * 2 + 1 if self.blur_kernel is None else self.blur_kernel
+
+    @property
+    def layout(self) -> DescriptorLayout:
+        """All descriptors of this recipe: the paper's, and those of the further augmentations."""
+        return DescriptorLayout((*ALL_DESCRIPTORS.names, *(one.name for one in self.extra)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON types; those of a further augmentation under its name."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "extra"]
+        values = {name: getattr(self, name) for name in names}
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return values | {one.name: one.to_dict() for one in self.extra if one.p > 0}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from the result of :meth:`to_dict`.
+
+        Raises:
+            UnknownNameError: If a further augmentation is not registered.
+            ConfigError: If a value is not allowed.
+        """
+        own = {field.name for field in dataclasses.fields(cls)} - {"extra"}
+        extra = [
+            find_augmentation(name).from_dict(settings)
+            for name, settings in values.items()
+            if name not in own
+        ]
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own
+        }
+        return cls(**given, extra=tuple(extra))
+
+
+def check_names(classes: Iterable[type[Augmentation]]) -> None:
+    """Check that further augmentations can be told from each other and from the recipe's settings.
+
+    Raises:
+        ConfigError: If one is not registered, or its name is taken.
+    """
+    taken = {*ALL_DESCRIPTORS.names, *(field.name for field in dataclasses.fields(AugmentConfig))}
+    for cls in classes:
+        who = f"the augmentation {cls.__qualname__} in extra"
+        if registered().get(getattr(cls, "name", "")) is not cls:
+            raise ConfigError(
+                f"{who} is not registered: put @register_augmentation above its class."
+            )
+        if cls.name in taken:
+            raise ConfigError(
+                f"{who} has the name {cls.name!r}, which the recipe's settings or another "
+                "augmentation in extra have; give it another."
+            )
+        taken.add(cls.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +201,8 @@ class AugmentParams:
         grayscale: (B,) bool.
         blur: (B,) bool.
         sigma: (B,) float32 standard deviation of the blur in pixels.
+        extra: (B, E) float32: for each further augmentation of the configuration in its order, 1 if
+            it is applied, else 0, followed by its parameters. By default there are none.
     """
 
     box: Tensor
@@ -127,6 +214,11 @@ class AugmentParams:
     grayscale: Tensor
     blur: Tensor
     sigma: Tensor
+    extra: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        if not self.extra.numel():
+            object.__setattr__(self, "extra", torch.empty(len(self), 0))
 
     def __len__(self) -> int:
         """Return the number of views."""
@@ -189,35 +281,90 @@ def params_from_uniforms(config: AugmentConfig, uniforms: Tensor, source: Tensor
         grayscale=rest[:, 10] < config.grayscale_p,
         blur=rest[:, 11] < config.blur_p,
         sigma=(low + rest[:, 12] * (high - low)).float(),
+        extra=_draw_extra(config, uniforms),
     )
+
+
+def _draw_extra(config: AugmentConfig, uniforms: Tensor) -> Tensor:
+    parts = [uniforms[:, :0]]
+    for one in config.extra:
+        own = _stream(uniforms, one.name, 1 + one.parameters)
+        parameters = one.sample(own[:, 1:])
+        if parameters.shape != (len(own), one.parameters):
+            raise ConfigError(
+                f"augmentation {one.name!r}: sample returned {tuple(parameters.shape)}, expected "
+                f"{(len(own), one.parameters)}: (views, parameters)."
+            )
+        parts += [own[:, :1] < one.p, parameters]
+    return torch.cat(parts, dim=1).float()
+
+
+def _stream(uniforms: Tensor, name: str, count: int) -> Tensor:
+    """Return (B, count) uniforms that depend on the view's own and on a name alone.
+
+    So the numbers that other augmentations get do not change when one is added.
+    """
+    rows = uniforms[:, :_N_UNIFORMS].numpy().astype("<f8")
+    blocks = [f"{name}/{block}/".encode() for block in range(-(-count // 8))]
+    digests = b"".join(
+        hashlib.blake2b(block + row.tobytes()).digest() for row in rows for block in blocks
+    )
+    words = np.frombuffer(digests, "<u8").reshape(len(rows), -1)[:, :count] >> 11
+    return torch.from_numpy(words * 2.0**-53)
+
+
+def _extra_of(
+    config: AugmentConfig, extra: Tensor
+) -> Iterator[tuple[Augmentation, Tensor, Tensor]]:
+    """Yield each further augmentation, (B,) whether it is applied, and (B, K) its parameters."""
+    width = sum(1 + one.parameters for one in config.extra)
+    if extra.shape[1] != width:
+        raise ConfigError(
+            f"the parameters have {extra.shape[1]} numbers of further augmentations, the "
+            f"configuration has {width}; use the configuration that they were drawn from."
+        )
+    start = 0
+    for one in config.extra:
+        applied, parameters = extra[:, start : start + 1 + one.parameters].split(
+            [1, one.parameters], dim=1
+        )
+        start += 1 + one.parameters
+        yield one, applied.squeeze(1) > 0, parameters
 
 
 def apply_params(
     crops: Tensor, params: AugmentParams, config: AugmentConfig
 ) -> tuple[Tensor, Tensor]:
-    """Flip, jitter, convert to grey, blur and normalise crops.
+    """Flip, jitter, convert to grey, blur and normalise crops; further augmentations in between.
 
     Args:
-        crops: (B, 3, size, size), uint8, or floating point in [0, 1].
+        crops: (B, C, size, size), uint8, or floating point in [0, 1].
         params: Parameters of each view.
-        config: Kernel size, mean and standard deviation.
+        config: Kernel size, mean and standard deviation, and further augmentations.
 
     Returns:
-        images: (B, 3, size, size) normalised views, float32 unless `crops` were float64.
+        images: (B, C, size, size) normalised views, float32 unless `crops` were float64.
         color_diff: (B, 3) mean RGB before minus after the colour jitter; zeros where not applied.
+            Of images that are not RGB, three times the mean over the channels.
     """
     images = crops.float().div_(255) if crops.dtype == torch.uint8 else crops.clone()
     _update(images, params.flip, lambda x: x.flip(3))
+    _apply_extra(images, params, config, "flip")
     before = images.mean(dim=(2, 3))
     factors = to_device(params.factors.to(images.dtype), images.device)
     for step in params.order.unbind(1):  # each image has its own order
-        for op, adjust in enumerate(_JITTER_OPS):
+        for op, adjust in enumerate(_JITTER_OPS if config.channels == 3 else _JITTER_OPS[:2]):
             _update(images, params.jitter & (step == op), adjust, factors[:, op])
     color_diff = before - images.mean(dim=(2, 3))
+    if config.channels != 3:
+        color_diff = color_diff.mean(dim=1, keepdim=True).expand(-1, 3)
+    _apply_extra(images, params, config, "jitter")
     _update(images, params.grayscale, pixels.grayscale)
+    _apply_extra(images, params, config, "grayscale")
     blur = functools.partial(pixels.gaussian_blur, kernel_size=config.kernel)
     _update(images, params.blur, blur, to_device(params.sigma.to(images.dtype), images.device))
-    statistics = torch.tensor([config.mean, config.std], dtype=images.dtype).view(2, 3, 1, 1)
+    _apply_extra(images, params, config, "blur")
+    statistics = torch.tensor([config.mean, config.std], dtype=images.dtype).view(2, -1, 1, 1)
     mean, std = to_device(statistics, images.device)
     return images.sub_(mean).div_(std), color_diff
 
@@ -230,24 +377,37 @@ def describe(
     Args:
         params: The parameters of the views.
         color_diff: (B, 3) from `apply_params`.
-        layout: Which descriptors, in which columns; DESCRIPTOR_COLUMNS defines the numbers.
-        config: The ranges that scale the colour factors.
+        layout: Which descriptors, in which columns. Those of a further augmentation that is not in
+            `config` are 0.
+        config: The ranges that scale the colour factors, and the further augmentations.
+
+    Raises:
+        ConfigError: If a descriptor has another width in `layout` than its augmentation makes.
     """
     scale = torch.tensor([1 / (2 * r) if r > 0 else 0.0 for r in config.jitter_strengths])
     neutral = torch.tensor(_NEUTRAL_FACTORS)
     parts = {
         "blur": (params.sigma * params.blur).unsqueeze(1),
         "color": (params.factors - neutral) * scale * params.jitter.unsqueeze(1),
-        "crop": _describe_crop(params),
+        "color_diff": color_diff,
         "flip": params.flip.unsqueeze(1),
         "grayscale": params.grayscale.unsqueeze(1),
     }
-    columns = [
-        color_diff.float()
-        if name == "color_diff"
-        else to_device(parts[name].float(), color_diff.device)
-        for name in layout.names
-    ]
+    crop = _describe_crop(params)
+    for one, applied, parameters in _extra_of(config, params.extra):
+        rows = applied.unsqueeze(1)
+        parts[one.name] = torch.where(rows, one.describe(parameters), 0)
+        crop = torch.where(rows, one.describe_crop(crop, parameters), crop)
+    parts["crop"] = crop
+    columns = []
+    for name, width in layout.widths.items():
+        part = parts.get(name, torch.zeros(len(params), width))
+        if part.shape != (len(params), width):
+            raise ConfigError(
+                f"augmentation {name!r} describes views by {tuple(part.shape)}, but its columns "
+                f"are {(len(params), width)}: (views, columns)."
+            )
+        columns.append(to_device(part.float(), color_diff.device))
     return torch.cat(columns, dim=1) if columns else color_diff.new_zeros(len(params), 0).float()
 
 
@@ -258,6 +418,23 @@ def _describe_crop(params: AugmentParams) -> Tensor:
     centre_x = (left + box_width / 2) / width
     centre_x = torch.where(params.flip, 1 - centre_x, centre_x)
     return torch.stack([centre_y, centre_x, box_height / height, box_width / width], dim=1)
+
+
+def _apply_extra(images: Tensor, params: AugmentParams, config: AugmentConfig, after: str) -> None:
+    """Apply the further augmentations that follow a step, in place."""
+    for one, applied, parameters in _extra_of(config, params.extra):
+        if one.after == after:
+            values = to_device(parameters.to(images.dtype), images.device)
+            _update(images, applied, functools.partial(_checked, one), values)
+
+
+def _checked(one: Augmentation, images: Tensor, parameters: Tensor) -> Tensor:
+    result = one.apply(images, parameters)
+    if result.shape != images.shape:
+        raise ConfigError(
+            f"augmentation {one.name!r} made {tuple(result.shape)} of {tuple(images.shape)} images."
+        )
+    return result
 
 
 def _update(

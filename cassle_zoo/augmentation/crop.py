@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from cassle_zoo.common.images import Array
+
 _TRIES = 10
 N_CROP_UNIFORMS = 2 * _TRIES + 2
 
@@ -85,13 +87,21 @@ def scale_boxes(boxes: Sequence[Box], full: tuple[int, int], image: Image.Image)
     return scaled
 
 
-def cut_crops(image: Image.Image, boxes: Sequence[Box], size: int) -> Tensor:
-    """Cut boxes out of an RGB image and resize each to a square (bilinear, antialiased).
+def cut_crops(image: Image.Image | Array, boxes: Sequence[Box], size: int) -> Tensor:
+    """Cut boxes out of an image and resize each to a square (bilinear, antialiased).
+
+    Args:
+        image: Of mode RGB or L, or an array (H, W, C) uint8.
+        boxes: Top, left, height and width of each crop.
+        size: Height and width of the result.
 
     Returns:
-        (len(boxes), 3, size, size) uint8.
+        (len(boxes), C, size, size) uint8.
     """
-    pixels = pil_to_tensor(image)
+    if isinstance(image, Image.Image):
+        pixels = pil_to_tensor(image)
+    else:
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
     # Pillow's resize is equal up to rounding, and takes three times as long.
     crops = [pixels[None, :, top : top + h, left : left + w] for top, left, h, w in boxes]
     return torch.cat([interpolate(c, (size, size), mode="bilinear", antialias=True) for c in crops])

@@ -1,15 +1,16 @@
 """The augmentation descriptors that make up omega: their names, sizes and order.
 
 Omega of one view is the concatenation, in sorted name order, of the parts chosen from
-:data:`DESCRIPTOR_COLUMNS`, which defines the numbers; `augment.describe` computes them.
+:data:`DESCRIPTOR_COLUMNS` and the further augmentations (`base.Augmentation`), which define the
+numbers; `augment.describe` computes them.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from cassle_zoo.common.errors import ConfigError, unknown_name
+from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,8 @@ DESCRIPTOR_COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "grayscale": ("1 if the view was made grey, else 0",),
     }
 )
-"""Meaning of each number of each descriptor. A colour factor's range is the upper minus the lower
-bound of its interval; `color` and `color_diff` are 0 if the jitter was not applied."""
+"""Meaning of each number of the paper's descriptors. A colour factor's range is the upper minus the
+lower bound of its interval; `color` and `color_diff` are 0 if the jitter was not applied."""
 
 DESCRIPTOR_WIDTHS: Mapping[str, int] = MappingProxyType(
     {name: len(columns) for name, columns in DESCRIPTOR_COLUMNS.items()}
@@ -56,13 +57,17 @@ class DescriptorLayout:
     Attributes:
         names: Descriptor names; stored sorted, the order of concatenation. May be empty (the
             unconditioned baseline).
+        columns: What each number of the descriptors means that are not in
+            :data:`DESCRIPTOR_COLUMNS`, by name. By default that of the augmentation of this name;
+            a model's configuration says it, so that its layout is known without the augmentation.
 
     Raises:
         UnknownNameError: If a name is not a descriptor.
-        ConfigError: If a name is given twice.
+        ConfigError: If a name is given twice, or `columns` are of other descriptors.
     """
 
     names: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Sort and check the names."""
@@ -72,31 +77,84 @@ class DescriptorLayout:
         names = tuple(sorted(given))
         object.__setattr__(self, "names", names)
         for name in names:
-            if name not in DESCRIPTOR_WIDTHS:
-                raise unknown_name("descriptor", name, DESCRIPTOR_WIDTHS)
             if names.count(name) > 1:
                 raise ConfigError(f"descriptor {name!r} is given {names.count(name)} times.")
+        further = [name for name in names if name not in DESCRIPTOR_COLUMNS]
+        if unused := sorted(set(self.columns) - set(further)):
+            raise ConfigError(
+                f"columns are given of {', '.join(unused)}; the further descriptors are "
+                f"{', '.join(further) or 'none'}."
+            )
+        found = {name: self.columns.get(name) or _find_columns(name) for name in further}
+        object.__setattr__(self, "columns", {name: tuple(texts) for name, texts in found.items()})
 
     @property
     def width(self) -> int:
         """Length of omega."""
-        return sum(DESCRIPTOR_WIDTHS[name] for name in self.names)
+        return sum(self.widths.values())
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of columns of each descriptor, in order."""
+        return {name: len(texts) for name, texts in self.meanings().items()}
+
+    def meanings(self) -> dict[str, tuple[str, ...]]:
+        """Return what each number of each descriptor means, in order."""
+        every = {**DESCRIPTOR_COLUMNS, **self.columns}
+        return {name: every[name] for name in self.names}
 
     def slices(self) -> dict[str, slice]:
         """Return the columns of each descriptor in omega, in order."""
         columns: dict[str, slice] = {}
         start = 0
-        for name in self.names:
-            columns[name] = slice(start, start + DESCRIPTOR_WIDTHS[name])
-            start += DESCRIPTOR_WIDTHS[name]
+        for name, width in self.widths.items():
+            columns[name] = slice(start, start + width)
+            start += width
         return columns
 
-    def select(self, descriptors: "Tensor") -> "Tensor":
-        """Select this layout's columns (B, width) of descriptors (B, 14) of `ALL_DESCRIPTORS`."""
-        columns = ALL_DESCRIPTORS.slices()
-        chosen = [i for n in self.names for i in range(columns[n].start, columns[n].stop)]
-        return descriptors[:, chosen]
+    def select(self, descriptors: "Tensor", source: "DescriptorLayout | None" = None) -> "Tensor":
+        """Select this layout's columns.
+
+        Args:
+            descriptors: (B, source.width).
+            source: The layout of `descriptors`; by default `ALL_DESCRIPTORS`, 14 numbers.
+                Descriptors that it lacks belong to augmentations that were not applied, and are 0.
+
+        Returns:
+            (B, width).
+
+        Raises:
+            ConfigError: If a descriptor has another width there.
+        """
+        from torch import cat
+
+        source = source or ALL_DESCRIPTORS
+        columns, there = source.slices(), source.widths
+        parts = []
+        for name, width in self.widths.items():
+            if there.get(name, width) != width:
+                raise ConfigError(
+                    f"descriptor {name!r} has {width} numbers in a model and {there[name]} in the "
+                    "augmentation of that name: use the version that the model was trained with."
+                )
+            known = name in columns or name in DESCRIPTOR_COLUMNS
+            parts.append(
+                descriptors[:, columns[name]]
+                if known
+                else descriptors.new_zeros(len(descriptors), width)
+            )
+        return cat(parts, dim=1) if parts else descriptors[:, :0]
+
+
+def _find_columns(name: str) -> tuple[str, ...]:
+    from cassle_zoo.augmentation import registry  # which imports torch
+
+    further = registry.augmentations()
+    if name not in further:
+        error = unknown_name("descriptor", name, (*DESCRIPTOR_WIDTHS, *further))
+        raise UnknownNameError(f"{error} {registry.HOW_TO_REGISTER}")
+    return further[name].columns
 
 
 ALL_DESCRIPTORS = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
-"""All descriptors: 14 numbers."""
+"""All descriptors of the paper's augmentations: 14 numbers."""

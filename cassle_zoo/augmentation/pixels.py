@@ -1,6 +1,7 @@
 """Pixel operations on batches of images, one strength per image. Pure tensor functions.
 
-All take and return (B, 3, H, W) floating-point RGB in [0, 1] and strengths of shape (B,).
+All take and return (B, C, H, W) floating-point images in [0, 1] and strengths of shape (B,).
+Saturation, hue and grayscale are of RGB; the others take any number of channels.
 """
 
 import torch
@@ -18,8 +19,11 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean grey of each image: factor 0 gives that grey, 1 the image itself."""
-    grey = _luma(images, CONTRAST_LUMA).mean(dim=(1, 2, 3))
+    """Blend with the mean grey of each image: factor 0 gives that grey, 1 the image itself.
+
+    Grey is the luma of RGB, and the mean of any other number of channels.
+    """
+    grey = (_luma(images, CONTRAST_LUMA) if images.shape[1] == 3 else images).mean(dim=(1, 2, 3))
     offset = (1 - factor) * grey
     return (images * _per_image(factor) + _per_image(offset)).clamp_(0, 1)
 
@@ -61,7 +65,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     several times faster than a depthwise convolution with per-image weights.
 
     Args:
-        images: (B, 3, H, W).
+        images: (B, C, H, W).
         sigma: (B,) standard deviations in pixels, > 0.
         kernel_size: Odd number of taps; the Gaussian is truncated there and normalised.
     """

@@ -10,8 +10,8 @@ from torch.utils.data import get_worker_info
 from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, describe, sample_params
 from cassle_zoo.augmentation.crop import cut_crops
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.common.bands import height_and_width, open_channels
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.image_objects import image_of
 
 _MOST = 2**63 - 1  # of torch's random integers
 
@@ -60,17 +60,17 @@ class DescribedViews:
         Args:
             image: Of any size: a PIL image of any mode, a file, an array ((H, W) or (H, W, C)) or a
                 tensor ((H, W) or (C, H, W)), uint8, uint16 or float in [0, 1]; converted by
-                :func:`cassle_zoo.common.image_objects.image_of`.
+                :func:`cassle_zoo.common.bands.open_channels`.
 
         Returns:
-            The views, each (3, size, size) float32 and normalised, and their omegas, each (D,).
+            The views, each (C, size, size) float32 and normalised, and their omegas, each (D,).
 
         Raises:
             UnreadableImageError: The image cannot be read, or its values are out of range.
             ConfigError: It is an object of another type.
         """
-        image = image_of(image, "the image")
-        source = torch.tensor([[image.height, image.width]]).expand(self.views, 2)
+        image = open_channels(image, self.config.channels, "the image")
+        source = torch.tensor([height_and_width(image)]).expand(self.views, 2)
         generator = self.generator
         if generator is None or get_worker_info() is not None:
             seed = int(torch.empty((), dtype=torch.int64).random_())

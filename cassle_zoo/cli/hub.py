@@ -53,6 +53,14 @@ def add_parser(subparsers: Any) -> None:
     export.add_argument(
         "--license", help="of the weights (SPDX); default: unknown, except for the zoo's own models"
     )
+    export.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="recorded results of these weights and of baselines, for the card; files or folders",
+    )
     _add_convert_options(
         action(
             "convert",
@@ -119,6 +127,22 @@ def add_parser(subparsers: Any) -> None:
     )
     detectron2.add_argument("model", metavar="MODEL", help="name or local-dir:DIR")
     detectron2.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
+    card = action(
+        "card",
+        _card,
+        "write the model card of a model folder anew, with its recorded results",
+        "Write README.md of a model folder from its config.json and recorded results: those that "
+        "were measured with its weights, and those of baselines beside them.",
+    )
+    card.add_argument("folder", type=Path, metavar="DIR", help="model folder")
+    card.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="recorded results; files or folders",
+    )
     cards = action(
         "cards",
         _cards,
@@ -205,6 +229,7 @@ def _export(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         license=args.license,
         epoch=args.epoch,
+        results=args.results,
     )
     training = read_config(args.output)["cassle_zoo"]["training"]
     if "total_steps" in training:
@@ -302,6 +327,13 @@ def _export_detectron2(args: argparse.Namespace) -> int:
 
     for name, value in export_detectron2(args.model, args.output).items():
         print(f'{name} "{value}"')  # as Detectron2's command line takes settings
+    return 0
+
+
+def _card(args: argparse.Namespace) -> int:
+    from cassle_zoo.hub.cards.card import results_of_folder, write_card
+
+    print(write_card(args.folder, results_of_folder(args.folder, args.results)))
     return 0
 
 

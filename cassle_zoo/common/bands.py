@@ -13,10 +13,88 @@ from PIL import Image
 from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
-from cassle_zoo.common.image_objects import channels_last_array
-from cassle_zoo.common.images import Array, UnreadableImageError, ValueRange, warn_if_dim
+from cassle_zoo.common.image_objects import channels_last_array, image_of
+from cassle_zoo.common.images import (
+    Array,
+    Reduction,
+    UnreadableImageError,
+    ValueRange,
+    check_regular_file,
+    open_image,
+    open_reduced,
+    readable_formats,
+    warn_if_dim,
+)
 
+_NPY_MARK = b"\x93NUMPY"
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def open_channels(source: Any, channels: int, name: str | None = None) -> Image.Image | Array:
+    """Read an image with a number of channels, in 8 bits.
+
+    Args:
+        source: A file, an image or an array: as for `cassle_zoo.common.images.open_image` and
+            `cassle_zoo.common.image_objects.image_of` if it is read as RGB or grey, else as for
+            :class:`ToBands`.
+        channels: Number of channels: 3 are RGB, 1 is grey (the luma of RGB, or the values of a
+            `.npy` file), any other must be the image's.
+        name: What to call it in messages.
+
+    Returns:
+        An image of mode RGB or L if `channels` is 3 or 1, else an array (H, W, channels), uint8.
+
+    Raises:
+        UnreadableImageError: It cannot be read, or has another number of channels.
+        ConfigError: It is an object in memory that is no image, or has other bands.
+        MissingDependencyError: A TIFF file of several bands without tifffile.
+    """
+    if channels in (1, 3) and not _is_npy(source):
+        in_memory = isinstance(source, np.ndarray | Tensor)
+        named = in_memory or name is not None
+        image = image_of(source, name or "in memory") if named else open_image(source)
+        return image if channels == 3 else image.convert("L")
+    bands = ToBands(channels)(source)
+    array: Array = (bands.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    return Image.fromarray(array.squeeze(2)) if channels == 1 else array
+
+
+def open_scaled(
+    source: Any, channels: int, reduction: Reduction | None
+) -> tuple[Image.Image | Array, tuple[int, int]]:
+    """Read an image as :func:`open_channels` does; return it, and its full (width, height).
+
+    Args:
+        source: As for :func:`open_channels`.
+        channels: Number of channels.
+        reduction: If given, a file that is a JPEG may be decoded smaller: as for
+            `cassle_zoo.common.images.open_image`.
+
+    Raises:
+        UnreadableImageError: As :func:`open_channels`.
+        ConfigError: As :func:`open_channels`.
+        MissingDependencyError: As :func:`open_channels`.
+    """
+    is_file = isinstance(source, str | os.PathLike | bytes)
+    if reduction is None or channels not in (1, 3) or not is_file or _is_npy(source):
+        whole = open_channels(source, channels)
+        height, width = height_and_width(whole)
+        return whole, (width, height)
+    image, full = open_reduced(source, reduction)
+    return image if channels == 3 else image.convert("L"), full
+
+
+def height_and_width(image: Image.Image | Array) -> tuple[int, int]:
+    """Return the size of what :func:`open_channels` returns, in pixels."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    return image.shape[0], image.shape[1]
+
+
+def _is_npy(source: Any) -> bool:
+    if isinstance(source, bytes):
+        return source.startswith(_NPY_MARK)
+    return isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(".npy")
 
 
 @dataclass(frozen=True)
@@ -37,7 +115,8 @@ class ToBands:
 
         Args:
             value: An array (H, W, C), a tensor (C, H, W), a TIFF file of C bands (its name or
-                bytes), or a PIL image of C bands, or a file of one.
+                bytes), a file of NumPy (H, W, C) or, if only then it has C bands, (C, H, W), or a
+                PIL image of C bands, or a file of one.
 
         Returns:
             (C, H, W) float32; 0 to 1 is the range of values.
@@ -106,9 +185,13 @@ class ToBands:
 def _read(file: Any, name: str, channels: int) -> Array:
     # Decoders fed with broken files raise anything.
     try:
+        if not isinstance(file, bytes):
+            check_regular_file(file)
         content = file if isinstance(file, bytes) else Path(file).read_bytes()
+        if content.startswith(_NPY_MARK):
+            return _npy(content, channels)
         if content[:4] not in _TIFF_MARKS:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
                 return np.asarray(image)
         return _tiff(content, channels)
     except MissingDependencyError:
@@ -116,6 +199,12 @@ def _read(file: Any, name: str, channels: int) -> Array:
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(name, reason) from error
+
+
+def _npy(content: bytes, channels: int) -> Array:
+    array: Array = np.load(io.BytesIO(content), allow_pickle=False)
+    planes = array.ndim == 3 and array.shape[-1] != channels == array.shape[0]
+    return np.moveaxis(array, 0, -1) if planes else array
 
 
 def _tiff(content: bytes, channels: int) -> Array:

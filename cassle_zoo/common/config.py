@@ -8,6 +8,7 @@ import math
 import numbers
 import types
 import typing
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
@@ -87,6 +88,12 @@ def _check(name: str, value: Any, kind: Any, bounds: Range) -> None:
         _check_name(name, value, OneOf(arguments))
     elif origin is tuple:
         _check_tuple(name, value, arguments, bounds)
+    elif origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name} must be a mapping, got {value!r}.")
+        for key, item in value.items():
+            _check(f"a key of {name}", key, arguments[0], bounds)
+            _check(f"{name}[{key!r}]", item, arguments[1], bounds)
     elif kind in (int, float):
         _check_number(name, value, kind, bounds)
     elif not isinstance(value, kind):

@@ -102,8 +102,8 @@ def open_reduced(
         if isinstance(source, bytes):
             source = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike):
-            _check_regular_file(source)
-        with Image.open(source, formats=_formats()) as image:
+            check_regular_file(source)
+        with Image.open(source, formats=readable_formats()) as image:
             full = image.size
             if reduction is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
                 _decode_reduced(image, reduction(*full))
@@ -224,11 +224,12 @@ def limit_pixels(most: int) -> None:
 
 def image_endings() -> frozenset[str]:
     """Return the file endings, lower case with the dot, of the formats that can be read."""
-    readable = set(_formats())
+    readable = set(readable_formats())
     return frozenset(end for end, name in Image.registered_extensions().items() if name in readable)
 
 
-def _formats() -> list[str]:
+def readable_formats() -> list[str]:
+    """Return Pillow's names of the formats that are read."""
     # Not cached: plugins may be registered at any time.
     Image.init()
     _register_heif()
@@ -241,7 +242,8 @@ def _register_heif() -> None:
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
-def _check_regular_file(path: PathLike) -> None:
+def check_regular_file(path: PathLike) -> None:
+    """Raise a `DataError` for what cannot be read as a file, and an `OSError` if it is missing."""
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         raise DataError("it is a folder")

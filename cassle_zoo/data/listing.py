@@ -45,6 +45,7 @@ def list_images(
     *,
     on_error: OnError | None = None,
     on_unread: Callable[[str], None] | None = None,
+    endings: frozenset[str] | None = None,
 ) -> list[Path]:
     """List the images in a folder and its subfolders, or a single file.
 
@@ -58,6 +59,7 @@ def list_images(
         on_error: Called with a folder that cannot be opened and the reason, instead of raising.
         on_unread: Called with a line about the images in the folder, such as .heic, that nothing
             installed here can read, if there are any.
+        endings: Of the files that count, lower case with the dot, instead of Pillow's.
 
     Returns:
         The files sorted by the parts of their path, the same on every machine.
@@ -74,7 +76,7 @@ def list_images(
     if not is_folder:
         return [root]
     unread: Counter[str] = Counter()
-    files = _files_below(root, set(), on_error, unread)
+    files = _files_below(root, set(), on_error, unread, endings)
     if unread and on_unread is not None:
         on_unread(_unread_text(unread))
     return files
@@ -149,12 +151,13 @@ def _files_below(
     entered: set[tuple[int, int]],
     on_error: OnError | None = None,
     unread: Counter[str] | None = None,
+    endings: frozenset[str] | None = None,
 ) -> list[Path]:
     """Return the images below a folder that are not in a folder `entered` before.
 
     Images of kinds that cannot be read are counted by ending in `unread`.
     """
-    endings = image_endings()
+    endings = image_endings() if endings is None else endings
     found: list[Path] = []
     folders = [root]
     while folders:

@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 
-from PIL import Image
 from torch.utils.data import Dataset
 
+from cassle_zoo.common.bands import open_channels
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.images import open_image
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; areas outside the image are black."""
 
 
-class ImageFiles(Dataset[tuple[Image.Image, int]]):
+class ImageFiles(Dataset[tuple[Any, int]]):
     """Images by file name. Picklable; opens files only while it reads them.
 
     Attributes:
@@ -24,6 +23,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         names: Names of the files, with forward slashes.
         labels: Label of each; by default its index.
         boxes: If given, the part of each that is used.
+        channels: Number of channels that they are read with.
         notes: Warnings for the user about how the files were found.
     """
 
@@ -35,6 +35,7 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         labels: Sequence[int] = (),
         boxes: Sequence[Box] = (),
         notes: Sequence[str] = (),
+        channels: int = 3,
     ) -> None:
         """Store the attributes; no file is opened."""
         self.root = root
@@ -42,18 +43,19 @@ class ImageFiles(Dataset[tuple[Image.Image, int]]):
         self.labels = labels or range(len(names))
         self.boxes = tuple(boxes)
         self.notes = list(notes)
+        self.channels = channels
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Return an image (RGB, upright, on white) and its label.
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Return an image, as `open_channels` reads it (RGB, upright, on white), and its label.
 
         Raises:
             UnreadableImageError: If it cannot be read.
         """
-        image = open_image(self.root / self.names[index])
+        image: Any = open_channels(self.root / self.names[index], self.channels)
         return (image.crop(self.boxes[index]) if self.boxes else image), self.labels[index]
 
     def encoded(self, index: int) -> Path | None:

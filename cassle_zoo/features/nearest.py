@@ -1,5 +1,7 @@
 """Exact nearest neighbours by cosine similarity, in bounded memory, and classification by them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -79,7 +81,7 @@ def nearest_neighbours(
     return cosines, indices
 
 
-def knn_predict(
+def knn_votes(
     train_features: Tensor,
     train_labels: Tensor,
     test_features: Tensor,
@@ -90,7 +92,7 @@ def knn_predict(
     chunk: int = _CHUNK,
     gallery_chunk: int = _GALLERY_CHUNK,
 ) -> Tensor:
-    """Predict labels by weighted k-NN (Wu et al., 2018, arXiv 1805.01978).
+    """Let the nearest neighbours vote (weighted k-NN; Wu et al., 2018, arXiv 1805.01978).
 
     The k nearest by cosine vote, each with weight ``exp(cosine / temperature)``.
 
@@ -105,7 +107,7 @@ def knn_predict(
         gallery_chunk: Training samples at a time.
 
     Returns:
-        (M,) predicted labels; the smallest of those with equal votes.
+        (M, `num_classes`) float64 sums of votes, in units of the nearest neighbour's.
 
     Raises:
         ConfigError: If a setting is not positive.
@@ -125,7 +127,17 @@ def knn_predict(
     # Relative to the nearest, which changes no prediction, exp stays in range.
     weights = ((cosines - cosines[:, :1]).double() / temperature).exp()
     votes.scatter_add_(1, train_labels[indices], weights)
-    return votes.argmax(1)
+    return votes
+
+
+def knn_predict(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, **settings: Any
+) -> Tensor:
+    """Return the (M,) labels with the most of :func:`knn_votes`, which takes the same arguments.
+
+    Of labels with equal votes it is the smallest.
+    """
+    return knn_votes(train_features, train_labels, test_features, **settings).argmax(1)
 
 
 def _check_positive(**settings: float) -> None:

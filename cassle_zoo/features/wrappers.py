@@ -61,7 +61,7 @@ def unwrap(model: Any) -> Unwrapped:
     agree = bool(configs) and all(_prepares(c) == _prepares(configs[0]) for c in configs)
     return Unwrapped(
         network=model,
-        model=found[0] if len(found) == 1 else None,
+        model=found[0] if len(found) == 1 else _like_timms(model) if not found else None,
         config=configs[0] if agree else None,
         what=what,
     )
@@ -132,6 +132,12 @@ def _inner(model: Any) -> Any:
     if not hasattr(model, "pretrained_cfg") and callable(getattr(model, "get_base_model", None)):
         return model.get_base_model()  # of PEFT
     return None
+
+
+def _like_timms(model: nn.Module) -> nn.Module | None:
+    """Return a model that has timm's methods, though no configuration of timm."""
+    names = ("num_classes", "forward_features", "forward_head")
+    return model if all(hasattr(model, name) for name in names) else None
 
 
 def _prepares(config: dict[str, Any]) -> list[Any]:

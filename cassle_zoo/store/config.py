@@ -39,6 +39,11 @@ def check_config(config: Mapping[str, Any]) -> None:
         value = (config[parent] if parent else config).get(name, _DEFAULTS.get(key))
         if not allows(value):
             raise ConfigError(f"{key} must be {words}, not {value!r}.")
+    channels = config["pretrained_cfg"]["input_size"][0]
+    count = "three" if channels == 3 else channels
+    for key, (allows, words) in _PER_CHANNEL.items():
+        if not _is_list(value := config["pretrained_cfg"].get(key), allows, channels):
+            raise ConfigError(f"pretrained_cfg.{key} must be {count} {words}, not {value!r}.")
     if outside := sorted(set(config["pretrained_cfg"]) & set(_SOURCE_FIELDS)):
         raise ConfigError(f"pretrained_cfg points outside the folder with {', '.join(outside)}.")
     for name, value in config.get("model_args", {}).items():
@@ -48,15 +53,25 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"model_args sets {name} to {value!r}; the limit is {_MOST_LAYERS}.")
     own = config["cassle_zoo"]
     widths = {d["name"]: d.get("width") for d in own["descriptors"]}
+    known = {**_described_widths(own["projector"]), **DESCRIPTOR_WIDTHS}
     for name, width in widths.items():
-        if DESCRIPTOR_WIDTHS.get(name) != width:
+        if known.get(name) != width:
             raise ConfigError(
-                f"descriptor {name!r} of width {width} is unknown to this cassle_zoo."
+                f"descriptor {name!r} of width {width} is unknown to this cassle_zoo, and "
+                "cassle_zoo.projector.columns does not say what its numbers mean."
             )
     if own["projector"] is not None:
         names = own["projector"].get("descriptors")
         if names != sorted(widths) or names != list(widths):
             raise ConfigError(f"descriptors {list(widths)} contradict the projector's {names}.")
+
+
+def _described_widths(projector: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return the widths of the descriptors that only the projector's configuration describes."""
+    columns = {} if projector is None else projector.get("columns", {})
+    if not isinstance(columns, dict) or not all(_is_list(v, _is_text) for v in columns.values()):
+        raise ConfigError(f"cassle_zoo.projector.columns must be lists of texts, not {columns!r}.")
+    return {name: len(texts) for name, texts in columns.items()}
 
 
 def _largest(value: Any) -> float:
@@ -110,11 +125,6 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: _is_list(v, lambda n: _is_whole(n) and 0 < n <= _LARGEST_SIDE, 3),
         f"three positive whole numbers up to {_LARGEST_SIDE}",
     ),
-    "pretrained_cfg.mean": (lambda v: _is_list(v, _is_number, 3), "three numbers"),
-    "pretrained_cfg.std": (
-        lambda v: _is_list(v, lambda n: _is_number(n) and n >= _SMALLEST_STD, 3),
-        f"three numbers of at least {_SMALLEST_STD}",
-    ),
     "pretrained_cfg.crop_pct": (lambda v: _is_number(v) and 0 < v <= 1, "within (0, 1]"),
     "pretrained_cfg.interpolation": (
         lambda v: v in _INTERPOLATIONS,
@@ -142,6 +152,15 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 """What is allowed for each key, and the same in words; an object precedes its keys."""
+
+_PER_CHANNEL: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "mean": (_is_number, "numbers"),
+    "std": (
+        lambda v: _is_number(v) and v >= _SMALLEST_STD,
+        f"numbers of at least {_SMALLEST_STD}",
+    ),
+}
+"""What is allowed for each of the numbers that `pretrained_cfg` has per channel."""
 
 _DEFAULTS: Mapping[str, Any] = {
     "global_pool": "",

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.specs import MODEL_SPECS, PAPER_ID, ModelSpec, model_tags, resolve_spec
@@ -49,6 +48,8 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
     """Return timm's pretrained configuration of a model, without where its weights are."""
     from timm.models import get_pretrained_cfg_value
 
+    # timm would adapt weights of 3 channels, and drop those of others that it cannot adapt.
+    first_conv = get_pretrained_cfg_value(spec.timm_arch, "first_conv")
     return {
         "num_classes": 0,
         "input_size": spec.input_size,
@@ -58,7 +59,7 @@ def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
         "pool_size": pool_size(spec.timm_arch, spec.input_size),
         "mean": spec.mean,
         "std": spec.std,
-        "first_conv": get_pretrained_cfg_value(spec.timm_arch, "first_conv"),
+        "first_conv": first_conv if spec.input_size[0] == 3 else None,
         "classifier": get_pretrained_cfg_value(spec.timm_arch, "classifier"),
         "fixed_input_size": bool(get_pretrained_cfg_value(spec.timm_arch, "fixed_input_size")),
         "license": spec.license,
@@ -108,7 +109,7 @@ def make_config(
     Returns:
         timm's configuration, with ours under the key `cassle_zoo`.
     """
-    names = () if projector is None else projector.descriptors
+    widths = {} if projector is None else projector.layout.widths
     cfg = {k: list(v) if isinstance(v, tuple) else v for k, v in timm_cfg(spec).items()}
     return {
         "architecture": spec.timm_arch,
@@ -121,7 +122,7 @@ def make_config(
             "format_version": FORMAT_VERSION,
             "name": spec.full_name,
             "method": spec.method,
-            "descriptors": [{"name": n, "width": DESCRIPTOR_WIDTHS[n]} for n in names],
+            "descriptors": [{"name": name, "width": width} for name, width in widths.items()],
             "projector": None if projector is None else projector.to_dict(),
             "training": dict(training),
         },

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.features.inference import choose_device, embed, inference
 from cassle_zoo.projector import ConditionedProjector
@@ -66,6 +67,7 @@ def project(
     projector: ConditionedProjector,
     features: Tensor,
     omega: Tensor,
+    layout: DescriptorLayout = ALL_DESCRIPTORS,
     *,
     device: str | None = None,
 ) -> Tensor:
@@ -74,11 +76,12 @@ def project(
     Args:
         projector: The projector.
         features: (N, D).
-        omega: (N, 14) as `ALL_DESCRIPTORS`.
+        omega: (N, layout.width).
+        layout: Columns of `omega`.
         device: The device to compute on.
     """
     target = choose_device(projector, device)
-    chosen = projector.layout.select(omega)
+    chosen = projector.layout.select(omega, layout)
     with inference(projector, target):
         parts = [
             projector(part.to(target), own.to(target)).cpu()

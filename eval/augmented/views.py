@@ -23,7 +23,7 @@ from cassle_zoo.augmentation.augment import (
     view_generator,
 )
 from cassle_zoo.augmentation.crop import cut_crops
-from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
+from cassle_zoo.augmentation.registry import find_augmentation
 from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.images import open_image
 from cassle_zoo.eval.base import EvalContext, Images
@@ -42,12 +42,13 @@ class View:
     """A kind of view.
 
     Attributes:
-        name: One of `AUGMENTATIONS`; `original`, the central square of the image; or `recipe`,
-            drawn from the whole distribution of training.
+        name: One of `AUGMENTATIONS`, or a further augmentation of the recipe; `original`, the
+            central square of the image; or `recipe`, drawn from the whole distribution of training.
         strength: Fraction of the training range, in [0, 1]. Crops cover exactly
             1 - strength · (1 - smallest fraction) of the area, at a random place and ratio; colour
             factors are exactly 1 ± strength · range, with random signs and order; the blur has
-            exactly strength · largest sigma.
+            exactly strength · largest sigma. Further augmentations have only the strength 1: their
+            parameters are drawn from their whole range.
         value: That parameter: area, deviation of the factors (in `color` that of brightness), or
             sigma in pixels; 1 of switches, 0 of the original.
         config: The distribution that the view is drawn from.
@@ -77,7 +78,7 @@ class View:
         return replace(params, factors=centre + sign * reach)
 
     def render(self, crops: Tensor, uniforms: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the network's input (B, 3, S, S) and omega (B, 14) as `ALL_DESCRIPTORS`.
+        """Return the network's input (B, 3, S, S) and omega (B, D) in the recipe's layout.
 
         Args:
             crops: (B, 3, S, S) uint8, cut by `params`.
@@ -86,7 +87,8 @@ class View:
         """
         params = self.params(uniforms, source)
         images, color_diff = apply_params(crops, params, self.config)
-        return images, describe(params, color_diff, ALL_DESCRIPTORS, self.recipe).cpu()
+        ranges = replace(self.recipe, extra=self.config.extra)
+        return images, describe(params, color_diff, self.recipe.layout, ranges).cpu()
 
 
 def make_view(name: str, recipe: AugmentConfig, strength: float = 1) -> View:
@@ -96,15 +98,16 @@ def make_view(name: str, recipe: AugmentConfig, strength: float = 1) -> View:
         UnknownNameError: If there is no such augmentation.
         ConfigError: If the strength is not in (0, 1].
     """
-    if name not in (*AUGMENTATIONS, ORIGINAL, RECIPE):
-        raise unknown_name("augmentation", name, AUGMENTATIONS)
+    further = {one.name: one for one in recipe.extra}
+    if name not in (*AUGMENTATIONS, *further, ORIGINAL, RECIPE):
+        raise unknown_name("augmentation", name, (*AUGMENTATIONS, *further))
     if not 0 < strength <= 1:
         raise ConfigError(f"strength must be in (0, 1], got {strength}.")
     if name == RECIPE:
         return View(name=name, strength=1, value=1, config=recipe, recipe=recipe)
     still = replace(
         recipe, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_p=0, jitter_p=0, brightness=0,
-        contrast=0, saturation=0, hue=0, grayscale_p=0, blur_p=0,
+        contrast=0, saturation=0, hue=0, grayscale_p=0, blur_p=0, extra=(),
     )  # fmt: skip
     if name == ORIGINAL:
         return View(name=name, strength=0, value=0, config=still, recipe=recipe)
@@ -124,6 +127,8 @@ def make_view(name: str, recipe: AugmentConfig, strength: float = 1) -> View:
         still = replace(still, grayscale_p=1)
     elif name == "flip":
         still = replace(still, flip_p=1)
+    elif name in further:
+        still = replace(still, extra=(replace(further[name], p=1),))
     return View(name=name, strength=strength, value=value, config=still, recipe=recipe)
 
 
@@ -158,9 +163,29 @@ def input_recipe(
     )
 
 
-def context_recipe(context: EvalContext) -> AugmentConfig:
-    """Return the paper's recipe for a context's network."""
-    return input_recipe(context.transform, context.data.images[0][0].size)
+def context_recipe(context: EvalContext, further: Sequence[str] = ()) -> AugmentConfig:
+    """Return the paper's recipe for a context's network, with further augmentations.
+
+    Args:
+        context: The network and the images.
+        further: Names of further augmentations. Each has the settings that the network was trained
+            with, or else its own defaults, and is applied to half of the views.
+
+    Raises:
+        UnknownNameError: If there is no such augmentation.
+    """
+    recipe = input_recipe(context.transform, context.data.images[0][0].size)
+    trained = context.source.augment
+    extra = [
+        replace(find_augmentation(name).from_dict(dict(trained.get(name, {}))), p=0.5)
+        for name in dict.fromkeys(further)
+    ]
+    return replace(recipe, extra=tuple(extra))
+
+
+def in_words(recipe: AugmentConfig) -> str:
+    """Return the further augmentations of a recipe, for a protocol; empty if there are none."""
+    return "".join(f"; also {one}" for one in recipe.extra)
 
 
 def draw_images(candidates: Tensor, count: int, seed: int) -> Tensor:

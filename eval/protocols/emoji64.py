@@ -44,4 +44,5 @@ class Emoji64Suite:
                 metrics.setdefault(task, {}).update(values)
         protocol = {key: value for o in outcomes for key, value in o.protocol.items()}
         series = {key: values for o in outcomes for key, values in o.series.items()}
-        return Outcome(metrics=metrics, protocol=protocol, series=series)
+        scores = tuple(own for o in outcomes for own in o.scores)
+        return Outcome(metrics=metrics, protocol=protocol, series=series, scores=scores)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cassle_zoo.augmentation.augment import AugmentConfig
-from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
+from cassle_zoo.augmentation.descriptors import DescriptorLayout
 from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.files import sha256
@@ -100,11 +100,11 @@ def split_images(data: EvalData, indices: Tensor) -> dict[str, Tensor]:
 def _encode(
     context: EvalContext, indices: Tensor, recipe: AugmentConfig
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return features of images and of their views, (N, D) each, and both ω, (N, 14) each."""
+    """Return features of images and of their views, (N, D) each, and ω of both, (N, 14) or more."""
     drawn = sha256(indices.numpy().tobytes())
     key = ("equivariance", drawn, str(recipe), str(context.compute.seed))
     table = context.cached(key, lambda: _extract(context, indices, recipe))
-    width = ALL_DESCRIPTORS.width
+    width = recipe.layout.width
     features = (table.shape[1] - 2 * width) // 2
     original, augmented, clear, omega = table.split([features, features, width, width], dim=1)
     return original, augmented, clear, omega
@@ -145,6 +145,7 @@ def _protocol(splits: dict[str, Tensor], recipe: AugmentConfig) -> str:
         f"{L2_GRID[0]:g} to {L2_GRID[-1]:g} per sample, chosen for each descriptor, refitted "
         "on fit and val; true R², mean over a descriptor's numbers; one view an image from "
         f"training's recipe at {recipe.size} px, images being central squares, bilinear"
+        f"{views.in_words(recipe)}"
     )
 
 
@@ -155,11 +156,14 @@ class Equivariance(Settings):
     Attributes:
         images: Maximum number of images; each gives one view drawn from training's whole recipe.
         candidates: Number of ω among which the right one is to be found.
+        extra: Further augmentations of the views, by name, such as `rotation`; with the settings
+            that the model was trained with, or else their defaults, and probability 0.5.
         figures: Whether to draw figures, which needs the extra `figures`.
     """
 
     images: Annotated[int, Range(1)] = 4000
     candidates: Annotated[int, Range(2)] = 100
+    extra: tuple[str, ...] = ()
     figures: bool = True
 
     def evaluate(self, context: EvalContext) -> Outcome:
@@ -172,9 +176,9 @@ class Equivariance(Settings):
         everything = torch.arange(len(context.data.images))
         indices = views.draw_images(everything, self.images, context.compute.seed)
         splits = split_images(context.data, indices)
-        recipe = views.context_recipe(context)
+        recipe = views.context_recipe(context, self.extra)
         original, augmented, clear, omega = _encode(context, indices, recipe)
-        columns = ALL_DESCRIPTORS.slices()
+        columns = recipe.layout.slices()
         pairs = torch.cat([original, augmented], dim=1)
         single = probe(augmented, omega, splits, columns)
         pair = probe(pairs, omega, splits, columns)
@@ -188,8 +192,9 @@ class Equivariance(Settings):
         if projector is not None and projector.config.conditioning != "none":
             test = splits["test"]
             metrics["omega"] = self._find_omega(
-                context, projector, original[test], augmented[test], clear[test], omega[test]
-            )
+                context, projector, recipe.layout,
+                original[test], augmented[test], clear[test], omega[test],
+            )  # fmt: skip
             protocol["finding ω"] = (
                 f"the projections of {len(test)} held-out views under {self.candidates} ω, their "
                 "own and those of other held-out views, ranked by cosine to the projection of the "
@@ -206,6 +211,7 @@ class Equivariance(Settings):
         self,
         context: EvalContext,
         projector: ConditionedProjector,
+        layout: DescriptorLayout,
         original: Tensor,
         augmented: Tensor,
         clear: Tensor,
@@ -217,11 +223,13 @@ class Equivariance(Settings):
                 "ask for fewer candidates or more images."
             )
         device = context.compute.device
-        target = F.normalize(project(projector, original, clear, device=device).double(), dim=1)
+        target = F.normalize(
+            project(projector, original, clear, layout, device=device).double(), dim=1
+        )
         scores = []
         for step in range(self.candidates):
             candidate = omega[views.derangement(len(omega), context.compute.seed, step)]
-            found = project(projector, augmented, candidate, device=device).double()
+            found = project(projector, augmented, candidate, layout, device=device).double()
             scores.append((F.normalize(found, dim=1) * target).sum(1))
         ranks = ranks_of_first(torch.stack(scores, dim=1))
         return {

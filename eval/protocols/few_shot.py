@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, check_distinct
+from cassle_zoo.eval.scores import Scores
 from cassle_zoo.eval.solvers.few_shot import TOLERANCE, solve_episodes
 
 _CHUNK = 100
@@ -174,21 +175,28 @@ class FewShot(Settings):
             DataError: If all tasks are left out, or features are not finite.
         """
         metrics: dict[str, dict[str, float]] = {}
-        notes = []
+        notes: list[str] = []
+        scores = []
         for task in context.data.tasks_of("classification"):
             try:
                 drawn = self._draw(task, context.compute.seed)
             except DataError as error:
                 notes.append(f"{task.name}: left out, {error}")
                 continue
-            metrics[task.name] = self._measure(context.features, drawn)
+            metrics[task.name], accuracies = self._measure(context.features, drawn)
+            rows = torch.arange(self.episodes)
+            scores.append(Scores(task=task.name, unit="episode", rows=rows, values=accuracies))
             few = drawn[max(drawn)].left_out
             if few:
                 needed = max(drawn) + self.queries
                 notes.append(f"{task.name}: {len(few)} classes of fewer than {needed} left out")
         if not metrics:
             raise DataError(f"{context.data.name} is not fit for few-shot: {'; '.join(notes)}")
-        return Outcome(metrics=metrics, protocol=self._protocol(context.compute.seed, notes))
+        return Outcome(
+            metrics=metrics,
+            protocol=self._protocol(context.compute.seed, notes),
+            scores=tuple(scores),
+        )
 
     def _draw(self, task: Task, seed: int) -> dict[int, Episodes]:
         names = task.splits if self.images == "all" else (self.images,)
@@ -206,15 +214,19 @@ class FewShot(Settings):
             for shots in self.shots
         }
 
-    def _measure(self, features: Tensor, drawn: dict[int, Episodes]) -> dict[str, float]:
+    def _measure(
+        self, features: Tensor, drawn: dict[int, Episodes]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
         if self.normalize:
             features = normalize(features, dim=1)
         values: dict[str, float] = {}
+        by_episode: dict[str, Tensor] = {}
         for shots, episodes in drawn.items():
             accuracies = episode_accuracies(features, episodes, self.l2)
             name = f"{self.ways}way_{shots}shot_accuracy"
             values[name], values[f"{name}_ci95"] = mean_and_interval(accuracies)
-        return values
+            by_episode[name] = accuracies.cpu()
+        return values, by_episode
 
     def _protocol(self, seed: int, notes: list[str]) -> dict[str, str]:
         shots = " and ".join(map(str, self.shots))

@@ -30,6 +30,7 @@ from cassle_zoo.eval.batches import read_batches, read_image, train
 from cassle_zoo.eval.metrics import accuracies
 from cassle_zoo.eval.protocols.linear_probe import METRICS
 from cassle_zoo.eval.protocols.semi_supervised import choose_labelled
+from cassle_zoo.eval.scores import classification
 from cassle_zoo.features.inference import choose_device, embed, inference
 
 _MIN_CLASSES = 2
@@ -174,7 +175,7 @@ class _Run:
         if len(rates) == 1:
             return rates[0]
         metric = self.task.metric
-        scores = [self.test(self.train(lr, ("train",))[0], "val")[metric] for lr in rates]
+        scores = [self.test(self.train(lr, ("train",))[0], "val")[0][metric] for lr in rates]
         return rates[scores.index(max(scores))]
 
     def train(self, lr: float, splits: Sequence[str]) -> tuple[Classifier, list[float]]:
@@ -216,10 +217,12 @@ class _Run:
         starts = range(0, len(losses), per_epoch)
         return model, [sum(losses[start : start + per_epoch]) / per_epoch for start in starts]
 
-    def test(self, model: Classifier, split: str) -> dict[str, float]:
+    def test(self, model: Classifier, split: str) -> tuple[dict[str, float], Tensor]:
+        """Return the accuracies, and the logits (N, C)."""
         rows = self.rows[split]
         images: Any = Subset(self.context.data.images, rows.tolist())  # type: ignore[arg-type]
-        return accuracies(self.context.extract(model, images), self.task.targets[rows])
+        logits = self.context.extract(model, images)
+        return accuracies(logits, self.task.targets[rows]), logits
 
     def _transform(self) -> Any:
         """Return timm's augmentation for training, to the size and statistics of evaluation."""
@@ -315,7 +318,7 @@ class Finetune(Settings):
         """Return top-1, top-5 and mean per class on the test images of every task."""
         metrics: dict[str, dict[str, float]] = {}
         series: dict[str, list[float]] = {}
-        counts, chosen = [], []
+        counts, chosen, scores = [], [], []
         for task in self._tasks(context):
             metrics[task.name] = {}
             for fraction in self.labels:
@@ -323,7 +326,14 @@ class Finetune(Settings):
                 run = _Run(self, context, task, fraction)
                 lr = run.best_lr()
                 model, losses = run.train(lr, ("train", "val"))
-                values = run.test(model, "test")
+                values, logits = run.test(model, "test")
+                rows = run.rows["test"]
+                scores.append(
+                    classification(
+                        task.name, rows, task.targets[rows], logits, prefix=f"{kind}_",
+                        classes=task.classes,
+                    )
+                )  # fmt: skip
                 metrics[task.name] |= {f"{kind}_{name}": value for name, value in values.items()}
                 series[f"{task.name}: loss of {kind} by epoch"] = losses
                 which = f"{task.name} {100 * fraction:g}% labels"
@@ -332,6 +342,7 @@ class Finetune(Settings):
         return Outcome(
             metrics=metrics,
             series=series,
+            scores=tuple(scores),
             protocol={
                 **self._protocol(context),
                 "labels": "; ".join(counts),

@@ -9,7 +9,8 @@ from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Whiten, whitened, whitening_rule
 from cassle_zoo.eval.metrics import mean_per_class
-from cassle_zoo.features.nearest import knn_predict
+from cassle_zoo.eval.scores import classification
+from cassle_zoo.features.nearest import knn_votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class KNN(Settings):
             DataError: If there is only one class, features are zero, or there are too few images
                 to whiten.
         """
-        metrics = {}
+        metrics, scores = {}, []
         tasks = context.data.tasks_of("classification")
         features = whitened(context.features, context.data, self.whiten, context.source)
         for task in tasks:
@@ -55,7 +56,7 @@ class KNN(Settings):
                     f"task {task.name}: {zero} of {len(used)} feature vectors are zero and have no "
                     "direction that cosines could compare."
                 )
-            predicted = knn_predict(
+            votes = knn_votes(
                 features[gallery],
                 task.targets[gallery],
                 features[test],
@@ -64,12 +65,18 @@ class KNN(Settings):
                 temperature=self.temperature,
             )
             labels = task.targets[test]
-            correct = (predicted == labels).double()
+            correct = (votes.argmax(1) == labels).double()
             metrics[task.name] = {
                 "knn_top1": float(correct.mean()),
                 "knn_mean_per_class": mean_per_class(correct, labels),
             }
+            scores.append(
+                classification(
+                    task.name, test, labels, votes, prefix="knn_", classes=task.classes, top5=False,
+                    confidence=votes.amax(1) / votes.sum(1),
+                )
+            )  # fmt: skip
         rule = f"cosine, k={self.k}, votes weighted exp(cosine / {self.temperature:g})"
         if self.whiten is not None:
             rule += f", {whitening_rule(self.whiten, context.source)}"
-        return Outcome(metrics=metrics, protocol={"k-NN": rule})
+        return Outcome(metrics=metrics, protocol={"k-NN": rule}, scores=tuple(scores))

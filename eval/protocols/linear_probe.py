@@ -11,7 +11,7 @@ validation data with that w, and tested once. Each fit is the optimum to a prove
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from cassle_zoo.common.errors import DataError, unknown_name
 from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task
 from cassle_zoo.eval.metrics import accuracies
+from cassle_zoo.eval.scores import classification
 from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE, Fit, fit_path
 
 L2_GRID: tuple[float, ...] = tuple(10 ** (-6 + step / 4) for step in range(45))
@@ -110,6 +111,7 @@ class ProbeResult:
         validation_top1: Accuracy on the validation data for each of `l2_grid`.
         validation_mean_per_class: Mean per-class accuracy on the validation data, likewise.
         objectives: Objective on the training data for each of `l2_grid`.
+        test_logits: (N, C) of the test data.
     """
 
     top1: float
@@ -120,6 +122,7 @@ class ProbeResult:
     validation_top1: tuple[float, ...]
     validation_mean_per_class: tuple[float, ...]
     objectives: tuple[float, ...]
+    test_logits: Tensor = field(compare=False, repr=False)
 
 
 def protocol(metrics: Iterable[str]) -> dict[str, object]:
@@ -193,7 +196,8 @@ def linear_probe(
             f"Features are as large as {_largest(both):.1e}.",
             stacklevel=2,
         )
-    found = accuracies(final.logits(test.features), test.targets)
+    test_logits = final.logits(test.features)
+    found = accuracies(test_logits, test.targets)
     return ProbeResult(
         top1=found["top1"],
         top5=found.get("top5"),
@@ -203,6 +207,7 @@ def linear_probe(
         validation_top1=tuple(score["top1"] for score in scores),
         validation_mean_per_class=tuple(score["mean_per_class"] for score in scores),
         objectives=tuple(fit.objective for fit in fits),
+        test_logits=test_logits,
     )
 
 
@@ -292,6 +297,7 @@ class LinearProbe(Settings):
         metrics: dict[str, dict[str, float]] = {}
         chosen: dict[str, float] = {}
         series: dict[str, list[float]] = {}
+        scores = []
         tasks = context.data.tasks_of("classification")
         for task in tasks:
             with context.compute.bar(
@@ -311,6 +317,13 @@ class LinearProbe(Settings):
             }
             metrics[task.name] = {key: value for key, value in values.items() if value is not None}
             chosen[task.name] = probe.best_l2
+            test = task.splits["test"]
+            scores.append(
+                classification(
+                    task.name, test, task.targets[test], probe.test_logits, prefix="linear_",
+                    classes=task.classes,
+                )
+            )  # fmt: skip
             name = f"{task.name}: validation {METRICS[task.metric]} by w"
             series[name] = list(getattr(probe, f"validation_{task.metric}"))
         rules = protocol(task.metric for task in tasks)
@@ -319,4 +332,4 @@ class LinearProbe(Settings):
             "linear probe": ", ".join(f"{key}: {value}" for key, value in rules.items()),
             "chosen w": ", ".join(f"{name} {l2:.3g}" for name, l2 in chosen.items()),
         }
-        return Outcome(metrics=metrics, protocol=words, series=series)
+        return Outcome(metrics=metrics, protocol=words, series=series, scores=tuple(scores))

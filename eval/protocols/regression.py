@@ -8,7 +8,7 @@ loss, is reported as well.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalContext, Outcome
 from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.protocols.linear_probe import L2_GRID, Samples, check_l2_grid
+from cassle_zoo.eval.scores import Scores
 
 PROTOCOL: dict[str, object] = {
     "features": "not normalised",
@@ -41,6 +42,7 @@ class RegressionResult:
         best_l2: The chosen w.
         l2_grid: All w that were tried.
         validation_r2: R² on the validation data for each of `l2_grid`.
+        predicted: (N, K) of the test data.
     """
 
     r2: float
@@ -49,6 +51,7 @@ class RegressionResult:
     best_l2: float
     l2_grid: tuple[float, ...]
     validation_r2: tuple[float, ...]
+    predicted: Tensor = field(compare=False, repr=False)
 
 
 def linear_regression(
@@ -86,6 +89,7 @@ def linear_regression(
         best_l2=best,
         l2_grid=tuple(l2_grid),
         validation_r2=scores,
+        predicted=predicted,
     )
 
 
@@ -131,14 +135,26 @@ class Regression:
         metrics: dict[str, dict[str, float]] = {}
         series: dict[str, list[float]] = {}
         chosen: dict[str, float] = {}
+        scores = []
         for task in context.data.tasks_of("regression"):
             found = linear_regression(*Samples.of(context.features, task))
             metrics[task.name] = {"r2": found.r2, "mae": found.mean_absolute_error}
             chosen[task.name] = found.best_l2
+            test = task.splits["test"]
+            targets = task.targets[test].double()
+            scores.append(
+                Scores(
+                    task=task.name,
+                    rows=test,
+                    values={"mae": (found.predicted - targets).abs().mean(1)},
+                    outputs=found.predicted,
+                    targets=targets,
+                )
+            )
             series[f"{task.name}: validation R2 by w"] = list(found.validation_r2)
             series[f"{task.name}: R2 of each output"] = list(found.r2_of_outputs)
         protocol = {
             "regression": ", ".join(f"{key}: {value}" for key, value in PROTOCOL.items()),
             "chosen w": ", ".join(f"{name} {l2:.3g}" for name, l2 in chosen.items()),
         }
-        return Outcome(metrics=metrics, protocol=protocol, series=series)
+        return Outcome(metrics=metrics, protocol=protocol, series=series, scores=tuple(scores))

@@ -28,6 +28,7 @@ from cassle_zoo.eval.base import (
     whitened,
     whitening_rule,
 )
+from cassle_zoo.eval.scores import Scores
 from cassle_zoo.features.gallery import GalleryItem, GalleryRow, contact_sheet, gallery_page
 from cassle_zoo.features.nearest import nearest_neighbours
 
@@ -323,7 +324,7 @@ class Retrieval(Settings):
             else data.tasks_of("retrieval", "classification")
         )
         features = whitened(context.features, data, self.whiten, context.source)
-        metrics, protocol, files = {}, dict(self._protocol(context)), {}
+        metrics, protocol, files, rows = {}, dict(self._protocol(context)), {}, []
         for task in tasks:
             queries, gallery, left_out = self._sides(task)
             if len(gallery) and len(task.targets[torch.cat([queries, gallery])].unique()) == 1:
@@ -352,6 +353,9 @@ class Retrieval(Settings):
                 **{f"recall@{k}": float(scores.recall[k].mean()) for k in self.ks},
                 "mAP": float(scores.average_precision.mean()),
             }
+            recalls = {f"recall@{k}": scores.recall[k] for k in self.ks}
+            values = {**recalls, "mAP": scores.average_precision}
+            rows.append(Scores(task=task.name, unit="query", rows=queries, values=values))
             if self.examples:
                 numbers = (f"{name} {100 * v:.1f} %" for name, v in metrics[task.name].items())
                 sides = f"{len(queries)} queries among {len(gallery)} images"
@@ -362,7 +366,7 @@ class Retrieval(Settings):
                     title, found, summary=text, marked=True
                 ).encode()
                 files[f"{task.name}.png"] = _sheet(title, found)
-        return Outcome(metrics=metrics, protocol=protocol, files=files)
+        return Outcome(metrics=metrics, protocol=protocol, files=files, scores=tuple(rows))
 
     def _protocol(self, context: EvalContext) -> dict[str, str]:
         rule = (

@@ -15,6 +15,7 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.seeds import digest_of
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, check_distinct
 from cassle_zoo.eval.protocols.linear_probe import Samples, linear_probe, protocol
+from cassle_zoo.eval.scores import Scores
 from cassle_zoo.eval.solvers.logistic_regression import TOLERANCE
 
 
@@ -75,14 +76,28 @@ class SemiSupervised(Settings):
         """Return mean accuracies over the draws and standard deviations of top-1."""
         metrics: dict[str, dict[str, float]] = {}
         counts = []
+        scores = []
         tasks = context.data.tasks_of("classification")
         for task in tasks:
             values = metrics.setdefault(task.name, {})
+            right: dict[str, Tensor] = {}
             for fraction in self.fractions:
-                found, known = self._measure(context, task, fraction)
+                found, known, mean_right = self._measure(context, task, fraction)
                 percent = f"{100 * fraction:g}%"
+                right |= dict.fromkeys((f"{percent}_top1", f"{percent}_mean_per_class"), mean_right)
                 values |= {f"{percent}_{name}": value for name, value in found.items()}
                 counts.append(f"{task.name} {known} at {percent}")
+            test = task.splits["test"]
+            scores.append(
+                Scores(
+                    task=task.name,
+                    rows=test,
+                    values=right,
+                    by_class=tuple(name for name in right if name.endswith("mean_per_class")),
+                    labels=task.targets[test],
+                    classes=task.classes,
+                )
+            )
         rules = protocol(task.metric for task in tasks)
         text = ", ".join(f"{key}: {value}" for key, value in rules.items())
         words = {
@@ -91,14 +106,15 @@ class SemiSupervised(Settings):
             f"used; images: {', '.join(counts)}",
             "linear probe": f"{text}, tolerance of the sweep: {self.sweep_tolerance:g}",
         }
-        return Outcome(metrics=metrics, protocol=words)
+        return Outcome(metrics=metrics, protocol=words, scores=tuple(scores))
 
     def _measure(
         self, context: EvalContext, task: Task, fraction: float
-    ) -> tuple[dict[str, float], int]:
-        """Return the accuracies, and how many labels are known in one draw."""
+    ) -> tuple[dict[str, float], int, Tensor]:
+        """Return the accuracies, the count of known labels, and (N,) how often images are right."""
         results = defaultdict(list)
         known = 0
+        right = torch.zeros(len(task.splits["test"]), dtype=torch.float64)
         for draw in range(self.draws):
             train, val = (
                 choose_labelled(
@@ -118,11 +134,17 @@ class SemiSupervised(Settings):
                 metric=task.metric,
                 sweep_tolerance=self.sweep_tolerance,
             )
+            hits = probe.test_logits.argmax(1).cpu() == task.targets[task.splits["test"]]
+            right += hits / self.draws
             results["top1"].append(probe.top1)
             results["mean_per_class"].append(probe.mean_per_class)
         top1 = results["top1"]
-        return {
-            "top1": statistics.fmean(top1),
-            "top1_std": statistics.stdev(top1) if len(top1) > 1 else 0.0,
-            "mean_per_class": statistics.fmean(results["mean_per_class"]),
-        }, known
+        return (
+            {
+                "top1": statistics.fmean(top1),
+                "top1_std": statistics.stdev(top1) if len(top1) > 1 else 0.0,
+                "mean_per_class": statistics.fmean(results["mean_per_class"]),
+            },
+            known,
+            right,
+        )

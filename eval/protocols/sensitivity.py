@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.augmentation.descriptors import DescriptorLayout
+from cassle_zoo.augmentation.registry import augmentations
 from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.eval.augmented import views
@@ -128,9 +130,15 @@ class _Projections:
     """
 
     def __init__(
-        self, context: EvalContext, projector: ConditionedProjector, original: Tensor, clear: Tensor
+        self,
+        context: EvalContext,
+        projector: ConditionedProjector,
+        layout: DescriptorLayout,
+        original: Tensor,
+        clear: Tensor,
     ) -> None:
-        # `original` are the features of the images (N, D), `clear` is their ω (N, 14).
+        # `original` are the features of the images (N, D), `clear` is their ω, in `layout`.
+        self.layout = layout
         self.projector, self.device = projector, context.compute.device
         plain = projector.config.conditioning == "none"
         self.conditions = ("right",) if plain else ("right", "zero", "shuffled")
@@ -146,8 +154,8 @@ class _Projections:
 
         Args:
             features: (N, D) features of the augmented versions.
-            omega: (N, 14) their ω.
-            wrong: (N, 14) ω of other images.
+            omega: (N, layout.width) their ω.
+            wrong: (N, layout.width) ω of other images.
         """
         omegas = {"right": omega, "zero": omega * 0, "shuffled": wrong}
         return {
@@ -168,7 +176,7 @@ class _Projections:
         )
 
     def _project(self, features: Tensor, omega: Tensor) -> Tensor:
-        return project(self.projector, features, omega, device=self.device)
+        return project(self.projector, features, omega, self.layout, device=self.device)
 
 
 class _Encoder:
@@ -211,7 +219,9 @@ class Sensitivity(Settings):
 
     Attributes:
         images: Number of images to draw from the test images; InfoNCE grows with it.
-        augmentations: Applied one at a time, followed by `recipe`, all of training's at once.
+        augmentations: Applied one at a time, followed by `recipe`, all of training's at once. A
+            further augmentation (`rotation`, ...) is drawn from its whole range, of the model's
+            training or else by default.
         strengths: Fractions of the training range, for augmentations that have a strength.
         measure: Compares features of images and their augmented versions.
         figures: Whether to draw figures, which needs the extra `figures`.
@@ -234,7 +244,11 @@ class Sensitivity(Settings):
         """
         if self.figures:
             require_matplotlib()
-        recipe = views.context_recipe(context)
+        further = [name for name in self.augmentations if name not in views.AUGMENTATIONS]
+        for name in further:
+            if name not in (known := augmentations()):
+                raise unknown_name("augmentation", name, (*views.AUGMENTATIONS, *known))
+        recipe = views.context_recipe(context, further)
         plan = self._plan(recipe)
         indices = self._indices(context)
         encoder = _Encoder(context, indices, plan)
@@ -245,7 +259,9 @@ class Sensitivity(Settings):
             wrong = drawn[views.derangement(len(drawn), 1)]
             projections = None
             if context.projector is not None:
-                projections = _Projections(context, context.projector, original[BACKBONE], clear)
+                projections = _Projections(
+                    context, context.projector, recipe.layout, original[BACKBONE], clear
+                )
             for view in context.compute.bar(plan, unit="view", desc="sensitivity"):
                 stages, omega = encoder(view)
                 pairs = {name: (original[name], stages[name]) for name in stages}
@@ -262,7 +278,10 @@ class Sensitivity(Settings):
         metrics, series = self._metrics(found), self._series(found)
         return Outcome(
             metrics=metrics,
-            protocol={"sensitivity": self._protocol(len(indices), recipe, projections)},
+            protocol={
+                "sensitivity": self._protocol(len(indices), recipe),
+                "projector": "none" if projections is None else projections.protocol,
+            },
             series=series,
             files=self._draw(context.source.name, metrics, series) if self.figures else {},
         )
@@ -298,13 +317,10 @@ class Sensitivity(Settings):
         strengths = sorted(set(self.strengths))
         if not strengths or not self.augmentations:
             raise ConfigError("name at least one augmentation and one strength.")
-        for name in self.augmentations:
-            if name not in views.AUGMENTATIONS:
-                raise unknown_name("augmentation", name, views.AUGMENTATIONS)
         plan = [
             views.make_view(name, recipe, strength)
             for name in dict.fromkeys(self.augmentations)
-            for strength in ([1.0] if name in views.SWITCHES else strengths)
+            for strength in (strengths if name in views.GRADED else [1.0])
         ]
         first, last = (views.make_view(name, recipe) for name in (views.ORIGINAL, views.RECIPE))
         return [first, *plan, last]
@@ -318,8 +334,8 @@ class Sensitivity(Settings):
             raise DataError(f"{context.data.name} has {len(drawn)} images; 2 are needed.")
         return drawn.sort().values
 
-    def _protocol(self, count: int, recipe: AugmentConfig, projections: _Projections | None) -> str:
-        text = (
+    def _protocol(self, count: int, recipe: AugmentConfig) -> str:
+        return (
             f"{self.measure} of {count} images drawn from the test parts (from all if there are "
             "none), each against its augmented version, all others being negatives; InfoNCE with "
             "T=0.2, times 2T; evaluation mode, stages pooled globally; images are central "
@@ -328,11 +344,8 @@ class Sensitivity(Settings):
             f"{recipe.crop_ratio[1]:.3g}); brightness, contrast, saturation 1 ± "
             f"{recipe.brightness:g}, hue ± {recipe.hue:g}, random signs and order; blur sigma "
             f"{recipe.blur_sigma[1]:g} px, kernel {recipe.kernel}; recipe: training's "
-            "augmentations with their probabilities"
+            f"augmentations with their probabilities{views.in_words(recipe)}"
         )
-        if projections is None:
-            return f"{text}; the model has no projector"
-        return f"{text}. {projections.protocol}"
 
     def _draw(
         self, name: str, metrics: dict[str, dict[str, float]], series: dict[str, list[float]]

@@ -1,13 +1,15 @@
 """Recorded results, read from files and grouped into comparisons."""
 
 import dataclasses
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.records import MeasuredData, Result
+from cassle_zoo.eval.scores import SCORES_FILE, ScoreFile
+from cassle_zoo.records import OF_THE_MODEL, MeasuredData, Result
 
 _IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".svg": "svg+xml"}
 _NOT_OPTIONS = (
@@ -19,7 +21,7 @@ _NOT_OPTIONS = (
     "--workers",
     "--device",
 )
-_OWN = ("input", "chosen")  # parts of a protocol that may differ between models
+_HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +48,14 @@ class Entry:
         label: The model's name, with a remark if a comparison has several results of the model.
         images: The recorded images.
         pages: Names of the other recorded files.
+        scores: The recorded scores of single images; None if there are none.
     """
 
     result: Result
     label: str
     images: tuple[Image, ...] = ()
     pages: tuple[str, ...] = ()
+    scores: ScoreFile | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -100,9 +104,9 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
         except DataError as error:
             problems.append(str(error).replace(str(file), file.name))
             continue
-        entry, missing = _with_files(result, file)
+        entry, wrong = _with_files(result, file)
         entries.append(entry)
-        problems += [f"{name}, recorded in {file.name}, is not beside it." for name in missing]
+        problems += wrong
     if not entries:
         raise DataError(
             "there are no recorded results to report; `cassle-zoo eval TASK MODEL... -o FOLDER` "
@@ -130,20 +134,28 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
 
 
 def _with_files(result: Result, file: Path) -> tuple[Entry, list[str]]:
-    images, pages, missing = [], [], []
+    images, pages, wrong = [], [], []
+    scores = None
     for name in result.files:
         path = file.parent / name
         kind = _IMAGES.get(path.suffix.lower())
         if not path.is_file():
-            missing.append(name)
+            wrong.append(f"{name}, recorded in {file.name}, is not beside it.")
+        elif name.endswith(f".{SCORES_FILE}"):
+            try:
+                scores = ScoreFile.load(path)
+            except DataError as error:
+                wrong.append(str(error).replace(str(path), name))
         elif kind is None:
             pages.append(name)
         else:
             short = name.removeprefix(f"{file.stem}.")
             images.append(Image(name=short, kind=kind, content=path.read_bytes()))
     label = result.model.name
-    entry = Entry(result=result, label=label, images=tuple(images), pages=tuple(pages))
-    return entry, missing
+    entry = Entry(
+        result=result, label=label, images=tuple(images), pages=tuple(pages), scores=scores
+    )
+    return entry, wrong
 
 
 def _distinguish(entries: Sequence[Entry]) -> list[Entry]:
@@ -197,15 +209,11 @@ def _notes(entries: Sequence[Entry], versions: int) -> list[str]:
     if versions > 1:
         name = results[0].data.name
         notes.append(f"{name} occurs here in {versions} versions; their numbers differ.")
-    names = list(dict.fromkeys(key for result in results for key in result.protocol))
-    differing = [
-        name
-        for name in names
-        if not name.startswith(_OWN)
-        and len({str(r.protocol[name]) for r in results if name in r.protocol}) > 1
+    notes += [
+        f"The protocols differ in {name}: {text}. What was not measured in the same way is not "
+        "compared, and no winner is marked."
+        for name, text in differences(results).items()
     ]
-    if differing:
-        notes.append(f"The protocols differ in: {', '.join(differing)}.")
     hashes: dict[str, set[str | None]] = defaultdict(set)
     for result in results:
         hashes[result.model.name].add(result.model.sha256)
@@ -213,3 +221,57 @@ def _notes(entries: Sequence[Entry], versions: int) -> list[str]:
     if changed:
         notes.append(f"Different weights go by the name of {', '.join(changed)}.")
     return notes
+
+
+def differences(results: Sequence[Result]) -> dict[str, str]:
+    """Return what differs between protocols, in words, by part.
+
+    Of each part the text that is not common to all is shown, with the models that have it. Parts
+    about the features themselves, which differ between any two models, are left out.
+    """
+    found = {}
+    for name in dict.fromkeys(key for result in results for key in result.protocol):
+        if name.startswith(OF_THE_MODEL):
+            continue
+        texts: dict[str, list[str]] = defaultdict(list)
+        for result in results:
+            if name in result.protocol:
+                texts[_seedless(result, name)].append(result.model.name)
+        if len(texts) > 1:
+            pieces = {text: re.split(r"(?<=[,;.]) ", _HASH.sub(r"\1…", text)) for text in texts}
+            shared = set.intersection(*map(set, pieces.values()))
+            found[name] = ", but ".join(
+                f"“{' '.join(p for p in pieces[text] if p not in shared) or '(nothing more)'}” of "
+                f"{', '.join(dict.fromkeys(models))}"
+                for text, models in texts.items()
+            )
+    return found
+
+
+def runs_of_models(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
+    """Group the entries that are runs of one model: other weights or seeds, all else the same.
+
+    Args:
+        entries: Of one comparison.
+
+    Returns:
+        The groups, in the order of their first entries.
+    """
+    groups: dict[object, list[Entry]] = defaultdict(list)
+    for place, entry in enumerate(entries):
+        result = entry.result
+        protocol = {
+            name: _seedless(result, name)
+            for name in result.protocol
+            if not name.startswith(OF_THE_MODEL)
+        }
+        key: object = (result.model.name, str(sorted(protocol.items())))
+        runs = [(own.result.model.sha256, own.result.seed) for own in groups[key]]
+        if (result.model.sha256, result.seed) in runs:
+            key = place  # the same run measured again says nothing about other runs
+        groups[key].append(entry)
+    return [tuple(group) for group in groups.values() if group]
+
+
+def _seedless(result: Result, name: str) -> str:
+    return re.sub(rf"\bseed {result.seed}\b", "seed", str(result.protocol[name]))

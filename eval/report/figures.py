@@ -42,11 +42,13 @@ class Bar:
         label: Name beside the bar.
         value: Length, finite.
         baseline: Whether to draw only the outline.
+        interval: Limits of its interval, drawn as a line over the bar.
     """
 
     label: str
     value: float
     baseline: bool = False
+    interval: tuple[float, float] | None = None
 
 
 def require_matplotlib() -> None:
@@ -170,8 +172,9 @@ def bar_chart(
         show: Formats a value.
         full: Value of the longest possible bar; by default the largest value.
     """
-    low = min(0.0, *(bar.value for bar in bars))
-    high = max(0.0, full or 0.0, *(bar.value for bar in bars))
+    ends = [end for bar in bars for end in (bar.value, *(bar.interval or ()))]
+    low = min(0.0, *ends)
+    high = max(0.0, full or 0.0, *ends)
     right = low + 1.18 * ((high - low) or 1.0)  # where values end
     figure, [axis] = _grid(1, 1, height=0.38 * len(bars) - 0.8, width=4.2)
     figure.set_layout_engine("none")
@@ -184,6 +187,8 @@ def bar_chart(
         if bar.baseline:
             look = {"color": "none", "edgecolor": _INK, "linestyle": "--"}
         axis.barh(place + 0.2, bar.value, 0.34, linewidth=0.8, **look)
+        if bar.interval is not None:
+            axis.plot(bar.interval, [place + 0.2] * 2, color=_INK, linewidth=1.4, marker="|")
         axis.text(low, place - 0.12, _plain(_shortened(bar.label)), fontsize=9.5)
         axis.text(right, place + 0.32, _plain(show(bar.value)), fontsize=9.5, ha="right")
     return figure

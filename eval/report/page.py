@@ -1,6 +1,7 @@
-"""`cassle-zoo eval report`: an HTML page with a table and figures for each comparison."""
+"""`cassle-zoo eval report`: an HTML page with tables, figures and images for each comparison."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from cassle_zoo.common import templates
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import check_folder, write_text
 from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
+from cassle_zoo.eval.report.details import MapKind, class_details, maps, require_umap
+from cassle_zoo.eval.report.evidence import Cell, Column, Row, columns_of, evidence
+from cassle_zoo.eval.report.export import to_csv, to_latex
 from cassle_zoo.eval.report.figures import (
     Bar,
     Line,
@@ -21,7 +25,15 @@ from cassle_zoo.eval.report.figures import (
     render_inline,
     require_matplotlib,
 )
-from cassle_zoo.eval.report.tables import direction, format_value, is_fraction, metric_keys
+from cassle_zoo.eval.report.glossary import (
+    describe,
+    difference_unit,
+    format_difference,
+    format_value,
+    is_fraction,
+)
+from cassle_zoo.eval.report.sensitivity_figures import overlay_figure, stage_figure
+from cassle_zoo.eval.report.verdicts import detectable_text, p_text, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +41,7 @@ if TYPE_CHECKING:
 EXIT_LEFT_OUT = 1
 _AXIS = "strength"
 """Series `strength/NAME` are what other series `.../NAME/...` are drawn over."""
+_LISTED = 12  # runs or files that are named one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +49,15 @@ class ReportArguments:
     """Write recorded results to one self-contained HTML page that compares models.
 
     Attributes:
-        results: JSON files written by `cassle-zoo eval`, or folders of them. Images recorded with a
-            result are read from the same folder.
+        results: JSON files written by `cassle-zoo eval`, or folders of them. Images and scores
+            recorded with a result are read from the same folder.
         output: The HTML file to write.
         title: Heading of the page.
         figures: Whether to draw bars and curves, which needs the extra `figures`.
+        map: How the features of test images are laid out in two dimensions: `pca`, or `umap`,
+            which needs the extra `umap`.
+        csv: Also write the numbers to this CSV file, a line per metric and model.
+        latex: Also write the tables to this LaTeX file.
     """
 
     results: Annotated[
@@ -51,6 +68,9 @@ class ReportArguments:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o", "--out"])] = Path("report.html")
     title: str = "Evaluation report"
     figures: bool = True
+    map: MapKind = "pca"
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
+    latex: Annotated[Path | None, tyro.conf.arg(metavar="FILE.tex")] = None
 
 
 def run_from_cli(argv: Sequence[str]) -> int:
@@ -68,15 +88,32 @@ def run_from_cli(argv: Sequence[str]) -> int:
     if arguments.output.is_dir():
         raise ConfigError(f"-o {arguments.output} is a folder; name the page, such as report.html.")
     check_folder(arguments.output.parent, "-o")
+    for option, path in (("--csv", arguments.csv), ("--latex", arguments.latex)):
+        if path is not None:
+            if path.is_dir():
+                raise ConfigError(f"{option} {path} is a folder; name the file.")
+            check_folder(path.parent, option)
     if arguments.figures:
         require_matplotlib()
+    if arguments.map == "umap":
+        require_umap()
     entries, problems = read_entries(arguments.results)
     comparisons = compare(entries)
-    page = render_report(arguments.title, comparisons, problems, figures=arguments.figures)
+    tables = [
+        (own, columns, evidence(own, columns))
+        for own in comparisons
+        for columns in [columns_of(own)]
+    ]
+    page = _render(arguments.title, tables, problems, arguments.figures, arguments.map)
     write_text(arguments.output, page)
+    written = [arguments.output]
+    for file, write in ((arguments.csv, to_csv), (arguments.latex, to_latex)):
+        if file is not None:
+            write_text(file, write(tables))
+            written.append(file)
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
-    print(arguments.output)
+    print(*written, sep="\n")
     return EXIT_LEFT_OUT if problems else 0
 
 
@@ -86,6 +123,7 @@ def render_report(
     problems: Sequence[str] = (),
     *,
     figures: bool = True,
+    map: MapKind = "pca",
 ) -> str:
     """Write the page.
 
@@ -94,24 +132,61 @@ def render_report(
         comparisons: At least one.
         problems: Descriptions of results that were left out.
         figures: Whether to draw bars and curves.
+        map: How the features of test images are laid out in two dimensions.
 
     Returns:
         HTML that needs no other file; equal arguments give equal text.
 
     Raises:
-        MissingDependencyError: With `figures`, if matplotlib is not installed.
+        MissingDependencyError: With `figures`, if matplotlib is not installed; with `umap`, if
+            umap-learn is not.
     """
+    tables = [
+        (own, columns, evidence(own, columns))
+        for own in comparisons
+        for columns in [columns_of(own)]
+    ]
+    return _render(title, tables, problems, figures, map)
+
+
+def _render(
+    title: str,
+    tables: Sequence[tuple[Comparison, Sequence[Column], Sequence[Row]]],
+    problems: Sequence[str],
+    figures: bool,
+    map_kind: MapKind,
+) -> str:
     parts = [
         {
             "heading": f"{own.task} on {own.data.name} ({own.data.sha256[:8]})",
             "notes": own.notes,
-            "columns": _columns(own.entries),
-            "rows": list(_rows(own)),
-            "bars": list(_bars(own)) if figures else [],
+            "seen": list(dict.fromkeys(filter(None, map(detectable_text, _firsts(rows))))),
+            "verdicts": [
+                {"task": row.task, "label": describe(row.metric).label, "says": says}
+                for row in _firsts(rows)
+                if (says := verdict(row, [column.label for column in columns])) is not None
+            ],
+            "columns": _columns(columns, own.entries),
+            "rows": list(_rows(own, rows)),
+            "glosses": {
+                info.label: f"{info.gloss} {info.arrow}".strip()
+                for row in rows
+                for info in [describe(row.metric)]
+            },
+            "differences": list(_differences(rows, columns)),
+            "is_tested": any(row.differences for row in rows),
+            "bars": list(_bars(own, columns, rows)) if figures else [],
+            "overlays": list(_overlays(own)) if figures else [],
             "curves": list(_curves(own)) if figures else [],
+            "details": list(class_details(rows, columns)),
+            "map": maps(rows, columns, map_kind),
             "images": _images(own.entries),
+            "measured": [
+                {"label": e.label, "command": e.result.command, "facts": _facts(e)}
+                for e in own.entries
+            ],
         }
-        for own in comparisons
+        for own, columns, rows in tables
     ]
     package = "cassle_zoo.eval.report"
     return templates.render(package, "report.html", title=title, parts=parts, problems=problems)
@@ -122,22 +197,21 @@ def _images(entries: Sequence[Entry]) -> list[tuple[Image, str]]:
     return sorted(images, key=lambda pair: pair[0].name)
 
 
-def _columns(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _columns(columns: Sequence[Column], entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Describe the models; baselines are tinted, the first one also set off by a line."""
-    columns, before = [], False
-    for place, entry in enumerate(entries):
-        first = " first" if entry.is_baseline and not before and place else ""
-        before = entry.is_baseline
-        columns.append(
+    found, before = [], False
+    for place, column in enumerate(columns):
+        first = " first" if column.is_baseline and not before and place else ""
+        before = column.is_baseline
+        found.append(
             {
-                "label": entry.label,
-                "baseline": entry.is_baseline,
-                "css": f"base{first}" if entry.is_baseline else "",
-                "command": entry.result.command,
-                "facts": _facts(entry),
+                "label": column.label,
+                "place": entries.index(column.entries[0]),
+                "baseline": column.is_baseline,
+                "css": f"base{first}" if column.is_baseline else "",
             }
         )
-    return columns
+    return found
 
 
 def _facts(entry: Entry) -> dict[str, str]:
@@ -158,34 +232,92 @@ def _facts(entry: Entry) -> dict[str, str]:
     }
 
 
-def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    for task, metric in metric_keys([entry.result for entry in comparison.entries]):
-        values = [_of(entry, task).get(metric) for entry in comparison.entries]
-        known = [value for value in values if value is not None]
-        sign = direction(metric)
-        best = None
-        if sign and len(known) > 1:
-            best = format_value(metric, max(known, key=lambda value: sign * value))
-        shown = [format_value(metric, value) for value in values]
+def _firsts(rows: Sequence[Row]) -> list[Row]:
+    """Return the first metric of every task and protocol, of those with a better way."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        info = describe(row.metric)
+        if info.direction:
+            found.setdefault((row.task, re.split("[:@]", info.label)[0]), row)
+    return list(found.values())
+
+
+def _rows(comparison: Comparison, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    explained: set[str] = set()
+    for row in rows:
+        info = describe(row.metric)
+        gloss = "" if info.label in explained else info.gloss
+        explained.add(info.label)
         yield {
-            "task": task,
-            "metric": metric,
-            "unit": _unit(metric),
-            "text": f"{comparison.task} {task} {metric}",
-            "cells": [(text, text == best) for text in shown],
+            "task": row.task,
+            "metric": row.metric,
+            "label": info.label,
+            "gloss": gloss,
+            "unit": f" ({info.unit})" if info.unit else "",
+            "arrow": info.arrow,
+            "count": "" if row.count is None else _counted(row),
+            "text": f"{comparison.task} {row.task} {row.metric}",
+            "cells": [
+                (format_value(row.metric, cell.value), _limits(row.metric, cell), cell)
+                for cell in row.cells
+            ],
         }
 
 
-def _bars(comparison: Comparison) -> Iterator[dict[str, str]]:
+def _counted(row: Row) -> str:
+    plural = "queries" if row.unit == "query" else f"{row.unit}s"
+    return f"{row.count:,} {plural}"
+
+
+def _limits(metric: str, cell: Cell) -> str:
+    if cell.interval is None:
+        return ""
+    low, high = cell.interval.low, cell.interval.high
+    return f"{format_value(metric, low)} to {format_value(metric, high)}".replace("-", "−")
+
+
+def _differences(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        for own in row.differences:
+            assert row.best is not None
+            unit = difference_unit(row.metric)
+            low, high = (
+                format_difference(row.metric, value)
+                for value in (own.interval.low, own.interval.high)
+            )
+            yield {
+                "task": row.task,
+                "label": describe(row.metric).label,
+                "best": columns[row.best].label,
+                "other": columns[own.other].label,
+                "value": f"{format_difference(row.metric, own.interval.value)} {unit}".strip(),
+                "limits": f"{low} to {high}",
+                "p": "" if own.p is None else p_text(own.p),
+                "only_best": own.only_best,
+                "only_other": own.only_other,
+                "is_sure": own.interval.excludes_zero,
+                "text": f"{row.task} {row.metric} {columns[own.other].label}",
+            }
+
+
+def _bars(
+    comparison: Comparison, columns: Sequence[Column], rows: Sequence[Row]
+) -> Iterator[dict[str, str]]:
     """Draw the first metric of every task."""
-    firsts: dict[str, str] = {}
-    for task, metric in metric_keys([entry.result for entry in comparison.entries]):
-        firsts.setdefault(task, metric)
-    for task, metric in firsts.items():
+    firsts: dict[str, Row] = {}
+    for row in rows:
+        firsts.setdefault(row.task, row)
+    for task, row in firsts.items():
+        metric = row.metric
         bars = [
-            Bar(label=entry.label, value=_of(entry, task)[metric], baseline=entry.is_baseline)
-            for entry in comparison.entries
-            if metric in _of(entry, task)
+            Bar(
+                label=column.label,
+                value=cell.value,
+                baseline=column.is_baseline,
+                interval=None if cell.interval is None else (cell.interval.low, cell.interval.high),
+            )
+            for column, cell in zip(columns, row.cells, strict=True)
+            if cell.value is not None
         ]
 
         def show(value: float, metric: str = metric) -> str:
@@ -194,13 +326,33 @@ def _bars(comparison: Comparison) -> Iterator[dict[str, str]]:
         perfect = 1.0 if is_fraction(metric) or metric.startswith("r2") else None
         figure = bar_chart(bars, show, full=perfect)
         values = ", ".join(f"{bar.label} {show(bar.value)}" for bar in bars)
-        yield _chart(
-            comparison, f"{task}: {metric}{_unit(metric)}", f"{task} {metric}", values, figure
-        )
+        unit = " (%)" if is_fraction(metric) else ""
+        title = f"{task}: {describe(metric).label}{unit}"
+        yield _chart(comparison, title, f"{task} {metric}", values, figure)
+
+
+def _overlays(comparison: Comparison) -> Iterator[dict[str, str]]:
+    """Draw the sensitivity of all models in one figure, by strength and by network stage."""
+    results = {
+        entry.label: entry.result.series
+        for entry in comparison.entries
+        if any(name.startswith(f"{_AXIS}/") for name in entry.result.series)
+    }
+    if not results:
+        return
+    for stage in ("backbone", "projector"):
+        figure = overlay_figure(results, stage)
+        if figure is not None:
+            title = f"Sensitivity of the {stage} by strength of the augmentation"
+            yield _chart(comparison, title, title, ", ".join(results), figure)
+    title = "Sensitivity at full strength by network stage"
+    yield _chart(comparison, title, title, ", ".join(results), stage_figure(results))
 
 
 def _curves(comparison: Comparison) -> Iterator[dict[str, str]]:
     for name, lines in curves(comparison.entries).items():
+        if name.count("/") > 1:
+            continue  # in the overlays
         ends = [f"{label} from {y[0]:.3g} to {y[-1]:.3g}" for label, (_, y) in lines.items()]
         figure = line_panels({"": lines}, x_label="", y_label="")
         yield _chart(comparison, name, name, "; ".join(ends), figure)
@@ -237,11 +389,3 @@ def _chart(
         "description": f"{title}: {values}",
         "svg": render_inline(figure, f"{comparison.task} {comparison.data} {title}"),
     }
-
-
-def _unit(metric: str) -> str:
-    return " (%)" if is_fraction(metric) else ""
-
-
-def _of(entry: Entry, task: str) -> dict[str, float]:
-    return entry.result.metrics.get(task, {})

@@ -44,6 +44,32 @@ def strength_figure(series: Series, title: str = "") -> "Figure":
     )
 
 
+def overlay_figure(results: Mapping[str, Series], stage: str = "backbone") -> "Figure | None":
+    """Draw the measure of several models by strength: a panel per augmentation, a line per model.
+
+    Args:
+        results: Series of `sensitivity` by model.
+        stage: The stage of the networks that is compared.
+
+    Returns:
+        The figure; `None` if no model has several strengths at that stage.
+
+    Raises:
+        DataError: If a result has no such series.
+    """
+    panels: dict[str, dict[str, Line]] = {}
+    for model, series in results.items():
+        for augmentation, strengths in _strengths(series).items():
+            values = _curves(series, augmentation).get(stage)
+            if values is not None and len(strengths) > 1:
+                panels.setdefault(augmentation, {})[model] = (strengths, values)
+    if not panels:
+        return None
+    return line_panels(
+        panels, x_label="fraction of the training range", y_label=_measure(*results.values())
+    )
+
+
 def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
     """Draw the measure at full strength by stage: a panel per augmentation, a line per model.
 

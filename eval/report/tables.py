@@ -1,38 +1,11 @@
-"""Formatting of metrics, and results side by side in a Markdown table."""
+"""Results side by side in a Markdown table."""
 
 from collections.abc import Sequence
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.markdown import inline, table
+from cassle_zoo.eval.report.glossary import format_value
 from cassle_zoo.records import Result
-
-_FRACTIONS = ("top1", "top5", "mean_per_class", "accuracy", "recall", "map", "error", "ap50")
-_HIGHER = ("r2", "mrr", "auc", "correlation")
-_LOWER = ("error", "loss", "mse", "mae")
-_NEITHER = ("std", "ci95")
-"""Of the spread of another metric."""
-
-
-def is_fraction(metric: str) -> bool:
-    """Return whether a metric is a fraction of 1, to be shown in percent."""
-    return any(part in metric.lower() for part in _FRACTIONS)
-
-
-def direction(metric: str) -> int:
-    """Return 1 if a higher metric is better, -1 if a lower one is, 0 if neither."""
-    name = metric.lower()
-    if name.endswith(_NEITHER):
-        return 0
-    if any(part in name for part in _LOWER):
-        return -1
-    return int(is_fraction(metric) or any(part in name for part in _HIGHER))
-
-
-def format_value(metric: str, value: float | None) -> str:
-    """Format a value: percent with one decimal, or four significant digits."""
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f}" if is_fraction(metric) else f"{value:.4g}"
 
 
 def metric_keys(results: Sequence[Result]) -> list[tuple[str, str]]:

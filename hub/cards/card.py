@@ -1,13 +1,14 @@
 """The model card (README.md) of a model folder: its metadata, and the text from a template."""
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from cassle_zoo.augmentation.descriptors import DESCRIPTOR_COLUMNS, DescriptorLayout
-from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.augmentation.descriptors import DescriptorLayout
+from cassle_zoo.common.errors import DataError, ModelFolderError
 from cassle_zoo.common.files import sha256, write_text
 from cassle_zoo.common.markdown import inline, table
 from cassle_zoo.common.templates import render
@@ -35,6 +36,8 @@ _METRIC_TYPES = {
 """The Hub's name of a metric, by a part of its name here."""
 _PROTOCOL_OF = {"linear": "linear probe", "knn": "k-NN", "recall": "retrieval", "mAP": "retrieval"}
 """The part of the protocol about a metric, by the prefix of its name."""
+_FRACTIONS_ONLY = ("emoji64", "linear-probe", "knn", "few-shot", "semi-supervised", "finetune")
+"""Evaluations all of whose values are fractions of test data."""
 _TRAINING_SHOWN_APART = (
     *("data", "data_license", "source", "cassle_zoo", "command", "config"),
     *("images", "init", "total_steps"),
@@ -94,6 +97,43 @@ def write_card(folder: str | Path, results: Sequence[Result] = ()) -> Path:
     path = Path(folder) / CARD_FILE
     write_text(path, _checked_card(Path(folder), results))
     return path
+
+
+def results_of_folder(folder: str | Path, paths: Iterable[str | Path]) -> list[Result]:
+    """Read recorded results, and choose those that belong into the card of a model folder.
+
+    Args:
+        folder: The model folder.
+        paths: JSON files written by `cassle-zoo eval`, and folders that are searched for them at
+            any depth.
+
+    Returns:
+        The results measured with the folder's weights, whatever the model was called, and those of
+        baselines; others in a folder are passed over.
+
+    Raises:
+        ModelFolderError: If it is not a model folder, or no result was measured with its weights.
+        DataError: If a path does not exist, or a file that is named is not a result.
+    """
+    read_config(folder)  # says what is wrong with what is no model folder
+    found: list[Result] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            for file in sorted(path.rglob("*.json")):
+                with contextlib.suppress(DataError):  # other files may lie among them
+                    found.append(Result.load(file))
+        else:
+            found.append(Result.load(path))
+    weights = sha256(Path(folder) / MODEL_FILE)
+    own = [result for result in found if result.model.sha256 == weights]
+    if not own:
+        names = ", ".join(sorted({r.model.name for r in found})) or "none"
+        raise ModelFolderError(
+            f"none of {len(found)} results (of {names}) was measured with the weights of {folder}, "
+            f"sha256 {weights}; measure them: cassle-zoo eval TASK local-dir:{folder} --data PATH "
+            "-o RESULTS."
+        )
+    return own + [result for result in found if result.is_baseline]
 
 
 def bundled_cards() -> dict[Path, str]:
@@ -181,7 +221,12 @@ def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) ->
         command=command,
         settings=settings_lines(training),
         results=[
-            {"recorded": result, "beside": beside, "table": _table(result, beside)}
+            {
+                "recorded": result,
+                "beside": beside,
+                "table": _table(result, beside),
+                "all_fractions": result.task in _FRACTIONS_ONLY,
+            }
             for result in measured
             for beside in [[other for other in baselines if result.is_comparable(other)]]
         ],
@@ -193,9 +238,11 @@ def _columns(projector: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     """Return number, descriptor and meaning of each column of omega."""
     if projector is None:
         return []
-    layout = DescriptorLayout(tuple(projector.get("descriptors", ())))
-    meanings = [(name, text) for name in layout.names for text in DESCRIPTOR_COLUMNS[name]]
-    return [(str(number), f"`{name}`", text) for number, (name, text) in enumerate(meanings)]
+    layout = DescriptorLayout(tuple(projector.get("descriptors", ())), projector.get("columns", {}))
+    meanings = [(name, text) for name, texts in layout.meanings().items() for text in texts]
+    return [
+        (str(number), f"`{name}`", inline(text)) for number, (name, text) in enumerate(meanings)
+    ]
 
 
 def _table(result: Result, beside: Sequence[Result]) -> str:

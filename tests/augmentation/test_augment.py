@@ -282,3 +282,45 @@ def test_bad_config(fields: dict[str, Any], message: str) -> None:
 
 def test_default_blur_kernels() -> None:
     assert [AugmentConfig(size=size).kernel for size in (224, 96, 64)] == [23, 9, 7]
+
+
+def test_grey_images_are_augmented_like_grey_rgb() -> None:
+    off: dict[str, Any] = {"saturation": 0, "hue": 0, "grayscale_p": 0, "mean": (0.5,)}
+    rgb, grey = (AugmentConfig(size=16, channels=c, std=(0.2,), **off) for c in (3, 1))
+    crops = torch.rand(32, 1, 16, 16, generator=generator())
+    source = torch.tensor([[40, 60]]).expand(32, 2)
+    params = sample_params(rgb, source, generator=generator())
+    assert torch.equal(params.factors, sample_params(grey, source, generator=generator()).factors)
+    expected, rgb_diff = apply_params(crops.expand(-1, 3, -1, -1), params, rgb)
+    images, grey_diff = apply_params(crops, params, grey)
+    # The luma of the contrast has weights that sum to 0.9999.
+    torch.testing.assert_close(images.expand(-1, 3, -1, -1), expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(
+        describe(params, grey_diff, ALL, grey),
+        describe(params, rgb_diff, ALL, rgb),
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+def test_many_channels_are_augmented_alike() -> None:
+    off: dict[str, Any] = {"saturation": 0, "hue": 0, "grayscale_p": 0, "mean": (0,), "std": (1,)}
+    config = AugmentConfig(size=16, channels=6, jitter_p=1, blur_p=0, contrast=0, **off)
+    crops = torch.rand(32, 6, 16, 16, generator=generator())
+    params = sample_params(config, torch.tensor([[9, 9]]).expand(32, 2), generator=generator())
+    images, color_diff = apply_params(crops, params, config)
+    flipped = torch.where(params.flip.view(-1, 1, 1, 1), crops.flip(3), crops)
+    torch.testing.assert_close(images, (flipped * params.factors[:, :1, None, None]).clamp(0, 1))
+    difference = (crops.mean((1, 2, 3)) - images.mean((1, 2, 3))).unsqueeze(1)
+    torch.testing.assert_close(color_diff, difference.expand(-1, 3))
+    omega = describe(params, color_diff, ALL, config)[:, ALL.slices()["color"]]
+    torch.testing.assert_close(omega[:, 0], (params.factors[:, 0] - 1) / 0.8)
+    assert not omega[:, 1:].any()
+    order = params.order[:, [0]] == 1  # contrast first
+    grey = dataclasses.replace(config, brightness=0, contrast=0.4)
+    found, _ = apply_params(crops, params, grey)
+    factor = params.factors[:, 1].view(-1, 1, 1, 1)
+    mean = flipped.mean((1, 2, 3), keepdim=True)
+    bright = (flipped * factor + (1 - factor) * mean).clamp(0, 1)
+    bright = (bright * params.factors[:, :1, None, None]).clamp(0, 1)
+    torch.testing.assert_close(found[order[:, 0]], bright[order[:, 0]])

@@ -5,7 +5,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -35,12 +35,14 @@ CLASSES: tuple[Any, ...] = (
 )
 ZERO_IS_ALLOWED = re.compile(
     r"(flip|jitter|grayscale|blur)_p|brightness|contrast|saturation|hue|.*_weight|bias_lr_scale"
-    r"|momentum|base_lr|warmup_epochs|weight_decay|seed|workers|max_bad_fraction|monitor_.*"
+    r"|momentum|base_lr|warmup_epochs|freeze_epochs|ema_decay|weight_decay|seed|workers"
+    r"|max_bad_fraction|monitor_.*|snapshot_every|warmup_teacher_epochs|center_momentum"
+    r"|freeze_last_layer_epochs"
     r"|crop|color|color_diff|flip|blur"  # of AugSelf
 )
 ANY_NUMBER_IS_ALLOWED = ("mean",)
-EMPTY_IS_ALLOWED = ("loggers",)
-TEXTS = ("root", "dataset", "split", "device", "name")  # checked where used
+EMPTY_IS_ALLOWED = ("loggers", "extra")
+TEXTS = ("root", "dataset", "split", "image_column", "device", "name", "init")  # checked where used
 
 
 def fields() -> Iterator[Any]:
@@ -68,6 +70,8 @@ def absurd(name: str, kind: Any) -> list[Any]:
 
 
 def absurd_single(name: str, kind: Any) -> list[Any]:
+    if typing.get_origin(kind) is Mapping:
+        return [0, "yes", [1, "x"], object(), {1: ("x",)}, {"x": 3}]
     anything = [object(), {}, [1, "x"], b"1"]
     if kind in (int, float):
         numbers = [math.nan, math.inf, -math.inf, True]

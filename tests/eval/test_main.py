@@ -14,6 +14,7 @@ from cassle_zoo.eval import sources
 from cassle_zoo.eval.base import Compute
 from cassle_zoo.eval.main import Arguments, public_command, run_from_cli
 from cassle_zoo.eval.protocols import EVALUATORS
+from cassle_zoo.eval.scores import ScoreFile
 from cassle_zoo.records import Result
 
 
@@ -40,9 +41,12 @@ def test_results_are_recorded(arguments, tmp_path, capsys):
     models = ["raw-pixels", "random-init:test_resnet"]
     assert run_from_cli(["knn", *models, *arguments, "-o", str(tmp_path / "all")]) == 0
     assert {path.name for path in (tmp_path / "all").iterdir()} == {
-        "knn--emoji64_modified_--raw-pixels.json",
-        "knn--emoji64_modified_--random-init_test_resnet.json",
+        f"knn--emoji64_modified_--{model}.{ending}"
+        for model in ("raw-pixels", "random-init_test_resnet")
+        for ending in ("json", "scores.safetensors")
     }
+    assert Result.load(tmp_path / "one.json").files == ["one.scores.safetensors"]
+    assert ScoreFile.load(tmp_path / "one.scores.safetensors").scores[0].task == "subcategory"
 
 
 def test_other_measurements_are_kept_and_equal_ones_replaced(arguments, tmp_path, capsys):
@@ -58,7 +62,7 @@ def test_other_measurements_are_kept_and_equal_ones_replaced(arguments, tmp_path
     assert run("--k", "5").startswith(f"recorded beside {first}.json, which is another measurem")
     assert run("--k", "5").startswith(f"recorded again beside {first}.json")
     assert run("--seed", "3").startswith("recorded beside")
-    files = sorted(folder.iterdir())
+    files = sorted(folder.glob("*.json"))
     assert len(files) == 3
     assert all(file.name.startswith(first) for file in files)
     assert sorted(Result.load(file).protocol["k-NN"][8:12] for file in files) == ["k=20"] * 2 + [

@@ -71,10 +71,10 @@ def test_the_size_changes_no_weights_of_a_cnn() -> None:
 def test_a_size_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
-    def fixed(*names: str, **settings: Any) -> Any:
+    def fixed(name: str, **settings: Any) -> Any:
         if "img_size" in settings:
             raise AssertionError("this network is for 160 px only")
-        return create(*names, **{**settings, "pretrained": False})
+        return create(name, **{**settings, "pretrained": False})
 
     monkeypatch.setattr(timm, "create_model", fixed)
     with pytest.raises(ConfigError, match=r"timm:test_vit .* 96 px: this network.*--size"):

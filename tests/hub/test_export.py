@@ -10,10 +10,12 @@ import timm
 import torch
 from finished_run import NAME, write_run
 from huggingface_hub import ModelCard
+from results import make_result
 from safetensors.torch import load, load_file, save_file
 
 import cassle_zoo
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
+from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE, REFERENCE_FILE
@@ -97,6 +99,18 @@ def test_files_and_types(run_dir: Path, tmp_path: Path) -> None:
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "timm"
     assert NAME in card.text
+
+
+def test_the_models_own_results_stand_in_its_card(run_dir: Path, tmp_path: Path) -> None:
+    folder = export_run(run_dir, tmp_path / "out")
+    metrics = {"mine": {"knn_top1": 0.4321}}
+    own = make_result("out", sha256=sha256(folder / MODEL_FILE), task="knn", metrics=metrics)
+    own.save(tmp_path / "results" / "own.json")
+    export_run(run_dir, folder, overwrite=True, results=[tmp_path / "results"])
+    assert "0.4321" in (folder / "README.md").read_text()
+    make_result("out", sha256="0" * 64).save(tmp_path / "results" / "own.json")
+    with pytest.raises(ModelFolderError, match=r"none of 1 results .*cassle-zoo eval TASK"):
+        export_run(run_dir, tmp_path / "other", results=[tmp_path / "results"])
 
 
 def test_the_folder_is_loaded_by_timm_from_where_it_was_moved(

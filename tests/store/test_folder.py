@@ -209,3 +209,14 @@ def test_verify_files(tmp_path: Path) -> None:
 def test_hashes_of_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelFolderError, match="not a plain file name"):
         verify_files(tmp_path, {name: "0" * 64})
+
+
+def test_as_many_means_as_channels(contents: dict[str, Any], tmp_path: Path) -> None:
+    config, path = contents["config"], tmp_path / CONFIG_FILE
+    config["pretrained_cfg"] |= {"input_size": [4, 64, 64], "mean": [0.5] * 4, "std": [0.5] * 4}
+    path.write_text(json.dumps(config), "utf-8")
+    assert read_config(tmp_path)["pretrained_cfg"]["mean"] == [0.5] * 4
+    config["pretrained_cfg"]["std"] = [0.5] * 3
+    path.write_text(json.dumps(config), "utf-8")
+    with pytest.raises(ModelFolderError, match="std must be 4 numbers of at least"):
+        read_config(tmp_path)

@@ -4,16 +4,20 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from changes import change
 from PIL import Image
 
+from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.augmentation.descriptors import DescriptorLayout
+from cassle_zoo.augmentation.rotation import Rotation
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
+from cassle_zoo.train.data.view_config import LocalViews, ViewsConfig
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.main import run_from_cli
 from cassle_zoo.train.methods import ConditioningConfig
@@ -85,3 +89,31 @@ def test_command(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run_from_cli([*argv, "--preview", str(page)]) == 0
     assert "12 images" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["views.html"]
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_further_augmentations_and_other_channels(
+    channels: int, config: TrainConfig, tmp_path: Path
+) -> None:
+    for index in range(4):
+        np.save(tmp_path / f"{index}.npy", np.random.default_rng(index).random((20, 30, channels)))
+    augment = AugmentConfig(
+        size=16, channels=channels, saturation=0, hue=0, grayscale_p=0, mean=(0.5,), std=(0.5,),
+        extra=(Rotation(p=1, degrees=90),),
+    )  # fmt: skip
+    conditioning = ConditioningConfig(descriptors=("crop", "rotation"))
+    config = dataclasses.replace(config, augment=augment, conditioning=conditioning)
+    page = tmp_path / "views.html"
+    assert write_preview(change(config, "data", root=str(tmp_path)), page) == 4
+    text = page.read_text()
+    assert "conditioned on crop, rotation (6 numbers)" in text
+    assert Rotation.columns[0] in text
+    assert len(views_on(text)) == 8
+
+
+def test_local_crops_are_shown_too(config: TrainConfig, tmp_path: Path) -> None:
+    page = tmp_path / "views.html"
+    views = ViewsConfig(count=3, local=LocalViews(count=2, size=16))
+    assert write_preview(dataclasses.replace(config, views=views), page) == IMAGES
+    shown = views_on(page.read_text())
+    assert [len(view) for view in shown] == [*[3 * 32 * 32] * 3, *[3 * 16 * 16] * 2] * IMAGES

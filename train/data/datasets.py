@@ -10,8 +10,9 @@ from timm.data import ImageDataset, create_dataset
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset, IterableDataset
 
+from cassle_zoo.common.bands import open_channels
 from cassle_zoo.common.errors import DataError, MissingDependencyError, unknown_name
-from cassle_zoo.common.images import UnreadableImageError, image_endings, open_image
+from cassle_zoo.common.images import Array, UnreadableImageError, image_endings, open_image
 from cassle_zoo.data.emoji64 import pretraining_dataset
 from cassle_zoo.data.listing import counts_as_image, list_images
 from cassle_zoo.data.readers import ImageFiles, TarFiles
@@ -39,8 +40,14 @@ _PACKAGES = {
 }
 
 
-def open_dataset(config: DataConfig) -> Any:
-    """Open the images: a dataset of (PIL image, label) pairs.
+def open_dataset(config: DataConfig, channels: int = 3) -> Any:
+    """Open the images: a dataset of (image, label) pairs.
+
+    Args:
+        config: Where the images are.
+        channels: Their number of channels. Folders and tars can hold images of any number, and then
+            also files of NumPy (.npy), which :func:`cassle_zoo.common.bands.open_channels` reads;
+            other datasets are of RGB images, which can become grey.
 
     Raises:
         DataError: If there are no images at `config.root`, or not this split or number of them.
@@ -49,6 +56,11 @@ def open_dataset(config: DataConfig) -> Any:
     if not config.root:
         raise DataError("no data given: pass --data PATH (a folder, a tar file, ...).")
     dataset: Any
+    if config.dataset and channels not in (1, 3):
+        raise DataError(
+            f"images of {channels} channels (augment.channels) are read from folders and tars, "
+            f"not from data.dataset {config.dataset!r}, whose images are RGB."
+        )
     if config.dataset == "emoji64":
         dataset = _open_emoji64(config)
     elif config.dataset in ("", SAVED) and is_saved(Path(config.root)):
@@ -61,7 +73,7 @@ def open_dataset(config: DataConfig) -> Any:
     elif config.dataset:
         dataset = _open_timm(config)
     else:
-        dataset = _open_images(Path(config.root), config.split)
+        dataset = _open_images(Path(config.root), config.split, channels)
     if config.image_column and not isinstance(dataset, SavedDataset):
         raise DataError(
             f"--data.image-column {config.image_column!r} is for folders written by `save_to_disk` "
@@ -75,7 +87,7 @@ def open_dataset(config: DataConfig) -> Any:
     return dataset
 
 
-def open_folder(root: Path) -> ImageFiles:
+def open_folder(root: Path, channels: int = 3) -> ImageFiles:
     """Open all images of a folder and the folders below it.
 
     An image's label is the number of its folder's name. The notes list folders that are left out
@@ -89,31 +101,36 @@ def open_folder(root: Path) -> ImageFiles:
     def leave_out(folder: Path, reason: str) -> None:
         notes.append(f"folder {str(folder)!r} is left out: {reason}.")
 
-    files = list_images(root, on_error=leave_out)
+    files = list_images(root, on_error=leave_out, endings=_endings(channels))
     if not files:
         reasons = "; ".join(notes) or "it holds no images"
         raise DataError(f"cannot open {str(root)!r} as a folder of images: {reasons}")
     number = {name: i for i, name in enumerate(sorted({file.parent.name for file in files}))}
     labels = [number[file.parent.name] for file in files]
     names = [file.relative_to(root).as_posix() for file in files]
-    return ImageFiles(root, names, labels=labels, notes=notes)
+    return ImageFiles(root, names, labels=labels, notes=notes, channels=channels)
 
 
-class TarImages(Dataset[tuple[Image.Image, int]]):
+def _endings(channels: int) -> frozenset[str]:
+    return image_endings() | ({".npy"} if channels != 3 else set())
+
+
+class TarImages(Dataset[tuple[Image.Image | Array, int]]):
     """All images of a tar archive, by the same rules as in a folder.
 
     Attributes:
         notes: A line if the archive has no end mark.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, channels: int = 3) -> None:
         """Find the images; an image's label is the number of its folder's name.
 
         Raises:
             DataError: If it is not a tar archive, is compressed, damaged or cut off, or holds no
                 images.
         """
-        endings = image_endings()
+        endings = _endings(channels)
+        self._channels = channels
         try:
             self._tar = TarFiles(path, lambda name: counts_as_image(name.parts, endings))
         except DataError as error:
@@ -135,14 +152,15 @@ class TarImages(Dataset[tuple[Image.Image, int]]):
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Image.Image | Array, int]:
         """Return an image and its label.
 
         Raises:
             UnreadableImageError: If it cannot be decoded.
             OSError: If the archive cannot be read.
         """
-        return open_image(self.encoded(index)), self._labels[self._order[index]]
+        image = open_channels(self.encoded(index), self._channels)
+        return image, self._labels[self._order[index]]
 
     def encoded(self, index: int) -> bytes:
         """Return the file of an image.
@@ -267,9 +285,9 @@ def _open_emoji64(config: DataConfig) -> Any:
         raise DataError(f"{error} For your own images add --data.dataset ''.") from error
 
 
-def _open_images(root: Path, split: str) -> ImageFiles | TarImages:
+def _open_images(root: Path, split: str, channels: int) -> ImageFiles | TarImages:
     if split and (root / split).is_dir():
-        images = open_folder(root / split)
+        images = open_folder(root / split, channels)
         images.notes.append(
             f"only the folder {split!r} of {str(root)!r} is used; "
             "--data.split '' takes all folders."
@@ -277,7 +295,7 @@ def _open_images(root: Path, split: str) -> ImageFiles | TarImages:
         return images
     if root.exists() and split not in ("", DataConfig.split):
         raise DataError(f"{str(root)!r} has no folder {split!r}; --data.split '' takes all of it.")
-    return open_folder(root) if root.is_dir() else TarImages(root)
+    return open_folder(root, channels) if root.is_dir() else TarImages(root, channels)
 
 
 def _open_timm(config: DataConfig) -> Any:

@@ -1,31 +1,33 @@
 """Batches of uint8 crops from a dataset.
 
-Workers decode an image once, cut its two crops and draw the uniforms that fix the rest of the
+Workers decode an image once, cut its crops and draw the uniforms that fix the rest of the
 augmentation. All of it depends only on (seed, epoch, sample, view): not on the number of workers,
 nor on where a run was interrupted.
 """
 
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_generator
 from cassle_zoo.augmentation.crop import crop_box, cut_crops, reduction_for_crops, scale_boxes
+from cassle_zoo.common.bands import open_scaled
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.faults import lost_workers, start_worker
-from cassle_zoo.common.images import UnreadableImageError, open_reduced
+from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
 from cassle_zoo.train.data.streams import Sample, StreamViews, TimmStream, stream_batches
+from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.distributed.process_group import local_rows
 from cassle_zoo.train.run.faults import BadImages, advice
 
-N_VIEWS = 2
 MAX_CONSECUTIVE_BAD = 20
 _NICENESS = 10  # of workers that share the processors with the computation
 
@@ -37,39 +39,60 @@ class Crops:
     Attributes:
         augment: The distribution of views.
         seed: Seed of the run.
-        fast: Decode large JPEGs at the smallest scale at which all crops still cover the view.
+        views: Number of views, and what differs in some of them.
+        fast: Decode large JPEGs at the smallest scale at which all crops still cover their view.
     """
 
     augment: AugmentConfig
     seed: int
+    views: ViewsConfig = field(default_factory=ViewsConfig)
     fast: bool = False
 
+    @functools.cached_property
+    def _each(self) -> tuple[AugmentConfig, ...]:
+        return self.views.of_each(self.augment)
+
     def __call__(self, source: Any, epoch: int, sample: int) -> Sample:
-        """Return `crops` (2, 3, size, size) uint8, `uniforms` (2, U), `source` (2,), `bad` ().
+        """Return the crops of V views, G global and L local ones.
 
         Args:
-            source: As for :func:`cassle_zoo.common.images.open_image`. Crops are chosen, and
+            source: As for :func:`cassle_zoo.common.bands.open_channels`. Crops are chosen, and
                 `source` is given, in pixels of the whole image, at whatever scale it is decoded.
             epoch: Epoch of the run.
             sample: Number of the image.
+
+        Returns:
+            `crops` (G, C, size, size) uint8, `local_crops` (L, C, local size, local size) uint8 if
+            there are any, `uniforms` (V, U), `source` (2,) and `bad` ().
         """
-        image, (width, height) = open_reduced(source, self._reduction if self.fast else None)
-        generators = (view_generator(self.seed, epoch, sample, view) for view in range(N_VIEWS))
+        reduction = self._reduction if self.fast else None
+        image, (width, height) = open_scaled(source, self.augment.channels, reduction)
+        numbers = range(self.views.total)
+        generators = (view_generator(self.seed, epoch, sample, view) for view in numbers)
         uniforms = torch.cat([draw_uniforms(1, generator) for generator in generators])
-        scale, ratio = self.augment.crop_scale, self.augment.crop_ratio
-        boxes = [crop_box(height, width, row, scale, ratio) for row in uniforms.tolist()]
-        if image.size != (width, height):
+        boxes = [
+            crop_box(height, width, row, own.crop_scale, own.crop_ratio)
+            for own, row in zip(self._each, uniforms.tolist(), strict=True)
+        ]
+        if isinstance(image, Image.Image) and image.size != (width, height):
             boxes = scale_boxes(boxes, (width, height), image)
+        count, local = self.views.count, self.views.local
+        more = {"local_crops": cut_crops(image, boxes[count:], local.size)} if local.count else {}
         return {
-            "crops": cut_crops(image, boxes, self.augment.size),
+            "crops": cut_crops(image, boxes[:count], self.augment.size),
+            **more,
             "uniforms": uniforms,
             "source": torch.tensor([height, width]),
             "bad": torch.tensor(-1),
         }
 
     def _reduction(self, width: int, height: int) -> float:
-        own = self.augment
-        return reduction_for_crops(width, height, own.size, own.crop_scale, own.crop_ratio)
+        views = self.views
+        sizes = [self.augment.size] * views.count + [views.local.size] * views.local.count
+        return min(
+            reduction_for_crops(width, height, size, own.crop_scale, own.crop_ratio)
+            for size, own in zip(sizes, self._each, strict=True)
+        )
 
 
 @dataclass
@@ -163,11 +186,14 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         last: Step to end before.
 
     Yields:
-        This process's rows of each batch (B of them: all unless there are several processes):
-        `crops` (B, 2, 3, size, size) uint8, `uniforms` (B, 2, U), `source` (B, 2) height and width,
-        `bad` (B,) index of the image that could not be read and was replaced, or -1.
+        This process's rows of each batch (B of them: all unless there are several processes) of
+        V views, of which G are global and L local: `crops` (B, G, C, size, size) uint8,
+        `local_crops` (B, L, C, local size, local size) uint8 if there are any, `uniforms`
+        (B, V, U), `source` (B, 2) height and width, `bad` (B,) index of the image that could not be
+        read and was replaced, or -1.
     """
-    crops = Crops(config.augment, config.run.seed, config.data.decode != "exact")
+    fast = config.data.decode != "exact"
+    crops = Crops(config.augment, config.run.seed, config.views, fast)
     size = config.optim.batch_size
     made: Iterable[Sample]
     if isinstance(dataset, Shards | TimmStream):

@@ -3,6 +3,7 @@
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
 from cassle_zoo.train.methods.base import ConditioningConfig, Method, MethodConfig, Views
 from cassle_zoo.train.methods.byol import BYOLConfig
+from cassle_zoo.train.methods.dino import DINOConfig
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.methods.simclr import SimCLRConfig
@@ -17,6 +18,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "byol": BYOLConfig,
     "simsiam": SimSiamConfig,
     "vicreg": VICRegConfig,
+    "dino": DINOConfig,
 }
 
 __all__ = ["METHODS", "ConditioningConfig", "Method", "MethodConfig", "Views"]

@@ -4,7 +4,7 @@ The paper's baseline with augmentation information: an auxiliary loss on top of 
 which is low only if the features retain information about the augmentations.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +17,8 @@ from cassle_zoo.common.config import NOT_NEGATIVE, check_fields
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.projector import build_mlp
 from cassle_zoo.train.methods.losses import in_full_precision
+
+_ONE_PAIR = ((0, 1),)
 
 Weight = Annotated[float, NOT_NEGATIVE]
 
@@ -90,23 +92,36 @@ class AugSelf(nn.Module):
         )
 
     def forward(
-        self, features: tuple[Tensor, Tensor], descriptors: tuple[Tensor, Tensor] | None
+        self,
+        features: Sequence[Tensor],
+        descriptors: Sequence[Tensor] | None,
+        pairs: Sequence[tuple[int, int]] = _ONE_PAIR,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted loss, and each descriptor's loss for the logs.
+        """Return the weighted loss, and each descriptor's loss for the logs: means over the pairs.
 
         Args:
-            features: (B, F) features of both views. A method's teacher may have made the second.
-            descriptors: Both views' (B, 14) omegas in the columns of ALL_DESCRIPTORS.
+            features: (B, F) features of each view. A method's teacher may have made the second.
+            descriptors: Each view's (B, 14) omegas in the columns of ALL_DESCRIPTORS.
+            pairs: Numbers of the views whose difference is predicted; from `Views.pairs`.
 
         Raises:
             ConfigError: If there are no descriptors.
         """
         if descriptors is None:
             raise ConfigError("AugSelf needs Views.all_descriptors, which views.make_views sets.")
-        first, second = descriptors
-        forth = differences(first, second, first_flip_for_both=self.config.first_flip_for_both)
-        back = differences(second, first, first_flip_for_both=self.config.first_flip_for_both)
-        return self.loss(features, {k: torch.cat([forth[k], back[k]]) for k in self.heads})
+        alike = self.config.first_flip_for_both
+        losses: list[Tensor] = []
+        logs: dict[str, list[Tensor]] = {}
+        for a, b in pairs:
+            forth = differences(descriptors[a], descriptors[b], first_flip_for_both=alike)
+            back = differences(descriptors[b], descriptors[a], first_flip_for_both=alike)
+            targets = {name: torch.cat([forth[name], back[name]]) for name in self.heads}
+            loss, parts = self.loss((features[a], features[b]), targets)
+            losses.append(loss)
+            for name, value in parts.items():
+                logs.setdefault(name, []).append(value)
+        means = {name: torch.stack(values).mean() for name, values in logs.items()}
+        return torch.stack(losses).mean(), means
 
     def loss(
         self, features: tuple[Tensor, Tensor], targets: Mapping[str, Tensor]

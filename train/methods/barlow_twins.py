@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.train.distributed.process_group import all_gather
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views
+from cassle_zoo.train.methods.base import Method, MethodConfig, ParamGroup, PerView, Views
 from cassle_zoo.train.methods.losses import cross_correlation_loss
 
 
@@ -16,7 +16,7 @@ class BarlowTwins(Method):
 
     config: "BarlowTwinsConfig"
 
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its two parts."""
         z1, z2 = (all_gather(z) for z in self.project(features, views))
         loss, invariance, redundancy = cross_correlation_loss(z1, z2, self.config.redundancy_weight)

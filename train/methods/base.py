@@ -12,24 +12,37 @@ from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorC
 from cassle_zoo.records import StartingWeights
 from cassle_zoo.train.methods.augself import AugSelf
 
-Pair = tuple[Tensor, Tensor]
-"""A value for the first views, and one for the second views."""
+PerView = tuple[Tensor, ...]
+"""A value for the first views, one for the second views, and so on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Two augmented views of each of B images.
+    """V augmented views of each of B images: global ones first, then local crops if there are any.
 
     Attributes:
-        images: Two (B, 3, size, size) normalised views.
-        descriptors: Their two (B, D) omegas, as input of the projector.
-        all_descriptors: Their two (B, 14) omegas of all descriptors. Only AugSelf needs them: it
+        images: V (B, 3, size, size) normalised views; local crops have a smaller size.
+        descriptors: Their V (B, D) omegas, as input of the projector.
+        all_descriptors: Their V (B, 14) omegas of all descriptors. Only AugSelf needs them: it
             may predict descriptors that the projector is not conditioned on.
+        local: How many of the views, the last ones, are local crops.
     """
 
-    images: Pair
-    descriptors: Pair
-    all_descriptors: Pair | None = None
+    images: PerView
+    descriptors: PerView
+    all_descriptors: PerView | None = None
+    local: int = 0
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Numbers of the views that are compared: any two, unless both are local crops."""
+        first = range(len(self.images) - self.local)
+        return [(a, b) for a in first for b in range(a + 1, len(self.images))]
+
+    def without_local(self) -> "Views":
+        """Return the global views."""
+        count = len(self.images) - self.local
+        return Views(images=self.images[:count], descriptors=self.descriptors[:count])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,22 +107,34 @@ class Method(nn.Module, abc.ABC):
         features = self.features(views)
         loss, logs = self.objective(features, views)
         if self.augself is not None:
-            extra, extra_logs = self.augself(features, views.all_descriptors)
+            extra, extra_logs = self.augself(features, views.all_descriptors, views.pairs)
             return loss + extra, {**logs, **extra_logs}
         return loss, logs
 
-    def features(self, views: Views) -> Pair:
-        """Return the (B, F) features of both views."""
-        return self.backbone(views.images[0]), self.backbone(views.images[1])
+    def features(self, views: Views) -> PerView:
+        """Return the (B, F) features of each view."""
+        return tuple(self.backbone(images) for images in views.images)
 
     @abc.abstractmethod
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the method's loss, given the backbone's features, and scalars worth logging."""
 
-    def project(self, features: Pair, views: Views) -> Pair:
-        """Return the (B, D) projections of both views, in float32 or better."""
-        (y1, y2), (omega1, omega2) = features, views.descriptors
-        return in_float32(self.projector(y1, omega1)), in_float32(self.projector(y2, omega2))
+    def project(self, features: PerView, views: Views) -> PerView:
+        """Return the (B, D) projections of each view, in float32 or better."""
+        each = zip(features, views.descriptors, strict=True)
+        return tuple(in_float32(self.projector(y, omega)) for y, omega in each)
+
+    def before_step(self, epoch: float, progress: float) -> None:
+        """Set what follows a schedule, before the forward pass.
+
+        Args:
+            epoch: Epochs that are done; 1.5 is half-way through the second.
+            progress: Fraction of training that is done, in [0, 1).
+        """
+        del epoch, progress  # most methods have no schedule
+
+    def before_update(self) -> None:
+        """Change gradients, after the backward pass and before the optimiser's step."""
 
     def after_step(self, progress: float) -> None:
         """Update what the optimiser does not, such as a teacher.
@@ -133,6 +158,7 @@ class MethodConfig:
         method_class: The method itself.
         last_bn: Whether a BatchNorm follows the projector's last layer, except with `hypernet`.
         last_bn_affine: Whether that BatchNorm has weight and bias.
+        multi_view: Whether the method takes more than two views, and local crops.
         depth: Linear layers of the projector.
         hidden_features: Width of the projector's hidden layers; `None` means the backbone's.
         out_features: Width of the projection.
@@ -145,6 +171,7 @@ class MethodConfig:
     method_class: ClassVar[type[Method]]
     last_bn: ClassVar[bool] = False
     last_bn_affine: ClassVar[bool] = True
+    multi_view: ClassVar[bool] = False
     depth: Annotated[int, Range(1)] = 2
     hidden_features: Annotated[int | None, Range(1)] = None
     out_features: Annotated[int, Range(1)] = 128

@@ -204,5 +204,62 @@ def vicreg_terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return invariance, variance, covariance
 
 
+@in_full_precision
+def prototype_scores(z: Tensor, prototypes: Tensor) -> Tensor:
+    """Return cosine similarities, the output of DINO's weight-normalised last layer.
+
+    Args:
+        z: (B, D) projections, of any length.
+        prototypes: (K, D) weights of the layer, of any length.
+
+    Returns:
+        (B, K) in [-1, 1].
+    """
+    return F.linear(F.normalize(z, dim=1), F.normalize(prototypes, dim=1))
+
+
+@in_full_precision
+def dino_targets(scores: Tensor, center: Tensor, temperature: float) -> Tensor:
+    """Return the teacher's distributions over prototypes, centred and sharpened, without gradient.
+
+    Args:
+        scores: (..., K) the teacher's.
+        center: (K,) the moving average of its scores.
+        temperature: Divisor of the centred scores; the lower, the sharper.
+
+    Returns:
+        (..., K) probabilities.
+    """
+    return ((scores - center) / temperature).softmax(dim=-1).detach()
+
+
+@in_full_precision
+def dino_loss(scores: Tensor, targets: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cross-entropy between different views' distributions (DINO, arXiv 2104.14294, equation 3).
+
+    Args:
+        scores: (V, B, K) the student's for V views.
+        targets: (T, B, K) probabilities, the teacher's for the first T of these views.
+        temperature: Divisor of the student's scores.
+
+    Returns:
+        Scalar, the mean over images and over pairs of a target and another view's scores.
+
+    Raises:
+        ValueError: If the shapes do not fit together, or there is no pair or no image.
+    """
+    views, teachers = len(scores), len(targets)
+    fits = scores.ndim == 3 and targets.shape == (teachers, *scores.shape[1:])
+    if not fits or not 1 <= teachers <= views or views < 2 or scores.shape[1] < 1:
+        raise ValueError(
+            "scores must be (V, B, K) of two or more views and targets (T, B, K) of the first T of "
+            f"them, got {tuple(scores.shape)} and {tuple(targets.shape)}."
+        )
+    logs = (scores / temperature).log_softmax(dim=-1)
+    pairs = [(t, v) for t in range(teachers) for v in range(views) if t != v]
+    losses = [-(targets[t] * logs[v]).sum(dim=-1).mean() for t, v in pairs]
+    return torch.stack(losses).mean()
+
+
 def _accuracy(similarity: Tensor, positive: Tensor) -> Tensor:
     return (similarity.detach().argmax(dim=1) == positive).float().mean()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.projector import ProjectorConfig
 from cassle_zoo.train.distributed.process_group import all_gather
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, in_float32
+from cassle_zoo.train.methods.base import Method, MethodConfig, PerView, Views, in_float32
 from cassle_zoo.train.methods.losses import queue_info_nce
 from cassle_zoo.train.methods.teacher import EMATeacher
 
@@ -38,11 +38,11 @@ class MoCoV2(Method):
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
         self._newest: Tensor | None = None
 
-    def features(self, views: Views) -> Pair:
+    def features(self, views: Views) -> PerView:
         """Return the backbone's features of the first and the teacher's of the second views."""
         return self.backbone(views.images[0]), self.teacher.features(views.images[1])
 
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return InfoNCE and the fraction of queries that found their key."""
         (y1, y2), (omega1, omega2) = features, views.descriptors
         queries = F.normalize(in_float32(self.projector(y1, omega1)), dim=1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
 from cassle_zoo.train.distributed.process_group import all_gather
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views, in_float32
+from cassle_zoo.train.methods.base import Method, MethodConfig, PerView, Views, in_float32
 from cassle_zoo.train.methods.losses import batch_info_nce
 from cassle_zoo.train.methods.teacher import EMATeacher
 
@@ -33,7 +33,7 @@ class MoCoV3(Method):
         self.predictor = build_mlp(widths, last_bn=True, last_bn_affine=False)
         self.teacher = EMATeacher(self)
 
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the symmetric InfoNCE and the fraction of queries that found their key."""
         predictions = (in_float32(self.predictor(z)) for z in self.project(features, views))
         q1, q2 = (F.normalize(p, dim=1) for p in predictions)

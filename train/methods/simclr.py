@@ -3,24 +3,30 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cassle_zoo.common.config import POSITIVE
 from cassle_zoo.train.distributed.process_group import all_gather
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views
+from cassle_zoo.train.methods.base import Method, MethodConfig, PerView, Views
 from cassle_zoo.train.methods.losses import nt_xent
 
 
 class SimCLR(Method):
-    """NT-Xent between the projections of both views."""
+    """NT-Xent between the projections of two views; with more, its mean over pairs of views.
+
+    The pairs are any two views, but not two local crops, which may show nothing in common:
+    loss = mean over (a, b), a < b and a global, of NT-Xent(z_a, z_b).
+    """
 
     config: "SimCLRConfig"
 
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return NT-Xent and the fraction of views that found their positive."""
-        z1, z2 = (all_gather(F.normalize(z, dim=1)) for z in self.project(features, views))
-        loss, accuracy = nt_xent(z1, z2, self.config.temperature)
+        z = [all_gather(F.normalize(z, dim=1)) for z in self.project(features, views)]
+        losses = [nt_xent(z[a], z[b], self.config.temperature) for a, b in views.pairs]
+        loss, accuracy = (torch.stack(values).mean() for values in zip(*losses, strict=True))
         return loss, {"positive_accuracy": accuracy}
 
 
@@ -34,4 +40,5 @@ class SimCLRConfig(MethodConfig):
 
     name: ClassVar[str] = "simclr"
     method_class: ClassVar[type[Method]] = SimCLR
+    multi_view: ClassVar[bool] = True
     temperature: Annotated[float, POSITIVE] = 0.2

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, ParamGroup, Views, in_float32
+from cassle_zoo.train.methods.base import (
+    Method,
+    MethodConfig,
+    ParamGroup,
+    PerView,
+    Views,
+    in_float32,
+)
 from cassle_zoo.train.methods.losses import negative_cosine
 
 
@@ -26,7 +33,7 @@ class SimSiam(Method):
         d = projector.out_features
         self.predictor = build_mlp((d, config.predictor_features, d))
 
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return -(cos(p1, z2) + cos(p2, z1)) / 2, and the spread of the projections.
 
         The spread is sqrt(D) times the standard deviation of normalised projections: near 1 if

@@ -1,4 +1,4 @@
-"""The EMA teacher of MoCo and BYOL."""
+"""The EMA teacher of MoCo, BYOL and DINO."""
 
 import copy
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cassle_zoo.train.methods.base import Method, Pair, Views, in_float32
+from cassle_zoo.train.methods.base import Method, PerView, Views, in_float32
 
 
 class EMATeacher(nn.Module):
@@ -20,10 +20,14 @@ class EMATeacher(nn.Module):
         projector: Begins as a copy of the method's projector.
     """
 
-    def __init__(self, method: Method) -> None:
+    backbone: nn.Module
+    projector: nn.Module
+
+    def __init__(self, method: Method, *others: str) -> None:
+        """Copy the method's backbone, projector and other sub-modules of these names."""
         super().__init__()
-        self.backbone = copy.deepcopy(method.backbone).requires_grad_(False)
-        self.projector = copy.deepcopy(method.projector).requires_grad_(False)
+        for name in ("backbone", "projector", *others):
+            self.add_module(name, copy.deepcopy(getattr(method, name)).requires_grad_(False))
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Any:
@@ -35,15 +39,15 @@ class EMATeacher(nn.Module):
         """Return the (B, D) projections of features, in float32 or better."""
         return in_float32(self.projector(features, descriptors))
 
-    def forward(self, views: Views) -> Pair:
-        """Return the (B, D) projections of both views."""
-        (x1, x2), (omega1, omega2) = views.images, views.descriptors
-        return self.project(self.features(x1), omega1), self.project(self.features(x2), omega2)
+    def forward(self, views: Views) -> PerView:
+        """Return the (B, D) projections of each view."""
+        each = zip(views.images, views.descriptors, strict=True)
+        return tuple(self.project(self.features(x), omega) for x, omega in each)
 
     @torch.no_grad()
     def ema_update(self, method: Method, momentum: float) -> None:
         """Set each parameter to momentum * itself + (1 - momentum) * the method's."""
-        pairs = ((self.backbone, method.backbone), (self.projector, method.projector))
-        for mine, theirs in pairs:
+        for name, mine in self.named_children():
+            theirs = getattr(method, name)
             for p, target in zip(mine.parameters(), theirs.parameters(), strict=True):
                 p.lerp_(target, 1 - momentum)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.train.distributed.process_group import all_gather
-from cassle_zoo.train.methods.base import Method, MethodConfig, Pair, Views
+from cassle_zoo.train.methods.base import Method, MethodConfig, PerView, Views
 from cassle_zoo.train.methods.losses import vicreg_terms
 
 
@@ -16,7 +16,7 @@ class VICReg(Method):
 
     config: "VICRegConfig"
 
-    def objective(self, features: Pair, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the three terms, and each of them."""
         z1, z2 = (all_gather(z) for z in self.project(features, views))
         invariance, variance, covariance = vicreg_terms(z1, z2)

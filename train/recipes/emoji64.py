@@ -13,9 +13,11 @@ from typing import Any
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
+from cassle_zoo.train.data.view_config import LocalViews, ViewsConfig
 from cassle_zoo.train.methods import MethodConfig
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
 from cassle_zoo.train.methods.byol import BYOLConfig
+from cassle_zoo.train.methods.dino import DINOConfig
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.methods.simclr import SimCLRConfig
@@ -24,6 +26,7 @@ from cassle_zoo.train.methods.vicreg import VICRegConfig
 from cassle_zoo.train.recipes.recipe import Recipe
 
 _HALF = (0.5, 0.5, 0.5)
+_AUGMENT = AugmentConfig(size=64, mean=_HALF, std=_HALF)
 _ONE_CORE = "one core with AVX512-BF16 (--run.threads 1)"
 _TWO_CORES = "CPU, 2 cores with AVX512-BF16"
 
@@ -33,6 +36,8 @@ def _pair(
     method: MethodConfig,
     *,
     arch: str = "resnet18",
+    views: ViewsConfig | None = None,
+    augment: AugmentConfig = _AUGMENT,
     hardware: str = _ONE_CORE,
     time: str,
     results: tuple[str | None, str | None] = (None, None),
@@ -44,7 +49,8 @@ def _pair(
         name=f"{arch}_cassle_{method.name}.emoji64",
         arch=arch,
         method=method,
-        augment=AugmentConfig(size=64, mean=_HALF, std=_HALF),
+        augment=augment,
+        views=ViewsConfig() if views is None else views,
         data=DataConfig(dataset="emoji64"),
         optim=dataclasses.replace(simclr, **optim),
     )
@@ -127,6 +133,15 @@ RECIPES: tuple[Recipe, ...] = (
         warmup_epochs=3,
         hardware=_TWO_CORES,
         time="about 50 minutes (estimated)",
+    ),
+    *_pair(
+        "DINO",
+        DINOConfig(momentum=0.99, prototypes=4096, warmup_teacher_epochs=8),
+        augment=dataclasses.replace(_AUGMENT, crop_scale=(0.25, 1.0)),
+        views=ViewsConfig(local=LocalViews(count=6, size=32, crop_scale=(0.05, 0.25))),
+        base_lr=0.12,
+        weight_decay=1e-4,
+        time="about 70 minutes of processor time (estimated)",
     ),
     *_pair(
         "SimCLR",

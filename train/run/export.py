@@ -89,7 +89,7 @@ def _describe(
     images: Fingerprint | None,
 ) -> RunExport:
     augment = config.augment
-    timm_arch, model_args = resolve_arch(config.arch, augment.size)
+    timm_arch, model_args = resolve_arch(config.arch, augment.size, augment.channels)
     training = {"config": _public(config), "steps": steps, **code_version()}
     if (start := method.starting_weights) is not None:
         training["init"] = dataclasses.asdict(start)
@@ -105,7 +105,7 @@ def _describe(
         timm_arch=timm_arch,
         model_args=model_args,
         projector=method.projector.config.to_dict(),
-        input_size=(3, augment.size, augment.size),
+        input_size=(augment.channels, augment.size, augment.size),
         mean=augment.mean,
         std=augment.std,
         training=training,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig
-from cassle_zoo.common.images import UnreadableImageError, open_image
+from cassle_zoo.common.bands import ToBands, open_channels
+from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.nearest import knn_predict
 
@@ -32,8 +33,9 @@ class Monitor:
         """
         self.dataset = dataset
         self.samples = samples
+        self.channels = augment.channels
         self.transform = create_transform(
-            input_size=(3, augment.size, augment.size),
+            input_size=(augment.channels, augment.size, augment.size),
             interpolation="bicubic",
             crop_pct=1.0,
             mean=augment.mean,
@@ -74,7 +76,10 @@ class Monitor:
         is_stream = isinstance(self.dataset, IterableDataset)
         chosen = itertools.islice(self.dataset, self.samples) if is_stream else self._spread()
         for image, label in chosen:
-            yield self.transform(open_image(image)), -1 if label is None else int(label)
+            pixels: Any = open_channels(image, self.channels)
+            if not isinstance(pixels, Image.Image):
+                pixels = ToBands(self.channels)(pixels)
+            yield self.transform(pixels), -1 if label is None else int(label)
 
     def _spread(self) -> Iterator[tuple[Image.Image, int | None]]:
         count = min(self.samples, len(self.dataset))

@@ -85,10 +85,10 @@ def test_workers_do_not_matter(make_context):
 def test_sources_without_conditioned_projector(make_context):
     plain = QUICK.evaluate(make_context("none"))
     assert list(plain.metrics["crop"])[1:] == ["infonce_projector", "projector_cosine_right"]
-    assert "not conditioned" in plain.protocol["sensitivity"]
+    assert "not conditioned" in plain.protocol["projector"]
     bare = QUICK.evaluate(make_context(None))
     assert list(bare.metrics["crop"]) == ["infonce_backbone"]
-    assert "no projector" in bare.protocol["sensitivity"]
+    assert bare.protocol["projector"] == "none"
 
 
 def test_other_measures_and_figures(make_context):

@@ -7,10 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from builders import encoded, make_image
 from PIL import Image
+from results import make_result
 
 from cassle_zoo.eval.report.compare import Entry, compare
 from cassle_zoo.eval.report.page import render_report
+from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.features.gallery import GalleryItem, GalleryRow, gallery_page
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
@@ -120,11 +124,55 @@ def test_links_unfold_the_protocol(report: str, tmp_path: Path) -> None:
     assert opened == ['<details id="part-0-3" open']
 
 
+HOVER = """
+for (const part of document.querySelectorAll('details')) part.open = true;
+const dot = document.querySelector('circle[data-index="3"]');
+dot.dispatchEvent(new PointerEvent('pointerover', {bubbles: true, clientX: 9, clientY: 9}));
+document.querySelector('.legend button').click();
+"""
+
+
+@pytest.fixture(scope="module")
+def scored() -> str:
+    """A page with images, matrices and maps of two models with long names."""
+    labels = torch.arange(40) % 4
+    entries = []
+    for seed, name in enumerate(("one" * 20, "another_" * 9)):
+        predicted = labels.roll(seed + 1)
+        own = Scores(
+            task="vendor", rows=torch.arange(40), labels=labels, predicted=predicted,
+            confidence=torch.ones(40), values={"knn_top1": (predicted == labels).to(torch.uint8)},
+            classes=tuple(f"a class of a long name {c}" * 3 for c in "abcd"),
+        )  # fmt: skip
+        scores = ScoreFile(
+            scores=(own,),
+            names={index: f"folder/{index}.png" for index in range(40)},
+            thumbnails=dict.fromkeys(range(40), encoded(make_image(), "WEBP")),
+            sample=torch.arange(40),
+            sample_features=torch.randn(40, 4, generator=torch.Generator().manual_seed(seed)),
+        )
+        result = make_result(name, task="knn", metrics={"vendor": {"knn_top1": 0.0}})
+        entries.append(Entry(result=result, label=name, scores=scores))
+    return render_report("Title", compare(entries))
+
+
+def test_a_dot_of_the_map_shows_its_image(scored: str, tmp_path: Path) -> None:
+    document = visit(tmp_path, scored, probe=HOVER)
+    [box] = re.findall(r'<div id="hover".*?</div>', document, flags=re.DOTALL)
+    assert " hidden" not in box.partition(">")[0]
+    assert "folder/3.png" in box and "data:image/webp" in box
+    hot = re.findall(r"<circle [^>]*hot[^>]*>", document)
+    assert len(hot) == 2  # in the maps of both models
+    assert all('data-index="3"' in dot for dot in hot)
+    # A pressed class stands alone: three of four are dimmed.
+    assert len(re.findall(r"<circle [^>]*dim[^>]*>", document)) == 60
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_window(
-    gallery: str, report: str, tmp_path: Path, width: int
+    gallery: str, report: str, scored: str, tmp_path: Path, width: int
 ) -> None:
     unfold = "for (const part of document.querySelectorAll('details')) part.open = true;"
-    for page in (gallery, report):
+    for page in (gallery, report, scored):
         document = visit(tmp_path, page, width=width, probe=unfold + MEASURE)
         assert 'data-wide="0"' in document

@@ -5,17 +5,21 @@ import dataclasses
 import hashlib
 import importlib.util
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
+from cassle_zoo.eval.report.evidence import columns_of, evidence
 from cassle_zoo.eval.report.page import curves, render_report
+from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 EVIL = '"><script>alert(1)</script>&amp;'
@@ -38,8 +42,22 @@ def result(name: str = "model", top1: float = 0.5, **fields: Any) -> Result:
     return dataclasses.replace(base, **fields)
 
 
-def comparisons(*results: Result) -> list[Comparison]:
-    return compare([Entry(result=own, label=own.model.name) for own in results])
+def comparisons(
+    *results: Result, scores: Mapping[str, ScoreFile] | None = None
+) -> list[Comparison]:
+    known = scores or {}
+    return compare(
+        [
+            Entry(result=own, label=own.model.name, scores=known.get(own.model.name))
+            for own in results
+        ]
+    )
+
+
+def right(count: int, metric: str = "knn_top1", task: str = "vendor") -> ScoreFile:
+    """Scores of a thousand images, of which the first `count` are right."""
+    values = (torch.arange(1000) < count).to(torch.uint8)
+    return ScoreFile(scores=(Scores(task=task, rows=torch.arange(1000), values={metric: values}),))
 
 
 class Page(HTMLParser):
@@ -82,43 +100,153 @@ def test_table_marks_the_best_and_sets_baselines_apart() -> None:
         render_report(
             "Title",
             comparisons(
-                result("raw-pixels", 0.9), result("zeta", metrics=metrics), result("alpha", 0.75)
+                result("raw-pixels", 0.9),
+                result("zeta", metrics=metrics),
+                result("alpha", 0.75),
+                scores={"raw-pixels": right(900), "zeta": right(750), "alpha": right(750)},
             ),
         )
     )
-    assert page.rows == [
-        ["★ best of the row", "alpha", "zeta", "raw-pixelsbaseline"],
-        ["vendor knn_top1 (%)", "75.0", "75.0", "90.0\xa0★ best"],
-        ["vendor infonce", "-", "2", "-"],
-        ["flags error (%)", "-", "25.0", "-"],
+    assert page.rows[0] == [
+        "★ best, ≈ not told apart from it",
+        *("alpha", "zeta", "raw-pixelsbaseline"),
     ]
+    assert page.rows[1][0].startswith("vendor k-NN: top-1 accuracy (%) ↑ higher is better")
+    assert page.rows[1][0].endswith("The vote of the most similar training images. 1,000 images.")
+    assert [cell[:6] for cell in page.rows[1][1:]] == ["75.072", "75.072", "90.0\xa0★"]
+    assert [row[1:] for row in page.rows[2:4]] == [["-", "2", "-"], ["-", "25.0", "-"]]
+    assert page.rows[3][0].startswith("flags error (%) ↓ lower is better")
 
 
-def test_less_error_is_better_and_equal_numbers_are_both_best() -> None:
-    values = {"a": 0.2, "b": 0.3, "c": 0.20001}
-    results = [result(name, metrics={"t": {"error": value}}) for name, value in values.items()]
-    row = Page(render_report("", comparisons(*results))).rows[1]
-    assert row[1:] == ["20.0\xa0★ best", "30.0", "20.0\xa0★ best"]
-
-
-def test_no_spread_is_the_best() -> None:
-    names = ("5way_1shot_accuracy", "5way_1shot_accuracy_ci95", "1%_top1_std", "omega_mrr")
+def marks(*values: float, metric: str, scores: Mapping[str, ScoreFile] | None = None) -> str:
+    """Return a letter per model: b best, t tied, - nothing."""
     results = [
-        result(model, metrics={"t": dict.fromkeys(names, value)})
-        for model, value in (("a", 0.2), ("b", 0.3))
+        result(chr(97 + place), metrics={"t": {metric: value}})
+        for place, value in enumerate(values)
     ]
-    rows = Page(render_report("", comparisons(*results))).rows[1:]
-    assert [["best" in cell for cell in row[1:]] for row in rows] == [
-        [False, True],
-        [False, False],
-        [False, False],
-        [False, True],
+    cells = Page(render_report("", comparisons(*results, scores=scores), figures=False)).rows[1][1:]
+    return "".join("b" if "★" in cell else "t" if "≈" in cell else "-" for cell in cells)
+
+
+def test_a_winner_is_marked_only_if_the_interval_excludes_zero() -> None:
+    def scored(*counts: int) -> dict[str, ScoreFile]:
+        return {chr(97 + p): right(c, "knn_top1", "t") for p, c in enumerate(counts)}
+
+    def of(*counts: int) -> str:
+        values = [count / 1000 for count in counts]
+        return marks(*values, metric="knn_top1", scores=scored(*counts))
+
+    assert of(800, 700, 600) == "b--"
+    assert of(703, 700, 600) == "tt-"  # three images
+    assert of(700, 700) == "tt"
+    assert marks(0.8, 0.2, metric="knn_top1") == "--"  # nothing to test with
+    assert marks(0.8, 0.2, metric="knn_top1", scores={"a": right(800, "knn_top1", "t")}) == "--"
+
+
+def test_a_difference_of_r2_in_the_fifth_decimal_is_no_win() -> None:
+    targets = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).double()
+
+    def file(shift: float) -> ScoreFile:
+        outputs = targets.mean(0).expand_as(targets) + shift
+        own = Scores(task="t", rows=torch.arange(200), outputs=outputs, targets=targets)
+        return ScoreFile(scores=(own,))
+
+    assert (
+        marks(-7.5e-05, -8e-05, metric="r2", scores={"a": file(0.0087), "b": file(0.009)}) == "tt"
+    )
+    assert marks(-7.5e-05, -0.3, metric="r2", scores={"a": file(0.0087), "b": file(0.6)}) == "b-"
+
+
+def test_less_error_is_better() -> None:
+    scores = {"a": right(200, "error", "t"), "b": right(300, "error", "t")}
+    assert marks(0.2, 0.3, metric="error", scores=scores) == "b-"
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("5way_1shot_accuracy", "-b"),
+        ("5way_1shot_accuracy_ci95", "--"),
+        ("1%_top1_std", "--"),
+        ("omega_mrr", "-b"),
+    ],
+)
+def test_no_spread_is_the_best(metric: str, expected: str) -> None:
+    scores = {"a": right(200, metric, "t"), "b": right(300, metric, "t")}
+    assert marks(0.2, 0.3, metric=metric, scores=scores) == expected
+
+
+def test_what_was_measured_differently_is_not_compared() -> None:
+    own = {"k-NN": "cosine, k=5"}
+    scores = {"a": right(800), "b": right(200)}
+    found = comparisons(result("a", 0.8), result("b", 0.2, protocol=own), scores=scores)
+    assert found[0].notes == (
+        "The protocols differ in k-NN: “k=20” of a, but “k=5” of b. What was not measured in the "
+        "same way is not compared, and no winner is marked.",
+    )
+    page = Page(render_report("", found, figures=False))
+    assert "★" not in "".join(page.rows[1])
+    assert "not measured in the same way" in page.text
+
+
+def test_runs_of_a_model_have_a_mean_and_an_interval() -> None:
+    runs = [
+        result("a", top1, model=MeasuredModel(name="a", sha256=str(seed)), seed=seed)
+        for seed, top1 in enumerate((0.5, 0.6, 0.7))
     ]
+    others = [
+        result("b", top1, model=MeasuredModel(name="b", sha256=str(seed)), seed=seed)
+        for seed, top1 in enumerate((0.1, 0.12, 0.11))
+    ]
+    [part] = comparisons(*runs, *others, result("c", 0.9))
+    columns = columns_of(part)
+    assert [column.label for column in columns] == ["a (3 runs)", "b (3 runs)", "c"]
+    [row] = evidence(part, columns)
+    interval = row.cells[0].interval
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx(
+        (0.6 - 0.248414, 0.6 + 0.248414), abs=1e-6
+    )
+    assert [cell.mark for cell in row.cells] == ["", "", ""]  # a single run against several
+    [row] = evidence(part, columns[:2])
+    assert [cell.mark for cell in row.cells] == ["best", ""]
+    text = Page(render_report("", [part], figures=False)).text
+    assert "a (seed 1" in text or "a (weights" in text
+
+
+def test_the_same_run_measured_again_is_no_other_run() -> None:
+    [part] = comparisons(result("a"), result("a", created="2027"))
+    assert len(columns_of(part)) == 2
+
+
+def test_the_page_says_what_is_better_by_how_much_and_how_surely() -> None:
+    results = [result("a", 0.80), result("b", 0.79), result("raw-pixels", 0.3)]
+    scores = {"a": right(800), "b": right(790), "raw-pixels": right(300)}
+    text = Page(render_report("", comparisons(*results, scores=scores), figures=False)).text
+    text = " ".join(text.split())
+    assert "a is better than all others: 80.0 % (95 % interval 77." in text
+    assert "better than b: +1.0 points, interval +0." in text
+    assert "vendor, k-NN: top-1 accuracy: 1,000 images; a true difference of 1.0 points" in text
+    scores["b"] = right(798)
+    tied = " ".join(
+        Page(render_report("", comparisons(*results, scores=scores), figures=False)).text.split()
+    )
+    assert "No winner. a has the highest value, 80.0 %" in tied
+    alone = " ".join(
+        Page(
+            render_report("", comparisons(*results[:1], scores=scores), figures=False)
+        ).text.split()
+    )
+    assert "a: 80.0 % (95 % interval" in alone
+    # On images of its own another model would have twice the variance: 2.8 * sqrt(2 * 0.16 / n).
+    assert re.search(r"difference of (4\.9|5\.\d) points would be found in 4 of 5", alone)
+    old = " ".join(Page(render_report("", comparisons(*results), figures=False)).text.split())
+    assert "no scores of single images were recorded" in old
 
 
 def test_protocol_command_and_versions_are_there() -> None:
     page = Page(render_report("", comparisons(result("one"), result("two"))))
-    methods = {own["id"] for tag, own in page.tags if tag == "details"}
+    methods = {own["id"] for tag, own in page.tags if tag == "details" and "id" in own}
     links = {(own["href"] or "")[1:] for tag, own in page.tags if tag == "a"}
     assert len(methods) == 2
     assert methods < links <= {own.get("id") for _, own in page.tags}
@@ -144,7 +272,8 @@ def test_different_protocols_and_weights_are_noted() -> None:
     changed = result(protocol=own, model=MeasuredModel(name="model", sha256="d" * 64))
     [part] = comparisons(result(), changed)
     assert part.notes == (
-        "The protocols differ in: k-NN.",
+        "The protocols differ in k-NN: “k=20” of model, but “k=5” of model. What was not measured "
+        "in the same way is not compared, and no winner is marked.",
         "Different weights go by the name of model.",
     )
     assert [entry.label for entry in part.entries] == [
@@ -185,7 +314,10 @@ def test_page_needs_nothing_else_and_is_always_the_same() -> None:
     assert made[0] == made[1]
     assert not re.search(r"https?:|//[a-z]+\.|url\(|@import", made[0])
     labels = [own["aria-label"] for _, own in Page(made[0]).tags if own.get("role") == "img"]
-    assert labels == ["vendor: knn_top1 (%): model 50.0", "curve: model from 3 to 1"]
+    assert labels == [
+        "vendor: k-NN: top-1 accuracy (%): model 50.0",
+        "curve: model from 3 to 1",
+    ]
 
 
 def test_curves_stand_over_their_strengths() -> None:
@@ -214,7 +346,7 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not (tmp_path / "report.html").exists()
     assert run_from_cli([*arguments, "--no-figures"]) == 0
     page = Page((tmp_path / "report.html").read_text("utf-8"))
-    assert page.rows[1] == ["vendor knn_top1 (%)", "50.0"]
+    assert page.rows[1][1:] == ["50.0"]
     assert not page.count("svg")
 
 

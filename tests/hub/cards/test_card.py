@@ -9,9 +9,16 @@ from huggingface_hub import ModelCard
 from results import make_result
 from tiny_model_folder import TinyBackbone
 
-from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.cli.main import main
+from cassle_zoo.common.errors import DataError, ModelFolderError
 from cassle_zoo.common.files import sha256
-from cassle_zoo.hub.cards.card import REPOSITORY, bundled_cards, render_card, write_card
+from cassle_zoo.hub.cards.card import (
+    REPOSITORY,
+    bundled_cards,
+    render_card,
+    results_of_folder,
+    write_card,
+)
 from cassle_zoo.hub.cards.check import card_problems
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import Result
@@ -257,3 +264,29 @@ def test_bundled_cards_answer_what_a_user_asks(path: Path) -> None:
         assert text in card.text
     assert "cassle-zoo train " in card.text or "python -m benchmarks.study run " in card.text
     assert "python -m cassle_zoo.data.emoji64_build" in card.text
+
+
+def test_results_of_these_weights_and_of_baselines_are_chosen(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    results = tmp_path / "results"
+    result(folder, metrics={"t": {"knn_top1": 0.123}}).save(results / "deep" / "own.json")
+    raw = {"sha256": None, "metrics": {"t": {"knn_top1": 0.045}}}
+    result(folder, name="raw-pixels", **raw).save(results / "raw.json")
+    result(folder, name="another", sha256="0" * 64).save(results / "other.json")
+    (results / "notes.json").write_text("{}")
+    assert main(["hub", "card", str(folder), "--results", str(results)]) == 0
+    text = (folder / "README.md").read_text()
+    assert "0.123" in text and "0.045" in text and "another" not in text
+    assert not card_problems(text.encode())
+    with pytest.raises(DataError, match=r"notes\.json"):
+        results_of_folder(folder, [results / "notes.json"])
+    with pytest.raises(ModelFolderError, match=r"none of 1 results \(of another\).*local-dir:"):
+        results_of_folder(folder, [results / "other.json"])
+
+
+def test_values_that_are_no_fractions_are_not_called_so(folder: Path) -> None:
+    config = read_config(folder)
+    spectrum = result(folder, task="spectrum", metrics={"spectrum": {"rankme": 40.5}})
+    assert "All values are fractions" not in str(render_card(config, results=[spectrum]))
+    assert "All values are fractions" in str(render_card(config, results=[result(folder)]))

@@ -14,6 +14,7 @@ import torch
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.train import trainer
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from cassle_zoo.train.data.view_config import LocalViews, ViewsConfig
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.loop import train
@@ -26,7 +27,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "byol": {"predictor_features": 16, "momentum": 0.9},
     "simsiam": {"hidden_features": 16, "out_features": 16, "predictor_features": 16},
     "vicreg": {"hidden_features": 16, "out_features": 16},
+    "dino": {
+        "hidden_features": 16,
+        "out_features": 8,
+        "prototypes": 32,
+        "warmup_teacher_epochs": 5,
+        "momentum": 0.9,
+    },
 }
+MULTI_CROP = ViewsConfig(local=LocalViews(count=2, size=24))
 
 IN_PARTS = ("simclr-parts", "byol-parts")
 """Runs whose batches are in two parts, with clipped gradients and averaged weights."""
@@ -53,6 +62,7 @@ def configuration(name: str, images: str) -> TrainConfig:
         arch="test_resnet",
         method=dataclasses.replace(METHODS[name](), **SMALL.get(name, {})),
         augment=AugmentConfig(size=32),
+        views=MULTI_CROP if name == "dino" else ViewsConfig(),
         data=DataConfig(root=images, workers=0),
         optim=OptimConfig(epochs=10, batch_size=12, base_lr=0.05, **extras),
         run=RunConfig(
@@ -69,8 +79,9 @@ def configuration(name: str, images: str) -> TrainConfig:
 def double_views(*args: Any) -> Views:
     views = make_views(*args)
     return Views(
-        images=(views.images[0].double(), views.images[1].double()),
-        descriptors=(views.descriptors[0].double(), views.descriptors[1].double()),
+        images=tuple(images.double() for images in views.images),
+        descriptors=tuple(omega.double() for omega in views.descriptors),
+        local=views.local,
     )
 
 

@@ -22,6 +22,7 @@ from cassle_zoo.train.distributed.process_group import (
     all_gather_cpu,
 )
 from cassle_zoo.train.methods import METHODS, Method, Views
+from cassle_zoo.train.methods.dino import DINO
 from cassle_zoo.train.methods.mocov2 import MoCoV2
 
 PROCESSES = 2
@@ -34,6 +35,7 @@ SMALL: dict[str, dict[str, int]] = {
     "byol": {"predictor_features": 8},
     "simsiam": {"predictor_features": 8},
     "vicreg": {},
+    "dino": {"prototypes": 16},
 }
 
 
@@ -77,6 +79,8 @@ def gradients(name: str, batch: Views, average: Callable[[Tensor], None]) -> dic
                 result[f"{step}/{key}"] = p.grad.clone()
                 p.data.sub_(p.grad, alpha=0.1)
         method.after_step(0.5)
+    if isinstance(method, DINO):
+        result["center"] = method.center
     if isinstance(method, MoCoV2):
         result |= {"queue": method.queue.clone(), "position": method.position.clone()}
     return result

@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, int]] = {
     "byol": {"predictor_features": 8},
     "simsiam": {"predictor_features": 8},
     "vicreg": {},
+    "dino": {"prototypes": 16, "warmup_teacher_epochs": 1, "freeze_last_layer_epochs": 0},
 }
 PLAIN = ConditioningConfig(mode="none", descriptors=())
 

@@ -1,0 +1,153 @@
+"""What a further augmentation is: how it is drawn, applied and described, in one class."""
+
+import dataclasses
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+from torch import Tensor
+
+from cassle_zoo.common.config import Range, check_fields
+from cassle_zoo.common.errors import ConfigError
+
+STEPS: tuple[str, ...] = ("flip", "jitter", "grayscale", "blur")
+"""Steps of the paper's recipe, in order, that a further augmentation may follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """A further augmentation of the recipe; its fields are its settings.
+
+    A subclass is a frozen dataclass under :func:`register_augmentation`. Its methods are pure
+    functions of tensors, on any device. Whether a view is augmented, and the uniforms, are drawn
+    for it, from a stream of its own: other augmentations do not change it, nor it them.
+
+    Attributes:
+        name: Name of the augmentation, of its settings (`--augment.NAME.FIELD`) and descriptor.
+        columns: What each number of its descriptor means. All are 0 where it was not applied.
+        parameters: How many numbers determine it, besides whether it is applied.
+        after: The step of :data:`STEPS` that it follows. Augmentations after the same step are in
+            the order of their names.
+        p: Probability that a view is augmented; 0 turns it off.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    parameters: ClassVar[int] = 0
+    after: ClassVar[str] = "blur"
+
+    p: Annotated[float, Range(0, 1)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_fields(self, f"augment.{self.name}.")
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Map (B, parameters) float64 uniforms in [0, 1) to the (B, parameters) of B views."""
+        return uniforms
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """Return augmented images.
+
+        Args:
+            images: (B, C, H, W) floating point in [0, 1]; may be changed.
+            parameters: (B, parameters), on the images' device and of their type.
+
+        Returns:
+            (B, C, H, W) in [0, 1].
+        """
+        raise NotImplementedError
+
+    def describe(self, parameters: Tensor) -> Tensor:
+        """Return the (B, len(columns)) numbers of omega of augmented views."""
+        raise NotImplementedError
+
+    def describe_crop(self, crop: Tensor, parameters: Tensor) -> Tensor:
+        """Return the descriptor `crop` of augmented views: by default it does not change.
+
+        An augmentation that mirrors the view also mirrors where in the image it is from.
+
+        Args:
+            crop: (B, 4) centre y, centre x, height and width, as fractions of the image.
+            parameters: (B, parameters).
+        """
+        del parameters
+        return crop
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from the result of :meth:`to_dict`.
+
+        Raises:
+            ConfigError: If a setting is unknown, or has a wrong value.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(
+                f"augment.{cls.name} has no settings {', '.join(unknown)}; "
+                f"it has {', '.join(sorted(known))}."
+            )
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**given)
+
+
+Own = TypeVar("Own", bound=type[Augmentation])
+
+_registered: dict[str, type[Augmentation]] = {}
+
+
+def register_augmentation(cls: Own) -> Own:
+    """Make a subclass of :class:`Augmentation` known by its name; use it as a decorator.
+
+    Returns:
+        The class.
+
+    Raises:
+        ConfigError: If it is incomplete, no frozen dataclass, or another has its name.
+    """
+    who = f"augmentation {cls.__name__}"
+    if "__dataclass_params__" not in vars(cls):  # those of a base class do not count
+        raise ConfigError(f"{who} must be a dataclass with frozen=True and kw_only=True.")
+    name, columns = getattr(cls, "name", None), getattr(cls, "columns", ())
+    if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
+        raise ConfigError(f"{who}: name must be lower-case letters, digits and '_', got {name!r}.")
+    texts = isinstance(columns, tuple) and all(isinstance(text, str) for text in columns)
+    if not (texts and columns):
+        raise ConfigError(
+            f"{who}: columns must say what each number of omega means, got {columns!r}."
+        )
+    if not isinstance(cls.parameters, int) or cls.parameters < 0:
+        raise ConfigError(f"{who}: parameters must be 0 or more, got {cls.parameters!r}.")
+    if cls.after not in STEPS:
+        raise ConfigError(f"{who}: after must be one of {', '.join(STEPS)}, got {cls.after!r}.")
+    if missing := [m for m in ("apply", "describe") if getattr(cls, m) is getattr(Augmentation, m)]:
+        raise ConfigError(f"{who} has no {' and no '.join(missing)}.")
+    other = _registered.get(name)
+    # The same file may be imported twice: as `__main__`, and by a spawned worker.
+    if other is not None and _source(other) != _source(cls):
+        raise ConfigError(
+            f"{who}: {other.__module__}.{other.__qualname__} has the name {name!r} already."
+        )
+    _registered[name] = cls
+    return cls
+
+
+def _source(cls: type) -> tuple[str, str | None]:
+    try:
+        return cls.__qualname__, inspect.getsourcefile(cls)
+    except TypeError:  # of a notebook
+        return cls.__qualname__, None
+
+
+def registered() -> dict[str, type[Augmentation]]:
+    """Return the augmentations registered so far, by name."""
+    return dict(_registered)

@@ -1,0 +1,112 @@
+"""Sentences: which model is better, by how much, and whether that is certain."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cassle_zoo.eval.report.evidence import Row
+from cassle_zoo.eval.report.glossary import (
+    describe,
+    difference_unit,
+    format_difference,
+    format_value,
+)
+from cassle_zoo.eval.statistics import Interval
+
+_SMALL = 1000  # images
+_TINY_P = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a row says.
+
+    Attributes:
+        headline: Which model is ahead, and whether that is certain.
+        against: A phrase for each other model: how far it is behind, or not told apart.
+    """
+
+    headline: str
+    against: tuple[str, ...] = ()
+
+
+def verdict(row: Row, labels: Sequence[str]) -> Verdict | None:
+    """Return which model is best, its distance from the others, and how sure it is.
+
+    Args:
+        row: A metric of which one way is better.
+        labels: Names of the models.
+
+    Returns:
+        The verdict; `None` if nothing was measured.
+    """
+    known = [place for place, cell in enumerate(row.cells) if cell.value is not None]
+    if not known:
+        return None
+    if row.best is None:
+        return Verdict(headline=f"{labels[known[0]]}: {_value(row, known[0])}.")
+    best, value = labels[row.best], _value(row, row.best)
+    extreme = "lowest" if describe(row.metric).direction < 0 else "highest"
+    tied = [own for own in row.differences if not own.interval.excludes_zero]
+    tested = {own.other for own in row.differences}
+    rest = [labels[place] for place in known if place != row.best and place not in tested]
+    against = [
+        f"{'not told apart from' if own in tied else 'better than'} {labels[own.other]}: "
+        f"{_gap(row, own.interval)}"
+        for own in sorted(row.differences, key=lambda own: abs(own.interval.value))
+    ]
+    if rest:
+        against.append(f"not tested against {', '.join(rest)}: {_untested(row)}")
+    if row.is_told_apart:
+        headline = f"{best} is better than all others: {value}."
+    elif tied:
+        headline = f"No winner. {best} has the {extreme} value, {value}, but that may be chance."
+    else:
+        headline = f"{best} has the {extreme} value, {value}; whether that is chance is not known."
+    return Verdict(headline=headline, against=tuple(against))
+
+
+def detectable_text(row: Row) -> str:
+    """Return how small a difference a test set can show, as a sentence; empty if unknown."""
+    if row.detectable is None or row.count is None:
+        return ""
+    plural = "queries" if row.unit == "query" else f"{row.unit}s"
+    size = format_difference(row.metric, row.detectable).lstrip("+")
+    size = f"{size} {difference_unit(row.metric)}".strip()
+    small = "a small test; " if row.count < _SMALL and row.unit == "image" else ""
+    return (
+        f"{row.task}, {describe(row.metric).label}: {row.count:,} {plural}; {small}a true "
+        f"difference of {size} would be found in 4 of 5 such tests, a smaller one is easily missed."
+    )
+
+
+def p_text(p: float) -> str:
+    """Return a p-value to two digits, or `< 0.001`."""
+    return "< 0.001" if p < _TINY_P else f"{p:.2g}"
+
+
+def _value(row: Row, place: int) -> str:
+    cell = row.cells[place]
+    unit = describe(row.metric).unit
+    text = f"{format_value(row.metric, cell.value)} {unit}".strip()
+    if cell.interval is None:
+        return text
+    low, high = (format_value(row.metric, v) for v in (cell.interval.low, cell.interval.high))
+    runs = f"mean of {cell.runs} runs, " if cell.runs > 1 else ""
+    return f"{text} ({runs}95 % interval {low} to {high})".replace("-", "−")
+
+
+def _gap(row: Row, interval: Interval) -> str:
+    unit = difference_unit(row.metric)
+    value, low, high = (
+        format_difference(row.metric, v) for v in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} {unit}".strip() + f", interval {low} to {high}"
+
+
+def _untested(row: Row) -> str:
+    known = [cell for cell in row.cells if cell.value is not None]
+    if all(cell.interval is None for cell in known):
+        return "no scores of single images were recorded, from which that could be computed"
+    if any(cell.interval is None for cell in known):
+        return "of some of these models no scores of single images were recorded"
+    return "they were not measured in the same way on the same images"
