@@ -82,7 +82,10 @@ def open_folder(
         return _open_table(name, root, split, max_bad_fraction)
     if not root.is_dir():
         raise DataError(f"{root} is no folder or .csv file; expected {LAYOUTS}.")
-    folders = sorted(own for own in os.listdir(root) if own[0] != "." and (root / own).is_dir())
+    try:
+        folders = sorted(own for own in os.listdir(root) if own[0] != "." and (root / own).is_dir())
+    except OSError as error:
+        raise DataError(f"cannot open {root}: {error.strerror}.") from error
     parts = _split_folders(root, folders)
     if parts:
         _refuse(split, f"{root} has folders of splits ({', '.join(sorted(parts.values()))})")
@@ -107,13 +110,20 @@ def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
         own = [
             name
             for name in sorted(folders, key=lambda name: (_order(name, names), name))
-            if name.lower() in names and any(p.is_dir() for p in (root / name).iterdir())
+            if name.lower() in names and _holds_folders(root / name)
         ]
         if len(own) > 1:
             raise DataError(f"{root} has {' and '.join(own)}; use only one of them.")
         if own:
             found[split] = own[0]
     return found
+
+
+def _holds_folders(folder: Path) -> bool:
+    try:
+        return any(entry.is_dir() for entry in folder.iterdir())
+    except OSError:
+        return True  # listing it says why it cannot be opened
 
 
 def _order(name: str, names: Sequence[str]) -> int:
