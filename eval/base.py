@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from PIL import Image
@@ -23,10 +23,12 @@ from cassle_zoo.eval.scores import Scores
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.transform import eval_transform
-from cassle_zoo.features.whitening import Whitening
+from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
 
 T = TypeVar("T")
+WITHOUT_LABELS = ("sensitivity", "equivariance", "spectrum", "view-retrieval")
+"""Names of the evaluations that need no labels."""
 TaskKind = Literal["classification", "retrieval", "regression", "detection"]
 
 
@@ -73,11 +75,12 @@ class EvalData:
         name: Name in results and on the command line.
         sha256: Hash of images and labels.
         images: The N images of all tasks.
-        tasks: At least one.
+        tasks: Its tasks; none if there are no labels.
         notes: Notes for readers of the numbers: splits, licence, differences.
         names: Names of the images: file names without the user's folders.
         root: Folder that the names are relative to; None if the images are not files in it.
         captions: Descriptions of the images, for galleries.
+        unlabelled: Why there are no tasks, in a sentence.
     """
 
     name: str
@@ -88,6 +91,7 @@ class EvalData:
     names: tuple[str, ...] = ()
     root: Path | None = None
     captions: tuple[str, ...] = ()
+    unlabelled: str = ""
 
     def without(self, bad: Sequence[int], note: str) -> "EvalData":
         """Return the dataset without some of its images.
@@ -100,6 +104,7 @@ class EvalData:
         kept[list(bad)] = False
         rows = kept.nonzero().flatten()
         number = kept.cumsum(0) - 1
+        before = self.notes.get("left out")
 
         def pick(values: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(values[row] for row in rows.tolist()) if values else ()
@@ -117,7 +122,7 @@ class EvalData:
             sha256=sha256(f"{self.sha256} without {sorted(bad)}"),
             images=Subset(self.images, rows.tolist()),  # type: ignore[arg-type]
             tasks=tasks,
-            notes={**self.notes, "left out": note},
+            notes={**self.notes, "left out": "; ".join(filter(None, [before, note]))},
             names=pick(self.names),
             captions=pick(self.captions),
         )
@@ -129,6 +134,11 @@ class EvalData:
             DataError: If there are none.
         """
         found = tuple(task for task in self.tasks if task.kind in kinds)
+        if not self.tasks:
+            raise DataError(
+                f"{self.name} has no labels: {self.unlabelled} Without labels there are "
+                f"{', '.join(WITHOUT_LABELS)}."
+            )
         if not found:
             raise DataError(
                 f"{self.name} has no task of the kind {' or '.join(kinds)}; its tasks are "
@@ -181,7 +191,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute(Settings):
-    """Where and how to compute; only `seed` changes numbers beyond rounding.
+    """Where and how to compute; only `seed` and `size` change numbers beyond rounding.
 
     Attributes:
         seed: Seed of random initialisations and of everything an evaluator draws.
@@ -193,6 +203,9 @@ class Compute(Settings):
         progress: Whether to show progress bars; by default on a terminal.
         max_bad_fraction: Fraction of the images that may be unreadable. Those that features cannot
             be extracted of are named and left out of all splits.
+        size: Height and width in pixels of the networks' input. By default models of the zoo take
+            their own; `random-init:` and models of timm that of the zoo's model beside them, or
+            else that of the first of them.
     """
 
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
@@ -203,6 +216,7 @@ class Compute(Settings):
     no_cache: bool = False
     progress: bool | None = None
     max_bad_fraction: Annotated[float, Range(0, 1)] = 0.05
+    size: Annotated[int | None, Range(1)] = None
 
     def bar(self, items: Iterable[T] | None = None, **settings: Any) -> "tqdm[T]":
         """Return a tqdm progress bar on standard error, shown if `progress` says so."""
@@ -345,23 +359,49 @@ class EvalContext:
             raise DataError(f"all features of {whose} are zero.")
 
 
-def whitened(features: Tensor, data: EvalData, components: int | None) -> Tensor:
-    """Return whitened features of a dataset; unchanged if `components` is None.
+Whiten: TypeAlias = Annotated[int | Path | None, Range(1)]
+"""A number of components to fit, the file of a whitening, or `model` for the model's own."""
 
-    The whitening is fitted to `EvalData.seen_images`, without labels.
+
+def whitened(
+    features: Tensor, data: EvalData, whiten: int | Path | None, source: FeatureSource | None = None
+) -> Tensor:
+    """Return whitened features of a dataset; unchanged if `whiten` is None.
 
     Args:
         features: (N, D) features of all images.
         data: The dataset.
-        components: The number of principal components.
+        whiten: The number of principal components of a whitening that is fitted to
+            `EvalData.seen_images`, without labels; or the file of a fitted one, or `model`.
+        source: Where the features are from, for `model`.
 
     Raises:
         ConfigError: See `Whitening.fit`.
-        DataError: See `Whitening.fit`.
+        DataError: See `Whitening.fit` and `Whitening.load`.
+        ModelFolderError: If the model has no whitening.
     """
-    if components is None:
+    if whiten is None:
         return features
-    return Whitening.fit(features[data.seen_images()], components)(features)
+    if isinstance(whiten, int):
+        return Whitening.fit(features[data.seen_images()], whiten)(features)
+    return _fitted(whiten, source)(features)
+
+
+def whitening_rule(whiten: int | Path | None, source: FeatureSource) -> str:
+    """Return how features are whitened, for the protocol; empty if they are not."""
+    if whiten is None:
+        return ""
+    if isinstance(whiten, int):
+        return f"whitened to {whiten} principal components of the images compared with, unlabelled"
+    found = _fitted(whiten, source)
+    return (
+        f"whitened to {found.components} principal components of {found.images:,} other images, "
+        f"whitening {found.sha256()[:12]}"
+    )
+
+
+def _fitted(whiten: Path, source: FeatureSource | None) -> Whitening:
+    return source.whitening() if source and str(whiten) == OWN else open_whitening(whiten, None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

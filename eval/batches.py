@@ -11,10 +11,18 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from cassle_zoo.common.errors import DataError, NonFiniteLossError, NotEnoughMemoryError
-from cassle_zoo.common.images import to_rgb
+from cassle_zoo.common.images import UnreadableImageError, to_rgb
 from cassle_zoo.common.workers import share_batch
 
 Collate = Callable[[list[Any]], Any]
+
+
+class UnreadableDatasetImageError(UnreadableImageError):
+    """An image of a dataset, named by its index, cannot be read."""
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return f"image {self.source} cannot be read: {self.reason}"
 
 
 def read_image(images: Any, index: int) -> Image.Image:
@@ -25,12 +33,14 @@ def read_image(images: Any, index: int) -> Image.Image:
         index: Index of the image.
 
     Raises:
-        DataError: If it cannot be read.
+        UnreadableDatasetImageError: (a DataError) If it cannot be read.
     """
     try:
         return to_rgb(images[index][0])
+    except UnreadableImageError as error:
+        raise UnreadableDatasetImageError(str(index), error.reason) from error
     except (OSError, SyntaxError, DataError) as error:
-        raise DataError(f"image {index} cannot be read: {error}") from error
+        raise UnreadableDatasetImageError(str(index), str(error)) from error
 
 
 def read_batches(

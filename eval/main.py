@@ -1,28 +1,44 @@
 """`cassle-zoo eval`: runs an evaluator on one or more models."""
 
 import dataclasses
-import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
-from cassle_zoo.common.files import check_folder
+from cassle_zoo.common.errors import (
+    CassleZooError,
+    ConfigError,
+    DataError,
+    UnknownNameError,
+    unknown_name,
+)
+from cassle_zoo.common.files import check_folder, expand_home
+from cassle_zoo.common.terminal import printable
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.datasets import DATASETS, open_data
+from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.eval.feature_cache import cache_folder
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.report import page as report
 from cassle_zoo.eval.report.tables import format_table
 from cassle_zoo.eval.runner import check_output, evaluate, place_for, write
-from cassle_zoo.eval.sources import FEATURES, FORMS, FeatureSource, find_source
+from cassle_zoo.eval.sources import (
+    FEATURES,
+    FORMS,
+    FeatureSource,
+    common_size,
+    find_source,
+    is_no_network,
+    zoo_size,
+)
 from cassle_zoo.records import Result
+from cassle_zoo.specs import DATASETS as SPECS
 
 REPORT = "report"
 DEFAULT_DATASET = "emoji64"
@@ -40,7 +56,8 @@ class Arguments(Generic[Settings]):
         models: Names, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, `timm:NAME`, `random-init:ARCH`,
             `raw-pixels`, or `features:FILE`.
         data: Folder or archive that holds the dataset.
-        dataset: Name of the dataset.
+        dataset: Name of the dataset; `folder` is of your own images.
+        split: How to split a `folder` that holds only folders of classes.
         download: Download the dataset into the folder if it is not there.
         output: Where to record the results: FILE.json for one model, or a folder. Images and pages
             are written beside them.
@@ -55,6 +72,7 @@ class Arguments(Generic[Settings]):
     ]
     data: Path
     dataset: str = DEFAULT_DATASET
+    split: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     download: bool = False
     output: Annotated[
         Path | None,
@@ -87,13 +105,31 @@ def run_from_cli(argv: Sequence[str]) -> int:
     models = tuple(dict.fromkeys(arguments.models))
     if len(models) < len(arguments.models):
         print("note: a model that is named twice is evaluated once", file=sys.stderr)
-    openers = _find(arguments, models)
-    data = open_data(arguments.dataset, arguments.data, download=arguments.download)
+    if not models:
+        raise ConfigError(f"name at least one model. {FORMS}")
+    if arguments.dataset not in DATASETS:
+        error = unknown_name("dataset", arguments.dataset, DATASETS)
+        raise UnknownNameError(f"{error} All: {', '.join(DATASETS)}.")
+    if arguments.output is not None:
+        check_output(arguments.output, len(models))
+    sizes = _sizes(arguments, models)
+    openers = _find(arguments, models, sizes)
+    with _warnings_shown():
+        data = open_data(
+            arguments.dataset,
+            expand_home(arguments.data),
+            download=arguments.download,
+            split=None if arguments.split == SplitConfig() else arguments.split,
+            max_bad_fraction=arguments.compute.max_bad_fraction,
+        )
     results: list[Result] = []
     try:
         for model in models:
             with _naming(model, among=models):
-                _measure(task, model, openers.pop(model)(), data, arguments, results)
+                own = dataclasses.replace(
+                    arguments, compute=_recorded(arguments, model, sizes[model])
+                )
+                _measure(task, model, openers.pop(model)(), data, own, results)
     finally:
         # Shown even if a later model fails.
         if results:
@@ -101,25 +137,59 @@ def run_from_cli(argv: Sequence[str]) -> int:
     return 0
 
 
+def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | None]:
+    """Return the input size of every model: as asked, of its own (None), or of those beside it."""
+    size = arguments.compute.size
+    if size is not None:
+        return dict.fromkeys(models, size)
+    fixed = []
+    for model in models:
+        with _naming(model, among=models):
+            fixed.append(zoo_size(model))
+    common = common_size(models, native=_native(arguments.dataset))
+    sizes: dict[str, int | None] = dict.fromkeys(models)
+    if common is None:
+        return sizes
+    resized = [
+        model
+        for model, own in zip(models, fixed, strict=True)
+        if own is None and not is_no_network(model)
+    ]
+    if resized:
+        others = sorted({own for own in fixed if own not in (None, common[0])})
+        several = f"; others are of {', '.join(map(str, others))} px" if others else ""
+        print(
+            f"note: {', '.join(resized)} measured at {common[0]} px, {common[1]}{several} (--size "
+            "for another)",
+            file=sys.stderr,
+        )
+    return {**sizes, **dict.fromkeys(resized, common[0])}
+
+
+def _recorded(arguments: Arguments[Any], model: str, size: int | None) -> Compute:
+    """Return how a model is computed, with the size if the model alone would have another."""
+    alone = common_size([model], native=_native(arguments.dataset))
+    compute = arguments.compute
+    if size is None or (compute.size is None and alone is not None and alone[0] == size):
+        return compute
+    return dataclasses.replace(compute, size=size)
+
+
+def _native(dataset: str) -> int | None:
+    return SPECS[dataset].input_size[-1] if dataset == DEFAULT_DATASET else None
+
+
 def _find(
-    arguments: Arguments[Any], models: Sequence[str]
+    arguments: Arguments[Any], models: Sequence[str], sizes: Mapping[str, int | None]
 ) -> dict[str, Callable[[], FeatureSource]]:
     """Find the models, and check output and cache, before anything is computed.
 
     Networks are built one after the other, so that only one is in memory.
     """
-    if not models:
-        raise ConfigError(f"name at least one model. {FORMS}")
-    if arguments.dataset not in DATASETS:
-        raise unknown_name(
-            "dataset", arguments.dataset, DATASETS, listed_by="cassle-zoo eval EVALUATION --help"
-        )
-    if arguments.output is not None:
-        check_output(arguments.output, len(models))
     openers = {}
     for model in models:
         with _naming(model, among=models):
-            openers[model] = find_source(model, seed=arguments.compute.seed)
+            openers[model] = find_source(model, seed=arguments.compute.seed, size=sizes[model])
     extracts = not all(model.startswith(FEATURES) for model in models)
     if extracts and not arguments.compute.no_cache:
         folder = arguments.compute.cache or cache_folder()
@@ -144,6 +214,7 @@ def _measure(
         dataset=None if arguments.dataset == DEFAULT_DATASET else arguments.dataset,
         download=arguments.download,
         settings=[compute, settings],
+        split=arguments.split,
     )
     result, outcome = evaluate(
         task, settings, source, data, compute, command=command,
@@ -159,13 +230,7 @@ def _measure(
 @contextmanager
 def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
     """Name the model in warnings and, if there are several, in errors."""
-
-    def show(message: Warning | str, *_: object) -> None:
-        print(f"warning: {model}: {message}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        # One line, without the source of the library.
-        warnings.showwarning = show  # type: ignore[assignment]
+    with _warnings_shown(f"{model}: "):
         try:
             yield
         except CassleZooError as error:
@@ -176,22 +241,43 @@ def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
             raise kind(f"{model}: {error}") from error
 
 
+@contextmanager
+def _warnings_shown(prefix: str = "") -> Iterator[None]:
+    """Show warnings in one line, without the source of the library."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        print(printable(f"warning: {prefix}{message}"), file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
 def public_command(
-    task: str, model: str, data: Path, *, dataset: str | None, download: bool, settings: list[Any]
+    task: str,
+    model: str,
+    data: Path,
+    *,
+    dataset: str | None,
+    download: bool,
+    settings: list[Any],
+    split: SplitConfig | None = None,
 ) -> str:
-    """Return the command that repeats a measurement, without the user's folders and defaults.
+    """Return the command that repeats a measurement from the same folder, without defaults.
 
     Args:
         task: Name of the evaluation.
         model: The model as on the command line.
-        data: Path of the dataset; only its last part is shown.
+        data: Path of the dataset.
         dataset: Name of the dataset; None for the default.
         download: Whether it may be downloaded.
         settings: Dataclasses whose fields are options.
+        split: How the images are split.
     """
-    words = ["cassle-zoo", "eval", task, _without_folders(model), "--data", _last(data)]
+    words = ["cassle-zoo", "eval", task, _public_model(model), "--data", _public(data)]
     words += ["--dataset", dataset] if dataset is not None else []
     words += ["--download"] if download else []
+    words += [] if split is None else _options(split, "split.")
     return shlex.join(words + [word for own in settings for word in _options(own)])
 
 
@@ -206,6 +292,8 @@ def _options(settings: Any, prefix: str = "") -> list[str]:
             continue
         if dataclasses.is_dataclass(value):
             words += _options(value, f"{name}.")
+        elif isinstance(value, Path):
+            words += [f"--{name}", _public(value)]
         elif isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         else:
@@ -214,13 +302,22 @@ def _options(settings: Any, prefix: str = "") -> list[str]:
     return words
 
 
-def _last(path: str | Path) -> str:
-    return Path(os.path.abspath(path)).name
+def _public(path: str | Path) -> str:
+    """Return a path that can be published: of an absolute one only the part below this folder.
+
+    Results are published, so folders of the user are not shown; what is given relative to the
+    current folder says nothing about the others.
+    """
+    path = Path(path)
+    if not path.is_absolute():
+        return path.as_posix()
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
 
 
-def _without_folders(model: str) -> str:
+def _public_model(model: str) -> str:
     prefix, colon, rest = model.partition(":")
-    return f"{prefix}:{_last(rest)}" if colon and prefix in ("local-dir", "features") else model
+    return f"{prefix}:{_public(rest)}" if colon and prefix in ("local-dir", "features") else model
 
 
 def _usage() -> str:

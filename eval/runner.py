@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError
 from cassle_zoo.common.files import check_folder, sha256, write_bytes
+from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import (
     Compute,
@@ -26,7 +27,7 @@ from cassle_zoo.eval.base import (
     Outcome,
     UnreadableImagesError,
 )
-from cassle_zoo.eval.batches import read_image
+from cassle_zoo.eval.batches import UnreadableDatasetImageError, read_image
 from cassle_zoo.eval.scores import SCORES_FILE, ScoreFile, Scores
 from cassle_zoo.eval.sources import FeatureSource, open_source
 from cassle_zoo.records import (
@@ -76,13 +77,17 @@ def evaluate(
     Raises:
         DataError: If the data cannot be used.
         UnreadableImagesError: (a DataError) If more than the allowed fraction of the images, or
-            others than those that features are extracted of, cannot be read.
+            only other versions of them, cannot be read.
         ConfigError: If settings, source and data do not fit together.
         UnknownNameError: If there is no such model.
         WeightsUnavailableError: If no weights of the model are published.
     """
     compute = compute or Compute()
-    source = model if isinstance(model, FeatureSource) else open_source(model, seed=compute.seed)
+    source = (
+        model
+        if isinstance(model, FeatureSource)
+        else open_source(model, seed=compute.seed, size=compute.size)
+    )
     context = EvalContext(source, data, compute)
     started = time.perf_counter()
     try:
@@ -92,11 +97,15 @@ def evaluate(
         if not whole or len(error.bad) > compute.max_bad_fraction * len(data.images):
             raise
         warnings.warn(f"{str(error).partition('; repair')[0]}; left out.", stacklevel=2)
-        names = [data.names[i] if data.names else f"number {i}" for i in error.bad]
-        data = data.without(
-            error.bad, f"{len(names)} images cannot be read: {first_few(names, 20)}"
-        )
+        data = _without(data, error.bad)
         context = EvalContext(source, data, compute).with_features(error.features)
+        outcome = evaluator.evaluate(context)
+    except UnreadableDatasetImageError:
+        raise  # while a network was trained on others
+    except UnreadableImageError:
+        # Evaluators that make views of images stop at the first.
+        data = _without_unreadable(data, compute)
+        context = EvalContext(source, data, compute)
         outcome = evaluator.evaluate(context)
     result = Result(
         task=task,
@@ -121,6 +130,29 @@ def evaluate(
         files = {**outcome.files, SCORES_FILE: score_file(context, outcome.scores).to_bytes()}
         outcome = dataclasses.replace(outcome, files=files)
     return result, outcome
+
+
+def _without(data: EvalData, bad: Sequence[int]) -> EvalData:
+    names = [data.names[i] if data.names else f"number {i}" for i in bad]
+    return data.without(bad, f"{len(names)} images cannot be read: {first_few(names, 20)}")
+
+
+def _without_unreadable(data: EvalData, compute: Compute) -> EvalData:
+    """Read all images, and leave out those that cannot be read, up to the allowed fraction."""
+    reasons: dict[int, str] = {}
+    for index in compute.bar(range(len(data.images)), unit="img", desc="checking images"):
+        try:
+            read_image(data.images, index)
+        except UnreadableImageError as error:
+            reasons[index] = error.reason
+    bad = list(reasons)
+    named = [f"{data.names[i] if data.names else f'number {i}'} ({reasons[i]})" for i in bad]
+    says = f"{data.name}: {len(bad)} of {len(data.images)} images cannot be read"
+    says = f"{says}: {first_few(named, 20)}"
+    if len(bad) > compute.max_bad_fraction * len(data.images):
+        raise DataError(f"{says}; repair or remove them, or allow more with --max-bad-fraction")
+    warnings.warn(f"{says}; left out.", stacklevel=3)
+    return _without(data, bad)
 
 
 def score_file(context: EvalContext, scores: Sequence[Scores]) -> ScoreFile:

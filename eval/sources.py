@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image, ImageOps
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from cassle_zoo.common.errors import (
+    CassleZooError,
     ConfigError,
+    TimmFolderError,
     UnknownNameError,
     unknown_name,
 )
@@ -20,21 +22,29 @@ from cassle_zoo.common.files import expand_home, sha256
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
-from cassle_zoo.features.models import check_timm_tag, state_sha256, timm_model
+from cassle_zoo.features.models import state_sha256
+from cassle_zoo.features.transform import eval_transform
+from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
-from cassle_zoo.store.model_files import resolve
+from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder, resolve
+from cassle_zoo.zoo.create import create_projector, load_backbone
+from cassle_zoo.zoo.timm_names import TIMM_PREFIX, timm_model, timm_name
 
 FEATURES = "features:"
-TIMM = "timm:"
 FORMS = (
-    "Besides names of the zoo there are hf-hub:ORG/NAME, local-dir:FOLDER, timm:NAME, "
+    "Besides names of the zoo and of timm there are hf-hub:ORG/NAME, local-dir:FOLDER, timm:NAME, "
     "random-init:ARCH, raw-pixels and features:FILE."
 )
 """Names of sources, for messages."""
 POOLED = 16
+DEFAULT_SIZE = 224
 _SIDE = 64
+
+
+def _no_whitening() -> Whitening:
+    return open_whitening(OWN, None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +61,7 @@ class FeatureSource:
         transform: From image to the module's input (3, H, W); None for the module's own.
         features: Content of a file of features.
         projector: Loads the projector that the model was trained with, if there is one.
+        whitening: Loads the whitening in the model's folder, or raises a ModelFolderError.
         augment: Settings of the views that the model was trained with, if they are known.
     """
 
@@ -62,25 +73,31 @@ class FeatureSource:
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
     projector: Callable[[], ConditionedProjector] | None = None
+    whitening: Callable[[], Whitening] = _no_whitening
     augment: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = None) -> FeatureSource:
+def open_source(
+    model: str | nn.Module, *, seed: int = 0, size: int | None = None, name: str | None = None
+) -> FeatureSource:
     """Open a source by name, or make one of a module.
 
     Args:
         model: A model's name (with its pretrained weights), ``hf-hub:ORG/NAME``,
             ``local-dir:FOLDER``, ``timm:NAME`` (with timm's pretrained weights),
-            ``random-init:ARCH`` (a timm architecture without training, made for 64 px input),
-            ``raw-pixels`` (the central square at 64 px, mean-pooled to 16x16x3), ``features:FILE``
-            (as `cassle-zoo features` writes), or a module.
+            ``random-init:ARCH`` (a timm architecture without training), ``raw-pixels`` (the central
+            square at 64 px, mean-pooled to 16x16x3), ``features:FILE`` (as `cassle-zoo features`
+            writes), or a module.
         seed: Seed of a random initialisation.
+        size: Height and width in pixels of a network's input; by default its own, and 64 of
+            ``random-init:``.
         name: Name of a module in results.
 
     Raises:
         UnknownNameError: If there is no such model or architecture.
         WeightsUnavailableError: If no weights of the model are published.
         ModelFolderError: If a folder is not a model folder.
+        ConfigError: If the network cannot take images of that size.
     """
     if isinstance(model, nn.Module):
         return FeatureSource(
@@ -89,15 +106,81 @@ def open_source(model: str | nn.Module, *, seed: int = 0, name: str | None = Non
             sha256=state_sha256(model),
             model=model,
         )
-    return find_source(model, seed=seed)()
+    return find_source(model, seed=seed, size=size)()
 
 
-def find_source(model: str, *, seed: int = 0) -> Callable[[], FeatureSource]:
+def zoo_size(model: str) -> int | None:
+    """Return the height and width in pixels that a model of the zoo was trained for.
+
+    Args:
+        model: Name of a model, as for :func:`open_source`.
+
+    Returns:
+        The size; `None` of untrained networks, models of timm, and what is no network.
+    """
+    if is_no_network(model) or model.startswith(RANDOM_INIT) or timm_name(model) is not None:
+        return None
+    try:
+        return resolve(model, []).spec.input_size[-1]
+    except TimmFolderError:
+        return None
+
+
+def common_size(models: Sequence[str], *, native: int | None = None) -> tuple[int, str] | None:
+    """Return the input size at which networks that stand side by side are measured.
+
+    Untrained networks and those of timm take images of the size of the zoo's model beside them, so
+    that no one sees more of the images. Models of the zoo keep their own.
+
+    Args:
+        models: Names of all models of a comparison.
+        native: Size of the dataset's images, if that is fixed.
+
+    Returns:
+        The size, and whose it is: that of the first model of the zoo, else the first of timm, else
+        the dataset's, else timm's of the first architecture. `None` without networks.
+    """
+    networks = [model for model in models if not is_no_network(model)]
+    for model in networks:
+        if (size := zoo_size(model)) is not None:
+            return size, f"that of {model}"
+    for model in networks:
+        if not model.startswith(RANDOM_INIT):
+            return _timm_size(model), f"that of {model}"
+    if not networks:
+        return None
+    if native is not None:
+        return native, "that of the dataset's images"
+    return _timm_size(networks[0].removeprefix(RANDOM_INIT)), "timm's of this architecture"
+
+
+def is_no_network(model: str) -> bool:
+    """Return whether a source has no network: raw pixels, or a file of features."""
+    return model == RAW_PIXELS or model.startswith(FEATURES)
+
+
+def _timm_size(model: str) -> int:
+    """Return the input size of a model of timm: of a name, folder or repository."""
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    if model.startswith((HUB_PREFIX, LOCAL_PREFIX)):
+        module: Any = timm_model(model, pretrained=False)
+        return int(module.pretrained_cfg["input_size"][-1])
+    name = timm_name(model) or model
+    cfg = get_pretrained_cfg(name) if timm.is_model(name) else None
+    return DEFAULT_SIZE if cfg is None else int(cfg.input_size[-1])
+
+
+def find_source(
+    model: str, *, seed: int = 0, size: int | None = None
+) -> Callable[[], FeatureSource]:
     """Find what is to be evaluated, without building its network.
 
     Args:
         model: Name of a model, as for :func:`open_source`.
         seed: Seed of a random initialisation.
+        size: As for :func:`open_source`.
 
     Returns:
         A function that opens it.
@@ -116,13 +199,15 @@ def find_source(model: str, *, seed: int = 0) -> Callable[[], FeatureSource]:
             model=MeanPool(),
             transform=_to_unit_tensor,
         )
-    if model.startswith(RANDOM_INIT):
-        return _random_init(model, seed)
     if model.startswith(FEATURES):
         return _feature_file(model)
-    if model.startswith(TIMM):
-        return _timm(model)
-    return _pretrained(model)
+    if model.startswith(RANDOM_INIT):
+        return _random_init(model, seed, size or _SIDE)
+    try:
+        known = timm_name(model)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error} {FORMS}") from error
+    return _timm(known, size) if known is not None else _pretrained(model, size)
 
 
 class MeanPool(nn.Module):
@@ -143,37 +228,42 @@ def _to_unit_tensor(image: Image.Image) -> Tensor:
     return pixels.float() / 255
 
 
-def _random_init(model: str, seed: int) -> Callable[[], FeatureSource]:
+def _random_init(model: str, seed: int, size: int) -> Callable[[], FeatureSource]:
     import timm
 
     arch = model.removeprefix(RANDOM_INIT)
     if not timm.is_model(arch):
-        raise _unknown("architecture", arch, timm.list_models())
+        found = unknown_name(
+            "architecture", arch, timm.list_models(), listed_by="timm.list_models()"
+        )
+        raise UnknownNameError(f"{found} {FORMS}")
     data = DATASETS["emoji64"]
     overlay = {
-        "input_size": data.input_size,
+        "input_size": (3, size, size),
         "mean": data.mean,
         "std": data.std,
         "crop_pct": 1.0,
         "interpolation": "bicubic",
     }
 
-    def build() -> FeatureSource:
+    def build(**kwargs: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module: Any = timm.create_model(arch, num_classes=0, pretrained_cfg_overlay=overlay)
-        return _of_timm(model, module, arch)
+            module: nn.Module = timm.create_model(
+                arch, num_classes=0, pretrained_cfg_overlay=overlay, **kwargs
+            )
+        return module
 
-    return build
+    return lambda: _unverified(model, _at_size(build, model, size), arch)
 
 
-def _pretrained(model: str) -> Callable[[], FeatureSource]:
-    from cassle_zoo.zoo.create import create_projector, load_backbone
-
+def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
     try:
         files = resolve(model, [MODEL_FILE])
     except UnknownNameError as error:
         raise UnknownNameError(f"{error} {FORMS}") from error
+    except TimmFolderError:
+        return _timm(model, size)
     if files.verified:
         argument = projector_of = files.spec.full_name
         has_projector = PROJECTOR_FILE in (files.spec.sha256 or {})
@@ -192,9 +282,10 @@ def _pretrained(model: str) -> Callable[[], FeatureSource]:
         name=files.spec.full_name,
         argument=argument,
         sha256=files.sha256(MODEL_FILE),
-        model=load_backbone(files),
+        model=_at_size(partial(load_backbone, files), model, size),
         network=network,
         projector=load_own_projector if has_projector else None,
+        whitening=partial(open_whitening, OWN, projector_of),
         augment=_augment_settings(files.config["cassle_zoo"]["training"]),
     )
 
@@ -205,35 +296,50 @@ def _augment_settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
     return augment if isinstance(augment, dict) else {}
 
 
-def _timm(model: str) -> Callable[[], FeatureSource]:
-    import timm
-
-    name = model.removeprefix(TIMM)
-    if not timm.is_model(name):
-        raise _unknown("model of timm", name, timm.list_models())
-
-    check_timm_tag(name)
+def _timm(model: str, size: int | None) -> Callable[[], FeatureSource]:
+    """Find a model of timm: its name, or `hf-hub:` or `local-dir:` of what timm wrote."""
+    name, advice = model, ""
+    if model.startswith(LOCAL_PREFIX):
+        name = f"{LOCAL_PREFIX}{local_folder(model).resolve().name}"
+    elif not model.startswith(HUB_PREFIX):
+        name = f"{TIMM_PREFIX}{model}"
+        advice = f"; {RANDOM_INIT}{model} needs none, but is not trained"
 
     def build() -> FeatureSource:
-        advice = f"; {RANDOM_INIT}{name} needs none, but is not trained"
-        return _of_timm(model, timm_model(name, advice=advice), name)
+        module: Any = _at_size(partial(timm_model, model, advice=advice), name, size)
+        network = model if advice else module.pretrained_cfg["architecture"]
+        return _unverified(name, module, network)
 
     return build
 
 
-def _of_timm(model: str, module: nn.Module, network: str) -> FeatureSource:
+def _at_size(build: Callable[..., nn.Module], name: str, size: int | None) -> nn.Module:
+    """Build a network for square images of a size; networks of fixed size are made for it."""
+    module: Any = build()
+    if size is None or eval_transform(module)(Image.new("RGB", (8, 8))).shape[-2:] == (size, size):
+        return cast(nn.Module, module)
+    if getattr(getattr(module, "patch_embed", None), "img_size", None) is not None:
+        try:
+            module = build(img_size=size)
+        except (AssertionError, CassleZooError, RuntimeError, TypeError, ValueError) as error:
+            reason = error.__cause__ or error
+            raise ConfigError(
+                f"{name} cannot be made for images of {size} px: {reason}. Its own "
+                f"size is {module.pretrained_cfg['input_size'][-1]} px; pass it with --size, or "
+                "measure it in a command of its own."
+            ) from error
+    module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, size, size)}
+    return cast(nn.Module, module)
+
+
+def _unverified(name: str, module: nn.Module, network: str) -> FeatureSource:
     return FeatureSource(
-        name=model,
-        argument=model,
+        name=name,
+        argument=name,
         sha256=state_sha256(module),
         model=module,
         network=network,
     )
-
-
-def _unknown(kind: str, name: str, names: Sequence[str]) -> UnknownNameError:
-    found = unknown_name(kind, name, names, listed_by="timm.list_models()")
-    return UnknownNameError(f"{found} {FORMS}")
 
 
 def _feature_file(model: str) -> Callable[[], FeatureSource]:

@@ -34,6 +34,7 @@ from cassle_zoo.store.folder import (
     MODEL_FILE,
     PROJECTOR_FILE,
     REFERENCE_FILE,
+    WHITENING_FILE,
     require_file,
 )
 from cassle_zoo.store.model_files import LOCAL_PREFIX, ModelFiles, resolve
@@ -43,7 +44,7 @@ from cassle_zoo.zoo.create import load_backbone, load_projector
 TOLERANCE = 1e-4
 """Largest difference from the stored values, as a fraction of the largest of them."""
 
-_HASHED_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
+_HASHED_FILES = (MODEL_FILE, PROJECTOR_FILE, WHITENING_FILE, CONFIG_FILE)
 _HEADER_KEY = "sha256"
 
 

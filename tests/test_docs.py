@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from cassle_zoo.augmentation.registry import augmentations
+from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.features.gallery import SAMPLES
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.recipes import get_recipe
@@ -52,13 +53,14 @@ def trained(namespace: dict[str, Any], projector: nn.Module) -> bool:
 
 
 def settings() -> Iterator[str]:
-    """All flags of `cassle-zoo train` that set a field of a group; `gain` is an example's."""
+    """All flags that set a field of a group of settings; `gain` is an example's."""
     yield from (f"--augment.{name}".replace("_", "-") for name in (*augmentations(), "gain"))
     config = get_recipe("resnet18_cassle_simclr.emoji64")
     groups = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
     for name, group in [*groups, *(("method", method) for method in METHODS.values())]:
         if dataclasses.is_dataclass(group):
             yield from (f"--{name}.{f.name}".replace("_", "-") for f in dataclasses.fields(group))
+    yield from (f"--split.{f.name}" for f in dataclasses.fields(SplitConfig))  # of eval
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

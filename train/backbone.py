@@ -1,6 +1,7 @@
 """Backbones to train, by name."""
 
 import functools
+import warnings
 from typing import Any
 
 import timm
@@ -115,13 +116,24 @@ def build_backbone(
 
     Raises:
         UnknownNameError: If there is no such architecture.
+
+    Warns:
+        UserWarning: If a convolutional network halves views of that size until nothing is left.
     """
     timm_arch, args = resolve_arch(arch, size, channels)
     args |= _any_size(timm_arch, size, local_size)
     vit = MOCOV3_VITS.get(short_arch(arch))
     if vit is None:
-        model: nn.Module = timm.create_model(timm_arch, num_classes=0, **args)
-        return model
+        network: nn.Module = timm.create_model(timm_arch, num_classes=0, **args)
+        stages: Any = getattr(network, "feature_info", None) or [{}]
+        stride = stages[-1].get("reduction", 1)
+        if size < stride:
+            warnings.warn(
+                f"augment.size {size} is less than the stride of {arch}, {stride} px: its last "
+                f"layers see padding more than image; use at least {stride}, better twice that.",
+                stacklevel=2,
+            )
+        return network
     model = mocov3_vit(num_classes=0, **{**vit, **args})
     freeze_fixed_parts(model)
     return model

@@ -35,6 +35,7 @@ from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, l
 from cassle_zoo.store.tensors import load_strictly, read_tensors
 from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint
 from cassle_zoo.zoo.create import load_projector
+from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
 _PICKLED = "pytorch_model.bin"
 
@@ -88,7 +89,7 @@ class Source:
 
 def public_name(what: str) -> str:
     """Return a value of `init` without the user's folders."""
-    if what.startswith(HUB_PREFIX):
+    if what.startswith((HUB_PREFIX, TIMM_PREFIX)):
         return what
     prefix = LOCAL_PREFIX if what.startswith(LOCAL_PREFIX) else ""
     return prefix + Path(what.removeprefix(prefix)).name
@@ -97,7 +98,7 @@ def public_name(what: str) -> str:
 def read_source(what: str, facts: CheckpointFacts) -> Source:
     """Find weights and read them; files on the Hub are downloaded.
 
-    Names go before files: `resnet18` is timm's, `./resnet18` a folder.
+    Names go before files: `resnet18` (also `timm:resnet18`) is timm's, `./resnet18` a folder.
 
     Args:
         what: As `TrainConfig.init`.
@@ -114,10 +115,14 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
         return _folder(local_folder(what))
     if what.startswith(HUB_PREFIX):
         return _repository(what)
-    if what.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}:
+    own = what.removeprefix(TIMM_PREFIX)
+    ours = own.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}
+    if ours and own == what:
         return _model_folder(resolve(what))
-    if split_model_name_tag(what)[0] in timm.list_models():
-        return _timm_weights(what)
+    if split_model_name_tag(own)[0] in timm.list_models():
+        return _timm_weights(own)
+    if own != what:
+        raise unknown_name("init", own, timm.list_pretrained(), listed_by="timm.list_pretrained()")
     path = Path(what).expanduser()
     if path.is_dir():
         return _folder(path) if _is_model_folder(path) else _run(path, facts)

@@ -1,12 +1,5 @@
 """The ``cassle-zoo`` command line: one module per command, heavy imports only when one runs."""
 
+from cassle_zoo.common.terminal import printable
 
-def printable(text: str) -> str:
-    """Escape ESC, newlines and the like in a text, so that it cannot control a terminal.
-
-    Args:
-        text: A text of any origin; bytes of file names that are not UTF-8 are escaped too.
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
+__all__ = ["printable"]

@@ -36,7 +36,8 @@ def add_parser(subparsers: Any) -> None:
         "continues.",
     )
     parser.add_argument(
-        "model", help="model name of the zoo or of timm, hf-hub:ORG/NAME or local-dir:FOLDER"
+        "model",
+        help="model name of the zoo or of timm (timm:NAME), hf-hub:ORG/NAME or local-dir:FOLDER",
     )
     parser.add_argument(
         "paths",
@@ -69,6 +70,12 @@ def add_parser(subparsers: Any) -> None:
         "--decode",
         default="fast",
         help="fast: decode large JPEGs at a fraction of their size; exact: in full; default: fast",
+    )
+    parser.add_argument(
+        "--whiten",
+        metavar="FILE",
+        help="whiten the pooled features: a file of 'cassle-zoo whiten', or 'model' for the one in "
+        "the model's folder",
     )
     add_model_options(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
@@ -202,6 +209,7 @@ def _extractor(args: argparse.Namespace) -> "Extractor":
         dtype=args.dtype,
         value_range=args.value_range,
         decode=args.decode,
+        whiten=args.whiten,
     )
 
 

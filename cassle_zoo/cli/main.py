@@ -17,6 +17,7 @@ from cassle_zoo.cli import (
     printable,
     reproduce,
     upgrade,
+    whiten,
 )
 from cassle_zoo.common.errors import CassleZooError, DataError
 from cassle_zoo.version import __version__
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     models.add_parser(subparsers)
     features.add_parser(subparsers)
+    whiten.add_parser(subparsers)
     demo.add_parser(subparsers)
     explore.add_parser(subparsers)
     subparsers.add_parser("train", help="pretrain a backbone on your own images", add_help=False)

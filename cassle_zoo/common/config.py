@@ -101,11 +101,14 @@ def _check(name: str, value: Any, kind: Any, bounds: Range) -> None:
 
 
 def _check_union(name: str, value: Any, kinds: list[Any], bounds: Range) -> None:
-    for kind in kinds[:-1]:
+    for place, kind in enumerate(kinds[:-1]):
         try:
             return _check(name, value, kind, bounds)
         except ConfigError:
-            continue
+            # What is wrong with a number is its bounds, not that it is of no other kind.
+            others = {int, float}.intersection(kinds[place + 1 :])
+            if kind in (int, float) and isinstance(value, numbers.Real) and not others:
+                raise
     return _check(name, value, kinds[-1], bounds)
 
 

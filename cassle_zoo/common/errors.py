@@ -38,6 +38,10 @@ class ModelFolderError(CassleZooError, RuntimeError):
     """A model folder is incomplete, or its files contradict each other."""
 
 
+class TimmFolderError(ModelFolderError):
+    """A model folder or repository was written by timm, and has nothing of cassle_zoo."""
+
+
 class CheckpointError(CassleZooError, RuntimeError):
     """A checkpoint of other code is unsafe to read, or not recognised."""
 

@@ -202,9 +202,10 @@ def start_worker(niceness: int, _: int) -> None:
 def _not_writable(folder: Path, error: OSError, option: str) -> StorageError:
     fix = "get permission to write there" if error.errno in _FORBIDDEN else "remove the reason"
     path = str(folder) if error.filename is None else os.fsdecode(error.filename)
+    which = "" if path == str(folder) else f" ({path})"
     return StorageError(
-        f"cannot write in {str(folder)!r}: {error.strerror or error} ({path}); use another "
-        f"{option}, or {fix}."
+        f"cannot write in {str(folder)!r}{which}: {error.strerror or error}; use another {option}, "
+        f"or {fix}."
     )
 
 

@@ -82,13 +82,20 @@ def list_images(
     return files
 
 
-def list_classes(root: Path, part: str = "", classes: Sequence[str] | None = None) -> ClassFolders:
+def list_classes(
+    root: Path,
+    part: str = "",
+    classes: Sequence[str] | None = None,
+    *,
+    on_unread: Callable[[str], None] | None = None,
+) -> ClassFolders:
     """List `root/part/CLASS/**/IMAGE` by the rule of :func:`list_images`.
 
     Args:
         root: Folder of the dataset.
         part: Folder with a folder per class; files directly in it have no class and are left out.
         classes: Folders to use, in the order of their labels; by default all, sorted.
+        on_unread: As for :func:`list_images`.
 
     Returns:
         The files sorted by class name and path, as torchvision's ImageFolder sorts them.
@@ -109,12 +116,16 @@ def list_classes(root: Path, part: str = "", classes: Sequence[str] | None = Non
         raise DataError(f"{folder} must hold a folder of images per class, but holds no folders.")
     if missing := [name for name in classes if name not in found]:
         raise DataError(f"{folder} has no folders of the classes {first_few(missing)}.")
-    files = {name: _files_below(folder / name, entered) for name in sorted(classes)}
+    unread: Counter[str] = Counter()
+    files = {name: _files_below(folder / name, entered, None, unread) for name in sorted(classes)}
     if empty := [name for name, own in files.items() if not own]:
+        formats = f" {_unread_text(unread)}." if unread else ""
         raise DataError(
             f"{folder} has no images of the classes {first_few(empty)} (a folder that several "
-            "links lead to counts once)."
+            f"links lead to counts once).{formats}"
         )
+    if unread and on_unread is not None:
+        on_unread(_unread_text(unread))
     names = [file.relative_to(root).as_posix() for own in files.values() for file in own]
     return ClassFolders.of(names, [name for name, own in files.items() for _ in own], classes)
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +24,13 @@ from cassle_zoo.common.images import ValueRange
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
 from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
-from cassle_zoo.features.models import open_model
 from cassle_zoo.features.outputs import compute_outputs, parse_outputs
 from cassle_zoo.features.reader import ReadyImages, unchanged
 from cassle_zoo.features.transform import Transform, eval_transform, reduction_for, takes_bands
+from cassle_zoo.features.whitening import Whitening, open_whitening
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.zoo import create
 
 DECODINGS = ("fast", "exact")
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -109,6 +111,7 @@ class Extractor:
         value_range: ValueRange | None = None,
         column: str = "image",
         decode: str = "fast",
+        whiten: Whitening | str | os.PathLike[str] | None = None,
     ) -> None:
         """Load the model if it is given by name, and check the settings.
 
@@ -132,11 +135,14 @@ class Extractor:
             decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
                 of their size, at least twice what the model needs; the cosine to the exact features
                 stays above 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
+            whiten: Applied to the pooled features: a whitening, the file of one, or ``"model"`` for
+                that of the model's folder.
 
         Raises:
             ConfigError: A setting is not allowed, or the model has no such output.
             UnknownNameError: There is no such model, output or precision.
-            ModelFolderError: The model has no projector.
+            ModelFolderError: The model has no projector, or no whitening.
+            DataError: The file of the whitening is missing or damaged.
             WeightsUnavailableError: Weights are not published or cannot be loaded.
         """
         if precision not in PRECISIONS:
@@ -144,12 +150,16 @@ class Extractor:
         if decode not in DECODINGS:
             raise unknown_name("decode", decode, DECODINGS)
         self.dtype = _dtype(dtype)
+        name = model if isinstance(model, str) else None
+        self.whitening = (
+            whiten if isinstance(whiten, Whitening | None) else open_whitening(whiten, name)
+        )
         if isinstance(model, str) and projector is None and "projected" in outputs:
-            from cassle_zoo.zoo.create import create_projector
-
-            projector = create_projector(model, pretrained=True)
+            projector = create.create_projector(model, pretrained=True)
         self._owned = isinstance(model, str)
-        self.model = open_model(model, pretrained=True) if isinstance(model, str) else model
+        self.model = (
+            create.create_model(model, pretrained=True) if isinstance(model, str) else model
+        )
         self._found = unwrap(self.model)
         self._parsed = parse_outputs(outputs, self._found)
         self.outputs = tuple(self._parsed)
@@ -158,6 +168,8 @@ class Extractor:
                 "the output 'projected' needs the model's projector: give the model by its name, "
                 "or pass projector=."
             )
+        if self.whitening is not None and "pooled" not in self.outputs:
+            raise ConfigError("whitening is of the output 'pooled', which is not asked for.")
         self.projector = projector
         self.precision = precision
         self.device = device
@@ -239,6 +251,8 @@ class Extractor:
                     found = Unwrapped(network=network, model=None, config=None, what=found.what)
             images = to_device(ready, device)
             outputs = compute_outputs(found, images, self._parsed, self.projector)
+        if self.whitening is not None:
+            outputs["pooled"] = self.whitening(outputs["pooled"].float())
         return {name: value.to(self.dtype) for name, value in outputs.items()}
 
     def stream(
@@ -366,6 +380,7 @@ def extract_features(
     value_range: ValueRange | None = None,
     column: str | None = None,
     decode: str = "fast",
+    whiten: Whitening | str | os.PathLike[str] | None = None,
 ) -> FeatureSet:
     """Compute the features of images, leaving out those that cannot be read.
 
@@ -393,6 +408,7 @@ def extract_features(
         column: The column of a list or dataset that holds the images; by default the one whose name
             or type says so.
         decode: As for :class:`Extractor`.
+        whiten: As for :class:`Extractor`.
 
     Returns:
         The features with their sources, and the images that were left out.
@@ -416,6 +432,7 @@ def extract_features(
         dtype=dtype,
         value_range=value_range,
         decode=decode,
+        whiten=whiten,
     )
     return collect(
         extractor, images, skipped, batch_size=batch_size, workers=num_workers, progress=progress

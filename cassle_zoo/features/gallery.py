@@ -27,6 +27,7 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
 from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
+from cassle_zoo.features.whitening import Whitening, model_whitening
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -118,6 +119,10 @@ class DemoOutputs:
     skipped: list[Skipped]
 
 
+def _whitening(model: nn.Module | str) -> Whitening | None:
+    return model_whitening(model) if isinstance(model, str) else None
+
+
 def run_demo(
     models: nn.Module | str | Sequence[nn.Module | str],
     folder: Path,
@@ -125,9 +130,9 @@ def run_demo(
 ) -> DemoOutputs:
     """Extract features of images, find the nearest neighbours of each, and write all to a folder.
 
-    Features are whitened, with a transform fitted to the images themselves; the page shows the
-    neighbours by raw features, too. Of two models, the queries whose neighbours differ most come
-    first.
+    Features are whitened, with the transform in the model's folder, or else one fitted to the
+    images themselves; the page shows the neighbours by raw features, too. Of two models, the
+    queries whose neighbours differ most come first.
 
     Args:
         models: One model or two to be compared; names are loaded with their pretrained weights.
@@ -145,7 +150,7 @@ def run_demo(
     images, skipped = expand_inputs(list(inputs) or SAMPLES)
     read = read_images(open_extractors(given, projected=False), images, skipped=skipped)
     spaces = [
-        feature_space(model_name(model), outputs["pooled"])
+        feature_space(model_name(model), outputs["pooled"], _whitening(model))
         for model, outputs in zip(given, read.outputs, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)

@@ -286,6 +286,8 @@ def _plan(
     model = {"sha256": state_sha256(extractor.model)}
     if extractor.projector is not None:
         model["projector_sha256"] = state_sha256(extractor.projector)
+    if extractor.whitening is not None:
+        model["whitening_sha256"] = extractor.whitening.sha256()
     device = choose_device(extractor.model, extractor.device)
     bf16 = autocast_dtype(extractor.precision, device) is not None
     settings = {

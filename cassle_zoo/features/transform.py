@@ -15,6 +15,7 @@ from torchvision import transforms
 from cassle_zoo.common.bands import ToBands
 from cassle_zoo.common.images import Reduction, ValueRange, to_rgb
 from cassle_zoo.features.wrappers import unwrap
+from cassle_zoo.zoo import create
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
@@ -54,9 +55,7 @@ def eval_transform(
             mean is taken.
     """
     if isinstance(model, str):
-        from cassle_zoo.features.models import open_model
-
-        model = open_model(model, pretrained=False)
+        model = create.create_model(model)
     found = unwrap(model)
     if found.config is None:
         output = "" if found.model is not None else " Its output is taken as the features."

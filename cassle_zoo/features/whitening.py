@@ -5,14 +5,25 @@ the effect of whitening. See Jégou and Chum, "Negative evidences and co-occurre
 retrieval: the benefit of PCA and whitening", ECCV 2012.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, StorageError
+from cassle_zoo.common.files import expand_home, sha256, write_bytes
+from cassle_zoo.store.folder import WHITENING_FILE
+from cassle_zoo.store.model_files import resolve_optional
+
+OWN = "model"
+"""Stands for the whitening in the model's folder, where a file can be given."""
 
 CHUNK = 8192
+_FORMAT_VERSION = "1"
 _ENOUGH = 2  # features per component; the last variances of fewer are nearly 0 by chance
 
 
@@ -23,10 +34,17 @@ class Whitening:
     Attributes:
         mean: (D,) float64.
         projection: (D, K) float64: principal directions, divided by their standard deviations.
+        images: Number of feature vectors that it was fitted to.
     """
 
     mean: Tensor
     projection: Tensor
+    images: int = 0
+
+    @property
+    def components(self) -> int:
+        """The number K of principal components."""
+        return self.projection.shape[1]
 
     @classmethod
     def fit(cls, features: Tensor, components: int, *, chunk: int = CHUNK) -> "Whitening":
@@ -62,13 +80,67 @@ class Whitening:
                 f"the features vary in {rank} directions only; {components} components requested."
             )
         largest = slice(components)
-        return cls(mean=mean, projection=directions[:, largest] / variances[largest].sqrt())
+        projection = directions[:, largest] / variances[largest].sqrt()
+        return cls(mean=mean, projection=projection, images=count)
+
+    def sha256(self) -> str:
+        """Return a hash of mean and projection."""
+        tensors = (self.mean, self.projection)
+        return sha256(b"".join(t.cpu().contiguous().numpy().tobytes() for t in tensors))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a .safetensors file: `mean`, `projection`, and `images` in its metadata.
+
+        Raises:
+            ConfigError: If the path has another ending.
+            StorageError: If it cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ConfigError(f"{path}: a whitening is saved as .safetensors.")
+        tensors = {"mean": self.mean.cpu(), "projection": self.projection.cpu().contiguous()}
+        metadata = {"format_version": _FORMAT_VERSION, "images": str(self.images)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, save(tensors, metadata))
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror or error}.") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Whitening":
+        """Read from a file.
+
+        Raises:
+            DataError: If there is no such file, or it does not hold a whitening.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"there is no whitening {path}; `cassle-zoo whiten` fits one.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format_version") != _FORMAT_VERSION:
+                    raise ValueError(f"format_version is not {_FORMAT_VERSION}")
+                mean, projection = (file.get_tensor(name) for name in ("mean", "projection"))
+                images = int(metadata["images"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"{path} is not a whitening, or damaged: {error}.") from error
+        fits = projection.ndim == 2 and mean.shape == projection.shape[:1] and projection.numel()
+        if not fits or not all(
+            tensor.dtype == torch.float64 and bool(torch.isfinite(tensor).all())
+            for tensor in (mean, projection)
+        ):
+            raise DataError(
+                f"{path} is not a whitening, or damaged: mean {tuple(mean.shape)} and projection "
+                f"{tuple(projection.shape)} must be (D,) and (D, K) of finite float64."
+            )
+        return cls(mean=mean, projection=projection, images=images)
 
     def __call__(self, features: Tensor, *, chunk: int = CHUNK) -> Tensor:
         """Return whitened features.
 
         Args:
-            features: (N, D), on the device of the features fitted to.
+            features: (N, D), on the device of the whitening.
             chunk: Rows at a time.
 
         Returns:
@@ -79,10 +151,48 @@ class Whitening:
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise DataError(
-                f"features {tuple(features.shape)}: expected (N, {len(self.mean)}), as fitted to."
+                f"features {tuple(features.shape)}: expected (N, {len(self.mean)}), as the "
+                "whitening was fitted to."
             )
         parts = features.split(chunk)
         return torch.cat([((x.double() - self.mean) @ self.projection).float() for x in parts])
+
+
+def model_whitening(name: str, *, cache_dir: str | Path | None = None) -> Whitening | None:
+    """Return the whitening in the folder of a model; `None` if there is none.
+
+    Args:
+        name: As for :func:`cassle_zoo.create_model`.
+        cache_dir: The Hub client's cache.
+
+    Raises:
+        DataError: If the file is damaged.
+        ChecksumError: If it is not the published one.
+    """
+    path = resolve_optional(name, WHITENING_FILE, cache_dir=cache_dir)
+    return None if path is None else Whitening.load(path)
+
+
+def open_whitening(what: str | os.PathLike[str], model: str | None) -> Whitening:
+    """Open a whitening by the name of its file, or `model` for that of the model's folder.
+
+    Args:
+        what: The file, or `model`.
+        model: Name of the model, if it has one.
+
+    Raises:
+        DataError: If there is no such file, or it does not hold a whitening.
+        ModelFolderError: If the model's folder has none.
+    """
+    if os.fspath(what) != OWN:
+        return Whitening.load(expand_home(Path(what)))
+    found = None if model is None else model_whitening(model)
+    if found is None:
+        raise ModelFolderError(
+            f"{model or 'the model'} comes without {WHITENING_FILE}; fit one with `cassle-zoo "
+            f"whiten FEATURES -o FILE` and pass the file. (A file called {OWN!r}: ./{OWN}.)"
+        )
+    return found
 
 
 def check_features(features: Tensor) -> None:

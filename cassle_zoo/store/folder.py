@@ -3,6 +3,7 @@
     model.safetensors      backbone, under timm's keys
     projector.safetensors  projector, if there is one
     config.json            timm's configuration, with ours under the key `cassle_zoo`
+    whitening.safetensors  whitening of features, if there is one (cassle_zoo.features.whitening)
     reference.safetensors  a stored input and what the model makes of it (cassle_zoo.hub.reference)
     README.md              model card
 
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.common.errors import ChecksumError, ConfigError, ModelFolderError
+from cassle_zoo.common.errors import ChecksumError, ConfigError, ModelFolderError, TimmFolderError
 from cassle_zoo.common.files import atomic_folder, parse_json, sha256
 from cassle_zoo.records import FORMAT_VERSION
 from cassle_zoo.specs import ModelSpec
@@ -27,7 +28,13 @@ PROJECTOR_FILE = "projector.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 REFERENCE_FILE = "reference.safetensors"
+WHITENING_FILE = "whitening.safetensors"
 FOLDER_FILES = (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE, REFERENCE_FILE, CARD_FILE)
+OPTIONAL_FILES = (PROJECTOR_FILE, WHITENING_FILE)
+ALLOWED_FILES = (WHITENING_FILE, *FOLDER_FILES)
+"""All files that a model folder may hold; no others are downloaded or uploaded."""
+
+_OF_TIMM = ("pretrained_cfg", "num_classes")  # besides the architecture; older ones had no first
 
 WEIGHTS_ROOT = Path(__file__).parents[1] / "weights"
 
@@ -117,7 +124,9 @@ def parse_config(content: bytes, path: Path, fix: str = FIX) -> dict[str, Any]:
     except ValueError as error:
         raise ModelFolderError(f"{path} is not a JSON object ({error}). {fix}") from error
     if "cassle_zoo" not in config:
-        raise ModelFolderError(
+        by_timm = "architecture" in config and not config.keys().isdisjoint(_OF_TIMM)
+        kind = TimmFolderError if by_timm else ModelFolderError
+        raise kind(
             f"{path}: the key cassle_zoo is missing; other models are loaded with "
             "timm.create_model."
         )
@@ -175,7 +184,7 @@ def check_target(folder: str | Path, *, overwrite: bool) -> None:
             f"{folder} is not empty; give another folder, or replace it (`--overwrite`, or "
             "`--force` of `hub pull`)."
         )
-    foreign = sorted(found - set(FOLDER_FILES))
+    foreign = sorted(found - set(ALLOWED_FILES))
     if foreign:
         raise ModelFolderError(
             f"{folder} is not replaced: it holds {', '.join(foreign[:5])}, "

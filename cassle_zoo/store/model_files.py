@@ -14,6 +14,7 @@ from typing import Any
 from cassle_zoo.common.errors import (
     ChecksumError,
     ModelFolderError,
+    TimmFolderError,
     UnknownNameError,
     WeightsUnavailableError,
 )
@@ -22,11 +23,11 @@ from cassle_zoo.common.hub_client import endpoint, is_offline
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec, resolve_spec
 from cassle_zoo.store.download import download, download_all
 from cassle_zoo.store.folder import (
+    ALLOWED_FILES,
     CARD_FILE,
     CONFIG_FILE,
     FIX,
     FIX_PACKAGE,
-    FOLDER_FILES,
     MODEL_FILE,
     PROJECTOR_FILE,
     bundled_folder,
@@ -120,6 +121,35 @@ def resolve(
     if isinstance(place, _Repository):
         return _unpinned_on_hub(name, place, files, cache_dir, force)
     return _local(place, files)
+
+
+def resolve_optional(name: str, file: str, *, cache_dir: str | Path | None = None) -> Path | None:
+    """Return a checked file that a model folder may or may not have; `None` if it has not.
+
+    Args:
+        name: As for :func:`resolve`; also a model of timm, which has none.
+        file: Name of the file.
+        cache_dir: The Hub client's cache.
+
+    Raises:
+        ChecksumError: If it is not the published one, or not the one on the Hub.
+    """
+    try:
+        spec = registered(name)
+        if spec is not None:
+            if file not in (spec.sha256 or {}):
+                return None
+            return resolve(name, [file], cache_dir=cache_dir).folder / file
+        found = resolve(name, [], cache_dir=cache_dir)
+    except (TimmFolderError, UnknownNameError):
+        return None
+    if found.commit is not None and found.spec.hub_repo is not None:
+        download_all(found.spec.hub_repo, found.commit, [file], cache_dir=cache_dir)
+    path = found.folder / file
+    if not path.is_file():
+        return None
+    _check_blobs([path], _repair(name, cache_dir))
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +274,7 @@ def _unpinned_on_hub(
     wanted = _wanted(files, config, path)
     if files is None:
         # By known names only: other files of a repository are never requested.
-        download_all(place.repo, commit, FOLDER_FILES, cache_dir=cache_dir, force=force)
+        download_all(place.repo, commit, ALLOWED_FILES, cache_dir=cache_dir, force=force)
         force = False
     if wanted:
         # From the commit that config.json is of, even if somebody pushes meanwhile.

@@ -2,7 +2,8 @@
 
 A name is one of the registry (with or without tag), `NAME@REVISION` for another revision of its Hub
 repository, `hf-hub:ORG/NAME` or `hf-hub:ORG/NAME@REVISION` for any repository with a model folder,
-or `local-dir:DIR`, a folder written by `cassle-zoo hub export`. torch and timm are imported only
+or `local-dir:DIR`, a folder written by `cassle-zoo hub export`. `create_model` also takes models of
+timm, by name, repository or folder. torch and timm are imported only
 when a model is built.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.common.errors import ModelFolderError
+from cassle_zoo.common.errors import ModelFolderError, TimmFolderError
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec, projector_shape
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.store.model_files import ModelFiles, registered, resolve
@@ -34,8 +35,10 @@ def create_model(
 
     Args:
         name: Model name with or without tag, `NAME@REVISION`, `hf-hub:ORG/NAME[@REVISION]`, or
-            `local-dir:DIR`.
-        pretrained: Whether to load the weights: all of them, after checking their hash.
+            `local-dir:DIR`; also a model of timm, `NAME` or `timm:NAME`, and repositories and
+            folders that timm wrote.
+        pretrained: Whether to load the weights: all of them, after checking their hash if they are
+            of the zoo.
         cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
         **timm_kwargs: timm's arguments: `num_classes` (default 0, no classifier), `in_chans`,
             `global_pool`, `features_only`, `out_indices`, ...
@@ -50,11 +53,18 @@ def create_model(
         ChecksumError: If a file is not the published one.
         ModelFolderError: If a file is missing, unreadable, or does not hold every weight.
     """
-    if (spec := registered(name)) is None:
-        files = resolve(name, [MODEL_FILE] if pretrained else [], cache_dir=cache_dir)
-        return load_backbone(files, pretrained, **timm_kwargs)
     import timm
 
+    from cassle_zoo.zoo.timm_names import timm_model, timm_name
+
+    if (known := timm_name(name)) is not None:
+        return timm_model(known, pretrained, cache_dir=cache_dir, **timm_kwargs)
+    if (spec := registered(name)) is None:
+        try:
+            files = resolve(name, [MODEL_FILE] if pretrained else [], cache_dir=cache_dir)
+        except TimmFolderError:
+            return timm_model(name, pretrained, cache_dir=cache_dir, **timm_kwargs)
+        return load_backbone(files, pretrained, **timm_kwargs)
     # cassle_zoo.zoo.registry resolves the name, also for users who call timm themselves.
     model: nn.Module = timm.create_model(
         spec.full_name, pretrained, cache_dir=cache_dir, **timm_kwargs

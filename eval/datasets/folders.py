@@ -1,4 +1,4 @@
-"""Datasets with a folder per class: any of the user's, and those of the paper with their lists."""
+"""The paper's datasets with a folder per class, and their lists."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,46 +19,18 @@ from cassle_zoo.eval.datasets.files import (
     read_pairs,
 )
 from cassle_zoo.eval.datasets.split_rules import (
-    HELD_OUT_RULE,
     RandomSplit,
     consecutive,
-    hold_out,
     imagenet100_classes,
     index_lists,
     split_randomly,
 )
-
-VALIDATION_NAMES = ("val", "validation", "valid", "dev")
 
 _IMAGENET100_SEED = 42
 _MIT67_RULE = RandomSplit(train=4690, val=670, seed=51)
 _CUB200_SIZES = (5990, 5994)
 _SUN_LISTS = ("Training_01.txt", "Testing_01.txt")
 _SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
-
-
-def open_folder(root: Path) -> EvalData:
-    """Open images laid out as `train/CLASS/IMAGE` and `test/CLASS/IMAGE`.
-
-    Validation images may be in `val`, `validation`, `valid` or `dev`.
-
-    Raises:
-        DataError: If folders are missing, or hold classes that are not in `train`.
-    """
-    train = list_classes(root, "train")
-    parts = {"train": train, "test": _list_within(root, "test", train.classes)}
-    validation = [name for name in VALIDATION_NAMES if (root / name).is_dir()]
-    if len(validation) > 1:
-        raise DataError(f"{root} has {' and '.join(validation)}; use only one of them.")
-    if validation:
-        parts["val"] = _list_within(root, validation[0], train.classes)
-    splits = consecutive(_sizes(parts))
-    rule = "the folders train / val / test"
-    if not validation:
-        keys = [name.removeprefix("train/") for name in train.names]
-        splits |= hold_out(train.labels, keys)
-        rule = f"the folders train and test; for validation {HELD_OUT_RULE}, key: CLASS/IMAGE"
-    return _assemble(f"folder:{root.resolve().name}", root, parts, splits, {"splits": rule})
 
 
 def open_imagenet100(root: Path) -> EvalData:
@@ -72,13 +44,13 @@ def open_imagenet100(root: Path) -> EvalData:
         "trainval": list_classes(root, "train", classes),
         "test": list_classes(root, "val", classes),
     }
-    sizes = _sizes(parts)
+    sizes = part_sizes(parts)
     name, notes = published_name("imagenet100", sizes, {"test": 5000})
     count = sizes["trainval"]
     splits = split_randomly(count, count // 10, _IMAGENET100_SEED)
     splits["test"] = consecutive(sizes)["test"]
     notes["splits"] = f"90 % / 10 % of train by torch random_split, seed {_IMAGENET100_SEED} / val"
-    return _assemble(name, root, parts, splits, notes)
+    return assemble(name, root, parts, splits, notes)
 
 
 def open_pool(name: str, part: str, root: Path) -> EvalData:
@@ -93,8 +65,8 @@ def open_pool(name: str, part: str, root: Path) -> EvalData:
         DataError: If the folder is missing.
     """
     parts = {"test": list_classes(root, part)}
-    splits = {"train": torch.arange(0), "val": torch.arange(0), **consecutive(_sizes(parts))}
-    return _assemble(name, root, parts, splits, {"splits": f"all of the folder {part}, few-shot"})
+    splits = {"train": torch.arange(0), "val": torch.arange(0), **consecutive(part_sizes(parts))}
+    return assemble(name, root, parts, splits, {"splits": f"all of the folder {part}, few-shot"})
 
 
 def open_mit67(root: Path) -> EvalData:
@@ -109,10 +81,10 @@ def open_mit67(root: Path) -> EvalData:
     else:
         layout = "Images/CLASS/*.jpg, TrainImages.txt, TestImages.txt"
         parts = _train_and_test(root, "mit67", layout)
-    sizes = _sizes(parts)
+    sizes = part_sizes(parts)
     name, notes = published_name("mit67", sizes, {"trainval": 5360, "test": 1340})
     splits, notes["splits"] = _MIT67_RULE.split(sizes)
-    return _assemble(name, root, parts, splits, notes)
+    return assemble(name, root, parts, splits, notes)
 
 
 def open_cub200(root: Path) -> EvalData:
@@ -126,7 +98,7 @@ def open_cub200(root: Path) -> EvalData:
     else:
         layout = "images/CLASS/*.jpg, images.txt, train_test_split.txt (CUB_200_2011)"
         parts = _train_and_test(root, "cub200", layout)
-    sizes = _sizes(parts)
+    sizes = part_sizes(parts)
     if sizes["trainval"] not in _CUB200_SIZES:
         raise DataError(
             f"{root}: {sizes['trainval']:,} training images; the official index lists are for "
@@ -137,7 +109,7 @@ def open_cub200(root: Path) -> EvalData:
     rest[val] = False
     splits = {"train": rest.nonzero().flatten(), "val": val, "test": consecutive(sizes)["test"]}
     rule = "splits/cub200.json of the official code: its 1,000 for validation, train is the rest"
-    return _assemble("cub200", root, parts, splits, {"splits": rule})
+    return assemble("cub200", root, parts, splits, {"splits": rule})
 
 
 def open_sun397(root: Path, download: bool = False) -> EvalData:
@@ -169,12 +141,12 @@ def open_sun397(root: Path, download: bool = False) -> EvalData:
         )
     parts = {"trainval": trainval, "test": test}
     splits = {split: torch.tensor(indices) for split, indices in official.items()}
-    splits["test"] = consecutive(_sizes(parts))["test"]
+    splits["test"] = consecutive(part_sizes(parts))["test"]
     rule = f"splits/sun397.json of the official code, of {_SUN_LISTS[0]} / {_SUN_LISTS[1]}"
-    return _assemble("sun397", inner, parts, splits, {"splits": rule})
+    return assemble("sun397", inner, parts, splits, {"splits": rule})
 
 
-def _list_within(root: Path, part: str, classes: Sequence[str]) -> ClassFolders:
+def list_within(root: Path, part: str, classes: Sequence[str]) -> ClassFolders:
     """List a part whose classes are some of `classes`."""
     found = list_classes(root, part)
     unknown = sorted(set(found.classes) - set(classes))
@@ -190,7 +162,7 @@ def _train_and_test(root: Path, name: str, published: str) -> dict[str, ClassFol
             f"{published}."
         )
     train = list_classes(root, "train")
-    return {"trainval": train, "test": _list_within(root, "test", train.classes)}
+    return {"trainval": train, "test": list_within(root, "test", train.classes)}
 
 
 def _of_lists(folder: str, lists: Mapping[str, Sequence[str]]) -> dict[str, ClassFolders]:
@@ -228,11 +200,12 @@ def _read_sun397(path: Path, classes: Sequence[str]) -> ClassFolders:
     return ClassFolders.of(names, folders, classes)
 
 
-def _sizes(parts: Mapping[str, ClassFolders]) -> dict[str, int]:
+def part_sizes(parts: Mapping[str, ClassFolders]) -> dict[str, int]:
+    """Return the number of images in each part."""
     return {part: len(found.names) for part, found in parts.items()}
 
 
-def _assemble(
+def assemble(
     name: str,
     root: Path,
     parts: Mapping[str, ClassFolders],

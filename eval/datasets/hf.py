@@ -19,8 +19,12 @@ from cassle_zoo.data.saved import (
 )
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets.files import classification
-from cassle_zoo.eval.datasets.folders import VALIDATION_NAMES
-from cassle_zoo.eval.datasets.split_rules import HELD_OUT_RULE, consecutive, hold_out
+from cassle_zoo.eval.datasets.split_rules import (
+    HELD_OUT_RULE,
+    VALIDATION_NAMES,
+    consecutive,
+    hold_out,
+)
 
 
 def open_hf(root: Path) -> EvalData:

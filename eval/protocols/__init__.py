@@ -16,6 +16,7 @@ from cassle_zoo.eval.protocols.retrieval import Retrieval
 from cassle_zoo.eval.protocols.semi_supervised import SemiSupervised
 from cassle_zoo.eval.protocols.sensitivity import Sensitivity
 from cassle_zoo.eval.protocols.spectrum import Spectrum
+from cassle_zoo.eval.protocols.view_retrieval import ViewRetrieval
 
 EVALUATORS: Mapping[str, type[Evaluator]] = MappingProxyType(
     {
@@ -31,5 +32,6 @@ EVALUATORS: Mapping[str, type[Evaluator]] = MappingProxyType(
         "equivariance": Equivariance,
         "spectrum": Spectrum,
         "regression": Regression,
+        "view-retrieval": ViewRetrieval,
     }
 )

@@ -7,7 +7,7 @@ import torch
 
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.eval.base import EvalContext, Outcome, Settings, whitened
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Whiten, whitened, whitening_rule
 from cassle_zoo.eval.metrics import mean_per_class
 from cassle_zoo.eval.scores import classification
 from cassle_zoo.features.nearest import knn_votes
@@ -21,12 +21,14 @@ class KNN(Settings):
         k: Number of neighbours.
         temperature: Votes are weighted exp(cosine / temperature).
         whiten: Number of whitened principal components to compare, fitted without labels to
-            training and validation data; by default the features are not whitened.
+            training and validation data; or the file of a whitening that `cassle-zoo whiten`
+            wrote, or `model` for the one in the model's folder. By default the features are not
+            whitened.
     """
 
     k: Annotated[int, Range(1)] = 20
     temperature: Annotated[float, POSITIVE] = 0.07
-    whiten: Annotated[int | None, Range(1)] = None
+    whiten: Whiten = None
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `knn_top1` and `knn_mean_per_class` of every classification task.
@@ -38,7 +40,7 @@ class KNN(Settings):
         """
         metrics, scores = {}, []
         tasks = context.data.tasks_of("classification")
-        features = whitened(context.features, context.data, self.whiten)
+        features = whitened(context.features, context.data, self.whiten, context.source)
         for task in tasks:
             gallery = torch.cat([task.splits["train"], task.splits["val"]])
             test = task.splits["test"]
@@ -76,5 +78,5 @@ class KNN(Settings):
             )  # fmt: skip
         rule = f"cosine, k={self.k}, votes weighted exp(cosine / {self.temperature:g})"
         if self.whiten is not None:
-            rule += f", whitened to {self.whiten} principal components of training + validation"
+            rule += f", {whitening_rule(self.whiten, context.source)}"
         return Outcome(metrics=metrics, protocol={"k-NN": rule}, scores=tuple(scores))

@@ -10,7 +10,7 @@ validation data with that w, and tested once. Each fit is the optimum to a prove
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated
@@ -147,6 +147,7 @@ def linear_probe(
     metric: str = "top1",
     l2_grid: Sequence[float] = L2_GRID,
     sweep_tolerance: float = TOLERANCE,
+    on_fit: Callable[[], object] = lambda: None,
 ) -> ProbeResult:
     """Measure how well a linear classifier does on features.
 
@@ -159,6 +160,7 @@ def linear_probe(
         l2_grid: Values of w to try.
         sweep_tolerance: Proven bound on the relative excess over their minima of the objectives
             among which w is chosen; the final fit always reaches `TOLERANCE`.
+        on_fit: Called after every fit, `len(l2_grid) + 1` times.
 
     Returns:
         The accuracies, and the search for w.
@@ -177,12 +179,12 @@ def linear_probe(
     check_l2_grid(l2_grid)
     device = train.features.device
     train, val, test = train.to(device), val.to(device), test.to(device)
-    fits = _fit(train, classes, l2_grid, sweep_tolerance)
+    fits = _fit(train, classes, l2_grid, sweep_tolerance, on_fit)
     scores = [accuracies(fit.logits(val.features), val.targets) for fit in fits]
     ranks = [(score[metric], -fit.l2) for score, fit in zip(scores, fits, strict=True)]
     best = fits[ranks.index(max(ranks))]
     both = train + val
-    (final,) = _fit(both, classes, [best.l2], TOLERANCE, start=best.coefficients)
+    (final,) = _fit(both, classes, [best.l2], TOLERANCE, on_fit, best.coefficients)
     inexact = [fit for fit in fits if not fit.excess <= sweep_tolerance]
     inexact += [final] if not final.excess <= TOLERANCE else []
     if inexact:
@@ -224,6 +226,7 @@ def _fit(
     classes: int,
     l2_grid: Sequence[float],
     tolerance: float,
+    on_fit: Callable[[], object],
     start: Tensor | None = None,
 ) -> list[Fit]:
     """Fit without a warning for every w."""
@@ -231,8 +234,9 @@ def _fit(
         warnings.filterwarnings("ignore", "logistic regression, w=")
         try:
             fits = fit_path(
-                data.features, data.targets, classes, l2_grid, tolerance=tolerance, start=start
-            )
+                data.features, data.targets, classes, l2_grid, tolerance=tolerance, start=start,
+                on_fit=on_fit,
+            )  # fmt: skip
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             fits = []
     if not fits or not all(math.isfinite(fit.objective) for fit in fits):
@@ -296,12 +300,16 @@ class LinearProbe(Settings):
         scores = []
         tasks = context.data.tasks_of("classification")
         for task in tasks:
-            probe = linear_probe(
-                *Samples.of(features, task),
-                num_classes=len(task.classes),
-                metric=task.metric,
-                sweep_tolerance=self.sweep_tolerance,
-            )
+            with context.compute.bar(
+                total=len(L2_GRID) + 1, unit="fit", desc=f"linear probe, {task.name}"
+            ) as bar:
+                probe = linear_probe(
+                    *Samples.of(features, task),
+                    num_classes=len(task.classes),
+                    metric=task.metric,
+                    sweep_tolerance=self.sweep_tolerance,
+                    on_fit=bar.update,
+                )
             values = {
                 "linear_top1": probe.top1,
                 "linear_top5": probe.top5,

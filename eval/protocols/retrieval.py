@@ -23,8 +23,10 @@ from cassle_zoo.eval.base import (
     Outcome,
     Settings,
     Task,
+    Whiten,
     check_distinct,
     whitened,
+    whitening_rule,
 )
 from cassle_zoo.eval.scores import Scores
 from cassle_zoo.features.gallery import (
@@ -298,15 +300,16 @@ class Retrieval(Settings):
         examples: Number of queries in the gallery of a task, evenly spaced; 0 for no galleries.
         shown: Number of results to show for each.
         whiten: Number of whitened principal components to compare, fitted without labels to the
-            training and validation data of classification tasks, or else to the galleries; by
-            default the features are not whitened.
+            training and validation data of classification tasks, or else to the galleries; or
+            the file of a whitening that `cassle-zoo whiten` wrote, or `model` for the one in the
+            model's folder. By default the features are not whitened.
     """
 
     ks: Annotated[tuple[int, ...], Range(1)] = (1, 5, 10)
     classification: Literal["train", "test", "none"] = "train"
     examples: Annotated[int, Range(0)] = 40
     shown: Annotated[int, Range(1)] = 8
-    whiten: Annotated[int | None, Range(1)] = None
+    whiten: Whiten = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -327,8 +330,8 @@ class Retrieval(Settings):
             if self.classification == "none"
             else data.tasks_of("retrieval", "classification")
         )
-        features = whitened(context.features, data, self.whiten)
-        metrics, protocol, files, rows = {}, dict(self._protocol()), {}, []
+        features = whitened(context.features, data, self.whiten, context.source)
+        metrics, protocol, files, rows = {}, dict(self._protocol(context)), {}, []
         for task in tasks:
             queries, gallery, left_out = self._sides(task)
             if len(gallery) and len(task.targets[torch.cat([queries, gallery])].unique()) == 1:
@@ -370,21 +373,21 @@ class Retrieval(Settings):
                 title = f"{task.name} of {data.name}, {context.source.name}"
                 text = f"{', '.join(numbers)} of {sides}; {len(found)} queries are shown."
                 if self.whiten is not None:
-                    text += f" Whitened to {self.whiten} principal components; raw below."
+                    text += f" Above: {whitening_rule(self.whiten, context.source)}; raw below."
                 files[f"{task.name}.html"] = gallery_page(
                     title, found, summary=text, marked=True
                 ).encode()
                 files[f"{task.name}.png"] = _sheet(title, found)
         return Outcome(metrics=metrics, protocol=protocol, files=files, scores=tuple(rows))
 
-    def _protocol(self) -> dict[str, str]:
+    def _protocol(self, context: EvalContext) -> dict[str, str]:
         rule = (
             "cosine; relevant is what has the query's label; recall@k: one of them is among the k "
             "nearest; mAP: average precision over the whole ranking; both are means over all "
             "orders of ties"
         )
         if self.whiten is not None:
-            rule += f"; whitened to {self.whiten} principal components, without labels"
+            rule += f"; {whitening_rule(self.whiten, context.source)}"
         sides = {
             "train": "query test, gallery train + validation",
             "test": "query test, gallery all other test images",

@@ -14,7 +14,7 @@ from an extrapolation of the earlier ones.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ _MAX_CG_STEPS = 2000
 _HARD = 60  # CG steps after which a better preconditioner pays for itself
 _RANK = 64
 _FLOOR = 0.01
+_CHUNK = 4096  # rows converted to float64 at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +64,7 @@ def fit_path(
     *,
     tolerance: float = TOLERANCE,
     start: Tensor | None = None,
+    on_fit: Callable[[], object] = lambda: None,
 ) -> list[Fit]:
     """Fit for each penalty of a grid.
 
@@ -73,6 +75,7 @@ def fit_path(
         l2_grid: Penalties w > 0.
         tolerance: Bound on the relative excess of each objective over its minimum.
         start: (D + 1, C) coefficients to start the first fit from; only a matter of speed.
+        on_fit: Called after every fit.
 
     Returns:
         One fit for each of `l2_grid`, in its order. A fit that floating point does not let reach
@@ -100,21 +103,23 @@ def fit_path(
             excess=excess,
             coefficients=problem.axes @ theta.T,
         )
+        on_fit()
     return [fits[l2] for l2 in l2_grid]
 
 
 class _Problem:
-    """The samples in principal axes, and what depends on them."""
+    """The samples, what depends on them, and their principal axes.
+
+    Only the features as given and a float32 copy in principal axes are held; products in float64
+    convert a chunk at a time.
+    """
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int) -> None:
-        ones = torch.ones(len(features), 1, dtype=torch.float64, device=features.device)
-        samples = torch.cat([features.double(), ones], dim=1)
-        self.axes = _principal_axes(samples)
-        self.samples = samples @ self.axes
-        self.samples32 = self.samples.float()
-        self.squares32 = self.samples32.square()
-        self.labels = labels
+        self.features = features
+        self.axes = _principal_axes(features)
+        self.samples32 = torch.cat([(own @ self.axes).float() for own in _with_ones(features)])
         self.targets = torch.nn.functional.one_hot(labels, num_classes).double().T.contiguous()
+        self.labels = labels
         self.hard = False
 
     def to_axes(self, coefficients: Tensor | None) -> Tensor:
@@ -125,19 +130,23 @@ class _Problem:
 
     def evaluate(self, theta: Tensor, l2: float) -> tuple[float, Tensor]:
         """Return the objective and the predicted probabilities (C, N)."""
-        log_p = torch.log_softmax(theta @ self.samples.T, dim=0)
+        weights = theta @ self.axes.T
+        scores = torch.cat([weights @ own.T for own in _with_ones(self.features)], dim=1)
+        log_p = torch.log_softmax(scores, dim=0)
         loss = -log_p.gather(0, self.labels[None]).sum() + l2 * theta.square().sum()
         return float(loss), log_p.exp()
 
     def gradient(self, theta: Tensor, probabilities: Tensor, l2: float) -> Tensor:
-        gradient: Tensor = (probabilities - self.targets) @ self.samples + 2 * l2 * theta
-        return gradient
+        residual = probabilities - self.targets
+        parts = zip(residual.split(_CHUNK, dim=1), _with_ones(self.features), strict=True)
+        total = sum((own @ samples for own, samples in parts), theta.new_zeros(()))
+        return total @ self.axes + 2 * l2 * theta
 
     def newton_step(
         self, gradient: Tensor, probabilities: Tensor, l2: float, residual: float
     ) -> Tensor:
         """Solve ``Hessian @ step = -gradient`` to a relative `residual`."""
-        hessian = _Hessian(self.samples32, self.squares32, probabilities, l2, hard=self.hard)
+        hessian = _Hessian(self.samples32, probabilities, l2, hard=self.hard)
         step, iterations = hessian.solve(-gradient, residual)
         self.hard = self.hard or iterations > _HARD
         return step
@@ -153,7 +162,6 @@ class _Hessian:
     def __init__(
         self,
         samples: Tensor,
-        squares: Tensor,
         probabilities: Tensor,
         l2: float,
         *,
@@ -166,7 +174,7 @@ class _Hessian:
         self.p = probabilities.float()
         self.likeliest = probabilities.argmax(0, keepdim=True)
         build = _precondition_by_class if hard else _precondition_diagonally
-        self.precondition = build(samples, squares, probabilities, l2)
+        self.precondition = build(samples, probabilities, l2)
 
     def multiply(self, direction: Tensor) -> Tensor:
         """Multiply with (C, D)."""
@@ -204,7 +212,7 @@ class _Hessian:
 
 
 def _precondition_diagonally(
-    samples: Tensor, squares: Tensor, probabilities: Tensor, l2: float
+    samples: Tensor, probabilities: Tensor, l2: float
 ) -> Callable[[Tensor], Tensor]:
     """Divide by the Hessian's diagonal in the eigenvectors of the mean S.
 
@@ -213,7 +221,7 @@ def _precondition_diagonally(
     mean_s = torch.diag(probabilities.sum(1)) - probabilities @ probabilities.T
     mixing = torch.linalg.eigh(mean_s).eigenvectors.T.contiguous()
     spread = mixing.square() @ probabilities - (mixing @ probabilities).square()
-    diagonal = spread.clamp_min(0).float() @ squares + 2 * l2
+    diagonal = _weighted_squares(spread.clamp_min(0).float(), samples) + 2 * l2
     mixing = mixing.float()
 
     def precondition(r: Tensor) -> Tensor:
@@ -224,7 +232,7 @@ def _precondition_diagonally(
 
 
 def _precondition_by_class(
-    samples: Tensor, squares: Tensor, probabilities: Tensor, l2: float
+    samples: Tensor, probabilities: Tensor, l2: float
 ) -> Callable[[Tensor], Tensor]:
     """Invert an approximation of each class's own block of the Hessian.
 
@@ -235,7 +243,7 @@ def _precondition_by_class(
     top = spread.topk(min(_RANK, len(samples)), dim=1)
     chosen = samples[top.indices] * top.values.sqrt()[:, :, None]  # (C, rank, D)
     exact = chosen.square().sum(1)
-    rest = spread @ squares - exact
+    rest = _weighted_squares(spread, samples) - exact
     # Without the floor, float32 cannot hold both what is exact and what is left.
     scale = (rest.clamp_min(0) + 2 * l2 + _FLOOR * exact).rsqrt()
     chosen *= scale[:, None, :]
@@ -252,11 +260,27 @@ def _precondition_by_class(
     return precondition
 
 
-def _principal_axes(samples: Tensor) -> Tensor:
-    """Return orthonormal columns that span the rows of `samples` and diagonalise their Gram."""
-    if len(samples) >= samples.shape[1]:
-        axes: Tensor = torch.linalg.eigh(samples.T @ samples).eigenvectors
+def _weighted_squares(weights: Tensor, samples: Tensor) -> Tensor:
+    """Return the sums (C, D) over samples (N, D) of their squares times weights (C, N)."""
+    parts = zip(weights.split(_CHUNK, dim=1), samples.split(_CHUNK), strict=True)
+    return sum((own @ part.square() for own, part in parts), samples.new_zeros(()))
+
+
+def _with_ones(features: Tensor) -> Iterator[Tensor]:
+    """Yield the features with a column of ones, in float64, a chunk of rows at a time."""
+    for own in features.split(_CHUNK):
+        ones = torch.ones(len(own), 1, dtype=torch.float64, device=own.device)
+        yield torch.cat([own.double(), ones], dim=1)
+
+
+def _principal_axes(features: Tensor) -> Tensor:
+    """Return orthonormal columns that span the samples and diagonalise their Gram matrix."""
+    if len(features) > features.shape[1]:
+        zero = torch.zeros((), dtype=torch.float64, device=features.device)
+        gram = sum((own.T @ own for own in _with_ones(features)), zero)
+        axes: Tensor = torch.linalg.eigh(gram).eigenvectors
         return axes
+    samples = torch.cat(list(_with_ones(features)))
     span = torch.linalg.qr(samples.T).Q
     inner = samples @ span
     combined: Tensor = span @ torch.linalg.eigh(inner.T @ inner).eigenvectors

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.common.files import expand_home
-from cassle_zoo.store.folder import FOLDER_FILES, check_target, new_folder
+from cassle_zoo.store.folder import ALLOWED_FILES, check_target, new_folder
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, resolve
 
 
@@ -72,7 +72,7 @@ def pull(
         raise ModelFolderError(f"{target} is the folder itself; give another one.")
     with new_folder(target, overwrite=force) as staged:
         # By known names only: no other name that a repository lists is used as a path.
-        for file in FOLDER_FILES:
+        for file in ALLOWED_FILES:
             if (source / file).is_file():
                 shutil.copyfile(source / file, staged / file)
     return target

@@ -14,7 +14,7 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.common.hub_client import redacted
 from cassle_zoo.store.download import hub_errors
-from cassle_zoo.store.folder import FOLDER_FILES
+from cassle_zoo.store.folder import ALLOWED_FILES
 from cassle_zoo.version import __version__
 
 
@@ -85,10 +85,10 @@ def inspect_repository(repo_id: str, revision: str = "main") -> Repository | Non
             info = api.model_info(repo_id, revision=revision)
         except RepositoryNotFoundError:
             return None
-        found = api.get_paths_info(repo_id, list(FOLDER_FILES), revision=info.sha)
+        found = api.get_paths_info(repo_id, list(ALLOWED_FILES), revision=info.sha)
     files = {
         file.path: (file.blob_id, None if file.lfs is None else file.lfs.sha256)
         for file in found
-        if isinstance(file, RepoFile) and file.path in FOLDER_FILES
+        if isinstance(file, RepoFile) and file.path in ALLOWED_FILES
     }
     return Repository(commit=str(info.sha), private=bool(info.private), files=files)

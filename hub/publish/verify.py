@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
+from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.hub.cards.card import CARD_REPO, read_results, render_card
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
 from cassle_zoo.hub.provenance import problems
@@ -19,12 +20,14 @@ from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_error
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 from cassle_zoo.store.folder import (
+    ALLOWED_FILES,
     CARD_FILE,
     CONFIG_FILE,
-    FOLDER_FILES,
     MODEL_FILE,
+    OPTIONAL_FILES,
     PROJECTOR_FILE,
     REFERENCE_FILE,
+    WHITENING_FILE,
     bundled_folder,
     require_file,
     verify_files,
@@ -65,11 +68,11 @@ def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
     folder = Path(folder)
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is not a folder.")
-    for name in FOLDER_FILES:
+    for name in ALLOWED_FILES:
         if (folder / name).exists() and not (folder / name).is_file():
             raise ModelFolderError(f"{folder / name} is not a file.")
     found = sorted(path.name for path in folder.iterdir())
-    own = tuple(name for name in FOLDER_FILES if (folder / name).is_file())
+    own = tuple(name for name in ALLOWED_FILES if (folder / name).is_file())
     return own, tuple(name for name in found if name not in own)
 
 
@@ -84,7 +87,7 @@ def verify_folder(folder: str | Path) -> list[Check]:
         folder: The model folder.
 
     Returns:
-        All checks, in the same order for every folder.
+        All checks, in the same order for every folder; `whitening` only if there is one.
     """
     folder = Path(folder)
     return [_check("files", partial(_files, folder)), *content_checks(folder)]
@@ -103,6 +106,7 @@ def content_checks(folder: Path, pinned: ModelSpec | None = None) -> list[Check]
         _check("hashes", partial(_hashes, opened, pinned)),
         _check("backbone", partial(_backbone, opened)),
         _check("projector", partial(_projector, opened)),
+        *([_check("whitening", partial(_whitening, opened))] if opened.has_whitening else []),
         _check("reference", partial(_reference, opened)),
         _check("card", partial(_card, opened)),
     ]
@@ -117,6 +121,10 @@ class _Folder:
     @cached_property
     def files(self) -> ModelFiles:
         return resolve(f"{LOCAL_PREFIX}{self.path}", [])
+
+    @property
+    def has_whitening(self) -> bool:
+        return (self.path / WHITENING_FILE).is_file()
 
     @cached_property
     def backbone(self) -> nn.Module:
@@ -140,7 +148,7 @@ def _check(name: str, find: Callable[[], str]) -> Check:
 
 def _files(folder: Path) -> str:
     own, others = folder_content(folder)
-    missing = [name for name in FOLDER_FILES if name not in own and name != PROJECTOR_FILE]
+    missing = [name for name in ALLOWED_FILES if name not in own and name not in OPTIONAL_FILES]
     if missing:
         raise ModelFolderError(f"{folder} lacks {', '.join(missing)}.")
     left_out = f"; not part of the model: {', '.join(map(repr, others))}" if others else ""
@@ -163,7 +171,7 @@ def _hashes(folder: _Folder, pinned: ModelSpec | None) -> str:
     verify_files(path, recorded, f"Get it again, or if the change is yours, run {again}.")
     unrecorded = [
         name
-        for name in (MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE)
+        for name in (MODEL_FILE, PROJECTOR_FILE, WHITENING_FILE, CONFIG_FILE)
         if (path / name).is_file() and name not in recorded
     ]
     if unrecorded:
@@ -202,6 +210,16 @@ def _projector(folder: _Folder) -> str:
     if path.exists():
         raise ModelFolderError(f"{path} is not described in {CONFIG_FILE}.")
     return "none"
+
+
+def _whitening(folder: _Folder) -> str:
+    found = Whitening.load(folder.path / WHITENING_FILE)
+    width = folder.files.config["num_features"]
+    if len(found.mean) != width:
+        raise ModelFolderError(
+            f"{WHITENING_FILE} is for features of width {len(found.mean)}, the model's are {width}."
+        )
+    return f"{found.components} components of {width}, fitted to {found.images:,} images"
 
 
 def _reference(folder: _Folder) -> str:
@@ -278,7 +296,7 @@ def _as_on_the_hub(files: ModelFiles) -> str:
         raise HubError(f"{repo!r} is no longer on the Hub, or your token may not see it.")
     wrong = [name for name in repository.files if not (folder / name).is_file()] + [
         name
-        for name in FOLDER_FILES
+        for name in ALLOWED_FILES
         if (folder / name).is_file() and not repository.holds(name, folder / name)
     ]
     if wrong:

@@ -199,6 +199,6 @@ def test_folders_of_the_user_are_not_shown():
         "cassle-zoo eval knn features:a=b.npz --data 'c d'"
     )
     assert command("knn", "local-dir:/me/mine", ".", Compute(cache=Path("/me"), no_cache=True)) == (
-        f"cassle-zoo eval knn local-dir:mine --data {Path.cwd().name}"
+        "cassle-zoo eval knn local-dir:mine --data ."
     )
     assert command("knn", "raw-pixels", "x", dataset="folder").endswith("--dataset folder")

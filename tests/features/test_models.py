@@ -4,8 +4,9 @@ import timm
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import UnknownNameError, WeightsUnavailableError
 from cassle_zoo.eval.sources import find_source
-from cassle_zoo.features.models import check_timm_tag, open_model
 from cassle_zoo.features.transform import eval_transform
+from cassle_zoo.zoo.create import create_model
+from cassle_zoo.zoo.timm_names import check_timm_tag
 
 
 @pytest.mark.parametrize("name", ["resnet18.nope", "timm/resnet18.a1_in1", "vit_base_patch16_224."])
@@ -15,7 +16,7 @@ def test_unknown_tags_list_those_there_are(name: str) -> None:
             check_timm_tag(name)
             continue
         with pytest.raises(UnknownNameError, match=r"timm's resnet18.*a1_in1k.*tv_in1k"):
-            open_model(name, pretrained=pretrained)
+            create_model(name, pretrained=pretrained)
 
 
 def test_unknown_tags_everywhere_a_name_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,4 +42,4 @@ def test_weights_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(WeightsUnavailableError, match=r"resnet18 cannot be loaded: no network"):
-        open_model("resnet18", pretrained=True)
+        create_model("resnet18", pretrained=True)

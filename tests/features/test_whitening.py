@@ -1,9 +1,28 @@
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from builders import image_folder
+from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
 
-from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.features.whitening import Whitening
+from cassle_zoo.cli.main import main
+from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError
+from cassle_zoo.eval.base import Compute
+from cassle_zoo.eval.datasets import open_data
+from cassle_zoo.eval.protocols.knn import KNN
+from cassle_zoo.eval.protocols.retrieval import Retrieval
+from cassle_zoo.eval.runner import evaluate
+from cassle_zoo.features.extract import Extractor, extract_features
+from cassle_zoo.features.files import load_features
+from cassle_zoo.features.whitening import Whitening, model_whitening
+from cassle_zoo.hub.publish.verify import verify_folder
+from cassle_zoo.hub.reference import write_reference
+from cassle_zoo.specs import resolve_spec
+from cassle_zoo.store.folder import MODEL_FILE, WHITENING_FILE, bundled_folder
 
 
 @pytest.fixture
@@ -42,3 +61,129 @@ def test_bad_input_is_named(features: torch.Tensor) -> None:
         Whitening.fit(features.log(), 2)
     with pytest.raises(DataError, match=r"expected \(N, 8\)"):
         Whitening.fit(features, 2)(features[:, 1:])
+
+
+def test_a_file_holds_it_exactly(features: torch.Tensor, tmp_path: Path) -> None:
+    fitted = Whitening.fit(features, 5)
+    fitted.save(tmp_path / "new" / "w.safetensors")
+    loaded = Whitening.load(tmp_path / "new" / "w.safetensors")
+    assert torch.equal(loaded(features), fitted(features))
+    assert (loaded.images, loaded.components, loaded.sha256()) == (60, 5, fitted.sha256())
+    with pytest.raises(ConfigError, match=r"w\.npz: a whitening is saved as \.safetensors"):
+        fitted.save(tmp_path / "w.npz")
+
+
+def test_files_that_hold_none(features: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(DataError, match=r"there is no whitening .*cassle-zoo whiten"):
+        Whitening.load(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="not a whitening, or damaged"):
+        Whitening.load(path)
+    metadata = {"format_version": "1", "images": "9"}
+    for tensors, metadata_of in (
+        ({"mean": torch.zeros(3)}, metadata),
+        ({"mean": torch.zeros(3).double(), "projection": torch.zeros(4, 2).double()}, metadata),
+        ({"mean": torch.zeros(3), "projection": torch.zeros(3, 2)}, metadata),
+        ({"mean": torch.zeros(3).double(), "projection": torch.ones(3, 2).double() / 0}, metadata),
+        ({"mean": torch.zeros(3).double(), "projection": torch.zeros(3, 2).double()}, None),
+    ):
+        save_file(tensors, path, metadata_of)
+        with pytest.raises(DataError, match="not a whitening, or damaged"):
+            Whitening.load(path)
+
+
+MODEL = "resnet18_cassle_simclr"
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return image_folder(tmp_path / "images", [f"{i}.png" for i in range(12)], (40, 34))
+
+
+def test_the_command_line_fits_and_applies(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, white, file = (str(tmp_path / n) for n in ("f.npz", "w.npz", "w.safetensors"))
+    assert main(["features", MODEL, str(images), "-o", raw]) == 0
+    assert main(["whiten", raw, "--components", "4", "-o", file]) == 0
+    assert "512 to 4 dimensions, fitted to 12 images" in capsys.readouterr().out
+    assert main(["features", MODEL, str(images), "-o", white, "--whiten", file]) == 0
+    expected = Whitening.fit(load_features(raw).features, 4)(load_features(raw).features)
+    torch.testing.assert_close(load_features(white).features, expected)
+    found = extract_features(MODEL, str(images), whiten=file).features
+    torch.testing.assert_close(found, expected)
+    folder = tmp_path / "parts"
+    assert main(["features", MODEL, str(images), "-o", f"{folder}/", "--whiten", file]) == 0
+    torch.testing.assert_close(load_features(folder).features, expected)
+    # The same command without whitening does not continue what another began.
+    assert main(["features", MODEL, str(images), "-o", f"{folder}/"]) == 2
+    assert main(["whiten", raw, "-o", file]) == 2
+    assert "at most 6 components" in capsys.readouterr().err
+    assert main(["features", "test_vit", str(images), "-o", white, "--whiten", "model"]) == 2
+
+
+def test_wrong_use(features: torch.Tensor, images: Path) -> None:
+    fitted = Whitening.fit(features, 4)
+    with pytest.raises(DataError, match=r"\(12, 512\): expected \(N, 8\)"):
+        extract_features(MODEL, str(images), whiten=fitted)
+    with pytest.raises(ConfigError, match="'pooled', which is not asked for"):
+        Extractor(MODEL, outputs=["tokens"], whiten=fitted)
+    with pytest.raises(ModelFolderError, match=r"comes without whitening\.safetensors"):
+        Extractor(MODEL, whiten="model")
+    pickled: Any = pickle.loads(pickle.dumps(fitted))
+    assert pickled.sha256() == fitted.sha256()
+
+
+def test_the_whitening_of_a_model_folder(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(bundled_folder(resolve_spec(MODEL)), folder)
+    weights = load_file(folder / MODEL_FILE)
+    weights["conv1.weight"] *= 1.5  # else the folder must be as it was published
+    save_file(weights, folder / MODEL_FILE, {"format": "pt"})
+    name = f"local-dir:{folder}"
+    assert model_whitening(name) is None
+    raw = extract_features(name, str(images)).features
+    fitted = Whitening.fit(raw, 4)
+    fitted.save(folder / WHITENING_FILE)
+    write_reference(folder)
+    checks = {check.name: check for check in verify_folder(folder)}
+    assert all(check.passed for check in checks.values()), checks
+    assert checks["whitening"].detail == "4 components of 512, fitted to 12 images"
+    found = model_whitening(name)
+    assert found is not None and found.sha256() == fitted.sha256()
+    torch.testing.assert_close(
+        extract_features(name, str(images), whiten="model").features, fitted(raw)
+    )
+    assert main(["demo", str(images), "--model", name, "-o", str(tmp_path / "demo")]) == 0
+    torch.testing.assert_close(load_features(tmp_path / "demo/features.safetensors").features,
+                               fitted(raw))  # fmt: skip
+    assert "whitened to 4 dimensions" in (tmp_path / "demo" / "neighbours.html").read_text()
+    Whitening.fit(raw[:, :64], 4).save(folder / WHITENING_FILE)
+    checks = {check.name: check for check in verify_folder(folder)}
+    assert not checks["hashes"].passed
+    assert "width 64" in checks["whitening"].detail
+
+
+def test_evaluations_take_a_file(images: Path, tmp_path: Path) -> None:
+    for label in "ab":
+        (images / label).mkdir()
+    for number in range(12):
+        (images / f"{number}.png").rename(images / "ab"[number % 2] / f"{number}.png")
+    file = tmp_path / "w.safetensors"
+    raw = extract_features(MODEL, str(images)).features
+    Whitening.fit(raw, 4).save(file)
+    data = open_data("folder", images)
+    compute = Compute(no_cache=True, device="cpu")
+    for evaluator, part in ((KNN, "k-NN"), (Retrieval, "retrieval")):
+        whitened, plain = (
+            evaluate("task", evaluator(whiten=whiten), MODEL, data, compute)[0]
+            for whiten in (file, None)
+        )
+        assert "whitened to 4 principal components of 12 other images" in whitened.protocol[part]
+        assert "whitened" not in plain.protocol[part]
+        assert not whitened.is_comparable(plain)
+    with pytest.raises(ModelFolderError, match="comes without"):
+        evaluate("knn", KNN(whiten=Path("model")), MODEL, data, compute)

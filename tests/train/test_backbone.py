@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,12 @@ def test_mocov3_leaves_the_fixed_parts_of_a_vit_alone() -> None:
     optimizer.step()
     same = {key for key, value in model.backbone.state_dict().items() if value.equal(before[key])}
     assert same == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
+
+
+def test_views_smaller_than_the_stride_are_named() -> None:
+    with pytest.warns(UserWarning, match=r"augment\.size 7 is less .* 32 px.*at least 32"):
+        build_backbone("resnet18", 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_backbone("resnet18", 32)
+        build_backbone("test_vit", 16)

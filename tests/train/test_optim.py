@@ -28,7 +28,7 @@ def test_whole_warmup_and_no_warmup() -> None:
 
 def test_optimizer_follows_the_paper() -> None:
     config = get_recipe("resnet18_cassle_simclr.emoji64")
-    method = build_method(dataclasses.replace(config, arch="test_resnet"))
+    method = build_method(dataclasses.replace(config, name="auto", arch="test_resnet"))
     optimizer = build_optimizer(method.param_groups(), config.optim)
     assert isinstance(optimizer.param_groups, list)
     assert {g["weight_decay"] for g in optimizer.param_groups} == {5e-4}

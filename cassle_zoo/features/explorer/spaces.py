@@ -185,17 +185,22 @@ def read_images(
     )
 
 
-def feature_space(name: str, features: Tensor) -> Space:
-    """Compare images by features, whitened with a transform fitted to the same images.
+def feature_space(name: str, features: Tensor, whitening: Whitening | None = None) -> Space:
+    """Compare images by whitened features.
 
     Args:
         name: A caption.
         features: (N, D).
+        whitening: The transform, such as that of a model's folder; by default one that is fitted
+            to the same images.
 
     Returns:
         The space; of features that are too few to be whitened, or vary in too few directions, the
         raw ones, which `about` explains.
     """
+    if whitening is not None:
+        about = f"whitened to {whitening.components} principal components, as its folder says"
+        return Space(name=name, about=about, vectors=whitening(features), raw=features)
     components = min(_COMPONENTS, len(features) // _PER_COMPONENT, features.shape[1])
     about = f"raw, as {len(features)} images of {features.shape[1]} features are too few to whiten"
     if components >= _FEWEST:

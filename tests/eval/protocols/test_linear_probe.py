@@ -5,6 +5,8 @@ FOLDER/linear_probe_2000x512x37.npz (3.3 MB, so not part of the repository).
 """
 
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -237,3 +239,34 @@ def test_golden():
     assert np.abs(np.array(result.validation_top1) - optimum["val_acc_optimum"]).max() < 0.0041
     assert result.best_l2 == pytest.approx(float(official["best_w"]))
     assert result.top1 == pytest.approx(float(official["test_acc"]), abs=0.002)
+
+
+@pytest.mark.slow
+def test_memory_is_little_more_than_that_of_the_features() -> None:
+    """2 GiB beyond 50,000 x 2,048 features are 5 times their size; so here."""
+    script = """
+import resource, torch
+from cassle_zoo.eval.protocols.linear_probe import Samples, linear_probe
+torch.set_num_threads(1)
+features = torch.randn(60_000, 256, generator=torch.Generator().manual_seed(0))
+samples = Samples(features, torch.arange(60_000) % 10)
+warm = Samples(features[:50], samples.targets[:50])
+linear_probe(warm, warm, warm, l2_grid=[1e3])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ends = ((0, 42_000), (42_000, 48_000), (48_000, 60_000))
+parts = [Samples(features[a:b], samples.targets[a:b]) for a, b in ends]
+linear_probe(*parts, l2_grid=[1e5])
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(1024 * (after - before) / features.nbytes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 5
+
+
+def test_every_fit_is_reported() -> None:
+    fits: list[int] = []
+    part = split()["train"]
+    linear_probe(part, part, part, l2_grid=[1.0, 1e-1], on_fit=lambda: fits.append(1))
+    assert len(fits) == 3

@@ -1,0 +1,124 @@
+"""Models of timm by name, and of folders and repositories that timm wrote: without classifier."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cassle_zoo.common.errors import (
+    ModelFolderError,
+    UnknownNameError,
+    WeightsUnavailableError,
+    unknown_name,
+)
+from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TIMM_PREFIX = "timm:"
+
+
+def timm_name(name: str) -> str | None:
+    """Return timm's own name of a model.
+
+    Args:
+        name: `timm:NAME`, or a name that both the zoo and timm may know, of which the zoo's comes
+            first.
+
+    Returns:
+        The name without prefix; `None` if it is one of the zoo, of a folder or a repository, or
+        nobody's.
+
+    Raises:
+        UnknownNameError: `timm:NAME` of which timm has no such model or tag.
+    """
+    import timm
+
+    own = name.removeprefix(TIMM_PREFIX).removeprefix("timm/")
+    if own == name and name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
+        return None
+    ours = own.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}
+    if timm.is_model(own) and (own != name or not ours):
+        check_timm_tag(own)
+        return own
+    if name.startswith(TIMM_PREFIX):
+        raise unknown_name("model of timm", own, timm.list_models(), listed_by="timm.list_models()")
+    return None
+
+
+def timm_model(
+    name: str, pretrained: bool = True, *, advice: str = "", **kwargs: Any
+) -> "nn.Module":
+    """Build a model of timm, by default without its classifier.
+
+    Args:
+        name: A name that timm knows, with or without tag; `hf-hub:` or `local-dir:` of what timm
+            wrote.
+        pretrained: Whether to load the weights.
+        advice: What to do if they cannot be loaded.
+        **kwargs: timm's arguments.
+
+    Raises:
+        UnknownNameError: There is no such tag.
+        WeightsUnavailableError: timm has no weights, or they cannot be loaded.
+        ModelFolderError: A folder does not hold weights that fit.
+    """
+    import timm
+
+    own = {"num_classes": 0, **kwargs}
+    if own.get("features_only"):
+        del own["num_classes"]
+    if name.startswith(LOCAL_PREFIX):
+        return _of_folder(local_folder(name), pretrained, own)
+    if not name.startswith(HUB_PREFIX):
+        check_timm_tag(name)
+    # The Hub's client, the network and timm raise errors of many types.
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **own)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise WeightsUnavailableError(
+            f"timm's pretrained weights of {name} cannot be loaded: {error} They come from the "
+            f"network once and are cached by the Hub's client (HF_HOME){advice}."
+        ) from error
+    return model
+
+
+def _of_folder(folder: Path, pretrained: bool, kwargs: dict[str, Any]) -> "nn.Module":
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(
+            f"{LOCAL_PREFIX}{folder}", pretrained=pretrained, **kwargs
+        )
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ModelFolderError(
+            f"timm cannot load its model folder {folder} with {kwargs}: {reason}"
+        ) from error
+    return model
+
+
+def check_timm_tag(name: str) -> None:
+    """Check that timm has the tag of a name; a name without tag passes.
+
+    Raises:
+        UnknownNameError: It has not; the message lists the tags there are.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    name = name.removeprefix("timm/")
+    architecture, _, tag = name.partition(".")
+    if not tag:
+        return
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError:
+        known = [other.partition(".")[2] for other in timm.list_pretrained(f"{architecture}.*")]
+        if not known:
+            raise UnknownNameError(
+                f"timm has no tag {tag!r} of {architecture!r}, which has no pretrained weights."
+            ) from None
+        raise unknown_name(f"tag of timm's {architecture}", tag, known) from None

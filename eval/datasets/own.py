@@ -1,0 +1,398 @@
+"""The user's own images: folders of classes, with or without splits, tables, and without labels."""
+
+import csv
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.images import open_image
+from cassle_zoo.data.listing import ClassFolders, first_few, list_classes, list_images
+from cassle_zoo.data.readers import ImageFiles
+from cassle_zoo.eval.base import EvalData
+from cassle_zoo.eval.datasets.files import classification, content_hashes, hash_files
+from cassle_zoo.eval.datasets.folders import assemble, list_within, part_sizes
+from cassle_zoo.eval.datasets.near_duplicates import (
+    DECODED_SIDE,
+    RULE,
+    count_grouped,
+    fingerprints_of,
+    group_alike,
+)
+from cassle_zoo.eval.datasets.split_rules import (
+    HELD_OUT_RULE,
+    VALIDATION_NAMES,
+    SplitConfig,
+    consecutive,
+    hold_out,
+    split_by_class,
+)
+
+TABLES = (".csv", ".tsv")
+LAYOUTS = (
+    "folders of classes (CLASS/*.jpg), train/CLASS/* with test/CLASS/* or val/CLASS/*, a .csv file "
+    "of path,label or path,label,split, or images without labels"
+)
+"""What a folder may hold, for messages."""
+
+_TRAIN, _TEST = ("train", "training"), ("test", "testing")
+_PATHS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img",
+)  # fmt: skip
+_LABELS = ("label", "labels", "class", "classname", "class_name", "category", "target")
+_SPLITS = ("split", "subset", "partition", "fold", "set")
+_FULL_TABLE = 3  # columns
+
+
+def open_folder(
+    root: Path, *, split: SplitConfig | None = None, max_bad_fraction: float = 0.05
+) -> EvalData:
+    """Open a folder, or a table, of the user's own images.
+
+    The splits depend on names and contents below the folder only, not on the folder's own name.
+
+    Args:
+        root: `CLASS/*`, which is split; `train/CLASS/*` with `test/CLASS/*`, and perhaps
+            `val/CLASS/*` (also `validation`, `valid` or `dev`; without `test`, it is tested on); a
+            .csv or .tsv file of paths (relative to it), labels and, perhaps, splits; or images
+            without labels.
+        split: How to split `CLASS/*`; by default `SplitConfig()`.
+        max_bad_fraction: Fraction of the images of `CLASS/*` that may be unreadable. They are named
+            and left out. (Those of other layouts are when features are extracted.)
+
+    Raises:
+        DataError: If it is none of these, classes have too few images, or too many images cannot
+            be read.
+        ConfigError: If `split` is given, but the images are split already.
+
+    Warns:
+        UserWarning: About what is left out, and near-duplicates of several classes.
+    """
+    name = f"folder:{root.resolve().name}"
+    if root.is_file():
+        return _open_table(name, root, split, max_bad_fraction)
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder or .csv file; expected {LAYOUTS}.")
+    try:
+        folders = sorted(own for own in os.listdir(root) if own[0] != "." and (root / own).is_dir())
+    except OSError as error:
+        raise DataError(f"cannot open {root}: {error.strerror}.") from error
+    parts = _split_folders(root, folders)
+    if parts:
+        _refuse(split, f"{root} has folders of splits ({', '.join(sorted(parts.values()))})")
+        return _open_split(name, root, parts, folders)
+    direct = [file for file in _list(root) if file.parent == root] if folders else []
+    if len(folders) > 1:
+        if direct:
+            _warn(f"{len(direct)} images directly in {root} have no class and are left out")
+        found = list_classes(root, on_unread=_warn)
+        return _open_unsplit(name, root, found, split, max_bad_fraction)
+    reason = "its images are not in folders of classes."
+    if folders and not direct:
+        reason = f"there is only one folder of images, {folders[0]}/; two classes are needed."
+    _refuse(split, f"{root} has no labels")
+    return _unlabelled(name, root, _list(root, warn=True), reason)
+
+
+def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
+    """Return the folders of splits, by split: those of such names that hold folders."""
+    found: dict[str, str] = {}
+    for split, names in (("train", _TRAIN), ("val", VALIDATION_NAMES), ("test", _TEST)):
+        own = [
+            name
+            for name in sorted(folders, key=lambda name: (_order(name, names), name))
+            if name.lower() in names and _holds_folders(root / name)
+        ]
+        if len(own) > 1:
+            raise DataError(f"{root} has {' and '.join(own)}; use only one of them.")
+        if own:
+            found[split] = own[0]
+    return found
+
+
+def _holds_folders(folder: Path) -> bool:
+    try:
+        return any(entry.is_dir() for entry in folder.iterdir())
+    except OSError:
+        return True  # listing it says why it cannot be opened
+
+
+def _order(name: str, names: Sequence[str]) -> int:
+    return names.index(name.lower()) if name.lower() in names else len(names)
+
+
+def _open_split(
+    name: str, root: Path, folders: Mapping[str, str], present: Sequence[str]
+) -> EvalData:
+    list_own = partial(list_classes, on_unread=_warn)
+    train = list_own(root, folders.get("train", "train"))
+    if "test" not in folders and "val" not in folders:
+        raise DataError(
+            f"{root / 'test'} must hold a folder of images per class, as train does; or let the "
+            f"images of train be split: --data {root / folders['train']}"
+        )
+    if others := sorted(set(present) - set(folders.values())):
+        _warn(f"folders of {root} beside those of splits are left out: {first_few(others)}")
+    tested = "test" if "test" in folders else "val"
+    parts = {"train": train, "test": list_within(root, folders[tested], train.classes)}
+    if "val" in folders and tested == "test":
+        parts["val"] = list_within(root, folders["val"], train.classes)
+    splits = consecutive(part_sizes(parts))
+    rule = "the folders train / val / test"
+    if "val" not in parts:
+        prefix = f"{folders['train']}/"
+        splits |= hold_out(train.labels, [own.removeprefix(prefix) for own in train.names])
+        rule = f"the folders train and {tested}; for validation {HELD_OUT_RULE}, key: CLASS/IMAGE"
+        if tested == "val":
+            rule = f"tested on the folder val, as there is no test; {rule}"
+    _check_classes(train.classes)
+    return assemble(name, root, parts, splits, {"splits": rule})
+
+
+def _open_unsplit(
+    name: str,
+    root: Path,
+    found: ClassFolders,
+    split: SplitConfig | None,
+    max_bad_fraction: float,
+) -> EvalData:
+    """Split images by class, leaving out those that cannot be read."""
+    split = split or SplitConfig()
+    _check_classes(found.classes)
+    keys = list(content_hashes(root / own for own in found.names))
+    fingerprints, bad = fingerprints_of(
+        lambda index: _open_small(root / found.names[index]), len(found.names)
+    )
+    left_out = ""
+    if bad:
+        named = first_few([f"{found.names[i]} ({why})" for i, why in bad.items()], 20)
+        says = f"{len(bad)} of {len(found.names)} images cannot be read: {named}"
+        if len(bad) > max_bad_fraction * len(found.names):
+            raise DataError(
+                f"{root}: {says}; repair or remove them, or allow more with --max-bad-fraction"
+            )
+        _warn(f"{says}; left out")
+        left_out = (
+            f"{len(bad)} images cannot be read: {first_few([found.names[i] for i in bad], 20)}"
+        )
+    rows = [index for index in range(len(found.names)) if index not in bad]
+    names, labels = [found.names[i] for i in rows], [found.labels[i] for i in rows]
+    groups = group_alike(fingerprints[rows])
+    _warn_of_conflicts(names, labels, groups, found.classes)
+    splits = split_by_class(labels, [keys[i] for i in rows], groups, found.classes, split)
+    counts = " / ".join(f"{len(splits[own]):,} {own}" for own in ("train", "val", "test"))
+    grouped = count_grouped(groups)
+    notes = {
+        "splits": (
+            f"{counts}; of every class {split.test:g} to test and {split.val:g} for validation, "
+            f"seed {split.seed}, ranked by sha256 of the content; {RULE} stay together: "
+            f"{grouped} images have one"
+        )
+    }
+    if left_out:
+        notes["left out"] = left_out
+    return classification(
+        name=name,
+        images=ImageFiles(root, names),
+        labels=labels,
+        splits=splits,
+        classes=found.classes,
+        notes=notes,
+    )
+
+
+def _open_small(path: Path) -> Image.Image:
+    return open_image(path, reduction=lambda width, height: min(width, height) / DECODED_SIDE)
+
+
+def _warn_of_conflicts(
+    names: Sequence[str], labels: Sequence[int], groups: Sequence[int], classes: Sequence[str]
+) -> None:
+    first = {group: index for index, group in reversed(list(enumerate(groups)))}
+    pairs = [
+        f"{names[first[group]]} and {names[index]}"
+        for index, group in enumerate(groups)
+        if labels[first[group]] != labels[index]
+    ]
+    if pairs:
+        _warn(
+            f"{len(pairs)} images are near-duplicates of an image of another class; is a label "
+            f"wrong? {first_few(pairs, 3)}"
+        )
+
+
+def _unlabelled(name: str, root: Path, files: Sequence[Path], reason: str) -> EvalData:
+    if not files:
+        raise DataError(f"{root} holds no images that can be read; expected {LAYOUTS}.")
+    images = ImageFiles(root, [file.relative_to(root).as_posix() for file in files])
+    return EvalData(
+        name=name,
+        sha256=hash_files(images).hexdigest(),
+        images=images,
+        tasks=(),
+        notes={"splits": "none, the images have no labels"},
+        names=images.names,
+        root=root,
+        unlabelled=reason,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    path: str
+    label: str
+    split: str
+
+
+def _open_table(
+    name: str, table: Path, split: SplitConfig | None, max_bad_fraction: float
+) -> EvalData:
+    """Open a table of paths, labels and splits."""
+    rows = _read_rows(table)
+    paths = [Path(os.path.abspath(table.parent / row.path)) for row in rows]
+    root = _common_folder(table.parent, paths)
+    names = [path.relative_to(root).as_posix() for path in paths]
+    if twice := [own for own, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{table} names images several times: {first_few(twice)}.")
+    if missing := [own for own in names if not (root / own).is_file()]:
+        raise DataError(
+            f"{table}: {len(missing)} of {len(names)} images are not there, the first is "
+            f"{missing[0]!r} in {root}. Paths are relative to the table's folder. (A table's first "
+            f"line may name its columns: {_PATHS[0]}, {_LABELS[0]}, {_SPLITS[0]}.)"
+        )
+    if not any(row.label for row in rows):
+        _refuse(split, f"{table} has no labels")
+        return _unlabelled(name, root, paths, f"{table.name} has no column of labels.")
+    if unlabelled := [row.path for row in rows if not row.label]:
+        raise DataError(f"{table}: images without a label: {first_few(unlabelled)}.")
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].label, names[i].split("/")))
+    classes = sorted({row.label for row in rows})
+    _check_classes(classes)
+    if not any(row.split for row in rows):
+        found = ClassFolders.of([names[i] for i in order], [rows[i].label for i in order], classes)
+        return _open_unsplit(name, root, found, split, max_bad_fraction)
+    _refuse(split, f"{table} has a column of splits")
+    return _split_by_table(name, table, root, [(names[i], rows[i]) for i in order], classes)
+
+
+def _split_by_table(
+    name: str,
+    table: Path,
+    root: Path,
+    rows: Sequence[tuple[str, _Row]],
+    classes: Sequence[str],
+) -> EvalData:
+    known = {own: "train" for own in _TRAIN} | {own: "test" for own in _TEST}
+    known |= {own: "val" for own in VALIDATION_NAMES}
+    if unknown := sorted({row.split for _, row in rows} - known.keys()):
+        raise DataError(
+            f"{table}: unknown splits {first_few(list(map(repr, unknown)))}; expected train, val "
+            "or test for every image."
+        )
+    of_row = [known[row.split] for _, row in rows]
+    tested = "test" if "test" in of_row else "val"
+    if "train" not in of_row or tested not in of_row:
+        raise DataError(f"{table} has no images of the splits train and test (or val).")
+    number = {own: index for index, own in enumerate(classes)}
+    labels = [number[row.label] for _, row in rows]
+    index = {own: [i for i, found in enumerate(of_row) if found == own] for own in set(of_row)}
+    if strange := set(labels) - {labels[i] for i in index["train"]}:
+        unseen = sorted(classes[label] for label in strange)
+        raise DataError(f"{table} has classes without images to train with: {first_few(unseen)}.")
+    splits: dict[str, Tensor] = {own: torch.tensor(found) for own, found in index.items()}
+    splits["test"] = splits[tested]
+    rule = "as the table says"
+    if tested == "val" or "val" not in of_row:
+        train = index["train"]
+        held = hold_out([labels[i] for i in train], [rows[i][0] for i in train])
+        splits |= {own: splits["train"][chosen] for own, chosen in held.items()}
+        rule = f"train and {tested} as the table says; for validation {HELD_OUT_RULE}, key: path"
+        if tested == "val":
+            rule = f"tested on val, as there is no test; {rule}"
+    return classification(
+        name=name,
+        images=ImageFiles(root, [own for own, _ in rows]),
+        labels=labels,
+        splits={own: splits[own] for own in ("train", "val", "test")},
+        classes=classes,
+        notes={"splits": rule},
+    )
+
+
+def _read_rows(table: Path) -> list[_Row]:
+    """Read a table; its first line is one of names if it names a column of paths."""
+    if table.suffix.lower() not in TABLES:
+        raise DataError(f"{table} is a file, but no .csv; expected {LAYOUTS}.")
+    try:
+        text = table.read_bytes().removeprefix(b"\xef\xbb\xbf").decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {table}: {error}.") from error
+    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+    if delimiter == "," and ";" in text.partition("\n")[0] and "," not in text.partition("\n")[0]:
+        delimiter = ";"  # as spreadsheets write it where the comma is decimal
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(row)]
+    if not rows:
+        raise DataError(f"{table} is empty.")
+    head = [cell.lower() for cell in rows[0][1]]
+    places = [_place(head, names) for names in (_PATHS, _LABELS, _SPLITS)]
+    if places[0] is None:
+        width = len(head)
+        if width > _FULL_TABLE:
+            raise DataError(
+                f"{table} has {width} columns; name them in its first line: {_PATHS[0]}, "
+                f"{_LABELS[0]} and perhaps {_SPLITS[0]}."
+            )
+        places = [0, 1 if width > 1 else None, 2 if width == _FULL_TABLE else None]
+    else:
+        rows = rows[1:]
+    found = []
+    for line, row in rows:
+        if len(row) != len(head):
+            raise DataError(f"{table}, line {line}: {len(row)} columns, expected {len(head)}.")
+        path, label, own = ("" if place is None else row[place] for place in places)
+        if not path:
+            raise DataError(f"{table}, line {line}: no path.")
+        found.append(_Row(path=path, label=label, split=own.lower()))
+    if not found:
+        raise DataError(f"{table} names no images.")
+    return found
+
+
+def _place(head: Sequence[str], names: Sequence[str]) -> int | None:
+    return next((head.index(name) for name in names if name in head), None)
+
+
+def _common_folder(beside: Path, paths: Sequence[Path]) -> Path:
+    """Return the table's folder or, if images are elsewhere, the folder that they share."""
+    beside = Path(os.path.abspath(beside))
+    if all(path.is_relative_to(beside) for path in paths):
+        return beside
+    return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _list(root: Path, *, warn: bool = False) -> list[Path]:
+    return list_images(root, on_unread=_warn if warn else None)
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if len(classes) == 1:
+        raise DataError(f"there is only one class, {classes[0]}; two are needed.")
+
+
+def _refuse(split: SplitConfig | None, why: str) -> None:
+    if split is not None:
+        raise ConfigError(f"--split applies to images that are to be split, but {why}.")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(f"{text}.", stacklevel=2)

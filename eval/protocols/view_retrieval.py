@@ -1,0 +1,105 @@
+"""Retrieval of views: finding an image by an augmented view of it; needs no labels."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from cassle_zoo.common.config import Range
+from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
+from cassle_zoo.eval.augmented import views
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, check_distinct
+from cassle_zoo.eval.protocols.retrieval import retrieve
+from cassle_zoo.features.inference import choose_device, embed, inference
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRetrieval(Settings):
+    """Retrieval of images by augmented views of them: invariance and identity, without labels.
+
+    Attributes:
+        images: Number of images to draw from the test images, or from all if there are none;
+            recall falls with it.
+        augmentations: Applied one at a time at full strength, followed by `recipe`, all of
+            training's at once.
+        ks: The k of recall@k.
+    """
+
+    images: Annotated[int, Range(2)] = 1000
+    augmentations: tuple[str, ...] = views.AUGMENTATIONS
+    ks: Annotated[tuple[int, ...], Range(1)] = (1, 5)
+
+    def __post_init__(self) -> None:
+        """Check the numbers and names."""
+        super().__post_init__()
+        check_distinct("ks", self.ks)
+        check_distinct("augmentations", self.augmentations)
+        for name in self.augmentations:
+            if name not in views.AUGMENTATIONS:
+                raise unknown_name("augmentation", name, views.AUGMENTATIONS)
+
+    def evaluate(self, context: EvalContext) -> Outcome:
+        """Return `recall@k` and `mrr` (mean of 1/rank) of every augmentation, and of the recipe.
+
+        Raises:
+            ConfigError: If a k is not less than the number of images.
+            DataError: If there are fewer than two images.
+        """
+        recipe = views.context_recipe(context)
+        indices = self._indices(context)
+        if max(self.ks) >= len(indices):
+            raise ConfigError(f"ks {max(self.ks)}: there are only {len(indices)} images to find.")
+        names = (views.ORIGINAL, *self.augmentations, views.RECIPE)
+        features = _encode(context, indices, [views.make_view(name, recipe) for name in names])
+        own = torch.arange(len(indices))
+        metrics = {}
+        for name, queries in zip(names[1:], features[1:], strict=True):
+            scores = retrieve(queries, own, features[0], own, ks=self.ks)
+            metrics[name] = {
+                **{f"recall@{k}": float(scores.recall[k].mean()) for k in self.ks},
+                "mrr": float(scores.average_precision.mean()),
+            }
+        protocol = {
+            "view retrieval": (
+                f"{len(indices)} images drawn from the test parts (from all if there are none); "
+                "the query is an augmented view at full strength, to be found is its image among "
+                "all of them, not augmented, by cosine of their features; recall@k: it is among "
+                "the k nearest; mrr: mean of 1/rank; images are central squares, bilinear, "
+                f"{recipe.size} px"
+            )
+        }
+        return Outcome(metrics=metrics, protocol=protocol)
+
+    def _indices(self, context: EvalContext) -> Tensor:
+        candidates = context.data.test_images()
+        if not len(candidates):
+            candidates = torch.arange(len(context.data.images))
+        drawn = views.draw_images(candidates, self.images, context.compute.seed)
+        if len(drawn) < 2:
+            raise DataError(f"{context.data.name} has {len(drawn)} images; 2 are needed.")
+        return drawn.sort().values
+
+
+def _encode(context: EvalContext, indices: Tensor, kinds: list[views.View]) -> Tensor:
+    """Return features (V, N, D) of each view of the images."""
+    model, compute = context.model, context.compute
+    device = choose_device(model, compute.device)
+    uniforms = views.image_uniforms(indices, compute.seed)
+    batches = views.read_crops(
+        context.data.images, indices, uniforms, kinds,
+        batch_size=compute.batch_size, workers=compute.workers,
+    )  # fmt: skip
+    found: list[Tensor] = []
+    start = 0
+    with inference(model, device), compute.bar(total=len(indices), unit="img", desc="views") as bar:
+        for crops, source in batches:
+            chosen = uniforms[start : start + len(crops)]
+            start += len(crops)
+            rendered = [
+                kind.render(crops[:, place].to(device), chosen, source)[0]
+                for place, kind in enumerate(kinds)
+            ]
+            found.append(torch.stack([embed(model, images) for images in rendered]))
+            bar.update(len(crops))
+    return torch.cat(found, dim=1)
