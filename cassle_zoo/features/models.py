@@ -7,7 +7,13 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from cassle_zoo.common.errors import UnknownNameError, WeightsUnavailableError, unknown_name
+from cassle_zoo.common.errors import (
+    ConfigError,
+    UnknownNameError,
+    WeightsUnavailableError,
+    unknown_name,
+)
+from cassle_zoo.projector import ConditionedProjector
 
 
 def open_model(name: str, *, pretrained: bool) -> nn.Module:
@@ -30,6 +36,28 @@ def open_model(name: str, *, pretrained: bool) -> nn.Module:
         if not timm.is_model(name.removeprefix("timm/")):
             raise
     return timm_model(name, pretrained=pretrained)
+
+
+def open_projector(name: str) -> ConditionedProjector:
+    """Build the projector of a model of the zoo, with its weights.
+
+    Raises:
+        ConfigError: The model is one of timm, which have none.
+        UnknownNameError: There is no such model or tag.
+        ModelFolderError: The model has no projector.
+        WeightsUnavailableError: The weights cannot be loaded.
+    """
+    from cassle_zoo.zoo.create import create_projector
+
+    try:
+        return create_projector(name, pretrained=True)
+    except UnknownNameError as error:
+        if not timm.is_model(name.removeprefix("timm/")):
+            raise
+        raise ConfigError(
+            f"the output 'projected' needs a projector, and {name!r} is a model of timm, which has "
+            "none: leave the output out, or pass projector=."
+        ) from error
 
 
 def timm_model(name: str, *, pretrained: bool = True, advice: str = "") -> nn.Module:
