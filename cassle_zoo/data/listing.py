@@ -130,6 +130,31 @@ def list_classes(
     return ClassFolders.of(names, [name for name, own in files.items() for _ in own], classes)
 
 
+def folders_below(root: str, entered: set[tuple[int, int]]) -> list[str]:
+    """Return a folder and those below that can be opened; neither hidden ones nor one twice.
+
+    Args:
+        root: The folder; empty is the current one.
+        entered: Identities of folders entered before, which are left out; it is added to.
+    """
+    found, folders = [], [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            identity = _identity(Path(folder))
+            if identity in entered:
+                continue
+            with os.scandir(folder or os.curdir) as scan:
+                names = sorted(entry.name for entry in scan if not entry.name.startswith("."))
+        except OSError:
+            continue
+        entered.add(identity)
+        found.append(folder)
+        inside = [os.path.join(folder, name) for name in names]
+        folders += [path for path in reversed(inside) if os.path.isdir(path)]
+    return found
+
+
 def counts_as_image(parts: Sequence[str], endings: frozenset[str]) -> bool:
     """Return whether a file counts as an image: its ending is known, and it is not hidden.
 

@@ -24,6 +24,7 @@ from cassle_zoo.common.images import ValueRange
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
 from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
+from cassle_zoo.features.models import open_projector
 from cassle_zoo.features.outputs import compute_outputs, parse_outputs
 from cassle_zoo.features.reader import ReadyImages, unchanged
 from cassle_zoo.features.transform import Transform, eval_transform, reduction_for, takes_bands
@@ -155,7 +156,7 @@ class Extractor:
             whiten if isinstance(whiten, Whitening | None) else open_whitening(whiten, name)
         )
         if isinstance(model, str) and projector is None and "projected" in outputs:
-            projector = create.create_projector(model, pretrained=True)
+            projector = open_projector(model)
         self._owned = isinstance(model, str)
         self.model = (
             create.create_model(model, pretrained=True) if isinstance(model, str) else model

@@ -201,10 +201,9 @@ def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
     # Foreign or damaged bytes make the parsers raise errors of many types.
     try:
         loaded = reader(path)
-        if loaded.features.shape != (len(loaded.sources), loaded.features.shape[-1]):
-            raise ValueError(
-                f"{len(loaded.sources)} names, {tuple(loaded.features.shape)} features"
-            )
+        for name, values in outputs_of(loaded).items():
+            if values.ndim < 2 or len(values) != len(loaded.sources):
+                raise ValueError(f"{len(loaded.sources)} names, {tuple(values.shape)} {name}")
     except Exception as error:
         raise DataError(
             f"{str(path)!r} is not a file of features, or it is damaged: {error}."

@@ -1,9 +1,34 @@
-"""Hashes of the weights of models."""
+"""Projectors of models, and hashes of the weights of models."""
 
 import hashlib
 
+import timm
 import torch
 from torch import nn
+
+from cassle_zoo.common.errors import ConfigError, UnknownNameError
+from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.zoo.create import create_projector
+
+
+def open_projector(name: str) -> ConditionedProjector:
+    """Build the projector of a model of the zoo, with its weights.
+
+    Raises:
+        ConfigError: The model is one of timm, which have none.
+        UnknownNameError: There is no such model or tag.
+        ModelFolderError: The model has no projector.
+        WeightsUnavailableError: The weights cannot be loaded.
+    """
+    try:
+        return create_projector(name, pretrained=True)
+    except UnknownNameError as error:
+        if not timm.is_model(name.removeprefix("timm:").removeprefix("timm/")):
+            raise
+        raise ConfigError(
+            f"the output 'projected' needs a projector, and {name!r} is a model of timm, which has "
+            "none: leave the output out, or pass projector=."
+        ) from error
 
 
 def state_sha256(model: nn.Module) -> str:

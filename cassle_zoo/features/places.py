@@ -13,12 +13,13 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeAlias
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.common.images import UnreadableImageError, image_endings
-from cassle_zoo.data.listing import counts_as_image, list_images
+from cassle_zoo.data.listing import counts_as_image, folders_below, list_images
 from cassle_zoo.data.readers import TarFiles
 
 OnSkip: TypeAlias = Callable[[str, str], None]
@@ -241,7 +242,8 @@ def _in_tar(path: str, skip: OnSkip) -> list[Source]:
 
 
 def _matching(pattern: str, skip: OnSkip, column: str | None) -> list[Source]:
-    matches = sorted(glob.glob(pattern, recursive=True), key=lambda match: Path(match).parts)
+    found = _glob(pattern) if "**" in Path(pattern).parts else set(glob.glob(pattern))
+    matches = sorted(found, key=lambda match: Path(match).parts)
     if "**" in pattern:
         matches = [match for match in matches if not os.path.isdir(match)]
     if glob.has_magic(os.path.splitext(pattern)[1]) or not os.path.splitext(pattern)[1]:
@@ -251,6 +253,24 @@ def _matching(pattern: str, skip: OnSkip, column: str | None) -> list[Source]:
     if not matches:
         raise DataError(f"no image matches {pattern!r}.")
     return [found for match in matches for found in _at(match, skip, column)]
+
+
+def _glob(pattern: str) -> set[str]:
+    """Return what matches a pattern with `**`, entering each folder once.
+
+    `glob.glob` follows a link to a folder above it 40 times, and two of them almost for ever.
+    """
+    parts = Path(pattern).parts
+    deep = parts.index("**") if "**" in parts else len(parts)
+    if deep == len(parts):
+        return set(glob.glob(pattern))
+    above, below = parts[:deep], tuple(dropwhile("**".__eq__, parts[deep:])) or ("*",)
+    entered: set[tuple[int, int]] = set()
+    bases = sorted(glob.glob(os.path.join(*above, ""))) if above else [""]
+    folders = [folder for base in bases for folder in folders_below(base, entered)]
+    return {
+        match for folder in folders for match in _glob(os.path.join(glob.escape(folder), *below))
+    }
 
 
 def _in_list(path: str, skip: OnSkip, column: str | None) -> list[Source]:

@@ -222,3 +222,8 @@ def test_named_models_are_loaded_once() -> None:
     found = Extractor(EMOJI)(IMAGES)["pooled"]
     expected = extract_features(create_model(EMOJI, pretrained=True), IMAGES).features
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_models_of_timm_have_no_projector() -> None:
+    with pytest.raises(ConfigError, match="'resnet18' is a model of timm, which has none"):
+        Extractor("resnet18", outputs=("projected",))

@@ -42,6 +42,16 @@ def test_round_trip_is_exact(tmp_path: Path, ending: str, count: int) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("first", ["tokens", "pooled"])
+def test_maps_are_read_back(tmp_path: Path, first: str) -> None:
+    outputs = {"tokens": torch.rand(4, 3, 2, 2), "pooled": torch.rand(4, 3)}
+    saved = FeatureSet(outputs[first], NAMES, [], outputs)
+    save_features(saved, tmp_path / "out.safetensors")
+    loaded = load_features(tmp_path / "out.safetensors")
+    assert torch.equal(loaded.features, outputs[first])
+    assert all(torch.equal(loaded.outputs[name], values) for name, values in outputs.items())
+
+
 ODD = [os.fsdecode(b"/caf\xe9 %41.png"), "caf\u00e9 \ufffd%41.png", "file:%41.png", "a.png"]
 
 

@@ -50,6 +50,18 @@ def test_patterns(root: Path, pattern: str, expected: list[str]) -> None:
     assert not skipped
 
 
+@pytest.mark.parametrize("pattern", ["**/*.png", "images/**/*.png", "**/**/*.png", "im*/**"])
+def test_patterns_enter_every_folder_once(
+    root: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    (root / "images" / "sub" / "up").symlink_to("..")
+    (root / "images" / "up").symlink_to("..")
+    (root / "images" / "b.jpg").unlink()
+    expected = ["images/a.png", "images/sub/c.png"]
+    assert [image.source for image in expand_inputs(pattern)[0]] == expected
+
+
 def test_a_pattern_without_matches(root: Path) -> None:
     with pytest.raises(DataError, match=r"no image matches.*\*\.gif"):
         expand_inputs(str(root / "*.gif"))
