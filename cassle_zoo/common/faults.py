@@ -204,7 +204,7 @@ def _not_writable(folder: Path, error: OSError, option: str) -> StorageError:
     path = str(folder) if error.filename is None else os.fsdecode(error.filename)
     which = "" if path == str(folder) else f" ({path})"
     return StorageError(
-        f"cannot write in {str(folder)!r}{which}: {error.strerror or error}; use another {option}, "
+        f"cannot write in {str(folder)!r}: {error.strerror or error}{which}; use another {option}, "
         f"or {fix}."
     )
 

@@ -59,7 +59,8 @@ def test_galleries_of_whitened_features_show_the_raw_ones_too(data, found):
     _, outcome = measure(data, classification="none", examples=3, shown=2, whiten=4)
     page = outcome.files["flags.html"].decode()
     assert page.count("<h3>whitened</h3>") == page.count("<h3>raw</h3>") == 3
-    assert "Whitened to 4 principal components; raw below." in page
+    assert "Above: whitened to 4 principal components of" in page
+    assert "; raw below." in page
     scores = re.compile(r"-?\d\.\d{3}(?=\s*<div>)")
     whitened, raw = (
         [scores.findall(part.split("</ol>")[0]) for part in page.split(f"<h3>{name}</h3>")[1:]]
