@@ -10,6 +10,7 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.data.emoji64 import (
     EMOJI64_SHA256,
+    METADATA_FILE,
     SKIN_TONES,
     VENDORS,
     Emoji64,
@@ -29,7 +30,14 @@ def open_data(root: Path) -> EvalData:
     Raises:
         DataError: See `Emoji64.open`.
     """
-    data = Emoji64.open(root)
+    try:
+        data = Emoji64.open(root)
+    except DataError as error:
+        if not root.exists() or root.suffix == ".tar" or (root / METADATA_FILE).exists():
+            raise
+        raise DataError(
+            f"{error} Images of your own are measured with --dataset folder."
+        ) from error
     return EvalData(
         name="emoji64" if data.sha256 == EMOJI64_SHA256 else "emoji64 (modified)",
         sha256=data.sha256,

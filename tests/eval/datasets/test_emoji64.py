@@ -5,7 +5,12 @@ import torch
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.emoji64 import SKIN_TONES, VENDORS
-from cassle_zoo.eval.datasets.emoji64 import CLASSIFICATION_TASKS, classification, retrieval
+from cassle_zoo.eval.datasets.emoji64 import (
+    CLASSIFICATION_TASKS,
+    classification,
+    open_data,
+    retrieval,
+)
 
 
 def parts(task):
@@ -73,3 +78,27 @@ def test_too_few_images(records):
         retrieval([r for r in records if r.vendor != "noto"], "flags")
     with pytest.raises(DataError, match="vendor: no images to test"):
         classification([dataclasses.replace(r, split="train") for r in records], "vendor")
+
+
+@pytest.mark.parametrize("name", ["photos", "photos.csv"])
+def test_images_of_ones_own_are_pointed_to_the_dataset_folder(name, tmp_path):
+    path = tmp_path / name
+    if path.suffix:
+        path.write_text("path,label\na.png,a\n")
+    else:
+        (path / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"emoji64 is either.*--dataset folder"):
+        open_data(path)
+
+
+@pytest.mark.parametrize("name", ["absent", "damaged.tar", "incomplete"])
+def test_a_faulty_emoji64_is_not_taken_for_images_of_ones_own(name, tmp_path):
+    path = tmp_path / name
+    if name == "damaged.tar":
+        path.write_text("no tar")
+    elif name == "incomplete":
+        path.mkdir()
+        (path / "metadata.csv").write_text("no metadata")
+    with pytest.raises(DataError) as caught:
+        open_data(path)
+    assert "--dataset" not in str(caught.value)
