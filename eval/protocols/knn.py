@@ -41,6 +41,7 @@ class KNN(Settings):
         metrics, scores = {}, []
         tasks = context.data.tasks_of("classification")
         features = whitened(context.features, context.data, self.whiten, context.source)
+        galleries: dict[str, int] = {}
         for task in tasks:
             gallery = torch.cat([task.splits["train"], task.splits["val"]])
             test = task.splits["test"]
@@ -56,6 +57,7 @@ class KNN(Settings):
                     f"task {task.name}: {zero} of {len(used)} feature vectors are zero and have no "
                     "direction that cosines could compare."
                 )
+            galleries[task.name] = len(gallery)
             votes = knn_votes(
                 features[gallery],
                 task.targets[gallery],
@@ -77,6 +79,9 @@ class KNN(Settings):
                 )
             )  # fmt: skip
         rule = f"cosine, k={self.k}, votes weighted exp(cosine / {self.temperature:g})"
+        for name, size in galleries.items():
+            if size < self.k:
+                rule += f"; all {size} neighbours of {name}, as there are no more"
         if self.whiten is not None:
             rule += f", {whitening_rule(self.whiten, context.source)}"
         return Outcome(metrics=metrics, protocol={"k-NN": rule}, scores=tuple(scores))

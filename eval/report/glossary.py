@@ -7,7 +7,7 @@ _CHANCE = "The fraction of test images whose class is predicted right."
 _TOP5 = "The fraction of test images whose class is among the five likeliest."
 _BALANCED = "The accuracy in each class, averaged: small classes count as much as large ones."
 _LINEAR = "A linear classifier on the frozen features, its penalty chosen on validation images."
-_KNN = "The vote of the most similar training images."
+_KNN = "k-nearest neighbours: the vote of the most similar images of training and validation."
 
 _PROTOCOLS = (
     (r"linear_(?P<rest>.+)", "linear probe", _LINEAR),

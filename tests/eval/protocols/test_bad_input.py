@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import warnings
 
 import pytest
@@ -56,6 +57,13 @@ def test_features_that_are_nothing(data, features, evaluator):
     features[[3, 7]] = math.nan
     with pytest.raises(DataError, match=r"2 of 100 .*NaN .*number 3"):
         evaluator.evaluate(context(data, features))
+
+
+def test_more_neighbours_than_there_are_stand_in_the_protocol(data, features):
+    [rule] = KNN(k=5000).evaluate(context(data, features)).protocol.values()
+    assert re.search(r"k=5000.*; all \d\d neighbours of .+, as there are no more", rule)
+    [rule] = KNN(k=2).evaluate(context(data, features)).protocol.values()
+    assert "no more" not in rule
 
 
 def test_one_vector_of_zeros_has_no_direction(data, features):

@@ -112,7 +112,7 @@ def test_table_marks_the_best_and_sets_baselines_apart() -> None:
         *("alpha", "zeta", "raw-pixelsbaseline"),
     ]
     assert page.rows[1][0].startswith("vendor k-NN: top-1 accuracy (%) ↑ higher is better")
-    assert page.rows[1][0].endswith("The vote of the most similar training images. 1,000 images.")
+    assert page.rows[1][0].endswith("similar images of training and validation. 1,000 images.")
     assert [cell[:6] for cell in page.rows[1][1:]] == ["75.072", "75.072", "90.0\xa0★"]
     assert [row[1:] for row in page.rows[2:4]] == [["-", "2", "-"], ["-", "25.0", "-"]]
     assert page.rows[3][0].startswith("flags error (%) ↓ lower is better")
