@@ -191,13 +191,19 @@ def test_explore_errors(
 @pytest.mark.slow
 def test_explore_serves_until_interrupted(model: str, images: Path) -> None:
     arguments = ["explore", str(images), "--model", model, "--serve"]
-    command = [sys.executable, "-m", "cassle_zoo", *arguments]
+    # Shells start processes in the background with the signal ignored, which children inherit.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from cassle_zoo.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        lines = [process.stdout.readline() for _ in range(2)]
-        address = re.search(r"http://127\.0\.0\.1:\d+/", lines[1])
-        assert address
-        with urllib.request.urlopen(address[0], timeout=20) as answer:
-            assert b"a.png" in answer.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        try:
+            assert process.stdout
+            lines = [process.stdout.readline() for _ in range(2)]
+            address = re.search(r"http://127\.0\.0\.1:\d+/", lines[1])
+            assert address
+            with urllib.request.urlopen(address[0], timeout=20) as answer:
+                assert b"a.png" in answer.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
