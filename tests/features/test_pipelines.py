@@ -98,21 +98,22 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
-    for name, value in {
+    for variable, value in {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(variable, value)
     s3fs.S3FileSystem.clear_instance_cache()
     place = s3fs.S3FileSystem()
-    place.mkdir("bucket")
+    name = f"bucket-{port}"  # all servers of a process share their buckets
+    place.mkdir(name)
     for index, image in enumerate(IMAGES):
-        place.pipe(f"bucket/sub/{index:02d}.png", encoded(image))
-    place.pipe("bucket/notes.txt", b"none")
+        place.pipe(f"{name}/sub/{index:02d}.png", encoded(image))
+    place.pipe(f"{name}/notes.txt", b"none")
     try:
-        yield "s3://bucket"
+        yield f"s3://{name}"
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
         server.stop()

@@ -254,7 +254,7 @@ def test_runs_from_before_there_were_views_are_continued(
 @pytest.mark.parametrize("arch", ["vit_small", "vit_tiny_patch16_224"])
 def test_a_vit_takes_local_crops_and_is_exported_without_them(arch: str, tmp_path: Path) -> None:
     config = TrainConfig(
-        name=f"{arch}_dino.mine",
+        name="auto",
         arch=arch,
         method=METHODS["dino"](hidden_features=8, out_features=8, prototypes=16),  # type: ignore[call-arg]
         augment=AugmentConfig(size=64),
