@@ -1,5 +1,6 @@
 """What a further augmentation is: how it is drawn, applied and described, in one class."""
 
+import abc
 import dataclasses
 import inspect
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ STEPS: tuple[str, ...] = ("flip", "jitter", "grayscale", "blur")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(abc.ABC):
     """A further augmentation of the recipe; its fields are its settings.
 
     A subclass is a frozen dataclass under :func:`register_augmentation`. Its methods are pure
@@ -49,6 +50,7 @@ class Augmentation:
         """Map (B, parameters) float64 uniforms in [0, 1) to the (B, parameters) of B views."""
         return uniforms
 
+    @abc.abstractmethod
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
         """Return augmented images.
 
@@ -59,11 +61,10 @@ class Augmentation:
         Returns:
             (B, C, H, W) in [0, 1].
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def describe(self, parameters: Tensor) -> Tensor:
         """Return the (B, len(columns)) numbers of omega of augmented views."""
-        raise NotImplementedError
 
     def describe_crop(self, crop: Tensor, parameters: Tensor) -> Tensor:
         """Return the descriptor `crop` of augmented views: by default it does not change.

@@ -24,9 +24,9 @@ from cassle_zoo.augmentation.augment import (
 )
 from cassle_zoo.augmentation.crop import cut_crops
 from cassle_zoo.augmentation.registry import find_augmentation
-from cassle_zoo.common.errors import ConfigError, unknown_name
+from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.common.images import open_image
-from cassle_zoo.eval.base import EvalContext, Images
+from cassle_zoo.eval.base import EvalContext, EvalData, Images
 from cassle_zoo.eval.batches import read_batches
 
 FACTORS: tuple[str, ...] = ("brightness", "contrast", "saturation", "hue")
@@ -192,6 +192,29 @@ def draw_images(candidates: Tensor, count: int, seed: int) -> Tensor:
     """Draw at most `count` of the candidates, in the order drawn."""
     generator = torch.Generator().manual_seed(seed)
     return candidates[torch.randperm(len(candidates), generator=generator)[:count]]
+
+
+def draw_test_images(data: EvalData, count: int, seed: int) -> Tensor:
+    """Draw images of a dataset's test parts, or of all its images if there are no such parts.
+
+    Args:
+        data: The dataset.
+        count: Number of images; all if there are fewer.
+        seed: Seed of the draw.
+
+    Returns:
+        Their indices in order.
+
+    Raises:
+        DataError: If there are fewer than two images.
+    """
+    candidates = data.test_images()
+    if not len(candidates):
+        candidates = torch.arange(len(data.images))
+    drawn = draw_images(candidates, count, seed)
+    if len(drawn) < 2:
+        raise DataError(f"{data.name} has {len(drawn)} images; 2 are needed.")
+    return drawn.sort().values
 
 
 def image_uniforms(indices: Tensor, seed: int) -> Tensor:

@@ -250,7 +250,7 @@ class Sensitivity(Settings):
                 raise unknown_name("augmentation", name, (*views.AUGMENTATIONS, *known))
         recipe = views.context_recipe(context, further)
         plan = self._plan(recipe)
-        indices = self._indices(context)
+        indices = views.draw_test_images(context.data, self.images, context.compute.seed)
         encoder = _Encoder(context, indices, plan)
         found: dict[View, _Values] = {}
         with inference(encoder.model, encoder.device):
@@ -324,15 +324,6 @@ class Sensitivity(Settings):
         ]
         first, last = (views.make_view(name, recipe) for name in (views.ORIGINAL, views.RECIPE))
         return [first, *plan, last]
-
-    def _indices(self, context: EvalContext) -> Tensor:
-        candidates = context.data.test_images()
-        if not len(candidates):
-            candidates = torch.arange(len(context.data.images))
-        drawn = views.draw_images(candidates, self.images, context.compute.seed)
-        if len(drawn) < 2:
-            raise DataError(f"{context.data.name} has {len(drawn)} images; 2 are needed.")
-        return drawn.sort().values
 
     def _protocol(self, count: int, recipe: AugmentConfig) -> str:
         return (

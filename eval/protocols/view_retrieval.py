@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cassle_zoo.common.config import Range
-from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
+from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, check_distinct
 from cassle_zoo.eval.protocols.retrieval import retrieve
@@ -47,7 +47,7 @@ class ViewRetrieval(Settings):
             DataError: If there are fewer than two images.
         """
         recipe = views.context_recipe(context)
-        indices = self._indices(context)
+        indices = views.draw_test_images(context.data, self.images, context.compute.seed)
         if max(self.ks) >= len(indices):
             raise ConfigError(f"ks {max(self.ks)}: there are only {len(indices)} images to find.")
         names = (views.ORIGINAL, *self.augmentations, views.RECIPE)
@@ -70,15 +70,6 @@ class ViewRetrieval(Settings):
             )
         }
         return Outcome(metrics=metrics, protocol=protocol)
-
-    def _indices(self, context: EvalContext) -> Tensor:
-        candidates = context.data.test_images()
-        if not len(candidates):
-            candidates = torch.arange(len(context.data.images))
-        drawn = views.draw_images(candidates, self.images, context.compute.seed)
-        if len(drawn) < 2:
-            raise DataError(f"{context.data.name} has {len(drawn)} images; 2 are needed.")
-        return drawn.sort().values
 
 
 def _encode(context: EvalContext, indices: Tensor, kinds: list[views.View]) -> Tensor:

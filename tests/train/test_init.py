@@ -375,7 +375,7 @@ def test_a_run_records_its_start_and_continues_from_no_other(
 
 def test_public_names() -> None:
     assert public_name("hf-hub:org/name@main") == "hf-hub:org/name@main"
-    assert public_name("local-dir:/home/me/folder") == "local-dir:folder"
-    assert public_name("/home/me/weights.pth") == "weights.pth"
+    assert public_name("local-dir:/somewhere/else/folder") == "local-dir:folder"
+    assert public_name("/somewhere/else/weights.pth") == "weights.pth"
     assert public_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
     assert public_name("") == ""

@@ -197,7 +197,7 @@ def test_the_recipe_adapt(weights: Path) -> None:
 
 
 def test_command_for_the_card_hides_where_weights_are() -> None:
-    words = ["r.adapt", "--init", "/home/me/w.pth"]
+    words = ["r.adapt", "--init", "/somewhere/else/w.pth"]
     assert public_command(words) == "cassle-zoo train r.adapt --init w.pth"
     words = ["r.adapt", "--init=hf-hub:org/name"]
     assert public_command(words) == "cassle-zoo train r.adapt --init hf-hub:org/name"
