@@ -30,6 +30,6 @@ def late_signal() -> Iterator[None]:
 @pytest.mark.usefixtures("late_signal")
 @pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
 def test_a_workers_late_death_notice_interrupts_nothing_else(error: type[Exception]) -> None:
-    with pytest.raises(DataError, match="worker.*--workers"), lost_workers(ADVICE):
+    with pytest.raises(DataError, match=r"worker.*--workers"), lost_workers(ADVICE):
         raise error
     time.sleep(2 * DELAY)
