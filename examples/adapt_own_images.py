@@ -13,8 +13,6 @@ Look at   OUT/compare.html: a map of the images, and the neighbours of each befo
 import argparse
 from pathlib import Path
 
-import torch
-
 import cassle_zoo
 from cassle_zoo.features.explorer.page import explore
 from cassle_zoo.features.gallery import SAMPLES
@@ -58,8 +56,10 @@ def main() -> None:
     print(f"\n{(old != new).sum().item()} of {len(after)} images have another nearest neighbour")
     kinds = [kind(Path(source), args.images) for source in after.sources]
     if 1 < len(set(kinds)) < len(kinds):
-        same = [torch.tensor([kinds[j] == k for j, k in zip(n[:, 0], kinds)]) for n in (old, new)]
-        was, now = (part.float().mean().item() for part in same)
+        was, now = (
+            sum(kinds[j] == kinds[i] for i, j in enumerate(nearest[:, 0])) / len(kinds)
+            for nearest in (old, new)
+        )
         print(f"the nearest is of the same kind: {was:.0%} before, {now:.0%} after")
     page = args.out / "compare.html"
     page.write_text(explore(args.images, [args.init, model]).page, "utf-8")

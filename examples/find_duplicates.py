@@ -46,7 +46,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     inputs, _ = expand_inputs(args.images)
-    names = [Path(inputs[i].source).name for i in range(len(inputs))]
+    names = [Path(inputs[i].source).stem for i in range(len(inputs))]
     images = [inputs[i].image().convert("RGB") for i in range(len(inputs))]
     extractor = Extractor(args.model, outputs=("pooled", "projected"))
     found = extractor(images)
@@ -74,14 +74,16 @@ def main() -> None:
 
     by = args.by or max(total, key=lambda space: total[space])
     cosines, others = nearest_neighbours(originals[by], originals[by], 1, exclude_self=True)
-    rows = []
-    seen = set()
+    rows: list[GalleryRow] = []
+    seen: set[tuple[int, int]] = set()
     for i in cosines[:, 0].argsort(descending=True).tolist():
         j = int(others[i, 0])
         if (j, i) not in seen and len(rows) < args.pairs:
             seen.add((i, j))
             partner = GalleryItem(image=images[j], label=names[j], cosine=cosines[i, 0].item())
-            rows.append(GalleryRow(query=GalleryItem(image=images[i], label=names[i]), found=[partner]))
+            rows.append(
+                GalleryRow(query=GalleryItem(image=images[i], label=names[i]), found=[partner])
+            )
     contact_sheet(f"Most similar by {by}", rows).save(args.out)
     print(f"the {len(rows)} most similar pairs by {by}: {args.out}")
 

@@ -6,30 +6,29 @@ Shows     the one class that an augmentation is: how it is drawn, applied and de
 Needs     pip install cassle-zoo
 Run       python examples/new_augmentation.py             # on the package's sample images
           python examples/new_augmentation.py photos/ --epochs 100
-Look at   OUT/views.png: images, and beside each its views with the number that is in omega.
+Look at   OUT/views.html: images, their views, and the omega of each, with its warmth.
           OUT/model/README.md: the model's card names the descriptor.
 More      docs/extending.md: the same from the command line, and measuring with such a model.
 """
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
 
 import cassle_zoo
-from cassle_zoo import Augmentation, DescribedViews, register_augmentation
+from cassle_zoo import Augmentation, register_augmentation
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.config import Range
-from cassle_zoo.features.gallery import SAMPLES, GalleryItem, GalleryRow, contact_sheet
-from cassle_zoo.features.inputs import expand_inputs
+from cassle_zoo.features.gallery import SAMPLES
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import ConditioningConfig
+from cassle_zoo.train.preview import write_preview
 
 
 @register_augmentation
@@ -62,7 +61,7 @@ class WhiteBalance(Augmentation):
 
 
 def main() -> None:
-    """Draw views, train, and export."""
+    """Show views, train, and export."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("images", nargs="?", default=SAMPLES, type=Path, help="folder of images")
@@ -72,39 +71,19 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    augment = AugmentConfig(size=64, extra=(WhiteBalance(p=0.8),))
-    draw_views(args.images, augment, args.out / "views.png")
-    print(f"look at {args.out / 'views.png'}")
     config = TrainConfig(
         arch="resnet18",
-        augment=augment,
+        augment=AugmentConfig(size=64, extra=(WhiteBalance(p=0.8),)),
         conditioning=ConditioningConfig(descriptors=("blur", "color", "crop", "white_balance")),
         data=DataConfig(root=str(args.images), workers=0),
         optim=OptimConfig(epochs=args.epochs, batch_size=args.batch_size),
     )
-    train(config, args.out / "run")
+    write_preview(config, args.out / "views.html")
+    print(f"look at {args.out / 'views.html'}")
+    train(config, args.out / "run")  # an interrupted run is continued
     model = export_run(args.out / "run", args.out / "model", overwrite=True)
     projector = cassle_zoo.create_projector(f"local-dir:{model}", pretrained=True)
     print(f"{model}: omega is {projector.layout.slices()}")
-
-
-def draw_views(images: Path, config: AugmentConfig, path: Path) -> None:
-    """Write a sheet of six images and four views of each, without crop and blur."""
-    plain = replace(config, crop_scale=(1, 1), blur_p=0, jitter_p=0, grayscale_p=0, flip_p=0)
-    plain = replace(plain, mean=(0.0,), std=(1.0,))
-    views = DescribedViews(config=plain, descriptors=("white_balance",), views=4)
-    torch.manual_seed(0)
-    rows = []
-    inputs, _ = expand_inputs(images)
-    for i in range(0, len(inputs), -(-len(inputs) // 6)):
-        image = inputs[i].image()
-        drawn, omegas = views(image)
-        found = [
-            GalleryItem(image=to_pil_image(view), cosine=omega.item(), label="warmth")
-            for view, omega in zip(drawn, omegas, strict=True)
-        ]
-        rows.append(GalleryRow(query=GalleryItem(image=image, label="image"), found=found))
-    contact_sheet("White balance", rows).save(path)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Look at   the last lines: how often a view finds the other view of its image by 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -47,6 +48,7 @@ def main() -> None:
     if not len(loader):
         parser.error(f"{len(dataset)} images are no batch; use --batch-size {len(dataset)} or less")
 
+    backbone: Any
     if args.from_scratch:
         backbone = timm.create_model("resnet18", num_classes=0)
         width = backbone.num_features
