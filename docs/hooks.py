@@ -43,6 +43,7 @@ def on_files(files: Any, config: Any) -> Any:
             text = _script_page(path, text)
         elif path.suffix == ".ipynb":
             text = _notebook_page(json.loads(text))
+            text = text.replace("\n", f"\n\n[{path.name}]({path.name}#source)\n", 1)
         content = _relink(text, path.parent, config, page)
         files.append(File.generated(config, page, content=content))
     return files
@@ -66,7 +67,9 @@ def _notebook_page(notebook: dict[str, Any]) -> str:
             data = output.get("data", {})
             if "image/png" in data:
                 image = "".join(data["image/png"]).replace("\n", "")
-                parts.append(f'<img alt="Output of the cell above" src="data:image/png;base64,{image}">')
+                parts.append(
+                    f'<img alt="Output of the cell above" src="data:image/png;base64,{image}">'
+                )
             elif said := output.get("text", data.get("text/plain")):
                 parts.append(f"```text\n{''.join(said).rstrip()}\n```")
     return "\n\n".join(parts)

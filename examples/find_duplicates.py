@@ -18,8 +18,9 @@ import torch
 from torchvision.transforms import v2
 
 from cassle_zoo import Extractor
+from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.features.gallery import SAMPLES, GalleryItem, GalleryRow, contact_sheet
-from cassle_zoo.features.inputs import expand_inputs
+from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
 from cassle_zoo.features.whitening import Whitening
 
@@ -45,9 +46,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
 
-    inputs, _ = expand_inputs(args.images)
-    names = [Path(inputs[i].source).stem for i in range(len(inputs))]
-    images = [inputs[i].image().convert("RGB") for i in range(len(inputs))]
+    inputs, skipped = expand_inputs(args.images)
+    names, images = [], []
+    for i in range(len(inputs)):
+        try:
+            images.append(inputs[i].image().convert("RGB"))
+            names.append(Path(inputs[i].source).stem)
+        except UnreadableImageError as error:
+            skipped.append(Skipped(inputs[i].source, str(error)))
+    print(
+        f"{len(images)} images",
+        *(f"left out: {one.source}: {one.reason}" for one in skipped),
+        sep="\n",
+    )
     extractor = Extractor(args.model, outputs=("pooled", "projected"))
     found = extractor(images)
     # Every direction of the features counts the same after whitening; a third as many as images.

@@ -33,13 +33,7 @@ class CassleSimCLR(pl.LightningModule):
     """SimCLR whose projector is conditioned on the augmentation."""
 
     def __init__(self, arch: str, image_size: int, lr: float = 0.06) -> None:
-        """Build the networks.
-
-        Args:
-            arch: A timm architecture.
-            image_size: Of the views; stored in the checkpoint, where `hub convert` finds it.
-            lr: Learning rate.
-        """
+        """Build the networks; `hub convert` finds `image_size` in the checkpoint."""
         super().__init__()
         self.save_hyperparameters()
         self.lr = lr
