@@ -5,6 +5,7 @@ Shows     what changes in a SimCLR module: the views bring their omegas, and the
 Needs     pip install "cassle-zoo[lightning]"
 Run       python examples/lightning_module.py             # on the package's sample images
           python examples/lightning_module.py photos/ --arch resnet50 --size 224 --epochs 100
+          On several GPUs a process compares its own images only; `cassle-zoo train` gathers all.
 Look at   OUT/metrics.csv (loss by epoch), and OUT/model, which timm and cassle-zoo load.
 """
 
