@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("images", nargs="?", default=SAMPLES, type=Path, help="folder of images")
     parser.add_argument("-o", "--out", default="lightning", type=Path, help="folder to write")
-    parser.add_argument("--arch", default="resnet18", help="a timm architecture")
+    parser.add_argument("--arch", default="resnet18", help="a ResNet or ViT of timm")
     parser.add_argument("--size", default=64, type=int, help="of the views in pixels")
     parser.add_argument("--epochs", default=5, type=int)
     parser.add_argument("--batch-size", default=28, type=int)

@@ -156,7 +156,7 @@ def test_new_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("photos")
 def test_lightning_module(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pytorch_lightning")
-    words = ("--arch", "test_resnet", "--size", "32", "--epochs", "2", "--batch-size", "12")
+    words = ("--arch", "resnet18", "--size", "32", "--epochs", "2", "--batch-size", "12")
     run(monkeypatch, "lightning_module.py", "photos", "-o", "out", *words)
     with Path("out/metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
