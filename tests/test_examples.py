@@ -161,7 +161,7 @@ def test_lightning_module(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("out/metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     model = timm.create_model("local-dir:out/model", pretrained=True)
-    assert model.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
     assert cassle_zoo.create_projector("local-dir:out/model", pretrained=True).layout.width == 13
 
 
