@@ -259,6 +259,7 @@ def command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert words[0] == "python"
     script = words[3:] if words[1:3] == ["-m", "cassle_zoo.timm_train"] else words[1:]
     monkeypatch.setattr(sys, "argv", script)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # `timm_train` changes the first
     with pytest.raises(SystemExit) as stop:  # the script's own
         if "-m" in words:
             timm_train(script)
