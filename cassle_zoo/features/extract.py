@@ -90,8 +90,8 @@ class Extractor:
       negative, from the end; ``stage:K:map``: the map, (B, C, H, W). As timm's
       ``forward_intermediates``.
     * ``projected``: (B, P), the projection of the pooled features by the model's own projector
-      under the omega of an image that was not augmented. What augmentation changes counts for less
-      in it, which suits the search for near duplicates.
+      under the omega of an image that was not augmented. Under its own omega, what augmentation
+      changed counts for less in a view's.
 
     Attributes:
         model: The model.
