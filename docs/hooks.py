@@ -1,5 +1,6 @@
 """Hooks of mkdocs: the documents of the repository's root become pages, and links follow them."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """Point links that leave docs/ to the pages of the root, or to the repository."""
     if page.file.src_uri in PAGES.values():
         return markdown
-    return _relink(markdown, ROOT / "docs", config)
+    return _relink(markdown, (ROOT / "docs" / page.file.src_uri).parent, config)
 
 
 def _relink(text: str, folder: Path, config: Any) -> str:
@@ -46,10 +47,10 @@ def _relink(text: str, folder: Path, config: Any) -> str:
         if not path.exists() or not path.is_relative_to(ROOT):
             return match[0]  # an address, or a broken link: mkdocs reports it
         inside = path.relative_to(ROOT).as_posix()
-        if inside.startswith("docs/"):
-            return f"]({inside.removeprefix('docs/')}{anchor})"
-        if inside in PAGES:
-            return f"]({PAGES[inside]}{anchor})"
+        if inside.startswith("docs/") or inside in PAGES:
+            page = PAGES.get(inside, inside.removeprefix("docs/"))
+            base = folder.relative_to(ROOT / "docs") if folder != ROOT else "."
+            return f"]({os.path.relpath(page, base)}{anchor})"
         return f"]({config.repo_url}/blob/main/{inside}{anchor})"
 
     return re.sub(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)", target, text)
@@ -58,7 +59,9 @@ def _relink(text: str, folder: Path, config: Any) -> str:
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
     """Load the shim that search needs in a folder from the site, not from a server."""
     local = get_relative_url("assets/iframe-worker.js", page.url)
-    return output.replace("https://unpkg.com/iframe-worker/shim", local)
+    output = output.replace("https://unpkg.com/iframe-worker/shim", local)
+    # Its script would ask GitHub for stars and releases.
+    return output.replace(' data-md-component="source"', "")
 
 
 def on_post_template(output_content: str, **_: Any) -> str:
