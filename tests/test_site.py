@@ -42,6 +42,7 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         loaded = re.findall(r'<(?:script|img|iframe)[^>]* src="([^"]+)"', text)
         loaded += re.findall(r'<link[^>]* rel="stylesheet"[^>]* href="([^"]+)"', text)
         assert not [address for address in loaded if address.startswith(("http", "//"))], path
+        assert 'data-md-component="source"' not in text  # asks GitHub for stars
 
 
 @pytest.mark.slow
@@ -52,5 +53,18 @@ def test_search_works_from_a_folder(site: Path) -> None:
 
 def test_the_reference_has_every_public_name() -> None:
     text = (ROOT / "docs" / "reference.md").read_text("utf-8")
-    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
-    assert shown == set(cassle_zoo.__all__) - {"__version__"}
+    shown = [name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
+    assert sorted(shown) == sorted(set(cassle_zoo.__all__) - {"__version__"})  # each once
+
+
+@pytest.mark.slow
+def test_the_reference_shows_what_users_call(site: Path) -> None:
+    text = (site / "reference.html").read_text("utf-8")
+    shown = re.findall(r'<h[3-5] id="(cassle_zoo[\w.]+)"', text)
+    assert len(shown) == len(set(shown))
+    private = {name for name in shown if name.rpartition(".")[2].startswith("_")}
+    assert private == {f"{name}.__call__" for name in shown if f"{name}.__call__" in shown}
+    plain = re.sub(r"<[^>]+>", "", text)
+    assert "Annotated[" not in plain
+    assert not re.findall(r":(?:func|class|meth|data|attr):", plain)
+    assert "&gt;&gt;&gt; " in plain  # examples
