@@ -97,7 +97,8 @@ def draw(numbers: dict[str, Any]) -> "Figure":
         left = _LABELS + column * step
         side, bottom = step - 0.1, height - _TOP + 0.1
         box = (left + 0.05, left + 0.05 + side, bottom, bottom + side)
-        axis.imshow(make_view(image, params)[0].permute(1, 2, 0).clamp(0, 1), extent=box)
+        view, _ = make_view(image, params)
+        axis.imshow(view.permute(1, 2, 0).clamp(0, 1).numpy(), extent=box)
         axis.add_patch(_box(left + 0.05, bottom, side, side, edgecolor="#98a1ad", linewidth=0.6))
         middle = left + step / 2
         axis.text(middle, height - 0.2, title, ha="center", va="center", fontsize=7.5, color=INK)
