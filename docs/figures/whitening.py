@@ -80,6 +80,7 @@ def draw(numbers: dict[str, Any]) -> "Figure":
     names = [f"{part.replace('_', ' ')}, {label}" for part, label in rows]
     below.set_yticks(places, names, fontsize=8.5)
     below.set_xlim(56, 90)
+    below.margins(y=0.12)
     below.tick_params(axis="x", labelsize=8)
     below.set_xlabel("k-NN top-1, %: raw features → whitened", fontsize=8.5)
     above.tick_params(labelsize=8)
