@@ -58,12 +58,15 @@ def _relink(text: str, folder: Path, config: Any) -> str:
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
     """Load the shim that search needs in a folder from the site, not from a server."""
-    local = get_relative_url("assets/iframe-worker.js", page.url)
-    output = output.replace("https://unpkg.com/iframe-worker/shim", local)
-    # Its script would ask GitHub for stars and releases.
-    return output.replace(' data-md-component="source"', "")
+    return _without_network(output, get_relative_url("assets/iframe-worker.js", page.url))
 
 
 def on_post_template(output_content: str, **_: Any) -> str:
     """Do the same for the page of error 404, which a server shows."""
-    return output_content.replace("https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js")
+    return _without_network(output_content, "assets/iframe-worker.js")
+
+
+def _without_network(html: str, shim: str) -> str:
+    # The script of the second would ask GitHub for stars and releases.
+    html = html.replace("https://unpkg.com/iframe-worker/shim", shim)
+    return html.replace(' data-md-component="source"', "")
