@@ -4,6 +4,7 @@ These are documents of the repository's root, and the examples.
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,12 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """Point links that leave docs/ to the pages of the root, or to the repository."""
     if page.file.src_uri in PAGES.values():
         return markdown
-    return _relink(markdown, ROOT / "docs", config, page.file.src_uri)
+    folder = (ROOT / "docs" / page.file.src_uri).parent
+    return _relink(markdown, folder, config, page.file.src_uri)
 
 
 def _relink(text: str, folder: Path, config: Any, page: str) -> str:
     """Let the links of a text point from its page; `#source` is the file in the repository."""
-    up = "../" * page.count("/")
 
     def target(match: re.Match[str]) -> str:
         name, anchor = match[1], match[2] or ""
@@ -92,10 +93,9 @@ def _relink(text: str, folder: Path, config: Any, page: str) -> str:
         if not path.exists() or not path.is_relative_to(ROOT):
             return match[0]  # an address, or a broken link: mkdocs reports it
         inside = path.relative_to(ROOT).as_posix()
-        if inside.startswith("docs/"):
-            return f"]({up}{inside.removeprefix('docs/')}{anchor})"
-        if inside in PAGES and anchor != "#source":
-            return f"]({up}{PAGES[inside]}{anchor})"
+        if inside.startswith("docs/") or (inside in PAGES and anchor != "#source"):
+            found = PAGES.get(inside, inside.removeprefix("docs/"))
+            return f"]({os.path.relpath(found, Path(page).parent)}{anchor})"
         anchor = anchor.removesuffix("#source")
         return f"]({config.repo_url}/blob/main/{inside}{anchor})"
 
@@ -104,10 +104,15 @@ def _relink(text: str, folder: Path, config: Any, page: str) -> str:
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
     """Load the shim that search needs in a folder from the site, not from a server."""
-    local = get_relative_url("assets/iframe-worker.js", page.url)
-    return output.replace("https://unpkg.com/iframe-worker/shim", local)
+    return _without_network(output, get_relative_url("assets/iframe-worker.js", page.url))
 
 
 def on_post_template(output_content: str, **_: Any) -> str:
     """Do the same for the page of error 404, which a server shows."""
-    return output_content.replace("https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js")
+    return _without_network(output_content, "assets/iframe-worker.js")
+
+
+def _without_network(html: str, shim: str) -> str:
+    # The script of the second would ask GitHub for stars and releases.
+    html = html.replace("https://unpkg.com/iframe-worker/shim", shim)
+    return html.replace(' data-md-component="source"', "")

@@ -161,7 +161,7 @@ def test_lightning_module(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("out/metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     model = timm.create_model("local-dir:out/model", pretrained=True)
-    assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
+    assert tuple(vars(model)["pretrained_cfg"]["input_size"]) == (3, 32, 32)
     assert cassle_zoo.create_projector("local-dir:out/model", pretrained=True).layout.width == 13
 
 
@@ -244,7 +244,7 @@ def test_fine_tuning_with_timm(photos: Path, monkeypatch: pytest.MonkeyPatch) ->
         timm.create_model(f"local-dir:{one}", pretrained=True) for one in ("adapted", "classifier")
     )
     assert tuned.num_classes == 2
-    assert tuple(tuned.pretrained_cfg["mean"]) == (0.5, 0.5, 0.5)
+    assert tuple(vars(tuned)["pretrained_cfg"]["mean"]) == (0.5, 0.5, 0.5)
     assert not tuned.state_dict()["conv1.weight"].equal(adapted.state_dict()["conv1.weight"])
     assert namespace["transform"](Image.open(IMAGES[0]).convert("RGB")).shape == (3, 64, 64)
     assert Path("tuned/released/model_best.pth.tar").is_file()
