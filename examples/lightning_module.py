@@ -39,7 +39,8 @@ class CassleSimCLR(pl.LightningModule):
         self.save_hyperparameters()
         self.lr = lr
         self.backbone = timm.create_model(arch, num_classes=0)
-        width = self.backbone.num_features
+        # Of some families, such as MobileNetV3, timm's `num_features` is another number.
+        width = self.backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
         self.projector = ConditionedProjector(ProjectorConfig(in_features=width))
 
     def training_step(self, batch: Any, _: int) -> Tensor:
