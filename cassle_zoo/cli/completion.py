@@ -6,6 +6,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from cassle_zoo.common.exit_status import ExitStatus
+
 SHELLS = ("bash", "zsh", "tcsh")
 
 _HOW = """\
@@ -27,12 +29,12 @@ def add_parser(subparsers: Any, whole: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run, whole=whole)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> ExitStatus:
     import shtab
 
     _add_what_is_known_later(args.whole)
     print(shtab.complete(args.whole, shell=args.shell))
-    return 0
+    return ExitStatus.OK
 
 
 def _add_what_is_known_later(parser: argparse.ArgumentParser) -> None:

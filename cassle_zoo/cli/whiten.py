@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.common.exit_status import ExitStatus
+
 DEFAULT_COMPONENTS = 128
 
 
@@ -31,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitStatus:
     """Fit and save a whitening."""
     from cassle_zoo.common.errors import ConfigError
     from cassle_zoo.common.files import check_folder
@@ -48,4 +50,4 @@ def run(args: argparse.Namespace) -> int:
         f"{args.output}: {features.shape[1]} to {whitening.components} dimensions, fitted to "
         f"{whitening.images:,} images"
     )
-    return 0
+    return ExitStatus.OK

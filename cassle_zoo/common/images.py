@@ -175,7 +175,10 @@ def array_to_image(array: Array, value_range: ValueRange | None = None) -> Image
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
-        raise DataError(f"an array of shape {shape}; expected (H, W) or (H, W, C) with C from 1-4")
+        text = f"an array of shape {shape}; expected (H, W) or (H, W, C) with C from 1-4"
+        if len(shape) == 3 and shape[0] in (1, 3, 4):
+            text += "; its channels seem to come first: array.transpose(1, 2, 0), or give a tensor"
+        raise DataError(text)
     if dtype == np.uint16:
         if value_range is None:
             warn_if_dim(float(array.min()), float(array.max()))
@@ -192,7 +195,10 @@ def array_to_image(array: Array, value_range: ValueRange | None = None) -> Image
             raise DataError(f"float values from {low:.4g} to {high:.4g}; expected 0 to 1")
         array = _to_uint8(array, 0, 1)
     elif dtype != np.uint8:
-        raise DataError(f"values of type {dtype}; expected uint8, uint16, bool or float")
+        raise DataError(
+            f"values of type {dtype}; expected uint8, uint16, bool or float: array.astype('uint8') "
+            "if they are within 0-255"
+        )
     if array.shape[-1] == 1:
         array = array[..., 0]
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -157,7 +157,11 @@ def _plan(
     _check_links(folder, names)
     failed = [check for check in verify_folder(folder) if not check.passed]
     if failed:
-        reasons = "; ".join(f"{check.name}: {check.detail.rstrip('. ')}" for check in failed)
+        # One missing file may be why several checks fail.
+        by_reason: dict[str, list[str]] = {}
+        for check in failed:
+            by_reason.setdefault(check.detail.rstrip(". "), []).append(check.name)
+        reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
         raise ModelFolderError(f"{folder} is not uploaded. {reasons}.")
     repository = inspect_repository(repo_id)
     if repository is None and create_pr:
