@@ -1,6 +1,7 @@
 """Entry point of ``cassle-zoo``: the commands, and how their errors end."""
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -77,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
 
 
 def _main(arguments: list[str]) -> ExitStatus:
+    # What Pillow logs of images that it cannot read is in our messages; Python would print it.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     # Errors that a user can fix are reported in one line instead of a traceback.
     try:
         try:

@@ -72,8 +72,8 @@ def unreachable_error(what: str, cache_dir: str | Path | None = None) -> Weights
 
     return WeightsUnavailableError(
         f"{what} is not in the cache {cache_dir or constants.HF_HUB_CACHE}, and {endpoint()} "
-        "cannot be reached: there seems to be no network. Repeat the command with one (it is needed only "
-        "once), set HF_ENDPOINT to a mirror, or HF_HOME to a cache that has the file."
+        "cannot be reached: there seems to be no network. Repeat the command with one (it is "
+        "needed only once), set HF_ENDPOINT to a mirror, or HF_HOME to a cache that has the file."
     )
 
 

@@ -11,7 +11,15 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageCms,
+    ImageOps,
+    JpegImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from cassle_zoo.common.errors import ConfigError, DataError
 
@@ -110,8 +118,29 @@ def open_reduced(
             decoded = image.size
             upright = to_rgb(image, value_range)
             return upright, full if upright.size == decoded else full[::-1]
+    except UnidentifiedImageError as error:
+        bands = _tiff_bands(source)
+        text = (
+            f"a TIFF file of {bands} bands, where RGB is needed: save three of them as RGB, or use "
+            f"a model of {bands} channels"
+        )
+        raise UnreadableImageError(name, text if bands else _reason(error)) from error
     except Exception as error:
         raise UnreadableImageError(name, _reason(error)) from error
+
+
+def _tiff_bands(source: object) -> int | None:
+    """Return the number of bands of a file that Pillow cannot decode; `None` if it is no TIFF."""
+    try:
+        with open(source, "rb") if isinstance(source, str | os.PathLike) else source as file:  # type: ignore[attr-defined]
+            file.seek(0)
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        bands: int | None = tags.get(TiffImagePlugin.SAMPLESPERPIXEL)
+    except Exception:  # of files of any content
+        return None
+    return bands
 
 
 def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:

@@ -105,8 +105,8 @@ def open_folder(root: Path, channels: int = 3) -> ImageFiles:
     if not files:
         reasons = "; ".join(notes) or "it holds no images"
         raise DataError(
-            f"cannot open {str(root)!r} as a folder of images: {reasons}. Give one that holds some, "
-            "at any depth; other kinds of data need --data.dataset."
+            f"cannot open {str(root)!r} as a folder of images: {reasons}. Give one that holds "
+            "some, at any depth; other kinds of data need --data.dataset."
         )
     number = {name: i for i, name in enumerate(sorted({file.parent.name for file in files}))}
     labels = [number[file.parent.name] for file in files]
