@@ -20,7 +20,7 @@ from cassle_zoo.common.errors import (
 )
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, expand_home, to_json
-from cassle_zoo.common.terminal import printable
+from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.datasets.split_rules import SplitConfig
@@ -135,7 +135,10 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
                 own = dataclasses.replace(
                     arguments, compute=_recorded(arguments, model, sizes[model])
                 )
-                _measure(task, model, openers.pop(model)(), data, own, results)
+                with busy(f"loading {model}"):
+                    source = openers.pop(model)()
+                _measure(task, model, source, data, own, results)
+                del source  # only one network is in memory
     finally:
         # Shown even if a later model fails.
         if results:

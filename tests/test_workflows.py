@@ -83,6 +83,16 @@ def test_every_stated_python_is_tested() -> None:
     assert matrix["os"] == ["ubuntu-latest", "macos-latest"]
 
 
+def test_a_release_runs_what_contributing_says() -> None:
+    release = jobs(ROOT / ".github" / "workflows" / "release.yml")
+    steps = [step for job in release["publish"]["needs"] for step in release[job]["steps"]]
+    run = {step["run"].split()[1] for step in steps if "run" in step}
+    said = re.search(r"^2\. `make (.+)`\.$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert said
+    assert {"quality", "test", "audit", "dist"} <= set(said[1].split()) <= run
+    assert "release-check" in run
+
+
 @pytest.mark.parametrize("name", ["bug.yml", "feature.yml", "config.yml"])
 def test_issue_templates_can_be_read(name: str) -> None:
     template = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / name).read_text())

@@ -16,6 +16,7 @@ import tyro
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.specs import BACKBONES
 from cassle_zoo.train import augment_options, init, sources
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
@@ -186,7 +187,9 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         print(json.dumps(arguments.config.to_dict(), indent=2))
         return ExitStatus.OK
     if arguments.preview is not None:
-        print(f"{write_preview(arguments.config, arguments.preview)} images: {arguments.preview}")
+        with busy("drawing views"):
+            shown = write_preview(arguments.config, arguments.preview)
+        print(f"{shown} images: {arguments.preview}")
         return ExitStatus.OK
     if arguments.dry_run:
         print(dry_run(arguments.config, report=functools.partial(print, flush=True)))

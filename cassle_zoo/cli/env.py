@@ -8,6 +8,7 @@ import platform
 import re
 from typing import Any
 
+from cassle_zoo.cli import busy
 from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.version import __version__
 
@@ -25,7 +26,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> ExitStatus:
-    facts = environment()
+    with busy("asking torch"):
+        facts = environment()
     if args.json:
         print(json.dumps(facts, indent=2))
         return ExitStatus.OK

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli import printable
+from cassle_zoo.cli import busy, printable
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
@@ -204,22 +204,24 @@ def _to_folder(args: argparse.Namespace) -> ExitStatus:
 def _open(args: argparse.Namespace) -> "tuple[Inputs, list[Skipped]]":
     from cassle_zoo.features.inputs import expand_inputs
 
-    return expand_inputs(args.paths, args.column)
+    with busy("looking for images"):
+        return expand_inputs(args.paths, args.column)
 
 
 def _extractor(args: argparse.Namespace) -> "Extractor":
     from cassle_zoo.features.extract import Extractor
 
-    return Extractor(
-        args.model,
-        outputs=args.outputs,
-        precision=args.precision,
-        device=_device(args.device),
-        dtype=args.dtype,
-        value_range=args.value_range,
-        decode=args.decode,
-        whiten=args.whiten,
-    )
+    with busy(f"loading {args.model}"):
+        return Extractor(
+            args.model,
+            outputs=args.outputs,
+            precision=args.precision,
+            device=_device(args.device),
+            dtype=args.dtype,
+            value_range=args.value_range,
+            decode=args.decode,
+            whiten=args.whiten,
+        )
 
 
 def _place(args: argparse.Namespace) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cassle_zoo.cli import busy
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
 if TYPE_CHECKING:
@@ -229,15 +230,16 @@ def _export(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.export import export_run
     from cassle_zoo.store.folder import read_config
 
-    export_run(
-        args.run_dir,
-        args.output,
-        dtype=getattr(torch, args.dtype),
-        overwrite=args.overwrite,
-        license=args.license,
-        epoch=args.epoch,
-        results=args.results,
-    )
+    with busy("writing the model folder"):
+        export_run(
+            args.run_dir,
+            args.output,
+            dtype=getattr(torch, args.dtype),
+            overwrite=args.overwrite,
+            license=args.license,
+            epoch=args.epoch,
+            results=args.results,
+        )
     training = read_config(args.output)["cassle_zoo"]["training"]
     if "total_steps" in training:
         print(f"unfinished: {training['steps']} of {training['total_steps']} steps")
@@ -255,14 +257,15 @@ def _convert(args: argparse.Namespace) -> ExitStatus:
         value = getattr(args, field.name)
         given[field.name] = tuple(value) if isinstance(value, list) else value
     options = ConvertOptions(**given)
-    found = convert_checkpoint(
-        args.checkpoint,
-        args.output,
-        name=args.name,
-        options=options,
-        dtype=getattr(torch, args.dtype),
-        overwrite=args.overwrite,
-    )
+    with busy("converting"):
+        found = convert_checkpoint(
+            args.checkpoint,
+            args.output,
+            name=args.name,
+            options=options,
+            dtype=getattr(torch, args.dtype),
+            overwrite=args.overwrite,
+        )
     print(f"read:    {found.format}")
     print(f"model:   {found.in_words()}")
     for note in found.notes:
@@ -290,14 +293,17 @@ def _push(args: argparse.Namespace) -> ExitStatus:
 def _pull(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.publish.pull import pull
 
-    print(pull(args.name, args.output, force=args.force))
+    with busy(f"fetching and checking {args.name}"):
+        folder = pull(args.name, args.output, force=args.force)
+    print(folder)
     return ExitStatus.OK
 
 
 def _verify(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.publish.verify import verify
 
-    checks = verify(args.name, revision=args.revision)
+    with busy(f"checking {args.name}"):
+        checks = verify(args.name, revision=args.revision)
     for check in checks:
         print(f"{'ok' if check.passed else 'FAILED':7}{check.name:11}{check.detail}")
     passed = all(check.passed for check in checks)
@@ -333,7 +339,9 @@ def _print_plan(plan: "PushPlan") -> None:
 def _export_detectron2(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.detectron2 import export_detectron2
 
-    for name, value in export_detectron2(args.model, args.output).items():
+    with busy("converting"):
+        settings = export_detectron2(args.model, args.output)
+    for name, value in settings.items():
         print(f'{name} "{value}"')  # as Detectron2's command line takes settings
     return ExitStatus.OK
 

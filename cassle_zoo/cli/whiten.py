@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.cli import busy
 from cassle_zoo.common.exit_status import ExitStatus
 
 DEFAULT_COMPONENTS = 128
@@ -43,8 +44,9 @@ def run(args: argparse.Namespace) -> ExitStatus:
     if args.output.suffix != ".safetensors":
         raise ConfigError(f"-o {args.output}: a whitening is saved as .safetensors.")
     check_folder(args.output.parent, "-o")
-    features = load_features(args.features).features
-    whitening = Whitening.fit(features, args.components)
+    with busy("fitting the whitening"):
+        features = load_features(args.features).features
+        whitening = Whitening.fit(features, args.components)
     whitening.save(args.output)
     print(
         f"{args.output}: {features.shape[1]} to {whitening.components} dimensions, fitted to "

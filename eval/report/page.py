@@ -14,6 +14,7 @@ from cassle_zoo.common import templates
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, write_text
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
 from cassle_zoo.eval.report.details import MapKind, class_details, maps, require_umap
 from cassle_zoo.eval.report.evidence import Cell, Column, Row, columns_of, evidence
@@ -99,14 +100,15 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         require_matplotlib()
     if arguments.map == "umap":
         require_umap()
-    entries, problems = read_entries(arguments.results)
-    comparisons = compare(entries)
-    tables = [
-        (own, columns, evidence(own, columns))
-        for own in comparisons
-        for columns in [columns_of(own)]
-    ]
-    page = _render(arguments.title, tables, problems, arguments.figures, arguments.map)
+    with busy("comparing the results"):
+        entries, problems = read_entries(arguments.results)
+        comparisons = compare(entries)
+        tables = [
+            (own, columns, evidence(own, columns))
+            for own in comparisons
+            for columns in [columns_of(own)]
+        ]
+        page = _render(arguments.title, tables, problems, arguments.figures, arguments.map)
     write_text(arguments.output, page)
     written = [arguments.output]
     for file, write in ((arguments.csv, to_csv), (arguments.latex, to_latex)):
