@@ -55,6 +55,7 @@ def test_what_takes_longer_is_shown_on_terminals(
     assert terminal or not shown
 
 
+@pytest.mark.slow
 def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
     """Run with a terminal of its own as stderr and stdout."""
     command = [sys.executable, "-m", "cassle_zoo", "eval", "knn", "--help"]
