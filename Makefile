@@ -44,19 +44,19 @@ bench: $(VENV)/.installed-dev ## measure speed beside the peers (half an hour on
 # One target per check, so that make -k quality shows everything that is wrong at once.
 quality: lint format types layers documents ## lint, format, types, layers, fresh generated documents
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev ## check the code with ruff
 	$(BIN)/ruff check .
 
-format: $(VENV)/.installed-dev
+format: $(VENV)/.installed-dev ## check the layout of the code with ruff
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed-dev
+types: $(VENV)/.installed-dev ## check the types with mypy
 	$(BIN)/mypy
 
-layers: $(VENV)/.installed-dev
+layers: $(VENV)/.installed-dev ## check who imports whom
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
-documents: $(VENV)/.installed-dev
+documents: $(VENV)/.installed-dev ## check that generated documents are fresh
 	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --bundled --check
 
 style: $(VENV)/.installed-dev ## fix what lint and format can fix

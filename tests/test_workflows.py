@@ -32,6 +32,13 @@ def expand(text: str, matrix: dict[str, list[str]]) -> list[str]:
     return [text]
 
 
+def test_make_help_lists_all_targets() -> None:
+    make = (ROOT / "Makefile").read_text()
+    phony = re.findall(r"^\.PHONY: (.+)$", make, re.MULTILINE)[0].split()
+    shown = re.findall(r"^([a-z-]+):.*## ", make, re.MULTILINE)
+    assert set(phony) == set(shown) == TARGETS - {"venv-python"}
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_only_run_make_targets_that_exist(path: Path) -> None:
     commands = [

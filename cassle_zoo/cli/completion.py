@@ -25,7 +25,7 @@ def add_parser(subparsers: Any, whole: argparse.ArgumentParser) -> None:
         epilog=_HOW,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("shell", choices=SHELLS, help="the shell that will read the script")
     parser.set_defaults(run=_run, whole=whole)
 
 

@@ -133,7 +133,9 @@ def add_parser(subparsers: Any) -> None:
         "Write the backbone under Detectron2's names, and print the settings to use with it.",
     )
     detectron2.add_argument("model", metavar="MODEL", help="name or local-dir:DIR")
-    detectron2.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
+    detectron2.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.pth", help="the file to write"
+    )
     card = action(
         "card",
         _card,
@@ -164,7 +166,9 @@ def add_parser(subparsers: Any) -> None:
 
 def _folder_options(dtype: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the model folder to write"
+    )
     parser.add_argument(
         "--dtype",
         choices=["float16", "float32"],
@@ -213,7 +217,9 @@ def _add_convert_options(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--arch", help="timm model of the backbone")
     convert.add_argument("--num-heads", type=int, metavar="N", help="attention heads of a ViT")
     convert.add_argument("--prefix", help="what the names of the backbone's weights begin with")
-    convert.add_argument("--data", help="pretraining data; determines the preprocessing")
+    convert.add_argument(
+        "--data", help="pretraining data, such as in100; determines the preprocessing"
+    )
     convert.add_argument("--size", type=int, metavar="PIXELS", help="height and width of images")
     for name in ("--mean", "--std"):
         convert.add_argument(
