@@ -342,6 +342,8 @@ def _usage() -> str:
             "cassle-zoo eval TASK --help lists its options.",
             "",
             f"cassle-zoo eval {REPORT} RESULTS... -o report.html compares recorded results.",
+            "",
+            statuses_of(),
         ]
     )
 
