@@ -232,7 +232,7 @@ def _measure(
     results.append(result)
     if arguments.output is not None:
         path, remark = place_for(arguments.output, result)
-        write(path, result, outcome)
+        results[-1] = write(path, result, outcome)
         print(f"{remark}: {path}", file=sys.stderr)
 
 
