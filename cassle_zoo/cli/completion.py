@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from cassle_zoo.common.exit_status import ExitStatus
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -22,7 +22,7 @@ def add_parser(subparsers: Any, whole: argparse.ArgumentParser) -> None:
         "completion",
         help="print a script that completes commands, models and options in the shell",
         description="Print a script for the shell. Write it where the shell looks for it:",
-        epilog=_HOW,
+        epilog=f"{_HOW}\n\n{statuses_of()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("shell", choices=SHELLS, help="the shell that will read the script")
