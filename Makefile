@@ -44,19 +44,19 @@ bench: $(VENV)/.installed-dev ## measure speed beside the peers (half an hour on
 # One target per check, so that make -k quality shows everything that is wrong at once.
 quality: lint format types layers documents ## lint, format, types, layers, fresh generated documents
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev ## check the code with ruff
 	$(BIN)/ruff check .
 
-format: $(VENV)/.installed-dev
+format: $(VENV)/.installed-dev ## check the layout of the code with ruff
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed-dev
+types: $(VENV)/.installed-dev ## check the types with mypy
 	$(BIN)/mypy
 
-layers: $(VENV)/.installed-dev
+layers: $(VENV)/.installed-dev ## check who imports whom
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
-documents: $(VENV)/.installed-dev
+documents: $(VENV)/.installed-dev ## check that generated documents are fresh
 	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --bundled --check
 
 style: $(VENV)/.installed-dev ## fix what lint and format can fix
@@ -79,11 +79,11 @@ dist: $(VENV)/.installed-dev ## build the wheel into dist/ and check it: metadat
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python -m pytest -q -m "" tests/integration/test_packaging.py
 
-audit: ## compare the dependencies with the known vulnerabilities (needs the network); write sbom.json
-	@$(MAKE) --no-print-directory venv-python
+audit: $(VENV)/.installed ## compare what is installed in .venv with the known vulnerabilities (needs the network); write sbom.json
 	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7'
-	$(BIN)/python -m pip_audit . --format cyclonedx-json --output sbom.json
-	$(BIN)/python -m pip_audit .
+	$(BIN)/python -m pip_audit --local --skip-editable --progress-spinner off --format cyclonedx-json --output sbom.json; \
+	  status=$$?; grep -q '"name": *"torch"' sbom.json || { echo "nothing was audited: the package index did not answer about torch" >&2; exit 1; }; \
+	  [ $$status -eq 0 ] || $(BIN)/python -m pip_audit --local --skip-editable --progress-spinner off
 
 release-check: ## check that TAG=vX.Y.Z is the version of the package, of CITATION.cff and of the changelog
 	$(PYTHON) .ci/release-check '$(TAG)'

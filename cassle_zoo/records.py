@@ -210,9 +210,13 @@ class Result:
         protocol = {k: v for k, v in self.protocol.items() if not k.startswith(OF_THE_MODEL)}
         return self.task, self.data, self.seed, protocol
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object that :meth:`to_json` writes."""
+        return {"format_version": FORMAT_VERSION, **asdict(self)}
+
     def to_json(self) -> str:
         """Write as JSON; equal results give equal text."""
-        return to_json({"format_version": FORMAT_VERSION, **asdict(self)})
+        return to_json(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str, source: str = "result") -> Self:

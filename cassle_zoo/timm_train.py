@@ -10,11 +10,12 @@ import runpy
 import sys
 from pathlib import Path
 
+from cassle_zoo.common.exit_status import ExitStatus
+
 _USAGE = "python -m cassle_zoo.timm_train SCRIPT.py [the script's arguments]"
-EXIT_USAGE = 2
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> ExitStatus:
     """Run a script in this process.
 
     Args:
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: {_USAGE}\n\n{__doc__}", file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else EXIT_USAGE
+        return ExitStatus.OK if arguments else ExitStatus.ERROR
     script = Path(arguments[0])
     if not script.is_file():
         print(
@@ -36,11 +37,11 @@ def main(arguments: list[str]) -> int:
             f"v{importlib.metadata.version('timm')}.",
             file=sys.stderr,
         )
-        return EXIT_USAGE
+        return ExitStatus.ERROR
     sys.argv = [str(script), *arguments[1:]]
     sys.path[0] = str(script.resolve().parent)  # where Python looks for the script's own imports
     runpy.run_path(str(script), run_name="__main__")
-    return 0
+    return ExitStatus.OK
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -18,8 +18,9 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
     unknown_name,
 )
-from cassle_zoo.common.files import check_folder, expand_home
-from cassle_zoo.common.terminal import printable
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+from cassle_zoo.common.files import check_folder, expand_home, to_json
+from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.datasets.split_rules import SplitConfig
@@ -61,6 +62,8 @@ class Arguments(Generic[Settings]):
         download: Download the dataset into the folder if it is not there.
         output: Where to record the results: FILE.json for one model, or a folder. Images and pages
             are written beside them.
+        json: Print the results as a JSON array instead of a table; nothing else goes to standard
+            output.
         compute: Where and how to compute.
         settings: Settings of the evaluator.
     """
@@ -78,15 +81,16 @@ class Arguments(Generic[Settings]):
         Path | None,
         tyro.conf.arg(aliases=["-o", "--out"], metavar="PATH", help_behavior_hint="(optional)"),
     ] = None
+    json: bool = False
     compute: Annotated[Compute, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Compute)
     settings: Annotated[Settings, tyro.conf.arg(name="")]
 
 
-def run_from_cli(argv: Sequence[str]) -> int:
+def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     """Run `cassle-zoo eval ARGV...` and return its exit status."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage(), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
+        return ExitStatus.OK if argv else ExitStatus.ERROR
     if argv[0] == REPORT:
         return report.run_from_cli(argv[1:])
     task = argv[0]
@@ -98,7 +102,7 @@ def run_from_cli(argv: Sequence[str]) -> int:
     arguments = tyro.cli(
         Arguments[evaluator],  # type: ignore[valid-type]
         prog=f"cassle-zoo eval {task}",
-        description=f"{_summary(evaluator)}\n\nDatasets: {', '.join(DATASETS)}.",
+        description=f"{_summary(evaluator)}\n\nDatasets: {', '.join(DATASETS)}.\n\n{statuses_of()}",
         config=(tyro.conf.FlagCreatePairsOff,),
         args=list(argv[1:]),
     )
@@ -112,9 +116,11 @@ def run_from_cli(argv: Sequence[str]) -> int:
         raise UnknownNameError(f"{error} All: {', '.join(DATASETS)}.")
     if arguments.output is not None:
         check_output(arguments.output, len(models))
+    as_json: bool = arguments.json
     sizes = _sizes(arguments, models)
     openers = _find(arguments, models, sizes)
-    with _warnings_shown():
+    # Libraries that download datasets report on standard output.
+    with _warnings_shown(), redirect_stdout(sys.stderr):
         data = open_data(
             arguments.dataset,
             expand_home(arguments.data),
@@ -125,16 +131,19 @@ def run_from_cli(argv: Sequence[str]) -> int:
     results: list[Result] = []
     try:
         for model in models:
-            with _naming(model, among=models):
+            with _naming(model, among=models), redirect_stdout(sys.stderr):
                 own = dataclasses.replace(
                     arguments, compute=_recorded(arguments, model, sizes[model])
                 )
-                _measure(task, model, openers.pop(model)(), data, own, results)
+                with busy(f"loading {model}"):
+                    source = openers.pop(model)()
+                _measure(task, model, source, data, own, results)
+                del source  # only one network is in memory
     finally:
         # Shown even if a later model fails.
         if results:
-            print(format_table(results))
-    return 0
+            print(to_json([r.to_dict() for r in results]) if as_json else format_table(results))
+    return ExitStatus.OK
 
 
 def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | None]:
@@ -223,7 +232,7 @@ def _measure(
     results.append(result)
     if arguments.output is not None:
         path, remark = place_for(arguments.output, result)
-        write(path, result, outcome)
+        results[-1] = write(path, result, outcome)
         print(f"{remark}: {path}", file=sys.stderr)
 
 
@@ -333,6 +342,8 @@ def _usage() -> str:
             "cassle-zoo eval TASK --help lists its options.",
             "",
             f"cassle-zoo eval {REPORT} RESULTS... -o report.html compares recorded results.",
+            "",
+            statuses_of(),
         ]
     )
 

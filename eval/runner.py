@@ -277,7 +277,7 @@ def place_for(output: Path, result: Result) -> tuple[Path, str]:
     return marked, f"recorded{again} beside {first.name}, which is another measurement"
 
 
-def write(path: Path, result: Result, outcome: Outcome) -> None:
+def write(path: Path, result: Result, outcome: Outcome) -> Result:
     """Write a result, and the files of its outcome beside it.
 
     Args:
@@ -285,17 +285,22 @@ def write(path: Path, result: Result, outcome: Outcome) -> None:
         result: The result.
         outcome: Its outcome.
 
+    Returns:
+        The result as it is recorded: with the names of its files.
+
     Raises:
         StorageError: If it cannot be written.
     """
     files = {f"{path.stem}.{slug(name)}": content for name, content in outcome.files.items()}
+    recorded = dataclasses.replace(result, files=list(files))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_bytes(path.with_name(name), content)
-        dataclasses.replace(result, files=list(files)).save(path)
+        recorded.save(path)
     except OSError as error:
         raise StorageError(f"cannot record {path}: {error.strerror or error}.") from error
+    return recorded
 
 
 def slug(text: str) -> str:

@@ -151,7 +151,7 @@ def common_size(models: Sequence[str], *, native: int | None = None) -> tuple[in
         return None
     if native is not None:
         return native, "that of the dataset's images"
-    return _timm_size(networks[0].removeprefix(RANDOM_INIT)), "timm's of this architecture"
+    return _timm_size(_known_arch(networks[0])), "timm's of this architecture"
 
 
 def is_no_network(model: str) -> bool:
@@ -228,7 +228,8 @@ def _to_unit_tensor(image: Image.Image) -> Tensor:
     return pixels.float() / 255
 
 
-def _random_init(model: str, seed: int, size: int) -> Callable[[], FeatureSource]:
+def _known_arch(model: str) -> str:
+    """Return the architecture of `random-init:ARCH`."""
     import timm
 
     arch = model.removeprefix(RANDOM_INIT)
@@ -237,6 +238,13 @@ def _random_init(model: str, seed: int, size: int) -> Callable[[], FeatureSource
             "architecture", arch, timm.list_models(), listed_by="timm.list_models()"
         )
         raise UnknownNameError(f"{found} {FORMS}")
+    return arch
+
+
+def _random_init(model: str, seed: int, size: int) -> Callable[[], FeatureSource]:
+    import timm
+
+    arch = _known_arch(model)
     data = DATASETS["emoji64"]
     overlay = {
         "input_size": (3, size, size),
@@ -303,7 +311,7 @@ def _timm(model: str, size: int | None) -> Callable[[], FeatureSource]:
         name = f"{LOCAL_PREFIX}{local_folder(model).resolve().name}"
     elif not model.startswith(HUB_PREFIX):
         name = f"{TIMM_PREFIX}{model}"
-        advice = f"; {RANDOM_INIT}{model} needs none, but is not trained"
+        advice = f"name {RANDOM_INIT}{model}, which needs none but is not trained"
 
     def build() -> FeatureSource:
         module: Any = _at_size(partial(timm_model, model, advice=advice), name, size)
@@ -344,11 +352,12 @@ def _unverified(name: str, module: nn.Module, network: str) -> FeatureSource:
 
 def _feature_file(model: str) -> Callable[[], FeatureSource]:
     path = expand_home(model.removeprefix(FEATURES))
+    features = load_features(path)
     return partial(
         FeatureSource,
         name=f"{FEATURES}{path.name}",
         argument=f"{FEATURES}{path.name}",
         sha256=sha256(path),
         model=None,
-        features=load_features(path),
+        features=features,
     )

@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cassle_zoo.common.errors import CassleZooError, ModelFolderError
+from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.common.files import sha256, write_bytes
 from cassle_zoo.features.inference import embed, inference
 from cassle_zoo.projector import ConditionedProjector
@@ -175,7 +176,7 @@ def _require_reference(path: Path) -> None:
     require_file(path)
 
 
-def main(folders: Sequence[str]) -> int:
+def main(folders: Sequence[str]) -> ExitStatus:
     """Write the reference of each folder; returns the exit status."""
     try:
         for folder in folders:
@@ -183,8 +184,8 @@ def main(folders: Sequence[str]) -> int:
             print(f"{sha256(path)}  {path}")
     except CassleZooError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return ExitStatus.ERROR
+    return ExitStatus.OK
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def upgrade(path: Path) -> list[Path]:
     if done is None:
         raise DataError(
             f"{path} was not written by cassle-zoo: it is not a result, a run, a model folder's "
-            "config.json or a record of the study."
+            "config.json or a record of the study; give a file or folder that is."
         )
     return [path] if done else []
 

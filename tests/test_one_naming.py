@@ -44,6 +44,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return built
 
     monkeypatch.setattr(timm, "create_model", cached)
+    monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: False)
     # What `--init` downloads.
     monkeypatch.setattr("cassle_zoo.train.sources._download_weights", lambda *_: weights)
     return {"ours": bundled_folder(resolve_spec(OURS)), "timm": tmp_path / "of_timm"}

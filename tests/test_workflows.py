@@ -32,6 +32,13 @@ def expand(text: str, matrix: dict[str, list[str]]) -> list[str]:
     return [text]
 
 
+def test_make_help_lists_all_targets() -> None:
+    make = (ROOT / "Makefile").read_text()
+    phony = re.findall(r"^\.PHONY: (.+)$", make, re.MULTILINE)[0].split()
+    shown = re.findall(r"^([a-z-]+):.*## ", make, re.MULTILINE)
+    assert set(phony) == set(shown) == TARGETS - {"venv-python"}
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_only_run_make_targets_that_exist(path: Path) -> None:
     commands = [
@@ -81,6 +88,16 @@ def test_every_stated_python_is_tested() -> None:
     assert matrix["python"] == stated
     assert PROJECT["requires-python"] == f">={stated[0]}"
     assert matrix["os"] == ["ubuntu-latest", "macos-latest"]
+
+
+def test_a_release_runs_what_contributing_says() -> None:
+    release = jobs(ROOT / ".github" / "workflows" / "release.yml")
+    steps = [step for job in release["publish"]["needs"] for step in release[job]["steps"]]
+    run = {step["run"].split()[1] for step in steps if "run" in step}
+    said = re.search(r"^2\. `make (.+)`\.$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert said
+    assert {"quality", "test", "audit", "dist"} <= set(said[1].split()) <= run
+    assert "release-check" in run
 
 
 @pytest.mark.parametrize("name", ["bug.yml", "feature.yml", "config.yml"])

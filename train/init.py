@@ -133,7 +133,9 @@ def with_own_preprocessing(
     if not changes:
         return config
     words = ", ".join(f"augment.{name} {value}" for name, value in changes.items())
-    report(f"{words}, as {source.record.name} expects.")
+    name = source.record.name
+    says = f"as timm's {source.timm_arch}, which is assumed of {name}: it does not say all of them"
+    report(f"{words}, {says if own.assumed else f'as {name} expects'}.")
     return dataclasses.replace(config, augment=dataclasses.replace(augment, **changes))
 
 
@@ -154,8 +156,9 @@ def describe(source: Source, method: Method, config: TrainConfig) -> list[str]:
     ]
     if (own.mean, own.std) != (used.mean, used.std):
         lines.append(
-            f"these weights expect images normalised with mean {own.mean} and std {own.std}, but "
-            f"the run uses {used.mean} and {used.std}."
+            f"these weights {'are assumed to expect' if own.assumed else 'expect'} images "
+            f"normalised with mean {own.mean} and std {own.std}, but the run uses {used.mean} and "
+            f"{used.std}."
         )
     return lines
 

@@ -15,6 +15,8 @@ from typing import Annotated
 import tyro
 
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.specs import BACKBONES
 from cassle_zoo.train import augment_options, init, sources
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
@@ -24,10 +26,9 @@ from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.preview import write_preview
 from cassle_zoo.train.recipes import ADAPT, RECIPES, find_recipe, shortened
 
-INTERRUPTED = 143
+_CONTINUES = f"""The same command run again continues an interrupted run.
 
-_CONTINUES = """The same command run again continues an interrupted run. Exit status: 0 finished,
-143 stopped by a signal after saving (run the command again to continue), 2 bad input."""
+{statuses_of({ExitStatus.OK: "finished", ExitStatus.STOPPED: ExitStatus.STOPPED.meaning})}"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,22 +180,24 @@ def public_command(argv: Sequence[str]) -> str:
     return shlex.join(["cassle-zoo", "train", *words])
 
 
-def run_from_cli(argv: Sequence[str]) -> int:
+def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     """Run the command and return its exit status."""
     arguments = parse(argv)
     if arguments.print_config:
         print(json.dumps(arguments.config.to_dict(), indent=2))
-        return 0
+        return ExitStatus.OK
     if arguments.preview is not None:
-        print(f"{write_preview(arguments.config, arguments.preview)} images: {arguments.preview}")
-        return 0
+        with busy("drawing views"):
+            shown = write_preview(arguments.config, arguments.preview)
+        print(f"{shown} images: {arguments.preview}")
+        return ExitStatus.OK
     if arguments.dry_run:
         print(dry_run(arguments.config, report=functools.partial(print, flush=True)))
-        return 0
+        return ExitStatus.OK
     if arguments.out is None:
         raise ConfigError("pass --out DIR, the folder for the run's files.")
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:
-        return INTERRUPTED
+        return ExitStatus.STOPPED
     _note(f"finished: {arguments.out / 'final'}")
-    return 0
+    return ExitStatus.OK

@@ -17,7 +17,13 @@ from cassle_zoo.checkpoints.identify import (
     identify_content,
     read_settings,
 )
-from cassle_zoo.common.errors import CheckpointError, ConfigError, ModelFolderError, unknown_name
+from cassle_zoo.common.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ModelFolderError,
+    unknown_name,
+)
 from cassle_zoo.common.files import read_json, sha256
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import (
@@ -38,6 +44,7 @@ from cassle_zoo.zoo.create import load_projector
 from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
 _PICKLED = "pytorch_model.bin"
+_WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 
 State = dict[str, Tensor]
 
@@ -51,12 +58,14 @@ class Preprocessing:
         mean: Per-channel mean subtracted from images in [0, 1].
         std: Per-channel standard deviation they were divided by.
         interpolation: How images are resized.
+        assumed: Whether some of it is timm's for the architecture, because the weights do not say.
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"
+    assumed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +114,8 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
         facts: What is known about the network, for files that do not say theirs.
 
     Raises:
-        UnknownNameError: If there is no such name, or file.
+        UnknownNameError: If there is no such name.
+        DataError: If there is no such file or folder.
         ConfigError: If timm has no such weights.
         CheckpointError: If a file is unsafe to read, damaged or not understood.
         ModelFolderError: If a model folder or run is incomplete or damaged.
@@ -128,6 +138,10 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
         return _folder(path) if _is_model_folder(path) else _run(path, facts)
     if path.is_file():
         return _file(path, facts)
+    if len(path.parts) > 1 or path.suffix.lower() in _WEIGHT_FILES:
+        raise DataError(
+            f"init {what!r}: there is no such file or folder; check the path (from {Path.cwd()})."
+        )
     names = [*MODEL_SPECS, *timm.list_pretrained()]
     error = unknown_name("init", what, names, listed_by="timm.list_pretrained()")
     raise type(error)(f"{error} There is no file or folder of this name either.")
@@ -182,7 +196,9 @@ def _folder(folder: Path) -> Source:
     """Read a model folder: ours, or one written by timm."""
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise ModelFolderError(f"{path} is missing, so {folder} is no model folder.")
+        raise ModelFolderError(
+            f"{path} is missing, so {folder} is no model folder; name the file of the weights."
+        )
     if "cassle_zoo" in _json(path):
         return _model_folder(resolve(f"{LOCAL_PREFIX}{folder}"))
     weights = next((folder / n for n in (MODEL_FILE, _PICKLED) if (folder / n).is_file()), None)
@@ -260,7 +276,7 @@ def _run(folder: Path, facts: CheckpointFacts) -> Source:
     if state is None:
         raise ModelFolderError(
             f"{folder} holds neither a model folder ({MODEL_FILE}) nor a run ({FINAL_FOLDER}/ or "
-            f"{LATEST})."
+            f"{LATEST}); name the folder that has one of these, or a file of weights in it."
         )
     path = folder / (PREVIOUS if LATEST in damaged else LATEST)
     found = identify_content(state, read_settings(path), "", facts)
@@ -332,6 +348,7 @@ def _identified(found: IdentifiedCheckpoint, path: Path, *, name: str) -> Source
             mean=found.mean or usual.mean,
             std=found.std or usual.std,
             interpolation=usual.interpolation,
+            assumed=None in (found.size, found.mean, found.std),
         ),
         projector=found.projector,
         notes=notes,

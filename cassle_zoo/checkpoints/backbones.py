@@ -168,7 +168,8 @@ def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:
     if not weights:
         raise CheckpointError(
             "the file holds no dictionary of tensors, neither itself nor under 'state_dict'; it "
-            f"has {', '.join(map(str, list(checkpoint)[:8])) or 'nothing'}."
+            f"has {', '.join(map(str, list(checkpoint)[:8])) or 'nothing'}. Save the weights "
+            "alone: torch.save(model.state_dict(), 'weights.pth')."
         )
     if inner is None:
         tops = {key.partition(".")[0] for key in weights}

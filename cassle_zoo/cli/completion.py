@@ -6,6 +6,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+
 SHELLS = ("bash", "zsh", "tcsh")
 
 _HOW = """\
@@ -20,19 +22,19 @@ def add_parser(subparsers: Any, whole: argparse.ArgumentParser) -> None:
         "completion",
         help="print a script that completes commands, models and options in the shell",
         description="Print a script for the shell. Write it where the shell looks for it:",
-        epilog=_HOW,
+        epilog=f"{_HOW}\n\n{statuses_of()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("shell", choices=SHELLS)
+    parser.add_argument("shell", choices=SHELLS, help="the shell that will read the script")
     parser.set_defaults(run=_run, whole=whole)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> ExitStatus:
     import shtab
 
     _add_what_is_known_later(args.whole)
     print(shtab.complete(args.whole, shell=args.shell))
-    return 0
+    return ExitStatus.OK
 
 
 def _add_what_is_known_later(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.cli.features import report_skipped
+from cassle_zoo.cli.features import LEFT_OUT, report_skipped
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
 DEFAULT_MODELS = ("resnet18_cassle_simclr", "resnet18_simclr")
 
@@ -17,6 +18,7 @@ def add_parser(subparsers: Any) -> None:
         description="Extract features of images, find the nearest neighbours of each by two models "
         "side by side, and write a contact sheet (PNG), a page (HTML) and the features to a "
         "folder. Features are whitened; the page has the neighbours by raw ones, too.",
+        epilog=statuses_of(LEFT_OUT),
     )
     parser.add_argument(
         "paths",
@@ -41,10 +43,12 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitStatus:
     """Write the demo, and print where it is."""
+    from cassle_zoo.common.files import check_folder
     from cassle_zoo.features.gallery import run_demo
 
+    check_folder(args.output, "-o")
     models = [args.model] if args.model else args.models
     outputs = run_demo(models, args.output, args.paths)
     print(f"{outputs.images} images through {' and '.join(models)}")

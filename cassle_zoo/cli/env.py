@@ -8,6 +8,8 @@ import platform
 import re
 from typing import Any
 
+from cassle_zoo.cli import busy
+from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.version import __version__
 
 
@@ -23,15 +25,16 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=_run)
 
 
-def _run(args: argparse.Namespace) -> int:
-    facts = environment()
+def _run(args: argparse.Namespace) -> ExitStatus:
+    with busy("asking torch"):
+        facts = environment()
     if args.json:
         print(json.dumps(facts, indent=2))
-        return 0
+        return ExitStatus.OK
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
-    return 0
+    return ExitStatus.OK
 
 
 def environment() -> dict[str, str]:
@@ -39,6 +42,7 @@ def environment() -> dict[str, str]:
     import torch
 
     from cassle_zoo.common.devices import autocast_dtype, pick_device
+    from cassle_zoo.common.workers import usable_cores
     from cassle_zoo.records import code_version
 
     facts = {
@@ -50,7 +54,7 @@ def environment() -> dict[str, str]:
     facts |= {name: _version(name) for name in _dependencies()}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     facts |= {
-        "cpu": f"{_cores()} cores usable, {torch.get_num_threads()} threads, "
+        "cpu": f"{usable_cores()} cores usable, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}",
         "gpu": ", ".join(gpus) or "none",
         "cuda of torch": torch.version.cuda or "none",
@@ -75,8 +79,3 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

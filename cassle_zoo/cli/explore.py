@@ -5,7 +5,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.cli.features import report_skipped
+from cassle_zoo.cli.features import LEFT_OUT, report_skipped
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
 DEFAULT_MODEL = "resnet18_cassle_simclr"
 
@@ -18,6 +19,7 @@ def add_parser(subparsers: Any) -> None:
         description="Write one HTML page that needs no other file: a map of images, and to each "
         "image its neighbours by two models, or by features and projections of one. Features are "
         "whitened.",
+        epilog=statuses_of(LEFT_OUT),
     )
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="images, as for 'cassle-zoo features'"
@@ -54,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitStatus:
     """Write or serve the page, and say where it is."""
     from cassle_zoo.common.errors import ConfigError
     from cassle_zoo.common.files import write_text

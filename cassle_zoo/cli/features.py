@@ -8,16 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli import printable
+from cassle_zoo.cli import busy, printable
 from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
 if TYPE_CHECKING:
     from cassle_zoo.features.extract import Extractor
     from cassle_zoo.features.inputs import Inputs, Skipped
 
-EXIT_SKIPPED = 1
-EXIT_STOPPED = 143
-
+LEFT_OUT = {
+    ExitStatus.OK: "all images were read",
+    ExitStatus.INCOMPLETE: "some files could not be read as images and were left out (named on "
+    "stderr); the output has the others",
+}
+"""What statuses mean for commands that read images."""
+_STATUSES = {
+    ExitStatus.OK: "all images were read (under torchrun, some)",
+    ExitStatus.INCOMPLETE: "some files could not be read as images and were left out (named on "
+    "stderr, or in the folder's skipped.csv); the output has the others",
+    ExitStatus.ERROR: "wrong usage or an error, and nothing was written but whole parts of a "
+    "folder",
+    ExitStatus.STOPPED: "stopped by a signal; with a folder, the same command continues",
+}
 _RANKS = (("RANK", "0"), ("WORLD_SIZE", "1"))
 
 
@@ -29,11 +41,7 @@ def add_parser(subparsers: Any) -> None:
         description="Extract one feature vector per image and write them, with the file names, "
         "to one file, or for many images to a folder of parts, where the same command continues "
         "after an interruption. Under torchrun, or with --part I/N, processes share the work out.",
-        epilog="exit status: 0 all images were read; 1 some files could not be read as images "
-        "and were left out (named on stderr, or in the folder's skipped.csv; the output has the "
-        "others; under torchrun 0); 2 wrong usage or an error, nothing was written but whole parts "
-        "of a folder; 70 a bug; 143 stopped by a signal; with a folder, the same command "
-        "continues.",
+        epilog=statuses_of(_STATUSES),
     )
     parser.add_argument(
         "model",
@@ -119,7 +127,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitStatus:
     """Extract and save features; name the images that were left out."""
     from cassle_zoo.common.images import limit_pixels
 
@@ -132,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         return _to_file(args)
 
 
-def _to_file(args: argparse.Namespace) -> int:
+def _to_file(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.features.extract import collect, nothing_read
     from cassle_zoo.features.files import check_feature_path, save_features
 
@@ -141,7 +149,7 @@ def _to_file(args: argparse.Namespace) -> int:
             "several processes, --kind and --part-images need a folder as output: "
             f"-o {args.output}{os.sep}"
         )
-    check_feature_path(args.output)
+    check_feature_path(args.output, outputs=args.outputs)
     images, skipped = _open(args)
     if not images:
         raise DataError(nothing_read(skipped))
@@ -159,7 +167,7 @@ def _to_file(args: argparse.Namespace) -> int:
     return report_skipped(result.skipped)
 
 
-def _to_folder(args: argparse.Namespace) -> int:
+def _to_folder(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.common.files import check_folder
     from cassle_zoo.features.to_folder import extract_to_folder
 
@@ -177,7 +185,7 @@ def _to_folder(args: argparse.Namespace) -> int:
         num_workers=args.workers,
     )
     if result.stopped:
-        return EXIT_STOPPED
+        return ExitStatus.STOPPED
     own = f" (part {part[0]}/{part[1]})" if part[1] > 1 else ""
     rest = "" if result.complete else "; other parts are still missing"
     print(f"{folder}{own}: {result.images} images{rest}", flush=True)
@@ -189,28 +197,31 @@ def _to_folder(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     # torchrun would end the other processes if one failed.
-    return EXIT_SKIPPED if result.skipped and "TORCHELASTIC_RUN_ID" not in os.environ else 0
+    alone = "TORCHELASTIC_RUN_ID" not in os.environ
+    return ExitStatus.INCOMPLETE if result.skipped and alone else ExitStatus.OK
 
 
 def _open(args: argparse.Namespace) -> "tuple[Inputs, list[Skipped]]":
     from cassle_zoo.features.inputs import expand_inputs
 
-    return expand_inputs(args.paths, args.column)
+    with busy("looking for images"):
+        return expand_inputs(args.paths, args.column)
 
 
 def _extractor(args: argparse.Namespace) -> "Extractor":
     from cassle_zoo.features.extract import Extractor
 
-    return Extractor(
-        args.model,
-        outputs=args.outputs,
-        precision=args.precision,
-        device=_device(args.device),
-        dtype=args.dtype,
-        value_range=args.value_range,
-        decode=args.decode,
-        whiten=args.whiten,
-    )
+    with busy(f"loading {args.model}"):
+        return Extractor(
+            args.model,
+            outputs=args.outputs,
+            precision=args.precision,
+            device=_device(args.device),
+            dtype=args.dtype,
+            value_range=args.value_range,
+            decode=args.decode,
+            whiten=args.whiten,
+        )
 
 
 def _place(args: argparse.Namespace) -> tuple[int, int]:
@@ -251,8 +262,8 @@ def _show(message: Warning | str, *_: object) -> None:
     print(printable(f"cassle-zoo: warning: {message}"), file=sys.stderr)
 
 
-def report_skipped(skipped: "Sequence[Skipped]") -> int:
+def report_skipped(skipped: "Sequence[Skipped]") -> ExitStatus:
     """Name on stderr the images that were left out; return the exit status."""
     for item in skipped:
         print(printable(f"cassle-zoo: left out {item.source}: {item.reason}"), file=sys.stderr)
-    return EXIT_SKIPPED if skipped else 0
+    return ExitStatus.INCOMPLETE if skipped else ExitStatus.OK

@@ -6,10 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cassle_zoo.cli import busy
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+
 if TYPE_CHECKING:
     from cassle_zoo.hub.publish.push import PushPlan
-
-EXIT_FAILED_CHECK = 1
 
 _WHERE = "a name of the zoo, hf-hub:ORG/NAME or ORG/NAME, @REVISION after it, or a folder"
 
@@ -21,13 +22,18 @@ def add_parser(subparsers: Any) -> None:
 
     def action(
         name: str,
-        run: Callable[[argparse.Namespace], int],
+        run: Callable[[argparse.Namespace], ExitStatus],
         summary: str,
         description: str,
         *parents: argparse.ArgumentParser,
+        incomplete: str | None = None,
     ) -> argparse.ArgumentParser:
         own: argparse.ArgumentParser = actions.add_parser(
-            name, help=summary, description=description, parents=parents
+            name,
+            help=summary,
+            description=description,
+            parents=parents,
+            epilog=statuses_of({ExitStatus.INCOMPLETE: incomplete} if incomplete else None),
         )
         own.set_defaults(run=run)
         return own
@@ -106,7 +112,8 @@ def add_parser(subparsers: Any) -> None:
         _verify,
         "check a model folder or a repository",
         "Check hashes, load backbone and projector completely, recompute the stored features, and "
-        "read the model card. Exit status 1 if a check fails.",
+        "read the model card.",
+        incomplete="a check failed",
     )
     verify.add_argument("name", metavar="REPO_OR_DIR", help=_WHERE)
     verify.add_argument("--revision", metavar="R", help="branch, tag or commit; default: main")
@@ -126,7 +133,9 @@ def add_parser(subparsers: Any) -> None:
         "Write the backbone under Detectron2's names, and print the settings to use with it.",
     )
     detectron2.add_argument("model", metavar="MODEL", help="name or local-dir:DIR")
-    detectron2.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
+    detectron2.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE.pth", help="the file to write"
+    )
     card = action(
         "card",
         _card,
@@ -148,6 +157,7 @@ def add_parser(subparsers: Any) -> None:
         _cards,
         "write MODEL_CARDS.md from the recorded results",
         "Write MODEL_CARDS.md in the current folder from the recorded results.",
+        incomplete="with --check, the file is not up to date",
     )
     cards.add_argument(
         "--check", action="store_true", help="write nothing; fail if the file is not up to date"
@@ -156,7 +166,9 @@ def add_parser(subparsers: Any) -> None:
 
 def _folder_options(dtype: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the model folder to write"
+    )
     parser.add_argument(
         "--dtype",
         choices=["float16", "float32"],
@@ -205,7 +217,9 @@ def _add_convert_options(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--arch", help="timm model of the backbone")
     convert.add_argument("--num-heads", type=int, metavar="N", help="attention heads of a ViT")
     convert.add_argument("--prefix", help="what the names of the backbone's weights begin with")
-    convert.add_argument("--data", help="pretraining data; determines the preprocessing")
+    convert.add_argument(
+        "--data", help="pretraining data, such as in100; determines the preprocessing"
+    )
     convert.add_argument("--size", type=int, metavar="PIXELS", help="height and width of images")
     for name in ("--mean", "--std"):
         convert.add_argument(
@@ -216,29 +230,30 @@ def _add_convert_options(convert: argparse.ArgumentParser) -> None:
     )
 
 
-def _export(args: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> ExitStatus:
     import torch
 
     from cassle_zoo.hub.export import export_run
     from cassle_zoo.store.folder import read_config
 
-    export_run(
-        args.run_dir,
-        args.output,
-        dtype=getattr(torch, args.dtype),
-        overwrite=args.overwrite,
-        license=args.license,
-        epoch=args.epoch,
-        results=args.results,
-    )
+    with busy("writing the model folder"):
+        export_run(
+            args.run_dir,
+            args.output,
+            dtype=getattr(torch, args.dtype),
+            overwrite=args.overwrite,
+            license=args.license,
+            epoch=args.epoch,
+            results=args.results,
+        )
     training = read_config(args.output)["cassle_zoo"]["training"]
     if "total_steps" in training:
         print(f"unfinished: {training['steps']} of {training['total_steps']} steps")
     print(args.output)
-    return 0
+    return ExitStatus.OK
 
 
-def _convert(args: argparse.Namespace) -> int:
+def _convert(args: argparse.Namespace) -> ExitStatus:
     import torch
 
     from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
@@ -248,14 +263,15 @@ def _convert(args: argparse.Namespace) -> int:
         value = getattr(args, field.name)
         given[field.name] = tuple(value) if isinstance(value, list) else value
     options = ConvertOptions(**given)
-    found = convert_checkpoint(
-        args.checkpoint,
-        args.output,
-        name=args.name,
-        options=options,
-        dtype=getattr(torch, args.dtype),
-        overwrite=args.overwrite,
-    )
+    with busy("converting"):
+        found = convert_checkpoint(
+            args.checkpoint,
+            args.output,
+            name=args.name,
+            options=options,
+            dtype=getattr(torch, args.dtype),
+            overwrite=args.overwrite,
+        )
     print(f"read:    {found.format}")
     print(f"model:   {found.in_words()}")
     for note in found.notes:
@@ -263,10 +279,10 @@ def _convert(args: argparse.Namespace) -> int:
     for part in found.dropped:
         print(f"dropped: {part}")
     print(args.output)
-    return 0
+    return ExitStatus.OK
 
 
-def _push(args: argparse.Namespace) -> int:
+def _push(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.publish.push import push
 
     options = {name: getattr(args, name) for name in ("private", "create_pr", "replace_card")}
@@ -274,29 +290,33 @@ def _push(args: argparse.Namespace) -> int:
     if args.dry_run:
         target = "a pull request" if args.create_pr else "main"
         print(f"dry run: nothing was written; the commit would go to {target}")
-        return 0
+        return ExitStatus.OK
     print(f"url:    {done.url}")
     print(f"commit: {done.commit}")
-    return 0
+    return ExitStatus.OK
 
 
-def _pull(args: argparse.Namespace) -> int:
+def _pull(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.publish.pull import pull
 
-    print(pull(args.name, args.output, force=args.force))
-    return 0
+    with busy(f"fetching and checking {args.name}"):
+        folder = pull(args.name, args.output, force=args.force)
+    print(folder)
+    return ExitStatus.OK
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _verify(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.publish.verify import verify
 
-    checks = verify(args.name, revision=args.revision)
+    with busy(f"checking {args.name}"):
+        checks = verify(args.name, revision=args.revision)
     for check in checks:
         print(f"{'ok' if check.passed else 'FAILED':7}{check.name:11}{check.detail}")
-    return 0 if all(check.passed for check in checks) else EXIT_FAILED_CHECK
+    passed = all(check.passed for check in checks)
+    return ExitStatus.OK if passed else ExitStatus.INCOMPLETE
 
 
-def _publish(args: argparse.Namespace) -> int:
+def _publish(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.publish.push import publish, registry_lines
 
     options = {name: getattr(args, name) for name in ("private", "replace_card", "dry_run")}
@@ -308,7 +328,7 @@ def _publish(args: argparse.Namespace) -> int:
     if args.dry_run:
         print("dry run: nothing was written")
     print(f"\nfor cassle_zoo/specs.py:\n\n{registry_lines(published)}")
-    return 0
+    return ExitStatus.OK
 
 
 def _print_plan(plan: "PushPlan") -> None:
@@ -322,22 +342,24 @@ def _print_plan(plan: "PushPlan") -> None:
         print(f"  left out  {name!r}: not part of a model folder")
 
 
-def _export_detectron2(args: argparse.Namespace) -> int:
+def _export_detectron2(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.detectron2 import export_detectron2
 
-    for name, value in export_detectron2(args.model, args.output).items():
+    with busy("converting"):
+        settings = export_detectron2(args.model, args.output)
+    for name, value in settings.items():
         print(f'{name} "{value}"')  # as Detectron2's command line takes settings
-    return 0
+    return ExitStatus.OK
 
 
-def _card(args: argparse.Namespace) -> int:
+def _card(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.cards.card import results_of_folder, write_card
 
     print(write_card(args.folder, results_of_folder(args.folder, args.results)))
-    return 0
+    return ExitStatus.OK
 
 
-def _cards(args: argparse.Namespace) -> int:
+def _cards(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.hub.cards.model_cards import main
 
     return main(["--check"] if args.check else [])

@@ -1,6 +1,7 @@
-"""Entry point of ``cassle-zoo``: the commands, and the exit statuses of errors."""
+"""Entry point of ``cassle-zoo``: the commands, and how their errors end."""
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -19,31 +20,21 @@ from cassle_zoo.cli import (
     upgrade,
     whiten,
 )
+from cassle_zoo.cli.parsing import CommandParser
 from cassle_zoo.common.errors import CassleZooError, DataError
+from cassle_zoo.common.exit_status import ExitStatus, all_statuses
 from cassle_zoo.version import __version__
 
-EXIT_ERROR = 2
-EXIT_BUG = 70  # as BSD's sysexits.h puts it; Python's own would be 1
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141  # what a shell reports for any program whose reader went away
-
 _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
-
-EPILOG = """\
-exit status: 0 success; 1 some inputs were left out, or a check failed; 2 wrong usage or an error;
-70 a bug, with a traceback; 130 interrupted; 141 the reader of the output went away; 143 stopped by
-a signal after saving: the same command continues.
-'cassle-zoo COMMAND --help' shows the options of a command."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="cassle-zoo",
         description="Augmentation-aware self-supervised vision models (CASSLE): "
         "load, extract features, pretrain, measure, publish.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"'cassle-zoo COMMAND --help' shows the options of a command. {all_statuses()}",
     )
     parser.add_argument("--version", action="version", version=f"cassle-zoo {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -62,17 +53,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> ExitStatus:
     """Run one command.
 
     Args:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit status, as described by ``cassle-zoo --help``.
+        The exit status.
 
     Raises:
-        SystemExit: From argparse, for ``--help`` and wrong usage.
+        SystemExit: For ``--help`` and ``--version``, and from tyro for wrong settings of
+            ``train`` and ``eval``, with the status of an error.
         Exception: Any other is a bug; without `argv`, it is printed and its status is 70.
     """
     try:
@@ -82,10 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         traceback.print_exc()
         print("cassle-zoo: this is a bug; please report it with the lines above.", file=sys.stderr)
-        return EXIT_BUG
+        return ExitStatus.BUG
 
 
-def _main(arguments: list[str]) -> int:
+def _main(arguments: list[str]) -> ExitStatus:
+    # What Pillow logs of images that it cannot read is in our messages; Python would print it.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     # Errors that a user can fix are reported in one line instead of a traceback.
     try:
         try:
@@ -97,7 +91,7 @@ def _main(arguments: list[str]) -> int:
     except BrokenPipeError:
         # The interpreter flushes stdout once more at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+        return ExitStatus.BROKEN_PIPE
     except OSError as error:
         # The Hub cannot be reached or lacks a file; else a bug, if it is not about a user's file.
         of_hub = type(error).__module__.partition(".")[0] in _HUB_CLIENTS
@@ -116,10 +110,10 @@ def _main(arguments: list[str]) -> int:
         )
     except KeyboardInterrupt:
         print("cassle-zoo: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return ExitStatus.INTERRUPTED
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> ExitStatus:
     # The settings of trainer and evaluators define the options of these two.
     if arguments[:1] == ["train"]:
         from cassle_zoo.train import main as train
@@ -130,10 +124,10 @@ def _run(arguments: list[str]) -> int:
 
         return evaluation.run_from_cli(arguments[1:])
     args = build_parser().parse_args(arguments)
-    status: int = args.run(args)
+    status: ExitStatus = args.run(args)
     return status
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception) -> ExitStatus:
     print(f"cassle-zoo: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
-    return EXIT_ERROR
+    return ExitStatus.ERROR

@@ -7,7 +7,11 @@ import json
 import sys
 from typing import Any
 
-EXIT_NO_MATCH = 1
+from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+
+_TIMM = "timm:"
+_LIST = "cassle-zoo list"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -15,8 +19,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "list",
         help="list the models of the zoo",
-        description="List models, one per line: name, input size in pixels, weights. Exit status "
-        "1 if no model matches.",
+        description="List models, one per line: name, input size in pixels, weights.",
+        epilog=statuses_of({ExitStatus.INCOMPLETE: "no model matches the pattern"}),
     )
     parser.add_argument(
         "pattern", nargs="?", default="", help="shell-style pattern, such as '*resnet18*'"
@@ -39,22 +43,22 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=_info)
 
 
-def _list(args: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> ExitStatus:
     import cassle_zoo
 
     names = cassle_zoo.list_models(args.pattern, pretrained=args.pretrained)
     if not names:
         print(f"cassle-zoo: {_no_match(args.pattern, args.pretrained)}", file=sys.stderr)
-        return EXIT_NO_MATCH
+        return ExitStatus.INCOMPLETE
     specs = [cassle_zoo.model_info(name) for name in names]
     if args.json:
         print(json.dumps([_facts(spec) for spec in specs], indent=2))
-        return 0
+        return ExitStatus.OK
     width = max(len(spec.full_name) for spec in specs)
     for spec in specs:
         weights = "pretrained" if spec.released else "weights not published"
         print(f"{spec.full_name:<{width}}  {spec.input_size[-1]:>3} px  {weights}")
-    return 0
+    return ExitStatus.OK
 
 
 def _no_match(pattern: str, pretrained: bool) -> str:
@@ -67,24 +71,31 @@ def _no_match(pattern: str, pretrained: bool) -> str:
     near = difflib.get_close_matches(pattern.strip("*"), names if "." in pattern else [*bases])
     if near:
         return f"no model matches {pattern!r}. Did you mean {' or '.join(map(repr, near))}?"
-    return f"no model matches {pattern!r}; part of a name needs stars: '*{pattern.strip('*')}*'."
+    if "*" in pattern:
+        return f"no model matches {pattern!r}; cassle-zoo list, without a pattern, lists all."
+    return f"no model matches {pattern!r}; part of a name needs stars: '*{pattern}*'."
 
 
-def _info(args: argparse.Namespace) -> int:
+def _info(args: argparse.Namespace) -> ExitStatus:
     import cassle_zoo
 
+    if args.name.startswith(_TIMM):
+        raise ConfigError(
+            f"{args.name!r} is a model of timm; info is of models of the zoo ({_LIST}), "
+            "hf-hub:ORG/NAME and local-dir:FOLDER. timm.get_pretrained_cfg() has timm's facts."
+        )
     spec = cassle_zoo.model_info(args.name)
     rows = _facts(spec)
     if args.json:
         print(json.dumps(rows, indent=2))
-        return 0
+        return ExitStatus.OK
     hashes = rows.pop("sha256") or {}
     rows |= {f"sha256 of {file}": digest for file, digest in hashes.items()}
     width = max(map(len, rows))
     for field, value in rows.items():
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         print(f"{field:<{width}}  {shown}")
-    return 0
+    return ExitStatus.OK
 
 
 def _facts(spec: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.specs import MODEL_SPECS
 
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).resolve().parents[1] / "eval" / "results"
 TOLERANCES = "tolerances.json"  # beside this module; `python -m benchmarks.study tolerances`
 UNTRAINED_TOLERANCE = 0.005
-EXIT_OUTSIDE, EXIT_STOPPED = 1, 143
+_STATUSES = {
+    ExitStatus.OK: "all numbers agree",
+    ExitStatus.INCOMPLETE: "some do not",
+    ExitStatus.STOPPED: ExitStatus.STOPPED.meaning,
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,8 +34,7 @@ def add_parser(subparsers: Any) -> None:
         "The same command continues an interrupted training. A number agrees if the difference is "
         "within that of two seeds (95 % for all numbers at once, from the spread over seeds in the "
         "study; at least 1 point), or within 0.5 points for a baseline.",
-        epilog="exit status: 0 all numbers agree; 1 some do not; 143 stopped by a signal (the same "
-        "command continues); 2 wrong usage or an error.",
+        epilog=statuses_of(_STATUSES),
     )
     parser.add_argument("name", metavar="NAME", help="name of the model, with or without tag")
     parser.add_argument("--list", action=_ListNames, help="list the names and exit")
@@ -66,10 +70,12 @@ class _ListNames(argparse.Action):
         parser.exit()
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitStatus:
     """Reproduce, print a table, and return the exit status."""
     if args.tolerance is not None and not args.tolerance >= 0:
         raise ConfigError(f"--tolerance must be at least 0, got {args.tolerance}.")
+    if args.threads is not None and args.threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {args.threads}.")
     recorded = find_recorded(args.name)
     found = reproduce(
         recorded,
@@ -80,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
     )
     if found is None:
-        return EXIT_STOPPED
+        return ExitStatus.STOPPED
     rows = compare(recorded, found, None if args.tolerance is None else args.tolerance / 100)
     width = max((len(row.name) for row in rows), default=0)
     print(f"{'':{width}} recorded    found  tolerance")
@@ -91,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         )
     agreeing = sum(row.agrees for row in rows)
     print(f"{agreeing} of {len(rows)} numbers agree.")
-    return 0 if agreeing == len(rows) else EXIT_OUTSIDE
+    return ExitStatus.OK if agreeing == len(rows) else ExitStatus.INCOMPLETE
 
 
 def recorded_results() -> dict[str, "Result"]:

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.common.exit_status import ExitStatus
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command."""
@@ -19,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitStatus:
     """Rewrite the files, and print their names."""
     from cassle_zoo.hub.upgrade import upgrade
 
@@ -29,4 +31,4 @@ def run(args: argparse.Namespace) -> int:
             print(file)
         if not rewritten:
             print(f"nothing to rewrite in {path}")
-    return 0
+    return ExitStatus.OK

@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.cli import busy
+from cassle_zoo.common.exit_status import ExitStatus
+
 DEFAULT_COMPONENTS = 128
 
 
@@ -31,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> ExitStatus:
     """Fit and save a whitening."""
     from cassle_zoo.common.errors import ConfigError
     from cassle_zoo.common.files import check_folder
@@ -41,11 +44,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output.suffix != ".safetensors":
         raise ConfigError(f"-o {args.output}: a whitening is saved as .safetensors.")
     check_folder(args.output.parent, "-o")
-    features = load_features(args.features).features
-    whitening = Whitening.fit(features, args.components)
+    with busy("fitting the whitening"):
+        features = load_features(args.features).features
+        whitening = Whitening.fit(features, args.components)
     whitening.save(args.output)
     print(
         f"{args.output}: {features.shape[1]} to {whitening.components} dimensions, fitted to "
         f"{whitening.images:,} images"
     )
-    return 0
+    return ExitStatus.OK

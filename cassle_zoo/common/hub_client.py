@@ -1,8 +1,11 @@
 """The Hugging Face Hub's client: where it looks, and its errors in our words, without tokens."""
 
 import re
+import socket
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from cassle_zoo.common.errors import (
     CassleZooError,
@@ -39,6 +42,39 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def is_unreachable() -> bool:
+    """Return whether nothing here knows the Hub's address, as without a network.
+
+    The client would try for half a minute. Behind a proxy, which may know it, the answer is no.
+    """
+    from huggingface_hub import constants
+
+    if is_offline() or getproxies():
+        return False
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.getaddrinfo(address.hostname, address.port or address.scheme)
+    except OSError:
+        return True
+    return False
+
+
+def unreachable_error(what: str, cache_dir: str | Path | None = None) -> WeightsUnavailableError:
+    """Return the error for a file that is not cached while the Hub :func:`is_unreachable`.
+
+    Args:
+        what: The file, in words.
+        cache_dir: The client's cache; `None` for the one in `HF_HOME`.
+    """
+    from huggingface_hub import constants
+
+    return WeightsUnavailableError(
+        f"{what} is not in the cache {cache_dir or constants.HF_HUB_CACHE}, and {endpoint()} "
+        "cannot be reached: there seems to be no network. Repeat the command with one (it is "
+        "needed only once), set HF_ENDPOINT to a mirror, or HF_HOME to a cache that has the file."
+    )
 
 
 def client_errors() -> tuple[type[Exception], ...]:

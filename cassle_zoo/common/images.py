@@ -11,7 +11,15 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageCms,
+    ImageOps,
+    JpegImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from cassle_zoo.common.errors import ConfigError, DataError
 
@@ -110,8 +118,29 @@ def open_reduced(
             decoded = image.size
             upright = to_rgb(image, value_range)
             return upright, full if upright.size == decoded else full[::-1]
+    except UnidentifiedImageError as error:
+        bands = _tiff_bands(source)
+        text = (
+            f"a TIFF file of {bands} bands, where RGB is needed: save three of them as RGB, or use "
+            f"a model of {bands} channels"
+        )
+        raise UnreadableImageError(name, text if bands else _reason(error)) from error
     except Exception as error:
         raise UnreadableImageError(name, _reason(error)) from error
+
+
+def _tiff_bands(source: object) -> int | None:
+    """Return the number of bands of a file that Pillow cannot decode; `None` if it is no TIFF."""
+    try:
+        with open(source, "rb") if isinstance(source, str | os.PathLike) else source as file:  # type: ignore[attr-defined]
+            file.seek(0)
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        bands: int | None = tags.get(TiffImagePlugin.SAMPLESPERPIXEL)
+    except Exception:  # of files of any content
+        return None
+    return bands
 
 
 def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.Image:
@@ -175,7 +204,10 @@ def array_to_image(array: Array, value_range: ValueRange | None = None) -> Image
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4) or 0 in array.shape:
-        raise DataError(f"an array of shape {shape}; expected (H, W) or (H, W, C) with C from 1-4")
+        text = f"an array of shape {shape}; expected (H, W) or (H, W, C) with C from 1-4"
+        if len(shape) == 3 and shape[0] in (1, 3, 4):
+            text += "; its channels seem to come first: array.transpose(1, 2, 0), or give a tensor"
+        raise DataError(text)
     if dtype == np.uint16:
         if value_range is None:
             warn_if_dim(float(array.min()), float(array.max()))
@@ -192,7 +224,10 @@ def array_to_image(array: Array, value_range: ValueRange | None = None) -> Image
             raise DataError(f"float values from {low:.4g} to {high:.4g}; expected 0 to 1")
         array = _to_uint8(array, 0, 1)
     elif dtype != np.uint8:
-        raise DataError(f"values of type {dtype}; expected uint8, uint16, bool or float")
+        raise DataError(
+            f"values of type {dtype}; expected uint8, uint16, bool or float: array.astype('uint8') "
+            "if they are within 0-255"
+        )
     if array.shape[-1] == 1:
         array = array[..., 0]
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)))

@@ -1,4 +1,13 @@
-"""Texts of any origin, for a terminal."""
+"""Terminals: texts of any origin, and a sign of life while something takes longer."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+_PATIENCE = 1.0  # seconds until something is shown
 
 
 def printable(text: str) -> str:
@@ -10,3 +19,40 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Show what is being done, and for how long, if it takes over a second and has no bar.
+
+    It is shown on stderr if that is a terminal, and removed in the end.
+
+    Args:
+        what: What is done, such as `loading the model`.
+    """
+    with tqdm(
+        desc=printable(what),
+        bar_format="{desc} ({elapsed})",
+        leave=False,
+        delay=_PATIENCE,
+        file=sys.stderr,
+        disable=None,
+    ) as bar:
+        if bar.disable:
+            yield
+            return
+        done = threading.Event()
+
+        def show() -> None:
+            wait = _PATIENCE
+            while not done.wait(wait):
+                bar.refresh()
+                wait = 0.5
+
+        thread = threading.Thread(target=show, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

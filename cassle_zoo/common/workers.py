@@ -15,6 +15,17 @@ _PREFETCHED = 2  # batches of each worker that are ready or being made
 T = TypeVar("T")
 
 
+def usable_cores() -> int:
+    """Return the number of processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def usable_workers(most: int) -> int:
+    """Return a default number of data workers: `most`, or one a processor if there are fewer."""
+    return min(most, usable_cores())
+
+
 def share_batch(batch: T) -> T:
     """Move the tensors of a batch to shared memory if this is a data worker.
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from cassle_zoo.common.errors import CassleZooError, DataError
+from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.common.files import atomic_write, parse_json, sha256
 from cassle_zoo.data.emoji64 import (
     EMOJI64_SHA256,
@@ -233,7 +234,7 @@ def _read_folder(path: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if _wanted(name)}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> ExitStatus:
     """Build emoji64 from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -246,11 +247,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = Emoji64.open(args.output).sha256
     except CassleZooError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return ExitStatus.ERROR
     same = found == EMOJI64_SHA256
     message = "identical to the published data" if same else f"NOT the published data ({found})"
     print(f"{args.output}: {len(records)} images; {message}")
-    return 0
+    return ExitStatus.OK
 
 
 if __name__ == "__main__":

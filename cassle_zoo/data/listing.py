@@ -16,6 +16,7 @@ _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", 
 _UNREAD = frozenset({*_HEIC, *_RAW, ".avif", ".jxl", ".exr", ".svg", ".psb"})
 
 OnError: TypeAlias = Callable[[Path, str], None]
+_CHECK = "; give the path of a file or folder that can be read."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def list_images(
     try:
         is_folder = stat.S_ISDIR(os.stat(root).st_mode)
     except (OSError, ValueError) as error:
-        raise DataError(f"Cannot open {str(path)!r}: {_reason(error)}.") from error
+        raise DataError(f"Cannot open {str(path)!r}: {_reason(error)}{_CHECK}") from error
     if not is_folder:
         return [root]
     unread: Counter[str] = Counter()
@@ -196,7 +197,9 @@ def _files_below(
                 names = sorted(entry.name for entry in scan if not entry.name.startswith("."))
         except OSError as error:
             if on_error is None:
-                raise DataError(f"Cannot open folder {str(folder)!r}: {_reason(error)}.") from error
+                raise DataError(
+                    f"Cannot open folder {str(folder)!r}: {_reason(error)}{_CHECK}"
+                ) from error
             on_error(folder, _reason(error))
             continue
         for name in reversed(names):

@@ -89,7 +89,9 @@ class TarFiles:
         self._extents: list[tuple[int, int]] = []
         self._file: BinaryIO | None = None
         if not path.is_file():
-            raise DataError(f"cannot open {str(path)!r}: there is no such folder or archive.")
+            raise DataError(
+                f"cannot open {str(path)!r}: there is no such folder or archive; check the path."
+            )
         try:
             with tarfile.open(path, "r:") as tar:
                 self._find(tar, wanted)

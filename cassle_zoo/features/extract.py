@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ from cassle_zoo.features.transform import Transform, eval_transform, reduction_f
 from cassle_zoo.features.whitening import Whitening, open_whitening
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.store.model_files import LOCAL_PREFIX
 from cassle_zoo.zoo import create
 
 DECODINGS = ("fast", "exact")
@@ -95,6 +97,7 @@ class Extractor:
 
     Attributes:
         model: The model.
+        name: The name that it was loaded by, without folders, or its class.
         outputs: What is computed, by name.
         transform: From an RGB image to the model's input, or ``"as_is"``.
 
@@ -176,6 +179,7 @@ class Extractor:
         )
         self._found = unwrap(self.model)
         self._parsed = parse_outputs(outputs, self._found)
+        self.name = _public_name(name) if name is not None else type(self._found.network).__name__
         self.outputs = tuple(self._parsed)
         if projector is None and "projected" in self.outputs:
             raise ConfigError(
@@ -235,7 +239,9 @@ class Extractor:
         ready, reasons = reader.read(list(range(len(inputs))))
         skipped += _skipped(inputs, range(len(inputs)), reasons)
         if skipped or ready is None:
-            raise DataError(nothing_read(skipped, "An image of the batch cannot be read"))
+            raise DataError(
+                nothing_read(skipped, "An image of the batch cannot be read", fix="Leave it out.")
+            )
         outputs = self.compute(ready)
         if columns is None:
             return dict(outputs)
@@ -508,6 +514,12 @@ def _skipped(
     ]
 
 
+def _public_name(name: str) -> str:
+    prefix, colon, folder = name.partition(":")
+    is_folder = f"{prefix}{colon}" == LOCAL_PREFIX
+    return f"{LOCAL_PREFIX}{Path(folder).resolve().name}" if is_folder else name
+
+
 def _value_range(given: ValueRange | None) -> ValueRange | None:
     if given is None:
         return None
@@ -524,10 +536,15 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
-def nothing_read(skipped: Sequence[Skipped], what: str = "No image could be read") -> str:
-    """Say why there are no images to extract, naming a few."""
+def nothing_read(
+    skipped: Sequence[Skipped],
+    what: str = "No image could be read",
+    *,
+    fix: str = "Give images, or folders, archives or lists that hold some.",
+) -> str:
+    """Say why there are no images to extract, naming a few, and what to do."""
     if not skipped:
-        return "No images were given."
+        return f"No images were given. {fix}"
     shown = "; ".join(f"{skip.source!r}: {skip.reason}" for skip in skipped[:5])
     more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"{what}: {shown}{more}."
+    return f"{what}: {shown}{more}. {fix}"

@@ -4,7 +4,7 @@ import csv
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -205,7 +205,9 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
     if not path.is_file():
-        raise DataError(f"There is no file {str(path)!r}.")
+        raise DataError(
+            f"There is no file {str(path)!r}; `cassle-zoo features` writes files of features."
+        )
     # Foreign or damaged bytes make the parsers raise errors of many types.
     try:
         loaded = reader(path)
@@ -214,21 +216,25 @@ def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
                 raise ValueError(f"{len(loaded.sources)} names, {tuple(values.shape)} {name}")
     except Exception as error:
         raise DataError(
-            f"{str(path)!r} is not a file of features, or it is damaged: {error}."
+            f"{str(path)!r} is not a file of features, or it is damaged: {error}. Write it again "
+            "with `cassle-zoo features`."
         ) from error
     return loaded
 
 
-def check_feature_path(path: str | os.PathLike[str], sources: Iterable[str] = ()) -> None:
+def check_feature_path(
+    path: str | os.PathLike[str], sources: Iterable[str] = (), outputs: Sequence[str] = ()
+) -> None:
     """Check that :func:`save_features` can write to a path, before features are computed.
 
     Args:
         path: The file.
         sources: Names of the images.
+        outputs: Names of the outputs, as for :class:`cassle_zoo.Extractor`.
 
     Raises:
-        ConfigError: The extension is not known, ``path`` is a folder, or nothing can be written
-            where it is.
+        ConfigError: The extension is not known, the format cannot hold the outputs, ``path`` is a
+            folder, or nothing can be written where it is.
         DataError: The names are too many for ``.safetensors``.
         MissingDependencyError: ``.parquet`` without pyarrow.
     """
@@ -236,6 +242,13 @@ def check_feature_path(path: str | os.PathLike[str], sources: Iterable[str] = ()
     _format(path)
     if path.is_dir():
         raise ConfigError(f"{str(path)!r} is a folder; give a file.")
+    if path.suffix.lower() != ".safetensors" and (
+        len(outputs) > 1 or any(o == "tokens" or o.endswith(":map") for o in outputs)
+    ):
+        raise ConfigError(
+            f"{path.name!r} holds one vector an image, but the outputs are {', '.join(outputs)}; "
+            f"save them as .safetensors, or as parts in a folder (FOLDER{os.sep})."
+        )
     if path.suffix.lower() == ".safetensors":
         _check_names(sum(len(json.dumps(source)) + 2 for source in sources))
     # A pipe or device is written to directly.
@@ -431,7 +444,8 @@ def _format(path: Path) -> _Format:
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
         raise ConfigError(
-            f"{path.name!r} has the extension {path.suffix!r}; allowed are {', '.join(_FORMATS)}."
+            f"{path.name!r} has the extension {path.suffix!r}; files of features have "
+            f"{', '.join(_FORMATS)}, and folders of features end with {os.sep!r} (FOLDER{os.sep})."
         )
     if suffix == ".parquet":
         _pyarrow()

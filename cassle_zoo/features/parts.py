@@ -28,6 +28,8 @@ class Plan:
     """What a folder of features is for.
 
     Attributes:
+        model_name: What the model was called, for readers; the weights alone decide whether two
+            models are the same.
         model: SHA-256 of the weights, also of the projector if it is used.
         settings: Everything else that the features depend on.
         images: Number of images, and SHA-256 of their names in their order.
@@ -35,6 +37,7 @@ class Plan:
         kind: Format of the parts, one of `KINDS`.
     """
 
+    model_name: str
     model: dict[str, str]
     settings: dict[str, Any]
     images: dict[str, Any]
@@ -94,6 +97,7 @@ def begin(folder: Path, stage: Path, plan: Plan) -> None:
     differing = [
         f"{name}: {before!r} there, {now!r} now"
         for key, current in asdict(plan).items()
+        if key != "model_name"
         for name, before, now in _differences(key, stored.get(key), current)
     ]
     if differing:

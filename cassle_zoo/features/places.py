@@ -251,7 +251,9 @@ def _matching(pattern: str, skip: OnSkip, column: str | None) -> list[Source]:
         kept = (m for m in matches if os.path.isdir(m) or counts_as_image((Path(m).name,), endings))
         matches = list(kept)
     if not matches:
-        raise DataError(f"no image matches {pattern!r}.")
+        raise DataError(
+            f"no image matches {pattern!r}; check its folder and ending, or give the folder itself."
+        )
     return [found for match in matches for found in _at(match, skip, column)]
 
 

@@ -131,7 +131,10 @@ def extract_to_folder(
             raise DataError(nothing_read(left_out))
         shapes = _probe(extractor, images, left_out)
         if kind == "parquet" and (len(shapes) > 1 or next(iter(shapes.values())).ndim != 2):
-            raise ConfigError("parquet holds one output (N, D); pass kind='safetensors'.")
+            raise ConfigError(
+                f"parquet holds one output (N, D), but the outputs are {', '.join(shapes)}; pass "
+                "kind='safetensors' (--kind)."
+            )
         plan = _plan(extractor, images, shapes, folder, kind, part_images, batch_size)
         batch_size = _divisor(plan.part_images, batch_size)
         check_shared_memory(num_workers, batch_size * extractor.input_bytes())
@@ -312,6 +315,7 @@ def _plan(
     if part_images is None:
         part_images = parts.part_images_of(folder) or _default_part_images(shapes, batch_size)
     return parts.Plan(
+        model_name=extractor.name,
         model=model,
         settings=settings,
         images={"count": len(images), "names": _names_sha256(image.source for image in images)},

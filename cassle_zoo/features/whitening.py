@@ -124,7 +124,9 @@ class Whitening:
                 mean, projection = (file.get_tensor(name) for name in ("mean", "projection"))
                 images = int(metadata["images"])
         except (SafetensorError, KeyError, ValueError) as error:
-            raise DataError(f"{path} is not a whitening, or damaged: {error}.") from error
+            raise DataError(
+                f"{path} is not a whitening, or damaged: {error}. `cassle-zoo whiten` fits one."
+            ) from error
         fits = projection.ndim == 2 and mean.shape == projection.shape[:1] and projection.numel()
         if not fits or not all(
             tensor.dtype == torch.float64 and bool(torch.isfinite(tensor).all())

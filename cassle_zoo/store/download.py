@@ -17,11 +17,14 @@ from cassle_zoo.common.hub_client import (
     client_errors,
     download_error,
     endpoint,
+    is_unreachable,
     redacted,
+    unreachable_error,
 )
 from cassle_zoo.version import __version__
 
 _REASON_CHARACTERS = 500
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def download(
@@ -53,14 +56,21 @@ def download(
             reached and the cache lacks a file, or the download fails.
         ModelFolderError: If the repository lacks a file.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils._validators import validate_repo_id
 
     options = _options(cache_dir, force)
     wanted = revision or "main"
     folder = Path()
     for file in files:
         try:
-            path = hf_hub_download(repo, file, revision=wanted, **options)
+            validate_repo_id(repo)
+            cached = try_to_load_from_cache(repo, file, cache_dir, wanted)
+            is_cached = isinstance(cached, str) and not force
+            offline = not (is_cached and _COMMIT.fullmatch(wanted)) and is_unreachable()
+            if offline and not is_cached:
+                raise unreachable_error(f"{file} of {repo!r} at {wanted!r}", cache_dir)
+            path = hf_hub_download(repo, file, revision=wanted, local_files_only=offline, **options)
         except client_errors() as error:
             # Without the client's traceback, because what the server said is in it unredacted.
             raise download_error(error, repo, wanted, file, cache_dir) from None

@@ -9,7 +9,9 @@ from cassle_zoo.common.errors import (
     WeightsUnavailableError,
     unknown_name,
 )
+from cassle_zoo.common.hub_client import is_unreachable, unreachable_error
 from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.folder import MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def timm_model(
         name: A name that timm knows, with or without tag; `hf-hub:` or `local-dir:` of what timm
             wrote.
         pretrained: Whether to load the weights.
-        advice: What to do if they cannot be loaded.
+        advice: What else to do if they cannot be loaded; no sentence.
         **kwargs: timm's arguments.
 
     Raises:
@@ -72,6 +74,11 @@ def timm_model(
         return _of_folder(local_folder(name), pretrained, own)
     if not name.startswith(HUB_PREFIX):
         check_timm_tag(name)
+        if pretrained:
+            own["pretrained_cfg_overlay"] = {
+                **(own.get("pretrained_cfg_overlay") or {}),
+                **_cached_if_offline(name, advice),
+            } or None
     # The Hub's client, the network and timm raise errors of many types.
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **own)
@@ -80,9 +87,26 @@ def timm_model(
             raise
         raise WeightsUnavailableError(
             f"timm's pretrained weights of {name} cannot be loaded: {error} They come from the "
-            f"network once and are cached by the Hub's client (HF_HOME){advice}."
+            f"network once and are cached by the Hub's client (HF_HOME){advice and f'; {advice}'}."
         ) from error
     return model
+
+
+def _cached_if_offline(name: str, advice: str) -> dict[str, str]:
+    """Return where the weights of a name are cached, if the Hub cannot be asked, for timm."""
+    from huggingface_hub import try_to_load_from_cache
+    from timm.models import get_pretrained_cfg
+
+    cfg = get_pretrained_cfg(name.removeprefix("timm/"))
+    if cfg is None or not cfg.hf_hub_id or not is_unreachable():
+        return {}
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    for file in filter(None, (cfg.hf_hub_filename, MODEL_FILE, "pytorch_model.bin")):
+        cached = try_to_load_from_cache(repo, file, revision=revision or None)
+        if isinstance(cached, str):
+            return {"file": cached}
+    error = unreachable_error(f"the file of timm's pretrained weights of {name}")
+    raise WeightsUnavailableError(f"{error}{advice and f' Or {advice}.'}")
 
 
 def _of_folder(folder: Path, pretrained: bool, kwargs: dict[str, Any]) -> "nn.Module":

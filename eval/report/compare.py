@@ -95,7 +95,10 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
     files: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise DataError(f"{path}: no such file or folder of results.")
+            raise DataError(
+                f"{path}: no such file or folder of results; `cassle-zoo eval TASK MODEL... -o "
+                "FOLDER` records some."
+            )
         files += sorted(path.rglob("*.json")) if path.is_dir() else [path]
     entries, problems = [], []
     for file in dict.fromkeys(file.resolve() for file in files):

@@ -12,7 +12,9 @@ import tyro
 
 from cassle_zoo.common import templates
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, write_text
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
 from cassle_zoo.eval.report.details import MapKind, class_details, maps, require_umap
 from cassle_zoo.eval.report.evidence import Cell, Column, Row, columns_of, evidence
@@ -38,7 +40,6 @@ from cassle_zoo.eval.report.verdicts import detectable_text, p_text, verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXIT_LEFT_OUT = 1
 _AXIS = "strength"
 """Series `strength/NAME` are what other series `.../NAME/...` are drawn over."""
 _LISTED = 12  # runs or files that are named one by one
@@ -73,11 +74,13 @@ class ReportArguments:
     latex: Annotated[Path | None, tyro.conf.arg(metavar="FILE.tex")] = None
 
 
-def run_from_cli(argv: Sequence[str]) -> int:
-    """Run `cassle-zoo eval report ARGV...`; the exit status is 1 if something was left out."""
+def run_from_cli(argv: Sequence[str]) -> ExitStatus:
+    """Run `cassle-zoo eval report ARGV...` and return its exit status."""
     arguments = tyro.cli(
         ReportArguments,
         prog="cassle-zoo eval report",
+        description="Write recorded results to one self-contained HTML page that compares models."
+        "\n\n" + statuses_of({ExitStatus.INCOMPLETE: "some results were left out"}),
         config=(tyro.conf.FlagCreatePairsOff,),
         args=list(argv),
     )
@@ -97,14 +100,15 @@ def run_from_cli(argv: Sequence[str]) -> int:
         require_matplotlib()
     if arguments.map == "umap":
         require_umap()
-    entries, problems = read_entries(arguments.results)
-    comparisons = compare(entries)
-    tables = [
-        (own, columns, evidence(own, columns))
-        for own in comparisons
-        for columns in [columns_of(own)]
-    ]
-    page = _render(arguments.title, tables, problems, arguments.figures, arguments.map)
+    with busy("comparing the results"):
+        entries, problems = read_entries(arguments.results)
+        comparisons = compare(entries)
+        tables = [
+            (own, columns, evidence(own, columns))
+            for own in comparisons
+            for columns in [columns_of(own)]
+        ]
+        page = _render(arguments.title, tables, problems, arguments.figures, arguments.map)
     write_text(arguments.output, page)
     written = [arguments.output]
     for file, write in ((arguments.csv, to_csv), (arguments.latex, to_latex)):
@@ -114,7 +118,7 @@ def run_from_cli(argv: Sequence[str]) -> int:
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(*written, sep="\n")
-    return EXIT_LEFT_OUT if problems else 0
+    return ExitStatus.INCOMPLETE if problems else ExitStatus.OK
 
 
 def render_report(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.common.errors import CassleZooError, ModelFolderError
+from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.common.files import write_text
 from cassle_zoo.common.markdown import inline, table
 from cassle_zoo.common.templates import render
@@ -91,7 +92,7 @@ def current_text(results: Sequence[Result] | None = None) -> str:
     return render_model_cards(results, MODEL_SPECS.values(), configs)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> ExitStatus:
     """Write or check the documents, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m cassle_zoo.hub.cards.model_cards", description=__doc__
@@ -106,14 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         texts = {args.path: current_text(), **(bundled_cards() if args.bundled else {})}
     except CassleZooError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return ExitStatus.ERROR
     stale = [p for p, t in texts.items() if not p.is_file() or p.read_bytes() != t.encode()]
     for path in stale:
         if args.check:
             print(f"{path} is stale; run `make docs` and commit it.", file=sys.stderr)
         else:
             write_text(path, texts[path])
-    return int(args.check and bool(stale))
+    return ExitStatus.INCOMPLETE if args.check and stale else ExitStatus.OK
 
 
 def _comparison(results: Sequence[Result], released: Sequence[ModelSpec]) -> str:

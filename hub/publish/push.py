@@ -9,6 +9,7 @@ from huggingface_hub import CommitOperationAdd
 
 from cassle_zoo.common.errors import ConfigError, HubError, ModelFolderError
 from cassle_zoo.common.files import sha256
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.hub.cards.card import CARD_REPO
 from cassle_zoo.hub.publish.pull import pull
 from cassle_zoo.hub.publish.remote import (
@@ -155,9 +156,14 @@ def _plan(
     check_repo_id(repo_id)
     names, left_out = folder_content(folder)
     _check_links(folder, names)
-    failed = [check for check in verify_folder(folder) if not check.passed]
+    with busy(f"checking {folder}"):
+        failed = [check for check in verify_folder(folder) if not check.passed]
     if failed:
-        reasons = "; ".join(f"{check.name}: {check.detail.rstrip('. ')}" for check in failed)
+        # One missing file may be why several checks fail.
+        by_reason: dict[str, list[str]] = {}
+        for check in failed:
+            by_reason.setdefault(check.detail.rstrip(". "), []).append(check.name)
+        reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
         raise ModelFolderError(f"{folder} is not uploaded. {reasons}.")
     repository = inspect_repository(repo_id)
     if repository is None and create_pr:

@@ -67,7 +67,10 @@ def folder_content(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError(f"{folder} is not a folder.")
+        raise ModelFolderError(
+            f"{folder} is not a folder; `cassle-zoo hub export RUN -o DIR` and `hub convert` write "
+            "model folders."
+        )
     for name in ALLOWED_FILES:
         if (folder / name).exists() and not (folder / name).is_file():
             raise ModelFolderError(f"{folder / name} is not a file.")

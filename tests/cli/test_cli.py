@@ -1,6 +1,7 @@
 """The command line: what it prints, and its exit statuses."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,10 +71,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("args", [[], ["no-such-command"], ["features", "x"], ["list", "--what"]])
 def test_wrong_usage_is_status_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(args)
-    assert stop.value.code == 2
-    assert "usage: cassle-zoo" in capsys.readouterr().err
+    assert re.search(r"'cassle-zoo.* --help' shows", fails_with(lambda: main(args), capsys))
 
 
 def test_list_shows_models_and_whether_weights_exist(capsys: pytest.CaptureFixture[str]) -> None:

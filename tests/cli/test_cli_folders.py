@@ -11,8 +11,8 @@ from builders import image_folder
 from one_error import fails_with
 
 import cassle_zoo
-from cassle_zoo.cli import main as cli
 from cassle_zoo.cli.main import main
+from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.features import files
 from cassle_zoo.features.extract import Extractor
 
@@ -132,7 +132,7 @@ def test_a_bug_has_its_own_status(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
-    assert done.returncode == cli.EXIT_BUG == 70
+    assert done.returncode == ExitStatus.BUG
     assert "KeyError: 'x'" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("cassle-zoo: this is a bug")
 

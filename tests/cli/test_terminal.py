@@ -1,10 +1,18 @@
 """Names and texts of others do not reach a terminal raw."""
 
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from cassle_zoo.cli import printable
+from cassle_zoo.cli import busy, printable
 from cassle_zoo.cli.features import report_skipped
 from cassle_zoo.cli.main import main
 from cassle_zoo.features.inputs import Skipped
@@ -29,3 +37,44 @@ def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().err
     assert r"\x1b[2J" in said
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_takes_longer_is_shown_on_terminals(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("cassle_zoo.common.terminal._PATIENCE", 0.01)
+    with busy("counting \x1b[2J sheep"):
+        time.sleep(0.1)
+    shown = screen.getvalue()
+    assert ("counting \\x1b[2J sheep (00:0" in shown) == terminal
+    assert "\x1b[2J" not in shown
+    assert terminal or not shown
+
+
+@pytest.mark.slow
+def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
+    """Run with a terminal of its own as stderr and stdout."""
+    command = [sys.executable, "-m", "cassle_zoo", "eval", "knn", "--help"]
+
+    def run(**environment: str) -> bytes:
+        primary, secondary = pty.openpty()
+        with subprocess.Popen(
+            command, stdout=secondary, stderr=secondary, env={**os.environ, **environment}
+        ) as process:
+            os.close(secondary)
+            shown = b""
+            with suppress(OSError):  # how Linux says that the other side is closed
+                while piece := os.read(primary, 65536):
+                    shown += piece
+            os.close(primary)
+        assert process.returncode == 0
+        return shown
+
+    coloured = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[;m]")  # bold may stay
+    assert not coloured.search(run(NO_COLOR="1"))
+    piped = subprocess.run(command, capture_output=True, check=True)
+    assert b"\x1b" not in piped.stdout + piped.stderr

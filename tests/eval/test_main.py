@@ -1,5 +1,6 @@
 """The command line of the evaluation, on a tiny dataset."""
 
+import json
 import shlex
 import weakref
 from pathlib import Path
@@ -202,3 +203,12 @@ def test_folders_of_the_user_are_not_shown():
         "cassle-zoo eval knn local-dir:mine --data ."
     )
     assert command("knn", "raw-pixels", "x", dataset="folder").endswith("--dataset folder")
+
+
+def test_json_is_all_that_goes_to_standard_output(arguments, tmp_path, capsys):
+    out = tmp_path / "results"
+    assert run_from_cli(["knn", "raw-pixels", *arguments, "--json", "-o", str(out)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    [recorded] = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    assert printed == [recorded]
+    assert printed[0]["format_version"] == 2

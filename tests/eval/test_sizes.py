@@ -77,6 +77,7 @@ def test_a_size_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         return create(name, **{**settings, "pretrained": False})
 
     monkeypatch.setattr(timm, "create_model", fixed)
+    monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: False)
     with pytest.raises(ConfigError, match=r"timm:test_vit .* 96 px: this network.*--size"):
         open_source("timm:test_vit", size=96)
 

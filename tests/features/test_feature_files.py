@@ -116,7 +116,9 @@ def test_failed_write_leaves_the_old_file(
 
 def test_unknown_ending_names_the_allowed(tmp_path: Path) -> None:
     for call in (check_feature_path, load_features, lambda path: save_features(example(), path)):
-        with pytest.raises(ConfigError, match=r"'\.pkl'; allowed are \.safetensors, \.npz"):
+        with pytest.raises(
+            ConfigError, match=r"'\.pkl'; files of features have \.safetensors, \.npz"
+        ):
             call(tmp_path / "out.pkl")
 
 

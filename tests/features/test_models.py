@@ -41,5 +41,6 @@ def test_weights_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: False)
     with pytest.raises(WeightsUnavailableError, match=r"resnet18 cannot be loaded: no network"):
         create_model("resnet18", pretrained=True)

@@ -343,6 +343,7 @@ def test_index_has_no_time_or_machine(extractor: Extractor, images: Path, tmp_pa
     extract(extractor, images, tmp_path)
     index = json.loads((tmp_path / "index.json").read_text())
     assert set(index) == {
-        "format_version", "model", "settings", "images", "part_images", "kind", "parts",
+        "format_version", "model_name", "model", "settings", "images", "part_images", "kind",
+        "parts",
     }  # fmt: skip
     assert index["parts"][1] == {"file": "part-000001.safetensors", "images": 1, "skipped": 1}

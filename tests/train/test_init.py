@@ -19,6 +19,7 @@ from cassle_zoo.common.errors import (
     CassleZooError,
     CheckpointError,
     ConfigError,
+    DataError,
     ModelFolderError,
     UnknownNameError,
 )
@@ -299,7 +300,8 @@ def test_heads_of_a_vit_must_agree(tmp_path: Path) -> None:
         ("resnet19_cassle_simclr", UnknownNameError, "Did you mean 'resnet18_cassle_simclr"),
         ("test_resnet.r160_in1", UnknownNameError, "Did you mean 'test_resnet.r160_in1k'"),
         ("tset_resnet.r160_in1k", UnknownNameError, "Did you mean 'test_resnet.r160_in1k'"),
-        ("no/such/file.pth", UnknownNameError, "no file or folder of this name"),
+        ("no/such/file.pth", DataError, "no such file or folder; check the path"),
+        ("no_such_name", UnknownNameError, "no file or folder of this name"),
         ("local-dir:no/such", ModelFolderError, "config.json is missing"),
         ("coatnet_0_224", ConfigError, "timm has no weights of coatnet_0_224"),
     ],

@@ -90,9 +90,9 @@ def test_features_wider_than_the_last_feature_map() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet18", "'resnet18' is no recipe: .* ARCH_cassle_METHOD.*simclr, mocov2"),
-        ("resnt18_simclr", "Unknown arch 'resnt18'. Did you mean 'resnet18'"),
-        ("resnet18_cassle_simclr_simclr", "Unknown arch 'resnet18_cassle_simclr'"),
+        ("resnet18", "'resnet18' is no recipe. .* ARCH_cassle_METHOD.*simclr, mocov2"),
+        ("resnt18_simclr", "'resnt18_simclr' is no recipe. Did you mean 'resnet18_simclr'"),
+        ("resnet18_cassle_simclr_simclr", "Did you mean 'resnet18_cassle_simclr'"),
         ("resnet18_cassle_simclr.photos", "For your own images leave out the tag: resnet18_cas"),
     ],
 )

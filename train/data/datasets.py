@@ -104,7 +104,10 @@ def open_folder(root: Path, channels: int = 3) -> ImageFiles:
     files = list_images(root, on_error=leave_out, endings=_endings(channels))
     if not files:
         reasons = "; ".join(notes) or "it holds no images"
-        raise DataError(f"cannot open {str(root)!r} as a folder of images: {reasons}")
+        raise DataError(
+            f"cannot open {str(root)!r} as a folder of images: {reasons}. Give one that holds "
+            "some, at any depth; other kinds of data need --data.dataset."
+        )
     number = {name: i for i, name in enumerate(sorted({file.parent.name for file in files}))}
     labels = [number[file.parent.name] for file in files]
     names = [file.relative_to(root).as_posix() for file in files]
@@ -141,7 +144,7 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
             ) from error
         names = self._tar.names
         if not names:
-            raise DataError(f"the archive {str(path)!r} holds no images.")
+            raise DataError(f"the archive {str(path)!r} holds no images; give one that does.")
         self.notes = self._tar.notes
         # The order of timm's reader of archives.
         self._order = sorted(range(len(names)), key=lambda index: natural_key(names[index]))  # type: ignore[no-untyped-call]
@@ -262,7 +265,7 @@ def _open_saved(root: Path, split: str, column: str) -> SavedDataset:
         )
     images = SavedImages([undecoded(part, columns[0]) for part in parts], columns[0])
     if not len(images):
-        raise DataError(f"{str(root)!r} holds no images.")
+        raise DataError(f"{str(root)!r} holds no images; give a dataset that does.")
     named = columns_of(first, "ClassLabel")
     labels = None
     if len(named) == 1 and all(

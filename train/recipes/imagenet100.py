@@ -6,6 +6,7 @@ that of the whole run's operations on a GPU that does 100 TFLOP/s all the time a
 images. `--dry-run` measures both.
 """
 
+from cassle_zoo.common.workers import usable_workers
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.methods import MethodConfig
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
@@ -38,7 +39,7 @@ def _pair(
         arch=arch,
         method=method,
         optim=optim,
-        data=DataConfig(workers=8),
+        data=DataConfig(workers=usable_workers(8)),
     )
     cassle = Recipe(
         title=f"CASSLE-{title}, {arch}, ImageNet-100, 224 px, 500 epochs, batch 256",

@@ -16,12 +16,15 @@ hundreds of thousands of the paper's.
 """
 
 import dataclasses
+import difflib
 from typing import Any
 
 import timm
 from torch import nn
 
-from cassle_zoo.common.errors import UnknownNameError, unknown_name
+from cassle_zoo.common.errors import UnknownNameError
+from cassle_zoo.common.workers import usable_workers
+from cassle_zoo.specs import BACKBONES
 from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
@@ -63,15 +66,10 @@ def own_recipe(name: str) -> Recipe:
             model or a short name.
     """
     method = max((m for m in METHODS if name.endswith(f"_{m}")), key=len, default=None)
-    if method is None:
-        raise UnknownNameError(
-            f"{name!r} is no recipe: it is called ARCH_cassle_METHOD, or ARCH_METHOD for the "
-            f"baseline, with one of the methods {', '.join(METHODS)}."
-        )
     base = name.removesuffix(f"_{method}")
     arch = base.removesuffix("_cassle")
-    if not is_arch(arch):
-        raise unknown_name("arch", arch, timm.list_models(), listed_by="timm.list_models()")
+    if method is None or not is_arch(arch):
+        raise _unknown_recipe(name)
     conditioned = base != arch
     config = _config(arch, METHODS[method](**_METHODS.get(method, {})), conditioned)
     title = f"{'CASSLE-' if conditioned else ''}{method}, {arch}, your own images"
@@ -88,6 +86,30 @@ def own_recipe(name: str) -> Recipe:
     )
 
 
+def _unknown_recipe(name: str) -> UnknownNameError:
+    """Return the error for a name that is no recipe, with the nearest that are."""
+    archs = [*BACKBONES, *timm.list_models()]
+    archs = [arch for arch in dict.fromkeys(archs) if is_arch(arch)]
+    # Its parts are compared one by one: as a whole most architectures are equally near.
+    words = name.split("_")
+    guesses: list[tuple[float, str]] = []
+    for count in range(1, len(words)):
+        middle, ending = words[count], "_".join(words[count:])
+        is_cassle = bool(difflib.get_close_matches(middle, ["cassle"], cutoff=0.7))
+        ending = "_".join(words[count + 1 :]) if is_cassle else ending
+        methods = difflib.get_close_matches(ending, METHODS, n=1)
+        for arch in difflib.get_close_matches("_".join(words[:count]), archs, n=2):
+            for method in methods:
+                guess = f"{arch}_{'cassle_' if is_cassle else ''}{method}"
+                guesses.append((difflib.SequenceMatcher(None, name, guess).ratio(), guess))
+    best = [guess for _, guess in sorted(guesses, reverse=True)[:3]]
+    hint = f" Did you mean {' or '.join(map(repr, best))}?" if best else ""
+    return UnknownNameError(
+        f"{name!r} is no recipe.{hint} A recipe is called ARCH_cassle_METHOD, or ARCH_METHOD for "
+        f"the baseline; ARCH is any of timm.list_models(), METHOD one of {', '.join(METHODS)}."
+    )
+
+
 def _config(arch: str, method: MethodConfig, conditioned: bool) -> TrainConfig:
     timm_arch, args = resolve_arch(arch, _SIZE)
     with_norm = any(
@@ -100,6 +122,6 @@ def _config(arch: str, method: MethodConfig, conditioned: bool) -> TrainConfig:
         arch=arch,
         method=method,
         conditioning=ConditioningConfig() if conditioned else plain,
-        data=DataConfig(workers=4),
+        data=DataConfig(workers=usable_workers(4)),
         optim=optim,
     )

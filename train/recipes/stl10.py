@@ -1,6 +1,7 @@
 """Recipes on the unlabelled images of STL-10. Not run yet; estimated as those on ImageNet-100."""
 
 from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.common.workers import usable_workers
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.recipes.recipe import Recipe
 
@@ -10,7 +11,7 @@ _SIMCLR = Recipe(
         name="resnet18_cassle_simclr.stl10",
         arch="resnet18",
         augment=AugmentConfig(size=96, mean=(0.43, 0.42, 0.39), std=(0.27, 0.26, 0.27)),
-        data=DataConfig(dataset="torch/stl10", split="unlabeled", workers=8),
+        data=DataConfig(dataset="torch/stl10", split="unlabeled", workers=usable_workers(8)),
         optim=OptimConfig(epochs=200),
     ),
     data="DIR",

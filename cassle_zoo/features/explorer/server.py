@@ -35,7 +35,8 @@ class PageServer(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"port {port} cannot be used: {error}. Pass another one, or 0 for any that is free."
+                f"port {port} cannot be used: {str(error).rstrip('.')}. Pass another one, or 0 "
+                "for any that is free."
             ) from error
 
 
