@@ -114,6 +114,8 @@ def _main(arguments: list[str]) -> ExitStatus:
 
 
 def _run(arguments: list[str]) -> ExitStatus:
+    if arguments[:1] in (["train"], ["eval"]):
+        _set_colours_of_tyro()
     # The settings of trainer and evaluators define the options of these two.
     if arguments[:1] == ["train"]:
         from cassle_zoo.train import main as train
@@ -126,6 +128,14 @@ def _run(arguments: list[str]) -> ExitStatus:
     args = build_parser().parse_args(arguments)
     status: ExitStatus = args.run(args)
     return status
+
+
+def _set_colours_of_tyro() -> None:
+    """Let tyro, which looks only at stdout, use no colours if they are not wanted."""
+    import tyro
+
+    options: dict[str, object] = getattr(tyro, "_experimental_options", {})
+    options["ansi_codes"] = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _report(error: Exception) -> ExitStatus:
