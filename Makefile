@@ -97,7 +97,7 @@ clean: ## remove everything that make created
 
 $(OLDEST)/.installed: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv --clear $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet -c tests/oldest.txt -e '.[figures,hfds,mat,parquet,wds]' build \
+	$(OLDEST)/bin/python -m pip install --quiet -c tests/oldest.txt -e '.[figures,hfds,mat,parquet,tensorboard,wds]' build \
 	  hypothesis lightly mypy onnxruntime onnxscript pytest pytest-xdist scikit-learn 'setuptools>=77'
 	@touch $@
 

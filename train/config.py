@@ -22,8 +22,7 @@ from cassle_zoo.zoo.names import contradictions, dataset_of, model_name
 
 STREAMS = ("hfids/", "tfds/", "wds/")
 _DATASETS = (*STREAMS, "hfds/", "torch/")
-DEFAULT_LOGGERS = ("csv", "tensorboard")
-LOGGERS = (*DEFAULT_LOGGERS, "wandb", "mlflow", "trackio")
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow", "trackio")
 CLIP_MODES = ("norm", "value", "agc")
 _OPTIMIZERS = tuple(map(str, list_optimizers()))
 AUTO_NAME = "auto"
@@ -183,8 +182,8 @@ class RunConfig:
             ten.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
         monitor_samples: Images in a k-NN check.
-        loggers: Any of `csv`, `tensorboard`, `wandb`, `mlflow`, `trackio`; the last three need the
-            extra of their name.
+        loggers: Any of `csv`, `tensorboard`, `wandb`, `mlflow`, `trackio`; all but the first need
+            the extra of their name.
     """
 
     seed: Annotated[int, Range(0, 2**64 - 1)] = 0
@@ -199,7 +198,7 @@ class RunConfig:
     log_every: Annotated[int, Range(1)] = 10
     monitor_every: Annotated[int, Range(0)] = 5
     monitor_samples: Annotated[int, Range(0)] = 2000
-    loggers: tuple[Annotated[str, OneOf(LOGGERS)], ...] = DEFAULT_LOGGERS
+    loggers: tuple[Annotated[str, OneOf(LOGGERS)], ...] = ("csv",)
 
     def __post_init__(self) -> None:
         check_fields(self, "run.")

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.common.files import atomic_write
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
@@ -57,9 +58,18 @@ class TensorBoardLogger:
     """Scalars in the folder's `tensorboard` sub-folder."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue at `step`; TensorBoard hides what lost steps wrote after it."""
-        from torch.utils.tensorboard import SummaryWriter
+        """Continue at `step`; TensorBoard hides what lost steps wrote after it.
 
+        Raises:
+            MissingDependencyError: Without the extra `tensorboard`.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingDependencyError(
+                "run.loggers 'tensorboard' needs the package tensorboard: pip install "
+                "'cassle-zoo[tensorboard]'"
+            ) from error
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -1,9 +1,11 @@
+import sys
 from pathlib import Path
 
 import pytest
 from changes import change
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.run.logs import CSV_FILE, LOGGERS, Reporter
 
@@ -17,6 +19,15 @@ def test_numbers_are_written_at_once(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.0)]
     for logger in loggers:
         logger.close()
+
+
+def test_tensorboard_needs_its_extra(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingDependencyError, match=r"cassle-zoo\[tensorboard\]"):
+        Reporter(change(config, "run", loggers=("csv", "tensorboard")), tmp_path, 0, 1)
 
 
 @pytest.mark.parametrize(
