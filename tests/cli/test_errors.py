@@ -86,7 +86,6 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"features {OURS} images -o o/ --part 3/2", "expected I/N", "3/2", "such as 1/8"),
     (f"features {OURS} images -o o/ --kind csv", "Unknown kind", "'csv'", "parquet, safetensors"),
     (f"{FEATURES} --whiten absent", "no whitening", "absent", "`cassle-zoo whiten` fits one"),
-    (f"{FEATURES} --whiten model", "without whitening", OURS, "`cassle-zoo whiten"),
     (f"{FEATURES} --whiten broken.safetensors", "damaged", "broken.safe", "`cassle-zoo whiten`"),
     # whiten
     ("whiten absent.npz -o w.safetensors", "no file", "'absent.npz'", "`cassle-zoo features`"),
