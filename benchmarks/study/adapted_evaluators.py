@@ -26,7 +26,7 @@ class Validation(Settings):
         images: Maximum number of images whose views ω is predicted from.
     """
 
-    images: int = 4000
+    images: int = 3000
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `ridge_top1` and `knn_top1` of every classification task, and R² of ω.
