@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import torch
 
+from benchmarks.machine import machine
 from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL
 from benchmarks.study.adapted_evaluators import ADAPTED_EVALUATORS, VALIDATION_EVALUATORS
 from benchmarks.study.design import GRID, Design, Job, Plan
@@ -381,8 +382,19 @@ def make_record(
         settings=settings_of(job),
         seconds={"train": _training_seconds(folder), "evaluate": seconds},
         device=device,
+        training=_made(folder),
         **found,
     )
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """Return what a job's training says of its making, if it is finished."""
+    path = folder / "train" / "final" / EXPORT_FILE
+    if not path.exists():
+        return {}
+    training: dict[str, Any] = read_json(path)["training"]
+    kept = {k: v for k, v in training.items() if k not in ("config", "steps", "command")}
+    return {**kept, "machine": {k: v for k, v in machine().items() if k != "load"}}
 
 
 def _names(job: Job) -> tuple[str, str, str]:
