@@ -1,4 +1,4 @@
-"""Command line of the study: `python -m benchmarks.study run|adapted|page|tolerances`."""
+"""Command line of the study: `python -m benchmarks.study --help`."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks.study.adapted import AdaptedDesign
+from benchmarks.study.adapted_tables import ADAPTED_RECORDS, arms_table, grid_table
 from benchmarks.study.design import Design
 from benchmarks.study.page import FINDINGS, write_page
 from benchmarks.study.records import RECORDS, check_data, load_records
@@ -114,10 +115,28 @@ def tolerances() -> int:
     return 0
 
 
+def adapted_tables(*, records: Path = ADAPTED_RECORDS) -> int:
+    """Print the tables in docs/adapt.md: the grid, and the adapted arms.
+
+    Args:
+        records: Folder of the records, such as DIR/records after `adapted -o DIR`; by default the
+            published ones.
+    """
+    found = load_records(records)
+    print(f"{grid_table(found)}\n\n{arms_table(found)}")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     status: int = tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "adapted": adapted, "page": page, "tolerances": tolerances},
+        {
+            "run": run,
+            "adapted": adapted,
+            "page": page,
+            "tolerances": tolerances,
+            "adapted-tables": adapted_tables,
+        },
         prog="python -m benchmarks.study",
         description="Does CASSLE keep what other methods forget? The study behind docs/study.md.",
         config=(tyro.conf.FlagCreatePairsOff,),

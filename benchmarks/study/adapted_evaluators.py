@@ -1,14 +1,13 @@
 """What is measured of adapted weights: validation images of emoji64, and what was forgotten."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.study.evaluators import EVALUATORS
 from benchmarks.study.original import original_network
 from benchmarks.study.photographs import crops_of, photograph_files
 from cassle_zoo.eval.base import EvalContext, EvalData, Evaluator, Outcome, Settings
@@ -23,10 +22,10 @@ class Validation(Settings):
     """Tasks and ω on emoji64's validation images; test images take no part.
 
     Attributes:
-        images: Maximum number of images whose views ω is predicted from.
+        omega: How ω is predicted.
     """
 
-    images: int = 3000
+    omega: Equivariance = field(default_factory=lambda: Equivariance(images=3000, figures=False))
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `ridge_top1` and `knn_top1` of every classification task, and R² of ω.
@@ -36,7 +35,7 @@ class Validation(Settings):
         data = validation_data(context.data)
         own = EvalContext(context.source, data, context.compute)
         knn = KNN().evaluate(own)
-        omega = Equivariance(images=self.images, figures=False).evaluate(own)
+        omega = self.omega.evaluate(own)
         metrics = {name: dict(values) for name, values in knn.metrics.items()}
         for task in data.tasks:
             train, held = task.splits["train"], task.splits["test"]
@@ -150,8 +149,5 @@ VALIDATION_EVALUATORS: dict[str, Evaluator] = {
     "validation": Validation(),
     "forgetting": Forgetting(),
 }
-ADAPTED_EVALUATORS: dict[str, Evaluator] = {
-    **VALIDATION_EVALUATORS,
-    **{name: EVALUATORS[name] for name in ("emoji64", "equivariance", "knn-whitened")},
-    "retrieval-whitened": EVALUATORS["retrieval-whitened"],
-}
+TEST_EVALUATORS = ("emoji64", "equivariance", "knn-whitened", "retrieval-whitened")
+"""Those of `evaluators.EVALUATORS` that adapted arms are measured with, too."""

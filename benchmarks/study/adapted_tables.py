@@ -7,9 +7,12 @@ from typing import Any
 
 from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, GRID_SIZE, ORIGINAL, SIZE, Care
 from benchmarks.study.metrics import TASKS, number_of, percent
-from benchmarks.study.records import Record
+from benchmarks.study.records import RECORDS, Record
 from benchmarks.study.summary import number_table, show_spread, spread
 from cassle_zoo.common.errors import DataError
+
+ADAPTED_RECORDS = RECORDS / "adapted"
+"""The published ones, which the tables in docs/adapt.md are made from."""
 
 GRID_TASKS = tuple(
     percent("validation", part, name, f"{part.replace('_', ' ')} {short}")

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.machine import machine
 from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL
-from benchmarks.study.adapted_evaluators import ADAPTED_EVALUATORS, VALIDATION_EVALUATORS
+from benchmarks.study.adapted_evaluators import TEST_EVALUATORS, VALIDATION_EVALUATORS
 from benchmarks.study.design import GRID, Design, Job, Plan
 from benchmarks.study.evaluators import EVALUATORS, GRID_EVALUATORS, neighbours
 from benchmarks.study.original import PACKAGE, original_file, original_network
@@ -55,12 +55,6 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.run.fingerprint import check_same_run
 
-_EVALUATORS: Mapping[str, Mapping[str, Evaluator]] = {
-    GRID: GRID_EVALUATORS,
-    ADAPT_GRID: VALIDATION_EVALUATORS,
-    ORIGINAL: ADAPTED_EVALUATORS,
-    ADAPTED: ADAPTED_EVALUATORS,
-}
 _GRIDS = (GRID, ADAPT_GRID)
 _POLL = 5.0  # seconds
 _SECONDS_FILE = "seconds.json"  # spent on training, in all calls
@@ -324,7 +318,13 @@ def is_trained(folder: Path) -> bool:
 
 def evaluators_of(job: Job) -> Mapping[str, Evaluator]:
     """Return what is measured of a job's model."""
-    return _EVALUATORS.get(job.arm.group, EVALUATORS)
+    if job.arm.group == GRID:
+        return GRID_EVALUATORS
+    if job.arm.group == ADAPT_GRID:
+        return VALIDATION_EVALUATORS
+    if job.arm.group in (ORIGINAL, ADAPTED):
+        return {**VALIDATION_EVALUATORS, **{name: EVALUATORS[name] for name in TEST_EVALUATORS}}
+    return EVALUATORS
 
 
 def evaluate_job(

@@ -12,6 +12,7 @@ from tiny_study import MACHINE, small_design
 
 from benchmarks.study import design as design_module
 from benchmarks.study import photographs as photographs_module
+from benchmarks.study.adapted_evaluators import VALIDATION_EVALUATORS, Validation
 from benchmarks.study.design import Design
 from benchmarks.study.evaluators import EVALUATORS
 from benchmarks.study.records import Record
@@ -33,6 +34,7 @@ def _few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(EVALUATORS, "sensitivity", small)
         patch.setitem(EVALUATORS, "equivariance", found)
+        patch.setitem(VALIDATION_EVALUATORS, "validation", Validation(omega=found))
         spectrum = dataclasses.replace(EVALUATORS["spectrum"], components=(5, 40))  # type: ignore[type-var]
         patch.setitem(EVALUATORS, "spectrum", spectrum)
         for name in ("knn-whitened", "retrieval-whitened"):

