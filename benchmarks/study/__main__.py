@@ -68,7 +68,7 @@ def adapted(
     Args:
         data: `emoji64.tar` or its folder.
         output: Folder of the study.
-        only: Shell patterns of names of jobs, arms or groups (original, adapt-grid, adapted) to
+        only: Shell patterns of names of jobs, arms or groups (adapt-grid, original, adapted) to
             run.
         design: Budgets and arms.
         machine: The machine to compute on.

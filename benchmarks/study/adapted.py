@@ -20,8 +20,8 @@ from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.recipes import get_recipe, without_conditioning
 
 ADAPT_GRID, ADAPTED, ORIGINAL = "adapt-grid", "adapted", "original"
-ORIGINAL, ADAPT_GRID, ADAPTED = "original", "adapt-grid", "adapted"
-ADAPTED_GROUPS = (ORIGINAL, ADAPT_GRID, ADAPTED)
+ADAPT_GRID, ORIGINAL, ADAPTED = "adapt-grid", "original", "adapted"
+ADAPTED_GROUPS = (ADAPT_GRID, ORIGINAL, ADAPTED)
 """The parts of the study of adapted weights."""
 
 SIZE, GRID_SIZE = 96, 64
@@ -96,8 +96,8 @@ class AdaptedDesign(Settings):
     def jobs(self, chosen: HyperParameters | None = None) -> tuple[Job, ...]:
         """Return all jobs: the weights as they were, the grid, and the adapted arms by seed."""
         originals = (
-            Arm(name=f"{NAME}-{size}px", group=ORIGINAL, config=_base(size), source=PACKAGE)
-            for size in (GRID_SIZE, SIZE)
+            Arm(name=f"{NAME}-{size}px", group=group, config=_base(size), source=PACKAGE)
+            for group, size in ((ADAPT_GRID, GRID_SIZE), (ORIGINAL, SIZE))
         )
         return (
             *(Job(arm=arm, seed=0) for arm in originals),

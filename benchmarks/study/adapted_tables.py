@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, GRID_SIZE, ORIGINAL, SIZE, Care
+from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL, Care
 from benchmarks.study.metrics import TASKS, number_of, percent
 from benchmarks.study.records import RECORDS, Record
 from benchmarks.study.summary import number_table, show_spread, spread
@@ -53,7 +53,7 @@ def careful(records: Sequence[Record]) -> Record:
     Raises:
         DataError: If there are none.
     """
-    grid = [record for record in records if record.group == ADAPT_GRID and not record.error]
+    grid = _grid(records)
     if not grid:
         raise DataError("there are no records of the grid; `python -m benchmarks.study adapted`.")
     best = max(map(gained, grid))
@@ -66,7 +66,7 @@ def grid_table(records: Sequence[Record]) -> str:
     chosen = careful(records)
     names = [field.name for field in fields(Care)]
     rows = [["the weights as they were", *[""] * (len(names) - 1), *_cells(_original(records))]]
-    for record in sorted(_of(records, ADAPT_GRID), key=gained):
+    for record in sorted(_grid(records), key=gained):
         optim: dict[str, Any] = record.settings["optim"]
         cells = [f"{optim[name]}" for name in names]
         if record is chosen:
@@ -78,7 +78,7 @@ def grid_table(records: Sequence[Record]) -> str:
 
 def arms_table(records: Sequence[Record]) -> str:
     """Return the weights as they were and the adapted arms on test images, over seeds."""
-    found = [r for r in _of(records, ORIGINAL) if _size(r) == SIZE] + list(_of(records, ADAPTED))
+    found = [*_of(records, ORIGINAL), *_of(records, ADAPTED)]
     arms = list(dict.fromkeys(record.arm for record in found))
     rows = []
     for arm in arms:
@@ -95,15 +95,20 @@ def _cells(record: Record) -> list[str]:
 
 
 def _original(records: Sequence[Record]) -> Record:
-    for record in _of(records, ORIGINAL):
-        if _size(record) == GRID_SIZE:
+    """Return the record of the weights as they were, at the size of the grid."""
+    for record in _of(records, ADAPT_GRID):
+        if not _is_trained(record):
             return record
     raise DataError("there is no record of the weights as they were, at the size of the grid.")
+
+
+def _grid(records: Sequence[Record]) -> list[Record]:
+    return [record for record in _of(records, ADAPT_GRID) if _is_trained(record)]
 
 
 def _of(records: Sequence[Record], group: str) -> Iterator[Record]:
     return (record for record in records if record.group == group and not record.error)
 
 
-def _size(record: Record) -> int:
-    return int(record.arm.rpartition("-")[2].removesuffix("px"))
+def _is_trained(record: Record) -> bool:
+    return "optim" in record.settings

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from benchmarks.study import adapted as module
-from benchmarks.study import adapted_tables as tables_module
 from benchmarks.study.__main__ import main
-from benchmarks.study.adapted import ADAPTED_GROUPS, GRID, AdaptedDesign, Care
+from benchmarks.study.adapted import ADAPTED_GROUPS, GRID, NAME, AdaptedDesign, Care
 from benchmarks.study.adapted_tables import arms_table, careful, grid_table
 from benchmarks.study.design import Job
 from benchmarks.study.original import PACKAGE, original_file
@@ -42,7 +41,8 @@ def test_jobs_have_names_and_groups_of_their_own() -> None:
 
 
 def test_the_grid_differs_in_the_care_of_the_backbone_only() -> None:
-    grid = jobs_of("adapt-grid")
+    original, *grid = jobs_of("adapt-grid")
+    assert original.arm.source == PACKAGE
     for job in grid[1:]:
         assert differing(grid[0], job) == {"optim"}
     cares = [Care(**{f.name: getattr(j.arm.config.optim, f.name) for f in dataclasses.fields(Care)})
@@ -96,14 +96,13 @@ def test_a_small_study_is_trained_measured_and_shown(
         return dataclasses.replace(found, optim=dataclasses.replace(found.optim, batch_size=32))
 
     monkeypatch.setattr(module, "_base", small)
-    for place in (module, tables_module):
-        monkeypatch.setattr(place, "GRID_SIZE", 32)
-        monkeypatch.setattr(place, "SIZE", 32)
+    monkeypatch.setattr(module, "GRID_SIZE", 16)
+    monkeypatch.setattr(module, "SIZE", 32)
     care = Care(freeze_epochs=0.5, backbone_lr_scale=0.1, layer_decay=0.9, backbone_bn="frozen")
     runner = StudyRunner(
         data=emoji_folder,
         output=tmp_path / "study",
-        only=("original", care.name, "*_cassle_simclr"),
+        only=(f"{NAME}-*px", care.name, "*_cassle_simclr"),
         design=AdaptedDesign(epochs=1, grid_epochs=1, seeds=1),
         machine=Machine(device="cpu", threads=1, data_workers=0),
     )

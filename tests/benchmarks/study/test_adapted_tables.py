@@ -43,7 +43,10 @@ def recorded(arm: str, group: str, score: float, cka: float, care: Care | None =
     )
 
 
-BEFORE = [recorded(f"{NAME}-{size}px", "original", 0.5, 1.0) for size in (GRID_SIZE, SIZE)]
+BEFORE = [
+    recorded(f"{NAME}-{GRID_SIZE}px", "adapt-grid", 0.5, 1.0),
+    recorded(f"{NAME}-{SIZE}px", "original", 0.5, 1.0),
+]
 
 
 def grid(*found: tuple[float, float]) -> list[Record]:
