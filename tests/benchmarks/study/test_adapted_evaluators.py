@@ -82,15 +82,15 @@ def test_what_is_measured_on_validation_images(emoji_folder: Path) -> None:
     # The ridge is sklearn's, on validation images, with the best of its penalties.
     data = validation_data(context.data)
     own = EvalContext(source, data, COMPUTE).features.double().numpy()
-    [task] = [task for task in data.tasks if task.name == "vendor"]
-    train, held = task.splits["train"].numpy(), task.splits["test"].numpy()
-    targets = torch.nn.functional.one_hot(task.targets[task.splits["train"]]).numpy()
+    vendor = next(task for task in data.tasks if task.name == "vendor")
+    train, held = vendor.splits["train"], vendor.splits["test"]
+    targets = torch.nn.functional.one_hot(vendor.targets[train]).numpy()
     scaler = StandardScaler().fit(own[train])
     expected = []
     for l2 in L2_GRID:
         ridge = Ridge(l2 * len(train)).fit(scaler.transform(own[train]), targets)
         guessed = ridge.predict(scaler.transform(own[held])).argmax(1)
-        expected.append((guessed == task.targets[task.splits["test"]].numpy()).mean())
+        expected.append((guessed == vendor.targets[held].numpy()).mean())
     assert found["vendor"]["ridge_top1"] == pytest.approx(max(expected))
     assert len(data.images) < len(context.data.images)
 
