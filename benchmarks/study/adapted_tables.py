@@ -35,6 +35,8 @@ STANDARD_ERROR = 0.008
 """Of `gained`: that of the mean of three accuracies of about 65, 65 and 84 % of 1,273, 665 and
 1,742 validation images, as if ridge and k-NN erred together."""
 
+LEAST_CKA = 0.5
+
 
 def gained(record: Record) -> float:
     """Return the mean of the six accuracies on validation images, in [0, 1]."""
@@ -44,8 +46,8 @@ def gained(record: Record) -> float:
 def careful(records: Sequence[Record]) -> Record:
     """Return the record of the grid whose settings the recipes `.adapt` have.
 
-    Of those whose :func:`gained` is within one standard error of the best, it is the one that
-    forgets least, by CKA.
+    Only those count whose CKA is at least `LEAST_CKA`, if there are any. Of those whose
+    :func:`gained` is within one standard error of the best, it is the one with the highest CKA.
 
     Args:
         records: Among others, those of the grid.
@@ -56,8 +58,9 @@ def careful(records: Sequence[Record]) -> Record:
     grid = _grid(records)
     if not grid:
         raise DataError("there are no records of the grid; `python -m benchmarks.study adapted`.")
-    best = max(map(gained, grid))
-    near = [record for record in grid if gained(record) >= best - STANDARD_ERROR]
+    kept = [record for record in grid if number_of(record, CKA) >= LEAST_CKA] or grid
+    best = max(map(gained, kept))
+    near = [record for record in kept if gained(record) >= best - STANDARD_ERROR]
     return max(near, key=lambda record: number_of(record, CKA))
 
 
