@@ -8,7 +8,6 @@ beside the JSON file until all are done.
 import argparse
 import importlib.metadata
 import multiprocessing
-import os
 import platform
 import shutil
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.speed.rows import (
     augmentation,
     conditioning,
@@ -161,23 +161,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    fields = dict(line.partition(":")[::2] for line in lines if ":" in line)
-    cpu = {key.strip(): value.strip() for key, value in fields.items()}
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    return {
-        "processor": cpu.get("model name", platform.processor() or platform.machine()),
-        "instructions": [name for name in wanted if name in cpu.get("flags", "").split()],
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": os.environ.get("OMP_NUM_THREADS", "all cores"),
-        "load": list(os.getloadavg()),
-        "system": platform.platform(),
-    }
 
 
 if __name__ == "__main__":

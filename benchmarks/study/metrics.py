@@ -35,13 +35,18 @@ def values(records: Sequence[Record], arm: str, metric: Metric) -> dict[int, flo
         DataError: If a record lacks it.
     """
     return {
-        record.seed: metric.scale * _value(record, metric)
+        record.seed: metric.scale * number_of(record, metric)
         for record in records
         if record.arm == arm and not record.error
     }
 
 
-def _value(record: Record, metric: Metric) -> float:
+def number_of(record: Record, metric: Metric) -> float:
+    """Return a metric of one record, not scaled.
+
+    Raises:
+        DataError: If the record lacks it.
+    """
     try:
         parts = record.results[metric.evaluation].metrics
         base = parts[metric.minus][metric.name] if metric.minus else 0.0
@@ -54,7 +59,8 @@ def _value(record: Record, metric: Metric) -> float:
         ) from None
 
 
-def _percent(evaluation: str, part: str, name: str, title: str) -> Metric:
+def percent(evaluation: str, part: str, name: str, title: str) -> Metric:
+    """Return a metric that tables show in percent."""
     return Metric(evaluation=evaluation, part=part, name=name, title=title, scale=100)
 
 
@@ -63,7 +69,7 @@ def _sensitivity(part: str, name: str, title: str, minus: str = "") -> Metric:
 
 
 TASKS = tuple(
-    _percent("emoji64", part, name, title)
+    percent("emoji64", part, name, title)
     for part, name, title in (
         ("subcategory", "linear_top1", "subcategory linear"),
         ("subcategory", "knn_top1", "subcategory k-NN"),
@@ -85,7 +91,7 @@ WHITENED_TASKS = tuple(
 
 R2_SINGLE, R2_PAIR = (
     tuple(
-        _percent("equivariance", part, name, f"R² {part}")
+        percent("equivariance", part, name, f"R² {part}")
         for part in ("crop", "color", "color_diff", "blur", "grayscale", "flip", "mean")
     )
     for name in ("r2_single", "r2_pair")
@@ -109,7 +115,7 @@ SENSITIVITY_SHORT = tuple(
 )
 
 OMEGA_USE = (
-    _percent("equivariance", "omega", "omega_top1", "finds ω, %"),
+    percent("equivariance", "omega", "omega_top1", "finds ω, %"),
     *(
         _sensitivity(part, f"projector_cosine_{condition}", f"{part}, {condition} ω")
         for part in ("recipe", "crop", "color")
@@ -131,7 +137,7 @@ SPECTRUM = tuple(
     )
 )
 DIRECTIONS = tuple(
-    _percent("main-directions", "colour", f"{name}_{count}", f"{title}, {count}")
+    percent("main-directions", "colour", f"{name}_{count}", f"{title}, {count}")
     for name, title in (("variance", "variance"), ("r2", "R² colour"))
     for count in (4, 8, 16, 32)
 )

@@ -36,6 +36,8 @@ class Record:
         seconds: Time spent on `train` and on `evaluate`.
         device: Device it was trained on.
         error: Why there are no results: the loss diverged, or the features collapsed.
+        training: What the run says of its making: `commit`, versions, `images` and `init`, the
+            starting weights; and the `machine`. Empty without training, and in older records.
     """
 
     arm: str
@@ -48,6 +50,7 @@ class Record:
     seconds: Mapping[str, float]
     device: str
     error: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_conditioned(self) -> bool:

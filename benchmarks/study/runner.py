@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import tyro
 
-from benchmarks.study.design import GRID, GROUPS, Design, Job
+from benchmarks.machine import machine
+from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL
+from benchmarks.study.adapted_evaluators import TEST_EVALUATORS, VALIDATION_EVALUATORS
+from benchmarks.study.design import GRID, Design, Job, Plan
 from benchmarks.study.evaluators import EVALUATORS, GRID_EVALUATORS, neighbours
+from benchmarks.study.original import PACKAGE, original_file, original_network
 from benchmarks.study.records import (
     Record,
     check_data,
@@ -52,6 +55,7 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.run.fingerprint import check_same_run
 
+_GRIDS = (GRID, ADAPT_GRID)
 _POLL = 5.0  # seconds
 _SECONDS_FILE = "seconds.json"  # spent on training, in all calls
 
@@ -87,17 +91,17 @@ class StudyRunner:
     Attributes:
         data: `emoji64.tar` or its folder.
         output: Folder of the study.
-        only: Shell patterns of names of jobs, arms or groups (main, methods, reference,
-            conditioning, omega, depth, untrained) to run; the grid is always run first.
+        only: Shell patterns of names of jobs, arms or groups to run; the grid, if there is one, is
+            always run first.
         design: Budgets and arms.
         machine: The machine to compute on.
     """
 
     data: Path
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    output: Path
     only: tuple[str, ...] = ("*",)
-    design: Annotated[Design, tyro.conf.arg(name="")] = field(default_factory=Design)
-    machine: Annotated[Machine, tyro.conf.arg(name="")] = field(default_factory=Machine)
+    design: Plan = field(default_factory=Design)
+    machine: Machine = field(default_factory=Machine)
 
     def run(self) -> bool:
         """Run jobs until none is left that no other process is running.
@@ -154,17 +158,16 @@ class StudyRunner:
             UnknownNameError: If a pattern of `only` matches no job, arm or group.
         """
         grid = list(self.design.grid())
-        known = [*grid, *self.design.jobs(self.design.recipe_hyper_parameters())]
+        known = [*grid, *self.design.jobs()]
         for pattern in self.only:
             if not any(fnmatch(name, pattern) for job in known for name in _names(job)):
                 arms = {name for job in known for name in _names(job)[1:]}
                 error = unknown_name("job, arm or group", pattern, arms)
-                raise UnknownNameError(f"{error} Groups: {', '.join(GROUPS)}.")
+                raise UnknownNameError(f"{error} Groups: {', '.join(self.design.groups)}.")
         if self.grid_is_open():
             return grid
-        chosen = self.design.recipe_hyper_parameters()
-        if grid:
-            chosen = choose([Record.load(self.record_path(job)) for job in grid])
+        records = [Record.load(self.record_path(job)) for job in grid]
+        chosen = choose(records) if grid else None
         wanted = [
             job
             for job in self.design.jobs(chosen)
@@ -183,12 +186,10 @@ class StudyRunner:
 
     def command(self, job: Job) -> str:
         """Return the command that makes a job's record."""
-        design, threads = self.design, self.machine.threads
+        what, _, budgets = self.design.command().partition(" ")
+        threads = self.machine.threads
         words = [
-            "python -m benchmarks.study run --data emoji64.tar -o OUT",
-            f"--epochs {design.epochs} --ablation-epochs {design.ablation_epochs}",
-            f"--grid-epochs {design.grid_epochs}" if design.choose else "--no-choose",
-            f"--seeds {design.seeds} --method-seeds {design.method_seeds}",
+            f"python -m benchmarks.study {what} --data emoji64.tar -o OUT {budgets}",
             *([] if threads is None else [f"--threads {threads}"]),
         ]
         return " ".join([*words, f"--only {job.name}"])
@@ -277,6 +278,7 @@ def training_config(job: Job, data: Path, machine: Machine) -> TrainConfig:
     config = job.arm.config
     return dataclasses.replace(
         config,
+        init=str(original_file()) if config.init == PACKAGE else config.init,
         data=dataclasses.replace(config.data, root=str(data), workers=machine.data_workers),
         run=dataclasses.replace(
             config.run,
@@ -316,7 +318,13 @@ def is_trained(folder: Path) -> bool:
 
 def evaluators_of(job: Job) -> Mapping[str, Evaluator]:
     """Return what is measured of a job's model."""
-    return GRID_EVALUATORS if job.arm.group == GRID else EVALUATORS
+    if job.arm.group == GRID:
+        return GRID_EVALUATORS
+    if job.arm.group == ADAPT_GRID:
+        return VALIDATION_EVALUATORS
+    if job.arm.group in (ORIGINAL, ADAPTED):
+        return {**VALIDATION_EVALUATORS, **{name: EVALUATORS[name] for name in TEST_EVALUATORS}}
+    return EVALUATORS
 
 
 def evaluate_job(
@@ -336,7 +344,11 @@ def evaluate_job(
     if not name:
         export_run(folder / "train", folder / "model", overwrite=True)
         name = f"local-dir:{folder / 'model'}"
-    source = open_source(name, seed=job.seed)
+    source = (
+        open_source(original_network(job.arm.config.augment.size), name=PACKAGE)
+        if name == PACKAGE
+        else open_source(name, seed=job.seed)
+    )
     compute = Compute(seed=job.seed, device=machine.device, cache=folder / "cache", progress=False)
     results = {} if before is None else dict(before.results)
     for task, evaluator in evaluators_of(job).items():
@@ -346,7 +358,7 @@ def evaluate_job(
         spent = before.seconds["evaluate"] + time.perf_counter() - started
         seconds = {**before.seconds, "evaluate": spent}
         return dataclasses.replace(before, results=results, seconds=seconds)
-    found = {} if job.arm.group == GRID else neighbours(EvalContext(source, data, compute))
+    found = {} if job.arm.group in _GRIDS else neighbours(EvalContext(source, data, compute))
     spent = time.perf_counter() - started
     return make_record(job, folder, machine, spent, results=results, neighbours=found)
 
@@ -370,8 +382,19 @@ def make_record(
         settings=settings_of(job),
         seconds={"train": _training_seconds(folder), "evaluate": seconds},
         device=device,
+        training=_made(folder),
         **found,
     )
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """Return what a job's training says of its making, if it is finished."""
+    path = folder / "train" / "final" / EXPORT_FILE
+    if not path.exists():
+        return {}
+    training: dict[str, Any] = read_json(path)["training"]
+    kept = {k: v for k, v in training.items() if k not in ("config", "steps", "command")}
+    return {**kept, "machine": {k: v for k, v in machine().items() if k != "load"}}
 
 
 def _names(job: Job) -> tuple[str, str, str]:

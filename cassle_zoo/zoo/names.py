@@ -80,7 +80,8 @@ def contradictions(
     if said.arch is not None:
         known = BACKBONES.get(said.arch)
         expected = said.arch if known is None else known.timm_arch
-        if expected != timm_arch:
+        # timm's prefix tf_ marks padding as in TensorFlow, not another architecture.
+        if expected != timm_arch.removeprefix("tf_") and expected != timm_arch:
             found.append(f"the name {name!r} says {said.arch}, but the architecture is {timm_arch}")
     if said.method not in (None, method):
         found.append(f"the name {name!r} says {said.method}, but the method is {method}")

@@ -31,6 +31,7 @@ from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import ConditioningConfig, Method
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.run.checkpoint import LATEST
+from cassle_zoo.train.run.fingerprint import check_same_run
 from cassle_zoo.train.sources import public_name
 from cassle_zoo.train.trainer import build_method
 
@@ -367,6 +368,7 @@ def test_a_run_records_its_start_and_continues_from_no_other(
 
     moved = folder.rename(tmp_path / "moved")
     assert train(starting(config, f"local-dir:{moved}"), tmp_path / "run").finished
+    check_same_run(starting(config, f"local-dir:{moved}"), tmp_path / "run")  # not read
     with pytest.raises(ConfigError, match=r"init.sha256: '[0-9a-f]{64}' there, None now"):
         train(starting(config, ""), tmp_path / "run")
     state = load_file(moved / "model.safetensors")

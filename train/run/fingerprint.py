@@ -69,8 +69,8 @@ def check_same_run(
     A name that older versions allowed, though it is not true, may differ. Settings that do not
     change the result may differ: `data.root`, `data.workers` (but not of a
     stream, whose order depends on it), and all of `run` but the seed. Starting weights may have
-    another name or place, but not another content. A run without a record of its images is from
-    before there was one.
+    another name or place, but not another content, which is compared if `source` is given. A run
+    without a record of its images is from before there was one.
 
     Returns:
         The settings, with `data.decode`, if it is None, as the run began: `fast` if it is new.
@@ -101,10 +101,9 @@ def check_same_run(
         {name: value for name, value in settings.items() if not _is_free(name, config)}
         for settings in (defaults | stored, flat_settings(config.to_dict()))
     )
-    if isinstance(began, dict):
-        old["init.sha256"] = began.get("sha256")
-    if source is not None:
-        new["init.sha256"] = source.record.sha256
+    if source is not None or not config.init:  # else the weights have not been read
+        old["init.sha256"] = began.get("sha256") if isinstance(began, dict) else None
+        new["init.sha256"] = None if source is None else source.record.sha256
     if _is_untrue(stored):
         old["name"] = new["name"]
     if differing := _differing(old, new, "there", "now"):

@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 from results import make_result
 from tiny_study import MACHINE, small_design
 
 from benchmarks.study import design as design_module
+from benchmarks.study import photographs as photographs_module
+from benchmarks.study.adapted_evaluators import VALIDATION_EVALUATORS, Validation
 from benchmarks.study.design import Design
 from benchmarks.study.evaluators import EVALUATORS
 from benchmarks.study.records import Record
@@ -30,6 +34,7 @@ def _few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(EVALUATORS, "sensitivity", small)
         patch.setitem(EVALUATORS, "equivariance", found)
+        patch.setitem(VALIDATION_EVALUATORS, "validation", Validation(omega=found))
         spectrum = dataclasses.replace(EVALUATORS["spectrum"], components=(5, 40))  # type: ignore[type-var]
         patch.setitem(EVALUATORS, "spectrum", spectrum)
         for name in ("knn-whitened", "retrieval-whitened"):
@@ -79,3 +84,18 @@ def record() -> Record:
         seconds={"train": 60.0, "evaluate": 30.0},
         device="cpu",
     )
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that carries two pictures in place of those that carry photographs."""
+    package = tmp_path / "packages" / "carries_photographs"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    noise = torch.Generator().manual_seed(0)
+    for name in ("a.png", "b.png"):
+        pixels = torch.randint(256, (48, 64, 3), generator=noise, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(package / "data" / name)
+    monkeypatch.syspath_prepend(package.parent)
+    found = {"carries_photographs": ("data", ("*.png",))}
+    monkeypatch.setattr(photographs_module, "PHOTOGRAPHS", found)

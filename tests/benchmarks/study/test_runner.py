@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.study import runner as runner_module
 from benchmarks.study.__main__ import STOPPED, main
-from benchmarks.study.design import GRID, UNTRAINED, Job
+from benchmarks.study.design import GRID, UNTRAINED, Design, Job
 from benchmarks.study.evaluators import EVALUATORS
 from benchmarks.study.records import Record, choose, load_records, validation_score
 from benchmarks.study.runner import Machine, StudyRunner, make_record
@@ -24,6 +24,11 @@ from cassle_zoo.records import MeasuredData
 from cassle_zoo.train.trainer import Trainer
 
 FIRST = "test_resnet_simclr-seed0"
+
+
+def design_of(runner: StudyRunner) -> Design:
+    assert isinstance(runner.design, Design)
+    return runner.design
 
 
 def only(runner: StudyRunner, *patterns: str, **changes: Any) -> StudyRunner:
@@ -92,7 +97,7 @@ def test_a_stopped_runner_continues_and_what_is_done_stays(runner: StudyRunner) 
     assert Record.load(path).results["emoji64"].metrics == first.results["emoji64"].metrics
     assert Record.load(path).seconds["train"] == first.seconds["train"]
     assert export.stat().st_mtime_ns == trained
-    longer = dataclasses.replace(runner.design, epochs=2)
+    longer = dataclasses.replace(design_of(runner), epochs=2)
     with pytest.raises(ConfigError, match=r"optim\.epochs: 1 there, 2 now"):
         dataclasses.replace(both, design=longer).run()
 
@@ -159,7 +164,7 @@ def test_a_worker_that_waited_for_the_grid_goes_on(
     runner: StudyRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process finishes the grid just after this one has found nothing to claim."""
-    runner = only(runner, FIRST, design=dataclasses.replace(runner.design, choose=True))
+    runner = only(runner, FIRST, design=dataclasses.replace(design_of(runner), choose=True))
     finished: list[str] = []
     claim = StudyRunner._claim
     grid = [job.name for job in runner.design.grid()]
@@ -188,7 +193,7 @@ def test_a_worker_that_waited_for_the_grid_goes_on(
     monkeypatch.setattr(StudyRunner, "_do", lambda self, job, data: finish(job))
     monkeypatch.setattr(StudyRunner, "_is_done", lambda self, job: job.name in finished)
     monkeypatch.setattr(
-        runner_module, "choose", lambda records: runner.design.recipe_hyper_parameters()
+        runner_module, "choose", lambda records: design_of(runner).recipe_hyper_parameters()
     )
     monkeypatch.setattr(runner_module, "_POLL", 0.0)
     assert runner.run()
@@ -232,7 +237,7 @@ def test_a_record_of_other_settings_is_refused(
     assert one.todo() == []
     shutil.rmtree(runner.output / "runs")
     assert one.todo() == []
-    longer = dataclasses.replace(runner.design, epochs=2)
+    longer = dataclasses.replace(design_of(runner), epochs=2)
     with pytest.raises(ConfigError, match=rf"{FIRST}.*optim\.epochs: 1 there, 2 now"):
         dataclasses.replace(one, design=longer).run()
     # A setting that came later does not make an old record another one.
