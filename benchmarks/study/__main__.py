@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.study.adapted import AdaptedDesign
+from benchmarks.study.adapted import ADAPT_GRID, AdaptedDesign
 from benchmarks.study.adapted_tables import ADAPTED_RECORDS, arms_table, grid_table
 from benchmarks.study.design import Design
 from benchmarks.study.page import FINDINGS, write_page
@@ -116,14 +116,16 @@ def tolerances() -> int:
 
 
 def adapted_tables(*, records: Path = ADAPTED_RECORDS) -> int:
-    """Print the tables in docs/adapt.md: the grid, and the adapted arms.
+    """Print the grid, as in docs/adapt.md, and the adapted arms as far as they are recorded.
 
     Args:
         records: Folder of the records, such as DIR/records after `adapted -o DIR`; by default the
             published ones.
     """
     found = load_records(records)
-    print(f"{grid_table(found)}\n\n{arms_table(found)}")
+    print(grid_table(found))
+    if any(record.group != ADAPT_GRID for record in found):
+        print(f"\n{arms_table(found)}")
     return 0
 
 
