@@ -1,4 +1,4 @@
-"""Near duplicates: precision and recall of a threshold on features and on the projected embedding.
+"""Near duplicates: precision and recall of a threshold on features, also whitened, and projections.
 
     python -m benchmarks.near_duplicates --data emoji64.tar [--json FILE]
 
@@ -25,15 +25,18 @@ from cassle_zoo import Extractor
 from cassle_zoo.common.files import write_json
 from cassle_zoo.common.markdown import table as markdown_table
 from cassle_zoo.data.emoji64 import Emoji64
+from cassle_zoo.features.whitening import Whitening
 
 MODELS = ("resnet18_cassle_simclr", "resnet50_cassle_simclr", "resnet18_simclr")
 OUTPUTS = ("pooled", "projected")
+WHITENED = 256  # components of `pooled`, fitted to the images that are searched
 COPIES = 400  # edited images of each kind
 _BLOCK = 256
 
 
 def _encoded_again(image: Tensor) -> Tensor:
-    return decode_jpeg(encode_jpeg(image, quality=30))
+    again: Tensor = decode_jpeg(encode_jpeg(image, quality=30))
+    return again
 
 
 _EDITS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -126,13 +129,19 @@ def measure(model: str, images: list[Image.Image]) -> dict[str, dict[str, dict[s
             name: extract([_edited(images[index], edit) for index in own.tolist()])
             for name, edit in EDITS.items()
         }
-    every = {output: torch.cat([found[output] for found in edited.values()]) for output in OUTPUTS}
+    whiten = Whitening.fit(gallery["pooled"], WHITENED)
+    for found in (gallery, *edited.values()):
+        found["pooled, whitened"] = whiten(found["pooled"])
     return {
         output: {
-            **{name: judge(found[output], gallery[output], own) for name, found in edited.items()},
-            "any": judge(every[output], gallery[output], own.repeat(len(edited))),
+            **{name: judge(found[output], searched, own) for name, found in edited.items()},
+            "any": judge(
+                torch.cat([found[output] for found in edited.values()]),
+                searched,
+                own.repeat(len(edited)),
+            ),
         }
-        for output in OUTPUTS
+        for output, searched in gallery.items()
     }
 
 

@@ -29,7 +29,7 @@ from cassle_zoo.features.inputs import expand_inputs
 
 NAME, SIZE, BATCH = "resnet50_cassle_simclr", 224, 32
 _OF_TRANSFORM = ("input_size", "interpolation", "mean", "std", "crop_pct")
-LARGE, LARGE_FILES, SMALL_FILES = (4032, 3024), 16, 48
+LARGE, LARGE_FILES, SMALL_FILES = (4032, 3024), 20, 48
 
 
 def measure_large(rounds: int) -> Row:

@@ -42,6 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ema_decay": {"ema_decay": 0.999},
 }
 PAIRS = 4  # of steps per round
+_PACKAGES = {"wandb": ("wandb",), "mlflow": ("mlflow", "sqlalchemy"), "trackio": ("trackio",)}
 _LOGGED = 20  # entries of a tracker per turn
 
 
@@ -64,7 +65,7 @@ def measure(rounds: int) -> Row:
             "MLFLOW_TRACKING_URI": f"sqlite:///{out}/mlflow.db",
             "TRACKIO_DIR": f"{out}/trackio",
         }
-        there = [name for name in TRACKERS if importlib.util.find_spec(name)]
+        there = [name for name in TRACKERS if all(map(importlib.util.find_spec, _PACKAGES[name]))]
         trackers = {name: open_tracker(name, run, Path(out)) for name in there}
         steps = itertools.count(1)
 
@@ -88,6 +89,7 @@ def measure(rounds: int) -> Row:
         Check(f"{name} / all off, time", 1 / times_faster(seconds, name, "all off"))
         for name in OPTIONS
     ]
+    missing = [name for name in TRACKERS if name not in there]
     checks += [
         Check(
             f"{name}: % of the time of training",
@@ -101,7 +103,8 @@ def measure(rounds: int) -> Row:
         amounts=medians(seconds),
         checks=checks,
         seconds=seconds | {"written out (processor)": written_out, "all off (processor)": off},
-        note=f"a tracker's seconds are of {_LOGGED} entries",
+        note=f"a tracker's seconds are of {_LOGGED} entries"
+        + (f"; not installed: {', '.join(missing)}" if missing else ""),
     )
 
 
