@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist
 .NOTPARALLEL: # two installs into one .venv at once would trip over each other
 # Two builds of a commit are the same to the byte.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
-.PHONY: help demo test test-slow test-oldest stress coverage bench quality lint format types layers documents style docs site dist audit release-check hub-publish clean
+.PHONY: help demo test test-slow test-oldest stress coverage bench quality lint format types layers documents style docs figures site dist audit release-check hub-publish clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ style: $(VENV)/.installed-dev ## fix what lint and format can fix
 
 docs: $(VENV)/.installed-dev ## write the generated documents anew
 	$(BIN)/python -m cassle_zoo.hub.cards.model_cards --bundled
+
+figures: $(VENV)/.installed-dev ## draw the figures of docs/concepts/ and measure their numbers
+	$(BIN)/python -m docs.figures
 
 site: $(VENV)/.installed-dev ## build the documentation into site/; broken links fail
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -25,11 +25,11 @@ from cassle_zoo import Extractor
 from cassle_zoo.common.files import write_json
 from cassle_zoo.common.markdown import table as markdown_table
 from cassle_zoo.data.emoji64 import Emoji64
-from cassle_zoo.features.whitening import Whitening
+from cassle_zoo.features.whitening import open_whitening
 
 MODELS = ("resnet18_cassle_simclr", "resnet50_cassle_simclr", "resnet18_simclr")
 OUTPUTS = ("pooled", "projected")
-WHITENED = 256  # components of `pooled`, fitted to the images that are searched
+WHITENED = "pooled, whitened"  # as the model's folder says: fitted to its training images
 COPIES = 400  # edited images of each kind
 _BLOCK = 256
 
@@ -129,9 +129,10 @@ def measure(model: str, images: list[Image.Image]) -> dict[str, dict[str, dict[s
             name: extract([_edited(images[index], edit) for index in own.tolist()])
             for name, edit in EDITS.items()
         }
-    whiten = Whitening.fit(gallery["pooled"], WHITENED)
+    whiten = open_whitening("model", model)
+    assert whiten is not None
     for found in (gallery, *edited.values()):
-        found["pooled, whitened"] = whiten(found["pooled"])
+        found[WHITENED] = whiten(found["pooled"])
     return {
         output: {
             **{name: judge(found[output], searched, own) for name, found in edited.items()},

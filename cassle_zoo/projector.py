@@ -77,6 +77,11 @@ class ProjectorConfig:
     Raises:
         ConfigError: If a value is not allowed, or values exclude each other.
         UnknownNameError: If `conditioning` or a descriptor does not exist.
+
+    Examples:
+        >>> config = cassle_zoo.ProjectorConfig(in_features=512, descriptors=("crop", "color"))
+        >>> config.layout.width, config.hidden, config.conditioning
+        (8, 512, 'cat')
     """
 
     in_features: Count
@@ -172,6 +177,12 @@ class ConditionedProjector(
             is used raw or not at all.
         layers: The projector proper; `None` for `hypernet*`, which generate it.
         norms: The BatchNorms of `hypernet_bn`, one per layer that has one; else `None`.
+
+    Examples:
+        >>> projector = cassle_zoo.ConditionedProjector(cassle_zoo.ProjectorConfig(in_features=512))
+        >>> features, omega = torch.rand(8, 512), torch.rand(8, 13)
+        >>> projector(features, omega).shape
+        torch.Size([8, 128])
     """
 
     def __init__(self, config: ProjectorConfig | Mapping[str, Any]) -> None:

@@ -221,20 +221,23 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
     "resnet18_cassle_simclr.emoji64": {
         "model.safetensors": "26ac50e640baf5a95e2b0c1a1b4130c940cab4972c61957c2481fc40a503a92d",
         "projector.safetensors": "ddabb5eb006f005a5c9b660cee37e0ed7dc75bef079de9eac4fac7c0a5b66f0c",
+        "whitening.safetensors": "2e1469f59fd3881fe87b44933755ddf7864cf3184958307d4c738bed4356589b",
         "config.json": "4a8acd204146282ef6c4afc6f552be52295d9edad27de67a720b24b921ce9319",
-        "reference.safetensors": "98d0090f53c0b44c815fd0864f59cb4c7fd789521915cbcb107a61f08529d423",
+        "reference.safetensors": "439a7b97d960eed821737526638b6d7a8051284ce369f1f9ffb53f3c2c8a4231",
     },
     "resnet18_simclr.emoji64": {
         "model.safetensors": "767ee629d8b01623e081ddeb2b996fb3baa1f4cd592b7cd936204293967ddb15",
         "projector.safetensors": "b8d56856d54e608b56329201473e80ed0daf50ab1192f1058f21d087f1652167",
+        "whitening.safetensors": "c1b343c8c763a9b6aa5606a18db561ba3d74ca9585c2364602a8114d2b447cc1",
         "config.json": "948b8e7f3ef3d0a743b452af60063265c94fc73cc9076c04f6c1ed4f5b232b2b",
-        "reference.safetensors": "90eb80c2961569af9390491b704d2f1d91e041dcf90db84ec83511c49f81cc36",
+        "reference.safetensors": "1538d9adb2a789e7abf2ebbcac7459475c6a34289292176718d28b2640f48229",
     },
     "resnet50_cassle_simclr.emoji64": {
         "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",
         "projector.safetensors": "d806d121622ff9ba74f8b352e21db3931447fbbc77b4a578368d29ed8f1a32f4",
+        "whitening.safetensors": "55d0d06abf55451a23ef0d9e39ca8f6866260cf1e151144e6549682896437b69",
         "config.json": "5c88140a014183b6e072bcffb07b5acf19d1f2d6b30bac5345e2024675b392bd",
-        "reference.safetensors": "b2cb66319b82aeca687f1ea24e8845ff5200ccfcba625facd7e4e7677442f972",
+        "reference.safetensors": "487382b448fa9a4639c2df536a529bca141885887dbd6f507bf8a486583eeb63",
     },
 }
 

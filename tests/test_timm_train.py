@@ -8,65 +8,17 @@ from pathlib import Path
 
 import pytest
 from builders import image_folder
+from timm_script import TRAIN
 
 import cassle_zoo
 
-# What timm's train.py does, in its words and its order, with fewer settings.
-TRAIN = """
-import argparse
-import json
-import sys
 
-import torch
-from timm.data import create_dataset, create_loader, resolve_data_config
-from timm.models import create_model, safe_model_name
-from timm.optim import create_optimizer_v2
-from timm.utils import CheckpointSaver
-
-import helper
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--data-dir")
-parser.add_argument("--model", default="resnet50")
-parser.add_argument("--pretrained", action="store_true")
-parser.add_argument("--num-classes", type=int)
-parser.add_argument("--output")
-
-
-def main():
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    model = create_model(args.model, pretrained=args.pretrained, num_classes=args.num_classes)
-    before = model.conv1.weight.detach().clone()
-    config = resolve_data_config(vars(args), model=model)
-    dataset = create_dataset("", root=args.data_dir, split="train", class_map="")
-    loader = create_loader(
-        dataset, config["input_size"], batch_size=4, is_training=True, num_workers=1,
-        use_prefetcher=False, mean=config["mean"], std=config["std"], device=torch.device("cpu"),
-    )
-    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.01)
-    saver = CheckpointSaver(model, optimizer, args=args, checkpoint_dir=args.output)
-    for images, labels in loader:
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    saver.save_checkpoint(0)
-    print(json.dumps({
-        "name": __name__, "argv": sys.argv[1:3], "file": __file__, "loss": loss.item(),
-        "mean": config["mean"], "size": config["input_size"], "sum": before.double().sum().item(),
-        "helper": helper.VALUE, "model": safe_model_name(args.model),
-    }))
-
-
-if __name__ == "__main__":
-    main()
-    sys.exit(7)
-"""
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(cassle_zoo.__file__).parents[1])}
+def run(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(cassle_zoo.__file__).parents[1]),
+        "STATUS": str(status),
+    }
     return subprocess.run(
         [sys.executable, "-m", "cassle_zoo.timm_train", *arguments],
         cwd=folder,
@@ -83,11 +35,10 @@ def test_fine_tuning_with_a_script_of_timms(tmp_path: Path) -> None:
     (tmp_path / "scripts/train.py").write_text(TRAIN)
     (tmp_path / "scripts/helper.py").write_text("VALUE = 'beside the script'")
     image_folder(tmp_path / "photos", [f"train/{k % 2}/{k}.png" for k in range(8)])
-    (tmp_path / "out").mkdir()
     name = "resnet18_cassle_simclr"
     done = run(
         tmp_path, "scripts/train.py", "--model", name, "--pretrained", "--data-dir", "photos",
-        "--num-classes", "2", "--output", "out",
+        "--num-classes", "2", "--output", "out", status=7,
     )  # fmt: skip
     assert done.returncode == 7, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
@@ -99,7 +50,7 @@ def test_fine_tuning_with_a_script_of_timms(tmp_path: Path) -> None:
     assert said["sum"] == pytest.approx(released.double().sum().item(), rel=1e-12)
     # The checkpoint is loaded by name, with its classifier, as timm's validate.py does.
     tuned = cassle_zoo.create_model(
-        name, num_classes=2, checkpoint_path=str(tmp_path / "out/last.pth.tar")
+        name, num_classes=2, checkpoint_path=str(tmp_path / "out/run/last.pth.tar")
     )
     assert not tuned.state_dict()["conv1.weight"].equal(released)
 

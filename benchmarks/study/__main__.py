@@ -40,13 +40,13 @@ def page(
     records: Path = RECORDS,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("docs"),
 ) -> int:
-    """Write study.md and its figures from recorded results.
+    """Write study.md, study_tables.md and their figures from recorded results.
 
     Args:
         data: `emoji64.tar` or its folder, for the galleries.
         records: Folder of the records, such as DIR/records after `run -o DIR`; by default the
             published ones.
-        output: Folder for `study.md` and the folder of its figures.
+        output: Folder for both pages and the folder of their figures.
     """
     found = load_records(records)
     images = open_data("emoji64", data)

@@ -1,4 +1,4 @@
-"""The study's page: docs/study.md and its figures, written from recorded results only."""
+"""The study's page, its tables and figures in docs/, written from recorded results only."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -35,7 +35,7 @@ from cassle_zoo.eval.report.figures import render as render_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAGE, FOLDER = "study.md", "study"
+PAGE, TABLES, FOLDER = "study.md", "study_tables.md", "study"
 FINDINGS = Path(__file__).resolve().parent / "findings.md"
 _FIGURES = {"tasks": "tasks.png", "stages": "stages.png", "methods": "stages_methods.png"}
 _ABLATIONS = {
@@ -45,8 +45,8 @@ _ABLATIONS = {
 }
 
 
-def page_text(records: Sequence[Record], findings: str = "") -> str:
-    """Return the page.
+def page_texts(records: Sequence[Record], findings: str = "") -> dict[str, str]:
+    """Return the page and that of all tables, by file name.
 
     Args:
         records: Those of the main arms at least.
@@ -63,53 +63,53 @@ def page_text(records: Sequence[Record], findings: str = "") -> str:
         )
     pairs = pairs_of(records, MAIN)
     best = [best_of([r for r in records if r.arm == arm]) for arm in arms]
-    return render(
-        "benchmarks.study",
-        PAGE,
-        findings=findings.strip(),
+    variables = {
+        "findings": findings.strip(),
         **_setting(records),
-        m=metrics,
-        folder=FOLDER,
-        names=_FIGURES,
-        spreads=partial(spread_table, records),
-        differences=partial(difference_table, records),
-        conditioned=partial(conditioned, records),
-        arms=arms,
-        every=[*arms, *arms_of(records, UNTRAINED)],
-        pairs=pairs,
-        verdicts=[f"{a} against {b}: {_verdict(records, a, b)}" for a, b in pairs],
-        best_seeds=", ".join(
+        "m": metrics,
+        "folder": FOLDER,
+        "names": _FIGURES,
+        "spreads": partial(spread_table, records),
+        "differences": partial(difference_table, records),
+        "conditioned": partial(conditioned, records),
+        "arms": arms,
+        "every": [*arms, *arms_of(records, UNTRAINED)],
+        "pairs": pairs,
+        "verdicts": [f"{a} against {b}: {_verdict(records, a, b)}" for a, b in pairs],
+        "best_seeds": ", ".join(
             f"{r.arm} seed {r.seed} ({100 * validation_score(r):.1f} %)" for r in best
         ),
-        whitened=WHITENED,
-        methods=methods,
-        method_pairs=pairs_of(records, METHODS),
-        optimisers=_optimisers(records, methods),
-        ablations=list(_ablations(records)),
-        galleries=[
+        "whitened": WHITENED,
+        "methods": methods,
+        "method_pairs": pairs_of(records, METHODS),
+        "optimisers": _optimisers(records, methods),
+        "ablations": list(_ablations(records)),
+        "galleries": [
             f"![{task}: {first.arm} and {second.arm}]({FOLDER}/gallery_{task}.png)"
             for task, first, second in gallery_pairs(records)
         ],
-    )
+    }
+    return {name: render("benchmarks.study", name, **variables) for name in (PAGE, TABLES)}
 
 
 def write_page(records: Sequence[Record], data: EvalData, out: Path, findings: str = "") -> Path:
-    """Write the page and its figures.
+    """Write the page, that of the tables, and the figures.
 
     Args:
         records: Those of the main arms at least.
         data: The images of the galleries.
         out: Folder of the page; figures go into a folder in it.
-        findings: See `page_text`.
+        findings: See `page_texts`.
 
     Returns:
         The page.
     """
-    text = page_text(records, findings)
+    texts = page_texts(records, findings)
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
     for name, figure in _figures(records, data):
         (out / FOLDER / name).write_bytes(render_figure(figure))
-    (out / PAGE).write_text(text, encoding="utf-8")
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
     return out / PAGE
 
 

@@ -114,6 +114,21 @@ def register_augmentation(cls: Own) -> Own:
 
     Raises:
         ConfigError: If it is incomplete, no frozen dataclass, or another has its name.
+
+    Examples:
+        >>> @cassle_zoo.register_augmentation
+        ... @dataclass(frozen=True, kw_only=True)
+        ... class Invert(cassle_zoo.Augmentation):
+        ...     name = "invert"
+        ...     columns = ("1 if the view is a negative, else 0",)
+        ...
+        ...     def apply(self, images, parameters):
+        ...         return 1 - images
+        ...
+        ...     def describe(self, parameters):
+        ...         return torch.ones(len(parameters), 1)
+        >>> cassle_zoo.DescriptorLayout(("color", "invert")).widths
+        {'color': 4, 'invert': 1}
     """
     who = f"augmentation {cls.__name__}"
     if "__dataclass_params__" not in vars(cls):  # those of a base class do not count

@@ -64,6 +64,11 @@ class DescriptorLayout:
     Raises:
         UnknownNameError: If a name is not a descriptor.
         ConfigError: If a name is given twice, or `columns` are of other descriptors.
+
+    Examples:
+        >>> layout = cassle_zoo.DescriptorLayout(("crop", "blur"))
+        >>> layout.width, layout.slices()
+        (5, {'blur': slice(0, 1, None), 'crop': slice(1, 5, None)})
     """
 
     names: tuple[str, ...]

@@ -36,6 +36,13 @@ class DescribedViews:
     Raises:
         UnknownNameError: If a descriptor does not exist.
         ConfigError: If there are no views.
+
+    Examples:
+        >>> views = cassle_zoo.DescribedViews()
+        >>> with Image.open("photo.jpg") as image:
+        ...     (view1, view2), (omega1, omega2) = views(image)
+        >>> view1.shape, omega1.shape
+        (torch.Size([3, 224, 224]), torch.Size([13]))
     """
 
     config: AugmentConfig = field(default_factory=AugmentConfig)

@@ -11,7 +11,15 @@ _FEW = 12  # names that a message lists completely
 
 
 class CassleZooError(Exception):
-    """Base of all errors raised by cassle_zoo on purpose."""
+    """Base of all errors raised by cassle_zoo on purpose.
+
+    Examples:
+        >>> try:
+        ...     cassle_zoo.create_model("resnet18_casle_simclr")
+        ... except cassle_zoo.CassleZooError as error:
+        ...     print(type(error).__name__, isinstance(error, ValueError))
+        UnknownNameError True
+    """
 
 
 class ConfigError(CassleZooError, ValueError):

@@ -25,6 +25,7 @@ from cassle_zoo.common.errors import (
 
 SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
 WORKER_GRACE = 30  # seconds
+DEATH_NOTICE = 2  # seconds that a dead worker's SIGCHLD may take on a busy machine
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _locks: set[TextIO] = set()  # that are open in this process
@@ -176,9 +177,25 @@ def lost_workers(advice: Advice) -> Iterator[None]:
     try:
         yield
     except (ConnectionError, EOFError) as error:
+        _await_death()
         raise DataError(
             f"a data worker died while sending an image ({error!r}). {_worker_advice(advice)}"
         ) from error
+
+
+def _await_death() -> None:
+    """Let torch tell of the worker's death here, where it is expected.
+
+    A dying worker's sockets close before its parent gets SIGCHLD, at which torch raises an error
+    wherever the main thread is by then: in the middle of the program's end, for example.
+    """
+    ends = time.monotonic() + DEATH_NOTICE
+    try:
+        while time.monotonic() < ends:
+            time.sleep(0.05)
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

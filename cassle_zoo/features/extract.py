@@ -90,13 +90,26 @@ class Extractor:
       negative, from the end; ``stage:K:map``: the map, (B, C, H, W). As timm's
       ``forward_intermediates``.
     * ``projected``: (B, P), the projection of the pooled features by the model's own projector
-      under the omega of an image that was not augmented. What augmentation changes counts for less
-      in it, which suits the search for near duplicates.
+      under the omega of an image that was not augmented. Under its own omega, what augmentation
+      changed counts for less in a view's.
 
     Attributes:
         model: The model.
         outputs: What is computed, by name.
         transform: From an RGB image to the model's input, or ``"as_is"``.
+
+    Examples:
+        >>> extractor = cassle_zoo.Extractor(
+        ...     "resnet18_cassle_simclr", outputs=("pooled", "projected")
+        ... )
+        >>> with Image.open("photo.jpg") as image:
+        ...     found = extractor([image])
+        >>> {name: tuple(rows.shape) for name, rows in found.items()}
+        {'pooled': (1, 512), 'projected': (1, 128)}
+        >>> for batch in extractor.stream("photos/", batch_size=4):
+        ...     print(batch.sources[0], tuple(batch.outputs["pooled"].shape))
+        photos/guitar.png (4, 512)
+        photos/rocket.png (2, 512)
     """
 
     def __init__(
@@ -420,6 +433,13 @@ def extract_features(
         UnknownNameError: There is no such model, output or precision.
         NotEnoughMemoryError: The workers' batches do not fit into shared memory, or the memory
             does not suffice for one image at a time.
+
+    Examples:
+        >>> found = cassle_zoo.extract_features(
+        ...     "resnet18_cassle_simclr", ["photos/", "photo.jpg"], progress=False
+        ... )
+        >>> found.features.shape, found.sources[-1], found.skipped
+        (torch.Size([7, 512]), 'photo.jpg', [])
     """
     images, skipped = expand_inputs(inputs, column)
     if not images:

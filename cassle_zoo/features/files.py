@@ -48,6 +48,14 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
             hold the outputs: several, or other than (N, D), fit into ``.safetensors`` only.
         MissingDependencyError: ``.parquet`` without pyarrow.
         DataError: The file cannot be written, or the names are too many for ``.safetensors``.
+
+    Examples:
+        >>> found = cassle_zoo.extract_features(
+        ...     "resnet18_cassle_simclr", "photos/", progress=False
+        ... )
+        >>> cassle_zoo.save_features(found, "features.safetensors")
+        >>> cassle_zoo.load_features("features.safetensors").sources[:2]
+        ['photos/guitar.png', 'photos/hamster.png']
     """
     path = Path(path)
     check_feature_path(path)

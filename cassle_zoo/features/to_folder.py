@@ -103,6 +103,16 @@ def extract_to_folder(
         NotEnoughMemoryError: The memory does not suffice for one image, or shared memory not for
             the workers.
         StorageError: The disk is full or too small, or the folder may not be written.
+
+    Examples:
+        >>> extractor = cassle_zoo.Extractor("resnet18_cassle_simclr")
+        >>> result = cassle_zoo.extract_to_folder(
+        ...     extractor, "photos/", "features", batch_size=2, part_images=4, progress=False
+        ... )
+        >>> result.images, result.complete
+        (6, True)
+        >>> [len(part) for part in cassle_zoo.load_parts("features")]
+        [4, 2]
     """
     folder = Path(folder)
     report = report or partial(print, file=sys.stderr)

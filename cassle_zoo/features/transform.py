@@ -53,6 +53,12 @@ def eval_transform(
         UserWarning: The model has no configuration, so timm's default is taken: 224 pixels and
             ImageNet's statistics; or its statistics are of another number of channels, so their
             mean is taken.
+
+    Examples:
+        >>> transform = cassle_zoo.eval_transform("resnet18_cassle_simclr")
+        >>> with Image.open("photo.jpg") as image:
+        ...     transform(image).shape
+        torch.Size([3, 64, 64])
     """
     if isinstance(model, str):
         model = create.create_model(model)

@@ -52,6 +52,14 @@ def create_model(
             revision, or it cannot be reached and the files are not cached.
         ChecksumError: If a file is not the published one.
         ModelFolderError: If a file is missing, unreadable, or does not hold every weight.
+
+    Examples:
+        >>> model = cassle_zoo.create_model("resnet18_cassle_simclr", pretrained=True).eval()
+        >>> with torch.no_grad():
+        ...     model(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 512])
+        >>> cassle_zoo.create_model("resnet18_cassle_simclr", num_classes=10).fc
+        Linear(in_features=512, out_features=10, bias=True)
     """
     import timm
 
@@ -195,6 +203,17 @@ def create_projector(
         WeightsUnavailableError: As for :func:`create_model`.
         ChecksumError: If a file is not the published one.
         ModelFolderError: If a file is missing or unreadable, or the model has no projector.
+
+    Examples:
+        Conditioned on omega; here that of images that were not augmented:
+
+        >>> projector = cassle_zoo.create_projector("resnet18_cassle_simclr", pretrained=True)
+        >>> projector = projector.eval()
+        >>> omega = torch.zeros(2, projector.layout.width)
+        >>> omega[:, projector.layout.slices()["crop"]] = torch.tensor([0.5, 0.5, 1.0, 1.0])
+        >>> with torch.no_grad():
+        ...     projector(torch.rand(2, 512), omega).shape
+        torch.Size([2, 128])
     """
     from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 
@@ -260,6 +279,10 @@ def list_models(pattern: str = "", *, pretrained: bool = False) -> list[str]:
     Args:
         pattern: Shell-style pattern (fnmatch) for the name, with or without tag; empty for all.
         pretrained: Whether to list only models that have published weights.
+
+    Examples:
+        >>> cassle_zoo.list_models("resnet18_*", pretrained=True)
+        ['resnet18_cassle_simclr.emoji64', 'resnet18_simclr.emoji64']
     """
     names = [name for name, spec in MODEL_SPECS.items() if spec.released or not pretrained]
     if pattern:
@@ -281,6 +304,11 @@ def model_info(name: str, *, cache_dir: str | Path | None = None) -> ModelSpec:
         UnknownNameError: If there is no such model or tag.
         WeightsUnavailableError: As for :func:`create_model`.
         ModelFolderError: If the folder or repository does not hold a model.
+
+    Examples:
+        >>> info = cassle_zoo.model_info("resnet18_cassle_simclr")
+        >>> info.full_name, info.num_features, info.input_size
+        ('resnet18_cassle_simclr.emoji64', 512, (3, 64, 64))
     """
     if (spec := registered(name)) is not None:
         return spec

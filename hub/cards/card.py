@@ -12,9 +12,16 @@ from cassle_zoo.common.errors import DataError, ModelFolderError
 from cassle_zoo.common.files import sha256, write_text
 from cassle_zoo.common.markdown import inline, table
 from cassle_zoo.common.templates import render
+from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.records import Result
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, RANDOM_INIT, RAW_PIXELS
-from cassle_zoo.store.folder import CARD_FILE, MODEL_FILE, bundled_folder, read_config
+from cassle_zoo.store.folder import (
+    CARD_FILE,
+    MODEL_FILE,
+    WHITENING_FILE,
+    bundled_folder,
+    read_config,
+)
 from cassle_zoo.version import __version__
 
 CARD_REPO = "hf-hub:ORG/NAME"
@@ -160,14 +167,30 @@ def _checked_card(folder: Path, results: Sequence[Result]) -> str:
                 f"a result was measured with weights of sha256 {result.model.sha256}, but "
                 f"{folder / MODEL_FILE} has {found}; evaluate the folder again."
             )
-    return str(render_card(config, results=results))
+    return str(render_card(config, whitening=whitening_of(folder), results=results))
 
 
-def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) -> ModelCard:
+def whitening_of(folder: Path) -> Whitening | None:
+    """Return the whitening in a model folder, if there is one.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    path = folder / WHITENING_FILE
+    return Whitening.load(path) if path.is_file() else None
+
+
+def render_card(
+    config: Mapping[str, Any],
+    *,
+    whitening: Whitening | None = None,
+    results: Sequence[Result] = (),
+) -> ModelCard:
     """Build the model card.
 
     Args:
         config: Content of the folder's config.json.
+        whitening: That of the folder, if there is one.
         results: Recorded results of this model, and of the baselines to compare it with: raw pixels
             and the random initialisation of this architecture. Other baselines, and those that were
             measured differently, are left out.
@@ -205,6 +228,7 @@ def render_card(config: Mapping[str, Any], *, results: Sequence[Result] = ()) ->
         own=own,
         training=training,
         projector=projector,
+        whitening=whitening,
         is_conditioned=projector is not None and projector.get("conditioning") != "none",
         released=own["name"] in MODEL_SPECS and MODEL_SPECS[own["name"]].released,
         repo=CARD_REPO,

@@ -11,7 +11,7 @@ from torch import nn
 
 from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
 from cassle_zoo.features.whitening import Whitening
-from cassle_zoo.hub.cards.card import CARD_REPO, read_results, render_card
+from cassle_zoo.hub.cards.card import CARD_REPO, read_results, render_card, whitening_of
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
 from cassle_zoo.hub.provenance import problems
 from cassle_zoo.hub.publish.pull import model_name
@@ -251,7 +251,7 @@ def _generated_card(files: ModelFiles) -> ModelCard:
     """Write a folder's card anew; with the recorded results, if there are any of its weights."""
     weights = files.sha256(MODEL_FILE)
     shown = [r for r in read_results() if r.is_baseline or r.model.sha256 == weights]
-    return render_card(files.config, results=shown)
+    return render_card(files.config, whitening=whitening_of(files.folder), results=shown)
 
 
 def verify(

@@ -21,7 +21,7 @@ from cassle_zoo.features.files import load_features
 from cassle_zoo.features.whitening import Whitening, model_whitening
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.hub.reference import write_reference
-from cassle_zoo.specs import resolve_spec
+from cassle_zoo.specs import MODEL_SPECS, resolve_spec
 from cassle_zoo.store.folder import MODEL_FILE, WHITENING_FILE, bundled_folder
 
 
@@ -123,27 +123,42 @@ def test_the_command_line_fits_and_applies(
     assert main(["features", "test_vit", str(images), "-o", white, "--whiten", "model"]) == 2
 
 
-def test_wrong_use(features: torch.Tensor, images: Path) -> None:
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    """Return the folder of a model without whitening."""
+    folder = tmp_path / "model"
+    shutil.copytree(bundled_folder(resolve_spec(MODEL)), folder)
+    weights = load_file(folder / MODEL_FILE)
+    weights["conv1.weight"] *= 1.5  # else the folder must be as it was published
+    save_file(weights, folder / MODEL_FILE, {"format": "pt"})
+    (folder / WHITENING_FILE).unlink()
+    return folder
+
+
+def test_bundled_models_come_with_a_whitening_of_their_training_images() -> None:
+    for spec in MODEL_SPECS.values():
+        if spec.released:
+            found = model_whitening(spec.full_name)
+            assert found is not None
+            assert (found.images, found.components) == (8718, 128)
+
+
+def test_wrong_use(features: torch.Tensor, images: Path, own_folder: Path) -> None:
     fitted = Whitening.fit(features, 4)
     with pytest.raises(DataError, match=r"\(12, 512\): expected \(N, 8\)"):
         extract_features(MODEL, str(images), whiten=fitted)
     with pytest.raises(ConfigError, match="'pooled', which is not asked for"):
         Extractor(MODEL, outputs=["tokens"], whiten=fitted)
     with pytest.raises(ModelFolderError, match=r"comes without whitening\.safetensors"):
-        Extractor(MODEL, whiten="model")
+        Extractor(f"local-dir:{own_folder}", whiten="model")
     pickled: Any = pickle.loads(pickle.dumps(fitted))
     assert pickled.sha256() == fitted.sha256()
 
 
 def test_the_whitening_of_a_model_folder(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, own_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(bundled_folder(resolve_spec(MODEL)), folder)
-    weights = load_file(folder / MODEL_FILE)
-    weights["conv1.weight"] *= 1.5  # else the folder must be as it was published
-    save_file(weights, folder / MODEL_FILE, {"format": "pt"})
-    name = f"local-dir:{folder}"
+    folder, name = own_folder, f"local-dir:{own_folder}"
     assert model_whitening(name) is None
     raw = extract_features(name, str(images)).features
     fitted = Whitening.fit(raw, 4)
@@ -168,7 +183,7 @@ def test_the_whitening_of_a_model_folder(
     assert "width 64" in checks["whitening"].detail
 
 
-def test_evaluations_take_a_file(images: Path, tmp_path: Path) -> None:
+def test_evaluations_take_a_file(images: Path, own_folder: Path, tmp_path: Path) -> None:
     for label in "ab":
         (images / label).mkdir()
     for number in range(12):
@@ -187,4 +202,4 @@ def test_evaluations_take_a_file(images: Path, tmp_path: Path) -> None:
         assert "whitened" not in plain.protocol[part]
         assert not whitened.is_comparable(plain)
     with pytest.raises(ModelFolderError, match="comes without"):
-        evaluate("knn", KNN(whiten=Path("model")), MODEL, data, compute)
+        evaluate("knn", KNN(whiten=Path("model")), f"local-dir:{own_folder}", data, compute)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.study.__main__ import main
-from benchmarks.study.page import PAGE, page_text
+from benchmarks.study.page import PAGE, TABLES, page_texts
 from benchmarks.study.records import RECORDS, Record, best_of, load_records
 from benchmarks.study.runner import StudyRunner
 from cassle_zoo.common.errors import ConfigError
@@ -23,7 +23,7 @@ def cells(text: str, row: str) -> list[str]:
 def test_the_page_shows_what_was_recorded(finished: StudyRunner, tmp_path: Path) -> None:
     argv = ["page", "--data", str(finished.data), "--records", str(finished.output / "records")]
     assert main([*argv, "-o", str(tmp_path)]) == 0
-    text = (tmp_path / PAGE).read_text()
+    page, text = ((tmp_path / name).read_text() for name in (PAGE, TABLES))
     records = load_records(finished.output / "records")
     by = {(r.arm, r.seed): r.results["emoji64"].metrics for r in records if r.group != "grid"}
     for arm in (PLAIN, CASSLE):
@@ -63,20 +63,27 @@ def test_the_page_shows_what_was_recorded(finished: StudyRunner, tmp_path: Path)
     assert "a rule fixed before" not in text
     assert PLAIN not in used
     best = best_of([r for r in records if r.arm == CASSLE])
-    assert f"{CASSLE} seed {best.seed} (" in page_text(records, "Found out.")
+    assert f"{CASSLE} seed {best.seed} (" in page_texts(records, "Found out.")[TABLES]
     assert text.count("| 0.24 | 0.0005 |") == 1
-    figures = [line.partition("(")[2].rstrip(")") for line in text.splitlines() if line[:2] == "!["]
-    assert {"study/tasks.png", "study/stages.png", "study/gallery_flags.png"} <= set(figures)
+    assert "Found out." in page_texts(records, "Found out.")[PAGE]
+    lines = [*page.splitlines(), *text.splitlines()]
+    figures = {line.partition("(")[2].rstrip(")") for line in lines if line[:2] == "!["}
+    assert {"study/tasks.png", "study/stages.png", "study/gallery_flags.png"} <= figures
     for name in figures:
         assert Image.open(tmp_path / name).width > 400
 
 
 def test_without_main_arms_there_is_no_page(record: Record) -> None:
     with pytest.raises(ConfigError, match="no main arm"):
-        page_text([dataclasses.replace(record, group="depth")])
+        page_texts([dataclasses.replace(record, group="depth")])
 
 
 @pytest.mark.skipif(not RECORDS.exists(), reason="the study has not been recorded")
-def test_the_committed_page_is_fresh() -> None:
+def test_the_committed_pages_are_fresh() -> None:
     findings = (ROOT / "benchmarks" / "study" / "findings.md").read_text("utf-8")
-    assert (ROOT / "docs" / PAGE).read_text("utf-8") == page_text(load_records(RECORDS), findings)
+    for name, text in page_texts(load_records(RECORDS), findings).items():
+        assert (ROOT / "docs" / name).read_text("utf-8") == text
+
+
+def test_the_page_can_be_read_in_a_few_minutes() -> None:
+    assert len((ROOT / "docs" / PAGE).read_text("utf-8").split()) <= 1500

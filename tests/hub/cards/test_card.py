@@ -12,6 +12,7 @@ from tiny_model_folder import TinyBackbone
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import DataError, ModelFolderError
 from cassle_zoo.common.files import sha256
+from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.hub.cards.card import (
     REPOSITORY,
     bundled_cards,
@@ -23,7 +24,7 @@ from cassle_zoo.hub.cards.check import card_problems
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import Result
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store.folder import MODEL_FILE, read_config
+from cassle_zoo.store.folder import MODEL_FILE, WHITENING_FILE, read_config
 from cassle_zoo.store.tensors import save_model_folder
 from cassle_zoo.zoo.registry import make_config
 
@@ -208,6 +209,16 @@ def test_the_baseline_says_that_it_is_unconditioned(tmp_path: Path) -> None:
     assert "baseline of CASSLE" in text
     assert "projections = projector(features)\n" in text
     assert "React to colour" not in text
+
+
+def test_a_whitening_is_explained_where_there_is_one(folder: Path) -> None:
+    assert "whiten" not in write_card(folder).read_text("utf-8")
+    width = read_config(folder)["num_features"]
+    features = torch.randn(40, width, generator=torch.Generator().manual_seed(0))
+    Whitening.fit(features, 3).save(folder / WHITENING_FILE)
+    text = write_card(folder).read_text("utf-8")
+    assert "to 3 principal components of equal variance, fitted to 40 images" in text
+    assert 'whiten="model"' in text
 
 
 def test_a_backbone_without_projector_has_no_projector_section(folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""Extract features of a folder with Ray Data, into Parquet files.
+
+Shows     an Extractor as a stage of a Ray pipeline: every worker loads the model once; on a cluster
+          with GPUs, --gpus 1 gives each worker its own.
+Needs     pip install "cassle-zoo[ray]"
+Run       python examples/ray_features.py                 # on the package's sample images
+          python examples/ray_features.py photos/ --workers 8 --gpus 1
+          python examples/ray_features.py s3://bucket/photos -o s3://bucket/features
+Look at   OUT/*.parquet: columns `path` and `features`. One machine needs no Ray:
+          `cassle-zoo features` does the same, and continues after interruptions (docs/scaling.md).
+"""
+
+import argparse
+
+import numpy as np
+import ray
+
+from cassle_zoo import Extractor
+from cassle_zoo.features.gallery import SAMPLES
+
+IMAGES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
+
+
+def main() -> None:
+    """Extract, and look at the result."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("images", nargs="?", default=str(SAMPLES), help="folder of images")
+    parser.add_argument("-o", "--out", default="ray_features", help="folder to write")
+    parser.add_argument("--model", default="resnet18_cassle_simclr")
+    parser.add_argument("--workers", default=1, type=int, help="that each hold the model")
+    parser.add_argument("--gpus", default=0, type=float, help="of each worker")
+    args = parser.parse_args()
+
+    images = ray.data.read_images(
+        args.images, include_paths=True, mode="RGB", file_extensions=IMAGES
+    )
+    table = images.map_batches(
+        Extractor,
+        fn_constructor_args=(args.model,),
+        batch_size=64,
+        concurrency=args.workers,
+        num_gpus=args.gpus,
+    )
+    table.rename_columns({"pooled": "features"}).write_parquet(args.out, mode="overwrite")
+
+    rows = ray.data.read_parquet(args.out).take_all()
+    features = np.stack([row["features"] for row in rows])
+    print(f"{args.out}: {features.shape[0]} images, {features.shape[1]} features each")
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    closest = features @ features.T - 2 * np.eye(len(features))
+    for i in range(min(3, len(rows))):
+        j = int(closest[i].argmax())
+        print(f"{rows[i]['path']}\n  is most like {rows[j]['path']} ({closest[i, j]:.3f})")
+
+
+if __name__ == "__main__":
+    main()
