@@ -20,7 +20,6 @@ from benchmarks.speed.record import in_words, record_row
 from benchmarks.speed.rows import (
     adaptation,
     augmentation,
-    conditioning,
     decode,
     extraction,
     gpu,
@@ -41,7 +40,7 @@ from cassle_zoo.common.markdown import table as markdown_table
 
 ROWS: Mapping[str, Callable[[int], Row]] = {
     "train_step": train_step.measure,
-    "conditioning": conditioning.measure,
+    "conditioning": overhead.measure_conditioning,
     "augmentation": augmentation.measure,
     "decode": decode.measure,
     "probe": probe.measure,
