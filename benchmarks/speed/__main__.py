@@ -2,24 +2,24 @@
 
 Each row runs in its own process, in which the contestants take turns. The table shows medians over
 the rounds, also of ratios. An interrupted benchmark continues: finished rows are stored in a folder
-beside the JSON file until all are done.
+beside the JSON file until all are done. Rows can be measured again without the others; each says
+with which versions, on which machine.
 """
 
 import argparse
-import importlib.metadata
 import multiprocessing
-import platform
 import shutil
+import string
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.speed.record import in_words, record_row
 from benchmarks.speed.rows import (
+    adaptation,
     augmentation,
-    conditioning,
     decode,
     extraction,
     gpu,
@@ -34,13 +34,13 @@ from benchmarks.speed.rows import (
     train_step,
     trainer,
 )
-from benchmarks.speed.timing import Check, Row, record_row
-from cassle_zoo.common.files import read_json, write_json
+from benchmarks.speed.timing import Check, Row
+from cassle_zoo.common.files import read_json, write_json, write_text
 from cassle_zoo.common.markdown import table as markdown_table
 
 ROWS: Mapping[str, Callable[[int], Row]] = {
     "train_step": train_step.measure,
-    "conditioning": conditioning.measure,
+    "conditioning": overhead.measure_conditioning,
     "augmentation": augmentation.measure,
     "decode": decode.measure,
     "probe": probe.measure,
@@ -53,11 +53,13 @@ ROWS: Mapping[str, Callable[[int], Row]] = {
     "scaling": scaling.measure,
     "overhead": overhead.measure,
     "trainer": trainer.measure,
+    "adaptation": adaptation.measure,
     "stream_size": stream_size.measure,
     "gpu": gpu.measure,
 }
 RESULTS = Path(__file__).parent / "results" / "bench.json"
-PACKAGES = ("cassle-zoo", "torch", "torchvision", "timm", "pillow", "numpy", "kornia", "lightly")
+PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+BEGIN, END = "<!-- begin: benchmarks/speed/results/bench.json -->", "<!-- end -->"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,10 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help=f"record the numbers here; default: {RESULTS} if all rows are measured, else nowhere",
     )
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help=f"record the named rows in the file (default: {RESULTS}), and keep its others",
+    )
     args = parser.parse_args(argv)
     if unknown := set(args.names) - set(ROWS):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}.")
-    if args.names and args.out is None:
+    if args.names and args.out is None and not args.update:
         with tempfile.TemporaryDirectory() as folder:
             return 0 if show(measure_all(args.names, args.rounds, Path(folder))) else 1
     out = args.out or RESULTS
@@ -86,10 +93,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not show(rows):
         print(f"The finished rows are in {unfinished}; the same command continues.")
         return 1
-    record = {"rows": rows, "rounds": args.rounds, "versions": versions(), "machine": machine()}
-    write_json(out, record)
+    kept = read_json(out)["rows"] if args.update and out.exists() else {}
+    rows = kept | rows
+    write_json(out, {"rows": {name: rows[name] for name in ROWS if name in rows}})
     shutil.rmtree(unfinished)
+    if out == RESULTS:
+        write_page()
     return 0
+
+
+def write_page() -> None:
+    """Put the recorded table into the document."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    rows = read_json(RESULTS)["rows"]
+    write_text(PAGE, f"{before}{BEGIN}\n{table(rows)}\n\n{measured(rows)}\n{END}{after}")
 
 
 def measure_all(names: Sequence[str], rounds: int, folder: Path) -> dict[str, Any]:
@@ -121,21 +140,37 @@ def show(rows: Mapping[str, Any]) -> bool:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lay rows out in Markdown."""
+    """Lay rows out in Markdown; the letter after a title is that of its line in `measured`."""
     signs = {True: "yes", False: "no", None: "-"}
+    letters = _letters(rows)
     cells = []
     for row in rows.values():
+        how = letters[_how(row)]
         amounts = "; ".join(f"{k} {_short(v)}" for k, v in row["amounts"].items())
+        parts = [f"{row['unit']}: {amounts}"] if amounts else []
         checks = [Check(**check) for check in row["checks"]]
         cells.append(
             [
-                row["title"],
-                f"{row['unit']}: {amounts}" if amounts else row["note"],
+                f"{row['title']} ({how})",
+                "<br>".join([*parts, *filter(None, [row["note"]])]),
                 "<br>".join(_stated(check) for check in checks),
                 "<br>".join(signs[check.met] for check in checks),
             ]
         )
     return markdown_table(["work", "measured", "numbers and goals", "met"], cells)
+
+
+def measured(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say on which machine and with which versions rows were measured, a line for each."""
+    return "\n".join(f"- ({letter}) {how}" for how, letter in _letters(rows).items())
+
+
+def _letters(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    return dict(zip(dict.fromkeys(map(_how, rows.values())), string.ascii_lowercase, strict=False))
+
+
+def _how(row: Mapping[str, Any]) -> str:
+    return in_words(row["measured"])
 
 
 def _stated(check: Check) -> str:
@@ -150,17 +185,6 @@ def _stated(check: Check) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """Timing of contestants that take turns, and the resulting row of the table."""
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-
-from cassle_zoo.common.files import write_json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 Seconds = dict[str, list[float]]
 """The seconds of every turn, by contestant."""
@@ -58,11 +56,6 @@ class Row:
     note: str = ""
 
 
-def record_row(measure: Callable[[int], Row], rounds: int, file: Path) -> None:
-    """Measure a row in this process and write it to a file."""
-    write_json(file, asdict(measure(rounds)))
-
-
 def take_turns(
     contestants: Mapping[str, Callable[[], object]], rounds: int, *, warm: int = 1
 ) -> Seconds:
@@ -102,3 +95,45 @@ def times_faster(seconds: Seconds, name: str, peer: str) -> float:
     """Return how often `name` is done in the time of `peer`: the median over the rounds."""
     pairs = zip(seconds[peer], seconds[name], strict=True)
     return statistics.median(theirs / ours for theirs, ours in pairs)
+
+
+def compare(
+    one: Callable[[], object], other: Callable[[], object], pairs: int
+) -> tuple[list[float], list[float]]:
+    """Time two contestants back to back, for small differences on a machine that has other work.
+
+    What counts is processor time, and who begins changes from pair to pair, so that neither other
+    programs nor what the first does to caches and memory favour one of them.
+
+    Args:
+        one: The work of a turn.
+        other: The other's.
+        pairs: Turns of each that count, after one of each.
+
+    Returns:
+        Seconds of every turn that counts, of both.
+    """
+    found: tuple[list[float], list[float]] = ([], [])
+    for number in range(1 + pairs):
+        for index in (0, 1) if number % 2 else (1, 0):
+            start = time.process_time()
+            (one, other)[index]()
+            if number:
+                found[index].append(time.process_time() - start)
+    return found
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval that holds the median of a distribution, from independent draws.
+
+    It is made of two of the draws (order statistics) and assumes nothing about the distribution;
+    with fewer than six draws it is the whole range, and less certain than asked for.
+    """
+    ordered, count = sorted(values), len(values)
+    outside, rank = 2 * 0.5**count, 0  # probability that the median is beyond the ends
+    while rank + 1 < count // 2:
+        more = outside + 2 * math.comb(count, rank + 1) * 0.5**count
+        if more > 1 - confidence:
+            break
+        outside, rank = more, rank + 1
+    return ordered[rank], ordered[count - 1 - rank]

@@ -14,7 +14,6 @@ import torch
 from timm.layers import SelectAdaptivePool2d
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from cassle_zoo.common.devices import autocast_dtype
 
@@ -111,16 +110,10 @@ class _Convolution(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> None:
         super().__init__()
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        weights, biases = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
-            norm.bias,
-        )  # fmt: skip
-        weight = weights.detach().to(dtype, memory_format=torch.channels_last)
+        weight, bias = _folded(conv, norm)
         # Buffers, since the copy cannot be trained.
-        self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("bias", biases.detach().to(dtype), persistent=False)
+        self.register_buffer("weight", weight.to(dtype), persistent=False)
+        self.register_buffer("bias", bias.to(dtype), persistent=False)
         self.shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
 
     def forward(self, x: Tensor, then: str = "none") -> Tensor:
@@ -134,6 +127,25 @@ class _Convolution(nn.Module):
         settings: tuple[Any, ...] = (*self.shape, "add", 1.0, "relu", [], "")
         out: Tensor = op(shortcut, x, self.weight, self.bias, *settings)
         return out
+
+
+@torch.no_grad()
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return weight (channels_last) and bias of a convolution that does what both do.
+
+    As `torch.nn.utils.fuse_conv_bn_weights`, but in one pass over the weights: with its second one,
+    for the layout, folding a ResNet-50 takes as long as two images.
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    inverse = torch.rsqrt(variance + norm.eps)
+    gain = torch.ones_like(inverse) if norm.weight is None else norm.weight
+    weight = torch.empty_like(conv.weight, memory_format=torch.channels_last)
+    torch.mul(conv.weight, (gain * inverse).view(-1, 1, 1, 1), out=weight)
+    before = -mean if conv.bias is None else conv.bias - mean
+    bias = before * inverse * gain
+    return weight, bias if norm.bias is None else bias + norm.bias
 
 
 def _kernels_exist(dtype: torch.dtype) -> bool:
