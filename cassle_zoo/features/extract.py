@@ -102,9 +102,8 @@ class Extractor:
         transform: From an RGB image to the model's input, or ``"as_is"``.
 
     Examples:
-        >>> extractor = cassle_zoo.Extractor(
-        ...     "resnet18_cassle_simclr", outputs=("pooled", "projected")
-        ... )
+        >>> outputs = ("pooled", "projected")
+        >>> extractor = cassle_zoo.Extractor("resnet18_cassle_simclr", outputs=outputs)
         >>> with Image.open("photo.jpg") as image:
         ...     found = extractor([image])
         >>> {name: tuple(rows.shape) for name, rows in found.items()}
