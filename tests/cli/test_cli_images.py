@@ -134,7 +134,8 @@ def test_demo_of_two_models(
     names = (model, "resnet18_simclr")
     expected = [f"{name}, {what}" for what in ("whitened", "raw") for name in names]
     assert headings == expected * 24
-    assert page.count("whitened to 8 principal components, fitted to the images shown") == 2
+    assert page.count("whitened to 8 principal components, fitted to the images shown") == 1
+    assert page.count("whitened to 128 principal components, as its folder says") == 1
     stored = re.search('id="images">(.*?)</script>', page)
     assert stored
     assert len(json.loads(stored[1])) == 24

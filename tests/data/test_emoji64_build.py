@@ -176,5 +176,5 @@ def test_command(packages, tmp_path, capsys):
     out = tmp_path / "emoji64.tar"
     assert main([*map(str, packages), "-o", str(out)]) == 0
     assert "8 images; NOT the published data" in capsys.readouterr().out
-    assert main([str(packages[0]), "-o", str(out)]) == 1
+    assert main([str(packages[0]), "-o", str(out)]) == 2
     assert "missing: emoji-datasource-twitter" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import json
+import socket
 
 import pytest
 import torch
@@ -100,7 +101,12 @@ def test_projectors_come_with_their_models(tmp_path):
     assert open_source("random-init:resnet18").projector is None
 
 
-def test_weights_of_timm_that_cannot_be_loaded():
-    # Tests have no network.
-    with pytest.raises(WeightsUnavailableError, match=r"resnet10t.*random-init:resnet10t needs"):
+def test_weights_of_timm_that_cannot_be_loaded(monkeypatch):
+    def unknown(*_):
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(
+        WeightsUnavailableError, match=r"resnet10t.*random-init:resnet10t, which needs none"
+    ):
         open_source("timm:resnet10t")

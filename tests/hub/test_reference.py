@@ -134,5 +134,5 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     (folder / REFERENCE_FILE).unlink()
     assert main([str(folder)]) == 0
     assert f"{sha256(folder / REFERENCE_FILE)}  {folder}" in capsys.readouterr().out
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "is not a model folder" in capsys.readouterr().err
