@@ -80,6 +80,7 @@ class Difference:
         p: Two-sided p-value of a paired test; None for means of runs.
         only_best: How many images only the best gets right; None if scores are not 0 and 1.
         only_other: How many only the other one gets right.
+        level: That of the interval alone.
     """
 
     other: int
@@ -87,6 +88,15 @@ class Difference:
     p: float | None = None
     only_best: int | None = None
     only_other: int | None = None
+    level: float = statistics.LEVEL
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether interval and test both say that it is not chance.
+
+        A bootstrap of a few images that differ, all in favour of one model, never draws 0.
+        """
+        return self.interval.excludes_zero and (self.p is None or self.p < 1 - self.level)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +271,12 @@ def _of_images(
             )
         differences.append(
             Difference(
-                other=place, interval=interval, p=p, only_best=counts[0], only_other=counts[1]
+                other=place,
+                interval=interval,
+                p=p,
+                only_best=counts[0],
+                only_other=counts[1],
+                level=level,
             )
         )
     return differences
@@ -275,11 +290,11 @@ def _mark(place: int, best: int | None, differences: Sequence[Difference], known
     if best is None:
         return ""
     if place == best:
-        if not all(own.interval.excludes_zero for own in differences):
+        if not all(own.is_sure for own in differences):
             return "tied"
         return "best" if len(differences) == known - 1 else ""
     own = next((own for own in differences if own.other == place), None)
-    return "tied" if own is not None and not own.interval.excludes_zero else ""
+    return "tied" if own is not None and not own.is_sure else ""
 
 
 def _detectable(

@@ -299,7 +299,7 @@ def _differences(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dic
                 "p": "" if own.p is None else p_text(own.p),
                 "only_best": own.only_best,
                 "only_other": own.only_other,
-                "is_sure": own.interval.excludes_zero,
+                "is_sure": own.is_sure,
                 "text": f"{row.task} {row.metric} {columns[own.other].label}",
             }
 

@@ -46,7 +46,7 @@ def verdict(row: Row, labels: Sequence[str]) -> Verdict | None:
         return Verdict(headline=f"{labels[known[0]]}: {_value(row, known[0])}.")
     best, value = labels[row.best], _value(row, row.best)
     extreme = "lowest" if describe(row.metric).direction < 0 else "highest"
-    tied = [own for own in row.differences if not own.interval.excludes_zero]
+    tied = [own for own in row.differences if not own.is_sure]
     tested = {own.other for own in row.differences}
     rest = [labels[place] for place in known if place != row.best and place not in tested]
     against = [

@@ -138,6 +138,8 @@ def test_a_winner_is_marked_only_if_the_interval_excludes_zero() -> None:
 
     assert of(800, 700, 600) == "b--"
     assert of(703, 700, 600) == "tt-"  # three images
+    assert of(704, 700) == "tt"  # four: the interval excludes 0, but McNemar's p is 0.06
+    assert of(706, 700) == "b-"  # six: p 0.02
     assert of(700, 700) == "tt"
     assert marks(0.8, 0.2, metric="knn_top1") == "--"  # nothing to test with
     assert marks(0.8, 0.2, metric="knn_top1", scores={"a": right(800, "knn_top1", "t")}) == "--"
