@@ -6,11 +6,11 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 import torch
 
@@ -26,9 +26,11 @@ from cassle_zoo.common.errors import (
 SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
 WORKER_GRACE = 30  # seconds
 DEATH_NOTICE = 2  # seconds that a dead worker's SIGCHLD may take on a busy machine
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _locks: set[TextIO] = set()  # that are open in this process
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ def stop_signals() -> Iterator[StopRequest]:
     """Catch SIGTERM and SIGINT while the context is open (in the main thread only)."""
     stop = StopRequest()
     try:
-        previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        previous = {s: signal.signal(s, stop) for s in _STOP_SIGNALS}
     except ValueError:  # not the main thread: Python allows no handlers there
         yield stop
         return
@@ -167,20 +169,39 @@ def translate_errors(folder: Path | None, batch_size: int, advice: Advice) -> It
         raise
 
 
-@contextlib.contextmanager
-def lost_workers(advice: Advice) -> Iterator[None]:
-    """Say so if a data worker dies while the batches of a loader are received.
+def receive(loader: Iterable[T], advice: Advice) -> Iterator[T]:
+    """Yield the batches of a loader, whose workers must be set up by `start_worker`.
+
+    Args:
+        loader: A `torch.utils.data.DataLoader`.
+        advice: What to do if a worker dies.
 
     Raises:
-        DataError: If it does.
+        DataError: If one dies while it sends a batch.
     """
     try:
-        yield
+        with _signals_held():
+            batches = iter(loader)
+        yield from batches
     except (ConnectionError, EOFError) as error:
         _await_death()
         raise DataError(
             f"a data worker died while sending an image ({error!r}). {_worker_advice(advice)}"
         ) from error
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold stop signals back: in this thread, and in the workers it starts until they are set up.
+
+    One that dies of the signal makes torch raise an error wherever this process is by then, which
+    leaves the other workers, and whoever waits for them, behind.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _await_death() -> None:
@@ -214,6 +235,7 @@ def start_worker(niceness: int, _: int) -> None:
     os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
 def _not_writable(folder: Path, error: OSError, option: str) -> StorageError:

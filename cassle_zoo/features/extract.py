@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cassle_zoo.accel.fused import fuse_for_inference
 from cassle_zoo.common.devices import PRECISIONS, to_device
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
-from cassle_zoo.common.faults import lost_workers, start_worker, translate_errors
+from cassle_zoo.common.faults import receive, start_worker, translate_errors
 from cassle_zoo.common.images import ValueRange
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
@@ -329,10 +329,9 @@ class Extractor:
         done = 0
         compute = Halving(self.compute)
         with ExitStack() as stack:
-            stack.enter_context(lost_workers(ADVICE))
             # Once for all batches; the mode and everything else only while a batch is computed.
             stack.enter_context(placed(self._found.network, self._place()))
-            for batch in loader:
+            for batch in receive(loader, ADVICE):
                 if isinstance(batch, CassleZooError):
                     raise batch
                 ready, reasons = batch

@@ -171,7 +171,7 @@ def extract_to_folder(
                     if stop.requested:
                         break
         except (DataError, RuntimeError) as error:
-            # A worker that was just starting may not have outlasted the signal.
+            # A worker that is kept by one image for longer does not outlast the signal.
             if not stop.requested or "worker" not in str(error):
                 raise
         if stop.requested and (left := parts.missing(folder, plan, share)):

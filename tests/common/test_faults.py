@@ -1,13 +1,17 @@
 """Failures of the machine, seen from the code that they interrupt."""
 
+import functools
+import os
 import signal
 import time
 from collections.abc import Iterator
 
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.faults import Advice, lost_workers
+from cassle_zoo.common.faults import Advice, receive, start_worker
 
 ADVICE = Advice(output="-o", workers="--workers", memory="", storage="")
 DELAY = 0.2  # seconds
@@ -30,6 +34,35 @@ def late_signal() -> Iterator[None]:
 @pytest.mark.usefixtures("late_signal")
 @pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
 def test_a_workers_late_death_notice_interrupts_nothing_else(error: type[Exception]) -> None:
-    with pytest.raises(DataError, match=r"worker.*--workers"), lost_workers(ADVICE):
+    def batches() -> Iterator[int]:
+        yield 0
         raise error
+
+    with pytest.raises(DataError, match=r"worker.*--workers"):
+        list(receive(batches(), ADVICE))
     time.sleep(2 * DELAY)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_stop_signal_at_a_workers_start_does_not_end_it(
+    signum: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker_loop = torch.utils.data._utils.worker._worker_loop
+
+    def stopped_at_once(*args: object) -> None:
+        os.kill(os.getpid(), signum)
+        worker_loop(*args)
+
+    monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_loop", stopped_at_once)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    loader = DataLoader(
+        range(8),  # type: ignore[arg-type]
+        batch_size=2,
+        num_workers=2,
+        worker_init_fn=functools.partial(start_worker, 0),
+        multiprocessing_context="fork",
+    )
+    batches = receive(loader, ADVICE)
+    first = next(batches)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert [b.tolist() for b in (first, *batches)] == [[0, 1], [2, 3], [4, 5], [6, 7]]

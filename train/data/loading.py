@@ -19,7 +19,7 @@ from cassle_zoo.augmentation.crop import crop_box, cut_crops, reduction_for_crop
 from cassle_zoo.common.bands import open_scaled
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.faults import lost_workers, start_worker
+from cassle_zoo.common.faults import receive, start_worker
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
@@ -211,8 +211,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         pin = pick_device(config.run.device).type == "cuda"
         made = _loader(config, MapViews(dataset, crops), batch_sampler=keys, pin_memory=pin)
     try:
-        with lost_workers(advice(size)):
-            yield from made
+        yield from receive(made, advice(size))
     except DataError as error:
         # A worker's error comes with its traceback as text; the last line is the message.
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error.__cause__
