@@ -60,7 +60,7 @@ def environment() -> dict[str, str]:
         "cuda of torch": torch.version.cuda or "none",
         "bf16": "native"
         if autocast_dtype("auto", pick_device())
-        else "emulated, so not used by default",
+        else "slower than fp32 here, so not used by default",
     }
     settings = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
     return facts | {name: "set" for name in settings if name in os.environ}

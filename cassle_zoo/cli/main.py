@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from cassle_zoo.accel.allocator import keep_freed_memory
 from cassle_zoo.cli import (
     completion,
     demo,
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
             ``train`` and ``eval``, with the status of an error.
         Exception: Any other is a bug; without `argv`, it is printed and its status is 70.
     """
+    if argv is None:
+        keep_freed_memory()
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
     except Exception:
