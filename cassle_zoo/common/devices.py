@@ -51,8 +51,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
     Args:
         precision: `fp32`, `bf16`, or `auto`: bf16 where the hardware computes in it natively
-            (CUDA from Ampere on; CPUs with AMX, and AMD's with AVX512-BF16), which about doubles the
-            speed.
+            (CUDA from Ampere on; CPUs with AMX; AMD's with AVX512-BF16), about twice as fast.
         device: Where the computation runs.
 
     Raises:
