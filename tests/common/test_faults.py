@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_stop_signal_at_a_workers_start_does_not_end_it(
 
     monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_loop", stopped_at_once)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         range(8),  # type: ignore[arg-type]
         batch_size=2,
         num_workers=2,
