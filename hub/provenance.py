@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS, DatasetInfo
+from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS, STARTING_WEIGHTS, DatasetInfo
 from cassle_zoo.zoo.names import contradictions, dataset_of
 
 UNKNOWN_LICENSE = "unknown"
@@ -37,19 +37,30 @@ def data_of(name: str, training: Training) -> str:
 def license_of(name: str, training: Training) -> str:
     """Return the licence of weights for which none is stated.
 
-    It is the registry's for a finished run of a model of the registry from random weights, if the
-    images have the published hash; else it is unknown.
+    It is the registry's for a finished run of a model of the registry, if the images have the
+    published hash, and the training started as the registry says; else it is unknown.
 
     Args:
         name: Full name of the model.
         training: As in :class:`cassle_zoo.records.RunExport`.
     """
     spec = MODEL_SPECS.get(name)
-    if spec is None or "total_steps" in training or training.get("init"):
+    init = training.get("init")
+    started_from = init.get("sha256") if init else ""
+    if spec is None or "total_steps" in training or started_from != spec.init:
         return UNKNOWN_LICENSE
     published = DATASETS[spec.data].sha256
     found = training.get("images", {}).get("sha256")
     return spec.license if published is not None and found == published else UNKNOWN_LICENSE
+
+
+def with_licenses(training: Training) -> Training:
+    """Return what a run recorded, with the licence of its starting weights where that is known."""
+    init = training.get("init")
+    known = STARTING_WEIGHTS.get(init["sha256"]) if init else None
+    if known is None or init["license"] is not None:
+        return training
+    return {**training, "init": {**init, "license": known.license}}
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,14 @@ import pytest
 
 from cassle_zoo import create_projector, specs
 from cassle_zoo.common.errors import UnknownNameError
-from cassle_zoo.specs import DATASETS, MODEL_SPECS, PROJECTORS, model_tags, resolve_spec
+from cassle_zoo.specs import (
+    DATASETS,
+    MODEL_SPECS,
+    PROJECTORS,
+    STARTING_WEIGHTS,
+    model_tags,
+    resolve_spec,
+)
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE, bundled_folder, read_config
 from cassle_zoo.train.recipes import get_recipe
 
@@ -18,7 +25,10 @@ def test_names_say_architecture_conditioning_method_and_data() -> None:
         middle = "_cassle_" if spec.conditioned else "_"
         assert full_name == f"{spec.arch}{middle}{spec.method}.{spec.tag}" == spec.full_name
         assert spec.method in PROJECTORS
-        assert spec.input_size == DATASETS[spec.data].input_size
+        if spec.init:
+            assert spec.init in STARTING_WEIGHTS
+        else:
+            assert spec.input_size == DATASETS[spec.data].input_size
 
 
 def test_the_models_of_the_first_release_are_there() -> None:
@@ -88,7 +98,10 @@ def test_bundled_files_have_the_published_hashes(name: str) -> None:
 @pytest.mark.parametrize("name", MODEL_SPECS)
 def test_the_recipe_trains_what_the_spec_says(name: str) -> None:
     spec, recipe = MODEL_SPECS[name], get_recipe(MODEL_SPECS[name].recipe)
-    assert (recipe.name, recipe.arch, recipe.method.name) == (name, spec.arch, spec.method)
+    # The short name of an adapted model is not one that a training knows.
+    arch = spec.timm_arch if spec.init else spec.arch
+    assert (recipe.name, recipe.arch, recipe.method.name) == (name, arch, spec.method)
+    assert bool(recipe.init) == bool(spec.init)
     size = recipe.augment.size
     assert (3, size, size) == spec.input_size
     assert (recipe.augment.mean, recipe.augment.std) == (spec.mean, spec.std)

@@ -34,7 +34,7 @@ from cassle_zoo.records import (
     RunExport,
     StartingWeights,
 )
-from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.specs import MODEL_SPECS, STARTING_WEIGHTS
 from cassle_zoo.store.download import download
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, local_folder, resolve
@@ -336,8 +336,12 @@ def _identified(found: IdentifiedCheckpoint, path: Path, *, name: str) -> Source
         )
     if found.dropped:
         notes += (f"{path.name} also holds {', '.join(found.dropped)}, which is not used.",)
+    digest = sha256(path)
+    known = STARTING_WEIGHTS.get(digest)
     return Source(
-        record=StartingWeights(name=name, sha256=sha256(path), license=None, origin=found.format),
+        record=StartingWeights(
+            name=name, sha256=digest, license=known and known.license, origin=found.format
+        ),
         path=path,
         state=backbone.state,
         timm_arch=backbone.timm_arch,

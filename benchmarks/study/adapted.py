@@ -119,7 +119,7 @@ class AdaptedDesign(Settings):
 
     def _adapted(self) -> Iterator[Arm]:
         """Yield CASSLE-SimCLR, SimCLR, and SimCLR + AugSelf with the settings of `.adapt`."""
-        base = _base(SIZE)
+        base = dataclasses.replace(get_recipe(f"{NAME}_cassle_simclr.{TAG}"), init=PACKAGE)
         base = dataclasses.replace(
             base,
             optim=dataclasses.replace(base.optim, epochs=self.epochs),

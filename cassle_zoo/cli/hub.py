@@ -171,7 +171,7 @@ def _folder_options(dtype: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--dtype",
-        choices=["float16", "float32"],
+        choices=["float16", "bfloat16", "float32"],
         default=dtype,
         help="of the weights in the folder; default: %(default)s",
     )

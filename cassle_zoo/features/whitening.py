@@ -24,6 +24,7 @@ OWN = "model"
 
 CHUNK = 8192
 _FORMAT_VERSION = "1"
+_DTYPES = (torch.float32, torch.float64)  # on disk; version 0.2.0 writes the first
 _ENOUGH = 2  # features per component; the last variances of fewer are nearly 0 by chance
 
 
@@ -32,8 +33,8 @@ class Whitening:
     """An affine map after which the features that it was fitted to have unit covariance.
 
     Attributes:
-        mean: (D,) float64.
-        projection: (D, K) float64: principal directions, divided by their standard deviations.
+        mean: (D,) float64, of values that float32 holds exactly.
+        projection: (D, K), likewise: principal directions, divided by their standard deviations.
         images: Number of feature vectors that it was fitted to.
     """
 
@@ -81,7 +82,8 @@ class Whitening:
             )
         largest = slice(components)
         projection = directions[:, largest] / variances[largest].sqrt()
-        return cls(mean=mean, projection=projection, images=count)
+        # Rounded here, so that a saved whitening is the one that was fitted.
+        return cls(mean=mean.float().double(), projection=projection.float().double(), images=count)
 
     def sha256(self) -> str:
         """Return a hash of mean and projection."""
@@ -89,7 +91,7 @@ class Whitening:
         return sha256(b"".join(t.cpu().contiguous().numpy().tobytes() for t in tensors))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a .safetensors file: `mean`, `projection`, and `images` in its metadata.
+        """Write to a .safetensors file: `mean`, `projection` (float32), and `images` as metadata.
 
         Raises:
             ConfigError: If the path has another ending.
@@ -98,7 +100,8 @@ class Whitening:
         path = Path(path)
         if path.suffix != ".safetensors":
             raise ConfigError(f"{path}: a whitening is saved as .safetensors.")
-        tensors = {"mean": self.mean.cpu(), "projection": self.projection.cpu().contiguous()}
+        found = {"mean": self.mean, "projection": self.projection}
+        tensors = {name: values.float().cpu().contiguous() for name, values in found.items()}
         metadata = {"format_version": _FORMAT_VERSION, "images": str(self.images)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,14 +132,14 @@ class Whitening:
             ) from error
         fits = projection.ndim == 2 and mean.shape == projection.shape[:1] and projection.numel()
         if not fits or not all(
-            tensor.dtype == torch.float64 and bool(torch.isfinite(tensor).all())
+            tensor.dtype in _DTYPES and bool(torch.isfinite(tensor).all())
             for tensor in (mean, projection)
         ):
             raise DataError(
                 f"{path} is not a whitening, or damaged: mean {tuple(mean.shape)} and projection "
-                f"{tuple(projection.shape)} must be (D,) and (D, K) of finite float64."
+                f"{tuple(projection.shape)} must be (D,) and (D, K) of finite float32."
             )
-        return cls(mean=mean, projection=projection, images=images)
+        return cls(mean=mean.double(), projection=projection.double(), images=images)
 
     def __call__(self, features: Tensor, *, chunk: int = CHUNK) -> Tensor:
         """Return whitened features.

@@ -84,7 +84,7 @@ def test_files_that_hold_none(features: torch.Tensor, tmp_path: Path) -> None:
     for tensors, metadata_of in (
         ({"mean": torch.zeros(3)}, metadata),
         ({"mean": torch.zeros(3).double(), "projection": torch.zeros(4, 2).double()}, metadata),
-        ({"mean": torch.zeros(3), "projection": torch.zeros(3, 2)}, metadata),
+        ({"mean": torch.zeros(3).half(), "projection": torch.zeros(3, 2).half()}, metadata),
         ({"mean": torch.zeros(3).double(), "projection": torch.ones(3, 2).double() / 0}, metadata),
         ({"mean": torch.zeros(3).double(), "projection": torch.zeros(3, 2).double()}, None),
     ):

@@ -55,7 +55,7 @@ torch.save(features, sys.argv[1])
 
 
 def test_timm_alone_loads_the_folder(run_dir: Path, tmp_path: Path) -> None:
-    tolerances = {torch.float32: 0.0, torch.float16: 2e-3}
+    tolerances = {torch.float32: 0.0, torch.float16: 2e-3, torch.bfloat16: 2e-2}
     folders = [str(export_run(run_dir, tmp_path / f"{d}", dtype=d)) for d in tolerances]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run(
@@ -175,7 +175,9 @@ def test_existing_folders(run_dir: Path, tmp_path: Path) -> None:
     assert load_file(folder / MODEL_FILE)["conv1.weight"].dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.int8])
 def test_other_types_are_refused(run_dir: Path, tmp_path: Path, dtype: torch.dtype) -> None:
-    with pytest.raises(ConfigError, match=r"use one of torch\.float16, torch\.float32"):
+    with pytest.raises(
+        ConfigError, match=r"use one of torch\.float16, torch\.bfloat16, torch\.float32"
+    ):
         export_run(run_dir, tmp_path / "out", dtype=dtype)

@@ -18,6 +18,8 @@ from cassle_zoo.specs import DATASETS, MODEL_SPECS
 from cassle_zoo.store.folder import CONFIG_FILE, bundled_folder, read_config
 
 EMOJI64 = DATASETS["emoji64"]
+ADAPTED = "efficientnet_lite0_cassle_simclr.in1k_emoji64"
+LITE0 = MODEL_SPECS[ADAPTED].init
 PUBLISHED = {"count": EMOJI64.images, "names": "0", "sha256": EMOJI64.sha256}
 OTHER = {"count": 200, "names": "1", "sha256": "2"}
 
@@ -68,6 +70,9 @@ def test_data(name: str, made: dict[str, Any], data: str) -> None:
         (NAME, training(), "unknown"),
         (NAME, training(images=PUBLISHED, total_steps=1900), "unknown"),
         (NAME, training(images=PUBLISHED, init={"name": "resnet18.a1_in1k"}), "unknown"),
+        (ADAPTED, training(images=PUBLISHED, init={"sha256": LITE0}), "apache-2.0"),
+        (ADAPTED, training(images=PUBLISHED, init={"sha256": "0" * 64}), "unknown"),
+        (ADAPTED, training(images=PUBLISHED), "unknown"),
         ("resnet18_cassle_simclr.mine", training(images=PUBLISHED), "unknown"),
         ("resnet50_cassle_simclr.in100", training("", {"count": 126_689}), "unknown"),
     ],

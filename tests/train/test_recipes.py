@@ -13,7 +13,7 @@ from cassle_zoo.zoo.width import feature_width
 def test_recipes_agree_with_the_registry(name: str) -> None:
     config, spec = get_recipe(name), MODEL_SPECS[name]
     assert config.name == name
-    assert config.arch == spec.arch
+    assert config.arch == (spec.timm_arch if spec.init else spec.arch)
     assert config.method.name == spec.method
     assert (config.conditioning.mode != "none") == spec.conditioned
     assert (3, config.augment.size, config.augment.size) == tuple(spec.input_size)

