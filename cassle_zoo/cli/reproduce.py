@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import read_json, write_json
-from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.specs import MODEL_SPECS, model_tags
 
 if TYPE_CHECKING:
     from cassle_zoo.records import Result
@@ -43,6 +43,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the training"
+    )
+    parser.add_argument(
+        "--init", type=Path, metavar="FILE", help="starting weights, of models that have some"
     )
     parser.add_argument(
         "--tolerance", type=float, metavar="POINTS", help="of all numbers, in percentage points"
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> ExitStatus:
         recorded,
         args.output,
         args.data,
+        init=args.init,
         threads=args.threads,
         data_workers=args.data_workers,
         device=args.device,
@@ -115,7 +119,8 @@ def find_recorded(name: str) -> "Result":
         UnknownNameError: If nothing is recorded under this name.
     """
     results = recorded_results()
-    found = results.get(name) or results.get(f"{name}.emoji64")
+    tags = model_tags(name)
+    found = results.get(f"{name}.{tags[0]}" if tags else name)
     if found is None:
         raise unknown_name("name", name, results, listed_by="cassle-zoo reproduce --list")
     return found
@@ -126,6 +131,7 @@ def reproduce(
     out: Path,
     data: Path,
     *,
+    init: Path | None = None,
     threads: int | None = None,
     data_workers: int = 1,
     device: str | None = None,
@@ -136,6 +142,8 @@ def reproduce(
         recorded: One of `recorded_results`.
         out: Folder of the training; a later call continues an interrupted one.
         data: `emoji64.tar` or its folder.
+        init: The starting weights, if the model has some; by default the file that its recipe
+            names, in the current folder.
         threads: CPU threads; by default as in the recorded training.
         data_workers: Processes that decode and crop.
         device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
@@ -174,7 +182,7 @@ def reproduce(
     command = f"cassle-zoo reproduce {name} --data {data.name} -o OUT"
     source, seed = name, recorded.seed
     if name in MODEL_SPECS:
-        config = training_config(name, out, data, threads, data_workers, device)
+        config = training_config(name, out, data, threads, data_workers, device, init)
         if train(config, out / "train", command=command).stopped:
             return None
         source, seed, threads = f"local-dir:{out / 'model'}", config.run.seed, config.run.threads
@@ -188,15 +196,21 @@ def reproduce(
 
 
 def training_config(
-    name: str, out: Path, data: Path, threads: int | None, data_workers: int, device: str | None
+    name: str,
+    out: Path,
+    data: Path,
+    threads: int | None,
+    data_workers: int,
+    device: str | None,
+    init: Path | None = None,
 ) -> "TrainConfig":
     """Return the settings that repeat the training of a bundled model in `out/train`.
 
     The arguments are those of `reproduce`.
 
     Raises:
-        ConfigError: If the recipe is no longer the one that the weights were trained with, or
-            `out` holds another training.
+        ConfigError: If the recipe is no longer the one that the weights were trained with, `out`
+            holds another training, or `init` is given for a model from random weights.
     """
     from cassle_zoo.train.recipes import get_recipe
     from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run
@@ -210,7 +224,10 @@ def training_config(
         loggers=("csv",),
     )
     images = dataclasses.replace(recipe.data, root=str(data), workers=data_workers)
-    config = dataclasses.replace(recipe, data=images, run=run)
+    if init is not None and not recipe.init:
+        raise ConfigError(f"--init {init}: {name} starts from random weights; leave it out.")
+    start = recipe.init if init is None else str(init)
+    config = dataclasses.replace(recipe, init=start, data=images, run=run)
     # Starting from the recorded settings makes the training refuse others.
     folder = out / "train"
     if not (folder / CONFIG_FILE).exists():
@@ -226,12 +243,14 @@ def training_config(
 
 
 def recorded_settings(name: str) -> dict[str, Any]:
-    """Return the settings that the weights of a bundled model were trained with."""
+    """Return the settings, and starting weights, that a bundled model was trained with."""
     from cassle_zoo.store.folder import bundled_folder, read_config
+    from cassle_zoo.train.run.fingerprint import START
 
     model = read_config(bundled_folder(MODEL_SPECS[name]))
-    settings: dict[str, Any] = model["cassle_zoo"]["training"]["config"]
-    return settings
+    training = model["cassle_zoo"]["training"]
+    settings: dict[str, Any] = training["config"]
+    return settings | {START: training["init"]} if training.get("init") else settings
 
 
 @dataclasses.dataclass(frozen=True)

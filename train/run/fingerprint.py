@@ -20,7 +20,7 @@ from cassle_zoo.zoo.names import contradictions
 
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
-_START = "starting_weights"
+START = "starting_weights"
 _DECODE = "data.decode"
 _DECODED_BEFORE = "exact"  # by runs older than the setting
 # What may differ from machine to machine.
@@ -54,7 +54,7 @@ def write_settings(
     """Record the settings, images and starting weights of the run in `out`."""
     values = {**config.to_dict(), _IMAGES: images}
     if start is not None:
-        values[_START] = dataclasses.asdict(start)
+        values[START] = dataclasses.asdict(start)
     write_json(out / CONFIG_FILE, values, sync=True)
 
 
@@ -89,7 +89,7 @@ def check_same_run(
     defaults[_DECODE] = _DECODED_BEFORE
     stored = _read_settings(path)
     before = stored.pop(_IMAGES, None)
-    began = stored.pop(_START, None)
+    began = stored.pop(START, None)
     stored = flat_settings(stored)
     if stored.keys() & RENAMED_SETTINGS.keys():
         raise ConfigError(
