@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ TIMES = min(KILLS, 20)
 MANY = int(os.environ.get("CASSLE_ZOO_IMAGES", "60000"))
 STOPPED = 143
 _fork = multiprocessing.get_context("fork")
+_started: list[Any] = []
 
 
 def extract(folder: Path, images: int = IMAGES, *, pause: float = 0.0, **options: Any) -> int:
@@ -68,7 +69,19 @@ def start(folder: Path, pause: float, **options: Any) -> Any:
 
     process = _fork.Process(target=work)
     process.start()
+    _started.append(process)
     return process
+
+
+@pytest.fixture(autouse=True)
+def kill_what_hangs() -> Iterator[None]:
+    """End what a failed test leaves: who waits for it, or for its output, would hang as well."""
+    yield
+    for process in _started:
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+    _started.clear()
 
 
 def content(folder: Path) -> dict[str, bytes]:
