@@ -7,7 +7,11 @@ from typing import Any
 from cassle_zoo.cli.features import LEFT_OUT, report_skipped
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
-DEFAULT_MODELS = ("resnet18_cassle_simclr", "resnet18_simclr")
+DEFAULT_MODELS = (
+    "efficientnet_lite0_cassle_simclr",
+    "resnet18_cassle_simclr",
+    "resnet18_simclr",
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -15,9 +19,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="nearest neighbours of sample images or your own",
-        description="Extract features of images, find the nearest neighbours of each by two models "
-        "side by side, and write a contact sheet (PNG), a page (HTML) and the features to a "
-        "folder. Features are whitened; the page has the neighbours by raw ones, too.",
+        description="Extract features of images, find the nearest neighbours of each by several "
+        "models, and write a contact sheet (PNG), a page (HTML) and the features to a folder. "
+        "Features are whitened; the page has the neighbours by raw ones, too.",
         epilog=statuses_of(LEFT_OUT),
     )
     parser.add_argument(

@@ -1,5 +1,6 @@
 """Contact sheet and HTML page of queries and their nearest neighbours."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ _FRAME = 16  # the longer side of an image is this many times as long as its fra
 _THUMBNAIL = 128
 _THUMBNAIL_BYTES = 6000
 _CELL = 112  # width and height of an image on the sheet, in pixels
-_NEIGHBOURS = 6
+_NEIGHBOURS = {1: 6, 2: 6, 3: 4}  # by number of models
 _SHEET_ROWS = 12
 _PAGE_ROWS = 100
 
@@ -131,11 +132,12 @@ def run_demo(
     """Extract features of images, find the nearest neighbours of each, and write all to a folder.
 
     Features are whitened, with the transform in the model's folder, or else one fitted to the
-    images themselves; the page shows the neighbours by raw features, too. Of two models, the
+    images themselves; the page shows the neighbours by raw features, too. Of several models, the
     queries whose neighbours differ most come first.
 
     Args:
-        models: One model or two to be compared; names are loaded with their pretrained weights.
+        models: One model, or up to three to be compared; names are loaded with their pretrained
+            weights.
         folder: The folder; it is created.
         inputs: Images and folders; by default the sample images of the package.
 
@@ -144,11 +146,12 @@ def run_demo(
 
     Raises:
         DataError: If fewer than two images can be read.
-        ConfigError: If there are not one or two different models.
+        ConfigError: If there are not one to three different models.
     """
     given = [models] if isinstance(models, nn.Module | str) else list(models)
     images, skipped = expand_inputs(list(inputs) or SAMPLES)
-    read = read_images(open_extractors(given, projected=False), images, skipped=skipped)
+    extractors = open_extractors(given, most=max(_NEIGHBOURS), projected=False)
+    read = read_images(extractors, images, skipped=skipped)
     spaces = [
         feature_space(model_name(model), outputs["pooled"], _whitening(model))
         for model, outputs in zip(given, read.outputs, strict=True)
@@ -163,7 +166,7 @@ def run_demo(
     )
     features = read.outputs[0]["pooled"]
     save_features(FeatureSet(features, read.sources, read.skipped), outputs.features)
-    k, compared = min(_NEIGHBOURS, len(read.sources) - 1), len(spaces) == 2
+    k, compared = min(_NEIGHBOURS[len(spaces)], len(read.sources) - 1), len(spaces)
     found = [(space.title, *space.neighbours(k)) for space in spaces]
     raw = [
         (f"{space.name}, raw", *nearest_neighbours(space.raw, space.raw, k, exclude_self=True))
@@ -183,10 +186,9 @@ def run_demo(
         "Each row: the query, then the images with the most similar features and their cosine "
         "similarity."
     )
-    if compared:
+    if compared > 1:
         summary += (
-            " Rows where the two models agree least come first; ◆ marks what only one of them "
-            "finds."
+            " Rows where the models agree least come first; ◆ marks what only one of them finds."
         )
     for space in spaces:
         summary += f" Features of {space.name}: {space.about}."
@@ -295,11 +297,12 @@ _Found = tuple[str, Tensor, Tensor]
 
 
 def _queries(found: Sequence[_Found], count: int) -> list[int]:
-    """Choose queries: evenly spaced, or those on whose neighbours two spaces agree least."""
+    """Choose queries: evenly spaced, or those on whose neighbours several spaces agree least."""
     total = len(found[0][2])
     if len(found) < 2:
         return list(range(0, total, math.ceil(total / count)))
-    agreed = agreement(found[0][2], found[1][2])
+    pairs = itertools.combinations([indices for _, _, indices in found], 2)
+    agreed = torch.stack([agreement(first, second) for first, second in pairs]).mean(0)
     return torch.argsort(agreed, stable=True)[:count].tolist()
 
 
@@ -308,21 +311,29 @@ def _rows(
     read: ReadImages,
     shown: Sequence[_Found],
     opened: Callable[[int], Image.Image],
-    compared: bool,
+    compared: int,
 ) -> list[GalleryRow]:
-    def item(index: int, cosine: float = 0.0, others: Sequence[int] | None = None) -> GalleryItem:
+    """Return the rows of queries; the first `compared` spaces are those of different models."""
+
+    def others(place: int, query: int) -> set[int] | None:
+        if compared < 2 or place >= compared:
+            return None
+        spaces = (p for p in range(compared) if p != place)
+        return {index for p in spaces for index in shown[p][2][query].tolist()}
+
+    def item(index: int, cosine: float = 0.0, known: set[int] | None = None) -> GalleryItem:
         return GalleryItem(
             image=opened(index),
             label=Path(read.sources[index]).stem,
             cosine=cosine,
-            note="" if others is None or index in others else "only this model finds it",
+            note="" if known is None or index in known else "only this model finds it",
         )
 
     def items(place: int, query: int) -> list[GalleryItem]:
         _, cosines, indices = shown[place]
-        others = shown[1 - place][2][query].tolist() if compared and place < 2 else None
+        known = others(place, query)
         pairs = zip(indices[query].tolist(), cosines[query].tolist(), strict=True)
-        return [item(index, cosine, others) for index, cosine in pairs]
+        return [item(index, cosine, known) for index, cosine in pairs]
 
     rows = []
     for query in queries:

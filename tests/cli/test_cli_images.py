@@ -150,6 +150,8 @@ def test_demo_shows_first_where_the_models_differ() -> None:
     assert _queries([first, second], 4) == [3, 1, 2, 0]
     assert _queries([first, second], 2) == [3, 1]
     assert _queries([first], 2) == [0, 2]
+    third = ranking([1, 2, 3], [2, 3, 0], [4, 5, 6], [4, 5, 6])
+    assert _queries([first, second, third], 4) == [2, 3, 1, 0]
 
 
 def test_explore(
@@ -172,7 +174,7 @@ def test_explore(
         (["-o", "."], "no file"),
         (["-o", "x.html", "--layout", "tsne"], "'tsne'"),
         (["-o", "x.html", "--neighbours", "0"], "neighbours=0"),
-        (["-o", "x.html", "--models", "resnet18_simclr", "resnet18_simclr"], "two different"),
+        (["-o", "x.html", "--models", "resnet18_simclr", "resnet18_simclr"], "two models are"),
         (["--serve", "--port", "70000"], "port 70000"),
     ],
 )

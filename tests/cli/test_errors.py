@@ -96,7 +96,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     # demo, explore
     ("demo absent", "Cannot open", "'absent'", "give the path"),
     ("demo images -o notes.txt", "nothing can be written", "'notes.txt'", "choose another with -o"),
-    (f"demo images --models {OURS} {OURS}", "both models", OURS, "give two different ones"),
+    (f"demo images --models {OURS} {OURS}", "two models are", OURS, "give different ones"),
     ("explore images", "nothing to do", "page", "pass -o FILE.html, --serve"),
     ("explore images -o absent/x.html", "existing folder", "absent/x.html", "pass -o FILE.html"),
     ("explore images -o x.html --layout tsne", "Unknown layout", "'tsne'", "grid, pca, umap"),

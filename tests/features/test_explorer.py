@@ -259,7 +259,7 @@ def test_explore_refuses_what_it_cannot_show(images: Path, monkeypatch: pytest.M
     for models, wrong in cases:
         with pytest.raises(ConfigError, match=wrong):
             explore(images, models)
-    with pytest.raises(ConfigError, match="both models are x1"):
+    with pytest.raises(ConfigError, match="two models are x1"):
         explore(images, [f"x{i}" for i in (1, 1)])
     with pytest.raises(ConfigError, match="neighbours=0"):
         explore(images, model, neighbours=0)

@@ -1,5 +1,6 @@
 """Spaces in which the same images are compared: features, raw or whitened, and projections."""
 
+import itertools
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,27 +82,30 @@ def model_name(model: nn.Module | str) -> str:
 def open_extractors(
     models: Sequence[nn.Module | str],
     *,
+    most: int = 2,
     projected: bool = True,
     device: str | torch.device | None = None,
 ) -> list[Extractor]:
     """Open models to be compared.
 
     Args:
-        models: One or two.
+        models: One or more.
+        most: How many there may be.
         projected: Whether one model given by name computes its projections, too, if it has a
             projector.
         device: As for :class:`Extractor`.
 
     Raises:
-        ConfigError: There is none, or more than two, or twice the same.
+        ConfigError: There is none, or more than `most`, or one of them twice.
         UnknownNameError: There is no such model.
         WeightsUnavailableError: As for :class:`Extractor`.
     """
-    if not 1 <= len(models) <= 2:
-        raise ConfigError(f"expected one model or two, got {len(models)}.")
-    if len(models) == 2 and (models[0] is models[1] or models[0] == models[1]):
-        name = model_name(models[0])
-        raise ConfigError(f"both models are {name}; give two different ones, or it alone.")
+    if not 1 <= len(models) <= most:
+        raise ConfigError(f"expected 1 to {most} models, got {len(models)}.")
+    for first, second in itertools.combinations(models, 2):
+        if first is second or first == second:
+            name = model_name(first)
+            raise ConfigError(f"two models are {name}; give different ones, or it alone.")
     if projected and len(models) == 1 and isinstance(models[0], str):
         try:
             return [Extractor(models[0], outputs=("pooled", "projected"), device=device)]
