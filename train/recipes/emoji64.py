@@ -181,7 +181,7 @@ RECIPES: tuple[Recipe, ...] = (
         base_lr=0.24,
         hardware="one core with AVX512-BF16 (the bundled weights: --run.threads 1)",
         time="36 minutes of processor time",
-        results=("70.5 % subcategory, 79.6 % skin tone (MODEL_CARDS.md)", None),
+        results=("70.5 % subcategory, 79.0 % skin tone (MODEL_CARDS.md)", None),
     ),
     *_adapted(),
 )
