@@ -277,6 +277,13 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
         "config.json": "5c88140a014183b6e072bcffb07b5acf19d1f2d6b30bac5345e2024675b392bd",
         "reference.safetensors": "6f932542f72ef019d915e79495bce78229290599792a8361bf2b3f87790a4e17",
     },
+    "efficientnet_lite0_cassle_simclr.in1k_emoji64": {
+        "model.safetensors": "4d2b748d16b7e89952e050f982caf4a750366682ebddbfbbb0e51200aebb02c2",
+        "projector.safetensors": "cdc402ad47b15193e7a91f51ac4a853151a655a379a41591c6d71ba05a5c6dc1",
+        "whitening.safetensors": "b7a6775281f72fca65c91969627fc25bafcadee85a57caa1419a362977cd3e9f",
+        "config.json": "a2413510348821e4fd429953395a3074eff49f3fef74f781a7e4bdbaebd8f221",
+        "reference.safetensors": "ba2162ca00d0f050742f460b6a55e2f48bf54368b93590fd5fb63468d7391a91",
+    },
 }
 
 # Repository and commit of models on the Hugging Face Hub; `cassle-zoo hub publish` prints lines
