@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.hub.provenance import data_of, license_of, problems
+from cassle_zoo.hub.provenance import data_of, license_of, problems, with_licenses
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.specs import DATASETS, MODEL_SPECS
@@ -156,3 +156,17 @@ def test_starting_weights_are_on_the_card(tmp_path: Path) -> None:
     text = ModelCard.load(export_run(run, tmp_path / "model") / "README.md").text
     said = "- Starting weights: resnet18.a1_in1k, licence unknown, sha256 `00ff`, from hf-hub:a/b\n"
     assert said in text
+
+
+def test_the_card_of_adapted_weights_names_their_origin() -> None:
+    folder = bundled_folder(MODEL_SPECS[ADAPTED])
+    card = (folder / "README.md").read_text("utf-8")
+    assert "efficientnet-lite0-57934424.pth, licence apache-2.0" in card
+    assert LITE0 in card
+    config = read_config(folder)
+    unknown = {**config["cassle_zoo"]["training"]["init"], "license": None}
+    filled = with_licenses({"init": unknown})
+    assert filled == {"init": config["cassle_zoo"]["training"]["init"]}
+    other = {"init": {"sha256": "0" * 64, "license": None}}
+    assert with_licenses(other) is other
+    assert with_licenses({}) == {}
