@@ -295,6 +295,13 @@ def test_efficientnet_pytorch(arch: str, known: bool) -> None:
     assert all(a is b for a, b in zip(backbone.state.values(), state.values(), strict=False))
 
 
+def test_efficientnets_that_pad_otherwise_see_something_else() -> None:
+    """They have the same tensors, so nothing but their kind says that the weights do not fit."""
+    state = lukemelas("tf_efficientnet_lite0")
+    with pytest.raises(CheckpointError, match=r"pads as PyTorch .* those of tf_efficientnet_lite0"):
+        identify_backbone(state, arch="efficientnet_lite0")
+
+
 @pytest.mark.parametrize("arch", ["test_convnext", "test_efficientnet", "test_vit"])
 def test_any_architecture_that_is_known(arch: str) -> None:
     """Its own names show the prefix, and whatever timm calls its classifier is left out."""
