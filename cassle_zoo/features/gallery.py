@@ -1,6 +1,7 @@
 """Contact sheet and HTML page of queries and their nearest neighbours."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -310,10 +311,17 @@ def _rows(
     opened: Callable[[int], Image.Image],
     compared: bool,
 ) -> list[GalleryRow]:
+    paths = [Path(source) for source in read.sources]
+    named = Counter(path.stem for path in paths)
+
+    def label(path: Path) -> str:
+        """Name an image, with its folder where another has the same name."""
+        return path.stem if named[path.stem] == 1 else f"{path.parent.name}/{path.stem}"
+
     def item(index: int, cosine: float = 0.0, others: Sequence[int] | None = None) -> GalleryItem:
         return GalleryItem(
             image=opened(index),
-            label=Path(read.sources[index]).stem,
+            label=label(paths[index]),
             cosine=cosine,
             note="" if others is None or index in others else "only this model finds it",
         )

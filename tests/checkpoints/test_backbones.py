@@ -183,7 +183,7 @@ def test_other_resnets(tmp_path: Path, arch: str) -> None:
         for key, v in model.state_dict().items()
     }
     found = convert(tmp_path, state, data="stl10")
-    assert found.in_words() == f"{arch}, unknown, no projector"
+    assert found.in_words() == f"{arch}, unknown method, no projector"
     assert found.dropped == ("fc.weight", "fc.bias")
     assert found.notes == ()
     info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
