@@ -60,12 +60,6 @@ class FeatureSet:
         """Return the number of images."""
         return len(self.sources)
 
-    def __repr__(self) -> str:
-        """Return the shapes of the outputs, and how many images were left out."""
-        shapes = {name: tuple(output.shape) for name, output in self.outputs.items()}
-        shown = shapes or tuple(self.features.shape)
-        return f"{type(self).__name__}({shown}, skipped {len(self.skipped)})"
-
 
 @dataclass(frozen=True, eq=False)
 class ExtractedBatch:

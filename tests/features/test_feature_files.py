@@ -23,13 +23,6 @@ endings = pytest.mark.parametrize("ending", [".safetensors", ".npz", ".csv", par
 NAMES = ["a.png", 'odd, "name"\nüber 🙂.png', "=1+1", "b" * 300]
 
 
-def test_what_is_shown_of_many_features_is_short() -> None:
-    assert repr(example()) == "FeatureSet((4, 5), skipped 1)"
-    both = {"pooled": torch.ones(4, 5), "projected": torch.ones(4, 2)}
-    shown = repr(FeatureSet(both["pooled"], NAMES, [], both))
-    assert shown == "FeatureSet({'pooled': (4, 5), 'projected': (4, 2)}, skipped 0)"
-
-
 def example(count: int = 4) -> FeatureSet:
     features = torch.randn(count, 7, generator=torch.Generator().manual_seed(0)) * 1e-3
     return FeatureSet(features, NAMES[:count], [Skipped("bad.png", "the file is empty")])
