@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import timm
 import torch
@@ -26,9 +27,9 @@ TURNS, REPEATS = 3, 4
 def seconds(arch: str, size: int, batch: int, work: str) -> float:
     """Return the shortest time of a forward pass, or of one with its backward pass, in fp32."""
     torch.set_num_threads(1)
-    network = timm.create_model(arch, num_classes=0).to(memory_format=torch.channels_last)
+    network: Any = timm.create_model(arch, num_classes=0)
+    network = network.to(memory_format=torch.channels_last).train(work == "train")
     images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
-    network.train(work == "train")
     times = []
     for _ in range(REPEATS):
         start = time.process_time()
@@ -54,7 +55,7 @@ def main() -> None:
         "| network | images/s | memory kept: images/s | times as fast |\n| --- | --- | --- | --- |"
     )
     for arch, size, batch, work in ROWS:
-        best = {}
+        best: dict[str, float] = {}
         for kept in ("freed", "kept") * TURNS:
             words = (sys.executable, "-m", "benchmarks.allocator", kept, arch, str(size))
             command = [*words, str(batch), work]

@@ -172,6 +172,12 @@ def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | 
             "for another)",
             file=sys.stderr,
         )
+    elif len({own for own in fixed if own is not None}) > 1:
+        each = [f"{model} {own} px" for model, own in zip(models, fixed, strict=True) if own]
+        print(
+            f"note: models are measured at their own sizes: {', '.join(each)} (--size for one)",
+            file=sys.stderr,
+        )
     return {**sizes, **dict.fromkeys(resized, common[0])}
 
 

@@ -28,6 +28,7 @@ Method = Literal["bca", "percentile"]
 
 _RESAMPLED = 2**23  # indices in memory at a time
 _TIED = 1e-12  # relative: sums of the same numbers in another order
+_EQUAL = 1e-9  # width of an interval that is one value, but for rounding
 _FEWEST = 2
 
 
@@ -46,6 +47,11 @@ class Interval:
     low: float
     high: float
     error: float
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all resamples gave the same value, but for rounding."""
+        return self.high - self.low <= _EQUAL
 
     @property
     def excludes_zero(self) -> bool:

@@ -53,7 +53,7 @@ def main() -> None:
             images.append(inputs[i].image().convert("RGB"))
             names.append(Path(inputs[i].source).stem)
         except UnreadableImageError as error:
-            skipped.append(Skipped(inputs[i].source, str(error)))
+            skipped.append(Skipped(inputs[i].source, error.reason))
     print(
         f"{len(images)} images",
         *(f"left out: {one.source}: {one.reason}" for one in skipped),

@@ -11,14 +11,25 @@ Look at   OUT/*.parquet: columns `path` and `features`. One machine needs no Ray
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 import ray
 
 from cassle_zoo import Extractor
+from cassle_zoo.common.images import UnreadableImageError, open_image
 from cassle_zoo.features.gallery import SAMPLES
 
-IMAGES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"]
+IMAGES = ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "heic"]
+
+
+def decode(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a file's image; nothing if it cannot be read (Ray's read_images would stop there)."""
+    try:
+        return [{"path": row["path"], "image": np.asarray(open_image(row["bytes"]))}]
+    except UnreadableImageError as error:
+        print(f"left out {row['path']}: {error.reason}")
+        return []
 
 
 def main() -> None:
@@ -32,10 +43,8 @@ def main() -> None:
     parser.add_argument("--gpus", default=0, type=float, help="of each worker")
     args = parser.parse_args()
 
-    images = ray.data.read_images(
-        args.images, include_paths=True, mode="RGB", file_extensions=IMAGES
-    )
-    table = images.map_batches(
+    files = ray.data.read_binary_files(args.images, include_paths=True, file_extensions=IMAGES)
+    table = files.flat_map(decode).map_batches(
         Extractor,
         fn_constructor_args=(args.model,),
         batch_size=64,

@@ -174,6 +174,7 @@ def test_ray_features(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
+        Path("photos/broken.jpg").write_bytes(b"no image")
         run(monkeypatch, "ray_features.py", "photos", "-o", "out")
         rows = ray.data.read_parquet("out").take_all()
     finally:

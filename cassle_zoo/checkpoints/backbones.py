@@ -331,6 +331,8 @@ def identify_backbone(
             named = efficientnet.timm_names(state, model)
         backbone = _without_heads(named, model)
         problem = difference(backbone, model)
+        if named is not state and not problem and not candidate.startswith("tf_"):
+            problem = "it pads as PyTorch does, but the weights are for TensorFlow's padding"
         if not problem:
             return IdentifiedBackbone(
                 timm_arch=candidate,

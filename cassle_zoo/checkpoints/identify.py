@@ -110,7 +110,8 @@ class IdentifiedCheckpoint:
         """Return a description of the model, on one line."""
         backbone = self.backbone
         args = ", ".join(f"{key}={value}" for key, value in backbone.model_args.items())
-        words = f"{backbone.timm_arch}{f' ({args})' if args else ''}, {self.method}"
+        method = "unknown method" if self.method == "unknown" else self.method
+        words = f"{backbone.timm_arch}{f' ({args})' if args else ''}, {method}"
         if self.projector is None:
             return f"{words}, no projector"
         config = self.projector.config

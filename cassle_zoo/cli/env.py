@@ -39,11 +39,12 @@ def _run(args: argparse.Namespace) -> ExitStatus:
 
 def environment() -> dict[str, str]:
     """Return names and values: software first, then hardware, then what changes behaviour."""
-    import torch
+    with busy("starting"):
+        import torch
 
-    from cassle_zoo.common.devices import autocast_dtype, pick_device
-    from cassle_zoo.common.workers import usable_cores
-    from cassle_zoo.records import code_version
+        from cassle_zoo.common.devices import autocast_dtype, pick_device
+        from cassle_zoo.common.workers import usable_cores
+        from cassle_zoo.records import code_version
 
     facts = {
         "cassle-zoo": __version__,

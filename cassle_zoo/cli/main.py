@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cassle_zoo.accel.allocator import keep_freed_memory
 from cassle_zoo.cli import (
+    busy,
     completion,
     demo,
     env,
@@ -121,11 +122,13 @@ def _run(arguments: list[str]) -> ExitStatus:
         _set_colours_of_tyro()
     # The settings of trainer and evaluators define the options of these two.
     if arguments[:1] == ["train"]:
-        from cassle_zoo.train import main as train
+        with busy("starting"):
+            from cassle_zoo.train import main as train
 
         return train.run_from_cli(arguments[1:])
     if arguments[:1] == ["eval"]:
-        from cassle_zoo.eval import main as evaluation
+        with busy("starting"):
+            from cassle_zoo.eval import main as evaluation
 
         return evaluation.run_from_cli(arguments[1:])
     args = build_parser().parse_args(arguments)

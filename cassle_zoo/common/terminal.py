@@ -48,6 +48,8 @@ def busy(what: str) -> Iterator[None]:
             while not done.wait(wait):
                 bar.refresh()
                 wait = 0.5
+            if wait != _PATIENCE:
+                bar.clear()  # tqdm forgets what was shown before its first update
 
         thread = threading.Thread(target=show, daemon=True)
         thread.start()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -314,6 +315,12 @@ def _rows(
     compared: int,
 ) -> list[GalleryRow]:
     """Return the rows of queries; the first `compared` spaces are those of different models."""
+    paths = [Path(source) for source in read.sources]
+    named = Counter(path.stem for path in paths)
+
+    def label(path: Path) -> str:
+        """Name an image, with its folder where another has the same name."""
+        return path.stem if named[path.stem] == 1 else f"{path.parent.name}/{path.stem}"
 
     def others(place: int, query: int) -> set[int] | None:
         if compared < 2 or place >= compared:
@@ -324,7 +331,7 @@ def _rows(
     def item(index: int, cosine: float = 0.0, known: set[int] | None = None) -> GalleryItem:
         return GalleryItem(
             image=opened(index),
-            label=Path(read.sources[index]).stem,
+            label=label(paths[index]),
             cosine=cosine,
             note="" if known is None or index in known else "only this model finds it",
         )

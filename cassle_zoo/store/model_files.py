@@ -187,10 +187,14 @@ def _place(name: str) -> ModelSpec | _Repository | Path:
         return _Repository(repo=base, revision=revision or None)
     if "/" in base:
         raise UnknownNameError(
-            f"{name!r} is not in the registry. Write '{HUB_PREFIX}{name}' for a repository on the "
-            f"Hub, or '{LOCAL_PREFIX}{name}' for a folder."
+            _as_a_path(name)
+            or f"{name!r} is not in the registry. Write '{HUB_PREFIX}{name}' for a repository on "
+            f"the Hub, or '{LOCAL_PREFIX}{name}' for a folder."
         )
-    spec = resolve_spec(base)
+    try:
+        spec = resolve_spec(base)
+    except UnknownNameError as error:
+        raise UnknownNameError(_as_a_path(name) or str(error)) from None
     if not at:
         return spec
     if spec.hub_repo is None:
@@ -201,6 +205,27 @@ def _place(name: str) -> ModelSpec | _Repository | Path:
     if revision == spec.hub_revision:
         return spec
     return _Repository(repo=spec.hub_repo, revision=revision, model=spec.full_name)
+
+
+def _as_a_path(name: str) -> str | None:
+    """Say how to name what a path leads to; `None` if there is nothing."""
+    from cassle_zoo.store.run_checkpoint import LATEST  # it imports torch
+
+    path = expand_home(name)
+    own = shlex.quote(name)
+    if path.is_file():
+        return (
+            f"{name!r} is a file, not the name of a model. Make a model folder of its weights: "
+            f"`cassle-zoo hub convert {own} --name NAME -o DIR`; then write '{LOCAL_PREFIX}DIR'."
+        )
+    if not path.is_dir():
+        return None
+    if not (path / CONFIG_FILE).is_file() or (path / LATEST).is_file():
+        return (
+            f"{name!r} is a folder, but no model folder. If it is a run, make one: `cassle-zoo hub "
+            f"export {own} -o DIR`; then write '{LOCAL_PREFIX}DIR'."
+        )
+    return f"{name!r} is a folder; write '{LOCAL_PREFIX}{name}'."
 
 
 def _pinned(

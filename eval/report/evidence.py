@@ -251,7 +251,9 @@ def _of_images(
     except DataError:  # too few images, or classes of one
         return []
     for place, interval in zip(group, found, strict=False):
-        intervals[place] = interval
+        # Of images that all score alike, as where all are right, a resample says nothing.
+        if not interval.is_constant:
+            intervals[place] = interval
     differences = []
     for place, interval in zip(others, found[len(group) :], strict=True):
         first, second = (parts[group.index(own)][0] for own in (best or 0, place))

@@ -46,6 +46,9 @@ def verdict(row: Row, labels: Sequence[str]) -> Verdict | None:
         return Verdict(headline=f"{labels[known[0]]}: {_value(row, known[0])}.")
     best, value = labels[row.best], _value(row, row.best)
     extreme = "lowest" if describe(row.metric).direction < 0 else "highest"
+    ahead = [
+        labels[place] for place in known if row.cells[place].value == row.cells[row.best].value
+    ]
     tied = [own for own in row.differences if not own.is_sure]
     tested = {own.other for own in row.differences}
     rest = [labels[place] for place in known if place != row.best and place not in tested]
@@ -58,6 +61,9 @@ def verdict(row: Row, labels: Sequence[str]) -> Verdict | None:
         against.append(f"not tested against {', '.join(rest)}: {_untested(row)}")
     if row.is_told_apart:
         headline = f"{best} is better than all others: {value}."
+    elif len(ahead) > 1:
+        names = f"{', '.join(ahead[:-1])} and {ahead[-1]}"
+        headline = f"No winner. {names} have the same value, {value}."
     elif tied:
         headline = f"No winner. {best} has the {extreme} value, {value}, but that may be chance."
     else:
@@ -100,7 +106,8 @@ def _gap(row: Row, interval: Interval) -> str:
     value, low, high = (
         format_difference(row.metric, v) for v in (interval.value, interval.low, interval.high)
     )
-    return f"{value} {unit}".strip() + f", interval {low} to {high}"
+    text = f"{value} {unit}".strip()
+    return f"{text} on every image" if interval.is_constant else f"{text}, interval {low} to {high}"
 
 
 def _untested(row: Row) -> str:

@@ -32,7 +32,13 @@ from cassle_zoo.store.folder import (
     require_file,
     verify_files,
 )
-from cassle_zoo.store.model_files import LOCAL_PREFIX, ModelFiles, local_folder, resolve
+from cassle_zoo.store.model_files import (
+    LOCAL_PREFIX,
+    ModelFiles,
+    local_folder,
+    registered,
+    resolve,
+)
 from cassle_zoo.zoo.create import load_backbone, load_projector
 from cassle_zoo.zoo.registry import pool_name
 from cassle_zoo.zoo.width import feature_width
@@ -271,17 +277,23 @@ def verify(
         cache_dir: The Hub client's cache.
 
     Returns:
-        All checks; only the first if there are no files to check.
+        All checks; only the first if the files are not those of a model.
 
     Raises:
         ConfigError: If a folder is given with a revision.
+        UnknownNameError: If there is no such model or tag.
+        WeightsUnavailableError: If there are no published weights, or the Hub cannot be reached.
+        ModelFolderError: If there is no such folder, or the name is incomplete.
     """
     name = model_name(name, revision)
     if name.startswith(LOCAL_PREFIX):
-        return verify_folder(local_folder(name))
+        folder = local_folder(name)
+        folder_content(folder)
+        return verify_folder(folder)
+    registered(name)  # of a name that is incomplete there is nothing to check
     try:
         files = resolve(name, cache_dir=cache_dir)
-    except CassleZooError as error:
+    except (ChecksumError, ModelFolderError) as error:
         return [Check(name="files", passed=False, detail=" ".join(str(error).split()))]
     if files.verified:
         found = Check(name="files", passed=True, detail=str(files.folder))

@@ -183,7 +183,7 @@ def test_other_resnets(tmp_path: Path, arch: str) -> None:
         for key, v in model.state_dict().items()
     }
     found = convert(tmp_path, state, data="stl10")
-    assert found.in_words() == f"{arch}, unknown, no projector"
+    assert found.in_words() == f"{arch}, unknown method, no projector"
     assert found.dropped == ("fc.weight", "fc.bias")
     assert found.notes == ()
     info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
@@ -293,6 +293,13 @@ def test_efficientnet_pytorch(arch: str, known: bool) -> None:
     assert backbone.timm_arch == arch
     assert sorted(backbone.dropped) == ["classifier.bias", "classifier.weight"]
     assert all(a is b for a, b in zip(backbone.state.values(), state.values(), strict=False))
+
+
+def test_efficientnets_that_pad_otherwise_see_something_else() -> None:
+    """They have the same tensors, so nothing but their kind says that the weights do not fit."""
+    state = lukemelas("tf_efficientnet_lite0")
+    with pytest.raises(CheckpointError, match=r"pads as PyTorch .* those of tf_efficientnet_lite0"):
+        identify_backbone(state, arch="efficientnet_lite0")
 
 
 @pytest.mark.parametrize("arch", ["test_convnext", "test_efficientnet", "test_vit"])

@@ -1,11 +1,14 @@
 """Names and texts of others do not reach a terminal raw."""
 
+import fcntl
 import io
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -51,30 +54,60 @@ def test_what_takes_longer_is_shown_on_terminals(
         time.sleep(0.1)
     shown = screen.getvalue()
     assert ("counting \\x1b[2J sheep (00:0" in shown) == terminal
+    assert not shown.rpartition("\r")[2].strip(), "it stays on the line where the results go"
+    assert not terminal or shown.split("\r")[-2].isspace(), "it is not overwritten"
     assert "\x1b[2J" not in shown
     assert terminal or not shown
 
 
+def on_a_terminal(command: list[str], status: int = 0, **environment: str) -> bytes:
+    """Run a command with a terminal of its own as stderr and stdout, and return what it shows."""
+    primary, secondary = pty.openpty()
+    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(
+        command, stdout=secondary, stderr=secondary, env={**os.environ, **environment}
+    ) as process:
+        os.close(secondary)
+        shown = b""
+        with suppress(OSError):  # how Linux says that the other side is closed
+            while piece := os.read(primary, 65536):
+                shown += piece
+        os.close(primary)
+    assert process.returncode == status
+    return shown
+
+
 @pytest.mark.slow
-def test_colours_are_for_terminals_that_want_them(tmp_path: Path) -> None:
-    """Run with a terminal of its own as stderr and stdout."""
+def test_colours_are_for_terminals_that_want_them() -> None:
     command = [sys.executable, "-m", "cassle_zoo", "eval", "knn", "--help"]
-
-    def run(**environment: str) -> bytes:
-        primary, secondary = pty.openpty()
-        with subprocess.Popen(
-            command, stdout=secondary, stderr=secondary, env={**os.environ, **environment}
-        ) as process:
-            os.close(secondary)
-            shown = b""
-            with suppress(OSError):  # how Linux says that the other side is closed
-                while piece := os.read(primary, 65536):
-                    shown += piece
-            os.close(primary)
-        assert process.returncode == 0
-        return shown
-
     coloured = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[;m]")  # bold may stay
-    assert not coloured.search(run(NO_COLOR="1"))
+    assert not coloured.search(on_a_terminal(command, NO_COLOR="1"))
     piped = subprocess.run(command, capture_output=True, check=True)
     assert b"\x1b" not in piped.stdout + piped.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["features", "resnet18_simclr", "MISSING", "-o", "x.npz"],
+        ["whiten", "MISSING", "-o", "x.safetensors"],
+        ["explore", "MISSING", "-o", "x.html"],
+        ["eval", "knn", "MISSING", "--data", "x"],
+        ["train", "MISSING"],
+        ["hub", "verify", "MISSING"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_a_terminal_shows_that_a_command_starts(argv: list[str], tmp_path: Path) -> None:
+    """Importing PyTorch takes seconds; so short a patience shows it on any machine."""
+    code = (
+        "import sys, cassle_zoo.common.terminal as terminal; terminal._PATIENCE = 0.01\n"
+        "from cassle_zoo.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    argv = [str(tmp_path / "missing") if word == "MISSING" else word for word in argv]
+    command = [sys.executable, "-c", code, *argv]
+    assert b"starting (00:0" in on_a_terminal(command, status=2)
+    piped = subprocess.run(command, capture_output=True, check=False)
+    assert b"starting" not in piped.stderr
+    assert not piped.stdout

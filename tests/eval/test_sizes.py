@@ -116,6 +116,9 @@ def test_on_the_command_line(
         assert repeated[key] == result[key]
     (path,) = Path("results").glob("*cassle*.json")
     assert "--size" not in json.loads(path.read_text())["command"]
+    run_from_cli(["knn", larger, OURS, *arguments])
+    said = capsys.readouterr().err
+    assert f"at their own sizes: {larger} 96 px, {OURS} 64 px (--size for one)" in said
 
 
 def test_the_command_names_folders_below_this_one(

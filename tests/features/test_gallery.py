@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from cassle_zoo.features.gallery import (
     GalleryRow,
     contact_sheet,
     gallery_page,
+    run_demo,
 )
 
 RED, BLUE = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (30, 90), "blue")
@@ -134,6 +136,17 @@ def test_page_holds_all_it_needs() -> None:
     assert len(page) < 10_000
     assert not parsed.of("select")
     assert not any("data-kind" in section for section in parsed.of("section"))
+
+
+def test_images_of_one_name_are_captioned_with_their_folders(tmp_path: Path) -> None:
+    for number in range(6):
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "ours.png" if number == 0 else f"IMG_{number // 2}.png"
+        Image.new("RGB", (64, 64), (40 * number, 90, 20)).save(folder / name)
+    done = run_demo(["resnet18_simclr"], tmp_path / "out", [tmp_path / "photos"])
+    captions = set(re.findall(r'alt="([^"]+)"', done.page.read_text("utf-8")))
+    assert captions == {"ours", "IMG_0", "a/IMG_1", "b/IMG_1", "a/IMG_2", "b/IMG_2"}
 
 
 @pytest.mark.parametrize("marked", [False, True])

@@ -138,3 +138,22 @@ def test_registered() -> None:
             registered(name)
     with pytest.raises(WeightsUnavailableError, match="cassle-zoo train"):
         resolve("resnet50_cassle_simclr.in100")
+
+
+def test_a_path_is_told_how_to_name_what_it_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pth").touch()
+    for folder, files in {"mine": ["config.json"], "run": ["config.json", "checkpoint.pt"]}.items():
+        for file in files:
+            Path("in", folder).mkdir(parents=True, exist_ok=True)
+            Path("in", folder, file).touch()
+        Path(folder).symlink_to(Path("in", folder))
+    for prefix in ("", "in/"):
+        with pytest.raises(UnknownNameError, match=f"write 'local-dir:{prefix}mine'"):
+            resolve(f"{prefix}mine")
+        with pytest.raises(UnknownNameError, match=f"`cassle-zoo hub export {prefix}run -o DIR`"):
+            resolve(f"{prefix}run")
+    with pytest.raises(UnknownNameError, match=r"`cassle-zoo hub convert weights.pth --name"):
+        resolve("weights.pth")

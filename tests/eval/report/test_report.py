@@ -54,10 +54,10 @@ def comparisons(
     )
 
 
-def right(count: int, metric: str = "knn_top1", task: str = "vendor") -> ScoreFile:
-    """Scores of a thousand images, of which the first `count` are right."""
-    values = (torch.arange(1000) < count).to(torch.uint8)
-    return ScoreFile(scores=(Scores(task=task, rows=torch.arange(1000), values={metric: values}),))
+def right(count: int, metric: str = "knn_top1", task: str = "vendor", of: int = 1000) -> ScoreFile:
+    """Scores of images, a thousand of them unless said, of which the first `count` are right."""
+    values = (torch.arange(of) < count).to(torch.uint8)
+    return ScoreFile(scores=(Scores(task=task, rows=torch.arange(of), values={metric: values}),))
 
 
 class Page(HTMLParser):
@@ -244,6 +244,18 @@ def test_the_page_says_what_is_better_by_how_much_and_how_surely() -> None:
     assert re.search(r"difference of (4\.9|5\.\d) points would be found in 4 of 5", alone)
     old = " ".join(Page(render_report("", comparisons(*results), figures=False)).text.split())
     assert "no scores of single images were recorded" in old
+
+
+def test_six_of_six_are_no_certainty() -> None:
+    """All resamples of images that are all right are right; that is no interval from 100 to 100."""
+    results = [result("a", 1.0), result("b", 1.0), result("raw-pixels", 2 / 6)]
+    scores = {"a": right(6, of=6), "b": right(6, of=6), "raw-pixels": right(2, of=6)}
+    text = Page(render_report("", comparisons(*results, scores=scores), figures=False)).text
+    text = " ".join(text.split())
+    assert "No winner. a and b have the same value, 100.0 %." in text
+    assert "not told apart from b: +0.0 points on every image" in text
+    assert "not told apart from raw-pixels: +66.7 points, interval +" in text
+    assert "100.0 to 100.0" not in text
 
 
 def test_protocol_command_and_versions_are_there() -> None:

@@ -293,3 +293,25 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / CARD_FILE).unlink()
     assert main(["hub", "verify", str(folder)]) == 1
     assert "FAILED card       " in capsys.readouterr().out
+    (folder / CONFIG_FILE).write_text("{}")
+    assert main(["hub", "verify", str(folder)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("NO_SUCH_NAME", "Unknown model"),
+        ("resnet18_cassle_simclr.nothing", "Unknown tag"),
+        ("resnet50_cassle_simclr.in100", "cassle-zoo train"),
+        ("local-dir:nowhere", "is not a folder"),
+        ("hf-hub:nowhere", "is incomplete"),
+        (".../...", "is not the name of a Hub repository"),
+    ],
+)
+def test_what_names_nothing_is_no_failed_check(
+    name: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["hub", "verify", name]) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert not captured.out
