@@ -44,10 +44,11 @@ def seconds(arch: str, size: int, batch: int, work: str) -> float:
 def main() -> None:
     """Print a table; with the arguments of a row, measure one."""
     if len(sys.argv) > 1:
-        kept, arch, size, batch, work = sys.argv[1:]
+        kept, name, *numbers, task = sys.argv[1:]
         if kept == "kept" and not keep_freed_memory():
             sys.exit("the allocator is not glibc's, or is set by an environment variable.")
-        print(seconds(arch, int(size), int(batch), work))
+        side, images = map(int, numbers)
+        print(seconds(name, side, images, task))
         return
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     print(machine())

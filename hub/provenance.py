@@ -57,8 +57,10 @@ def license_of(name: str, training: Training) -> str:
 def with_licenses(training: Training) -> Training:
     """Return what a run recorded, with the licence of its starting weights where that is known."""
     init = training.get("init")
-    known = STARTING_WEIGHTS.get(init["sha256"]) if init else None
-    if known is None or init["license"] is not None:
+    if not init or init["license"] is not None:
+        return training
+    known = STARTING_WEIGHTS.get(init["sha256"])
+    if known is None:
         return training
     return {**training, "init": {**init, "license": known.license}}
 

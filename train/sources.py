@@ -340,7 +340,10 @@ def _identified(found: IdentifiedCheckpoint, path: Path, *, name: str) -> Source
     known = STARTING_WEIGHTS.get(digest)
     return Source(
         record=StartingWeights(
-            name=name, sha256=digest, license=known and known.license, origin=found.format
+            name=name,
+            sha256=digest,
+            license=None if known is None else known.license,
+            origin=found.format,
         ),
         path=path,
         state=backbone.state,

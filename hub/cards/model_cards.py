@@ -22,7 +22,7 @@ from cassle_zoo.hub.cards.card import (
     settings_lines,
 )
 from cassle_zoo.records import Result
-from cassle_zoo.specs import DATASETS, MODEL_SPECS, ModelSpec
+from cassle_zoo.specs import DATASETS, MODEL_SPECS, STARTING_WEIGHTS, ModelSpec
 from cassle_zoo.store.folder import MODEL_FILE, bundled_folder, read_config
 
 DOCUMENT = Path("MODEL_CARDS.md")
@@ -156,6 +156,7 @@ def _model(
         "name": name,
         "spec": spec,
         "dataset": DATASETS[spec.data],
+        "starting_file": STARTING_WEIGHTS.get(spec.init),
         "sha256": sha256,
         "is_bundled": name in configs,
         "command": training.get("command", f"cassle-zoo train {name} --data emoji64.tar --out RUN"),
