@@ -273,7 +273,7 @@ def test_bundled_cards_answer_what_a_user_asks(path: Path) -> None:
         assert f"\n## {heading}\n" in card.text
     for text in ("timm.create_model(", "create_projector(", "Licence of the data", "Commit:"):
         assert text in card.text
-    assert "cassle-zoo train " in card.text or "python -m benchmarks.study run " in card.text
+    assert "cassle-zoo train " in card.text or "python -m benchmarks.study " in card.text
     assert "python -m cassle_zoo.data.emoji64_build" in card.text
 
 
