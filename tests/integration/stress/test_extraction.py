@@ -70,6 +70,8 @@ def start(folder: Path, pause: float, **options: Any) -> Any:
     process = _fork.Process(target=work)
     process.start()
     _started.append(process)
+    while process.is_alive() and os.getpgid(process.pid) != process.pid:
+        time.sleep(0.001)  # a signal to the group needs it to exist
     return process
 
 
