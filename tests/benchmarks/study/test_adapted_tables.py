@@ -100,8 +100,9 @@ def test_the_table_of_arms_has_means_over_seeds_at_their_size() -> None:
 
 def test_the_published_grid_is_in_the_documentation_and_in_the_recipe() -> None:
     records = load_records(ADAPTED_RECORDS)
-    document = Path(__file__).parents[3] / "docs" / "adapt.md"
-    assert grid_table(records) in document.read_text("utf-8")
+    document = (Path(__file__).parents[3] / "docs" / "adapt.md").read_text("utf-8")
+    assert grid_table(records) in document
+    assert arms_table(records) in document
     chosen = careful(records).settings["optim"]
     optim = get_recipe("resnet18_cassle_simclr.adapt").optim
     for name in ("backbone_lr_scale", "layer_decay", "backbone_bn"):
