@@ -39,7 +39,7 @@ class ModelSpec:
         license: SPDX identifier of the licence of the weights.
         recipe: Name of the training recipe for the weights.
         init: SHA-256 of the weights that the training starts from, a key of
-            :data:`STARTING_WEIGHTS`; empty if they are random.
+            :data:`STARTING_WEIGHTS`; `None` if they are random.
         sha256: SHA-256 of every file of the weights, by file name; `None` if unpublished.
         hub_repo: Repository on the Hugging Face Hub, `org/name`, if there is one.
         hub_revision: Commit in that repository with these hashes, 40 hexadecimal digits.
@@ -60,7 +60,7 @@ class ModelSpec:
     data: str
     license: str = "apache-2.0"
     recipe: str
-    init: str = ""
+    init: str | None = None
     sha256: Mapping[str, str] | None = None
     hub_repo: str | None = None
     hub_revision: str | None = None
@@ -293,7 +293,7 @@ _HUB: Mapping[str, tuple[str, str]] = {}
 
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
     name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
-    data_name, init, side = _ADAPTED.get(tag, (tag, "", None))
+    data_name, init, side = _ADAPTED.get(tag, (tag, None, None))
     data = DATASETS[data_name]
     hub_repo, hub_revision = _HUB.get(f"{name}.{tag}", (None, None))
     return ModelSpec(

@@ -46,7 +46,7 @@ def license_of(name: str, training: Training) -> str:
     """
     spec = MODEL_SPECS.get(name)
     init = training.get("init")
-    started_from = init.get("sha256") if init else ""
+    started_from = init.get("sha256", "") if init else None
     if spec is None or "total_steps" in training or started_from != spec.init:
         return UNKNOWN_LICENSE
     published = DATASETS[spec.data].sha256

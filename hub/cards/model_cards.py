@@ -156,7 +156,7 @@ def _model(
         "name": name,
         "spec": spec,
         "dataset": DATASETS[spec.data],
-        "starting_file": STARTING_WEIGHTS.get(spec.init),
+        "starting_file": STARTING_WEIGHTS.get(spec.init or ""),
         "sha256": sha256,
         "is_bundled": name in configs,
         "command": training.get("command", f"cassle-zoo train {name} --data emoji64.tar --out RUN"),

@@ -73,7 +73,7 @@ def _adapted() -> tuple[Recipe, Recipe]:
 
     The settings are those of `.adapt`.
     """
-    weights = STARTING_WEIGHTS[MODEL_SPECS[_LITE0].init]
+    weights = STARTING_WEIGHTS[MODEL_SPECS[_LITE0].init or ""]
     own = adapt_recipe(f"tf_efficientnet_lite0_cassle_simclr{TAG}")
     config = dataclasses.replace(
         own.config,
