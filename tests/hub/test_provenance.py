@@ -19,7 +19,7 @@ from cassle_zoo.store.folder import CONFIG_FILE, bundled_folder, read_config
 
 EMOJI64 = DATASETS["emoji64"]
 ADAPTED = "efficientnet_lite0_cassle_simclr.in1k_emoji64"
-LITE0 = MODEL_SPECS[ADAPTED].init
+LITE0 = MODEL_SPECS[ADAPTED].init or ""
 PUBLISHED = {"count": EMOJI64.images, "names": "0", "sha256": EMOJI64.sha256}
 OTHER = {"count": 200, "names": "1", "sha256": "2"}
 

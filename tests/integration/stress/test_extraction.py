@@ -67,7 +67,7 @@ def start(folder: Path, pause: float, **options: Any) -> Any:
         sys.stderr = folder.with_suffix(".log").open("a", buffering=1)
         sys.exit(extract(folder, pause=pause, **options))
 
-    process = _fork.Process(target=work)
+    process: Any = _fork.Process(target=work)
     process.start()
     _started.append(process)
     while process.is_alive() and os.getpgid(process.pid) != process.pid:
