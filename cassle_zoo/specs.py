@@ -279,10 +279,10 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
     },
     "efficientnet_lite0_cassle_simclr.in1k_emoji64": {
         "model.safetensors": "4d2b748d16b7e89952e050f982caf4a750366682ebddbfbbb0e51200aebb02c2",
-        "projector.safetensors": "cdc402ad47b15193e7a91f51ac4a853151a655a379a41591c6d71ba05a5c6dc1",
+        "projector.safetensors": "ae623423a55b38add5978e815765737370235644855318107bf0a35b44b1c6c8",
         "whitening.safetensors": "b7a6775281f72fca65c91969627fc25bafcadee85a57caa1419a362977cd3e9f",
         "config.json": "a2413510348821e4fd429953395a3074eff49f3fef74f781a7e4bdbaebd8f221",
-        "reference.safetensors": "ba2162ca00d0f050742f460b6a55e2f48bf54368b93590fd5fb63468d7391a91",
+        "reference.safetensors": "ec34e8f629d87068e7da55719232a8d839246b2564d105449d4c5ef4f5df5265",
     },
 }
 
