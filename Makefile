@@ -97,8 +97,8 @@ clean: ## remove everything that make created
 
 $(OLDEST)/.installed: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv --clear $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet -c tests/oldest.txt -e '.[figures,hfds,mat,parquet,tensorboard,wds]' build \
-	  hypothesis lightly mypy onnxruntime onnxscript pytest pytest-xdist scikit-learn 'setuptools>=77'
+	$(OLDEST)/bin/python -m pip install --quiet -c tests/oldest.txt -e '.[figures,hfds,mat,parquet,tensorboard,tiff,wds]' build \
+	  hypothesis lightly mypy onnxruntime onnxscript pytest pytest-xdist scikit-learn 'setuptools>=77' statsmodels
 	@touch $@
 
 # A stamp stands only when everything before it succeeded, so a failed install is tried again.

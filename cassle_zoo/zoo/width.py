@@ -66,7 +66,7 @@ def _width(timm_arch: str, model_args: str, input_size: tuple[int, int, int]) ->
         raise ConfigError(
             f"{timm_arch!r} cannot be built, or run, for {images} ({reason})."
         ) from error
-    if len(shape) != 2:
+    if len(shape) != 2 or not shape[1]:
         raise ConfigError(
             f"{timm_arch!r} gives features of shape {shape} for two {images}, not one vector per "
             "image; use another architecture."
@@ -80,7 +80,8 @@ def _shape(timm_arch: str, model_args: str, input_size: tuple[int, int, int]) ->
             model = _on_meta(timm_arch, model_args)
             return tuple(model(torch.zeros(2, *input_size, device="meta")).shape)
         except (RuntimeError, NotImplementedError) as error:
-            if "meta" not in str(error):  # it is not that the network looks at its numbers
+            # It is not that the network looks at its numbers, or that torch 2.6 lacks a kernel.
+            if not any(word in str(error) for word in ("meta", "unsupported scalarType")):
                 raise
         with torch.random.fork_rng(devices=[]):
             return tuple(_build(timm_arch, model_args)(torch.zeros(2, *input_size)).shape)
