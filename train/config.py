@@ -166,7 +166,7 @@ class RunConfig:
     Attributes:
         seed: Seeds initialisation, order of the data and augmentation.
         device: Device to train on; `None` picks a GPU if there is one.
-        precision: `auto`, `fp32`, `bf16` or `fp16` (autocast); `auto` is bf16 where it is native,
+        precision: `auto`, `fp32`, `bf16` or `fp16` (autocast); `auto` is bf16 where it is faster,
             else fp32. fp16, for GPUs before Ampere, scales the loss, and leaves out steps whose
             gradients overflow. Whether fp32 uses TF32 on GPUs is up to torch's own switches (by
             default convolutions do).

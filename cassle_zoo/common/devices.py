@@ -50,7 +50,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype to autocast to, or `None` for full float32.
 
     Args:
-        precision: `fp32`, `bf16`, or `auto`: bf16 where the hardware computes in it natively
+        precision: `fp32`, `bf16`, or `auto`: bf16 where that is faster
             (CUDA from Ampere on; CPUs with AMX; AMD's with AVX512-BF16), about twice as fast.
         device: Where the computation runs.
 
@@ -59,12 +59,12 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
-    if precision == "fp32" or (precision == "auto" and not _has_native_bf16(device)):
+    if precision == "fp32" or (precision == "auto" and not _gains_from_bf16(device)):
         return None
     return torch.bfloat16
 
 
-def _has_native_bf16(device: torch.device) -> bool:
+def _gains_from_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":

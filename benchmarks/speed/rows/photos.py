@@ -136,7 +136,7 @@ def _measure(
         unit="img/s",
         checks=checks,
         seconds=seconds,
-        note="" if native else "this processor has no bf16, so auto is fp32",
+        note="" if native else "this processor gains nothing from bf16, so auto is fp32",
     )
 
 
