@@ -10,9 +10,11 @@ import tyro
 from benchmarks.study.adapted import ADAPT_GRID, AdaptedDesign
 from benchmarks.study.adapted_tables import ADAPTED_RECORDS, arms_table, grid_table
 from benchmarks.study.design import Design
+from benchmarks.study.metrics import COURSE
 from benchmarks.study.page import FINDINGS, write_page
 from benchmarks.study.records import RECORDS, check_data, load_records
 from benchmarks.study.runner import Machine, StudyRunner
+from benchmarks.study.summary import course_table
 from benchmarks.study.tolerances import TOLERANCES, seed_tolerances
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.common.files import write_json
@@ -126,6 +128,8 @@ def adapted_tables(*, records: Path = ADAPTED_RECORDS) -> int:
     print(grid_table(found))
     if any(record.group != ADAPT_GRID for record in found):
         print(f"\n{arms_table(found)}")
+    if any(record.course for record in found):
+        print(f"\n{course_table(found, COURSE)}")
     return 0
 
 

@@ -115,6 +115,8 @@ class Design(Settings):
         seeds: Seeds (0, 1, ...) of SimCLR, SimCLR + AugSelf and CASSLE-SimCLR; with equal seeds,
             arms share the initial backbone, the order of images and their augmentations.
         method_seeds: Seeds of each of the other methods.
+        snapshot_every: Epochs between the models of the main arms whose course is measured on
+            validation images; 0: none.
         choose: Choose the baseline's learning rate and weight decay on the grid, instead of taking
             the recipe's.
         base: Settings of CASSLE-SimCLR.
@@ -125,6 +127,7 @@ class Design(Settings):
     ablation_epochs: Annotated[int, Range(1)] = 10
     seeds: Annotated[int, Range(1)] = 3
     method_seeds: Annotated[int, Range(1)] = 1
+    snapshot_every: Annotated[int, Range(0)] = 0
     choose: bool = True
     base: Annotated[TrainConfig, tyro.conf.Suppress] = field(
         default_factory=lambda: get_recipe("resnet18_cassle_simclr.emoji64")
@@ -141,6 +144,7 @@ class Design(Settings):
             f"run --epochs {self.epochs} --ablation-epochs {self.ablation_epochs} "
             + (f"--grid-epochs {self.grid_epochs}" if self.choose else "--no-choose")
             + f" --seeds {self.seeds} --method-seeds {self.method_seeds}"
+            + (f" --snapshot-every {self.snapshot_every}" if self.snapshot_every else "")
         )
 
     def grid(self) -> tuple[Job, ...]:
@@ -257,7 +261,10 @@ class Design(Settings):
         epochs = budgets.get(group, self.ablation_epochs)
         warmup = min(config.optim.warmup_epochs, epochs)
         optim = dataclasses.replace(config.optim, epochs=epochs, warmup_epochs=warmup)
-        config = dataclasses.replace(config, name=f"{name}.emoji64", optim=optim)
+        run = config.run
+        if group == MAIN:
+            run = dataclasses.replace(run, snapshot_every=self.snapshot_every)
+        config = dataclasses.replace(config, name=f"{name}.emoji64", optim=optim, run=run)
         return Arm(name=name, group=group, against=against, config=config)
 
     def _tuned(self, arm: Arm, chosen: HyperParameters) -> Arm:

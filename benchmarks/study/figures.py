@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.study.metrics import Metric, values
-from benchmarks.study.records import Record
+from benchmarks.study.metrics import Metric, number_of, values
+from benchmarks.study.records import Record, course_of
 from benchmarks.study.summary import Spread, spread
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.base import EvalData, Task
@@ -57,6 +57,37 @@ def tasks_figure(
     for axis in axes:
         middle = sum(axis.get_ylim()) / 2
         axis.set_ylim(middle - span / 2, middle + span / 2)
+    _legend(figure, len(arms))
+    return figure
+
+
+def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figure":
+    """Draw a panel per metric: what each training reached by epoch, a line per seed.
+
+    Args:
+        records: Those without a course are left out.
+        metrics: Of the evaluations in the course.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    figure, axes = _panels(len(metrics), margin=0.6)
+    shown = [record for record in records if record.course]
+    arms = list(dict.fromkeys(record.arm for record in shown))
+    for position, (axis, metric) in enumerate(zip(axes, metrics, strict=True)):
+        for record in shown:
+            course, number = course_of(record), arms.index(record.arm)
+            is_first = record is next(r for r in shown if r.arm == record.arm)
+            axis.plot(
+                list(course), [metric.scale * number_of(r, metric) for r in course.values()],
+                color=PALETTE[number % len(PALETTE)], marker=MARKERS[number % len(MARKERS)],
+                markersize=4, linewidth=1.2, label=record.arm if is_first else None,
+            )  # fmt: skip
+        axis.set_title(metric.title, fontsize=9.5)
+        axis.set_xlabel("epoch", fontsize=8)
+        if position % _PER_ROW == 0:
+            axis.set_ylabel("%", fontsize=9)
+        axis.tick_params(labelsize=8)
     _legend(figure, len(arms))
     return figure
 

@@ -104,6 +104,15 @@ AUGMENTATIONS = (
     *("crop", "color", "brightness", "contrast", "saturation", "hue", "blur", "grayscale"),
     *("flip", "recipe"),
 )
+COURSE = (
+    *(
+        percent("validation", part, "knn_top1", f"{part.replace('_', ' ')} k-NN")
+        for part in ("subcategory", "skin_tone", "vendor")
+    ),
+    *(replace(m, evaluation="validation", part=f"omega {m.part}") for m in R2_SHORT),
+)
+"""What is measured while arms train, on validation images."""
+
 SENSITIVITY = (
     _sensitivity("original", "infonce_backbone", "original"),  # how similar all images are
     *(_sensitivity(part, "infonce_backbone", part, minus="original") for part in AUGMENTATIONS),

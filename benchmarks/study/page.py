@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.study import metrics
 from benchmarks.study.design import CONDITIONING, DEPTH, GRID, MAIN, METHODS, OMEGA, UNTRAINED
 from benchmarks.study.evaluators import WHITENED
-from benchmarks.study.figures import StagePanel, gallery_figure, stages_figure, tasks_figure
-from benchmarks.study.metrics import AUGMENTATIONS, TASKS, values
+from benchmarks.study.figures import (
+    StagePanel,
+    course_figure,
+    gallery_figure,
+    stages_figure,
+    tasks_figure,
+)
+from benchmarks.study.metrics import AUGMENTATIONS, COURSE, TASKS, values
 from benchmarks.study.records import (
     Record,
     arms_of,
@@ -21,6 +27,7 @@ from benchmarks.study.records import (
     validation_score,
 )
 from benchmarks.study.summary import (
+    course_table,
     difference_table,
     holm,
     number_table,
@@ -37,7 +44,12 @@ if TYPE_CHECKING:
 
 PAGE, TABLES, FOLDER = "study.md", "study_tables.md", "study"
 FINDINGS = Path(__file__).resolve().parent / "findings.md"
-_FIGURES = {"tasks": "tasks.png", "stages": "stages.png", "methods": "stages_methods.png"}
+_FIGURES = {
+    "tasks": "tasks.png",
+    "course": "course.png",
+    "stages": "stages.png",
+    "methods": "stages_methods.png",
+}
 _ABLATIONS = {
     CONDITIONING: "How the projector is conditioned",
     OMEGA: "What the projector is conditioned on",
@@ -73,6 +85,7 @@ def page_texts(records: Sequence[Record], findings: str = "") -> dict[str, str]:
         "differences": partial(difference_table, records),
         "conditioned": partial(conditioned, records),
         "arms": arms,
+        "course": course_table(records, COURSE) if _has_course(records) else "",
         "every": [*arms, *arms_of(records, UNTRAINED)],
         "pairs": pairs,
         "verdicts": [f"{a} against {b}: {_verdict(records, a, b)}" for a, b in pairs],
@@ -116,6 +129,8 @@ def write_page(records: Sequence[Record], data: EvalData, out: Path, findings: s
 def _figures(records: Sequence[Record], data: EvalData) -> "Iterator[tuple[str, Figure]]":
     arms = arms_of(records, MAIN)
     yield _FIGURES["tasks"], tasks_figure(records, arms, TASKS)
+    if _has_course(records):
+        yield _FIGURES["course"], course_figure(records, COURSE)
     main = [
         StagePanel(title=name, augmentation=name, arms={arm: arm for arm in arms})
         for name in AUGMENTATIONS
@@ -134,6 +149,10 @@ def _figures(records: Sequence[Record], data: EvalData) -> "Iterator[tuple[str, 
         yield _FIGURES["methods"], stages_figure(records, methods)
     for task, first, second in gallery_pairs(records):
         yield f"gallery_{task}.png", gallery_figure(data, task, first, second)
+
+
+def _has_course(records: Sequence[Record]) -> bool:
+    return any(record.course for record in records)
 
 
 def _setting(records: Sequence[Record]) -> dict[str, Any]:

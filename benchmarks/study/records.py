@@ -32,6 +32,8 @@ class Record:
         seed: Seed of the training.
         settings: Settings of the training that change the result, as JSON types.
         results: Results by evaluation.
+        course: Results on validation images by evaluation of each of the training's snapshots, by
+            epoch.
         neighbours: By task, rows of image indices: a query, then the images nearest to it.
         seconds: Time spent on `train` and on `evaluate`.
         device: Device it was trained on.
@@ -46,6 +48,7 @@ class Record:
     seed: int
     settings: Mapping[str, Any]
     results: Mapping[str, Result] = field(default_factory=dict)
+    course: Mapping[str, Mapping[str, Result]] = field(default_factory=dict)
     neighbours: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     seconds: Mapping[str, float]
     device: str
@@ -63,7 +66,8 @@ class Record:
         path.parent.mkdir(parents=True, exist_ok=True)
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values = {"format_version": FORMAT_VERSION, **own}
-        values["results"] = {task: json.loads(r.to_json()) for task, r in self.results.items()}
+        values["results"] = _to_json(self.results)
+        values["course"] = {epoch: _to_json(results) for epoch, results in self.course.items()}
         write_text(path, json.dumps(values, ensure_ascii=False) + "\n")
 
     @classmethod
@@ -76,14 +80,25 @@ class Record:
         try:
             values = read_json(path)
             take_format_version(values, str(path))
-            results = values.pop("results")
-            values["results"] = {
-                task: Result.from_json(json.dumps(content), f"{path}, {task}")
-                for task, content in results.items()
+            values["results"] = _from_json(values["results"], str(path))
+            values["course"] = {
+                epoch: _from_json(results, f"{path}, epoch {epoch}")
+                for epoch, results in values.get("course", {}).items()
             }
             return cls(**values)
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise DataError(f"{path} is not a record of the study: {error!r}.") from error
+
+
+def _to_json(results: Mapping[str, Result]) -> dict[str, Any]:
+    return {task: json.loads(result.to_json()) for task, result in results.items()}
+
+
+def _from_json(results: Mapping[str, Any], source: str) -> dict[str, Result]:
+    return {
+        task: Result.from_json(json.dumps(content), f"{source}, {task}")
+        for task, content in results.items()
+    }
 
 
 def load_records(folder: Path) -> list[Record]:
@@ -186,6 +201,14 @@ def choose(records: Sequence[Record]) -> HyperParameters:
         )
     optim = best_of(records).settings["optim"]
     return HyperParameters(base_lr=optim["base_lr"], weight_decay=optim["weight_decay"])
+
+
+def course_of(record: Record) -> dict[int, Record]:
+    """Return a record of each snapshot of a training, by epoch in order."""
+    return {
+        epoch: dataclasses.replace(record, results=record.course[str(epoch)])
+        for epoch in sorted(map(int, record.course))
+    }
 
 
 def arms_of(records: Sequence[Record], group: str) -> list[str]:

@@ -50,7 +50,7 @@ from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import open_source
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.records import EXPORT_FILE
+from cassle_zoo.records import EXPORT_FILE, SNAPSHOTS_FOLDER
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.run.fingerprint import check_same_run
@@ -208,9 +208,9 @@ class StudyRunner:
         check_settings(record, job)  # the folder of its training may be gone
         check_same_run(training_config(job, self.data, self.machine), self._folder(job) / "train")
         missing = evaluators_of(job).keys() - record.results.keys()
-        if record.error or not missing:
+        if record.error or not (missing or snapshots(self._folder(job)).keys() - record.course):
             return True
-        if not job.arm.source and not is_trained(self._folder(job)):
+        if missing and not job.arm.source and not is_trained(self._folder(job)):
             raise ConfigError(
                 f"the record of {job.name} lacks {', '.join(sorted(missing))}, and its model is no "
                 f"longer in {str(self._folder(job))!r}: bring that folder back, or remove the "
@@ -316,6 +316,12 @@ def is_trained(folder: Path) -> bool:
     return (folder / "train" / "final" / EXPORT_FILE).exists()
 
 
+def snapshots(folder: Path) -> dict[str, Path]:
+    """Return the snapshots that the training in a job's folder has left, by epoch in order."""
+    found = sorted((folder / "train" / SNAPSHOTS_FOLDER).glob("[0-9]*"))
+    return {str(int(path.name)): path for path in found}
+
+
 def evaluators_of(job: Job) -> Mapping[str, Evaluator]:
     """Return what is measured of a job's model."""
     if job.arm.group == GRID:
@@ -325,6 +331,12 @@ def evaluators_of(job: Job) -> Mapping[str, Evaluator]:
     if job.arm.group in (ORIGINAL, ADAPTED):
         return {**VALIDATION_EVALUATORS, **{name: EVALUATORS[name] for name in TEST_EVALUATORS}}
     return EVALUATORS
+
+
+def course_evaluators_of(job: Job) -> Mapping[str, Evaluator]:
+    """Return what is measured of each snapshot of a job's training."""
+    names = ("validation", "forgetting") if job.arm.group == ADAPTED else ("validation",)
+    return {name: VALIDATION_EVALUATORS[name] for name in names}
 
 
 def evaluate_job(
@@ -337,7 +349,8 @@ def evaluate_job(
 ) -> Record:
     """Measure a job's model, after exporting its training as `folder/model`; return its record.
 
-    `before` is a record that lacks evaluations, to be completed.
+    Its snapshots, if there are any, are measured too. `before` is a record that lacks evaluations,
+    to be completed.
     """
     started = time.perf_counter()
     name = job.arm.source
@@ -354,13 +367,24 @@ def evaluate_job(
     for task, evaluator in evaluators_of(job).items():
         if task not in results:
             results[task], _ = evaluate(task, evaluator, source, data, compute, command=command)
+    course = {} if before is None else dict(before.course)
+    for epoch in snapshots(folder):
+        if epoch not in course:
+            export_run(folder / "train", folder / "snapshot", epoch=int(epoch), overwrite=True)
+            then = open_source(f"local-dir:{folder / 'snapshot'}")
+            course[epoch] = {
+                task: evaluate(task, evaluator, then, data, compute, command=command)[0]
+                for task, evaluator in course_evaluators_of(job).items()
+            }
     if before is not None:
         spent = before.seconds["evaluate"] + time.perf_counter() - started
         seconds = {**before.seconds, "evaluate": spent}
-        return dataclasses.replace(before, results=results, seconds=seconds)
+        return dataclasses.replace(before, results=results, course=course, seconds=seconds)
     found = {} if job.arm.group in _GRIDS else neighbours(EvalContext(source, data, compute))
     spent = time.perf_counter() - started
-    return make_record(job, folder, machine, spent, results=results, neighbours=found)
+    return make_record(
+        job, folder, machine, spent, results=results, course=course, neighbours=found
+    )
 
 
 def make_record(

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.study.metrics import Metric, values
-from benchmarks.study.records import Record
+from benchmarks.study.metrics import Metric, number_of, values
+from benchmarks.study.records import Record, course_of
 from cassle_zoo.common.errors import ConfigError, MissingDependencyError
 from cassle_zoo.common.markdown import table
 
@@ -133,6 +133,28 @@ def spread_table(
         cells = [show_spread(spread(s), decimals) if s else "no result" for s in samples]
         rows.append([arm, str(max(map(len, samples))), *cells])
     return number_table(["arm", "seeds", *(metric.title for metric in metrics)], rows)
+
+
+def course_table(records: Sequence[Record], metrics: Sequence[Metric]) -> str:
+    """Return a table of means over seeds while arms train: a row per arm and epoch.
+
+    Args:
+        records: Those without a course are left out.
+        metrics: Of the evaluations in the course.
+    """
+    by_arm: dict[str, dict[int, list[Record]]] = {}
+    for record in records:
+        for epoch, found in course_of(record).items():
+            by_arm.setdefault(record.arm, {}).setdefault(epoch, []).append(found)
+    rows = [
+        [
+            *(arm, str(epoch), str(len(found))),
+            *(show_spread(spread([m.scale * number_of(r, m) for r in found])) for m in metrics),
+        ]
+        for arm, by_epoch in by_arm.items()
+        for epoch, found in sorted(by_epoch.items())
+    ]
+    return number_table(["arm", "epoch", "seeds", *(metric.title for metric in metrics)], rows)
 
 
 def difference_table(

@@ -15,6 +15,7 @@ from benchmarks.study import photographs as photographs_module
 from benchmarks.study.adapted_evaluators import VALIDATION_EVALUATORS, Validation
 from benchmarks.study.design import Design
 from benchmarks.study.evaluators import EVALUATORS
+from benchmarks.study.metrics import COURSE
 from benchmarks.study.records import Record
 from benchmarks.study.runner import StudyRunner
 from cassle_zoo.eval.protocols.equivariance import Equivariance
@@ -49,7 +50,7 @@ def finished(emoji_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     runner = StudyRunner(
         output=tmp_path_factory.mktemp("study"),
         data=emoji_folder,
-        design=small_design(),
+        design=dataclasses.replace(small_design(), snapshot_every=1),
         machine=MACHINE,
         only=("main", "untrained", "reference", "*-depth-2"),
     )
@@ -84,6 +85,19 @@ def record() -> Record:
         seconds={"train": 60.0, "evaluate": 30.0},
         device="cpu",
     )
+
+
+@pytest.fixture
+def with_course(record: Record) -> Record:
+    """A record that was measured after epochs 5 and 10, at 20 and 30 % in all metrics."""
+    [result] = record.results.values()
+    course = {}
+    for epoch, value in (("10", 0.3), ("5", 0.2)):
+        metrics: dict[str, dict[str, float]] = {}
+        for metric in COURSE:
+            metrics.setdefault(metric.part, {})[metric.name] = value
+        course[epoch] = {"validation": dataclasses.replace(result, metrics=metrics)}
+    return dataclasses.replace(record, course=course)
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ from matplotlib.container import ErrorbarContainer
 
 from benchmarks.study.figures import (
     StagePanel,
+    course_figure,
     gallery_figure,
     sensitivity_by_stage,
     stages_figure,
     tasks_figure,
 )
-from benchmarks.study.metrics import TASKS
+from benchmarks.study.metrics import COURSE, TASKS
 from benchmarks.study.records import Record
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.datasets import open_data
@@ -152,3 +153,13 @@ def test_equal_images_are_equally_right(record: Record, emoji_folder: Path) -> N
     equal = dataclasses.replace(data, images=images)
     title = gallery_figure(equal, "flags", old, new).get_suptitle()
     assert "right for new only in 0, for old only in 1" in title
+
+
+def test_a_course_is_a_line_per_seed_and_one_label_per_arm(
+    record: Record, with_course: Record
+) -> None:
+    later = dataclasses.replace(with_course, seed=1)
+    figure = course_figure([record, with_course, later], COURSE)
+    panel = figure.axes[0]
+    assert [line.get_xydata().tolist() for line in panel.lines] == 2 * [[[5, 20], [10, 30]]]
+    assert [text.get_text() for text in figure.legends[0].texts] == [record.arm]

@@ -46,6 +46,8 @@ def test_the_page_shows_what_was_recorded(finished: StudyRunner, tmp_path: Path)
         assert cells(text, arm)[1] == seeds
         # Tasks, the same whitened, main directions, two kinds of R², sensitivity, spectrum.
         assert text.count(f"| {arm} |") == 7
+    course = text.partition("While the arms train")[2]
+    assert cells(course, PLAIN)[1:3] == ["1", "2"]
     sensitivity = text.partition("Sensitivity at full strength")[2]
     found = [
         r.results["sensitivity"].metrics["crop"]["infonce_backbone"]
@@ -68,7 +70,7 @@ def test_the_page_shows_what_was_recorded(finished: StudyRunner, tmp_path: Path)
     assert "Found out." in page_texts(records, "Found out.")[PAGE]
     lines = [*page.splitlines(), *text.splitlines()]
     figures = {line.partition("(")[2].rstrip(")") for line in lines if line[:2] == "!["}
-    assert {"study/tasks.png", "study/stages.png", "study/gallery_flags.png"} <= figures
+    assert {f"study/{n}.png" for n in ("tasks", "course", "stages", "gallery_flags")} <= figures
     for name in figures:
         assert Image.open(tmp_path / name).width > 400
 

@@ -37,11 +37,11 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
             load_records(tmp_path)
 
 
-def test_records_survive_a_round_trip(record: Record, tmp_path: Path) -> None:
+def test_records_survive_a_round_trip(with_course: Record, tmp_path: Path) -> None:
     # Stages of a network are in their order, not in that of the alphabet.
     stages = {"infonce/crop/stem": [2.0], "infonce/crop/layer1": [1.0], "infonce/crop/a": [0.5]}
-    result = dataclasses.replace(record.results["emoji64"], series=stages)
-    record = dataclasses.replace(record, results={"sensitivity": result})
+    result = dataclasses.replace(with_course.results["emoji64"], series=stages)
+    record = dataclasses.replace(with_course, results={"sensitivity": result})
     record.save(tmp_path / "deep" / "a.json")
     [loaded] = load_records(tmp_path / "deep")
     assert loaded == record

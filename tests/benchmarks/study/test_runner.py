@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.study import runner as runner_module
 from benchmarks.study.__main__ import STOPPED, main
-from benchmarks.study.design import GRID, UNTRAINED, Design, Job
+from benchmarks.study.design import GRID, MAIN, UNTRAINED, Design, Job
 from benchmarks.study.evaluators import EVALUATORS
 from benchmarks.study.records import Record, choose, load_records, validation_score
 from benchmarks.study.runner import Machine, StudyRunner, make_record
@@ -316,6 +316,24 @@ def test_a_record_that_lacks_an_evaluation_needs_the_model_that_it_is_of(
     record.save(runner.record_path(job))
     with pytest.raises(ConfigError, match=rf"{FIRST} lacks spectrum.*remove the record"):
         one.todo()
+
+
+@pytest.mark.slow
+def test_the_course_of_main_arms_is_measured_and_completed(finished: StudyRunner) -> None:
+    records = {record.arm: record for record in load_records(finished.records) if not record.seed}
+    courses = {arm: list(record.course) for arm, record in records.items()}
+    main_arms = {arm for arm, record in records.items() if record.group == MAIN}
+    assert len(main_arms) == 3
+    assert courses == {arm: ["1"] if arm in main_arms else [] for arm in courses}
+    before = records["test_resnet_cassle_simclr"]
+    assert 0 < before.course["1"]["validation"].metrics["omega mean"]["r2_pair"] <= 1
+    path = finished.records / f"{before.arm}-seed0.json"
+    dataclasses.replace(before, course={}).save(path)
+    assert [job.name for job in finished.todo()] == [path.stem]
+    assert finished.run()
+    after = Record.load(path)
+    assert after.course["1"]["validation"].metrics == before.course["1"]["validation"].metrics
+    assert after.results == before.results
 
 
 @pytest.mark.slow

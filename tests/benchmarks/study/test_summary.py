@@ -1,10 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.stats import ttest_rel
 
+from benchmarks.study.metrics import COURSE
+from benchmarks.study.records import Record
 from benchmarks.study.summary import (
     Difference,
+    course_table,
     holm,
     number_table,
     paired,
@@ -25,6 +30,22 @@ def test_spread_is_that_of_a_sample() -> None:
     assert show_spread(spread([-0.01])) == "0.0"
     with pytest.raises(ConfigError, match="no values"):
         spread([])
+
+
+def test_a_course_is_in_the_order_of_epochs_with_seeds_together(
+    record: Record, with_course: Record
+) -> None:
+    one, another = with_course, dataclasses.replace(with_course, arm="b_simclr")
+    later = dataclasses.replace(one, seed=1, course={"5": one.course["10"]})
+    text = course_table([record, one, later, another], COURSE[:1])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert rows[0] == ["arm", "epoch", "seeds", "subcategory k-NN"]
+    assert rows[2:] == [
+        ["a_simclr", "5", "2", "25.0 ± 7.1"],
+        ["a_simclr", "10", "1", "30.0"],
+        ["b_simclr", "5", "1", "20.0"],
+        ["b_simclr", "10", "1", "30.0"],
+    ]
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 20])
