@@ -161,5 +161,6 @@ def test_a_course_is_a_line_per_seed_and_one_label_per_arm(
     later = dataclasses.replace(with_course, seed=1)
     figure = course_figure([record, with_course, later], COURSE)
     panel = figure.axes[0]
-    assert [line.get_xydata().tolist() for line in panel.lines] == 2 * [[[5, 20], [10, 30]]]
+    points = [np.asarray(line.get_xydata()).tolist() for line in panel.lines]
+    assert points == 2 * [[[5, 20], [10, 30]]]
     assert [text.get_text() for text in figure.legends[0].texts] == [record.arm]
