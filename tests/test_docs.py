@@ -129,3 +129,10 @@ def test_documents_name_files_that_exist(document: Path) -> None:
     named = set(re.findall(r"(?<![\w/.-])((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|md|slurm))\b", text))
     roots = (ROOT, ROOT / "cassle_zoo", document.parent)
     assert not {name for name in named if not any((root / name).exists() for root in roots)}
+    modules = re.findall(r"-m\s+((?:cassle_zoo|benchmarks|docs)(?:\.\w+)*)", text)
+    paths = {module: ROOT / module.replace(".", "/") for module in modules}
+    assert not {
+        module
+        for module, path in paths.items()
+        if not (path / "__main__.py").exists() and not path.with_suffix(".py").exists()
+    }
