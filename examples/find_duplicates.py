@@ -5,7 +5,7 @@ Shows     the three spaces in which a CASSLE model compares images: the backbone
           images without labels.
 Needs     pip install cassle-zoo
 Run       python examples/find_duplicates.py              # on the package's sample images
-          python examples/find_duplicates.py photos/ --by projected --pairs 20
+          python examples/find_duplicates.py photos/ --by whitened --pairs 20
 Look at   the table: how often an edited copy of an image (cropped, recoloured, ...) is nearer to
           its original than to any other image. And OUT, a sheet of the most similar pairs of
           images by the space that found most copies, or by the one that --by names.

@@ -1,6 +1,7 @@
 """The code in docs/ runs as it stands, and the settings that documents name exist."""
 
 import dataclasses
+import json
 import math
 import re
 import tomllib
@@ -16,6 +17,7 @@ from torch import nn
 from cassle_zoo.augmentation.registry import augmentations
 from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.features.gallery import SAMPLES
+from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.recipes import get_recipe
 
@@ -79,6 +81,27 @@ def test_extras_that_are_named_exist() -> None:
     assert {"figures", "parquet", "wds"} <= named <= set(project["optional-dependencies"])
 
 
+def test_the_table_of_models_holds_what_was_recorded() -> None:
+    text = (ROOT / "docs" / "models.md").read_text("utf-8")
+    before = "benchmarks/study/records/adapted/efficientnet_lite0-96px-seed0"
+    names = {
+        "resnet50, random initialisation": "random-init_resnet50",
+        "resnet18, random initialisation": "random-init_resnet18",
+        "raw pixels, 16x16x3": "raw-pixels",
+        "the same before it was adapted": f"../../{before}",
+        **{f"`{spec.name}`": spec.full_name for spec in MODEL_SPECS.values() if spec.released},
+    }
+    for title, name in names.items():
+        record = json.loads((ROOT / "eval" / "results" / f"{name}.json").read_text("utf-8"))
+        metrics = (
+            record["results"]["emoji64"]["metrics"] if "results" in record else record["metrics"]
+        )
+        linear = [metrics[part]["linear_top1"] for part in ("subcategory", "skin_tone", "vendor")]
+        found = [metrics[part]["recall@1"] for part in ("flags", "identity")]
+        values = " | ".join(f"{100 * value:.1f}" for value in (*linear, *found))
+        assert f"| {title} | {values} |" in text
+
+
 def test_the_sections_are_those_tested_below() -> None:
     assert {name: len(blocks(name)) for name in SECTIONS} == {
         "A plain PyTorch loop": 2,
@@ -129,3 +152,10 @@ def test_documents_name_files_that_exist(document: Path) -> None:
     named = set(re.findall(r"(?<![\w/.-])((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|md|slurm))\b", text))
     roots = (ROOT, ROOT / "cassle_zoo", document.parent)
     assert not {name for name in named if not any((root / name).exists() for root in roots)}
+    modules = re.findall(r"-m\s+((?:cassle_zoo|benchmarks|docs)(?:\.\w+)*)", text)
+    paths = {module: ROOT / module.replace(".", "/") for module in modules}
+    assert not {
+        module
+        for module, path in paths.items()
+        if not (path / "__main__.py").exists() and not path.with_suffix(".py").exists()
+    }

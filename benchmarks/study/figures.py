@@ -42,7 +42,8 @@ def tasks_figure(
             if not sample:
                 continue
             found, colour = spread(sample), PALETTE[number % len(PALETTE)]
-            axis.plot([number] * len(sample), sample, "_", color=colour, markersize=9, alpha=0.7)
+            # Beside the bar: seeds on it would look like its ends.
+            axis.plot([number + 0.2] * len(sample), sample, ".", color=colour, markersize=5)
             axis.errorbar(
                 number, found.mean, yerr=found.std, fmt=MARKERS[number % len(MARKERS)],
                 color=colour, capsize=4, markersize=6, label=arm,

@@ -62,7 +62,8 @@ def page_texts(records: Sequence[Record], findings: str = "") -> dict[str, str]:
 
     Args:
         records: Those of the main arms at least.
-        findings: What the numbers mean, in Markdown, for the published records.
+        findings: For the published records, in Markdown: the question in a paragraph, then what
+            the numbers mean.
 
     Raises:
         ConfigError: If no main arm was recorded.
@@ -75,8 +76,10 @@ def page_texts(records: Sequence[Record], findings: str = "") -> dict[str, str]:
         )
     pairs = pairs_of(records, MAIN)
     best = [best_of([r for r in records if r.arm == arm]) for arm in arms]
+    question, _, found = findings.strip().partition("\n\n")
     variables = {
-        "findings": findings.strip(),
+        "question": question,
+        "findings": found,
         **_setting(records),
         "m": metrics,
         "folder": FOLDER,

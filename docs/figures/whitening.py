@@ -35,7 +35,7 @@ def measure() -> dict[str, Any]:
             "variance": [round(value, 5) for value in variance[:COMPONENTS]],
             "knn": {
                 before.part: [
-                    round(spread(list(metrics.values(records, arm, one).values())).mean, 2)
+                    round(spread(list(metrics.values(records, arm, one).values())).mean, 1)
                     for one in (before, after)
                 ]
                 for before, after in zip(raw, whitened, strict=True)
