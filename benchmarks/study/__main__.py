@@ -12,7 +12,7 @@ from benchmarks.study.adapted_tables import ADAPTED_RECORDS, arms_table, grid_ta
 from benchmarks.study.design import Design
 from benchmarks.study.metrics import COURSE
 from benchmarks.study.page import FINDINGS, write_page
-from benchmarks.study.records import RECORDS, check_data, load_records
+from benchmarks.study.records import RECORDS, check_data, load_courses, load_records
 from benchmarks.study.runner import Machine, StudyRunner
 from benchmarks.study.summary import course_table
 from benchmarks.study.tolerances import TOLERANCES, seed_tolerances
@@ -106,7 +106,7 @@ def page(
     check_data(found, images)
     published = records.resolve() == RECORDS
     findings = FINDINGS.read_text(encoding="utf-8") if published else ""
-    print(write_page(found, images, output, findings))
+    print(write_page(found, images, output, findings, load_courses(records)))
     return 0
 
 

@@ -66,19 +66,18 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
     """Draw a panel per metric: what each training reached by epoch, a line per seed.
 
     Args:
-        records: Those without a course are left out.
+        records: Those of :func:`benchmarks.study.records.load_courses`.
         metrics: Of the evaluations in the course.
 
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
     figure, axes = _panels(len(metrics), margin=0.6)
-    shown = [record for record in records if record.course]
-    arms = list(dict.fromkeys(record.arm for record in shown))
+    arms = list(dict.fromkeys(record.arm for record in records))
     for position, (axis, metric) in enumerate(zip(axes, metrics, strict=True)):
-        for record in shown:
+        for record in records:
             course, number = course_of(record), arms.index(record.arm)
-            is_first = record is next(r for r in shown if r.arm == record.arm)
+            is_first = record is next(r for r in records if r.arm == record.arm)
             axis.plot(
                 list(course), [metric.scale * number_of(r, metric) for r in course.values()],
                 color=PALETTE[number % len(PALETTE)], marker=MARKERS[number % len(MARKERS)],

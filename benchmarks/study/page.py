@@ -57,13 +57,16 @@ _ABLATIONS = {
 }
 
 
-def page_texts(records: Sequence[Record], findings: str = "") -> dict[str, str]:
+def page_texts(
+    records: Sequence[Record], findings: str = "", courses: Sequence[Record] = ()
+) -> dict[str, str]:
     """Return the page and that of all tables, by file name.
 
     Args:
         records: Those of the main arms at least.
         findings: For the published records, in Markdown: the question in a paragraph, then what
             the numbers mean.
+        courses: Trainings that were measured on the way.
 
     Raises:
         ConfigError: If no main arm was recorded.
@@ -88,7 +91,7 @@ def page_texts(records: Sequence[Record], findings: str = "") -> dict[str, str]:
         "differences": partial(difference_table, records),
         "conditioned": partial(conditioned, records),
         "arms": arms,
-        "course": course_table(records, COURSE) if _has_course(records) else "",
+        "course": course_table(courses, COURSE) if courses else "",
         "every": [*arms, *arms_of(records, UNTRAINED)],
         "pairs": pairs,
         "verdicts": [f"{a} against {b}: {_verdict(records, a, b)}" for a, b in pairs],
@@ -108,7 +111,13 @@ def page_texts(records: Sequence[Record], findings: str = "") -> dict[str, str]:
     return {name: render("benchmarks.study", name, **variables) for name in (PAGE, TABLES)}
 
 
-def write_page(records: Sequence[Record], data: EvalData, out: Path, findings: str = "") -> Path:
+def write_page(
+    records: Sequence[Record],
+    data: EvalData,
+    out: Path,
+    findings: str = "",
+    courses: Sequence[Record] = (),
+) -> Path:
     """Write the page, that of the tables, and the figures.
 
     Args:
@@ -116,24 +125,27 @@ def write_page(records: Sequence[Record], data: EvalData, out: Path, findings: s
         data: The images of the galleries.
         out: Folder of the page; figures go into a folder in it.
         findings: See `page_texts`.
+        courses: See `page_texts`.
 
     Returns:
         The page.
     """
-    texts = page_texts(records, findings)
+    texts = page_texts(records, findings, courses)
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    for name, figure in _figures(records, data):
+    for name, figure in _figures(records, data, courses):
         (out / FOLDER / name).write_bytes(render_figure(figure))
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
     return out / PAGE
 
 
-def _figures(records: Sequence[Record], data: EvalData) -> "Iterator[tuple[str, Figure]]":
+def _figures(
+    records: Sequence[Record], data: EvalData, courses: Sequence[Record]
+) -> "Iterator[tuple[str, Figure]]":
     arms = arms_of(records, MAIN)
     yield _FIGURES["tasks"], tasks_figure(records, arms, TASKS)
-    if _has_course(records):
-        yield _FIGURES["course"], course_figure(records, COURSE)
+    if courses:
+        yield _FIGURES["course"], course_figure(courses, COURSE)
     main = [
         StagePanel(title=name, augmentation=name, arms={arm: arm for arm in arms})
         for name in AUGMENTATIONS
@@ -152,10 +164,6 @@ def _figures(records: Sequence[Record], data: EvalData) -> "Iterator[tuple[str, 
         yield _FIGURES["methods"], stages_figure(records, methods)
     for task, first, second in gallery_pairs(records):
         yield f"gallery_{task}.png", gallery_figure(data, task, first, second)
-
-
-def _has_course(records: Sequence[Record]) -> bool:
-    return any(record.course for record in records)
 
 
 def _setting(records: Sequence[Record]) -> dict[str, Any]:

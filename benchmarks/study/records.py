@@ -17,6 +17,9 @@ from cassle_zoo.train.run.fingerprint import flat_settings
 RECORDS = Path(__file__).resolve().parent / "records"
 """The published ones, which docs/study.md is made from."""
 
+COURSES = "course"
+"""Folder, in one of records, of trainings that only their course is shown of."""
+
 _VALIDATION = "validation top-1 by w"
 _FREE = ("data", "run")  # sections of the settings that do not change the result (the seed does)
 
@@ -110,6 +113,16 @@ def load_records(folder: Path) -> list[Record]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {str(folder)!r} with records of the study.")
     return [Record.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def load_courses(folder: Path) -> list[Record]:
+    """Read the records of trainings that were measured on the way, those in `COURSES` included.
+
+    Raises:
+        DataError: As for `load_records`.
+    """
+    more = load_records(folder / COURSES) if (folder / COURSES).is_dir() else []
+    return [record for record in (*load_records(folder), *more) if record.course]
 
 
 def settings_of(job: Job) -> dict[str, Any]:

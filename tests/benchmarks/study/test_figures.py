@@ -156,11 +156,11 @@ def test_equal_images_are_equally_right(record: Record, emoji_folder: Path) -> N
 
 
 def test_a_course_is_a_line_per_seed_and_one_label_per_arm(
-    record: Record, with_course: Record
+    with_course: Record,
 ) -> None:
     later = dataclasses.replace(with_course, seed=1)
-    figure = course_figure([record, with_course, later], COURSE)
+    figure = course_figure([with_course, later], COURSE)
     panel = figure.axes[0]
     points = [np.asarray(line.get_xydata()).tolist() for line in panel.lines]
     assert points == 2 * [[[5, 20], [10, 30]]]
-    assert [text.get_text() for text in figure.legends[0].texts] == [record.arm]
+    assert [text.get_text() for text in figure.legends[0].texts] == [later.arm]

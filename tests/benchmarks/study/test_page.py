@@ -6,7 +6,7 @@ from PIL import Image
 
 from benchmarks.study.__main__ import main
 from benchmarks.study.page import PAGE, TABLES, page_texts
-from benchmarks.study.records import RECORDS, Record, best_of, load_records
+from benchmarks.study.records import RECORDS, Record, best_of, load_courses, load_records
 from benchmarks.study.runner import StudyRunner
 from cassle_zoo.common.errors import ConfigError
 
@@ -46,7 +46,7 @@ def test_the_page_shows_what_was_recorded(finished: StudyRunner, tmp_path: Path)
         assert cells(text, arm)[1] == seeds
         # Tasks, the same whitened, main directions, two kinds of R², sensitivity, spectrum.
         assert text.count(f"| {arm} |") == 7
-    course = text.partition("While the arms train")[2]
+    course = text.partition("While arms train")[2]
     assert cells(course, PLAIN)[1:3] == ["1", "2"]
     sensitivity = text.partition("Sensitivity at full strength")[2]
     found = [
@@ -83,7 +83,7 @@ def test_without_main_arms_there_is_no_page(record: Record) -> None:
 @pytest.mark.skipif(not RECORDS.exists(), reason="the study has not been recorded")
 def test_the_committed_pages_are_fresh() -> None:
     findings = (ROOT / "benchmarks" / "study" / "findings.md").read_text("utf-8")
-    for name, text in page_texts(load_records(RECORDS), findings).items():
+    for name, text in page_texts(load_records(RECORDS), findings, load_courses(RECORDS)).items():
         assert (ROOT / "docs" / name).read_text("utf-8") == text
 
 
