@@ -12,11 +12,10 @@ from torch.utils.data import IterableDataset
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.records import RENAMED_SETTINGS, StartingWeights
-from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.sources import Source
-from cassle_zoo.zoo.names import contradictions
+from cassle_zoo.zoo.names import contradictions, resolve_arch
 
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
