@@ -141,8 +141,9 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
 
 def _to_file(args: argparse.Namespace) -> ExitStatus:
-    from cassle_zoo.features.extract import collect, nothing_read
+    from cassle_zoo.features.extract import collect
     from cassle_zoo.features.files import check_feature_path, save_features
+    from cassle_zoo.features.inputs import nothing_read
 
     if _place(args)[1] > 1 or args.kind or args.part_images:
         raise ConfigError(

@@ -22,15 +22,15 @@ from cassle_zoo.common.errors import ConfigError, DataError, StorageError, unkno
 from cassle_zoo.common.faults import locked, stop_signals, translate_errors
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features import parts
-from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet, nothing_read
+from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet
 from cassle_zoo.features.files import (
     load_more,
     load_part_file,
-    save_part_parquet,
+    save_parquet,
     save_part_safetensors,
 )
 from cassle_zoo.features.inference import ADVICE, choose_device
-from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
+from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs, nothing_read
 from cassle_zoo.features.models import state_sha256
 
 PART_IMAGES = 4096
@@ -237,7 +237,7 @@ class _Writer:
             self.rows[name].append(values)
         self.next += batch.size
         if self.next == self.plan.range_of(self.part).stop:
-            save = save_part_parquet if self.plan.kind == "parquet" else save_part_safetensors
+            save = save_parquet if self.plan.kind == "parquet" else save_part_safetensors
             self._write(self.plan.file(self.part), save)
             (self.stage / _UNFINISHED).unlink(missing_ok=True)
             if self.part + 1 < self.plan.count:
