@@ -264,7 +264,10 @@ class TrainConfig:
             )
         if self.init_projector == "yes" and not self.init:
             raise ConfigError("init_projector 'yes' needs starting weights; give init.")
-        width = feature_width(self.arch, self.augment.size)
+        # First, since the name of a run with an unknown architecture would seem to be wrong.
+        width = feature_width(
+            self.arch, self.augment.size, self.augment.channels, self.views.local_size
+        )
         if self.name == AUTO_NAME:
             object.__setattr__(self, "name", self.derived_name())
         if not _NAME.fullmatch(self.name):
@@ -292,9 +295,6 @@ class TrainConfig:
                 f"method {self.method.name} compares two views, but views.count is {views[0]} and "
                 f"views.local.count {views[1]}; leave them at 2 and 0, or use one of: {able}."
             )
-        width = feature_width(
-            self.arch, self.augment.size, self.augment.channels, self.views.local_size
-        )
         self.method.projector(width, self.conditioning)
 
     @property
