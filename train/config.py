@@ -45,8 +45,7 @@ class DataConfig:
         root: Folder or archive that holds the data.
         dataset: Empty for a folder or tar of images, or a folder written by `save_to_disk` of
             `datasets` (no labels needed); `emoji64`; or a name for timm's dataset factory:
-            `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`,
-            `tfds/NAME`.
+            `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`, `tfds/NAME`.
         split: Split to train on, as the dataset names it; in a folder, the sub-folder of this name
             (the whole folder if the name is empty, or `train` and there is no such sub-folder).
         image_column: Column of the images, in a folder written by `save_to_disk`; by default the

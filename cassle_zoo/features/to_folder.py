@@ -139,11 +139,11 @@ def extract_to_folder(
         batch_size = _divisor(plan.part_images, batch_size)
         check_shared_memory(num_workers, batch_size * extractor.input_bytes())
         parts.begin(folder, stage, plan)
-        share = range((own - 1) * plan.count // of, own * plan.count // of)
-        todo = parts.missing(folder, plan, share)
+        own_parts = range((own - 1) * plan.count // of, own * plan.count // of)
+        todo = parts.missing(folder, plan, own_parts)
         _check_disk(folder, plan, todo, shapes)
         undone = sum(len(plan.range_of(k)) for k in todo)
-        total = sum(len(plan.range_of(k)) for k in share)
+        total = sum(len(plan.range_of(k)) for k in own_parts)
         bar = tqdm(
             total=total,
             initial=total - undone,
@@ -174,13 +174,13 @@ def extract_to_folder(
             # A worker that is kept by one image for longer does not outlast the signal.
             if not stop.requested or "worker" not in str(error):
                 raise
-        if stop.requested and (left := parts.missing(folder, plan, share)):
+        if stop.requested and (left := parts.missing(folder, plan, own_parts)):
             writer.save_unfinished()
-            done = share.stop - share.start - len(left)
-            report(f"stopped with {done} of {len(share)} parts; the same command continues.")
+            done = len(own_parts) - len(left)
+            report(f"stopped with {done} of {len(own_parts)} parts; the same command continues.")
             return FolderResult(images=0, skipped=0, stopped=True, complete=False)
         complete = parts.finish(folder, stage, plan, left_out)
-        read, unread = parts.counts(folder, plan, share)
+        read, unread = parts.counts(folder, plan, own_parts)
     if complete and read == 0 and of == 1:
         raise DataError(f"No image could be read; {str(folder / parts.SKIPPED)!r} says why.")
     return FolderResult(

@@ -66,10 +66,10 @@ def check_same_run(
     """Check that `out` does not hold a run with other settings, `images` or starting weights.
 
     A name that older versions allowed, though it is not true, may differ. Settings that do not
-    change the result may differ: `data.root`, `data.workers` (but not of a
-    stream, whose order depends on it), and all of `run` but the seed. Starting weights may have
-    another name or place, but not another content, which is compared if `source` is given. A run
-    without a record of its images is from before there was one.
+    change the result may differ: `data.root`, `data.workers` (but not of a stream, whose order
+    depends on it), and all of `run` but the seed. Starting weights may have another name or place,
+    but not another content, which is compared if `source` is given. A run without a record of its
+    images is from before there was one.
 
     Returns:
         The settings, with `data.decode`, if it is None, as the run began: `fast` if it is new.
