@@ -25,8 +25,7 @@ from cassle_zoo.common.images import ValueRange
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
 from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs, nothing_read
-from cassle_zoo.features.models import open_projector
-from cassle_zoo.features.outputs import compute_outputs, parse_outputs
+from cassle_zoo.features.outputs import compute_outputs, open_projector, parse_outputs
 from cassle_zoo.features.reader import ReadyImages, unchanged
 from cassle_zoo.features.transform import Transform, eval_transform, reduction_for, takes_bands
 from cassle_zoo.features.whitening import Whitening, open_whitening

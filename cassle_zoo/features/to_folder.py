@@ -31,7 +31,7 @@ from cassle_zoo.features.files import (
 )
 from cassle_zoo.features.inference import ADVICE, choose_device
 from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs, nothing_read
-from cassle_zoo.features.models import state_sha256
+from cassle_zoo.store.tensors import state_sha256
 
 PART_IMAGES = 4096
 _PART_BYTES = 2**28
