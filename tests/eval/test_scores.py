@@ -71,7 +71,7 @@ PROTOCOLS = [
 def test_images_in_memory_are_not_changed() -> None:
     context = make_context()
     images = [(make_image(number, (90, 60)), 0) for number in range(COUNT)]
-    context.data = dataclasses.replace(context.data, images=images)  # type: ignore[arg-type]
+    context.data = dataclasses.replace(context.data, images=images)
     score_file(context, KNN().evaluate(context).scores)
     assert {image.size for image, _ in images} == {(90, 60)}
 
