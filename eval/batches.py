@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from cassle_zoo.common.errors import DataError, NonFiniteLossError, NotEnoughMemoryError
 from cassle_zoo.common.images import UnreadableImageError, to_rgb
+from cassle_zoo.common.seeds import seed_of
 from cassle_zoo.common.workers import share_batch
 
 Collate = Callable[[list[Any]], Any]
+Draw: TypeAlias = tuple[int, int]
+"""An epoch and the index of an image."""
 
 
 class UnreadableDatasetImageError(UnreadableImageError):
@@ -80,6 +83,35 @@ def read_batches(
         if isinstance(batch, DataError | NotEnoughMemoryError):
             raise batch
         yield batch
+
+
+class Batches(Sampler[list[Draw]]):
+    """All batches of all epochs, reshuffled in each."""
+
+    def __init__(self, rows: Tensor, batch: int, epochs: int, seed: int) -> None:
+        """Draw `rows` in batches of `batch`, or all at once if there are fewer."""
+        self.rows = rows
+        self.batch = min(batch, len(rows))
+        self.epochs = epochs
+        self.seed = seed
+
+    @property
+    def per_epoch(self) -> int:
+        """Number of batches in an epoch."""
+        return len(self.rows) // self.batch
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return self.per_epoch * self.epochs
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Yield the draws of each batch."""
+        for epoch in range(self.epochs):
+            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, "order"))
+            order = self.rows[torch.randperm(len(self.rows), generator=generator)].tolist()
+            for step in range(self.per_epoch):
+                part = order[step * self.batch : (step + 1) * self.batch]
+                yield [(epoch, index) for index in part]
 
 
 def train(

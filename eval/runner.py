@@ -196,9 +196,10 @@ def _confident_mistakes(scores: Scores) -> Tensor:
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small = image.copy()  # thumbnail() works in place, and the dataset may hold this very image
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=75, method=4)
+    small.save(buffer, "WEBP", quality=75, method=4)
     return buffer.getvalue()
 
 

@@ -22,13 +22,13 @@ from cassle_zoo.common.files import expand_home, sha256
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
-from cassle_zoo.features.models import state_sha256
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder, resolve
+from cassle_zoo.store.tensors import state_sha256
 from cassle_zoo.zoo.create import create_projector, load_backbone
 from cassle_zoo.zoo.timm_names import TIMM_PREFIX, timm_model, timm_name
 

@@ -45,7 +45,7 @@ from cassle_zoo.zoo.create import load_backbone, load_projector
 TOLERANCE = 1e-4
 """Largest difference from the stored values, as a fraction of the largest of them."""
 
-_HASHED_FILES = (MODEL_FILE, PROJECTOR_FILE, WHITENING_FILE, CONFIG_FILE)
+HASHED_FILES = (MODEL_FILE, PROJECTOR_FILE, WHITENING_FILE, CONFIG_FILE)
 _HEADER_KEY = "sha256"
 
 
@@ -74,7 +74,7 @@ def write_reference(folder: str | Path) -> Path:
     for name, values in tensors.items():
         if values.is_floating_point() and not values.isfinite().all():
             raise ModelFolderError(f"{folder}: the model's {name} are NaN or infinite.")
-    present = [name for name in _HASHED_FILES if (files.folder / name).is_file()]
+    present = [name for name in HASHED_FILES if (files.folder / name).is_file()]
     hashes = {name: files.sha256(name) for name in present}
     path = files.folder / REFERENCE_FILE
     # One entry only, because safetensors writes several in no fixed order.

@@ -16,9 +16,9 @@ from cassle_zoo.common.errors import CassleZooError, UnknownNameError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.eval.sources import open_source
 from cassle_zoo.features.files import load_features
-from cassle_zoo.features.models import state_sha256
 from cassle_zoo.specs import resolve_spec
 from cassle_zoo.store.folder import bundled_folder
+from cassle_zoo.store.tensors import state_sha256
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.init import find
 

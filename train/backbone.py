@@ -8,38 +8,11 @@ import timm
 import torch
 from torch import nn
 
-from cassle_zoo.common.errors import ConfigError, unknown_name
-from cassle_zoo.specs import BACKBONES, MODEL_SPECS
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.zoo import width
+from cassle_zoo.zoo.names import resolve_arch, short_arch
 from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
 from cassle_zoo.zoo.width import without_weights
-
-
-def resolve_arch(arch: str, size: int, channels: int = 3) -> tuple[str, dict[str, Any]]:
-    """Return the timm model that an architecture's name stands for, and its builder's arguments.
-
-    Args:
-        arch: A short name of :data:`cassle_zoo.specs.BACKBONES` (`vit_small` is MoCo-v3's, with 12
-            heads), a model of the registry, or any timm model.
-        size: Height and width of the views in pixels.
-        channels: Their number of channels.
-
-    Raises:
-        UnknownNameError: If there is no such architecture.
-    """
-    known = BACKBONES.get(short_arch(arch))
-    timm_arch = arch if known is None else known.timm_arch
-    if not timm.is_model(timm_arch):
-        names = [*BACKBONES, *timm.list_models()]
-        raise unknown_name("arch", arch, names, listed_by="timm.list_models()")
-    args: dict[str, Any] = {} if known is None else dict(known.model_args)
-    cfg = timm.get_pretrained_cfg(timm_arch)
-    # Some networks, ViTs above all, are built for one size of input.
-    if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
-        args["img_size"] = size
-    if channels != 3:
-        args["in_chans"] = channels
-    return timm_arch, args
 
 
 @functools.lru_cache
@@ -49,7 +22,7 @@ def feature_width(arch: str, size: int, channels: int = 3, local_size: int | Non
     The network is built and run without memory for its weights, in a fraction of a second.
 
     Args:
-        arch: As in :func:`resolve_arch`.
+        arch: As in :func:`cassle_zoo.zoo.names.resolve_arch`.
         size: Height and width of the views in pixels.
         channels: Their number of channels.
         local_size: Height and width of the local crops, if there are any.
@@ -108,7 +81,7 @@ def build_backbone(
     MoCo-v3's ViTs get their fixed positions and an untrained patch projection, both frozen.
 
     Args:
-        arch: As in :func:`resolve_arch`.
+        arch: As in :func:`cassle_zoo.zoo.names.resolve_arch`.
         size: Height and width of the views in pixels.
         channels: Their number of channels.
         local_size: Height and width of the local crops, if there are any. The weights are the same;
@@ -137,8 +110,3 @@ def build_backbone(
     model = mocov3_vit(num_classes=0, **{**vit, **args})
     freeze_fixed_parts(model)
     return model
-
-
-def short_arch(arch: str) -> str:
-    """Return the short name that begins a model's name, for an architecture named by a model."""
-    return next((spec.arch for spec in MODEL_SPECS.values() if spec.name == arch), arch)

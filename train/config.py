@@ -13,12 +13,18 @@ from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, OneOf, Range, check
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.common.files import parse_json
-from cassle_zoo.train.backbone import feature_width, resolve_arch, short_arch
+from cassle_zoo.train.backbone import feature_width
 from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
-from cassle_zoo.zoo.names import contradictions, dataset_of, model_name
+from cassle_zoo.zoo.names import (
+    contradictions,
+    dataset_of,
+    model_name,
+    resolve_arch,
+    short_arch,
+)
 
 STREAMS = ("hfids/", "tfds/", "wds/")
 _DATASETS = (*STREAMS, "hfds/", "torch/")
@@ -39,8 +45,7 @@ class DataConfig:
         root: Folder or archive that holds the data.
         dataset: Empty for a folder or tar of images, or a folder written by `save_to_disk` of
             `datasets` (no labels needed); `emoji64`; or a name for timm's dataset factory:
-            `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`,
-            `tfds/NAME`.
+            `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`, `tfds/NAME`.
         split: Split to train on, as the dataset names it; in a folder, the sub-folder of this name
             (the whole folder if the name is empty, or `train` and there is no such sub-folder).
         image_column: Column of the images, in a folder written by `save_to_disk`; by default the
@@ -258,7 +263,10 @@ class TrainConfig:
             )
         if self.init_projector == "yes" and not self.init:
             raise ConfigError("init_projector 'yes' needs starting weights; give init.")
-        width = feature_width(self.arch, self.augment.size)
+        # First, since the name of a run with an unknown architecture would seem to be wrong.
+        width = feature_width(
+            self.arch, self.augment.size, self.augment.channels, self.views.local_size
+        )
         if self.name == AUTO_NAME:
             object.__setattr__(self, "name", self.derived_name())
         if not _NAME.fullmatch(self.name):
@@ -286,9 +294,6 @@ class TrainConfig:
                 f"method {self.method.name} compares two views, but views.count is {views[0]} and "
                 f"views.local.count {views[1]}; leave them at 2 and 0, or use one of: {able}."
             )
-        width = feature_width(
-            self.arch, self.augment.size, self.augment.channels, self.views.local_size
-        )
         self.method.projector(width, self.conditioning)
 
     @property

@@ -12,17 +12,15 @@ from typing import Any
 import timm
 
 from cassle_zoo.accel.initialisation import skip_random_weights
-from cassle_zoo.checkpoints.identify import (
-    CheckpointFacts,
-)
+from cassle_zoo.checkpoints.identify import CheckpointFacts
 from cassle_zoo.common.errors import CheckpointError, ConfigError
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.store.tensors import load_strictly
-from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.methods.teacher import EMATeacher
 from cassle_zoo.train.sources import Source, State, pretrained_cfg, read_source
+from cassle_zoo.zoo.names import resolve_arch
 from cassle_zoo.zoo.width import without_weights
 
 # Arguments of a timm model that do not change what its weights mean; timm adapts them.

@@ -18,13 +18,14 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.terminal import busy
 from cassle_zoo.specs import BACKBONES
-from cassle_zoo.train import augment_options, init, sources
+from cassle_zoo.train import augment_options, init
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.preview import write_preview
 from cassle_zoo.train.recipes import ADAPT, RECIPES, find_recipe, shortened
+from cassle_zoo.zoo.names import public_name
 
 _CONTINUES = f"""The same command run again continues an interrupted run.
 
@@ -176,7 +177,7 @@ def public_command(argv: Sequence[str]) -> str:
         elif flag in ("--data", "--data.root"):
             words[index + 1] = Path(words[index + 1]).name
         elif flag == "--init":
-            words[index + 1] = sources.public_name(words[index + 1])
+            words[index + 1] = public_name(words[index + 1])
     return shlex.join(["cassle-zoo", "train", *words])
 
 

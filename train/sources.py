@@ -96,14 +96,6 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def public_name(what: str) -> str:
-    """Return a value of `init` without the user's folders."""
-    if what.startswith((HUB_PREFIX, TIMM_PREFIX)):
-        return what
-    prefix = LOCAL_PREFIX if what.startswith(LOCAL_PREFIX) else ""
-    return prefix + Path(what.removeprefix(prefix)).name
-
-
 def read_source(what: str, facts: CheckpointFacts) -> Source:
     """Find weights and read them; files on the Hub are downloaded.
 

@@ -21,7 +21,6 @@ from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.recipes import get_recipe, without_conditioning
 
-ADAPT_GRID, ADAPTED, ORIGINAL = "adapt-grid", "adapted", "original"
 ADAPT_GRID, ORIGINAL, ADAPTED = "adapt-grid", "original", "adapted"
 ADAPTED_GROUPS = (ADAPT_GRID, ORIGINAL, ADAPTED)
 """The parts of the study of adapted weights."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from cassle_zoo.checkpoints.backbones import (
     OWN_FORMAT,
     FoundWeights,
@@ -35,7 +33,8 @@ from cassle_zoo.checkpoints.projectors import (
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.common.files import read_json
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS
+from cassle_zoo.specs import BACKBONES, DATASETS
+from cassle_zoo.zoo.names import public_settings, resolve_arch
 
 _ARGS_DATASETS = {"imagenet100": "in100", "stl10": "stl10"}
 OFFICIAL_FORMAT = "the paper's code (gmum/CASSLE)"
@@ -229,7 +228,7 @@ def _own(
     augment = settings.get("augment", {})
     size, arch, args = augment.get("size"), facts.arch, dict[str, Any]()
     if arch is None and "arch" in settings:
-        arch, args = _trained_arch(settings["arch"], size)
+        arch, args = resolve_arch(settings["arch"], size)
     backbone = identify_backbone(
         weights.state, arch=arch, model_args=args, num_heads=facts.num_heads
     )
@@ -249,29 +248,11 @@ def _own(
         std=tuple(augment["std"]) if "std" in augment else None,
         training={
             "steps": checkpoint["step"],
-            "config": {"config.json": _public(settings)} if settings else None,
+            "config": {"config.json": public_settings(settings)} if settings else None,
         },
         notes=(*backbone.notes, *notes),
         dropped=(*dropped, *backbone.dropped),
     )
-
-
-def _trained_arch(arch: str, size: int | None) -> tuple[str, dict[str, Any]]:
-    """Return the timm model, and its arguments, that a run's `arch` and `augment.size` say."""
-    short = next((spec.arch for spec in MODEL_SPECS.values() if spec.name == arch), arch)
-    known = BACKBONES.get(short)
-    timm_arch = arch if known is None else known.timm_arch
-    args: dict[str, Any] = {} if known is None else dict(known.model_args)
-    cfg = timm.get_pretrained_cfg(timm_arch) if timm.is_model(timm_arch) else None
-    if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
-        args["img_size"] = size
-    return timm_arch, args
-
-
-def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's settings without the user's paths, as in its export."""
-    data = settings.get("data", {})
-    return {**settings, "data": {**data, "root": Path(str(data.get("root", ""))).name}}
 
 
 def _foreign(

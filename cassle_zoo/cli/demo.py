@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.cli import busy
 from cassle_zoo.cli.features import LEFT_OUT, report_skipped
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
@@ -50,9 +49,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> ExitStatus:
     """Write the demo, and print where it is."""
-    with busy("starting"):
-        from cassle_zoo.common.files import check_folder
-        from cassle_zoo.features.gallery import run_demo
+    from cassle_zoo.common.files import check_folder
+    from cassle_zoo.features.gallery import run_demo
 
     check_folder(args.output, "-o")
     models = [args.model] if args.model else args.models

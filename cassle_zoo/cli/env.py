@@ -39,12 +39,11 @@ def _run(args: argparse.Namespace) -> ExitStatus:
 
 def environment() -> dict[str, str]:
     """Return names and values: software first, then hardware, then what changes behaviour."""
-    with busy("starting"):
-        import torch
+    import torch
 
-        from cassle_zoo.common.devices import autocast_dtype, pick_device
-        from cassle_zoo.common.workers import usable_cores
-        from cassle_zoo.records import code_version
+    from cassle_zoo.common.devices import autocast_dtype, pick_device
+    from cassle_zoo.common.workers import usable_cores
+    from cassle_zoo.records import code_version
 
     facts = {
         "cassle-zoo": __version__,

@@ -5,7 +5,6 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.cli import busy
 from cassle_zoo.cli.features import LEFT_OUT, report_skipped
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
@@ -59,11 +58,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> ExitStatus:
     """Write or serve the page, and say where it is."""
-    with busy("starting"):
-        from cassle_zoo.common.errors import ConfigError
-        from cassle_zoo.common.files import write_text
-        from cassle_zoo.features.explorer.page import explore
-        from cassle_zoo.features.explorer.server import PageServer
+    from cassle_zoo.common.errors import ConfigError
+    from cassle_zoo.common.files import write_text
+    from cassle_zoo.features.explorer.page import explore
+    from cassle_zoo.features.explorer.server import PageServer
 
     if args.output is None and not args.serve:
         raise ConfigError("nothing to do with the page: pass -o FILE.html, --serve, or both.")

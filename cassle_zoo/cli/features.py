@@ -129,8 +129,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> ExitStatus:
     """Extract and save features; name the images that were left out."""
-    with busy("starting"):
-        from cassle_zoo.common.images import limit_pixels
+    from cassle_zoo.common.images import limit_pixels
 
     if args.max_pixels is not None:
         limit_pixels(args.max_pixels)
@@ -142,9 +141,9 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
 
 def _to_file(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.features.extract import collect, nothing_read
-        from cassle_zoo.features.files import check_feature_path, save_features
+    from cassle_zoo.features.extract import collect
+    from cassle_zoo.features.files import check_feature_path, save_features
+    from cassle_zoo.features.inputs import nothing_read
 
     if _place(args)[1] > 1 or args.kind or args.part_images:
         raise ConfigError(
@@ -170,9 +169,8 @@ def _to_file(args: argparse.Namespace) -> ExitStatus:
 
 
 def _to_folder(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.common.files import check_folder
-        from cassle_zoo.features.to_folder import extract_to_folder
+    from cassle_zoo.common.files import check_folder
+    from cassle_zoo.features.to_folder import extract_to_folder
 
     folder = Path(args.output)
     part = _place(args)

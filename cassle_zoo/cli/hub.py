@@ -231,11 +231,10 @@ def _add_convert_options(convert: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        import torch
+    import torch
 
-        from cassle_zoo.hub.export import export_run
-        from cassle_zoo.store.folder import read_config
+    from cassle_zoo.hub.export import export_run
+    from cassle_zoo.store.folder import read_config
 
     with busy("writing the model folder"):
         export_run(
@@ -255,10 +254,9 @@ def _export(args: argparse.Namespace) -> ExitStatus:
 
 
 def _convert(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        import torch
+    import torch
 
-        from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
+    from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 
     given: dict[str, Any] = {}
     for field in fields(ConvertOptions):
@@ -285,8 +283,7 @@ def _convert(args: argparse.Namespace) -> ExitStatus:
 
 
 def _push(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.hub.publish.push import push
+    from cassle_zoo.hub.publish.push import push
 
     options = {name: getattr(args, name) for name in ("private", "create_pr", "replace_card")}
     done = push(args.folder, args.repo_id, dry_run=args.dry_run, on_plan=_print_plan, **options)
@@ -300,8 +297,7 @@ def _push(args: argparse.Namespace) -> ExitStatus:
 
 
 def _pull(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.hub.publish.pull import pull
+    from cassle_zoo.hub.publish.pull import pull
 
     with busy(f"fetching and checking {args.name}"):
         folder = pull(args.name, args.output, force=args.force)
@@ -310,8 +306,7 @@ def _pull(args: argparse.Namespace) -> ExitStatus:
 
 
 def _verify(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.hub.publish.verify import verify
+    from cassle_zoo.hub.publish.verify import verify
 
     with busy(f"checking {args.name}"):
         checks = verify(args.name, revision=args.revision)
@@ -322,8 +317,7 @@ def _verify(args: argparse.Namespace) -> ExitStatus:
 
 
 def _publish(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.hub.publish.push import publish, registry_lines
+    from cassle_zoo.hub.publish.push import publish, registry_lines
 
     options = {name: getattr(args, name) for name in ("private", "replace_card", "dry_run")}
     published = []
@@ -349,8 +343,7 @@ def _print_plan(plan: "PushPlan") -> None:
 
 
 def _export_detectron2(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.hub.detectron2 import export_detectron2
+    from cassle_zoo.hub.detectron2 import export_detectron2
 
     with busy("converting"):
         settings = export_detectron2(args.model, args.output)
@@ -360,15 +353,13 @@ def _export_detectron2(args: argparse.Namespace) -> ExitStatus:
 
 
 def _card(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.hub.cards.card import results_of_folder, write_card
+    from cassle_zoo.hub.cards.card import results_of_folder, write_card
 
     print(write_card(args.folder, results_of_folder(args.folder, args.results)))
     return ExitStatus.OK
 
 
 def _cards(args: argparse.Namespace) -> ExitStatus:
-    with busy("starting"):
-        from cassle_zoo.hub.cards.model_cards import main
+    from cassle_zoo.hub.cards.model_cards import main
 
     return main(["--check"] if args.check else [])

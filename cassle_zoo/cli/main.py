@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"'cassle-zoo COMMAND --help' shows the options of a command. {all_statuses()}",
     )
     parser.add_argument("--version", action="version", version=f"cassle-zoo {__version__}")
+    parser.set_defaults(light=False)  # those that do without torch and timm set it
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     models.add_parser(subparsers)
     features.add_parser(subparsers)
@@ -132,6 +133,9 @@ def _run(arguments: list[str]) -> ExitStatus:
 
         return evaluation.run_from_cli(arguments[1:])
     args = build_parser().parse_args(arguments)
+    if not args.light:
+        with busy("starting"):
+            import timm  # noqa: F401  # and torch: they take seconds, our own modules do not
     status: ExitStatus = args.run(args)
     return status
 

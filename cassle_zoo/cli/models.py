@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         "--pretrained", action="store_true", help="only models whose weights are published"
     )
     parser.add_argument("--json", action="store_true", help="print the facts about each as JSON")
-    parser.set_defaults(run=_list)
+    parser.set_defaults(run=_list, light=True)
 
     parser = subparsers.add_parser(
         "info",
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         "name", help="model name, with or without tag, hf-hub:ORG/NAME or local-dir:FOLDER"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_info)
+    parser.set_defaults(run=_info, light=True)
 
 
 def _list(args: argparse.Namespace) -> ExitStatus:

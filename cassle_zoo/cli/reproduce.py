@@ -5,7 +5,6 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli import busy
 from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import read_json, write_json
@@ -157,16 +156,15 @@ def reproduce(
         ConfigError: If the recipe is no longer the one that the weights were trained with, the
             data are not those of the recorded result, or `out` holds a result of another model.
     """
-    with busy("starting"):
-        import torch
+    import torch
 
-        from cassle_zoo.eval.base import Compute
-        from cassle_zoo.eval.datasets import open_data
-        from cassle_zoo.eval.protocols.emoji64 import Emoji64Suite
-        from cassle_zoo.eval.runner import evaluate
-        from cassle_zoo.hub.export import export_run
-        from cassle_zoo.records import Result
-        from cassle_zoo.train.loop import train
+    from cassle_zoo.eval.base import Compute
+    from cassle_zoo.eval.datasets import open_data
+    from cassle_zoo.eval.protocols.emoji64 import Emoji64Suite
+    from cassle_zoo.eval.runner import evaluate
+    from cassle_zoo.hub.export import export_run
+    from cassle_zoo.records import Result
+    from cassle_zoo.train.loop import train
 
     name = recorded.model.name
     images = open_data("emoji64", data)

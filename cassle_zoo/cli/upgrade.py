@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="JSON file, or folder of such files"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, light=True)
 
 
 def run(args: argparse.Namespace) -> ExitStatus:

@@ -36,11 +36,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> ExitStatus:
     """Fit and save a whitening."""
-    with busy("starting"):
-        from cassle_zoo.common.errors import ConfigError
-        from cassle_zoo.common.files import check_folder
-        from cassle_zoo.features.files import load_features
-        from cassle_zoo.features.whitening import Whitening
+    from cassle_zoo.common.errors import ConfigError
+    from cassle_zoo.common.files import check_folder
+    from cassle_zoo.features.files import load_features
+    from cassle_zoo.features.whitening import Whitening
 
     if args.output.suffix != ".safetensors":
         raise ConfigError(f"-o {args.output}: a whitening is saved as .safetensors.")

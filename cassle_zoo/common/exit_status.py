@@ -41,5 +41,5 @@ def statuses_of(own: dict[ExitStatus, str] | None = None) -> str:
         own: What those mean that say more of this command than `ExitStatus.meaning` does.
     """
     said = {ExitStatus.OK: "done", ExitStatus.ERROR: "wrong usage or an error", **(own or {})}
-    told = "; ".join(f"{status.value} {said[status]}" for status in sorted(said))
-    return f"exit status: {told}; 'cassle-zoo --help' lists all."
+    meanings = "; ".join(f"{status.value} {said[status]}" for status in sorted(said))
+    return f"exit status: {meanings}; 'cassle-zoo --help' lists all."

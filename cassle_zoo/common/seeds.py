@@ -4,15 +4,9 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Sampler
-
-Draw: TypeAlias = tuple[int, int]
-"""An epoch and the index of an image."""
 
 
 def digest_of(*parts: int | str) -> bytes:
@@ -55,32 +49,3 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         torch.default_generator.set_state(cpu_state)
         if cuda is not None and cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, cuda)
-
-
-class Batches(Sampler[list[Draw]]):
-    """All batches of all epochs, reshuffled in each."""
-
-    def __init__(self, rows: Tensor, batch: int, epochs: int, seed: int) -> None:
-        """Draw `rows` in batches of `batch`, or all at once if there are fewer."""
-        self.rows = rows
-        self.batch = min(batch, len(rows))
-        self.epochs = epochs
-        self.seed = seed
-
-    @property
-    def per_epoch(self) -> int:
-        """Number of batches in an epoch."""
-        return len(self.rows) // self.batch
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return self.per_epoch * self.epochs
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the draws of each batch."""
-        for epoch in range(self.epochs):
-            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, "order"))
-            order = self.rows[torch.randperm(len(self.rows), generator=generator)].tolist()
-            for step in range(self.per_epoch):
-                part = order[step * self.batch : (step + 1) * self.batch]
-                yield [(epoch, index) for index in part]

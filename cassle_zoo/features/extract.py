@@ -24,9 +24,8 @@ from cassle_zoo.common.faults import receive, start_worker, translate_errors
 from cassle_zoo.common.images import ValueRange
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
-from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
-from cassle_zoo.features.models import open_projector
-from cassle_zoo.features.outputs import compute_outputs, parse_outputs
+from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs, nothing_read
+from cassle_zoo.features.outputs import compute_outputs, open_projector, parse_outputs
 from cassle_zoo.features.reader import ReadyImages, unchanged
 from cassle_zoo.features.transform import Transform, eval_transform, reduction_for, takes_bands
 from cassle_zoo.features.whitening import Whitening, open_whitening
@@ -533,17 +532,3 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES)
     return DTYPES[name]
-
-
-def nothing_read(
-    skipped: Sequence[Skipped],
-    what: str = "No image could be read",
-    *,
-    fix: str = "Give images, or folders, archives or lists that hold some.",
-) -> str:
-    """Say why there are no images to extract, naming a few, and what to do."""
-    if not skipped:
-        return f"No images were given. {fix}"
-    shown = "; ".join(f"{skip.source!r}: {skip.reason}" for skip in skipped[:5])
-    more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"{what}: {shown}{more}. {fix}"

@@ -68,8 +68,8 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, sync=True) as partial:
-            save, _ = _format(path)
-            save(features, partial)
+            write, _ = _format(path)
+            write(features, partial)
     except OSError as error:
         raise DataError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
 
@@ -392,7 +392,8 @@ def _load_csv(path: Path) -> FeatureSet:
     return FeatureSet(torch.from_numpy(matrix), sources)
 
 
-def _save_parquet(features: FeatureSet, path: Path) -> None:
+def save_parquet(features: FeatureSet, path: Path) -> None:
+    """Write a .parquet file as :func:`save_features` does; a part of a folder is the same."""
     pa, parquet = _pyarrow()
     matrix = _matrix(features).numpy()
     names = [as_text(source) for source in features.sources]
@@ -400,9 +401,6 @@ def _save_parquet(features: FeatureSet, path: Path) -> None:
     table = pa.table({"source": pa.array(names, pa.string()), "features": vectors})
     table = table.replace_schema_metadata({"skipped": _skipped_to_json(features)})
     parquet.write_table(table, path)
-
-
-save_part_parquet = _save_parquet
 
 
 def _load_parquet(path: Path) -> FeatureSet:
@@ -436,7 +434,7 @@ _FORMATS: dict[str, _Format] = {
     ".safetensors": (_save_safetensors, _load_safetensors),
     ".npz": (_save_npz, _load_npz),
     ".csv": (_save_csv, _load_csv),
-    ".parquet": (_save_parquet, _load_parquet),
+    ".parquet": (save_parquet, _load_parquet),
 }
 
 

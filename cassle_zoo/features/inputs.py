@@ -206,6 +206,20 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
     return Inputs(sources), skipped
 
 
+def nothing_read(
+    skipped: Sequence[Skipped],
+    what: str = "No image could be read",
+    *,
+    fix: str = "Give images, or folders, archives or lists that hold some.",
+) -> str:
+    """Say why there are no images to extract, naming a few, and what to do."""
+    if not skipped:
+        return f"No images were given. {fix}"
+    shown = "; ".join(f"{skip.source!r}: {skip.reason}" for skip in skipped[:5])
+    more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    return f"{what}: {shown}{more}. {fix}"
+
+
 def _expand(
     name: str,
     value: Any,

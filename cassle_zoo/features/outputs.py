@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor
 
-from cassle_zoo.common.errors import ConfigError, unknown_name
+from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.features.inference import as_input, check_pooled, pooled_features
 from cassle_zoo.features.wrappers import Unwrapped
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.zoo.create import create_projector
 
 FORMS = ("pooled", "projected", "tokens", "stage:K", "stage:K:map")
 """The outputs there are; K counts the model's stages from 0, or from the end if negative."""
@@ -70,6 +72,26 @@ def parse_outputs(names: Sequence[str], found: Unwrapped) -> dict[str, Stage | N
             f"{inside[0]!r} is ambiguous; give the model inside."
         )
     return parsed
+
+
+def open_projector(name: str) -> ConditionedProjector:
+    """Build the projector of a model of the zoo, with its weights.
+
+    Raises:
+        ConfigError: The model is one of timm, which have none.
+        UnknownNameError: There is no such model or tag.
+        ModelFolderError: The model has no projector.
+        WeightsUnavailableError: The weights cannot be loaded.
+    """
+    try:
+        return create_projector(name, pretrained=True)
+    except UnknownNameError as error:
+        if not timm.is_model(name.removeprefix("timm:").removeprefix("timm/")):
+            raise
+        raise ConfigError(
+            f"the output 'projected' needs a projector, and {name!r} is a model of timm, which has "
+            "none: leave the output out, or pass projector=."
+        ) from error
 
 
 def compute_outputs(

@@ -21,6 +21,7 @@ from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyEr
 from cassle_zoo.common.images import UnreadableImageError, image_endings
 from cassle_zoo.data.listing import counts_as_image, folders_below, list_images
 from cassle_zoo.data.readers import TarFiles
+from cassle_zoo.data.saved import columns_of, has_splits, is_saved, load_saved, undecoded
 
 OnSkip: TypeAlias = Callable[[str, str], None]
 """Takes the name of something that is left out, and the reason."""
@@ -203,14 +204,15 @@ def _at(path: str, skip: OnSkip, column: str | None) -> list[Source]:
 
 
 def _in_folder(folder: str, skip: OnSkip, column: str | None) -> list[Source]:
-    inside = {entry for entry in _names(folder) if entry.endswith(".json")}
-    if "dataset_dict.json" in inside:
+    if has_splits(Path(folder)):
         raise DataError(
             f"{folder!r} holds several splits of a dataset; give the folder of one of them: "
             f"{', '.join(repr(os.path.join(folder, n)) for n in _names(folder, folders=True))}."
         )
-    if {"dataset_info.json", "state.json"} <= inside:
-        return [_rows(folder, column)]
+    if is_saved(Path(folder)):
+        dataset = load_saved(Path(folder))[""]
+        name = image_column(dataset, column)
+        return [_Rows(folder, undecoded(dataset, name), name)]
     said: list[str] = []
 
     def note(name: object, reason: str) -> None:
@@ -321,22 +323,6 @@ def _cells(path: str, content: bytes, column: str | None) -> list[str]:
     return [row[number] for row in rows if number < len(row) and row[number].strip()]
 
 
-def _rows(folder: str, column: str | None) -> Source:
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{folder!r} is a dataset of Hugging Face: pip install 'cassle-zoo[hfds]'."
-        ) from error
-    try:
-        dataset = datasets.load_from_disk(folder)
-    except Exception as error:
-        raise DataError(f"cannot open the dataset {folder!r}: {_reason(error)}.") from error
-    name = image_column(dataset, column)
-    plain = dataset.select_columns([name]).cast_column(name, datasets.Image(decode=False))
-    return _Rows(folder, plain, name)
-
-
 def image_column(dataset: Any, column: str | None = None) -> str:
     """Return the column of images of a dataset of the package `datasets`.
 
@@ -347,8 +333,7 @@ def image_column(dataset: Any, column: str | None = None) -> str:
     Raises:
         ConfigError: There is no such column, or not exactly one of images.
     """
-    features = dataset.features
-    found = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
+    features, found = dataset.features, columns_of(dataset, "Image")
     if column is not None:
         found = [column] if column in features else []
     if len(found) != 1 and "image" not in found:

@@ -22,16 +22,16 @@ from cassle_zoo.common.errors import ConfigError, DataError, StorageError, unkno
 from cassle_zoo.common.faults import locked, stop_signals, translate_errors
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features import parts
-from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet, nothing_read
+from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet
 from cassle_zoo.features.files import (
     load_more,
     load_part_file,
-    save_part_parquet,
+    save_parquet,
     save_part_safetensors,
 )
 from cassle_zoo.features.inference import ADVICE, choose_device
-from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
-from cassle_zoo.features.models import state_sha256
+from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs, nothing_read
+from cassle_zoo.store.tensors import state_sha256
 
 PART_IMAGES = 4096
 _PART_BYTES = 2**28
@@ -139,11 +139,11 @@ def extract_to_folder(
         batch_size = _divisor(plan.part_images, batch_size)
         check_shared_memory(num_workers, batch_size * extractor.input_bytes())
         parts.begin(folder, stage, plan)
-        share = range((own - 1) * plan.count // of, own * plan.count // of)
-        todo = parts.missing(folder, plan, share)
+        own_parts = range((own - 1) * plan.count // of, own * plan.count // of)
+        todo = parts.missing(folder, plan, own_parts)
         _check_disk(folder, plan, todo, shapes)
         undone = sum(len(plan.range_of(k)) for k in todo)
-        total = sum(len(plan.range_of(k)) for k in share)
+        total = sum(len(plan.range_of(k)) for k in own_parts)
         bar = tqdm(
             total=total,
             initial=total - undone,
@@ -174,13 +174,13 @@ def extract_to_folder(
             # A worker that is kept by one image for longer does not outlast the signal.
             if not stop.requested or "worker" not in str(error):
                 raise
-        if stop.requested and (left := parts.missing(folder, plan, share)):
+        if stop.requested and (left := parts.missing(folder, plan, own_parts)):
             writer.save_unfinished()
-            done = share.stop - share.start - len(left)
-            report(f"stopped with {done} of {len(share)} parts; the same command continues.")
+            done = len(own_parts) - len(left)
+            report(f"stopped with {done} of {len(own_parts)} parts; the same command continues.")
             return FolderResult(images=0, skipped=0, stopped=True, complete=False)
         complete = parts.finish(folder, stage, plan, left_out)
-        read, unread = parts.counts(folder, plan, share)
+        read, unread = parts.counts(folder, plan, own_parts)
     if complete and read == 0 and of == 1:
         raise DataError(f"No image could be read; {str(folder / parts.SKIPPED)!r} says why.")
     return FolderResult(
@@ -237,7 +237,7 @@ class _Writer:
             self.rows[name].append(values)
         self.next += batch.size
         if self.next == self.plan.range_of(self.part).stop:
-            save = save_part_parquet if self.plan.kind == "parquet" else save_part_safetensors
+            save = save_parquet if self.plan.kind == "parquet" else save_part_safetensors
             self._write(self.plan.file(self.part), save)
             (self.stage / _UNFINISHED).unlink(missing_ok=True)
             if self.part + 1 < self.plan.count:

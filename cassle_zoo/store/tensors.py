@@ -4,6 +4,7 @@ Weights are loaded completely or not at all; the checks here close the gaps that
 own leave. The files may come from anybody.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,16 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     """
     check_fit(module, state, path)
     module.load_state_dict(state)
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Return a hash of all parameters and buffers: their names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
+        digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_model_folder(

@@ -1,14 +1,21 @@
 """What a model's name says, and whether that is true: `{arch}_cassle_{method}.{tag}`.
 
 Any name is allowed; but one that begins with an architecture, ends with a method, holds `cassle`,
-or has the tag of a known dataset says something, and must not say what is wrong.
+or has the tag of a known dataset says something, and must not say what is wrong. Also the timm
+model of an architecture's name, and names without the user's folders.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import timm
 
+from cassle_zoo.common.errors import unknown_name
 from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS, PROJECTORS
+from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX
+from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,3 +110,50 @@ def contradictions(
 def dataset_of(reader: str) -> str | None:
     """Return the dataset that a value of `data.dataset` stands for, if it is one of the zoo's."""
     return next((tag for tag, data in DATASETS.items() if data.reader == reader != ""), None)
+
+
+def resolve_arch(arch: str, size: int, channels: int = 3) -> tuple[str, dict[str, Any]]:
+    """Return the timm model that an architecture's name stands for, and its builder's arguments.
+
+    Args:
+        arch: A short name of :data:`cassle_zoo.specs.BACKBONES` (`vit_small` is MoCo-v3's, with 12
+            heads), a model of the registry, or any timm model.
+        size: Height and width of the views in pixels.
+        channels: Their number of channels.
+
+    Raises:
+        UnknownNameError: If there is no such architecture.
+    """
+    known = BACKBONES.get(short_arch(arch))
+    timm_arch = arch if known is None else known.timm_arch
+    if not timm.is_model(timm_arch):
+        names = [*BACKBONES, *timm.list_models()]
+        raise unknown_name("arch", arch, names, listed_by="timm.list_models()")
+    args: dict[str, Any] = {} if known is None else dict(known.model_args)
+    cfg = timm.get_pretrained_cfg(timm_arch)
+    # Some networks, ViTs above all, are built for one size of input.
+    if cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size:
+        args["img_size"] = size
+    if channels != 3:
+        args["in_chans"] = channels
+    return timm_arch, args
+
+
+def short_arch(arch: str) -> str:
+    """Return the short name that begins a model's name, for an architecture named by a model."""
+    return next((spec.arch for spec in MODEL_SPECS.values() if spec.name == arch), arch)
+
+
+def public_name(weights: str) -> str:
+    """Return the name of starting weights, `init` of a training, without the user's folders."""
+    if weights.startswith((HUB_PREFIX, TIMM_PREFIX)):
+        return weights
+    prefix = LOCAL_PREFIX if weights.startswith(LOCAL_PREFIX) else ""
+    return prefix + Path(weights.removeprefix(prefix)).name
+
+
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training, as in its config.json, without the user's folders."""
+    data = settings.get("data", {})
+    public = {**settings, "data": {**data, "root": Path(str(data.get("root", ""))).name}}
+    return public | ({"init": public_name(public["init"])} if "init" in public else {})

@@ -28,6 +28,7 @@ from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.common.images import open_image
 from cassle_zoo.eval.base import EvalContext, EvalData, Images
 from cassle_zoo.eval.batches import read_batches
+from cassle_zoo.features.inference import choose_device, embed, inference
 
 FACTORS: tuple[str, ...] = ("brightness", "contrast", "saturation", "hue")
 GRADED: tuple[str, ...] = ("crop", "color", *FACTORS, "blur")
@@ -257,6 +258,44 @@ def read_crops(
     crops = _Crops(images, indices.tolist(), uniforms, views)
     batches = BatchSampler(range(len(indices)), batch_size, drop_last=False)
     return read_batches(crops, batches, workers=workers)
+
+
+def embed_views(
+    context: EvalContext, indices: Tensor, views: Sequence[View]
+) -> tuple[Tensor, Tensor]:
+    """Return features (V, N, D) of views of images, and their omegas (V, N, W).
+
+    Args:
+        context: The network and the images.
+        indices: N images.
+        views: V kinds of views, all of one recipe, whose layout has W numbers.
+
+    Raises:
+        DataError: If an image cannot be read.
+        ConfigError: If the network does not return (B, D).
+    """
+    model, compute = context.model, context.compute
+    device = choose_device(model, compute.device)
+    uniforms = image_uniforms(indices, compute.seed)
+    batches = read_crops(
+        context.data.images, indices, uniforms, views,
+        batch_size=compute.batch_size, workers=compute.workers,
+    )  # fmt: skip
+    features: list[Tensor] = []
+    omegas: list[Tensor] = []
+    start = 0
+    with inference(model, device), compute.bar(total=len(indices), unit="img", desc="views") as bar:
+        for crops, source in batches:
+            chosen = uniforms[start : start + len(crops)]
+            start += len(crops)
+            rendered = [
+                view.render(crops[:, place].to(device), chosen, source)
+                for place, view in enumerate(views)
+            ]
+            features.append(torch.stack([embed(model, images) for images, _ in rendered]))
+            omegas.append(torch.stack([omega for _, omega in rendered]))
+            bar.update(len(crops))
+    return torch.cat(features, dim=1), torch.cat(omegas, dim=1)
 
 
 class _Crops(Dataset[tuple[Tensor, Tensor]]):

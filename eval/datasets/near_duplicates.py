@@ -5,7 +5,6 @@ of brightness gradients) and their colours agree. Copies in another size, format
 also frames of one moment; crops, mirrored and recoloured copies are not.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -87,26 +86,22 @@ def _unite(group: NDArray[np.int64], members: Tensor) -> None:
         group[np.isin(group, own)] = own[0]
 
 
-def fingerprints_of(
-    read: Callable[[int], Image.Image], count: int, *, progress: bool | None = None
-) -> tuple[Bytes, dict[int, str]]:
+def fingerprints_of(read: Callable[[int], Image.Image], count: int) -> tuple[Bytes, dict[int, str]]:
     """Return the fingerprints of images, read in threads.
 
     Args:
         read: Returns an image by its index, of mode RGB.
         count: Number of images.
-        progress: Show a progress bar on stderr; by default only if that is a terminal.
 
     Returns:
         (N, 448), zeros for images that cannot be read, and the reasons of those by index.
     """
     found = np.zeros((count, _SIDE**2 + 3 * _COLOUR_SIDE**2), dtype=np.uint8)
     bad: dict[int, str] = {}
-    disable = None if progress is None else not progress
     with ThreadPoolExecutor(_THREADS) as pool:
         done = pool.map(partial(_read, read), range(count))
         for index, own in enumerate(
-            tqdm(done, total=count, unit="img", desc="splits", file=sys.stderr, disable=disable)
+            tqdm(done, total=count, unit="img", desc="splits", disable=None)
         ):
             if isinstance(own, str):
                 bad[index] = own

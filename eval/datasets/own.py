@@ -187,7 +187,7 @@ def _open_unsplit(
     rows = [index for index in range(len(found.names)) if index not in bad]
     names, labels = [found.names[i] for i in rows], [found.labels[i] for i in rows]
     groups = group_alike(fingerprints[rows])
-    _warn_of_conflicts(names, labels, groups, found.classes)
+    _warn_of_conflicts(names, labels, groups)
     splits = split_by_class(labels, [keys[i] for i in rows], groups, found.classes, split)
     counts = " / ".join(f"{len(splits[own]):,} {own}" for own in ("train", "val", "test"))
     grouped = count_grouped(groups)
@@ -214,9 +214,7 @@ def _open_small(path: Path) -> Image.Image:
     return open_image(path, reduction=lambda width, height: min(width, height) / DECODED_SIDE)
 
 
-def _warn_of_conflicts(
-    names: Sequence[str], labels: Sequence[int], groups: Sequence[int], classes: Sequence[str]
-) -> None:
+def _warn_of_conflicts(names: Sequence[str], labels: Sequence[int], groups: Sequence[int]) -> None:
     first = {group: index for index, group in reversed(list(enumerate(groups)))}
     pairs = [
         f"{names[first[group]]} and {names[index]}"

@@ -32,9 +32,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.common.seeds import Batches, Draw, seed_of, seeded
+from cassle_zoo.common.seeds import seed_of, seeded
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task
-from cassle_zoo.eval.batches import read_batches, read_image, train
+from cassle_zoo.eval.batches import Batches, Draw, read_batches, read_image, train
 from cassle_zoo.features.inference import choose_device, inference
 
 ANCHORS = (32, 64, 128, 256, 512)

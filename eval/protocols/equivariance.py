@@ -20,7 +20,6 @@ from cassle_zoo.eval.metrics import r2_scores
 from cassle_zoo.eval.report.figures import render, require_matplotlib
 from cassle_zoo.eval.report.sensitivity_figures import equivariance_figure
 from cassle_zoo.eval.solvers.ridge import Ridge
-from cassle_zoo.features.inference import choose_device, embed, inference
 from cassle_zoo.projector import ConditionedProjector
 
 L2_GRID: tuple[float, ...] = tuple(10 ** (exponent / 2) for exponent in range(-12, 9))
@@ -111,28 +110,9 @@ def _encode(
 
 
 def _extract(context: EvalContext, indices: Tensor, recipe: AugmentConfig) -> Tensor:
-    model, compute = context.model, context.compute
-    device = choose_device(model, compute.device)
-    uniforms = views.image_uniforms(indices, compute.seed)
     kinds = [views.make_view(name, recipe) for name in (views.ORIGINAL, views.RECIPE)]
-    batches = views.read_crops(
-        context.data.images, indices, uniforms, kinds,
-        batch_size=compute.batch_size, workers=compute.workers,
-    )  # fmt: skip
-    rows: list[Tensor] = []
-    start = 0
-    with inference(model, device), compute.bar(total=len(indices), unit="img", desc="views") as bar:
-        for crops, source in batches:
-            chosen = uniforms[start : start + len(crops)]
-            start += len(crops)
-            seen = [
-                kind.render(crops[:, place].to(device), chosen, source)
-                for place, kind in enumerate(kinds)
-            ]
-            parts = [embed(model, images) for images, _ in seen] + [omega for _, omega in seen]
-            rows.append(torch.cat(parts, dim=1))
-            bar.update(len(crops))
-    return torch.cat(rows)
+    features, omegas = views.embed_views(context, indices, kinds)
+    return torch.cat([*features, *omegas], dim=1)
 
 
 def _protocol(splits: dict[str, Tensor], recipe: AugmentConfig) -> str:

@@ -23,10 +23,10 @@ from torch.utils.data import Dataset, Subset
 from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range
 from cassle_zoo.common.devices import autocast_dtype
 from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
-from cassle_zoo.common.seeds import Batches, Draw, seed_of, seeded
+from cassle_zoo.common.seeds import seed_of, seeded
 from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, check_distinct
-from cassle_zoo.eval.batches import read_batches, read_image, train
+from cassle_zoo.eval.batches import Batches, Draw, read_batches, read_image, train
 from cassle_zoo.eval.metrics import accuracies
 from cassle_zoo.eval.protocols.linear_probe import METRICS
 from cassle_zoo.eval.protocols.semi_supervised import choose_labelled

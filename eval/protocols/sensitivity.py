@@ -30,8 +30,8 @@ from cassle_zoo.eval.report.sensitivity_figures import (
     strength_figure,
 )
 from cassle_zoo.features.inference import choose_device, inference
-from cassle_zoo.features.models import state_sha256
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.store.tensors import state_sha256
 
 TEMPERATURE = 0.2
 BARLOW_LAMBDA = 0.0051

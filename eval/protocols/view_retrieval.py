@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor
 
 from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, check_distinct
 from cassle_zoo.eval.protocols.retrieval import retrieve
-from cassle_zoo.features.inference import choose_device, embed, inference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,8 @@ class ViewRetrieval(Settings):
         if max(self.ks) >= len(indices):
             raise ConfigError(f"ks {max(self.ks)}: there are only {len(indices)} images to find.")
         names = (views.ORIGINAL, *self.augmentations, views.RECIPE)
-        features = _encode(context, indices, [views.make_view(name, recipe) for name in names])
+        kinds = [views.make_view(name, recipe) for name in names]
+        features, _ = views.embed_views(context, indices, kinds)
         own = torch.arange(len(indices))
         metrics = {}
         for name, queries in zip(names[1:], features[1:], strict=True):
@@ -70,27 +69,3 @@ class ViewRetrieval(Settings):
             )
         }
         return Outcome(metrics=metrics, protocol=protocol)
-
-
-def _encode(context: EvalContext, indices: Tensor, kinds: list[views.View]) -> Tensor:
-    """Return features (V, N, D) of each view of the images."""
-    model, compute = context.model, context.compute
-    device = choose_device(model, compute.device)
-    uniforms = views.image_uniforms(indices, compute.seed)
-    batches = views.read_crops(
-        context.data.images, indices, uniforms, kinds,
-        batch_size=compute.batch_size, workers=compute.workers,
-    )  # fmt: skip
-    found: list[Tensor] = []
-    start = 0
-    with inference(model, device), compute.bar(total=len(indices), unit="img", desc="views") as bar:
-        for crops, source in batches:
-            chosen = uniforms[start : start + len(crops)]
-            start += len(crops)
-            rendered = [
-                kind.render(crops[:, place].to(device), chosen, source)[0]
-                for place, kind in enumerate(kinds)
-            ]
-            found.append(torch.stack([embed(model, images) for images in rendered]))
-            bar.update(len(crops))
-    return torch.cat(found, dim=1)

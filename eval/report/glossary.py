@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-_CHANCE = "The fraction of test images whose class is predicted right."
+_TOP1 = "The fraction of test images whose class is predicted right."
 _TOP5 = "The fraction of test images whose class is among the five likeliest."
 _BALANCED = "The accuracy in each class, averaged: small classes count as much as large ones."
 _LINEAR = "A linear classifier on the frozen features, its penalty chosen on validation images."
@@ -29,7 +29,7 @@ _PROTOCOLS = (
     ),
 )
 _ACCURACIES = {
-    "top1": ("top-1 accuracy", _CHANCE),
+    "top1": ("top-1 accuracy", _TOP1),
     "top5": ("top-5 accuracy", _TOP5),
     "mean_per_class": ("mean per-class accuracy", _BALANCED),
     "top1_std": ("top-1, deviation", "Standard deviation of top-1 over the draws of labels."),

@@ -18,7 +18,7 @@ from cassle_zoo.common.terminal import busy
 from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
 from cassle_zoo.eval.report.details import MapKind, class_details, maps, require_umap
 from cassle_zoo.eval.report.evidence import Cell, Column, Row, columns_of, evidence
-from cassle_zoo.eval.report.export import to_csv, to_latex
+from cassle_zoo.eval.report.export import Table, to_csv, to_latex
 from cassle_zoo.eval.report.figures import (
     Bar,
     Line,
@@ -102,12 +102,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         require_umap()
     with busy("comparing the results"):
         entries, problems = read_entries(arguments.results)
-        comparisons = compare(entries)
-        tables = [
-            (own, columns, evidence(own, columns))
-            for own in comparisons
-            for columns in [columns_of(own)]
-        ]
+        tables = _tables(compare(entries))
         page = _render(arguments.title, tables, problems, arguments.figures, arguments.map)
     write_text(arguments.output, page)
     written = [arguments.output]
@@ -145,17 +140,17 @@ def render_report(
         MissingDependencyError: With `figures`, if matplotlib is not installed; with `umap`, if
             umap-learn is not.
     """
-    tables = [
-        (own, columns, evidence(own, columns))
-        for own in comparisons
-        for columns in [columns_of(own)]
-    ]
-    return _render(title, tables, problems, figures, map)
+    return _render(title, _tables(comparisons), problems, figures, map)
+
+
+def _tables(comparisons: Sequence[Comparison]) -> list[Table]:
+    found = [(own, columns_of(own)) for own in comparisons]
+    return [(own, columns, evidence(own, columns)) for own, columns in found]
 
 
 def _render(
     title: str,
-    tables: Sequence[tuple[Comparison, Sequence[Column], Sequence[Row]]],
+    tables: Sequence[Table],
     problems: Sequence[str],
     figures: bool,
     map_kind: MapKind,

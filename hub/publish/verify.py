@@ -16,7 +16,7 @@ from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_toke
 from cassle_zoo.hub.provenance import problems
 from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.remote import inspect_repository
-from cassle_zoo.hub.reference import TOLERANCE, recorded_hashes, reference_errors
+from cassle_zoo.hub.reference import HASHED_FILES, TOLERANCE, recorded_hashes, reference_errors
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 from cassle_zoo.store.folder import (
@@ -178,11 +178,7 @@ def _hashes(folder: _Folder, pinned: ModelSpec | None) -> str:
     recorded = recorded_hashes(path)
     again = f"`python -m cassle_zoo.hub.reference {path}`"
     verify_files(path, recorded, f"Get it again, or if the change is yours, run {again}.")
-    unrecorded = [
-        name
-        for name in (MODEL_FILE, PROJECTOR_FILE, WHITENING_FILE, CONFIG_FILE)
-        if (path / name).is_file() and name not in recorded
-    ]
+    unrecorded = [name for name in HASHED_FILES if (path / name).is_file() and name not in recorded]
     if unrecorded:
         raise ModelFolderError(
             f"{REFERENCE_FILE} has no hash of {', '.join(unrecorded)}; write it again with {again}."

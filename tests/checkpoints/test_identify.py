@@ -1,5 +1,6 @@
 """Checkpoints of our trainer, of loops around our projector, and of self-distillation."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,15 @@ def test_the_checkpoint_of_an_unfinished_run(tmp_path: Path) -> None:
     text = (folder / "config.json").read_text()
     assert '"steps": 7' in text
     assert "secret" not in text
+
+
+def test_the_users_folders_are_not_published(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", config())
+    settings = json.loads((tmp_path / "run/config.json").read_text())
+    settings["init"] = "/secret/weights.pth"
+    (tmp_path / "run/config.json").write_text(json.dumps(settings))
+    training = identify(tmp_path / "run/checkpoint.pt").training["config"]["config.json"]
+    assert (training["init"], training["data"]["root"]) == ("weights.pth", "emoji64.tar")
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

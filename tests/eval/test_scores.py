@@ -68,6 +68,14 @@ PROTOCOLS = [
 ]
 
 
+def test_images_in_memory_are_not_changed() -> None:
+    context = make_context()
+    images = [(make_image(number, (90, 60)), 0) for number in range(COUNT)]
+    context.data = dataclasses.replace(context.data, images=images)
+    score_file(context, KNN().evaluate(context).scores)
+    assert {image.size for image, _ in images} == {(90, 60)}
+
+
 @pytest.mark.parametrize(("kind", "protocol"), PROTOCOLS)
 def test_means_of_scores_are_the_metrics(kind, protocol, tmp_path: Path) -> None:
     context = make_context(kind)

@@ -8,10 +8,10 @@ from torch import nn
 
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, WeightsUnavailableError
 from cassle_zoo.eval.sources import MeanPool, open_source
-from cassle_zoo.features.models import state_sha256
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.specs import resolve_spec
 from cassle_zoo.store.folder import bundled_folder
+from cassle_zoo.store.tensors import state_sha256
 
 
 def test_raw_pixels_by_hand():

@@ -11,28 +11,12 @@ from safetensors.torch import load_file
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.errors import CassleZooError, UnknownNameError
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.train.backbone import build_backbone, feature_width, resolve_arch
+from cassle_zoo.train.backbone import build_backbone, feature_width
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Views
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.run import export as final
 from cassle_zoo.train.trainer import build_method
-
-
-@pytest.mark.parametrize(
-    ("arch", "size", "timm_arch", "model_args"),
-    [
-        ("resnet18", 64, "resnet18", {}),
-        ("resnet18_cassle_simclr", 64, "resnet18", {}),
-        ("convnext_tiny", 64, "convnext_tiny", {}),
-        ("vit_small", 224, "vit_small_patch16_224", {"num_heads": 12}),
-        ("vit_small", 64, "vit_small_patch16_224", {"num_heads": 12, "img_size": 64}),
-        ("vit_base", 224, "vit_base_patch16_224", {}),
-        ("vit_tiny_patch16_224", 96, "vit_tiny_patch16_224", {"img_size": 96}),
-    ],
-)
-def test_names(arch: str, size: int, timm_arch: str, model_args: dict[str, int]) -> None:
-    assert resolve_arch(arch, size) == (timm_arch, model_args)
 
 
 def test_unknown_names() -> None:

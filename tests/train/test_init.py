@@ -32,7 +32,6 @@ from cassle_zoo.train.methods import ConditioningConfig, Method
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.run.checkpoint import LATEST
 from cassle_zoo.train.run.fingerprint import check_same_run
-from cassle_zoo.train.sources import public_name
 from cassle_zoo.train.trainer import build_method
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -375,11 +374,3 @@ def test_a_run_records_its_start_and_continues_from_no_other(
     save_file({key: value + 1 for key, value in state.items()}, moved / "model.safetensors")
     with pytest.raises(ConfigError, match=r"init.sha256: '[0-9a-f]{64}' there, '[0-9a-f]{64}' now"):
         train(starting(config, f"local-dir:{moved}"), tmp_path / "run")
-
-
-def test_public_names() -> None:
-    assert public_name("hf-hub:org/name@main") == "hf-hub:org/name@main"
-    assert public_name("local-dir:/somewhere/else/folder") == "local-dir:folder"
-    assert public_name("/somewhere/else/weights.pth") == "weights.pth"
-    assert public_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
-    assert public_name("") == ""

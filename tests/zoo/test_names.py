@@ -1,7 +1,14 @@
 import pytest
 
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.zoo.names import NameParts, contradictions, model_name, parse_name
+from cassle_zoo.zoo.names import (
+    NameParts,
+    contradictions,
+    model_name,
+    parse_name,
+    public_name,
+    resolve_arch,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +69,29 @@ def test_what_may_be_so(name: str, reader: str) -> None:
         name, timm_arch="resnet18", method="simclr", conditioned=None, reader=reader
     )
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "timm_arch", "model_args"),
+    [
+        ("resnet18", 64, "resnet18", {}),
+        ("resnet18_cassle_simclr", 64, "resnet18", {}),
+        ("convnext_tiny", 64, "convnext_tiny", {}),
+        ("vit_small", 224, "vit_small_patch16_224", {"num_heads": 12}),
+        ("vit_small", 64, "vit_small_patch16_224", {"num_heads": 12, "img_size": 64}),
+        ("vit_base", 224, "vit_base_patch16_224", {}),
+        ("vit_tiny_patch16_224", 96, "vit_tiny_patch16_224", {"img_size": 96}),
+    ],
+)
+def test_timm_models_of_architectures(
+    arch: str, size: int, timm_arch: str, model_args: dict[str, int]
+) -> None:
+    assert resolve_arch(arch, size) == (timm_arch, model_args)
+
+
+def test_public_names() -> None:
+    assert public_name("hf-hub:org/name@main") == "hf-hub:org/name@main"
+    assert public_name("local-dir:/somewhere/else/folder") == "local-dir:folder"
+    assert public_name("/somewhere/else/weights.pth") == "weights.pth"
+    assert public_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
+    assert public_name("") == ""

@@ -25,11 +25,10 @@ from torch import nn
 from cassle_zoo.common.errors import UnknownNameError
 from cassle_zoo.common.workers import usable_workers
 from cassle_zoo.specs import BACKBONES
-from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.recipes.recipe import Recipe
-from cassle_zoo.zoo.names import is_arch
+from cassle_zoo.zoo.names import is_arch, resolve_arch
 from cassle_zoo.zoo.width import without_weights
 
 _SIZE = 224

@@ -15,11 +15,10 @@ from cassle_zoo.records import (
     RunExport,
     code_version,
 )
-from cassle_zoo.train import sources
-from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.run.fingerprint import Fingerprint
+from cassle_zoo.zoo.names import public_settings, resolve_arch
 
 
 def check_folder(folder: Path) -> None:
@@ -90,7 +89,7 @@ def _describe(
 ) -> RunExport:
     augment = config.augment
     timm_arch, model_args = resolve_arch(config.arch, augment.size, augment.channels)
-    training = {"config": _public(config), "steps": steps, **code_version()}
+    training = {"config": public_settings(config.to_dict()), "steps": steps, **code_version()}
     if (start := method.starting_weights) is not None:
         training["init"] = dataclasses.asdict(start)
     if total is not None and total > steps:
@@ -119,11 +118,3 @@ def with_hash(images: Fingerprint, dataset: Any) -> Fingerprint:
         return {**images, "sha256": getattr(dataset, "sha256", None)}
     except (DataError, OSError):  # an image cannot be read
         return images
-
-
-def _public(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings without the user's paths."""
-    values = config.to_dict()
-    values["data"]["root"] = Path(config.data.root).name
-    values["init"] = sources.public_name(config.init)
-    return values

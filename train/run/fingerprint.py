@@ -12,11 +12,10 @@ from torch.utils.data import IterableDataset
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.records import RENAMED_SETTINGS, StartingWeights
-from cassle_zoo.train.backbone import resolve_arch
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.sources import Source
-from cassle_zoo.zoo.names import contradictions
+from cassle_zoo.zoo.names import contradictions, resolve_arch
 
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
@@ -67,10 +66,10 @@ def check_same_run(
     """Check that `out` does not hold a run with other settings, `images` or starting weights.
 
     A name that older versions allowed, though it is not true, may differ. Settings that do not
-    change the result may differ: `data.root`, `data.workers` (but not of a
-    stream, whose order depends on it), and all of `run` but the seed. Starting weights may have
-    another name or place, but not another content, which is compared if `source` is given. A run
-    without a record of its images is from before there was one.
+    change the result may differ: `data.root`, `data.workers` (but not of a stream, whose order
+    depends on it), and all of `run` but the seed. Starting weights may have another name or place,
+    but not another content, which is compared if `source` is given. A run without a record of its
+    images is from before there was one.
 
     Returns:
         The settings, with `data.decode`, if it is None, as the run began: `fast` if it is new.

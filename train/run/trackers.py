@@ -20,6 +20,7 @@ from cassle_zoo.common.errors import ConfigError, MissingDependencyError
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.run.fingerprint import flat_settings
+from cassle_zoo.zoo.names import public_settings
 
 IDS_FILE = "trackers.json"
 PROJECT = "cassle-zoo"
@@ -53,7 +54,7 @@ class WandbTracker:
             id=self.id,
             resume="allow",
             dir=out,
-            config=_public(config),
+            config=public_settings(config.to_dict()),
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -93,7 +94,7 @@ class MlflowTracker:
         )
         name = os.environ.get("MLFLOW_RUN_NAME", config.name)
         self.id = self._client.create_run(number, run_name=name).info.run_id
-        settings = flat_settings(_public(config))
+        settings = flat_settings(public_settings(config.to_dict()))
         params = [Param(name, str(value)[:_MLFLOW_LENGTH]) for name, value in settings.items()]
         for start in range(0, len(params), _MLFLOW_PARAMS):
             self._client.log_batch(self.id, params=params[start : start + _MLFLOW_PARAMS])
@@ -122,7 +123,7 @@ class TrackioTracker:
                 project=os.environ.get("TRACKIO_PROJECT", PROJECT),
                 name=self.id,
                 resume="allow",
-                config=_public(config),
+                config=public_settings(config.to_dict()),
                 embed=False,
             )
 
@@ -240,9 +241,3 @@ def _ids(out: Path) -> dict[str, str]:
             "trackers."
         ) from None
     return {name: str(value) for name, value in found.items()}
-
-
-def _public(config: TrainConfig) -> dict[str, Any]:
-    values = config.to_dict()
-    values["data"]["root"] = Path(config.data.root).name
-    return values

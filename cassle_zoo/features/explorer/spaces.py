@@ -15,8 +15,8 @@ from tqdm import tqdm
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
-from cassle_zoo.features.extract import Extractor, nothing_read
-from cassle_zoo.features.inputs import Inputs, Skipped
+from cassle_zoo.features.extract import Extractor
+from cassle_zoo.features.inputs import Inputs, Skipped, nothing_read
 from cassle_zoo.features.nearest import nearest_neighbours
 from cassle_zoo.features.transform import reduction_for, takes_bands
 from cassle_zoo.features.whitening import Whitening

@@ -4,10 +4,13 @@ import builtins
 import json
 import sqlite3
 import struct
+import sys
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from changes import change
@@ -117,6 +120,18 @@ def test_trackio(
         rows = connection.execute("SELECT run_name, step, metrics FROM metrics").fetchall()
     assert {name for name, _, _ in rows} == {ids["trackio"]}
     assert {step for _, step, metrics in rows if b"loss" in bytes(metrics)} == set(range(1, 11))
+
+
+def test_no_tracker_gets_the_users_folders(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = MagicMock()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config = replace(config, init="/home/somebody/weights.pth")
+    open_tracker("wandb", config, tmp_path)
+    sent = wandb.init.call_args.kwargs["config"]
+    assert sent["init"] == "weights.pth"
+    assert sent["data"]["root"] == Path(config.data.root).name
 
 
 @pytest.mark.parametrize("name", TRACKERS)
