@@ -1,10 +1,11 @@
 """Projectors of models, and hashes of the weights of models."""
 
 import hashlib
+from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
 from cassle_zoo.projector import ConditionedProjector
@@ -34,8 +35,20 @@ def open_projector(name: str) -> ConditionedProjector:
 def state_sha256(model: nn.Module) -> str:
     """Return a hash of all parameters and buffers: their names, types, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
+    for name, value in sorted(model.state_dict().items()):
+        _add(digest, name, value)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, value: Any) -> None:
+    """Add a value of a model's state, which of quantised models need not be a tensor."""
+    if isinstance(value, tuple):
+        for part in value:
+            _add(digest, name, part)
+    elif isinstance(value, Tensor):
+        value = value.dequantize() if value.is_quantized else value
+        data = value.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    else:
+        digest.update(f"{name} {value!r}\n".encode())
