@@ -41,10 +41,32 @@ def fuse_for_inference(
     Raises:
         UnknownNameError: The precision does not exist.
     """
+    if not can_fuse(model, device, precision):
+        return model
+    return FusedResNet(model, autocast_dtype(precision, device) or torch.float32)
+
+
+def can_fuse(model: nn.Module, device: torch.device, precision: str = "fp32") -> bool:
+    """Return whether :func:`fuse_for_inference` returns a copy; cheap enough for every batch."""
     dtype = autocast_dtype(precision, device) or torch.float32
-    if device.type == "cpu" and _kernels_exist(dtype) and _is_plain_resnet(model):
-        return FusedResNet(model, dtype)
-    return model
+    return device.type == "cpu" and _kernels_exist(dtype) and _is_plain_resnet(model)
+
+
+def parts_and_values(model: nn.Module, *, content: bool) -> list[Any]:
+    """Return what changes when a part of a model is replaced or its weights change.
+
+    Args:
+        model: A model that can be fused.
+        content: Look at the parameters as well, a few rows of each: changes through
+            `tensor.data`, as some optimisers and EMA updates make them, leave no other trace.
+    """
+    tensors = model.state_dict(keep_vars=True).values()
+    versions = [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
+    parts = [(id(module), type(module)) for module in model.modules()]
+    if not content:
+        return [parts, versions]
+    rows = [p.detach()[:: len(p) // 8 + 1] for p in model.parameters()]
+    return [parts, versions, torch.stack([r.sum() for r in rows]).tolist()]
 
 
 class FusedResNet(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from cassle_zoo.accel.fused import fuse_for_inference
+from cassle_zoo.accel.fused import can_fuse, fuse_for_inference, parts_and_values
 from cassle_zoo.common.devices import PRECISIONS, to_device
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
 from cassle_zoo.common.faults import receive, start_worker, translate_errors
@@ -373,9 +373,10 @@ class Extractor:
     def _fuse(self, device: torch.device) -> nn.Module:
         """Return the network with fused kernels, made anew when the weights have changed."""
         network = self._found.network
-        tensors = network.state_dict(keep_vars=True).values()
-        versions = [(id(t), 0 if t.is_inference() else t._version) for t in tensors]
-        key = (device, versions)
+        # Each time, since somebody may have added a hook.
+        if not can_fuse(network, device, self.precision):
+            return network
+        key = (device, parts_and_values(network, content=not self._owned))
         with self._lock:
             if self._fused is None or self._fused[0] != key:
                 self._fused = (key, fuse_for_inference(network, device, self.precision))

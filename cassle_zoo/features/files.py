@@ -107,13 +107,26 @@ def load_part_file(path: Path) -> FeatureSet:
 
 
 def part_counts(path: Path) -> tuple[int, list[Skipped]]:
-    """Return the number of images in a part's file, and those left out, without the features."""
-    if path.suffix == ".parquet":
-        _, parquet = _pyarrow()
-        footer = parquet.read_metadata(path)
-        return footer.num_rows, _skipped_from_json(footer.metadata[b"skipped"].decode())
-    with safe_open(path, framework="pt") as file:
-        names = _names(file.metadata())
+    """Return the number of images in a part's file, and those left out, without the features.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    # Foreign or damaged bytes make the parsers raise errors of many types.
+    try:
+        if path.suffix == ".parquet":
+            _, parquet = _pyarrow()
+            footer = parquet.read_metadata(path)
+            return footer.num_rows, _skipped_from_json(footer.metadata[b"skipped"].decode())
+        with safe_open(path, framework="pt") as file:
+            names = _names(file.metadata())
+    except MissingDependencyError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the part {str(path)!r} is damaged ({error}); delete it, and the same command writes "
+            "it again."
+        ) from error
     return len(names["sources"]), names["skipped"]
 
 

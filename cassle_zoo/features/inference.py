@@ -53,9 +53,14 @@ def choose_device(model: nn.Module, device: str | torch.device | None = None) ->
         That device; by default the model's if it is not the CPU, else a GPU, else the CPU.
 
     Raises:
-        ConfigError: There is no such device.
+        ConfigError: There is no such device, or the model has no weights.
     """
     current = next((tensor.device for tensor in _tensors(model)), None)
+    if current is not None and current.type == "meta":
+        raise ConfigError(
+            f"the weights of the {type(model).__name__} are on the device 'meta', so it has none; "
+            "load them first (model.to_empty(device='cpu'), then load_state_dict)."
+        )
     if device is None and current is not None and current.type != "cpu":
         return current
     return pick_device(device)
@@ -176,18 +181,31 @@ def pooled_features(found: Unwrapped, images: Tensor) -> Any:
         if not found.has_classifier:
             return network(images)
         return network.forward_head(network.forward_features(images), pre_logits=True)
-    if found.model is None:
+    inside = [found.model] if found.model is not None else list(found.several)
+    if not inside:
         return network(images)
-    with watched(found.model) as seen:
+    with ExitStack() as stack:
+        passes = [stack.enter_context(watched(model)) for model in inside]
         output = network(images)
-    if len(seen.classifier_inputs) > 1:
+    used = [number for number, seen in enumerate(passes) if seen.outputs or seen.classifier_inputs]
+    if found.several and len(used) != 1:
+        warnings.warn(
+            f"{found.what} holds {len(inside)} timm models and uses {len(used)} of them; the "
+            f"features are the output of {found.what}. For those of one, give it.",
+            stacklevel=2,
+        )
+        return output
+    number = used[0] if found.several else 0
+    seen = passes[number]
+    if len(seen.classifier_inputs) > seen.classifiers:
         raise ConfigError(
             f"{found.what} calls its model's classifier {len(seen.classifier_inputs)} times for a "
             "batch, so its input, the features, is ambiguous; give the model inside."
         )
-    features = seen.classifier_inputs[0] if seen.classifier_inputs else output
+    # As timm does for the two tokens of distilled models, whose classifiers' outputs are averaged.
+    features = sum(seen.classifier_inputs) / seen.classifiers if seen.classifier_inputs else output
     if len(seen.outputs) != 1 or not _same(output, seen.outputs[0]):
-        model, own = type(found.model).__name__, seen.classifier_inputs
+        model, own = type(inside[number]).__name__, seen.classifier_inputs
         warnings.warn(
             f"{found.what} does more than pass on what its {model} returns; "
             + (

@@ -50,9 +50,12 @@ class InputImage:
         """Return the object as it was given; items of datasets without their labels.
 
         Raises:
-            UnreadableImageError: It is stored somewhere, and cannot be read.
+            UnreadableImageError: It is stored somewhere, and cannot be read, or is `None` there.
         """
-        return self.value.read() if isinstance(self.value, Lazy) else self.value
+        value = self.value.read() if isinstance(self.value, Lazy) else self.value
+        if value is None:  # a dataset's row without an image
+            raise UnreadableImageError(self.source, "there is no image, the value is None")
+        return value
 
     def image(
         self, value_range: ValueRange | None = None, reduction: Reduction | None = None

@@ -8,6 +8,7 @@ left out. Everything is written atomically.
 
 import csv
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from cassle_zoo.features.inputs import Skipped
 
 SKIPPED = "skipped.csv"
 KINDS = ("safetensors", "parquet")
+_ROUNDING = 0.05  # of the length: between devices, in bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Plan:
         images: Number of images, and SHA-256 of their names in their order.
         part_images: Images of a part, those included that cannot be read.
         kind: Format of the parts, one of `KINDS`.
+        samples: A few values of the first output of a few images spread over the input, `None` for
+            those that cannot be read: equal names and weights do not make equal features.
     """
 
     model_name: str
@@ -43,6 +47,7 @@ class Plan:
     images: dict[str, Any]
     part_images: int
     kind: str
+    samples: list[list[float] | None]
 
     @property
     def count(self) -> int:
@@ -97,9 +102,16 @@ def begin(folder: Path, stage: Path, plan: Plan) -> None:
     differing = [
         f"{name}: {before!r} there, {now!r} now"
         for key, current in asdict(plan).items()
-        if key != "model_name"
+        if key not in ("model_name", "samples")
         for name, before, now in _differences(key, stored.get(key), current)
     ]
+    # Folders begun by earlier versions have none.
+    pairs = list(zip(stored.get("samples") or [], plan.samples, strict=False))
+    if not differing and (other := sum(_samples_differ(*pair) for pair in pairs)):
+        differing.append(
+            f"the features of {other} of {len(pairs)} sampled images differ: images of the same "
+            "names but other content, another column, transform or model"
+        )
     if differing:
         raise ConfigError(
             f"{str(folder)!r} holds features of another extraction ({'; '.join(differing)}); give "
@@ -127,7 +139,9 @@ def missing(folder: Path, plan: Plan, parts: range) -> list[int]:
     return [part for part in parts if plan.file(part) not in there]
 
 
-def finish(folder: Path, stage: Path, plan: Plan, left_out: Sequence[Skipped]) -> bool:
+def finish(
+    folder: Path, stage: Path, plan: Plan, left_out: Sequence[Skipped], *, anew: bool
+) -> bool:
     """Write `skipped.csv` and the complete index, if all parts are there.
 
     Args:
@@ -135,13 +149,14 @@ def finish(folder: Path, stage: Path, plan: Plan, left_out: Sequence[Skipped]) -
         stage: This process's own folder in it.
         plan: Its plan.
         left_out: What the listing left out.
+        anew: Whether parts were written, so that those of an earlier index are not all.
 
     Returns:
         Whether they are.
     """
     if missing(folder, plan, range(plan.count)):
         return False
-    if "parts" in read_index(folder):
+    if not anew and "parts" in read_index(folder):
         return True
     entries = []
     file = io.StringIO(newline="")
@@ -166,6 +181,13 @@ def counts(folder: Path, plan: Plan, parts: range) -> tuple[int, int]:
 
 def _put_text(file: Path, stage: Path, text: str) -> None:
     put(file, stage, lambda path: path.write_bytes(text.encode()))
+
+
+def _samples_differ(before: list[float] | None, now: list[float] | None) -> bool:
+    if before is None or now is None:  # the storage may have failed for a moment
+        return False
+    largest = max(math.hypot(*before), math.hypot(*now))
+    return math.dist(before, now) > _ROUNDING * largest
 
 
 def _differences(key: str, stored: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -3,6 +3,7 @@
 Each becomes a `Source`, which knows the names of its images and opens none before it is read.
 """
 
+import codecs
 import csv
 import glob
 import importlib
@@ -133,7 +134,7 @@ class _Row(Lazy):
 
     def read(self) -> Any:
         image = self.dataset[self.index][self.column]
-        return image["bytes"] or image["path"]
+        return image and (image["bytes"] or image["path"])
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,13 @@ def find_images(
             type says so.
 
     Raises:
-        DataError: There is nothing there, or it cannot be opened.
+        DataError: There is nothing there, it cannot be opened, or the path is empty.
         ConfigError: It is not clear which column is meant.
         MissingDependencyError: A package that is needed is not installed.
     """
     text = os.fspath(path)
+    if not text:  # an unset variable or an empty cell, which pathlib takes for the current folder
+        raise DataError("a path is empty; the current folder is '.'.")
     if is_address(text):
         return _at_address(text, skip)
     if text == STDIN:
@@ -296,6 +299,7 @@ def _in_list(path: str, skip: OnSkip, column: str | None) -> list[Source]:
 
 
 def _entries(content: bytes) -> list[str]:
+    content = content.removeprefix(codecs.BOM_UTF8)
     separator = b"\0" if b"\0" in content else b"\n"
     lines = (line.removesuffix(b"\r") for line in content.split(separator))
     return [os.fsdecode(line) for line in lines if line.strip()]
@@ -303,7 +307,7 @@ def _entries(content: bytes) -> list[str]:
 
 def _cells(path: str, content: bytes, column: str | None) -> list[str]:
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    text = io.StringIO(os.fsdecode(content.removeprefix(b"\xef\xbb\xbf")), newline="")
+    text = io.StringIO(os.fsdecode(content.removeprefix(codecs.BOM_UTF8)), newline="")
     rows = [row for row in csv.reader(text, delimiter=delimiter) if row]
     if not rows:
         return []

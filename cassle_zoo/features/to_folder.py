@@ -1,6 +1,7 @@
 """Extraction into a folder: in flat memory, interrupted and continued, by several processes."""
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -35,6 +36,7 @@ from cassle_zoo.store.tensors import state_sha256
 
 PART_IMAGES = 4096
 _PART_BYTES = 2**28
+_SAMPLES = 8
 _UNFINISHED = "unfinished.safetensors"
 
 
@@ -129,13 +131,13 @@ def extract_to_folder(
         images, left_out = inputs if known else expand_inputs(inputs)
         if not images:
             raise DataError(nothing_read(left_out))
-        shapes = _probe(extractor, images, left_out)
+        shapes, samples = _probe(extractor, images, left_out)
         if kind == "parquet" and (len(shapes) > 1 or next(iter(shapes.values())).ndim != 2):
             raise ConfigError(
                 f"parquet holds one output (N, D), but the outputs are {', '.join(shapes)}; pass "
                 "kind='safetensors' (--kind)."
             )
-        plan = _plan(extractor, images, shapes, folder, kind, part_images, batch_size)
+        plan = _plan(extractor, images, shapes, samples, folder, kind, part_images, batch_size)
         batch_size = _divisor(plan.part_images, batch_size)
         check_shared_memory(num_workers, batch_size * extractor.input_bytes())
         parts.begin(folder, stage, plan)
@@ -179,7 +181,7 @@ def extract_to_folder(
             done = len(own_parts) - len(left)
             report(f"stopped with {done} of {len(own_parts)} parts; the same command continues.")
             return FolderResult(images=0, skipped=0, stopped=True, complete=False)
-        complete = parts.finish(folder, stage, plan, left_out)
+        complete = parts.finish(folder, stage, plan, left_out, anew=bool(todo))
         read, unread = parts.counts(folder, plan, own_parts)
     if complete and read == 0 and of == 1:
         raise DataError(f"No image could be read; {str(folder / parts.SKIPPED)!r} says why.")
@@ -277,20 +279,34 @@ def _check(
         )
 
 
-def _probe(extractor: Extractor, images: Inputs, left_out: list[Skipped]) -> dict[str, Tensor]:
-    """Return the outputs of the first image that can be read, for their shapes."""
+def _probe(
+    extractor: Extractor, images: Inputs, left_out: list[Skipped]
+) -> tuple[dict[str, Tensor], list[list[float] | None]]:
+    """Return the outputs of an image, for their shapes, and samples of those of several."""
+    spread = sorted({len(images) * k // _SAMPLES for k in range(_SAMPLES)})
+    batches = list(extractor.stream(images, batch_size=1, indices=spread))
+    samples = [_sample(batch.outputs) for batch in batches]
     skipped = list(left_out)
-    for batch in extractor.stream(images, batch_size=1):
+    for batch in batches if any(samples) else extractor.stream(images, batch_size=1):
         skipped += batch.skipped
         if batch.outputs:
-            return batch.outputs
+            return batch.outputs, samples
     raise DataError(nothing_read(skipped))
+
+
+def _sample(outputs: dict[str, Tensor]) -> list[float] | None:
+    if not outputs:
+        return None
+    values = next(iter(outputs.values())).flatten()
+    picked = values[:: max(1, len(values) // _SAMPLES)][:_SAMPLES].tolist()
+    return [float(f"{v:.6g}") for v in picked] if all(map(math.isfinite, picked)) else None
 
 
 def _plan(
     extractor: Extractor,
     images: Inputs,
     shapes: dict[str, Tensor],
+    samples: list[list[float] | None],
     folder: Path,
     kind: str,
     part_images: int | None,
@@ -321,6 +337,7 @@ def _plan(
         images={"count": len(images), "names": _names_sha256(image.source for image in images)},
         part_images=part_images,
         kind=kind,
+        samples=samples,
     )
 
 

@@ -25,12 +25,14 @@ class Unwrapped:
         config: timm's configuration, which says how images are prepared; `None` if there is none,
             or several that disagree.
         what: The type of what was given, for messages.
+        several: The timm models, if there are several, such as a student and its teacher.
     """
 
     network: nn.Module
     model: nn.Module | None
     config: dict[str, Any] | None
     what: str
+    several: tuple[nn.Module, ...] = ()
 
     @property
     def has_classifier(self) -> bool:
@@ -64,6 +66,7 @@ def unwrap(model: Any) -> Unwrapped:
         model=found[0] if len(found) == 1 else _like_timms(model) if not found else None,
         config=configs[0] if agree else None,
         what=what,
+        several=tuple(found) if len(found) > 1 else (),
     )
 
 
@@ -72,10 +75,13 @@ class Passes:
     """What happened in a timm model while a module around it ran.
 
     Attributes:
-        classifier_inputs: What the classifier was given, if the model has one.
+        classifiers: How many classifiers the model has: distilled models have two, whose outputs
+            are averaged.
+        classifier_inputs: What they were given.
         outputs: What the model returned.
     """
 
+    classifiers: int = 1
     classifier_inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
 
@@ -104,10 +110,10 @@ def watched(model: nn.Module) -> Iterator[Passes]:
 
     handles = [model.register_forward_hook(after)]
     if getattr(model, "num_classes", 0):
-        classifier = timm_model.get_classifier()
-        # Distilled models have two, which are given the two halves of one output.
-        if isinstance(classifier, nn.Module):
-            handles.append(classifier.register_forward_pre_hook(before))
+        found = timm_model.get_classifier()
+        classifiers = [found] if isinstance(found, nn.Module) else list(found)
+        seen.classifiers = len(classifiers)
+        handles += [each.register_forward_pre_hook(before) for each in classifiers]
     try:
         yield seen
     finally:

@@ -132,11 +132,23 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
 def state_sha256(model: nn.Module) -> str:
     """Return a hash of all parameters and buffers: their names, types, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
+    for name, value in sorted(model.state_dict().items()):
+        _add(digest, name, value)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, value: Any) -> None:
+    """Add a value of a model's state, which of quantised models need not be a tensor."""
+    if isinstance(value, tuple):
+        for part in value:
+            _add(digest, name, part)
+    elif isinstance(value, Tensor):
+        value = value.dequantize() if value.is_quantized else value
+        data = value.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
         digest.update(data.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    else:
+        digest.update(f"{name} {value!r}\n".encode())
 
 
 def save_model_folder(

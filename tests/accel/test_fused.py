@@ -7,7 +7,7 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from cassle_zoo import extract_features
+from cassle_zoo import Extractor, extract_features
 from cassle_zoo.accel.fused import FusedResNet, fuse_for_inference
 from cassle_zoo.features.inference import embed, inference
 
@@ -99,6 +99,33 @@ def half(model: nn.Module) -> None:
 
 def training(model: Any) -> None:
     model.layer1.train()
+
+
+def step(model: nn.Module) -> None:
+    """As many optimisers and EMA updates do; it leaves the versions of the tensors alone."""
+    for parameter in model.parameters():
+        parameter.data.mul_(0.9)
+
+
+def assigned(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 0.9
+
+
+def without_pooling(model: Any) -> None:
+    model.maxpool = nn.Identity()
+
+
+@pytest.mark.parametrize("change", [step, assigned, without_pooling, hooked])
+def test_changes_between_batches_count(change: Callable[[nn.Module], None]) -> None:
+    model = make()
+    extractor = Extractor(model, transform="as_is", device="cpu")
+    before = extractor(images())["pooled"]
+    change(model)
+    with torch.no_grad():
+        expected = model(images())
+    assert not torch.allclose(before, expected, rtol=1e-2)
+    torch.testing.assert_close(extractor(images())["pooled"], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [hooked, replaced, other_forward, half, training])

@@ -75,6 +75,7 @@ def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
 
 LISTS: dict[str, tuple[str, bytes]] = {
     "lines": ("l.txt", b"images/a.png\n\nimages/b.jpg\r\nimages/gone.png"),
+    "mark of UTF-8": ("l.txt", b"\xef\xbb\xbfimages/a.png\r\nimages/b.jpg\r\nimages/gone.png\r\n"),
     "zero bytes": ("l.lst", b"images/a.png\0images/b.jpg\0images/gone.png\0"),
     "one column": ("l.csv", b"images/a.png\nimages/b.jpg\nimages/gone.png\n"),
     "columns": ("l.csv", b"id,Path\n1,images/a.png\n2,images/b.jpg\n3,images/gone.png\n"),
@@ -128,6 +129,16 @@ def test_standard_input(
     assert "3 images x 512" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("given", ["", [make_image(), ""]])
+def test_an_empty_path_is_not_the_current_folder(
+    root: Path, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    with pytest.raises(DataError, match="a path is empty; the current folder is"):
+        expand_inputs(given)
+    assert len(expand_inputs(".")[0]) == 3
+
+
 def tar_of(path: Path, first: int = 0) -> Path:
     content = {f"{i:04d}.jpg": encoded(make_image(i), "PNG") for i in (first, first + 1)}
     return write_tar(path, {**content, f"{first:04d}.cls": b"3", "._x.png": b"hidden"})
@@ -165,7 +176,8 @@ def test_damaged_and_empty_archives(tmp_path: Path) -> None:
 def test_datasets_on_disk(tmp_path: Path, workers: int) -> None:
     datasets = pytest.importorskip("datasets")
     files = [encoded(make_image(i)) for i in range(3)]
-    content = {"photo": [{"bytes": b, "path": None} for b in [*files, b"broken"]], "n": range(4)}
+    photos = [*({"bytes": b, "path": None} for b in [*files, b"broken"]), None]
+    content = {"photo": photos, "n": range(5)}
     kinds = datasets.Features({"photo": datasets.Image(), "n": datasets.Value("int64")})
     dataset = datasets.Dataset.from_dict({**content, "n": [*content["n"]]}, features=kinds)
     dataset.save_to_disk(tmp_path / "saved")
@@ -174,8 +186,10 @@ def test_datasets_on_disk(tmp_path: Path, workers: int) -> None:
     expected = reference(model, [make_image(i) for i in range(3)])
     torch.testing.assert_close(found.features, expected, atol=1e-5, rtol=1e-5)
     assert found.sources[2] == f"{tmp_path / 'saved'}[2]"
-    assert [skip.source for skip in found.skipped] == [f"{tmp_path / 'saved'}[3]"]
-    in_memory = extract_features(model, dataset.select(range(3)))
+    assert [skip.source for skip in found.skipped] == [f"{tmp_path / 'saved'}[{i}]" for i in (3, 4)]
+    assert found.skipped[1].reason == "there is no image, the value is None"
+    in_memory = extract_features(model, dataset.select([0, 1, 2, 4]))
+    assert [skip.source for skip in in_memory.skipped] == ["dataset[3]"]
     torch.testing.assert_close(in_memory.features, found.features)
     with pytest.raises(ConfigError, match=r"no column 'img'; its columns are photo, n"):
         expand_inputs(dataset, "img")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import image_folder
+from builders import image_folder, make_image
 from safetensors.torch import load_file
 from small_models import make_model
 
@@ -26,7 +26,7 @@ from cassle_zoo.common.errors import (
     StorageError,
 )
 from cassle_zoo.common.faults import locked
-from cassle_zoo.features import to_folder
+from cassle_zoo.features import parts, to_folder
 from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.to_folder import FolderResult
 
@@ -144,6 +144,7 @@ def test_sigterm_loses_nothing(
     batches: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(to_folder, "_SAMPLES", 1)  # the first of the batches that are counted
     options = {"part_images": 6, "batch_size": 2, "kind": kind}
     extract(extractor, images, tmp_path / "alone", **options)
     lines: list[str] = []
@@ -173,6 +174,7 @@ def test_sigterm_loses_nothing(
 def test_an_error_costs_the_part_in_the_making(
     extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(to_folder, "_SAMPLES", 1)  # the first of the batches that are counted
     extract(extractor, images, tmp_path / "alone")
     compute = Extractor.compute
     count = [0]
@@ -249,6 +251,42 @@ def test_other_images_are_refused(extractor: Extractor, images: Path, tmp_path: 
     (own / "14.png").unlink()
     with pytest.raises(ConfigError, match=r"images\.count: 14 there, 13 now"):
         extract(extractor, own, tmp_path / "out")
+
+
+def test_images_and_models_of_equal_names_and_weights_are_refused(
+    extractor: Extractor, tmp_path: Path
+) -> None:
+    first, second = ([make_image(i) for i in range(start, start + 4)] for start in (0, 4))
+    other = Extractor(make_model(act_layer="elu"), device="cpu")
+    extract(extractor, first, tmp_path)
+    with pytest.raises(ConfigError, match="features of 4 of 4 sampled images differ"):
+        extract(extractor, second, tmp_path)
+    with pytest.raises(ConfigError, match="another column, transform or model"):
+        extract(other, first, tmp_path)
+    assert extract(extractor, first, tmp_path).complete
+
+
+def test_samples_of_other_hardware_are_equal() -> None:
+    stored = [0.0, 1.0, -2.0, 3.0]
+    assert not parts._samples_differ(stored, [1e-3, 1.01, -1.98, 3.02])
+    assert parts._samples_differ(stored, [1.0, -2.0, 3.0, 0.0])
+    assert not parts._samples_differ([0.0], [0.0])
+    assert not parts._samples_differ(None, stored)
+
+
+def test_a_damaged_part_is_named_and_made_again(extractor: Extractor, tmp_path: Path) -> None:
+    images = image_folder(tmp_path / "images", [f"{i}.png" for i in range(4)])
+    (images / "1.png").write_bytes(b"broken")
+    extract(extractor, images, tmp_path / "out")
+    part = tmp_path / "out" / "part-000000.safetensors"
+    part.write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"part-000000.*damaged.*delete it"):
+        extract(extractor, images, tmp_path / "out")
+    part.unlink()
+    make_image(1).save(images / "1.png")
+    extract(extractor, images, tmp_path / "out")
+    assert len(load_features(tmp_path / "out")) == 4
+    assert (tmp_path / "out" / "skipped.csv").read_text() == "source,reason\n"
 
 
 def test_batch_size_and_default_part_may_differ(
@@ -344,6 +382,6 @@ def test_index_has_no_time_or_machine(extractor: Extractor, images: Path, tmp_pa
     index = json.loads((tmp_path / "index.json").read_text())
     assert set(index) == {
         "format_version", "model_name", "model", "settings", "images", "part_images", "kind",
-        "parts",
+        "parts", "samples",
     }  # fmt: skip
     assert index["parts"][1] == {"file": "part-000001.safetensors", "images": 1, "skipped": 1}

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.features.extract import Extractor, extract_features
+from cassle_zoo.features.models import state_sha256
 from cassle_zoo.features.transform import eval_transform
 
 IMAGES = [make_image(0), make_image(1)]
@@ -124,6 +125,57 @@ def test_teacher_and_student_agree_on_the_transform() -> None:
         warnings.simplefilter("error")
         found = extract_features(Distillation(), IMAGES).features
     torch.testing.assert_close(found, extract_features(make_model(), IMAGES).features)
+
+
+class Student(nn.Module):
+    """Holds a teacher as well, and returns what the student's classifier does."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student, self.teacher = student, make_model(num_classes=10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.student(images)
+
+
+class Ensemble(Student):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.student(images) + self.teacher(images)
+
+
+def test_of_several_models_the_one_in_use_gives_the_features() -> None:
+    model = make_model(num_classes=10).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = extract_features(Student(model), IMAGES).features
+    assert torch.equal(found, extract_features(model, IMAGES).features)
+    with pytest.warns(UserWarning, match="2 timm models and uses 2 of them.*output of Ensemble"):
+        assert extract_features(Ensemble(model), IMAGES).features.shape == (2, 10)
+
+
+def test_wrapped_distilled_models_give_no_logits() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=10, img_size=32)
+    expected = extract_features(model, IMAGES).features
+    assert expected.shape == (2, 192)
+    torch.testing.assert_close(extract_features(Adapter(model), IMAGES).features, expected)
+
+
+def test_quantised_models_are_read() -> None:
+    model = timm.create_model("test_vit", num_classes=10, img_size=32).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's quantisation moves to torchao
+        small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    found = extract_features(small, IMAGES).features
+    assert (
+        nn.functional.cosine_similarity(found, extract_features(model, IMAGES).features).min()
+        > 0.99
+    )
+    assert state_sha256(small) == state_sha256(copy.deepcopy(small)) != state_sha256(model)
+
+
+def test_models_without_weights_are_refused() -> None:
+    with pytest.raises(ConfigError, match="on the device 'meta'"):
+        extract_features(make_model().to("meta"), IMAGES)
 
 
 def test_defaults_are_taken_with_a_warning() -> None:
