@@ -16,8 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.features.extract import Extractor, extract_features
-from cassle_zoo.features.models import state_sha256
 from cassle_zoo.features.transform import eval_transform
+from cassle_zoo.store.tensors import state_sha256
 
 IMAGES = [make_image(0), make_image(1)]
 
