@@ -45,6 +45,7 @@ _PROTOCOL_OF = {"linear": "linear probe", "knn": "k-NN", "recall": "retrieval", 
 """The part of the protocol about a metric, by the prefix of its name."""
 _FRACTIONS_ONLY = ("emoji64", "linear-probe", "knn", "few-shot", "semi-supervised", "finetune")
 """Evaluations all of whose values are fractions of test data."""
+_UNSET = ("", "None", "[]", "()")  # texts of settings
 _TRAINING_SHOWN_APART = (
     *("data", "data_license", "source", "cassle_zoo", "command", "config"),
     *("images", "init", "total_steps"),
@@ -76,15 +77,20 @@ def own_and_baselines(name: str, architecture: str, results: Sequence[Result]) -
 
 
 def settings_lines(training: Mapping[str, Any]) -> dict[str, str]:
-    """Return each section of a training's settings on one line, by name."""
-    return {
-        section: inline(
-            ", ".join(f"{key}={value}" for key, value in values.items())
-            if isinstance(values, Mapping)
-            else values
-        )
-        for section, values in training.get("config", {}).items()
+    """Return each section of a training's settings on one line, by name, without what is unset."""
+    lines = {name: fact_line(values) for name, values in training.get("config", {}).items()}
+    return {name: line for name, line in lines.items() if line not in _UNSET}
+
+
+def fact_line(value: Any) -> str:
+    """Return what a training recorded on one line; entries that are unset are left out."""
+    if not isinstance(value, Mapping):
+        return inline(value)
+    lines = {
+        key: f"({fact_line(own)})" if isinstance(own, Mapping) else inline(own)
+        for key, own in value.items()
     }
+    return ", ".join(f"{inline(k)}={line}" for k, line in lines.items() if line not in _UNSET)
 
 
 def write_card(folder: str | Path, results: Sequence[Result] = ()) -> Path:
@@ -238,7 +244,7 @@ def render_card(
         is_emoji64=data == "emoji64",
         version=training.get("cassle_zoo", __version__),
         facts={
-            key.replace("_", " ").capitalize(): value
+            key.replace("_", " ").capitalize(): fact_line(value)
             for key, value in training.items()
             if key not in _TRAINING_SHOWN_APART and value is not None
         },

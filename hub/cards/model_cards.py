@@ -17,6 +17,7 @@ from cassle_zoo.common.markdown import inline, table
 from cassle_zoo.common.templates import render
 from cassle_zoo.hub.cards.card import (
     bundled_cards,
+    fact_line,
     own_and_baselines,
     read_results,
     settings_lines,
@@ -161,7 +162,7 @@ def _model(
         "is_bundled": name in configs,
         "command": training.get("command", f"cassle-zoo train {name} --data emoji64.tar --out RUN"),
         "facts": {
-            key: value
+            key: fact_line(value)
             for key, value in training.items()
             if key not in ("command", "config", "data") and value is not None
         },

@@ -18,6 +18,7 @@ from cassle_zoo.hub.cards.card import (
     bundled_cards,
     render_card,
     results_of_folder,
+    settings_lines,
     write_card,
 )
 from cassle_zoo.hub.cards.check import card_problems
@@ -301,3 +302,12 @@ def test_values_that_are_no_fractions_are_not_called_so(folder: Path) -> None:
     spectrum = result(folder, task="spectrum", metrics={"spectrum": {"rankme": 40.5}})
     assert "All values are fractions" not in str(render_card(config, results=[spectrum]))
     assert "All values are fractions" in str(render_card(config, results=[result(folder)]))
+
+
+def test_settings_that_are_unset_are_left_out() -> None:
+    views = {"count": 2, "second": {"hue": None, "p_of": []}, "local": {"size": 96, "hue": None}}
+    config = {"init": "", "method": {"depth": 2, "hidden": None}, "views": views}
+    assert settings_lines({"config": config}) == {
+        "method": "depth=2",
+        "views": "count=2, local=(size=96)",
+    }
