@@ -222,10 +222,8 @@ def _warn_of_conflicts(names: Sequence[str], labels: Sequence[int], groups: Sequ
         if labels[first[group]] != labels[index]
     ]
     if pairs:
-        _warn(
-            f"{len(pairs)} images are near-duplicates of an image of another class; is a label "
-            f"wrong? {first_few(pairs, 3)}"
-        )
+        what = "a near-duplicate" if len(pairs) == 1 else f"{len(pairs)} near-duplicates"
+        _warn(f"{what} of an image of another class; is a label wrong? {first_few(pairs, 3)}")
 
 
 def _unlabelled(name: str, root: Path, files: Sequence[Path], reason: str) -> EvalData:
