@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL, Care
 from benchmarks.study.metrics import TASKS, number_of, percent
-from benchmarks.study.records import RECORDS, Record
+from benchmarks.study.records import RECORDS, Record, arms_of
 from benchmarks.study.summary import number_table, show_spread, spread
 from cassle_zoo.common.errors import DataError
 
@@ -26,8 +26,12 @@ CKA = percent("forgetting", "photographs", "cka", "CKA")
 AGREEMENT = percent("forgetting", "photographs", "top1_agreement", "same top-1")
 GRID_METRICS = (*GRID_TASKS, GRID_R2, CKA, AGREEMENT)
 
-OMEGA = tuple(
-    percent("equivariance", part, "r2_single", f"R² {part}") for part in ("crop", "color", "mean")
+OMEGA = (
+    *(
+        percent("equivariance", part, "r2_single", f"R² {part}")
+        for part in ("crop", "color", "mean")
+    ),
+    percent("equivariance", "color_diff", "r2_pair", "R² color_diff, view and image"),
 )
 ARM_METRICS = (*TASKS, *OMEGA, CKA, AGREEMENT)
 
@@ -82,7 +86,7 @@ def grid_table(records: Sequence[Record]) -> str:
 def arms_table(records: Sequence[Record]) -> str:
     """Return the weights as they were and the adapted arms on test images, over seeds."""
     found = [*_of(records, ORIGINAL), *_of(records, ADAPTED)]
-    arms = list(dict.fromkeys(record.arm for record in found))
+    arms = [*arms_of(found, ORIGINAL), *arms_of(found, ADAPTED)]
     rows = []
     for arm in arms:
         own = [record for record in found if record.arm == arm]

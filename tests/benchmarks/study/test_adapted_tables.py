@@ -28,6 +28,7 @@ def recorded(arm: str, group: str, score: float, cka: float, care: Care | None =
         name: {"linear_top1": score, "knn_top1": score} for name in TASKS
     } | {name: {"recall@1": score} for name in ("flags", "identity")}
     omega = {f"{name}": {"r2_single": 0.25} for name in ("crop", "color", "mean")}
+    omega["color_diff"] = {"r2_pair": 0.25}
     metrics: dict[str, Any] = {
         "validation": accuracies | {"omega mean": {"r2_single": 0.25}},
         "forgetting": {"photographs": {"cka": cka, "top1_agreement": 0.5}},
