@@ -127,7 +127,7 @@ def test_no_tracker_gets_the_users_folders(
 ) -> None:
     wandb = MagicMock()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    config = replace(config, init="/home/somebody/weights.pth")
+    config = replace(config, init="somebodys/folder/weights.pth")
     open_tracker("wandb", config, tmp_path)
     sent = wandb.init.call_args.kwargs["config"]
     assert sent["init"] == "weights.pth"
