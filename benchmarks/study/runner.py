@@ -208,7 +208,9 @@ class StudyRunner:
         check_settings(record, job)  # the folder of its training may be gone
         check_same_run(training_config(job, self.data, self.machine), self._folder(job) / "train")
         missing = evaluators_of(job).keys() - record.results.keys()
-        if record.error or not (missing or snapshots(self._folder(job)).keys() - record.course):
+        if record.error or not (
+            missing or set(snapshots(self._folder(job))) - record.course.keys()
+        ):
             return True
         if missing and not job.arm.source and not is_trained(self._folder(job)):
             raise ConfigError(
@@ -316,10 +318,10 @@ def is_trained(folder: Path) -> bool:
     return (folder / "train" / "final" / EXPORT_FILE).exists()
 
 
-def snapshots(folder: Path) -> dict[str, Path]:
-    """Return the snapshots that the training in a job's folder has left, by epoch in order."""
+def snapshots(folder: Path) -> list[str]:
+    """Return the epochs of the snapshots that the training in a job's folder has left."""
     found = sorted((folder / "train" / SNAPSHOTS_FOLDER).glob("[0-9]*"))
-    return {str(int(path.name)): path for path in found}
+    return [str(int(path.name)) for path in found]
 
 
 def evaluators_of(job: Job) -> Mapping[str, Evaluator]:
