@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -56,21 +57,13 @@ class PortableSyncBatchNorm(_BatchNorm):
         return result
 
     def _normalise(self, x: Tensor) -> Tensor:
-        dims = [0, *range(2, x.ndim)]
-        exact = x.float() if x.dtype.itemsize < 4 else x
+        kind = x.dtype if x.dtype.itemsize >= 4 else torch.float32
+        ones, zeros = x.new_ones(x.shape[1], dtype=kind), x.new_zeros(x.shape[1], dtype=kind)
+        weight, bias = (self.weight, self.bias) if self.affine else (ones, zeros)
+        normalised, mean, variance = _Normalise.apply(x, weight, bias, self.eps)
         number = x.numel() // x.shape[1] * process_group.world_size()
-        mean = process_group.all_reduce(exact.sum(dims)) / number
-        shape = [1, -1, *[1] * (x.ndim - 2)]
-        centred = exact - mean.view(shape)
-        variance = process_group.all_reduce(centred.square().sum(dims)) / number
-        self._track(mean.detach(), variance.detach() * (number / max(number - 1, 1)))
-        scale = torch.rsqrt(variance + self.eps)
-        if self.affine:
-            scale = scale * self.weight
-        normalised = centred * scale.view(shape)
-        if self.affine:
-            normalised = normalised + self.bias.view(shape)
-        result: Tensor = normalised.to(x.dtype)
+        self._track(mean, variance * (number / max(number - 1, 1)))
+        result: Tensor = normalised
         return result
 
     @torch.no_grad()
@@ -88,3 +81,42 @@ class PortableSyncBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Take any number of dimensions."""
+
+
+class _Normalise(torch.autograd.Function):
+    """(B, C, ...) rows, normalised over all processes; and the mean and variance (C,) of all."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kind = x.dtype if x.dtype.itemsize >= 4 else torch.float32
+        # The statistics have the precision of the running ones, which are not needed here.
+        running = x.new_empty(2, x.shape[1], dtype=kind)
+        own = torch.stack(torch.batch_norm_update_stats(x, *running, 1.0))
+        means, variances = process_group.all_gather(own[None]).unbind(1)
+        mean = means.mean(0)
+        variance = variances.mean(0) + means.var(0, correction=0)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor, *_: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients; with y = weight * n + bias, n = (x - mean) * s, that of x is
+
+        weight * s * (grad - mean(grad) - n * mean(grad * n)), the means being over all processes.
+        """
+        x, weight, mean, variance = ctx.saved_tensors
+        # With train=False the kernel gives weight * s * grad, sum(grad * n) and sum(grad).
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        number = x.numel() // x.shape[1] * process_group.world_size()
+        means = process_group.all_reduce(torch.stack([grad_weight, grad_bias])) / number
+        slope, offset = means * (weight * torch.rsqrt(variance + ctx.eps))
+        grad_x -= F.batch_norm(x, mean, variance, slope, offset, eps=ctx.eps)
+        return grad_x, grad_weight, grad_bias, None
