@@ -25,7 +25,7 @@ def test_the_most_important_come_first() -> None:
         "resnet18_simclr-augself-seed0",
         "resnet18_simclr-seed1",
     ]
-    assert len({job.name for job in JOBS}) == len(JOBS) == 9 + 4 + 2 * 10 + 2 + 14
+    assert len({job.name for job in JOBS}) == len(JOBS) == 9 + 4 + 2 * 11 + 2 + 14
     assert {job.arm.group for job in JOBS} == set(GROUPS) - {"grid"}
 
 
