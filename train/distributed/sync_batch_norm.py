@@ -103,12 +103,11 @@ class _Normalise(torch.autograd.Function):
         return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
 
     @staticmethod
-    def backward(
-        ctx: Any, grad: Tensor, *_: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the gradients; with y = weight * n + bias, n = (x - mean) * s, that of x is
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Return the gradients.
 
-        weight * s * (grad - mean(grad) - n * mean(grad * n)), the means being over all processes.
+        With y = weight * n + bias and n = (x - mean) * s, that of x is
+        weight * s * (grad - E[grad] - n * E[grad * n]), with means E over all processes.
         """
         x, weight, mean, variance = ctx.saved_tensors
         # With train=False the kernel gives weight * s * grad, sum(grad * n) and sum(grad).
