@@ -93,7 +93,7 @@ class _Normalise(torch.autograd.Function):
         kind = x.dtype if x.dtype.itemsize >= 4 else torch.float32
         # The statistics have the precision of the running ones, which are not needed here.
         running = x.new_empty(2, x.shape[1], dtype=kind)
-        own = torch.stack(torch.batch_norm_update_stats(x, *running, 1.0))
+        own = torch.stack(torch.batch_norm_update_stats(x, running[0], running[1], 1.0))
         means, variances = process_group.all_gather(own[None]).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + means.var(0, correction=0)
