@@ -92,7 +92,7 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         kind = x.dtype if x.dtype.itemsize >= 4 else torch.float32
         # The statistics have the precision of the running ones, which are not needed here.
-        running = x.new_empty(2, x.shape[1], dtype=kind)
+        running = x.new_zeros(2, x.shape[1], dtype=kind)
         own = torch.stack(torch.batch_norm_update_stats(x, running[0], running[1], 1.0))
         means, variances = process_group.all_gather(own[None]).unbind(1)
         mean = means.mean(0)
