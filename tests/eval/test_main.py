@@ -6,7 +6,10 @@ import weakref
 from pathlib import Path
 
 import pytest
+import timm
 import tyro
+from PIL import Image
+from timm.models import save_for_hf
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError
@@ -73,6 +76,25 @@ def test_other_measurements_are_kept_and_equal_ones_replaced(arguments, tmp_path
     assert run_from_cli(["report", str(folder), "-o", str(page)]) == 0
     for label in ("raw-pixels (seed 0)", "raw-pixels (--k 5, seed 0)", "raw-pixels (seed 3)"):
         assert label in page.read_text().replace("<wbr>", "")
+
+
+def test_another_crop_is_another_measurement(tmp_path, capsys):
+    model = timm.create_model("test_resnet", num_classes=0)
+    photos = tmp_path / "photos"
+    for index in range(12):
+        (photos / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        noise = Image.effect_noise((64, 64), 99 + index)
+        noise.save(photos / "ab"[index % 2] / f"{index}.png")
+    for crop, remark in ((0.5, "recorded: "), (1.0, "recorded beside"), (1.0, "recorded again")):
+        model.pretrained_cfg = {**model.pretrained_cfg, "crop_pct": crop}
+        save_for_hf(model, tmp_path / "mine", safe_serialization=True)
+        command = ["knn", f"local-dir:{tmp_path / 'mine'}", "--dataset", "folder", "--no-cache"]
+        out = tmp_path / "out"
+        assert run_from_cli([*command, "--data", str(photos), "--size", "32", "-o", str(out)]) == 0
+        assert remark in capsys.readouterr().err
+    inputs = {Result.load(file).protocol["input"] for file in out.glob("*.json")}
+    assert sum("Resize to 64, " in own for own in inputs) == 1
+    assert len(inputs) == 2
 
 
 def test_a_file_that_was_named_is_replaced_and_that_is_said(arguments, tmp_path, capsys):
