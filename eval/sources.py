@@ -373,7 +373,9 @@ def _unverified(name: str, module: nn.Module, network: str, trained: str = "") -
 def _feature_file(model: str) -> Callable[[], FeatureSource]:
     path = expand_home(model.removeprefix(FEATURES))
     features = load_features(path)
-    content = sha256(path)
+    files = sorted(own for own in path.iterdir() if own.is_file()) if path.is_dir() else [path]
+    hashes = [sha256(own) for own in files]
+    content = hashes[0] if path.is_file() else sha256("\n".join(hashes))
     return partial(
         FeatureSource,
         name=f"{FEATURES}{path.name}",

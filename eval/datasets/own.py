@@ -388,6 +388,8 @@ def _read_rows(table: Path) -> list[_Row]:
             )
         places = [0, 1 if width > 1 else None, 2 if width == _FULL_TABLE else None]
     else:
+        if twice := [own for own in (*_PATHS, *_LABELS, *_SPLITS) if head.count(own) > 1]:
+            raise DataError(f"{table} has several columns {first_few(twice)}; rename all but one.")
         rows = rows[1:]
     found = []
     for line, row in rows:

@@ -21,6 +21,7 @@ _NOT_OPTIONS = (
     "--workers",
     "--device",
 )
+_SPLITS = "splits"
 _OF_ALL_RUNS = ("input", "network")
 """Parts of a protocol about the model that its runs share."""
 _HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
@@ -280,4 +281,6 @@ def runs_of_models(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
 
 
 def _seedless(result: Result, name: str) -> str:
+    if name == _SPLITS:
+        return str(result.protocol[name])  # have a seed of their own
     return re.sub(rf"\bseed {result.seed}\b", "seed", str(result.protocol[name]))

@@ -104,6 +104,13 @@ def test_a_file_that_was_named_is_replaced_and_that_is_said(arguments, tmp_path,
         assert remark in capsys.readouterr().err
 
 
+def test_a_whitening_is_of_one_model(arguments):
+    command = ["knn", "raw-pixels", "random-init:test_resnet", *arguments, "--whiten"]
+    with pytest.raises(ConfigError, match=r"--whiten w.npz was fitted .* one model, but 2 are"):
+        run_from_cli([*command, "w.npz"])
+    assert run_from_cli([*command, "4"]) == 0
+
+
 def test_everything_is_checked_first(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr("cassle_zoo.eval.main.open_data", None)
     with pytest.raises(ConfigError, match="give a folder"):

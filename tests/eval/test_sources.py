@@ -8,6 +8,7 @@ from PIL import Image
 from timm.models import save_for_hf
 from torch import nn
 
+from cassle_zoo import Extractor, extract_to_folder
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, WeightsUnavailableError
 from cassle_zoo.eval.sources import MeanPool, open_source
 from cassle_zoo.features.transform import eval_transform
@@ -129,6 +130,20 @@ def test_how_it_was_trained_is_all_but_the_run(tmp_path):
     # Of folders of timm nothing is known.
     own = [open_source(timm_folder(tmp_path / f"timm{own}", seed=own)).trained for own in (0, 1)]
     assert own[0] != own[1]
+
+
+def test_a_folder_of_features_is_a_file_of_features(tmp_path):
+    for index in range(3):
+        Image.new("RGB", (32, 32), (80 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    hashes = []
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        torch.manual_seed(seed)
+        extractor = Extractor(timm.create_model("test_resnet", num_classes=0))
+        extract_to_folder(extractor, sorted(tmp_path.glob("*.png")), tmp_path / name)
+        source = open_source(f"features:{tmp_path / name}/")
+        assert (source.name, len(source.features)) == (f"features:{name}", 3)
+        hashes.append(source.sha256)
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_projectors_come_with_their_models(tmp_path):

@@ -228,6 +228,8 @@ def test_of_other_networks_training_or_input_no_mean_is_taken() -> None:
         return [column.label for column in columns_of(part)]
 
     assert columns(run(0), run(1)) == ["a (2 runs)"]
+    splits = "of every class 0.2 to test, seed 0"  # another seed
+    assert columns(run(0, splits=splits), run(1, splits=splits)) == ["a (2 runs)"]
     for part in ("network", "input"):
         found = columns(run(0), run(1, **{part: "another"}))
         assert [label.split(",")[0] for label in found] == ["a (local-dir:0/a", "a (local-dir:1/a"]
