@@ -23,6 +23,7 @@ from cassle_zoo.common.files import expand_home, sha256, to_json
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
+from cassle_zoo.features.inference import inference
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
@@ -224,8 +225,9 @@ class MeanPool(nn.Module):
 
 
 def _to_unit_tensor(image: Image.Image) -> Tensor:
+    image = to_rgb(image)
     if image.size != (_SIDE, _SIDE):
-        image = ImageOps.fit(to_rgb(image), (_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, (_SIDE, _SIDE), Image.Resampling.BICUBIC)
     pixels: Tensor = pil_to_tensor(image)
     return pixels.float() / 255
 
@@ -341,19 +343,24 @@ def _timm(model: str, size: int | None) -> Callable[[], FeatureSource]:
 def _at_size(build: Callable[..., nn.Module], name: str, size: int | None) -> nn.Module:
     """Build a network for square images of a size; networks of fixed size are made for it."""
     module: Any = build()
-    if size is None or eval_transform(module)(Image.new("RGB", (8, 8))).shape[-2:] == (size, size):
+    if size is None:
         return cast(nn.Module, module)
-    if getattr(getattr(module, "patch_embed", None), "img_size", None) is not None:
-        try:
-            module = build(img_size=size)
-        except (AssertionError, CassleZooError, RuntimeError, TypeError, ValueError) as error:
-            reason = error.__cause__ or error
-            raise ConfigError(
-                f"{name} cannot be made for images of {size} px: {reason}. Its own "
-                f"size is {module.pretrained_cfg['input_size'][-1]} px; pass it with --size, or "
-                "measure it in a command of its own."
-            ) from error
-    module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, size, size)}
+    small = Image.new("RGB", (8, 8))
+    own = module.pretrained_cfg["input_size"][-1]
+    try:
+        if eval_transform(module)(small).shape[-2:] != (size, size):
+            if getattr(getattr(module, "patch_embed", None), "img_size", None) is not None:
+                module = build(img_size=size)
+            module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, size, size)}
+        # Some networks are made for any size, and refuse it when they see it.
+        with inference(module, torch.device("cpu")):
+            module(eval_transform(module)(small)[None])
+    except (AssertionError, CassleZooError, RuntimeError, TypeError, ValueError) as error:
+        known = f"Its own size is {own} px; pass it" if own != size else "Pass another"
+        raise ConfigError(
+            f"{name} cannot be made for images of {size} px: {error.__cause__ or error}. {known} "
+            "with --size, or measure it in a command of its own."
+        ) from error
     return cast(nn.Module, module)
 
 

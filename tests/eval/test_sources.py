@@ -38,6 +38,12 @@ def test_raw_pixels_of_other_sizes_are_the_central_square():
     assert not pooled[:, -1].any()
 
 
+def test_raw_pixels_of_any_mode_are_rgb():
+    source = open_source("raw-pixels")
+    for mode in ("L", "RGBA", "CMYK", "I;16"):
+        assert source.transform(Image.new(mode, (64, 64))).shape == (3, 64, 64)
+
+
 def test_raw_pixels_need_a_multiple_of_16():
     with pytest.raises(ConfigError, match="63x64"):
         MeanPool()(torch.zeros(1, 3, 63, 64))
