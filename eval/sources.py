@@ -356,9 +356,10 @@ def _at_size(build: Callable[..., nn.Module], name: str, size: int | None) -> nn
         with inference(module, torch.device("cpu")):
             module(eval_transform(module)(small)[None])
     except (AssertionError, CassleZooError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error.__cause__ or error).rstrip(".")
         known = f"Its own size is {own} px; pass it" if own != size else "Pass another"
         raise ConfigError(
-            f"{name} cannot be made for images of {size} px: {error.__cause__ or error}. {known} "
+            f"{name} cannot be made for images of {size} px: {reason}. {known} "
             "with --size, or measure it in a command of its own."
         ) from error
     return cast(nn.Module, module)
