@@ -7,6 +7,7 @@ read. Both are JSON with a `format_version`; `cassle-zoo upgrade` rewrites older
 import datetime
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -35,7 +36,7 @@ RENAMED_SETTINGS: Mapping[str, str] = {
 }
 """Settings of a training that were renamed after format 1, by their old names."""
 
-OF_THE_MODEL = ("input", "chosen", "projector")
+OF_THE_MODEL = ("input", "network", "chosen", "projector")
 """How the parts of a protocol begin that are about the model and differ between any two."""
 
 Finite = Annotated[float, math.isfinite]
@@ -201,6 +202,12 @@ class Result:
     def is_baseline(self) -> bool:
         """Whether the model is untrained: raw pixels, or a random network."""
         return self.model.name == RAW_PIXELS or self.model.name.startswith(RANDOM_INIT)
+
+    @property
+    def argument(self) -> str:
+        """The model as its command names it, with folders; its name without a command."""
+        found = re.match(r"cassle-zoo eval \S+ (.+?) --data ", self.command)
+        return found[1].strip("'") if found else self.model.name
 
     def is_comparable(self, other: "Result") -> bool:
         """Return whether both were measured in the same way on the same data."""

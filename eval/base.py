@@ -25,6 +25,7 @@ from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.records import software_versions
 
 T = TypeVar("T")
 WITHOUT_LABELS = ("sensitivity", "equivariance", "spectrum", "view-retrieval")
@@ -303,7 +304,13 @@ class EvalContext:
         source, compute = self.source, self.compute
         if compute.no_cache or source.argument is None:
             return extract()
-        own = (source.sha256 or source.name, source.network, self.data.sha256, str(compute.device))
+        own = (
+            source.sha256 or source.name,
+            source.network,
+            self.data.sha256,
+            str(compute.device),
+            str(software_versions()),  # as the result says; others may compute something else
+        )
         return cached_features(compute.cache or cache_folder(), [*own, *key], extract)
 
     def extract(self, model: nn.Module, images: Images) -> Tensor:

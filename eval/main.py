@@ -38,6 +38,7 @@ from cassle_zoo.eval.sources import (
     is_no_network,
     zoo_size,
 )
+from cassle_zoo.features.whitening import OWN
 from cassle_zoo.records import Result
 from cassle_zoo.specs import DATASETS as SPECS
 
@@ -117,6 +118,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     if arguments.output is not None:
         check_output(arguments.output, len(models))
     as_json: bool = arguments.json
+    _check_whitening(arguments.settings, models)
     sizes = _sizes(arguments, models)
     openers = _find(arguments, models, sizes)
     # Libraries that download datasets report on standard output.
@@ -144,6 +146,16 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         if results:
             print(to_json([r.to_dict() for r in results]) if as_json else format_table(results))
     return ExitStatus.OK
+
+
+def _check_whitening(settings: Evaluator, models: Sequence[str]) -> None:
+    """Check that a fitted whitening is not applied to features that it was not fitted to."""
+    whiten = getattr(settings, "whiten", None)
+    if isinstance(whiten, Path) and str(whiten) != OWN and len(models) > 1:
+        raise ConfigError(
+            f"--whiten {whiten} was fitted to the features of one model, but {len(models)} are "
+            "measured; measure each with its own, or all with --whiten N or --whiten model."
+        )
 
 
 def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | None]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError
 from cassle_zoo.common.files import check_folder, sha256, write_bytes
@@ -111,7 +112,7 @@ def evaluate(
         task=task,
         model=MeasuredModel(name=source.name, sha256=source.sha256),
         data=MeasuredData(name=data.name, sha256=data.sha256),
-        protocol={"input": _input(context), **data.notes, **outcome.protocol},
+        protocol={**_model_of(context), **data.notes, **outcome.protocol},
         metrics={
             name: {metric: round(value, DECIMALS) for metric, value in values.items()}
             for name, values in outcome.metrics.items()
@@ -309,6 +310,13 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)
 
 
+def _model_of(context: EvalContext) -> dict[str, str]:
+    """Describe the network, if there is one, and its input."""
+    source = context.source
+    network = ", ".join(filter(None, [source.network, source.trained]))
+    return {"input": _input(context), **({"network": network} if network else {})}
+
+
 def _input(context: EvalContext) -> str:
     """Describe the network's input."""
     if context.source.model is None:
@@ -317,6 +325,9 @@ def _input(context: EvalContext) -> str:
     channels, height, width = tensor.shape
     steps = [f"{channels}x{height}x{width}, fp32"]
     for step in getattr(context.transform, "transforms", ()):
+        way = getattr(step, "interpolation", None)
+        if way is not None and (step.size, way) != (height, InterpolationMode.BICUBIC):
+            steps.append(f"{type(step).__name__} to {step.size}, {getattr(way, 'value', way)}")
         if hasattr(step, "mean"):
             steps.append(f"mean ({_numbers(step.mean)}), std ({_numbers(step.std)})")
     return "; ".join(steps)

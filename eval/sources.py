@@ -1,5 +1,6 @@
 """Feature sources: models by name, modules, untrained networks, raw pixels and feature files."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +19,18 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
     unknown_name,
 )
-from cassle_zoo.common.files import expand_home, sha256
+from cassle_zoo.common.files import expand_home, sha256, to_json
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features
+from cassle_zoo.features.inference import inference
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder, resolve
-from cassle_zoo.store.tensors import state_sha256
+from cassle_zoo.store.tensors import state_sha256, structure_sha256
 from cassle_zoo.zoo.create import create_projector, load_backbone
 from cassle_zoo.zoo.timm_names import TIMM_PREFIX, timm_model, timm_name
 
@@ -41,6 +43,8 @@ FORMS = (
 POOLED = 16
 DEFAULT_SIZE = 224
 _SIDE = 64
+_OF_ONE_RUN = ("run",)  # seed, device, threads, logs: what runs of one model may differ in
+_MARK = 8  # hexadecimal digits
 
 
 def _no_whitening() -> Whitening:
@@ -57,6 +61,8 @@ class FeatureSource:
         sha256: Hash of the weights; None without weights.
         network: The architecture: timm's name and arguments, such as the number of heads, which
             the weights do not show.
+        trained: How it was trained, as far as runs of one model share it: all but the seed. Of what
+            nothing is known its weights, so that no two of them pass for runs of one model.
         model: A module from images (B, 3, H, W) to features (B, D); None for a file of features.
         transform: From image to the module's input (3, H, W); None for the module's own.
         features: Content of a file of features.
@@ -70,6 +76,7 @@ class FeatureSource:
     sha256: str | None
     model: nn.Module | None
     network: str = ""
+    trained: str = ""
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
     projector: Callable[[], ConditionedProjector] | None = None
@@ -100,12 +107,8 @@ def open_source(
         ConfigError: If the network cannot take images of that size.
     """
     if isinstance(model, nn.Module):
-        return FeatureSource(
-            name=name or type(model).__name__,
-            argument=None,
-            sha256=state_sha256(model),
-            model=model,
-        )
+        named = name or type(model).__name__
+        return dataclasses.replace(_unverified(named, model, "module"), argument=None)
     return find_source(model, seed=seed, size=size)()
 
 
@@ -222,8 +225,9 @@ class MeanPool(nn.Module):
 
 
 def _to_unit_tensor(image: Image.Image) -> Tensor:
+    image = to_rgb(image)
     if image.size != (_SIDE, _SIDE):
-        image = ImageOps.fit(to_rgb(image), (_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(image, (_SIDE, _SIDE), Image.Resampling.BICUBIC)
     pixels: Tensor = pil_to_tensor(image)
     return pixels.float() / 255
 
@@ -262,7 +266,7 @@ def _random_init(model: str, seed: int, size: int) -> Callable[[], FeatureSource
             )
         return module
 
-    return lambda: _unverified(model, _at_size(build, model, size), arch)
+    return lambda: _unverified(model, _at_size(build, model, size), arch, "not trained")
 
 
 def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
@@ -286,16 +290,31 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
         has_projector = files.has_projector and (files.folder / PROJECTOR_FILE).is_file()
     load_own_projector = partial(create_projector, projector_of, pretrained=True)
     network = f"{files.spec.timm_arch} {json.dumps(dict(files.spec.model_args), sort_keys=True)}"
+    weights = files.sha256(MODEL_FILE)
+    training = files.config["cassle_zoo"]["training"]
     return lambda: FeatureSource(
         name=files.spec.full_name,
         argument=argument,
-        sha256=files.sha256(MODEL_FILE),
+        sha256=weights,
         model=_at_size(partial(load_backbone, files), model, size),
         network=network,
+        trained=_trained(training, weights),
         projector=load_own_projector if has_projector else None,
         whitening=partial(open_whitening, OWN, projector_of),
-        augment=_augment_settings(files.config["cassle_zoo"]["training"]),
+        augment=_augment_settings(training),
     )
+
+
+def _trained(training: Mapping[str, Any], weights: str | None) -> str:
+    config = training.get("config")
+    if not isinstance(config, dict):
+        return _unknown_training(weights)
+    settings = {name: value for name, value in config.items() if name not in _OF_ONE_RUN}
+    return f"training {sha256(to_json([training.get('data'), settings]))[:_MARK]}"
+
+
+def _unknown_training(weights: str | None) -> str:
+    return f"weights {str(weights)[:_MARK]}"
 
 
 def _augment_settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -324,40 +343,53 @@ def _timm(model: str, size: int | None) -> Callable[[], FeatureSource]:
 def _at_size(build: Callable[..., nn.Module], name: str, size: int | None) -> nn.Module:
     """Build a network for square images of a size; networks of fixed size are made for it."""
     module: Any = build()
-    if size is None or eval_transform(module)(Image.new("RGB", (8, 8))).shape[-2:] == (size, size):
+    if size is None:
         return cast(nn.Module, module)
-    if getattr(getattr(module, "patch_embed", None), "img_size", None) is not None:
-        try:
-            module = build(img_size=size)
-        except (AssertionError, CassleZooError, RuntimeError, TypeError, ValueError) as error:
-            reason = error.__cause__ or error
-            raise ConfigError(
-                f"{name} cannot be made for images of {size} px: {reason}. Its own "
-                f"size is {module.pretrained_cfg['input_size'][-1]} px; pass it with --size, or "
-                "measure it in a command of its own."
-            ) from error
-    module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, size, size)}
+    small = Image.new("RGB", (8, 8))
+    own = module.pretrained_cfg["input_size"][-1]
+    try:
+        if eval_transform(module)(small).shape[-2:] != (size, size):
+            if getattr(getattr(module, "patch_embed", None), "img_size", None) is not None:
+                module = build(img_size=size)
+            module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, size, size)}
+        # Some networks are made for any size, and refuse it when they see it.
+        with inference(module, torch.device("cpu")):
+            module(eval_transform(module)(small)[None])
+    except (AssertionError, CassleZooError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error.__cause__ or error).rstrip(".")
+        known = f"Its own size is {own} px; pass it" if own != size else "Pass another"
+        raise ConfigError(
+            f"{name} cannot be made for images of {size} px: {reason}. {known} "
+            "with --size, or measure it in a command of its own."
+        ) from error
     return cast(nn.Module, module)
 
 
-def _unverified(name: str, module: nn.Module, network: str) -> FeatureSource:
+def _unverified(name: str, module: nn.Module, network: str, trained: str = "") -> FeatureSource:
+    weights = state_sha256(module)
     return FeatureSource(
         name=name,
         argument=name,
-        sha256=state_sha256(module),
+        sha256=weights,
         model=module,
-        network=network,
+        # The arguments it was built with, which folders and repositories of timm may set.
+        network=f"{network}, structure {structure_sha256(module)[:_MARK]}",
+        trained=trained or _unknown_training(weights),
     )
 
 
 def _feature_file(model: str) -> Callable[[], FeatureSource]:
     path = expand_home(model.removeprefix(FEATURES))
     features = load_features(path)
+    files = sorted(own for own in path.iterdir() if own.is_file()) if path.is_dir() else [path]
+    hashes = [sha256(own) for own in files]
+    content = hashes[0] if path.is_file() else sha256("\n".join(hashes))
     return partial(
         FeatureSource,
         name=f"{FEATURES}{path.name}",
         argument=f"{FEATURES}{path.name}",
-        sha256=sha256(path),
+        sha256=content,
         model=None,
+        trained=_unknown_training(content),
         features=features,
     )

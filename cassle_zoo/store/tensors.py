@@ -7,6 +7,7 @@ own leave. The files may come from anybody.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,32 @@ def state_sha256(model: nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         _add(digest, name, value)
     return digest.hexdigest()
+
+
+def structure_sha256(model: nn.Module) -> str:
+    """Return a hash of what the state does not show: modules and their settings.
+
+    These are their types, names, and attributes of plain values, such as the number of heads or the
+    kind of pooling.
+    """
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        found = {key: _setting(value) for key, value in vars(module).items() if key[0] != "_"}
+        found = {key: value for key, value in found.items() if value and key != "training"}
+        digest.update(f"{name} {type(module).__qualname__} {sorted(found.items())}\n".encode())
+    return digest.hexdigest()
+
+
+def _setting(value: Any) -> str:
+    """Return a plain value, or a function's name, as text; empty for anything else."""
+    if isinstance(value, str | int | float | None):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_setting, value))})"
+    if isinstance(value, partial):
+        named = sorted((key, _setting(own)) for key, own in value.keywords.items())
+        return f"{_setting(value.func)} {_setting(value.args)} {named}"
+    return str(getattr(value, "__qualname__", ""))
 
 
 def _add(digest: Any, name: str, value: Any) -> None:

@@ -29,11 +29,13 @@ def classification(
     metric: str = "top1",
     task: str = "classes",
     digest: "hashlib._Hash | None" = None,
+    contents: Sequence[str] = (),
 ) -> EvalData:
     """Assemble a dataset with one classification task.
 
     The arguments are fields of `EvalData` and `Task`, except for `labels`, the N class numbers;
-    `task`, the task's name; and `digest`, a hash of the images (computed here for `ImageFiles`).
+    `task`, the task's name; and `digest`, a hash of the images, which is computed here for
+    `ImageFiles`, from the hashes of their `contents` if these are known.
 
     Raises:
         DataError: If files are missing or labels are not numbers of classes.
@@ -46,7 +48,10 @@ def classification(
         raise DataError(f"labels are from {low} to {high}, but there are {len(classes)} classes.")
     files = images if isinstance(images, ImageFiles) else None
     if files is not None:
-        digest = hash_files(files)
+        digest = hash_files(files, contents)
+    if digest is None:
+        # Features are cached by it: without, other images with these labels would get them.
+        raise TypeError("images that are no ImageFiles need a digest of their content")
     found = Task(
         name=task,
         kind="classification",
@@ -57,7 +62,7 @@ def classification(
     )
     return EvalData(
         name=name,
-        sha256=with_labels(digest or hashlib.sha256(), targets, splits),
+        sha256=with_labels(digest, targets, splits),
         images=images,
         tasks=(found,),
         notes=notes,
@@ -66,8 +71,25 @@ def classification(
     )
 
 
-def hash_files(images: ImageFiles) -> "hashlib._Hash":
+def hash_files(images: ImageFiles, contents: Sequence[str] = ()) -> "hashlib._Hash":
     """Hash the names and contents of image files, in order, and their boxes.
+
+    Args:
+        images: The files.
+        contents: Hashes of their contents, if these are known.
+
+    Raises:
+        DataError: If files are missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name, content in zip(images.names, contents or hash_contents(images), strict=True):
+        digest.update(f"{name} {content}\n".encode())
+    digest.update(repr(images.boxes).encode())
+    return digest
+
+
+def hash_contents(images: ImageFiles) -> list[str]:
+    """Return the sha256 of each image file's content, in order.
 
     Raises:
         DataError: If files are missing or cannot be read.
@@ -78,12 +100,7 @@ def hash_files(images: ImageFiles) -> "hashlib._Hash":
             f"{len(missing)} of {len(images)} images are not in {images.root}, the first is "
             f"{missing[0]}. Was the archive unpacked completely?"
         )
-    digest = hashlib.sha256()
-    hashes = content_hashes(images.root / name for name in images.names)
-    for name, content in zip(images.names, hashes, strict=True):
-        digest.update(f"{name} {content}\n".encode())
-    digest.update(repr(images.boxes).encode())
-    return digest
+    return list(content_hashes(images.root / name for name in images.names))
 
 
 def with_labels(digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, Tensor]) -> str:

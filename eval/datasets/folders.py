@@ -1,6 +1,6 @@
 """The paper's datasets with a folder per class, and their lists."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -146,9 +146,15 @@ def open_sun397(root: Path, download: bool = False) -> EvalData:
     return assemble("sun397", inner, parts, splits, {"splits": rule})
 
 
-def list_within(root: Path, part: str, classes: Sequence[str]) -> ClassFolders:
-    """List a part whose classes are some of `classes`."""
-    found = list_classes(root, part)
+def list_within(
+    root: Path,
+    part: str,
+    classes: Sequence[str],
+    *,
+    on_unread: Callable[[str], None] | None = None,
+) -> ClassFolders:
+    """List a part, as `list_classes`, whose classes are some of `classes`."""
+    found = list_classes(root, part, on_unread=on_unread)
     unknown = sorted(set(found.classes) - set(classes))
     if unknown:
         raise DataError(f"{root / part} has classes that are not in train: {first_few(unknown)}.")
@@ -211,13 +217,20 @@ def assemble(
     parts: Mapping[str, ClassFolders],
     splits: Mapping[str, torch.Tensor],
     notes: Mapping[str, str],
+    contents: Sequence[str] = (),
 ) -> EvalData:
-    """Concatenate the parts; the first one has all classes."""
+    """Concatenate the parts; the first one has all classes. See `classification`."""
     return classification(
         name=name,
-        images=ImageFiles(root, [file for found in parts.values() for file in found.names]),
+        images=files_of(root, parts),
         labels=[label for found in parts.values() for label in found.labels],
         splits=splits,
         classes=next(iter(parts.values())).classes,
         notes=notes,
+        contents=contents,
     )
+
+
+def files_of(root: Path, parts: Mapping[str, ClassFolders]) -> ImageFiles:
+    """Return the images of all parts, one part after the other."""
+    return ImageFiles(root, [file for found in parts.values() for file in found.names])

@@ -19,8 +19,8 @@ from cassle_zoo.common.images import open_image
 from cassle_zoo.data.listing import ClassFolders, first_few, list_classes, list_images
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets.files import classification, content_hashes, hash_files
-from cassle_zoo.eval.datasets.folders import assemble, list_within, part_sizes
+from cassle_zoo.eval.datasets.files import classification, hash_contents, hash_files
+from cassle_zoo.eval.datasets.folders import assemble, files_of, list_within, part_sizes
 from cassle_zoo.eval.datasets.near_duplicates import (
     DECODED_SIDE,
     RULE,
@@ -90,15 +90,26 @@ def open_folder(
     if parts:
         _refuse(split, f"{root} has folders of splits ({', '.join(sorted(parts.values()))})")
         return _open_split(name, root, parts, folders)
-    direct = [file for file in _list(root) if file.parent == root] if folders else []
-    if len(folders) > 1:
+    direct = _directly_in(root) if folders else []
+    # Not classes by these names, or every image would be right that is like those of its part.
+    flat = len(folders) > 1 and {own.lower() for own in folders} <= {
+        *_TRAIN,
+        *_TEST,
+        *VALIDATION_NAMES,
+    }
+    if len(folders) > 1 and not flat:
         if direct:
-            _warn(f"{len(direct)} images directly in {root} have no class and are left out")
+            _warn_of_stray(root, direct)
         found = list_classes(root, on_unread=_warn)
         return _open_unsplit(name, root, found, split, max_bad_fraction)
     reason = "its images are not in folders of classes."
     if folders and not direct:
         reason = f"there is only one folder of images, {folders[0]}/; two classes are needed."
+    if flat:
+        reason = (
+            f"{' and '.join(f'{own}/' for own in folders)} are splits by their names, but hold no "
+            "folders of classes; add some, or use a table of path,label,split."
+        )
     _refuse(split, f"{root} has no labels")
     return _unlabelled(name, root, _list(root, warn=True), reason)
 
@@ -133,8 +144,7 @@ def _order(name: str, names: Sequence[str]) -> int:
 def _open_split(
     name: str, root: Path, folders: Mapping[str, str], present: Sequence[str]
 ) -> EvalData:
-    list_own = partial(list_classes, on_unread=_warn)
-    train = list_own(root, folders.get("train", "train"))
+    train = list_classes(root, folders.get("train", "train"), on_unread=_warn)
     if "test" not in folders and "val" not in folders:
         raise DataError(
             f"{root / 'test'} must hold a folder of images per class, as train does; or let the "
@@ -143,9 +153,13 @@ def _open_split(
     if others := sorted(set(present) - set(folders.values())):
         _warn(f"folders of {root} beside those of splits are left out: {first_few(others)}")
     tested = "test" if "test" in folders else "val"
-    parts = {"train": train, "test": list_within(root, folders[tested], train.classes)}
+    list_own = partial(list_within, root, classes=train.classes, on_unread=_warn)
+    parts = {"train": train, "test": list_own(folders[tested])}
     if "val" in folders and tested == "test":
-        parts["val"] = list_within(root, folders["val"], train.classes)
+        parts["val"] = list_own(folders["val"])
+    for folder in folders.values():
+        if direct := _directly_in(root / folder):
+            _warn_of_stray(root / folder, direct)
     splits = consecutive(part_sizes(parts))
     rule = "the folders train / val / test"
     if "val" not in parts:
@@ -155,7 +169,10 @@ def _open_split(
         if tested == "val":
             rule = f"tested on the folder val, as there is no test; {rule}"
     _check_classes(train.classes)
-    return assemble(name, root, parts, splits, {"splits": rule})
+    images = files_of(root, parts)
+    contents = hash_contents(images)
+    notes = {"splits": rule} | _note_copies(images.names, contents, splits)
+    return assemble(name, root, parts, splits, notes, contents)
 
 
 def _open_unsplit(
@@ -168,7 +185,7 @@ def _open_unsplit(
     """Split images by class, leaving out those that cannot be read."""
     split = split or SplitConfig()
     _check_classes(found.classes)
-    keys = list(content_hashes(root / own for own in found.names))
+    keys = hash_contents(ImageFiles(root, found.names))
     fingerprints, bad = fingerprints_of(
         lambda index: _open_small(root / found.names[index]), len(found.names)
     )
@@ -207,6 +224,7 @@ def _open_unsplit(
         splits=splits,
         classes=found.classes,
         notes=notes,
+        contents=[keys[i] for i in rows],
     )
 
 
@@ -314,14 +332,34 @@ def _split_by_table(
         rule = f"train and {tested} as the table says; for validation {HELD_OUT_RULE}, key: path"
         if tested == "val":
             rule = f"tested on val, as there is no test; {rule}"
+    images = ImageFiles(root, [own for own, _ in rows])
+    contents = hash_contents(images)
     return classification(
         name=name,
-        images=ImageFiles(root, [own for own, _ in rows]),
+        images=images,
         labels=labels,
         splits={own: splits[own] for own in ("train", "val", "test")},
         classes=classes,
-        notes={"splits": rule},
+        notes={"splits": rule} | _note_copies(images.names, contents, splits),
+        contents=contents,
     )
+
+
+def _note_copies(
+    names: Sequence[str], contents: Sequence[str], splits: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Warn of test images that are also training or validation images; return this as a note."""
+    seen = {contents[i]: names[i] for own in ("train", "val") for i in splits[own].tolist()}
+    test = splits["test"].tolist()
+    copies = [f"{names[i]} is {seen[contents[i]]}" for i in test if contents[i] in seen]
+    if not copies:
+        return {}
+    says = (
+        f"{len(copies)} of {len(test)} test images are also among those to train or validate with: "
+        f"{first_few(copies, 3)}"
+    )
+    _warn(f"{says}; remove them, or results are better than on new images")
+    return {"copies": says}
 
 
 def _read_rows(table: Path) -> list[_Row]:
@@ -350,6 +388,8 @@ def _read_rows(table: Path) -> list[_Row]:
             )
         places = [0, 1 if width > 1 else None, 2 if width == _FULL_TABLE else None]
     else:
+        if twice := [own for own in (*_PATHS, *_LABELS, *_SPLITS) if head.count(own) > 1]:
+            raise DataError(f"{table} has several columns {first_few(twice)}; rename all but one.")
         rows = rows[1:]
     found = []
     for line, row in rows:
@@ -374,6 +414,14 @@ def _common_folder(beside: Path, paths: Sequence[Path]) -> Path:
     if all(path.is_relative_to(beside) for path in paths):
         return beside
     return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _directly_in(folder: Path) -> list[Path]:
+    return [file for file in _list(folder) if file.parent == folder]
+
+
+def _warn_of_stray(folder: Path, direct: Sequence[Path]) -> None:
+    _warn(f"{len(direct)} images directly in {folder} have no class and are left out")
 
 
 def _list(root: Path, *, warn: bool = False) -> list[Path]:

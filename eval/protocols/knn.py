@@ -7,6 +7,7 @@ import torch
 
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import DataError
+from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Whiten, whitened, whitening_rule
 from cassle_zoo.eval.metrics import mean_per_class
 from cassle_zoo.eval.scores import classification
@@ -49,6 +50,12 @@ class KNN(Settings):
                 raise DataError(
                     f"task {task.name}: all training and validation images are of one class, so "
                     "that k-NN is always right or always wrong; two are needed."
+                )
+            unseen = set(task.targets[test].tolist()) - set(task.targets[gallery].tolist())
+            if unseen:
+                raise DataError(
+                    f"task {task.name}: no training or validation images of classes that are "
+                    f"tested: {first_few([task.classes[label] for label in sorted(unseen)])}."
                 )
             used = torch.cat([gallery, test])
             zero = int((~context.features[used].any(1)).sum())

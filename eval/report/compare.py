@@ -21,6 +21,9 @@ _NOT_OPTIONS = (
     "--workers",
     "--device",
 )
+_SPLITS = "splits"
+_OF_ALL_RUNS = ("input", "network")
+"""Parts of a protocol about the model that its runs share."""
 _HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
 
 
@@ -181,10 +184,11 @@ def _marks(results: Sequence[Result]) -> list[str]:
         return [""]
     weights = [f"weights {str(result.model.sha256)[:8]}" for result in results]
     seeds = [f"seed {result.seed}" for result in results]
+    named = [result.argument for result in results]
     options = [_options(result.command) for result in results]
     shared = set.intersection(*map(set, options))
     chosen = [" ".join(o for o in own if o not in shared) for own in options]
-    columns = [column for column in (weights, chosen, seeds) if len(set(column)) > 1]
+    columns = [column for column in (named, weights, chosen, seeds) if len(set(column)) > 1]
     rows = list(zip(*columns, strict=True)) or [()] * len(results)
     if len(set(rows)) < len(rows):
         rows = [(*row, result.created) for row, result in zip(rows, results, strict=True)]
@@ -266,7 +270,7 @@ def runs_of_models(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
         protocol = {
             name: _seedless(result, name)
             for name in result.protocol
-            if not name.startswith(OF_THE_MODEL)
+            if name in _OF_ALL_RUNS or not name.startswith(OF_THE_MODEL)
         }
         key: object = (result.model.name, str(sorted(protocol.items())))
         runs = [(own.result.model.sha256, own.result.seed) for own in groups[key]]
@@ -277,4 +281,6 @@ def runs_of_models(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
 
 
 def _seedless(result: Result, name: str) -> str:
+    if name == _SPLITS:
+        return str(result.protocol[name])  # have a seed of their own
     return re.sub(rf"\bseed {result.seed}\b", "seed", str(result.protocol[name]))

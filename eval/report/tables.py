@@ -34,5 +34,8 @@ def format_table(results: Sequence[Result]) -> str:
         ]
         for task, metric in metric_keys(results)
     ]
-    header = ["", *(inline(result.model.name) for result in results)]
+    names = [result.model.name for result in results]
+    if len(set(names)) < len(names):  # equal names of folders or files
+        names = [result.argument for result in results]
+    header = ["", *map(inline, names)]
     return table(header, rows, right=range(1, len(header)), align=True)

@@ -6,7 +6,10 @@ import weakref
 from pathlib import Path
 
 import pytest
+import timm
 import tyro
+from PIL import Image
+from timm.models import save_for_hf
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError
@@ -75,11 +78,37 @@ def test_other_measurements_are_kept_and_equal_ones_replaced(arguments, tmp_path
         assert label in page.read_text().replace("<wbr>", "")
 
 
+def test_another_crop_is_another_measurement(tmp_path, capsys):
+    model = timm.create_model("test_resnet", num_classes=0)
+    photos = tmp_path / "photos"
+    for index in range(12):
+        (photos / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        noise = Image.effect_noise((64, 64), 99 + index)
+        noise.save(photos / "ab"[index % 2] / f"{index}.png")
+    for crop, remark in ((0.5, "recorded: "), (1.0, "recorded beside"), (1.0, "recorded again")):
+        model.pretrained_cfg = {**model.pretrained_cfg, "crop_pct": crop}
+        save_for_hf(model, tmp_path / "mine", safe_serialization=True)
+        command = ["knn", f"local-dir:{tmp_path / 'mine'}", "--dataset", "folder", "--no-cache"]
+        out = tmp_path / "out"
+        assert run_from_cli([*command, "--data", str(photos), "--size", "32", "-o", str(out)]) == 0
+        assert remark in capsys.readouterr().err
+    inputs = {Result.load(file).protocol["input"] for file in out.glob("*.json")}
+    assert sum("Resize to 64, " in own for own in inputs) == 1
+    assert len(inputs) == 2
+
+
 def test_a_file_that_was_named_is_replaced_and_that_is_said(arguments, tmp_path, capsys):
     for k, remark in ((20, "recorded: "), (5, "recorded in place of another measurement: ")):
         command = ["knn", "raw-pixels", *arguments, "-o", str(tmp_path / "a.json"), "--k", str(k)]
         run_from_cli(command)
         assert remark in capsys.readouterr().err
+
+
+def test_a_whitening_is_of_one_model(arguments):
+    command = ["knn", "raw-pixels", "random-init:test_resnet", *arguments, "--whiten"]
+    with pytest.raises(ConfigError, match=r"--whiten w.npz was fitted .* one model, but 2 are"):
+        run_from_cli([*command, "w.npz"])
+    assert run_from_cli([*command, "4"]) == 0
 
 
 def test_everything_is_checked_first(arguments, tmp_path, monkeypatch):

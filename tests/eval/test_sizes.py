@@ -82,6 +82,11 @@ def test_a_size_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         open_source("timm:test_vit", size=96)
 
 
+def test_a_size_that_the_patches_do_not_fill() -> None:
+    with pytest.raises(ConfigError, match=r"random-init:test_vit .* 50 px: .*patch.*--size"):
+        open_source("random-init:test_vit", size=50)
+
+
 def test_on_the_command_line(
     larger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

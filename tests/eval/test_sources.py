@@ -2,10 +2,13 @@ import json
 import socket
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from timm.models import save_for_hf
 from torch import nn
 
+from cassle_zoo import Extractor, extract_to_folder
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, WeightsUnavailableError
 from cassle_zoo.eval.sources import MeanPool, open_source
 from cassle_zoo.features.transform import eval_transform
@@ -33,6 +36,12 @@ def test_raw_pixels_of_other_sizes_are_the_central_square():
     # Resizing also looks a little beyond the square.
     torch.testing.assert_close(pooled[:, 0], torch.ones(3, 16), rtol=0, atol=0.02)
     assert not pooled[:, -1].any()
+
+
+def test_raw_pixels_of_any_mode_are_rgb():
+    source = open_source("raw-pixels")
+    for mode in ("L", "RGBA", "CMYK", "I;16"):
+        assert source.transform(Image.new(mode, (64, 64))).shape == (3, 64, 64)
 
 
 def test_raw_pixels_need_a_multiple_of_16():
@@ -78,7 +87,7 @@ def test_modules_and_names():
 
 
 def test_network_is_told_apart_from_weights(tmp_path):
-    assert open_source("random-init:resnet18").network == "resnet18"
+    assert open_source("random-init:resnet18").network.startswith("resnet18, structure ")
     assert open_source("resnet18_cassle_simclr").network == "resnet18 {}"
     folder = bundled_folder(resolve_spec("resnet18_cassle_simclr"))
     (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
@@ -86,6 +95,61 @@ def test_network_is_told_apart_from_weights(tmp_path):
     config["model_args"] = {"drop_rate": 0.5}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert open_source(f"local-dir:{tmp_path}").network == 'resnet18 {"drop_rate": 0.5}'
+
+
+def timm_folder(folder, seed=0, **model_args):
+    """Write a model folder as timm does."""
+    torch.manual_seed(seed)
+    model = timm.create_model("test_resnet", num_classes=0, **model_args)
+    save_for_hf(model, folder, model_args=model_args, safe_serialization=True)
+    return f"local-dir:{folder}"
+
+
+def test_arguments_in_timms_folders_are_part_of_the_network(tmp_path):
+    mean = open_source(timm_folder(tmp_path / "a" / "mine"))
+    largest = open_source(timm_folder(tmp_path / "b" / "mine", global_pool="max"))
+    assert (mean.name, mean.sha256) == (largest.name, largest.sha256)
+    assert mean.network != largest.network
+    assert open_source(f"local-dir:{tmp_path / 'a' / 'mine'}").network == mean.network
+    modules = [open_source(nn.Sequential(nn.Conv2d(3, 4, 3, stride=own))) for own in (1, 2)]
+    assert modules[0].sha256 != modules[1].sha256 or modules[0].network != modules[1].network
+
+
+def test_how_it_was_trained_is_all_but_the_run(tmp_path):
+    folder = bundled_folder(resolve_spec("resnet18_cassle_simclr"))
+    found = {}
+    for name, path, value in (
+        ("one", ("run", "seed"), 1),
+        ("two", ("run", "seed"), 2),
+        ("longer", ("optim", "epochs"), 500),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").symlink_to(folder / "model.safetensors")
+        config = json.loads((folder / "config.json").read_text())
+        config["cassle_zoo"]["training"]["config"][path[0]][path[1]] = value
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        found[name] = open_source(f"local-dir:{tmp_path / name}").trained
+    assert found["one"] == found["two"] != found["longer"]
+    seeds = [open_source("random-init:test_resnet", seed=own) for own in (0, 1)]
+    assert seeds[0].network == seeds[1].network
+    assert seeds[0].trained == seeds[1].trained == "not trained"
+    # Of folders of timm nothing is known.
+    own = [open_source(timm_folder(tmp_path / f"timm{own}", seed=own)).trained for own in (0, 1)]
+    assert own[0] != own[1]
+
+
+def test_a_folder_of_features_is_a_file_of_features(tmp_path):
+    for index in range(3):
+        Image.new("RGB", (32, 32), (80 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    hashes = []
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        torch.manual_seed(seed)
+        extractor = Extractor(timm.create_model("test_resnet", num_classes=0))
+        extract_to_folder(extractor, sorted(tmp_path.glob("*.png")), tmp_path / name)
+        source = open_source(f"features:{tmp_path / name}/")
+        assert (source.name, len(source.features)) == (f"features:{name}", 3)
+        hashes.append(source.sha256)
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_projectors_come_with_their_models(tmp_path):

@@ -244,6 +244,40 @@ def test_split_folders_keep_their_splits(tmp_path: Path) -> None:
         open_data("cifar10", tmp_path, split=SplitConfig(seed=3))
 
 
+def test_copies_of_training_images_in_test_are_said(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", {"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
+    assert "copies" not in open_data("folder", root).notes
+    shutil.copy(root / "train/a/00.png", root / "test/b/01.png")
+    says = "1 of 4 test images are also among .*: test/b/01.png is train/a/00.png"
+    with pytest.warns(UserWarning, match=says):
+        data = open_data("folder", root)
+    assert "test/b/01.png is train/a/00.png" in data.notes["copies"]
+    lines = [f"{own},{own.split('/')[1]},{own.split('/')[0]}" for own in data.names]
+    with pytest.warns(UserWarning, match=says):
+        table = open_data("folder", write_table(root / "t.csv", lines))
+    assert table.notes["copies"] == data.notes["copies"]
+
+
+def test_what_is_left_out_of_any_split_is_said(tmp_path: Path, monkeypatch: Any) -> None:
+    root = fill(tmp_path, {"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
+    (root / "test/a/photo.heic").write_bytes(b"heic")
+    save(root / "test/stray.png", 7)
+    known = image_endings()
+    monkeypatch.setattr("cassle_zoo.data.listing.image_endings", lambda: known - {".heic"})
+    with pytest.warns(UserWarning) as said:
+        open_data("folder", root)
+    texts = "\n".join(str(own.message) for own in said)
+    assert "1 .heic not read: pip install" in texts
+    assert f"1 images directly in {root / 'test'} have no class" in texts
+
+
+def test_splits_without_classes_are_no_classes(tmp_path: Path) -> None:
+    data = open_data("folder", fill(tmp_path, {"train": 5, "Test": 5}))
+    assert not data.tasks
+    assert "Test/ and train/ are splits by their names" in data.unlabelled
+    assert len(data.names) == 10
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     data = open_data("folder", fill(tmp_path, {"car": 5, "train": 5}))
     assert data.tasks[0].classes == ("car", "train")
@@ -294,6 +328,7 @@ def test_a_table_with_splits(tmp_path: Path) -> None:
         (["path,label", "x/00.png,a", "x/01.png"], "line 3: 1 columns, expected 2"),
         (["x/00.png,a,train,7"], "4 columns; name them in its first line"),
         (["path,label", "x/00.png,a", "x/01.png,a"], "only one class, a"),
+        (["path,label,Label", "x/00.png,a,b"], "several columns label"),
         (["x/00.png,a,train", "x/01.png,b,tst"], "unknown splits 'tst'"),
         (["x/00.png,a,train", "x/01.png,b,train"], r"no images of the splits train and test"),
         (["x/00.png,a,train", "x/01.png,b,test"], r"without images to train with: b"),

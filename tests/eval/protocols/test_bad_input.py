@@ -66,6 +66,16 @@ def test_more_neighbours_than_there_are_stand_in_the_protocol(data, features):
     assert "no more" not in rule
 
 
+def test_neighbours_of_every_class_are_needed(data, features):
+    [task] = data.tasks_of("classification")
+    targets = task.targets.clone()
+    targets[task.splits["test"][0]] = 2
+    task = dataclasses.replace(task, targets=targets, classes=(*task.classes, "third"))
+    few = dataclasses.replace(data, tasks=(task,))
+    with pytest.raises(DataError, match=r"no training or validation images .* tested: third"):
+        KNN().evaluate(context(few, features))
+
+
 def test_one_vector_of_zeros_has_no_direction(data, features):
     features[4] = 0
     for evaluator in (KNN(), Retrieval(examples=0)):

@@ -48,3 +48,11 @@ def test_nothing_is_cached_of_modules_without_a_name(make_context, tmp_path, eva
     assert not list(tmp_path.iterdir())
     other = with_source(make_context(), argument=None, model=Other(first.source.model))
     assert evaluator.evaluate(other).metrics != expected
+
+
+def test_other_software_extracts_anew(make_context, tmp_path, monkeypatch):
+    evaluator = EVALUATORS[0]
+    evaluator.evaluate(make_context())
+    monkeypatch.setattr("cassle_zoo.eval.base.software_versions", lambda: {"timm": "9.9"})
+    evaluator.evaluate(make_context())
+    assert len(list(tmp_path.iterdir())) == 2

@@ -216,6 +216,27 @@ def test_runs_of_a_model_have_a_mean_and_an_interval() -> None:
     assert "a (seed 1" in text or "a (weights" in text
 
 
+def test_of_other_networks_training_or_input_no_mean_is_taken() -> None:
+    def run(seed: int, **protocol: str) -> Result:
+        shared = {"k-NN": "cosine, k=20", "network": "resnet18, not trained", "input": "3x64x64"}
+        model = MeasuredModel(name="a", sha256=str(seed))
+        command = f"cassle-zoo eval knn local-dir:{seed}/a --data photos"
+        return result(model=model, seed=seed, protocol=shared | protocol, command=command)
+
+    def columns(*results: Result) -> list[str]:
+        [part] = comparisons(*results)
+        return [column.label for column in columns_of(part)]
+
+    assert columns(run(0), run(1)) == ["a (2 runs)"]
+    splits = "of every class 0.2 to test, seed 0"  # another seed
+    assert columns(run(0, splits=splits), run(1, splits=splits)) == ["a (2 runs)"]
+    for part in ("network", "input"):
+        found = columns(run(0), run(1, **{part: "another"}))
+        assert [label.split(",")[0] for label in found] == ["a (local-dir:0/a", "a (local-dir:1/a"]
+        [comparison] = comparisons(run(0), run(1, **{part: "another"}))
+        assert not any("protocols differ" in note for note in comparison.notes)
+
+
 def test_the_same_run_measured_again_is_no_other_run() -> None:
     [part] = comparisons(result("a"), result("a", created="2027"))
     assert len(columns_of(part)) == 2

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from cassle_zoo.common.errors import ConfigError
@@ -30,6 +32,16 @@ def test_models_stand_side_by_side():
         "| vendor infonce  | 3.142 |       - |",
         "| flags recall@1  |     - |   100.0 |",
     ]
+
+
+def test_equal_names_are_told_apart_by_the_command():
+    commands = [f"cassle-zoo eval knn 'local-dir:my {n}/mine' --data photos" for n in "ab"]
+    results = [
+        dataclasses.replace(result("mine", {"a": {"b": 1}}), command=own) for own in commands
+    ]
+    header = format_table(results).splitlines()[0]
+    assert "local-dir:my a/mine" in header
+    assert "local-dir:my b/mine" in header
 
 
 def test_nothing_to_show():
