@@ -224,6 +224,10 @@ def _own(
     checkpoint: dict[str, Any], settings: Mapping[str, Any], name: str, facts: CheckpointFacts
 ) -> IdentifiedCheckpoint:
     """Identify a checkpoint of our trainer by its run's settings and, without them, its tensors."""
+    averaged, method = checkpoint.get("ema"), checkpoint["method"]
+    if isinstance(averaged, dict) and isinstance(method, dict):  # a run with optim.ema_decay
+        rest = {key: value for key, value in checkpoint.items() if key != "ema"}
+        checkpoint = {**rest, "method": {**method, **averaged}}
     weights = find_weights(checkpoint, prefix=facts.prefix or "backbone")
     augment = settings.get("augment", {})
     size, arch, args = augment.get("size"), facts.arch, dict[str, Any]()

@@ -123,6 +123,17 @@ def test_an_unfinished_run_and_a_damaged_checkpoint(config: TrainConfig, finishe
     assert method.starting_weights.name == f"{config.name} (step 8)"
 
 
+@pytest.mark.parametrize("part", ["", LATEST])
+def test_an_unfinished_run_with_an_average(config: TrainConfig, tmp_path: Path, part: str) -> None:
+    optim = dataclasses.replace(config.optim, ema_decay=0.9)
+    train(dataclasses.replace(config, optim=optim), tmp_path)
+    (tmp_path / "final").rename(tmp_path / "expected")
+    method = build_method(starting(config, tmp_path / part))
+    for module, name in ((method.backbone, "backbone"), (method.projector, "projector")):
+        expected = load_file(tmp_path / "expected" / f"{name}.safetensors")
+        assert all(torch.equal(v, expected[k]) for k, v in module.state_dict().items())
+
+
 def test_a_model_folder_of_ours(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
     folder = export_run(finished, tmp_path / "ours", dtype=torch.float32, license="cc0-1.0")
     method = build_method(starting(config, f"local-dir:{folder}"))
