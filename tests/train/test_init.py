@@ -329,7 +329,7 @@ def test_heads_of_an_unfinished_run_must_agree(
 ) -> None:
     theirs, ours = (TrainConfig(arch=arch, augment=AugmentConfig(size=32)) for arch in archs)
     unfinished(theirs, tmp_path / "run")
-    with pytest.raises(CassleZooError, match="12.*the features would be wrong"):
+    with pytest.raises(CassleZooError, match=r"12.*the features would be wrong"):
         init.find(starting(ours, tmp_path / "run" / part))
 
 
