@@ -169,7 +169,8 @@ class RunConfig:
     """Settings that do not change the result, up to floating-point rounding, except `seed`.
 
     Attributes:
-        seed: Seeds initialisation, order of the data and augmentation.
+        seed: Seeds initialisation, order of the data, augmentation, and dropout in networks that
+            have some.
         device: Device to train on; `None` picks a GPU if there is one.
         precision: `auto`, `fp32`, `bf16` or `fp16` (autocast); `auto` is bf16 where it is faster,
             else fp32. fp16, for GPUs before Ampere, scales the loss, and leaves out steps whose

@@ -19,6 +19,7 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.data.streams import Sample
+from cassle_zoo.train.optim import frozen_steps
 from cassle_zoo.train.trainer import Trainer
 
 _TIMED_STEPS = 3
@@ -35,7 +36,8 @@ class Cost:
         steps: Optimiser steps of the run.
         peak_bytes: Peak memory in the measured steps, of the GPU or else of this process. Data
             workers need more on top.
-        step_seconds: Time of a step, without waiting for data.
+        step_seconds: Time of a step, without waiting for data; of one that trains the backbone, if
+            the run has `optim.freeze_epochs`.
         load_seconds: Time in which the data workers make a batch; `None` without data.
         seconds: Time of the run, without checkpoints and k-NN checks.
         device: Device of the measurement.
@@ -89,6 +91,8 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None)
     rows = [(f"{name} parameters", f"{number:,}") for name, number in parameters.items()]
     report(_table([*rows, ("steps", f"{total:,} ({per_epoch:,} per epoch)")]))
     count = 1 + _TIMED_STEPS
+    # While the backbone is fixed, steps are cheap: no gradients, and no optimiser state for it.
+    trainer.step = max(min(frozen_steps(per_epoch, config.optim), total - count), 0)
     load_seconds = None
     if config.data.root:
         load_seconds, samples = _load(config, dataset, min(count, total))

@@ -182,6 +182,7 @@ class Trainer:
                 f"{str(out)!r}, others find another; all machines must see the same --out folder."
             )
         if state is None:
+            torch.manual_seed(self.config.run.seed)  # of dropout, which some networks have
             return self._begins
         try:
             self.method.load_state_dict(state["method"])

@@ -224,14 +224,20 @@ def _own(
     checkpoint: dict[str, Any], settings: Mapping[str, Any], name: str, facts: CheckpointFacts
 ) -> IdentifiedCheckpoint:
     """Identify a checkpoint of our trainer by its run's settings and, without them, its tensors."""
+    averaged, method = checkpoint.get("ema"), checkpoint["method"]
+    if isinstance(averaged, dict) and isinstance(method, dict):  # a run with optim.ema_decay
+        rest = {key: value for key, value in checkpoint.items() if key != "ema"}
+        checkpoint = {**rest, "method": {**method, **averaged}}
     weights = find_weights(checkpoint, prefix=facts.prefix or "backbone")
     augment = settings.get("augment", {})
-    size, arch, args = augment.get("size"), facts.arch, dict[str, Any]()
-    if arch is None and "arch" in settings:
-        arch, args = resolve_arch(settings["arch"], size)
-    backbone = identify_backbone(
-        weights.state, arch=arch, model_args=args, num_heads=facts.num_heads
-    )
+    size, arch, args, heads = augment.get("size"), facts.arch, dict[str, Any](), facts.num_heads
+    if "arch" in settings:
+        own, own_args = resolve_arch(settings["arch"], size)
+        if arch in (None, own):
+            arch, args, heads = own, own_args, None
+    backbone = identify_backbone(weights.state, arch=arch, model_args=args, num_heads=heads)
+    if heads is None and facts.num_heads is not None:
+        _check_heads(backbone, facts.num_heads)
     projector, dropped, notes = _projector(weights, backbone, settings, facts)
     trained = settings.get("method", {}).get("name")
     sources = {"--method": facts.method, f"the name {name}": method_in_name(name)}
@@ -253,6 +259,20 @@ def _own(
         notes=(*backbone.notes, *notes),
         dropped=(*dropped, *backbone.dropped),
     )
+
+
+def _check_heads(backbone: IdentifiedBackbone, stated: int) -> None:
+    """Check that the network of a run has so many attention heads, which its weights do not show.
+
+    Raises:
+        CheckpointError: If it has others.
+    """
+    attention = dict(backbone.model.named_modules()).get("blocks.0.attn")
+    if (own := getattr(attention, "num_heads", None)) != stated:
+        raise CheckpointError(
+            f"the run trained {backbone.timm_arch} with {own or 'no'} attention heads, as its "
+            f"config.json says, not with {stated}; the features would be wrong."
+        )
 
 
 def _foreign(

@@ -11,6 +11,7 @@ from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.main import run_from_cli
 from cassle_zoo.train.methods.byol import BYOLConfig
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
+from cassle_zoo.train.trainer import Trainer
 
 
 def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -72,6 +73,25 @@ def test_fewer_steps_than_are_timed(config: TrainConfig) -> None:
     assert [text.split()[0] for text in told] == ["backbone", "step"]
     assert cost.steps == 1
     assert cost.step_seconds > 0
+
+
+def test_steps_that_train_the_backbone_are_timed(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[bool] = []
+    train_step = Trainer.train_step
+
+    def step(self: Trainer, *args: Any) -> dict[str, float]:
+        values = train_step(self, *args)
+        trained.append(all(p.grad is not None for p in self.method.backbone.parameters()))
+        return values
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    for freeze_epochs, expected in (1.0, [True] * 4), (2.0, [False] * 4):
+        optim = dataclasses.replace(config.optim, freeze_epochs=freeze_epochs)
+        cost = dry_run(dataclasses.replace(config, optim=optim))
+        assert (cost.steps, trained) == (10, expected)
+        trained.clear()
 
 
 def test_command(

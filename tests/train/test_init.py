@@ -1,6 +1,7 @@
 """Starting weights: every kind of name, all weights or an error, and what is recorded."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections import OrderedDict
@@ -30,10 +31,11 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import ConditioningConfig, Method
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
-from cassle_zoo.train.run.checkpoint import LATEST
-from cassle_zoo.train.run.fingerprint import check_same_run
+from cassle_zoo.train.run.checkpoint import LATEST, save_checkpoint
+from cassle_zoo.train.run.fingerprint import check_same_run, write_settings
 from cassle_zoo.train.trainer import build_method
 
+VIT_S = "vit_small_patch16_224"
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 SETTINGS = {"mean": MEAN, "std": STD, "input_size": (3, 48, 48), "interpolation": "bilinear"}
 
@@ -121,6 +123,17 @@ def test_an_unfinished_run_and_a_damaged_checkpoint(config: TrainConfig, finishe
     method = build_method(starting(config, finished))
     assert method.starting_weights is not None
     assert method.starting_weights.name == f"{config.name} (step 8)"
+
+
+@pytest.mark.parametrize("part", ["", LATEST])
+def test_an_unfinished_run_with_an_average(config: TrainConfig, tmp_path: Path, part: str) -> None:
+    optim = dataclasses.replace(config.optim, ema_decay=0.9)
+    train(dataclasses.replace(config, optim=optim), tmp_path)
+    (tmp_path / "final").rename(tmp_path / "expected")
+    method = build_method(starting(config, tmp_path / part))
+    for module, name in ((method.backbone, "backbone"), (method.projector, "projector")):
+        expected = load_file(tmp_path / "expected" / f"{name}.safetensors")
+        assert all(torch.equal(v, expected[k]) for k, v in module.state_dict().items())
 
 
 def test_a_model_folder_of_ours(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
@@ -287,11 +300,37 @@ def test_other_architectures(config: TrainConfig, folder: Path, tmp_path: Path) 
 
 def test_heads_of_a_vit_must_agree(tmp_path: Path) -> None:
     """The weights of timm's ViT-S and of MoCo-v3's have the same shapes, and other heads."""
-    model: Any = donor("vit_small_patch16_224", img_size=32, num_classes=0)
+    model: Any = donor(VIT_S, img_size=32, num_classes=0)
     save_for_hf(model, str(tmp_path), model_args={"img_size": 32}, safe_serialization=True)
     config = TrainConfig(arch="vit_small", augment=AugmentConfig(size=32), init=str(tmp_path))
     with pytest.raises(ConfigError, match=r"built with .*, but .*'num_heads': 12.*wrong"):
         init.find(config)
+
+
+def unfinished(config: TrainConfig, out: Path) -> Method:
+    method = build_method(config)
+    out.mkdir()
+    write_settings(config, {"count": 4, "names": None}, out)
+    save_checkpoint(out, {"method": method.state_dict(), "optimizer": {}, "step": 1, "ema": None})
+    return method
+
+
+def test_an_unfinished_run_whose_weights_have_the_shapes_of_its_size(tmp_path: Path) -> None:
+    config = TrainConfig(arch="levit_128s", augment=AugmentConfig(size=64))
+    expected = unfinished(config, tmp_path / "run").backbone.state_dict()
+    method = build_method(starting(config, tmp_path / "run"))
+    assert all(torch.equal(v, expected[k]) for k, v in method.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("part", ["", LATEST])
+@pytest.mark.parametrize("archs", [*itertools.permutations(["vit_small", VIT_S])])
+def test_heads_of_an_unfinished_run_must_agree(
+    tmp_path: Path, archs: tuple[str, str], part: str
+) -> None:
+    theirs, ours = (TrainConfig(arch=arch, augment=AugmentConfig(size=32)) for arch in archs)
+    unfinished(theirs, tmp_path / "run")
+    with pytest.raises(CassleZooError, match=r"12.*the features would be wrong"):
+        init.find(starting(ours, tmp_path / "run" / part))
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,15 @@ def test_crash_at_any_step_then_resume(
     assert [r for r in left if "per_second" not in r] == [r for r in right if "per_second" not in r]
 
 
+def test_the_seed_is_also_of_dropout(config: TrainConfig, tmp_path: Path) -> None:
+    drawn = []
+    for seed in (3, 3, 4):
+        torch.rand(1)
+        Trainer(change(config, "run", seed=seed), per_epoch=5).restore(tmp_path)
+        drawn.append(torch.rand(8).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 RUN = """
 import pickle, sys
 from cassle_zoo.train.loop import train
