@@ -43,6 +43,7 @@ _VITS: Mapping[int, str] = {
 # Attention heads of MoCo-v3's ViTs by width; timm's narrow ones have fewer.
 _MOCOV3_HEADS: Mapping[int, int] = {192: 12, 384: 12, 768: 12, 1024: 16, 1280: 16}
 
+_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
 # torchvision's ResNet as nn.Sequential(*list(resnet.children())[:-1]), lightly's usual backbone.
 _SEQUENTIAL = {
@@ -129,7 +130,8 @@ def find_weights(
     """Find the weights of the trained backbone.
 
     The names of nested dictionaries are joined by dots, except those of `state_dict` and `model`,
-    which are the only ones that are read where a checkpoint has them.
+    which are the only ones that are read where a checkpoint has them; but like timm, the moving
+    average of `state_dict_ema` or `model_ema` rather than either.
 
     Args:
         checkpoint: Content of the file.
@@ -162,7 +164,7 @@ def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:
     """Return the weights by name, and the names of what is none."""
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"the file holds a {type(checkpoint).__name__}, not a dictionary.")
-    containers = ("method",) if is_own_run(checkpoint) else ("state_dict", "model")
+    containers = ("method",) if is_own_run(checkpoint) else _CONTAINERS
     inner = next((c for c in containers if isinstance(checkpoint.get(c), dict)), None)
     weights = _flat(checkpoint if inner is None else checkpoint[inner])
     if not weights:
@@ -175,7 +177,7 @@ def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:
         tops = {key.partition(".")[0] for key in weights}
         others = [k for k in checkpoint if k not in weights and k not in tops]
     else:
-        others = [k for k in checkpoint if k not in containers]
+        others = [k for k in checkpoint if k != inner]
     return weights, tuple(map(str, others))
 
 

@@ -283,6 +283,15 @@ def lukemelas(arch: str) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema"])
+def test_the_moving_average_is_taken_as_timm_does(average: str) -> None:
+    state = timm.create_model("test_resnet").state_dict()
+    ema = {key: value + 1 for key, value in state.items()}
+    found = find_weights({"state_dict": state, average: ema, "epoch": 3}, arch="test_resnet")
+    assert found.entries == ("state_dict", "epoch")
+    assert all(found.state[key] is value for key, value in ema.items())
+
+
 @pytest.mark.parametrize("arch", ["tf_efficientnet_lite0", "tf_efficientnet_b0"])
 @pytest.mark.parametrize("known", [True, False])
 def test_efficientnet_pytorch(arch: str, known: bool) -> None:
