@@ -14,7 +14,9 @@ from benchmarks.study.adapted_tables import (
     gained,
     grid_table,
 )
+from benchmarks.study.metrics import COURSE
 from benchmarks.study.records import Record, check_settings, load_records
+from benchmarks.study.summary import course_table
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.train.recipes import get_recipe
 
@@ -104,6 +106,7 @@ def test_the_published_grid_is_in_the_documentation_and_in_the_recipe() -> None:
     document = (Path(__file__).parents[3] / "docs" / "adapt.md").read_text("utf-8")
     assert grid_table(records) in document
     assert arms_table(records) in document
+    assert course_table(records, COURSE) in document
     chosen = careful(records).settings["optim"]
     optim = get_recipe("resnet18_cassle_simclr.adapt").optim
     for name in ("backbone_lr_scale", "layer_decay", "backbone_bn"):
