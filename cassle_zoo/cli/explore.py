@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> ExitStatus:
         print(f"{found.images} images: {'; '.join(found.spaces)}")
         if args.output is not None:
             write_text(args.output, found.page)
-            print(f"  {args.output}, {args.output.stat().st_size / 1e6:.1f} MB")
+            print(f"  {args.output}, {args.output.stat().st_size / 1e6:.3g} MB")
         status = report_skipped(found.skipped)
         if server is not None:
             server.page = found.page

@@ -140,7 +140,8 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
             if error.__cause__ is None:  # an archive, but a damaged one
                 raise
             raise DataError(
-                f"{error} Unpack it and pass the folder; other kinds of data need --data.dataset."
+                f"{error} Pass a folder of images, or such an archive of them; unpack a compressed "
+                "one. Lists and single images are not read; other kinds need --data.dataset."
             ) from error
         names = self._tar.names
         if not names:
