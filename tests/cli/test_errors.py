@@ -113,12 +113,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"train {OURS} --out run", "no data", "given", "pass --data PATH"),
     (f"train {OURS} --data absent --out run", "cannot open", "'absent'", "check the path"),
     (f"train {OURS} --data empty --out run", "no images", "'empty'", "Give one that holds some"),
-    (
-        f"train {OURS} --data broken.tar --out run",
-        "cannot open",
-        "'broken.tar'",
-        "unpack a compressed",
-    ),
+    (f"train {OURS} --data broken.tar --out run", "cannot open", "'broken.tar'", "Pass a folder"),
     (TRAIN, "fewer than one batch", "6 images", "--optim.batch-size 6 or less"),
     (f"{TRAIN} --optim.epochs 0", "optim.epochs", "got 0", "at least 1"),
     (f"{TRAIN} --optim.epochs many", "invalid", "'many'", "--optim.epochs INT"),
