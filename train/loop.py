@@ -50,8 +50,9 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         command: The command line that started the run, for the model card.
 
     Raises:
-        ConfigError: If `out` holds a run with other settings or images, or is used by another
-            process, or the processes of `torchrun` have different ones.
+        ConfigError: If `out` holds a run with other settings or images, or a finished one without
+            checkpoints, or is used by another process, or the processes of `torchrun` have
+            different ones.
         DataError: If there are no images, or too many that cannot be read.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
@@ -84,6 +85,11 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                     f"{str(out)!r} holds a run that is {trainer.step} steps long already, but with "
                     f"these images and settings it has {total}; point --data at the images it "
                     "began with, or use another --out."
+                )
+            if trainer.step == 0 and export.is_written(out / "final"):
+                raise ConfigError(
+                    f"{str(out)!r} holds a finished run without its checkpoints, which would be "
+                    "trained once more; take what is in its folder final, or use another --out."
                 )
             finished_before = trainer.step == total and export.is_written(out / "final")
             report = Reporter(config, out, trainer.step, total)

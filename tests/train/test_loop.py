@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,18 @@ def test_other_settings_are_refused(config: TrainConfig, undisturbed: Path) -> N
     seeded = change(config, "run", seed=1)
     with pytest.raises(ConfigError, match=r"run.seed"):
         loop.train(seeded, undisturbed)
+
+
+def test_a_finished_run_is_not_trained_again(
+    config: TrainConfig, undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    for checkpoint in (tmp_path / "run").glob("checkpoint*.pt"):
+        checkpoint.unlink()
+    before = weights(tmp_path / "run")
+    with pytest.raises(ConfigError, match="finished run without its checkpoints"):
+        loop.train(config, tmp_path / "run")
+    assert all(torch.equal(v, before[k]) for k, v in weights(tmp_path / "run").items())
 
 
 def test_one_process_per_folder(config: TrainConfig, tmp_path: Path) -> None:
