@@ -80,17 +80,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             export.check_folder(out / "final")
             trainer = Trainer(config, per_epoch, device, source)
             notes = trainer.restore(out)
-            if trainer.step > total:
-                raise ConfigError(
-                    f"{str(out)!r} holds a run that is {trainer.step} steps long already, but with "
-                    f"these images and settings it has {total}; point --data at the images it "
-                    "began with, or use another --out."
-                )
-            if trainer.step == 0 and export.is_written(out / "final"):
-                raise ConfigError(
-                    f"{str(out)!r} holds a finished run without its checkpoints, which would be "
-                    "trained once more; take what is in its folder final, or use another --out."
-                )
+            _check_progress(trainer.step, total, out)
             finished_before = trainer.step == total and export.is_written(out / "final")
             report = Reporter(config, out, trainer.step, total)
             if first:
@@ -139,6 +129,20 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)
+
+
+def _check_progress(step: int, total: int, out: Path) -> None:
+    if step > total:
+        raise ConfigError(
+            f"{str(out)!r} holds a run that is {step} steps long already, but with these images and "
+            f"settings it has {total}; point --data at the images it began with, or use another "
+            "--out."
+        )
+    if step == 0 and export.is_written(out / "final"):
+        raise ConfigError(
+            f"{str(out)!r} holds a finished run without its checkpoints, which would be trained "
+            "once more; take what is in its folder final, or use another --out."
+        )
 
 
 def _due(every: int, epoch: int) -> bool:
