@@ -134,9 +134,9 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
 def _check_progress(step: int, total: int, out: Path) -> None:
     if step > total:
         raise ConfigError(
-            f"{str(out)!r} holds a run that is {step} steps long already, but with these images and "
-            f"settings it has {total}; point --data at the images it began with, or use another "
-            "--out."
+            f"{str(out)!r} holds a run that is {step} steps long already, but with these images "
+            f"and settings it has {total}; point --data at the images it began with, or use "
+            "another --out."
         )
     if step == 0 and export.is_written(out / "final"):
         raise ConfigError(
