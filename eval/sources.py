@@ -289,10 +289,8 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
         argument, projector_of = f"local-dir:{files.folder.resolve().name}", model
         has_projector = files.has_projector and (files.folder / PROJECTOR_FILE).is_file()
     load_own_projector = partial(create_projector, projector_of, pretrained=True)
-    arguments = dict(files.spec.model_args)
-    network = files.spec.timm_arch + (
-        f" {json.dumps(arguments, sort_keys=True)}" if arguments else ""
-    )
+    arguments = json.dumps(dict(files.spec.model_args), sort_keys=True)
+    network = f"{files.spec.timm_arch} {arguments}".removesuffix(" {}")
     weights = files.sha256(MODEL_FILE)
     training = files.config["cassle_zoo"]["training"]
     return lambda: FeatureSource(
