@@ -29,6 +29,7 @@ DEATH_NOTICE = 2  # seconds that a dead worker's SIGCHLD may take on a busy mach
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DYING = 2.0  # seconds for which workers killed with their parent may still hold its lock
 _locks: set[TextIO] = set()  # that are open in this process
 T = TypeVar("T")
 
@@ -76,17 +77,26 @@ def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> I
     except OSError as error:
         raise _not_writable(folder, error, option) from error
     with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderInUseError(
-                f"another process is {doing} in {str(folder)!r}; wait, or use another {option}."
-            ) from None
+        deadline = time.monotonic() + _DYING
+        while not _acquired(file):
+            if time.monotonic() > deadline:
+                raise FolderInUseError(
+                    f"another process is {doing} in {str(folder)!r}; wait, or use another {option}."
+                )
+            time.sleep(0.02)
         _locks.add(file)
         try:
             yield
         finally:
             _locks.discard(file)
+
+
+def _acquired(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class StopRequest:

@@ -3,8 +3,11 @@
 import functools
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.faults import Advice, receive, start_worker
+from cassle_zoo.common.faults import Advice, locked, receive, start_worker
 
 ADVICE = Advice(output="-o", workers="--workers", memory="", storage="")
 DELAY = 0.2  # seconds
@@ -67,3 +70,14 @@ def test_stop_signal_at_a_workers_start_does_not_end_it(
     first = next(batches)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     assert [b.tolist() for b in (first, *batches)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_a_lock_that_a_dying_worker_still_holds_is_waited_for(tmp_path: Path) -> None:
+    holder = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+    holder += "print(flush=True); time.sleep(0.4)"
+    command = [sys.executable, "-c", holder, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with locked(tmp_path):
+            assert process.poll() is not None or process.wait(1) == 0
