@@ -43,7 +43,8 @@ FORMS = (
 POOLED = 16
 DEFAULT_SIZE = 224
 _SIDE = 64
-_OF_ONE_RUN = ("run",)  # seed, device, threads, logs: what runs of one model may differ in
+# What runs of one model may differ in: seed, device, logs; and where files were, not which.
+_OF_ONE_RUN = ("run", "data", "init")
 _MARK = 8  # hexadecimal digits
 
 
@@ -311,7 +312,10 @@ def _trained(training: Mapping[str, Any], weights: str | None) -> str:
     if not isinstance(config, dict):
         return _unknown_training(weights)
     settings = {name: value for name, value in config.items() if name not in _OF_ONE_RUN}
-    return f"training {sha256(to_json([training.get('data'), settings]))[:_MARK]}"
+    data = {**config.get("data", {}), "root": "", "workers": 0}
+    start = (training.get("init") or {}).get("sha256")
+    known = [training.get("data"), training.get("images"), start, data, settings]
+    return f"training {sha256(to_json(known))[:_MARK]}"
 
 
 def _unknown_training(weights: str | None) -> str:

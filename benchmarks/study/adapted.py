@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from benchmarks.study.design import Arm, HyperParameters, Job
+from benchmarks.study.design import AUGSELF, Arm, HyperParameters, Job
 from benchmarks.study.original import PACKAGE
 from cassle_zoo.common.config import Range
 from cassle_zoo.eval.base import Settings
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
-from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.recipes import get_recipe, without_conditioning
 
 ADAPT_GRID, ORIGINAL, ADAPTED = "adapt-grid", "original", "adapted"
@@ -124,7 +123,7 @@ class AdaptedDesign(Settings):
             run=dataclasses.replace(base.run, snapshot_every=5),
         )
         plain = without_conditioning(base, AUTO_NAME)
-        augself = dataclasses.replace(plain, augself=AugSelfConfig(crop=0.5, color=0.5))
+        augself = dataclasses.replace(plain, augself=AUGSELF)
         baseline = f"{NAME}_simclr"
         for name, config, against in (
             (f"{NAME}_cassle_simclr", base, baseline),

@@ -37,7 +37,7 @@ OMEGAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Descriptors that the arms of the ablation of ω are conditioned on, by name."""
 
-_AUGSELF = AugSelfConfig(crop=0.5, color=0.5)
+AUGSELF = AugSelfConfig(crop=0.5, color=0.5)
 _OTHER_METHODS = ("mocov2", "barlow_twins", "byol", "simsiam")
 
 
@@ -198,7 +198,7 @@ class Design(Settings):
         return without_conditioning(self.base, AUTO_NAME)
 
     def _main(self) -> Iterator[Arm]:
-        augself = dataclasses.replace(self._plain, augself=_AUGSELF)
+        augself = dataclasses.replace(self._plain, augself=AUGSELF)
         yield self._arm(self._baseline, MAIN, self._plain)
         yield self._arm(self._cassle, MAIN, self.base, self._baseline)
         yield self._arm(f"{self._baseline}-augself", MAIN, augself, self._baseline)
@@ -211,7 +211,7 @@ class Design(Settings):
             yield Job(arm=arm, seed=seed)
 
     def _methods(self) -> Iterator[Arm]:
-        both = dataclasses.replace(self.base, augself=_AUGSELF)
+        both = dataclasses.replace(self.base, augself=AUGSELF)
         yield self._arm(f"{self._cassle}-augself", METHODS, both, f"{self._baseline}-augself")
         configs = {
             f"resnet18_{{}}{method}": get_recipe(f"resnet18_cassle_{method}.emoji64")

@@ -121,6 +121,7 @@ def test_how_it_was_trained_is_all_but_the_run(tmp_path):
     for name, path, value in (
         ("one", ("run", "seed"), 1),
         ("two", ("run", "seed"), 2),
+        ("elsewhere", ("data", "root"), "other/emoji64.tar"),
         ("longer", ("optim", "epochs"), 500),
     ):
         (tmp_path / name).mkdir()
@@ -129,7 +130,7 @@ def test_how_it_was_trained_is_all_but_the_run(tmp_path):
         config["cassle_zoo"]["training"]["config"][path[0]][path[1]] = value
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         found[name] = open_source(f"local-dir:{tmp_path / name}").trained
-    assert found["one"] == found["two"] != found["longer"]
+    assert found["one"] == found["two"] == found["elsewhere"] != found["longer"]
     seeds = [open_source("random-init:test_resnet", seed=own) for own in (0, 1)]
     assert seeds[0].network == seeds[1].network
     assert seeds[0].trained == seeds[1].trained == "not trained"

@@ -57,7 +57,7 @@ class PortableSyncBatchNorm(_BatchNorm):
         return result
 
     def _normalise(self, x: Tensor) -> Tensor:
-        kind = x.dtype if x.dtype.itemsize >= 4 else torch.float32
+        kind = _exact(x)
         ones, zeros = x.new_ones(x.shape[1], dtype=kind), x.new_zeros(x.shape[1], dtype=kind)
         weight, bias = (self.weight, self.bias) if self.affine else (ones, zeros)
         normalised, mean, variance = _Normalise.apply(x, weight, bias, self.eps)
@@ -83,6 +83,10 @@ class PortableSyncBatchNorm(_BatchNorm):
         """Take any number of dimensions."""
 
 
+def _exact(x: Tensor) -> torch.dtype:
+    return x.dtype if x.dtype.itemsize >= 4 else torch.float32
+
+
 class _Normalise(torch.autograd.Function):
     """(B, C, ...) rows, normalised over all processes; and the mean and variance (C,) of all."""
 
@@ -90,9 +94,8 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kind = x.dtype if x.dtype.itemsize >= 4 else torch.float32
         # The statistics have the precision of the running ones, which are not needed here.
-        running = x.new_zeros(2, x.shape[1], dtype=kind)
+        running = x.new_zeros(2, x.shape[1], dtype=_exact(x))
         own = torch.stack(torch.batch_norm_update_stats(x, running[0], running[1], 1.0))
         means, variances = process_group.all_gather(own[None]).unbind(1)
         mean = means.mean(0)
