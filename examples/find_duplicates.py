@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torchvision.transforms import v2
 
 from cassle_zoo import Extractor
@@ -31,6 +32,7 @@ EDITS = {
     "mirror": v2.RandomHorizontalFlip(1.0),
     "blur": v2.GaussianBlur(9, sigma=2.0),
 }
+SIDE = 512  # pixels
 SPACES = ("features", "whitened", "projected")
 
 
@@ -50,7 +52,9 @@ def main() -> None:
     names, images = [], []
     for i in range(len(inputs)):
         try:
-            images.append(inputs[i].image().convert("RGB"))
+            image = inputs[i].image().convert("RGB")
+            image.thumbnail((SIDE, SIDE))  # thousands of whole photos would fill the memory
+            images.append(image)
             names.append(Path(inputs[i].source).stem)
         except UnreadableImageError as error:
             skipped.append(Skipped(inputs[i].source, error.reason))
@@ -60,7 +64,12 @@ def main() -> None:
         sep="\n",
     )
     extractor = Extractor(args.model, outputs=("pooled", "projected"))
-    found = extractor(images)
+
+    def embed(images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        parts = [extractor(images[i : i + 64]) for i in range(0, len(images), 64)]
+        return {name: torch.cat([part[name] for part in parts]) for name in extractor.outputs}
+
+    found = embed(images)
     # Every direction of the features counts the same after whitening; a third as many as images.
     width = min(256, max(2, len(images) // 3), found["pooled"].shape[1])
     whitening = Whitening.fit(found["pooled"], width)
@@ -74,7 +83,7 @@ def main() -> None:
     print(f"{'':8}" + "".join(f"{space:>11}" for space in SPACES))
     total = dict.fromkeys(SPACES, 0.0)
     for edit, transform in EDITS.items():
-        copies = spaces(extractor([transform(image) for image in images]))
+        copies = spaces(embed([transform(image) for image in images]))
         line = f"{edit:8}"
         for space in SPACES:
             _, nearest = nearest_neighbours(copies[space], originals[space], 1)

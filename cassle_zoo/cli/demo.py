@@ -27,9 +27,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "paths",
         nargs="*",
-        type=Path,
         metavar="PATH",
-        help="image or folder; default: the sample images that come with the package",
+        help="images, as for 'cassle-zoo features'; default: the sample images that come with the "
+        "package",
     )
     models = parser.add_mutually_exclusive_group()
     models.add_argument(

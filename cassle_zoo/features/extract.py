@@ -301,7 +301,7 @@ class Extractor:
             raise ConfigError(
                 f"batch_size={batch_size}, num_workers={workers}: they must be at least 1 and 0."
             )
-        inputs, skipped = (images, []) if isinstance(images, Inputs) else expand_inputs(images)
+        inputs, skipped = expand_inputs(images)
         target = choose_device(self._found.network, self.device)
         wanted = range(len(inputs)) if indices is None else indices
         loader = DataLoader(

@@ -173,7 +173,7 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
             ((H, W), (C, H, W) or (N, C, H, W)), a collection of these (a list, an iterator, a
             column of a table, an array of paths), or a map-style dataset whose items are images,
             ``(image, ...)`` tuples or ``{"image": image}``. Datasets are read by index, all other
-            collections by iteration.
+            collections by iteration. What this function returned stays as it is.
         column: The column of a list or dataset that holds the images; by default the one whose name
             or type says so.
 
@@ -184,6 +184,10 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
         DataError: A file or folder does not exist.
         ConfigError: An object is of an unknown type.
     """
+    if isinstance(inputs, Inputs):
+        return inputs, []
+    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], Inputs):
+        return inputs[0], list(inputs[1])
     sources: list[Source] = []
     skipped: list[Skipped] = []
     if isinstance(inputs, (IterableDataset, *_hugging_face("IterableDataset"))):

@@ -15,7 +15,7 @@ from one_error import fails_with
 from PIL import Image
 
 import cassle_zoo
-from cassle_zoo.cli.main import main
+from cassle_zoo.cli.main import build_parser, main
 from cassle_zoo.features.gallery import SAMPLES, _queries
 from cassle_zoo.store.tensors import save_model_folder
 from cassle_zoo.zoo.registry import make_config
@@ -111,6 +111,11 @@ def test_demo_on_own_images(
     out, err = capsys.readouterr()
     assert out.startswith("2 images")
     assert "notes.png" in err
+
+
+def test_demo_takes_addresses() -> None:
+    arguments = build_parser().parse_args(["demo", "s3://bucket/photos"])
+    assert arguments.paths == ["s3://bucket/photos"]
 
 
 def test_demo_needs_two_images(

@@ -168,6 +168,12 @@ def test_stream_of_a_part(model: nn.Module, tmp_path: Path, workers: int) -> Non
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
+def test_a_stream_of_what_was_listed(model: nn.Module, tmp_path: Path) -> None:
+    [batch] = Extractor(model).stream(expand_inputs([IMAGES[0], tmp_path]))
+    assert batch.sources == ["input[0]"]
+    assert [skip.source for skip in batch.skipped] == [str(tmp_path)]
+
+
 def test_a_stream_of_nothing_but_broken_images(model: nn.Module) -> None:
     [batch] = Extractor(model).stream([b"broken", b"too"])
     assert (batch.indices, batch.outputs, batch.size, len(batch.skipped)) == ([], {}, 2, 2)
