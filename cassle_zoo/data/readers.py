@@ -73,7 +73,7 @@ class TarFiles:
     Attributes:
         path: The archive.
         names: Names of the files, in the archive's order.
-        notes: A warning if the archive has no end mark.
+        notes: Warnings if the archive has no end mark, or links in place of files.
     """
 
     def __init__(self, path: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
@@ -102,14 +102,17 @@ class TarFiles:
 
     def _find(self, tar: tarfile.TarFile, wanted: Callable[[PurePosixPath], bool]) -> None:
         """Record name, position and size of each file; check that the archive is complete."""
-        size, reason = self.path.stat().st_size, ""
+        size, reason, left_out = self.path.stat().st_size, "", 0
         try:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else each takes a kilobyte
-                plain = member.isfile() and not member.issparse()
-                if plain and wanted(PurePosixPath(member.name)):
+                if member.isdir() or not wanted(PurePosixPath(member.name)):
+                    continue
+                if member.isfile() and not member.issparse():
                     self.names.append(member.name)
                     self._extents.append((member.offset_data, member.size))
+                else:
+                    left_out += 1
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = f" ({error})"
         # tarfile takes an unreadable header for the archive's end, and the file's end as well.
@@ -121,6 +124,11 @@ class TarFiles:
                 f"the archive {str(self.path)!r} is damaged or cut off after {len(self.names)} "
                 f"images, at byte {min(tar.offset, size):,} of {size:,}{reason}; copy it again, "
                 "or unpack what is whole (tar --ignore-zeros -xf) and pass the folder."
+            )
+        if left_out:
+            self.notes.append(
+                f"archive {str(self.path)!r}: {left_out} of its files are links (or sparse), which "
+                "are left out; pack it with tar --dereference --hard-dereference."
             )
         if len(mark) < tarfile.BLOCKSIZE:
             self.notes.append(
@@ -143,7 +151,9 @@ class TarFiles:
             OSError: If the archive cannot be read.
         """
         start, size = self._extents[index]
-        if self._file is None:
-            self._file = self.path.open("rb")
+        # Another thread may open it in the same moment, which closes the file that it replaces.
+        file = self._file
+        if file is None:
+            file = self._file = self.path.open("rb")
         # Forked processes share an open file's position, which pread does not use.
-        return os.pread(self._file.fileno(), size, start)
+        return os.pread(file.fileno(), size, start)

@@ -34,6 +34,8 @@ _PATH_COLUMNS = (
     "source", "url",
 )  # fmt: skip
 _ARCHIVES = (".zip", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".zst")
+# Statuses of HTTP that are about one file; others are about the next one, too, or pass.
+_REFUSED = frozenset(range(400, 500)) - {401, 407, 408, 425, 429}
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*(://|::)", re.IGNORECASE)
 
 
@@ -98,6 +100,8 @@ class RemoteFile(Lazy):
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise UnreadableImageError(self.address, _reason(error)) from error
         except Exception as error:
+            if getattr(error, "status", None) in _REFUSED:  # of HTTP
+                raise UnreadableImageError(self.address, _reason(error)) from error
             raise DataError(f"cannot read {self.address!r}: {_reason(error)}.") from error
         return content
 
@@ -287,28 +291,47 @@ def _in_list(path: str, skip: OnSkip, column: str | None) -> list[Source]:
         skip(path, _reason(error))
         return []
     is_table = path.lower().endswith((".csv", ".tsv"))
-    entries = _cells(path, content, column) if is_table else _entries(content)
+    entries = _cells(path, content, skip, column) if is_table else _entries(content)
     beside = Path(path).parent
     for entry in entries:
         if is_address(entry) or os.path.lexists(entry):
             return [Files(entries)]
         if os.path.lexists(beside / entry):
             return [Files([e if is_address(e) else str(beside / e) for e in entries])]
-    skip(path, "a list of image files, but none of them exists" if entries else "an empty list")
+    nowhere = "a list of image files, but none of them exists, such as"
+    skip(path, f"{nowhere} {entries[0]!r:.99}" if entries else "an empty list")
     return []
 
 
 def _entries(content: bytes) -> list[str]:
-    content = content.removeprefix(codecs.BOM_UTF8)
+    content = _unmarked(content)
     separator = b"\0" if b"\0" in content else b"\n"
     lines = (line.removesuffix(b"\r") for line in content.split(separator))
     return [os.fsdecode(line) for line in lines if line.strip()]
 
 
-def _cells(path: str, content: bytes, column: str | None) -> list[str]:
-    delimiter = "\t" if path.lower().endswith(".tsv") else ","
-    text = io.StringIO(os.fsdecode(content.removeprefix(codecs.BOM_UTF8)), newline="")
-    rows = [row for row in csv.reader(text, delimiter=delimiter) if row]
+def _unmarked(content: bytes) -> bytes:
+    """Return a list in the encoding of file names, without a byte order mark."""
+    # As Windows writes them.
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = os.fsencode(content.decode("utf-16", "replace"))
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def _cells(path: str, content: bytes, skip: OnSkip, column: str | None) -> list[str]:
+    text = os.fsdecode(_unmarked(content))
+    delimiters = "\t" if path.lower().endswith(".tsv") else ",;\t"
+    first = text.partition("\n")[0]
+    delimiter = next((mark for mark in delimiters if mark in first), delimiters[0])
+    # Else a quote that is not closed would swallow rows.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = [row for row in reader if row]
+    except csv.Error as error:
+        raise DataError(
+            f"{path!r}, line {reader.line_num}: {error}; a cell that begins with a quote must end "
+            "with one, and quotes inside it are doubled. A .txt file with a path a line has none."
+        ) from error
     if not rows:
         return []
     head = [cell.strip() for cell in rows[0]]
@@ -324,7 +347,10 @@ def _cells(path: str, content: bytes, column: str | None) -> list[str]:
             f"{path!r} has no column {asked}; its columns are {', '.join(head)}: pass "
             "--column NAME (column=)."
         )
-    return [row[number] for row in rows if number < len(row) and row[number].strip()]
+    entries = [row[number] for row in rows if number < len(row) and row[number].strip()]
+    if len(entries) < len(rows):
+        skip(path, f"{len(rows) - len(entries)} of {len(rows)} rows have no path")
+    return entries
 
 
 def image_column(dataset: Any, column: str | None = None) -> str:
@@ -354,9 +380,11 @@ def _at_address(address: str, skip: OnSkip) -> list[Source]:
     ending = os.path.splitext(address.partition("::")[0])[1].lower()
     fs, path = _open_address(address, f"tar://::{address}" if ending == ".tar" else address)
     try:
+        # As on disk, what exists is no pattern: the query of a URL begins with a question mark.
+        is_pattern = ending != ".tar" and glob.has_magic(path) and not fs.exists(path)
         if ending == ".tar":
             names, prefix = fs.find(""), f"tar://{{}}::{address}"
-        elif glob.has_magic(path):
+        elif is_pattern:
             names, prefix = fs.glob(path), ""
         elif ending not in endings and fs.isdir(path):
             names, prefix = fs.find(path), ""
@@ -366,7 +394,7 @@ def _at_address(address: str, skip: OnSkip) -> list[Source]:
             raise FileNotFoundError(2, "No such file or directory")
     except Exception as error:
         raise DataError(f"cannot open {address!r}: {_reason(error)}.") from error
-    start = len(PurePosixPath(path).parts) if not glob.has_magic(path) else 0
+    start = len(PurePosixPath(path).parts) if not is_pattern else 0
     names = sorted(names, key=lambda name: PurePosixPath(name).parts)
     names = [n for n in names if counts_as_image(PurePosixPath(n).parts[start:] or (n,), endings)]
     if not names:

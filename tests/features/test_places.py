@@ -1,7 +1,9 @@
 """Everything on disk or elsewhere that a path may name."""
 
 import io
+import os
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from small_models import make_model, reference
 from cassle_zoo.cli.main import main
 from cassle_zoo.common import images as common_images
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.data.readers import TarFiles
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.inputs import Inputs, expand_inputs
 from cassle_zoo.features.places import is_address
@@ -76,9 +79,19 @@ def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
 LISTS: dict[str, tuple[str, bytes]] = {
     "lines": ("l.txt", b"images/a.png\n\nimages/b.jpg\r\nimages/gone.png"),
     "mark of UTF-8": ("l.txt", b"\xef\xbb\xbfimages/a.png\r\nimages/b.jpg\r\nimages/gone.png\r\n"),
+    "UTF-16": ("l.txt", "images/a.png\r\nimages/b.jpg\r\nimages/gone.png\r\n".encode("utf-16")),
     "zero bytes": ("l.lst", b"images/a.png\0images/b.jpg\0images/gone.png\0"),
     "one column": ("l.csv", b"images/a.png\nimages/b.jpg\nimages/gone.png\n"),
     "columns": ("l.csv", b"id,Path\n1,images/a.png\n2,images/b.jpg\n3,images/gone.png\n"),
+    "semicolons in UTF-16": (
+        "l.csv",
+        b"\xfe\xff"
+        + "Path;id\r\nimages/a.png;1\r\nimages/b.jpg;2\r\nimages/gone.png;3".encode("utf-16-be"),
+    ),
+    "tabs of a .csv": (
+        "l.csv",
+        b"id\tPath\n1\timages/a.png\n2\timages/b.jpg\n3\timages/gone.png\n",
+    ),
     "tabs": ("l.tsv", b"\xef\xbb\xbffile\tid\nimages/a.png\t1\nimages/b.jpg\t2\nimages/gone.png\t"),
 }
 
@@ -107,6 +120,16 @@ def test_columns_of_lists(root: Path) -> None:
         expand_inputs(root / "l.csv", "foto")
     inputs, _ = expand_inputs(root / "l.csv", "photo")
     assert names_of(inputs, root) == ["images/a.png"]
+
+
+def test_no_row_of_a_list_is_lost_silently(root: Path) -> None:
+    (root / "l.csv").write_text("path,id\nimages/a.png,1\n,2\n\nimages/b.jpg\n")
+    inputs, skipped = expand_inputs(root / "l.csv")
+    assert names_of(inputs, root) == ["images/a.png", "images/b.jpg"]
+    assert [skip.reason for skip in skipped] == ["1 of 3 rows have no path"]
+    (root / "l.tsv").write_text('path\ttitle\nimages/a.png\t"one\nimages/b.jpg\ttwo"s\n')
+    with pytest.raises(DataError, match=r"line 3: .*quotes inside it are doubled"):
+        expand_inputs(root / "l.tsv")
 
 
 def test_a_text_is_no_list(root: Path) -> None:
@@ -156,6 +179,32 @@ def test_tar_files_and_shards(tmp_path: Path, given: str, workers: int) -> None:
     assert found.sources == [str(tmp_path / member) for member in members]
     expected = reference(model, [make_image(i) for i in range(count)])
     torch.testing.assert_close(found.features, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_links_in_a_tar_are_named(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "t.tar")
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("copy.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "0000.jpg"
+        tar.addfile(link)
+    inputs, skipped = expand_inputs(path)
+    assert len(inputs) == 2
+    assert [skip.source for skip in skipped] == [str(path)]
+    assert "1 of its files are links" in skipped[0].reason
+
+
+def test_threads_may_open_a_tar_in_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = TarFiles(tar_of(tmp_path / "t.tar"), lambda _: True)
+    pread = os.pread
+
+    def after_another_thread(file: int, size: int, start: int) -> bytes:
+        tar._file = tar.path.open("rb")
+        return pread(file, size, start)
+
+    monkeypatch.setattr(os, "pread", after_another_thread)
+    assert tar.read(0) == encoded(make_image(0), "PNG")
 
 
 def test_damaged_and_empty_archives(tmp_path: Path) -> None:
@@ -243,6 +292,43 @@ def test_addresses_that_lead_nowhere(memory: Any) -> None:
     assert skipped[0].reason == "no images are there"
     found = extract_features(make_model(), [make_image(), "memory://images/sub/1.png"])
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("name", ["a [1].png", "a.png?size=large", "b [1]/c.png"])
+def test_addresses_that_look_like_patterns(memory: Any, name: str) -> None:
+    memory.pipe(f"/odd/{name}", encoded(make_image()))
+    inputs, skipped = expand_inputs(f"memory://odd/{name}")
+    assert [image.source for image in inputs] == [f"memory://odd/{name}"]
+    assert inputs[0].image().size == make_image().size
+    assert not skipped
+
+
+class Refused(Exception):
+    """As an HTTP client raises it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status}, message=...")
+        self.status = status
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_server_that_refuses(memory: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = type(memory)
+    cat_file = place.cat_file
+
+    def refusing(self: Any, path: str, *args: Any, **options: Any) -> Any:
+        if path.endswith("1.png"):
+            raise Refused(status)
+        return cat_file(self, path, *args, **options)
+
+    monkeypatch.setattr(place, "cat_file", refusing)
+    if status == 503:
+        with pytest.raises(DataError, match=r"cannot read 'memory:.*1\.png': 503"):
+            extract_features(make_model(), "memory://images")
+        return
+    found = extract_features(make_model(), "memory://images")
+    assert len(found) == 2
+    assert [Path(skip.source).name for skip in found.skipped] == ["1.png"]
 
 
 def test_a_list_of_addresses(memory: Any, tmp_path: Path) -> None:
