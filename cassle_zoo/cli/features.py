@@ -103,8 +103,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=["pooled"],
         metavar="NAME",
         help="pooled (default), tokens, stage:K (mean of the map after stage K, from 0, or from "
-        "the end if negative), stage:K:map, or projected (by the model's projector); the "
-        "first of several is the file's features",
+        "the end if negative), stage:K:map, or projected (by the model's projector); of "
+        "several, pooled or else the first is the file's features",
     )
     parser.add_argument(
         "--dtype", default="float32", metavar="TYPE", help="float32 (default) or float16"

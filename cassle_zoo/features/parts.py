@@ -22,6 +22,7 @@ from cassle_zoo.features.inputs import Skipped
 
 SKIPPED = "skipped.csv"
 KINDS = ("safetensors", "parquet")
+UNFINISHED = "unfinished.safetensors"  # in a process's own folder: its part in the making
 _ROUNDING = 0.05  # of the length: between devices, in bfloat16
 
 
@@ -96,6 +97,7 @@ def begin(folder: Path, stage: Path, plan: Plan) -> None:
                 f"{str(folder)!r} holds {strays[0]!r} but no {INDEX} that says what it is; give "
                 "another folder."
             )
+        _forget_unfinished(folder)  # `rm FOLDER/*` leaves them, as they are hidden
         _put_text(path, stage, to_json({"format_version": FORMAT_VERSION, **asdict(plan)}))
         return
     stored = read_index(folder)
@@ -156,6 +158,7 @@ def finish(
     """
     if missing(folder, plan, range(plan.count)):
         return False
+    _forget_unfinished(folder)
     if not anew and "parts" in read_index(folder):
         return True
     entries = []
@@ -177,6 +180,12 @@ def counts(folder: Path, plan: Plan, parts: range) -> tuple[int, int]:
     """Return the numbers of images with features, and of those left out, in finished parts."""
     found = [part_counts(folder / plan.file(part)) for part in parts]
     return sum(rows for rows, _ in found), sum(len(skipped) for _, skipped in found)
+
+
+def _forget_unfinished(folder: Path) -> None:
+    """Remove what interrupted processes saved, once all is complete or was deleted."""
+    for file in folder.glob(f".*-of-*/{UNFINISHED}"):
+        file.unlink(missing_ok=True)
 
 
 def _put_text(file: Path, stage: Path, text: str) -> None:

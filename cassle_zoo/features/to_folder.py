@@ -37,7 +37,6 @@ from cassle_zoo.store.tensors import state_sha256
 PART_IMAGES = 4096
 _PART_BYTES = 2**28
 _SAMPLES = 8
-_UNFINISHED = "unfinished.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +126,7 @@ def extract_to_folder(
         _cleared(stage),
         stop_signals() as stop,
     ):
-        known = isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], Inputs)
-        images, left_out = inputs if known else expand_inputs(inputs)
+        images, left_out = expand_inputs(inputs)
         if not images:
             raise DataError(nothing_read(left_out))
         shapes, samples = _probe(extractor, images, left_out)
@@ -160,11 +158,12 @@ def extract_to_folder(
                 for run in _runs(todo):
                     first = writer.begin(run.start)
                     bar.update(first - plan.range_of(run.start).start)
-                    for batch in extractor.stream(
-                        images,
-                        batch_size=batch_size,
-                        workers=num_workers,
-                        indices=range(first, plan.range_of(run[-1]).stop),
+                    for batch in (
+                        batch
+                        for indices, size in _stretches(plan, run, first, batch_size)
+                        for batch in extractor.stream(
+                            images, batch_size=size, workers=num_workers, indices=indices
+                        )
                     ):
                         writer.add(batch)
                         bar.update(batch.size)
@@ -196,7 +195,7 @@ def _cleared(stage: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not (stage / _UNFINISHED).exists():
+        if not (stage / parts.UNFINISHED).exists():
             shutil.rmtree(stage, ignore_errors=True)
 
 
@@ -219,7 +218,7 @@ class _Writer:
     def begin(self, part: int) -> int:
         """Begin a part, with what an interrupted call has saved of it; return the next image."""
         self._start(part)
-        file = self.stage / _UNFINISHED
+        file = self.stage / parts.UNFINISHED
         # A killed process may leave it damaged or behind.
         try:
             more, saved = load_more(file), load_part_file(file)
@@ -241,7 +240,7 @@ class _Writer:
         if self.next == self.plan.range_of(self.part).stop:
             save = save_parquet if self.plan.kind == "parquet" else save_part_safetensors
             self._write(self.plan.file(self.part), save)
-            (self.stage / _UNFINISHED).unlink(missing_ok=True)
+            (self.stage / parts.UNFINISHED).unlink(missing_ok=True)
             if self.part + 1 < self.plan.count:
                 self._start(self.part + 1)
 
@@ -249,7 +248,7 @@ class _Writer:
         """Save the part in the making for the next call."""
         if self.next > self.plan.range_of(self.part).start:
             save = partial(save_part_safetensors, part=self.part, next=self.next)
-            self._write(_UNFINISHED, save, self.stage)
+            self._write(parts.UNFINISHED, save, self.stage)
 
     def _write(
         self, name: str, save: Callable[[FeatureSet, Path], None], folder: Path | None = None
@@ -259,7 +258,7 @@ class _Writer:
             for key, rows in self.rows.items()
         }
         first = next(iter(outputs.values()))
-        features = FeatureSet(first, self.sources, self.skipped, outputs)
+        features = FeatureSet(outputs.get("pooled", first), self.sources, self.skipped, outputs)
         parts.put((folder or self.folder) / name, self.stage, partial(save, features))
 
 
@@ -362,6 +361,21 @@ def _runs(numbers: list[int]) -> Iterator[range]:
         if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
             yield range(numbers[start], numbers[end - 1] + 1)
             start = end
+
+
+def _stretches(
+    plan: parts.Plan, run: range, first: int, batch_size: int
+) -> Iterator[tuple[range, int]]:
+    """Yield the images of a run of parts from `first` on, and how many of them are a batch.
+
+    Where a call with smaller batches was interrupted, no batch of this one may begin.
+    """
+    part, end = plan.range_of(run.start), plan.range_of(run[-1]).stop
+    if done := (first - part.start) % batch_size:
+        yield range(first, part.stop), math.gcd(done, batch_size)
+        first = part.stop
+    if first < end:
+        yield range(first, end), batch_size
 
 
 def _check_disk(folder: Path, plan: parts.Plan, todo: list[int], shapes: dict[str, Tensor]) -> None:

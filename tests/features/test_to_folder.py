@@ -120,6 +120,14 @@ def test_several_outputs_in_float16(images: Path, tmp_path: Path) -> None:
         extract(extractor, images, tmp_path / "other", kind="parquet")
 
 
+def test_features_are_pooled_as_in_a_file(images: Path, tmp_path: Path) -> None:
+    names = ("stage:1", "pooled")
+    extract(Extractor(make_model(), device="cpu", outputs=names), images, tmp_path)
+    expected = extract_features(make_model(), images, device="cpu", outputs=names, batch_size=2)
+    assert torch.equal(expected.features, expected.outputs["pooled"])
+    assert torch.equal(load_features(tmp_path).features, expected.features)
+
+
 def stop_after(extractor: Extractor, monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Let a SIGTERM arrive while a later batch is computed."""
     compute = Extractor.compute
@@ -169,6 +177,47 @@ def test_sigterm_loses_nothing(
         # The probe; batches that were done are not done again.
         assert len(computed) - 1 <= 6 - (batches - 1)
     assert content(tmp_path / "out") == content(tmp_path / "alone")
+
+
+def stopped_in_the_first_part(
+    extractor: Extractor, images: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stop after the first batch of two images."""
+    monkeypatch.setattr(to_folder, "_SAMPLES", 1)  # the first of the batches that are counted
+    with monkeypatch.context() as patch:
+        stop_after(extractor, patch, 2)
+        assert extract(extractor, images, folder, part_images=8).stopped
+    assert (folder / ".1-of-1" / parts.UNFINISHED).exists()
+
+
+def test_larger_batches_continue_within_a_part(
+    extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_in_the_first_part(extractor, images, tmp_path, monkeypatch)
+    assert extract(extractor, images, tmp_path, part_images=8, batch_size=4).complete
+    found = load_features(tmp_path)
+    expected = extract_features(make_model(), images, device="cpu")
+    assert found.sources == expected.sources
+    torch.testing.assert_close(found.features, expected.features, atol=1e-5, rtol=1e-5)
+
+
+def test_what_was_saved_of_a_deleted_extraction_is_not_used(
+    extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_in_the_first_part(other_weights(), images, tmp_path / "out", monkeypatch)
+    (tmp_path / "out" / "index.json").unlink()  # as `rm out/*` does
+    for folder in (tmp_path / "out", tmp_path / "alone"):
+        extract(extractor, images, folder, part_images=8)
+    assert content(tmp_path / "out") == content(tmp_path / "alone")
+
+
+def test_nothing_unfinished_is_left_when_others_complete_it(
+    extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_in_the_first_part(extractor, images, tmp_path, monkeypatch)
+    for own in (1, 2):
+        extract(extractor, images, tmp_path, part_images=8, part=(own, 2))
+    assert not list(tmp_path.rglob(parts.UNFINISHED))
 
 
 def test_an_error_costs_the_part_in_the_making(
