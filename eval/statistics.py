@@ -65,9 +65,15 @@ def first_column(means: Tensor) -> Tensor:
 
 
 def r2_of_means(means: Tensor) -> Tensor:
-    """Return the mean over outputs of R², from the column means of :func:`r2_columns`."""
+    """Return the mean over outputs of R², from the column means of :func:`r2_columns`.
+
+    NaN if the targets of an output are all equal, as they can be in a resample.
+    """
     squared_error, target, squared_target = means.unflatten(-1, (3, -1)).unbind(-2)
-    found: Tensor = (1 - squared_error / (squared_target - target.square())).mean(-1)
+    variance = squared_target - target.square()
+    # Of equal targets only rounding is left.
+    variance = variance.masked_fill(variance <= _TIED * squared_target, torch.nan)
+    found: Tensor = (1 - squared_error / variance).mean(-1)
     return found
 
 
@@ -117,8 +123,8 @@ def bootstrap(
         method: `bca`, corrected for bias and skewness (Efron, 1987), or plain percentiles.
 
     Raises:
-        DataError: If there are fewer than two images (with strata: in any class), or values are
-            not finite.
+        DataError: If there are fewer than two images (with strata: in any class), values are not
+            finite, or the statistic is not defined on a resample.
         ConfigError: If `draws` or `level` is out of range.
     """
     [interval] = bootstrap_all(
@@ -179,10 +185,19 @@ def bootstrap_interval(
         influences: (N,) by how much each image moves the estimate, up to a factor: BCa. Without,
             plain percentiles.
         level: Probability that the interval covers the true value.
+
+    Raises:
+        DataError: If values are not finite.
+        ConfigError: If `level` is out of range.
     """
     if not 0 < level < 1:
         raise ConfigError(f"the level must be between 0 and 1, got {level}.")
     resampled = resampled.double()
+    if not all(own.isfinite().all() for own in (resampled, influences) if own is not None):
+        raise DataError(
+            "the statistic is not defined on some resamples, as R² where all targets are equal; "
+            "more images are needed for an interval."
+        )
     tails = [(1 - level) / 2, (1 + level) / 2]
     if influences is not None:
         tails = _bca_tails(value, resampled, influences.double(), tails)

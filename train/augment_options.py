@@ -49,7 +49,9 @@ def with_augmentations(arguments: type, augment: AugmentConfig, argv: Sequence[s
 
 
 def merged(augment: AugmentConfig, arguments: Any) -> AugmentConfig:
-    """Return the recipe with the augmentations that the parsed arguments turn on."""
+    """Return the recipe with the augmentations that the parsed arguments turn on in any view."""
     further = arguments.further
     every = [getattr(further, field.name) for field in dataclasses.fields(further)]
-    return dataclasses.replace(augment, extra=tuple(one for one in every if one.p > 0))
+    named = arguments.config.views.named
+    extra = tuple(one for one in every if one.p > 0 or one.name in named)
+    return dataclasses.replace(augment, extra=extra)

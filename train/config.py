@@ -152,6 +152,11 @@ class OptimConfig:
                 _OPTIMIZERS,
                 listed_by="timm.optim.list_optimizers()",
             )
+        if self.clip_mode != "norm" and self.clip_grad is None:
+            raise ConfigError(
+                f"optim.clip_mode {self.clip_mode!r} does nothing without optim.clip_grad; give "
+                "that the largest gradient, or leave the mode out."
+            )
         for name in ("warmup_epochs", "freeze_epochs"):
             if (value := getattr(self, name)) > self.epochs:
                 raise ConfigError(

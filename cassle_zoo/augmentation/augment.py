@@ -58,7 +58,8 @@ class AugmentConfig:
         blur_p: Probability of the Gaussian blur.
         blur_sigma: Smallest and largest standard deviation of the blur in pixels.
         blur_kernel: Odd kernel size of the blur; `None` means `size // 20 * 2 + 1`, which is 23
-            at 224 px, 9 at 96 px and 7 at 64 px.
+            at 224 px, 9 at 96 px and 7 at 64 px. Views with a kernel of 1, as below 20 px, are not
+            blurred, and omega says so.
         channels: Number of channels of the images: 3 are RGB, 1 is grey. Other numbers than 3 have
             neither saturation, hue nor grayscale, which must be 0.
         mean: Mean subtracted at the end: one per channel, or one for all.
@@ -144,7 +145,9 @@ class AugmentConfig:
         names = [field.name for field in dataclasses.fields(self) if field.name != "extra"]
         values = {name: getattr(self, name) for name in names}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return values | {one.name: one.to_dict() for one in self.extra if one.p > 0}
+        # What is off here can be on in one view, with these settings (`views.second.p_of`).
+        extra = [one for one in self.extra if one.p > 0 or one != type(one)()]
+        return values | {one.name: one.to_dict() for one in extra}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -279,7 +282,7 @@ def params_from_uniforms(config: AugmentConfig, uniforms: Tensor, source: Tensor
         factors=(neutral + (2 * rest[:, 2:6] - 1) * reach).float(),
         order=rest[:, 6:10].argsort(dim=1),
         grayscale=rest[:, 10] < config.grayscale_p,
-        blur=rest[:, 11] < config.blur_p,
+        blur=(rest[:, 11] < config.blur_p) & (config.kernel > 1),  # one tap changes nothing
         sigma=(low + rest[:, 12] * (high - low)).float(),
         extra=_draw_extra(config, uniforms),
     )

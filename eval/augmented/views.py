@@ -45,10 +45,11 @@ class View:
     Attributes:
         name: One of `AUGMENTATIONS`, or a further augmentation of the recipe; `original`, the
             central square of the image; or `recipe`, drawn from the whole distribution of training.
-        strength: Fraction of the training range, in [0, 1]. Crops cover exactly
-            1 - strength · (1 - smallest fraction) of the area, at a random place and ratio; colour
-            factors are exactly 1 ± strength · range, with random signs and order; the blur has
-            exactly strength · largest sigma. Further augmentations have only the strength 1: their
+        strength: Fraction of the training range, in [0, 1]. Crops cover 1 - strength · (1 -
+            smallest fraction) of the area, at a random place and ratio (if that fits into the
+            image at no ratio, they are training's central crop for such a case); colour factors are
+            exactly 1 ± strength · range, with random signs and order; the blur has exactly
+            strength · largest sigma. Further augmentations have only the strength 1: their
             parameters are drawn from their whole range.
         value: That parameter: area, deviation of the factors (in `color` that of brightness), or
             sigma in pixels; 1 of switches, 0 of the original.
@@ -182,6 +183,23 @@ def context_recipe(context: EvalContext, further: Sequence[str] = ()) -> Augment
         for name in dict.fromkeys(further)
     ]
     return replace(recipe, extra=tuple(extra))
+
+
+def as_trained(omega: Tensor, recipe: AugmentConfig, context: EvalContext) -> Tensor:
+    """Return omega as the network's projector knows it: colours by the ranges of its training.
+
+    Args:
+        omega: (N, W) in the layout of `recipe`, scaled by the ranges there.
+        recipe: The distribution of the views.
+        context: The network.
+    """
+    scaled = omega.clone()
+    trained = context.source.augment
+    for column, name in enumerate(FACTORS, start=recipe.layout.slices()["color"].start):
+        here = getattr(recipe, name)
+        own = trained.get(name, here)
+        scaled[:, column] *= here / own if own > 0 else 0.0
+    return scaled
 
 
 def in_words(recipe: AugmentConfig) -> str:

@@ -67,29 +67,24 @@ class Boxes:
     difficult: Tensor | None = None
 
 
-def average_precisions(
-    found: Sequence[Boxes],
-    truth: Sequence[Boxes],
-    classes: int,
-    thresholds: Sequence[float] = THRESHOLDS,
-) -> Tensor:
+def average_precisions(found: Sequence[Boxes], truth: Sequence[Boxes], classes: int) -> Tensor:
     """Return the average precision of each class.
 
     Args:
         found: Detections in each image.
         truth: Objects in each image, in the same order.
         classes: Number of classes C; labels are in [0, C).
-        thresholds: T intersections over union.
 
     Returns:
-        (C, T) float64 in [0, 1]; NaN for classes without an object that counts.
+        (C, T) float64 in [0, 1], for each of `THRESHOLDS`; NaN for classes without an object that
+        counts.
 
     Raises:
         DataError: If the numbers of images differ.
     """
     if len(found) != len(truth):
         raise DataError(f"there are detections in {len(found)} images, but {len(truth)} images.")
-    limits = torch.tensor(thresholds, dtype=torch.float64)
+    limits = torch.tensor(THRESHOLDS, dtype=torch.float64)
     return torch.stack([_of_class(found, truth, label, limits) for label in range(classes)])
 
 

@@ -171,10 +171,10 @@ class Equivariance(Settings):
         projector = context.projector
         if projector is not None and projector.config.conditioning != "none":
             test = splits["test"]
+            known = (views.as_trained(own[test], recipe, context) for own in (clear, omega))
             metrics["omega"] = self._find_omega(
-                context, projector, recipe.layout,
-                original[test], augmented[test], clear[test], omega[test],
-            )  # fmt: skip
+                context, projector, recipe.layout, original[test], augmented[test], *known
+            )
             protocol["finding ω"] = (
                 f"the projections of {len(test)} held-out views under {self.candidates} ω, their "
                 "own and those of other held-out views, ranked by cosine to the projection of the "

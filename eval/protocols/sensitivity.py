@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cassle_zoo.augmentation.augment import AugmentConfig
-from cassle_zoo.augmentation.descriptors import DescriptorLayout
 from cassle_zoo.augmentation.registry import augmentations
 from cassle_zoo.common.config import NOT_NEGATIVE, Range
 from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
@@ -78,10 +77,10 @@ def mean_positive_cosine(first: Tensor, second: Tensor) -> float:
     return float((a * b).sum(1).mean())
 
 
-def cca(first: Tensor, second: Tensor, *, weight: float = BARLOW_LAMBDA) -> float:
+def cca(first: Tensor, second: Tensor) -> float:
     """Return Barlow Twins' loss of the features as they are, not standardised.
 
-    With C = firstᵀ·second / N: Σ_i (C_ii - 1)² + weight · Σ_i≠j C_ij².
+    With C = firstᵀ·second / N: Σ_i (C_ii - 1)² + λ · Σ_i≠j C_ij².
 
     Raises:
         DataError: If shapes differ, or features are not finite.
@@ -90,7 +89,7 @@ def cca(first: Tensor, second: Tensor, *, weight: float = BARLOW_LAMBDA) -> floa
     correlation = a.T @ b / len(a)
     on = correlation.diagonal()
     off = correlation.square().sum() - on.square().sum()
-    return float((on - 1).square().sum() + weight * off)
+    return float((on - 1).square().sum() + BARLOW_LAMBDA * off)
 
 
 def _directions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,12 +132,12 @@ class _Projections:
         self,
         context: EvalContext,
         projector: ConditionedProjector,
-        layout: DescriptorLayout,
+        recipe: AugmentConfig,
         original: Tensor,
         clear: Tensor,
     ) -> None:
-        # `original` are the features of the images (N, D), `clear` is their ω, in `layout`.
-        self.layout = layout
+        # `original` are the features of the images (N, D), `clear` is their ω, as `recipe` has it.
+        self.context, self.recipe = context, recipe
         self.projector, self.device = projector, context.compute.device
         plain = projector.config.conditioning == "none"
         self.conditions = ("right",) if plain else ("right", "zero", "shuffled")
@@ -154,8 +153,8 @@ class _Projections:
 
         Args:
             features: (N, D) features of the augmented versions.
-            omega: (N, layout.width) their ω.
-            wrong: (N, layout.width) ω of other images.
+            omega: (N, W) their ω.
+            wrong: (N, W) ω of other images.
         """
         omegas = {"right": omega, "zero": omega * 0, "shuffled": wrong}
         return {
@@ -176,7 +175,9 @@ class _Projections:
         )
 
     def _project(self, features: Tensor, omega: Tensor) -> Tensor:
-        return project(self.projector, features, omega, self.layout, device=self.device)
+        known = views.as_trained(omega, self.recipe, self.context)
+        layout = self.recipe.layout
+        return project(self.projector, features, known, layout, device=self.device)
 
 
 class _Encoder:
@@ -260,7 +261,7 @@ class Sensitivity(Settings):
             projections = None
             if context.projector is not None:
                 projections = _Projections(
-                    context, context.projector, recipe.layout, original[BACKBONE], clear
+                    context, context.projector, recipe, original[BACKBONE], clear
                 )
             for view in context.compute.bar(plan, unit="view", desc="sensitivity"):
                 stages, omega = encoder(view)

@@ -284,6 +284,14 @@ def test_default_blur_kernels() -> None:
     assert [AugmentConfig(size=size).kernel for size in (224, 96, 64)] == [23, 9, 7]
 
 
+def test_a_kernel_of_one_tap_does_not_blur_and_omega_says_so() -> None:
+    config, params = sample(size=16, blur_p=1)
+    assert config.kernel == 1
+    omega = describe(params, torch.zeros(len(params), 3), ALL, config)
+    assert not omega[:, ALL.slices()["blur"]].any()
+    assert sample(size=20, blur_p=1)[1].blur.all()
+
+
 def test_grey_images_are_augmented_like_grey_rgb() -> None:
     off: dict[str, Any] = {"saturation": 0, "hue": 0, "grayscale_p": 0, "mean": (0.5,)}
     rgb, grey = (AugmentConfig(size=16, channels=c, std=(0.2,), **off) for c in (3, 1))

@@ -171,9 +171,11 @@ def test_settings_survive_json() -> None:
     config = AugmentConfig(size=16, extra=(Rotation(p=0.5, degrees=10), Solarize()))
     values = config.to_dict()
     assert values["rotation"] == {"p": 0.5, "degrees": 10, "padding": "zeros"}
-    assert "solarize" not in values  # p is 0
+    assert "solarize" not in values  # p is 0, and all else as by default
     again = AugmentConfig.from_dict(json.loads(json.dumps(values)))
     assert again == dataclasses.replace(config, extra=(Rotation(p=0.5, degrees=10),))
+    off = AugmentConfig(extra=(Solarize(threshold=0.3),))  # on in a single view, perhaps
+    assert AugmentConfig.from_dict(json.loads(json.dumps(off.to_dict()))) == off
     plain = AugmentConfig()
     expected = json.loads(json.dumps(dataclasses.asdict(plain)))
     del expected["extra"]

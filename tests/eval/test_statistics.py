@@ -87,6 +87,12 @@ def test_bca_of_r2_is_scipys() -> None:
     assert (own.low, own.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
 
 
+def test_r2_has_no_interval_if_targets_may_all_be_equal_in_a_resample() -> None:
+    columns = st.r2_columns(random(3, 1), random(3, 1, seed=1))
+    with pytest.raises(DataError, match="not defined on some resamples"):
+        st.bootstrap(columns, st.r2_of_means, generator=generator())
+
+
 def test_permutation_test_is_scipys() -> None:
     few = random(2, 10)
     exact = scipy.stats.permutation_test(

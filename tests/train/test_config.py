@@ -13,6 +13,7 @@ from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainCon
         (OptimConfig, {"epochs": 0}, "optim.epochs"),
         (OptimConfig, {"batch_size": 1}, "optim.batch_size"),
         (OptimConfig, {"warmup_epochs": 101}, "optim.warmup_epochs"),
+        (OptimConfig, {"clip_mode": "agc"}, "clip_mode 'agc' does nothing without optim.clip_grad"),
         (OptimConfig, {"base_lr": float("nan")}, "optim.base_lr"),
         (DataConfig, {"workers": -1}, "data.workers"),
         (DataConfig, {"workers": 99999}, "data.workers"),

@@ -139,6 +139,11 @@ class ViewsConfig:
         """Size of the local crops; `None` without any."""
         return self.local.size if self.local.count else None
 
+    @property
+    def named(self) -> set[str]:
+        """Further augmentations that some views have with a probability of their own."""
+        return {name for name, _ in (*self.second.p_of, *self.local.p_of)}
+
     def of_each(self, augment: AugmentConfig) -> tuple[AugmentConfig, ...]:
         """Return the distribution of each view: global ones first, then local ones.
 
@@ -148,8 +153,7 @@ class ViewsConfig:
             ConfigError: If a value does not fit the others.
         """
         known = {one.name for one in augment.extra}
-        named = {name for name, _ in (*self.second.p_of, *self.local.p_of)}
-        added = tuple(find_augmentation(name)() for name in sorted(named - known))
+        added = tuple(find_augmentation(name)() for name in sorted(self.named - known))
         augment = dataclasses.replace(augment, extra=(*augment.extra, *added))
         second = self.second.replace_in(augment)
         views = (augment, second, *[augment] * (self.count - 2))

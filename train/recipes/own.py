@@ -8,7 +8,8 @@ hundreds of thousands of the paper's.
 - The learning rate is the one that was best there for SimCLR, four times the paper's; methods that
   needed another have their own.
 - EMA teachers follow faster (momentum 0.99) and MoCo's queue is shorter (4,096 keys): with the
-  paper's 0.999 a teacher is mostly its random initialisation after a thousand steps.
+  paper's 0.999 a teacher is mostly its random initialisation after a thousand steps. Only DINO's
+  teacher and prototypes, of which nothing was tuned, are its paper's.
 - Projectors of 8,192 are 2,048 wide, a sixteenth of the weights.
 - Networks without BatchNorm (ViT, ConvNeXt, Swin, ...) are trained with AdamW as in MoCo v3
   (arXiv 2104.02057), since SGD at these rates needs BatchNorm.

@@ -160,7 +160,7 @@ def test_a_small_case():
         ),
         detections((0, 0, 10, 10, 0, 0.5)),  # right
     ]
-    ap = average_precisions(found, truth, 3, (0.5, 0.8, 0.9))
+    ap = average_precisions(found, truth, 3)[:, [THRESHOLDS.index(t) for t in (0.5, 0.8, 0.9)]]
     # 0.5: right, wrong, wrong, right of 3 objects: precision 1 at 1/3, 1/2 at 2/3.
     assert ap[0, 0] == pytest.approx((4 * 1 + 3 * 1 / 2) / 11)
     # An overlap of exactly 0.8 is not above 0.8: wrong, right, wrong, right.
@@ -174,8 +174,8 @@ def test_the_object_of_most_overlap_is_taken_even_if_it_is_taken_already():
     # As in the VOC code: the second detection is wrong, though the other object overlaps enough.
     truth = [objects((0, 0, 10, 10, 0, 0), (0, 2, 10, 12, 0, 0))]
     found = [detections((0, 0, 10, 10, 0, 0.9), (0, 0.5, 10, 10.5, 0, 0.8))]
-    ap = average_precisions(found, truth, 1, (0.5,))
-    assert ap.item() == pytest.approx(6 / 11)
+    ap = average_precisions(found, truth, 1)
+    assert ap[0, THRESHOLDS.index(0.5)].item() == pytest.approx(6 / 11)
 
 
 def test_perfect_and_empty():

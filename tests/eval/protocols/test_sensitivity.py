@@ -91,6 +91,30 @@ def test_sources_without_conditioned_projector(make_context):
     assert bare.protocol["projector"] == "none"
 
 
+def test_the_projector_gets_colours_in_the_ranges_of_its_training(make_context):
+    made = make_context()
+
+    def trained(**augment):
+        return EvalContext(replace(made.source, augment=augment), made.data, made.compute)
+
+    recipe = views.context_recipe(made)
+    omega = torch.ones(2, recipe.layout.width)
+    expected = omega.clone()
+    brightness = recipe.layout.slices()["color"].start
+    expected[:, brightness], expected[:, brightness + 3] = 0.5, 0.0
+    found = views.as_trained(omega, recipe, trained(brightness=0.8, hue=0.0))
+    assert torch.equal(found, expected)
+
+    usual, same, wider = (
+        QUICK.evaluate(context).metrics["brightness"]
+        for context in (made, trained(brightness=0.4), trained(brightness=0.8))
+    )
+    assert same == usual
+    assert wider["projector_cosine_right"] != usual["projector_cosine_right"]
+    assert wider["projector_cosine_zero"] == usual["projector_cosine_zero"]
+    assert wider["infonce_backbone"] == usual["infonce_backbone"]
+
+
 def test_other_measures_and_figures(make_context):
     outcome = replace(QUICK, measure="mean_positive_cosine", figures=True).evaluate(make_context())
     assert outcome.metrics["original"]["mean_positive_cosine_backbone"] == pytest.approx(1)

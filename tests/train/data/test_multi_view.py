@@ -129,6 +129,15 @@ def test_the_settings_of_a_published_asymmetric_recipe() -> None:
     assert stored["p_of"] == [["solarize", 0.2]]
 
 
+def test_settings_of_an_augmentation_that_only_one_view_has() -> None:
+    flags = "--augment.solarize.threshold 0.3 --views.second.p-of solarize 0.2"
+    config = parse(["resnet18_simclr.emoji64", *flags.split()]).config
+    first, second = config.views.of_each(config.augment)
+    assert first.extra == (Solarize(threshold=0.3),)
+    assert second.extra == (Solarize(p=0.2, threshold=0.3),)
+    assert config.to_dict()["augment"]["solarize"] == {"p": 0.0, "threshold": 0.3}
+
+
 def test_local_flags() -> None:
     flags = "--views.local.count 4 --views.local.size 16 --views.local.crop-scale 0.1 0.3"
     config = parse(["resnet18_simclr.emoji64", *flags.split()]).config
