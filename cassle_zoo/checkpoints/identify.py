@@ -34,8 +34,8 @@ from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.common.files import read_json
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.records import START
-from cassle_zoo.specs import BACKBONES
-from cassle_zoo.zoo.names import contradictions, dataset_of, public_settings, resolve_arch
+from cassle_zoo.specs import BACKBONES, DATASETS
+from cassle_zoo.zoo.names import contradictions, public_settings, resolve_arch
 
 _ARGS_DATASETS = {"imagenet100": "in100", "stl10": "stl10"}
 OFFICIAL_FORMAT = "the paper's code (gmum/CASSLE)"
@@ -261,7 +261,7 @@ def _own(
         method=method_name,
         backbone=backbone,
         projector=projector,
-        data=None if reader is None else dataset_of(reader),
+        data=reader if reader in DATASETS else None,
         size=size,
         mean=tuple(augment["mean"]) if "mean" in augment else None,
         std=tuple(augment["std"]) if "std" in augment else None,

@@ -184,13 +184,14 @@ def _plan(
             "settings on the Hub, or leave out --private."
         )
     files = tuple(_planned(folder / name, repo_id, repository, replace_card) for name in names)
+    there = () if repository is None else tuple(repository.files)
     return PushPlan(
         repo_id=repo_id,
         parent=None if repository is None else repository.commit,
         private=private if repository is None else repository.private,
         files=files,
         left_out=left_out,
-        removed=tuple(n for n in (repository.files if repository else ()) if n not in names),
+        removed=tuple(name for name in there if name not in names),
         model=read_config(folder)["cassle_zoo"]["name"],
     )
 
