@@ -30,6 +30,9 @@ EXPORT_FILE = "export.json"
 BACKBONE_FILE = "backbone.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
 
+START = "starting_weights"
+"""Key, in the config.json of a run, of the fields of its `StartingWeights`."""
+
 RENAMED_SETTINGS: Mapping[str, str] = {
     "conditioning.how": "conditioning.mode",
     "data.max_bad_share": "data.max_bad_fraction",

@@ -13,6 +13,7 @@ from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.export import check_dtype
+from cassle_zoo.hub.provenance import problems, with_licenses
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.specs import DATASETS, ModelSpec
 from cassle_zoo.store.tensors import save_model_folder
@@ -42,8 +43,8 @@ class ConvertOptions(CheckpointFacts):
 
     data: str | None = None
     size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     license: str = "unknown"
 
     def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ def convert_checkpoint(
         CheckpointError: If the file is unsafe, damaged, or not understood.
         ModelFolderError: If a weight is not finite or does not fit `dtype`, or `out_dir` is not
             empty.
-        ConfigError: If a name or an option has a wrong value.
+        ConfigError: If a name or an option has a wrong value, or the name says what is not so.
     """
     options = options or ConvertOptions()
     check_dtype(dtype)
@@ -112,8 +113,10 @@ def convert_checkpoint(
         spec,
         found.backbone.model,
         projector=None if projector is None else projector.config,
-        training={key: value for key, value in training.items() if value is not None},
+        training=with_licenses({k: value for k, value in training.items() if value is not None}),
     )
+    if wrong := problems(config):
+        raise ConfigError(f"{path}: {'; '.join(wrong)}; give another --name.")
     if not found.is_of_the_paper:
         del config["pretrained_cfg"]["paper_ids"]  # the paper has no part in it
     state = found.backbone.state
@@ -135,19 +138,33 @@ def _spec(
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """Return the entry for the model, and the assumptions made for it."""
     base, _, tag = name.partition(".")
+    if options.data is None and tag in DATASETS and found.data not in (None, tag):
+        raise ConfigError(
+            f"the name {name!r} says {tag}, but the settings beside the checkpoint say "
+            f"{found.data}; give another name, or --data."
+        )
     data = options.data or (tag if tag in DATASETS else found.data)
     prepared = DATASETS[data or "in100"]
     mean, std = options.mean or found.mean, options.std or found.std
     assumed = []
     if data is None and None in (mean, std):
         assumed.append("images are normalised as for ImageNet (else give --data or --mean, --std)")
+    mean, std = mean or prepared.mean, std or prepared.std
     backbone = found.backbone
-    if getattr(backbone.model, "pretrained_cfg", {}).get("fixed_input_size", False):
-        size = backbone.model_args.get("img_size", 224)
+    channels = backbone.model_args.get("in_chans", 3)
+    if not len(mean) == len(std) == channels:
+        raise ConfigError(
+            f"the backbone takes images of {channels} channels, so --mean and --std must be "
+            f"{channels} numbers each, not {mean} and {std}."
+        )
+    own: Any = backbone.model.pretrained_cfg
+    if own.get("fixed_input_size", False):
+        size = backbone.model_args.get("img_size", own["input_size"][-1])
     else:
         size = options.size or found.size or prepared.input_size[-1]
         if data is None and (options.size or found.size) is None:
             assumed.append(f"images have {size} px (else give --size)")
+    input_size = (channels, size, size)
     spec = ModelSpec(
         name=base,
         tag=tag,
@@ -156,10 +173,11 @@ def _spec(
         model_args=backbone.model_args,
         method=found.method,
         conditioned=found.projector is not None and found.projector.config.conditioning != "none",
-        input_size=(3, size, size),
-        mean=mean or prepared.mean,
-        std=std or prepared.std,
-        num_features=feature_width(backbone.timm_arch, backbone.model_args, (3, size, size)),
+        input_size=input_size,
+        mean=mean,
+        std=std,
+        interpolation=found.interpolation or "bicubic",
+        num_features=feature_width(backbone.timm_arch, backbone.model_args, input_size),
         data=data or "",
         license=options.license,
         recipe=name,

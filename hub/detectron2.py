@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cassle_zoo.checkpoints.backbones import difference
 from cassle_zoo.common.errors import ConfigError
@@ -51,8 +51,7 @@ def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ConfigError: If it is not a ResNet-50.
     """
     names = [name for name in state if not name.endswith("num_batches_tracked")]
-    with torch.device("meta"):
-        expected = timm.create_model("resnet50", num_classes=0)
+    expected = _resnet50()
     if difference(dict(state), expected):
         raise ConfigError(
             "Detectron2's R50-C4 takes a ResNet-50 like timm's resnet50; these "
@@ -72,7 +71,7 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
         The settings that Detectron2 needs to feed the network as it was trained, by name.
 
     Raises:
-        ConfigError: If the model is not a ResNet-50, or `path` has another ending.
+        ConfigError: If the model is not a plain ResNet-50, or `path` has another ending.
         UnknownNameError: If there is no such model.
         WeightsUnavailableError: If it has no published weights.
     """
@@ -83,6 +82,17 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
         )
     network: Any = create_model(model, pretrained=True)
     weights = detectron2_state(network.state_dict())
+    found, usual = (
+        {name: type(part).__name__ for name, part in built.named_modules()}
+        for built in (network, _resnet50())
+    )
+    if found != usual:  # anti-aliasing has no weights
+        name, _ = min(found.items() ^ usual.items())
+        raise ConfigError(
+            f"{model} has the weights of a ResNet-50, but other layers: {name} is "
+            f"{found.get(name, 'missing')}, expected {usual.get(name, 'none')}; Detectron2's "
+            "R50-C4 would compute something else."
+        )
     content = {"model": weights, "__author__": "cassle-zoo", "matching_heuristics": True}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial, partial.open("wb") as file:
@@ -98,3 +108,9 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
 
 def _pixels(values: Iterable[float]) -> list[float]:
     return [round(_PIXEL_MAX * value, 3) for value in values]
+
+
+def _resnet50() -> nn.Module:
+    with torch.device("meta"):
+        network: nn.Module = timm.create_model("resnet50", num_classes=0)
+    return network

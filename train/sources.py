@@ -346,7 +346,7 @@ def _identified(found: IdentifiedCheckpoint, path: Path, *, name: str) -> Source
             size=found.size or usual.size,
             mean=found.mean or usual.mean,
             std=found.std or usual.std,
-            interpolation=usual.interpolation,
+            interpolation=found.interpolation or usual.interpolation,
             assumed=None in (found.size, found.mean, found.std),
         ),
         projector=found.projector,

@@ -33,8 +33,9 @@ from cassle_zoo.checkpoints.projectors import (
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.common.files import read_json
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.records import START
 from cassle_zoo.specs import BACKBONES, DATASETS
-from cassle_zoo.zoo.names import public_settings, resolve_arch
+from cassle_zoo.zoo.names import contradictions, public_settings, resolve_arch
 
 _ARGS_DATASETS = {"imagenet100": "in100", "stl10": "stl10"}
 OFFICIAL_FORMAT = "the paper's code (gmum/CASSLE)"
@@ -81,6 +82,7 @@ class IdentifiedCheckpoint:
         size: Height and width of the images in pixels, likewise.
         mean: Per-channel mean subtracted from images in [0, 1], likewise.
         std: Per-channel standard deviation that they are divided by, likewise.
+        interpolation: How images are resized, likewise.
         training: Known facts about the training, by name.
         notes: Assumptions, in sentences.
         dropped: The other contents of the checkpoint.
@@ -92,8 +94,9 @@ class IdentifiedCheckpoint:
     projector: ConditionedProjector | None = None
     data: str | None = None
     size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -242,18 +245,30 @@ def _own(
     trained = settings.get("method", {}).get("name")
     sources = {"--method": facts.method, f"the name {name}": method_in_name(name)}
     stated = check_stated("method", sources, (trained,) if trained else ())
-    data = settings.get("data", {}).get("dataset")
+    method_name, reader = trained or stated or "unknown", settings.get("data", {}).get("dataset")
+    wrong = contradictions(
+        name,
+        timm_arch=backbone.timm_arch,
+        method=method_name,
+        conditioned=None if projector is None else projector.config.conditioning != "none",
+        reader=reader,
+    )
+    if wrong:
+        raise CheckpointError(f"{'; '.join(wrong)}; give another name.")
+    start = settings.get(START)
     return IdentifiedCheckpoint(
         format=weights.format,
-        method=trained or stated or "unknown",
+        method=method_name,
         backbone=backbone,
         projector=projector,
-        data=data if data in DATASETS else None,
+        data=reader if reader in DATASETS else None,
         size=size,
         mean=tuple(augment["mean"]) if "mean" in augment else None,
         std=tuple(augment["std"]) if "std" in augment else None,
+        interpolation=(start or {}).get("interpolation"),
         training={
             "steps": checkpoint["step"],
+            "init": start,
             "config": {"config.json": public_settings(settings)} if settings else None,
         },
         notes=(*backbone.notes, *notes),

@@ -9,16 +9,21 @@ from typing import Any
 
 from torch import Tensor
 
-from cassle_zoo.checkpoints.projectors import GENERATED, Notes, check_stated
+from cassle_zoo.checkpoints.projectors import GENERATED, Notes, check_stated, has_papers_names
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.projector import ProjectorConfig
-from cassle_zoo.specs import BACKBONES, PROJECTORS
+from cassle_zoo.zoo.names import parse_name
 
 
 def is_official(checkpoint: Any) -> bool:
-    """Whether the content of a file is a checkpoint of the paper's code."""
-    return isinstance(checkpoint, dict) and all(
-        _is_state(checkpoint.get(part)) for part in ("backbone", "projector")
+    """Whether the content of a file is a checkpoint of the paper's code.
+
+    Other loops may save a backbone and a projector under the same two names.
+    """
+    return (
+        isinstance(checkpoint, dict)
+        and all(_is_state(checkpoint.get(part)) for part in ("backbone", "projector"))
+        and has_papers_names(checkpoint["projector"])
     )
 
 
@@ -45,7 +50,7 @@ def choose_method(
         has_predictor: Whether the checkpoint has a predictor. MoCo-v3's was never saved.
         option: `--method`.
         args: Content of args.json.
-        name: Name given to the model; counts if it is of the form `ARCH_METHOD`.
+        name: Name given to the model; counts if it ends with a method, before its tag.
 
     Returns:
         The method, or "A or B" where nothing decides; and the assumptions.
@@ -90,10 +95,5 @@ def _possible_methods(config: ProjectorConfig, has_predictor: bool) -> tuple[str
 
 
 def method_in_name(name: str) -> str | None:
-    """Return the method of a name `ARCH_METHOD` or `ARCH_cassle_METHOD`; `None` for others."""
-    base = name.partition(".")[0]
-    for arch in BACKBONES:
-        method = base.removeprefix(f"{arch}_").removeprefix("cassle_")
-        if base.startswith(f"{arch}_") and method in PROJECTORS:
-            return method
-    return None
+    """Return the method that a model's name ends with, before its tag; `None` if it says none."""
+    return parse_name(name).method

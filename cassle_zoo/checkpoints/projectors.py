@@ -110,6 +110,15 @@ def read_projector(
     return projector.float(), notes
 
 
+def has_papers_names(keys: Iterable[str]) -> bool:
+    """Return whether weights of a projector have the names that the paper's code gives its parts.
+
+    Args:
+        keys: Names of the weights.
+    """
+    return any(key.removeprefix("module.").startswith(tuple(_PARTS)) for key in keys)
+
+
 def projector_prefixes(keys: Iterable[str]) -> list[str]:
     """Return the prefixes under which all weights are named like those of a ConditionedProjector.
 

@@ -223,7 +223,7 @@ def _add_convert_options(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--size", type=int, metavar="PIXELS", help="height and width of images")
     for name in ("--mean", "--std"):
         convert.add_argument(
-            name, nargs=3, type=float, metavar=("R", "G", "B"), help="for images in [0, 1]"
+            name, nargs="+", type=float, metavar="X", help="per channel, for images in [0, 1]"
         )
     convert.add_argument(
         "--license", default="unknown", help="of the weights (SPDX); default: %(default)s"
@@ -338,6 +338,8 @@ def _print_plan(plan: "PushPlan") -> None:
     for file in plan.files:
         note = " (the repository's own stays)" if file.state == "kept" else ""
         print(f"  {file.state:10}{file.size:>12,}  {file.sha256}  {file.name}{note}")
+    for name in plan.removed:
+        print(f"  removed   {name!r}: the folder has none")
     for name in plan.left_out:
         print(f"  left out  {name!r}: not part of a model folder")
 

@@ -244,8 +244,8 @@ def training_config(
 
 def recorded_settings(name: str) -> dict[str, Any]:
     """Return the settings, and starting weights, that a bundled model was trained with."""
+    from cassle_zoo.records import START
     from cassle_zoo.store.folder import bundled_folder, read_config
-    from cassle_zoo.train.run.fingerprint import START
 
     model = read_config(bundled_folder(MODEL_SPECS[name]))
     training = model["cassle_zoo"]["training"]

@@ -24,7 +24,7 @@ _LOADING_ARGS = (
 )
 
 # timm fields that say where weights come from; in a model folder they are beside config.json.
-_SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
+SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key, (allows, words) in _PER_CHANNEL.items():
         if not _is_list(value := config["pretrained_cfg"].get(key), allows, channels):
             raise ConfigError(f"pretrained_cfg.{key} must be {count} {words}, not {value!r}.")
-    if outside := sorted(set(config["pretrained_cfg"]) & set(_SOURCE_FIELDS)):
+    if outside := sorted(set(config["pretrained_cfg"]) & set(SOURCE_FIELDS)):
         raise ConfigError(f"pretrained_cfg points outside the folder with {', '.join(outside)}.")
     for name, value in config.get("model_args", {}).items():
         if name in _LOADING_ARGS or name.startswith("pretrained"):

@@ -30,6 +30,7 @@ from cassle_zoo.store.folder import (
     FIX_PACKAGE,
     MODEL_FILE,
     PROJECTOR_FILE,
+    REFERENCE_FILE,
     bundled_folder,
     check_hash,
     parse_config,
@@ -133,6 +134,7 @@ def resolve_optional(name: str, file: str, *, cache_dir: str | Path | None = Non
 
     Raises:
         ChecksumError: If it is not the published one, or not the one on the Hub.
+        WeightsUnavailableError: If it is not in the cache, and the Hub cannot be asked for it.
     """
     try:
         spec = registered(name)
@@ -143,9 +145,16 @@ def resolve_optional(name: str, file: str, *, cache_dir: str | Path | None = Non
         found = resolve(name, [], cache_dir=cache_dir)
     except (TimmFolderError, UnknownNameError):
         return None
-    if found.commit is not None and found.spec.hub_repo is not None:
-        download_all(found.spec.hub_repo, found.commit, [file], cache_dir=cache_dir)
     path = found.folder / file
+    if found.commit is not None and found.spec.hub_repo is not None and not path.is_file():
+        try:
+            download(found.spec.hub_repo, found.commit, [file], cache_dir=cache_dir)
+        except ModelFolderError:
+            return None  # the repository has none
+        except WeightsUnavailableError:
+            # With the reference all files that there are were downloaded, as by `hub pull`.
+            if not (found.folder / REFERENCE_FILE).is_file():
+                raise
     if not path.is_file():
         return None
     _check_blobs([path], _repair(name, cache_dir))

@@ -11,6 +11,7 @@ from cassle_zoo.common.errors import (
 )
 from cassle_zoo.common.hub_client import is_unreachable, unreachable_error
 from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.store.config import SOURCE_FIELDS
 from cassle_zoo.store.folder import MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder
 
@@ -74,11 +75,15 @@ def timm_model(
         return _of_folder(local_folder(name), pretrained, own)
     if not name.startswith(HUB_PREFIX):
         check_timm_tag(name)
-        if pretrained:
-            own["pretrained_cfg_overlay"] = {
-                **(own.get("pretrained_cfg_overlay") or {}),
-                **_cached_if_offline(name, advice),
-            } or None
+        overlay = own.get("pretrained_cfg_overlay") or {}
+        # Weights of the caller's own choice are not replaced by the usual ones.
+        if (
+            pretrained
+            and not own.get("pretrained_cfg")
+            and overlay.keys().isdisjoint(SOURCE_FIELDS)
+        ):
+            cached = _cached_if_offline(name, advice, own.get("cache_dir"))
+            own["pretrained_cfg_overlay"] = {**overlay, **cached} or None
     # The Hub's client, the network and timm raise errors of many types.
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **own)
@@ -92,7 +97,7 @@ def timm_model(
     return model
 
 
-def _cached_if_offline(name: str, advice: str) -> dict[str, str]:
+def _cached_if_offline(name: str, advice: str, cache_dir: str | Path | None) -> dict[str, str]:
     """Return where the weights of a name are cached, if the Hub cannot be asked, for timm."""
     from huggingface_hub import try_to_load_from_cache
     from timm.models import get_pretrained_cfg
@@ -102,10 +107,11 @@ def _cached_if_offline(name: str, advice: str) -> dict[str, str]:
         return {}
     repo, _, revision = cfg.hf_hub_id.partition("@")
     for file in filter(None, (cfg.hf_hub_filename, MODEL_FILE, "pytorch_model.bin")):
-        cached = try_to_load_from_cache(repo, file, revision=revision or None)
+        cached = try_to_load_from_cache(repo, file, cache_dir, revision or None)
         if isinstance(cached, str):
             return {"file": cached}
-    error = unreachable_error(f"the file of timm's pretrained weights of {name}")
+    what = f"the file of timm's pretrained weights of {name}"
+    error = unreachable_error(what, cache_dir)
     raise WeightsUnavailableError(f"{error}{advice and f' Or {advice}.'}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from cassle_zoo.common.errors import ConfigError, HubError, ModelFolderError
 from cassle_zoo.common.files import sha256
@@ -62,6 +62,8 @@ class PushPlan:
         private: Whether the repository is, or will be, private.
         files: The files of the folder.
         left_out: Names in the folder that are not uploaded.
+        removed: Files of a model folder that the repository has and the folder has not, such as the
+            whitening of former weights; the commit removes them.
         model: Full name of the model.
     """
 
@@ -70,6 +72,7 @@ class PushPlan:
     private: bool
     files: tuple[PushFile, ...]
     left_out: tuple[str, ...]
+    removed: tuple[str, ...] = ()
     model: str
 
 
@@ -100,8 +103,9 @@ def push(
 ) -> Pushed:
     """Upload a model folder, after verifying it, in one commit.
 
-    Only files of a model folder are sent, and only those that changed. The repository is created if
-    it is missing. `hf-hub:ORG/NAME` in the card becomes the repository's own name.
+    Only files of a model folder are sent, and only those that changed; those that the repository
+    has and the folder has not are removed, as of former weights. The repository is created if it is
+    missing. `hf-hub:ORG/NAME` in the card becomes the repository's own name.
 
     Args:
         folder: The model folder.
@@ -132,7 +136,7 @@ def push(
         return Pushed(plan=plan)
     sent = [file for file in plan.files if file.is_sent]
     api = hub_api()
-    if plan.parent is not None and not sent:
+    if plan.parent is not None and not sent and not plan.removed:
         url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"
         return Pushed(plan=plan, commit=plan.parent, url=url)
     with hub_errors(repo_id):
@@ -140,7 +144,10 @@ def push(
             api.create_repo(repo_id, private=private)
         done = api.create_commit(
             repo_id,
-            [CommitOperationAdd(file.name, file.content) for file in sent],
+            [
+                *(CommitOperationAdd(file.name, file.content) for file in sent),
+                *(CommitOperationDelete(name) for name in plan.removed),
+            ],
             commit_message=f"Upload {plan.model}",
             commit_description=f"With cassle-zoo {__version__}.",
             create_pr=create_pr,
@@ -177,12 +184,14 @@ def _plan(
             "settings on the Hub, or leave out --private."
         )
     files = tuple(_planned(folder / name, repo_id, repository, replace_card) for name in names)
+    there = () if repository is None else tuple(repository.files)
     return PushPlan(
         repo_id=repo_id,
         parent=None if repository is None else repository.commit,
         private=private if repository is None else repository.private,
         files=files,
         left_out=left_out,
+        removed=tuple(name for name in there if name not in names),
         model=read_config(folder)["cassle_zoo"]["name"],
     )
 
@@ -224,10 +233,13 @@ def _check_arrived(plan: PushPlan, commit: str) -> None:
     """Check the content of the commit; a .gitignore there makes the Hub drop files silently."""
     repository = inspect_repository(plan.repo_id, commit)
     wrong = [
-        file.name
-        for file in plan.files
-        if file.state != KEPT
-        and (repository is None or not repository.holds(file.name, file.content))
+        *(name for name in plan.removed if repository is None or name in repository.files),
+        *(
+            file.name
+            for file in plan.files
+            if file.state != KEPT
+            and (repository is None or not repository.holds(file.name, file.content))
+        ),
     ]
     if wrong:
         raise HubError(

@@ -20,6 +20,7 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
 )
 from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
+from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.zoo.vit import mocov3_vit
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -328,3 +329,33 @@ def test_the_size_of_a_vit_that_is_known() -> None:
     state = timm.create_model("vit_tiny_patch16_224", img_size=64).state_dict()
     backbone = identify_backbone(state, arch="vit_tiny_patch16_224")
     assert backbone.model_args == {"img_size": 64}
+
+
+def test_a_vit_that_is_built_for_another_size_than_usual(
+    randomised: Randomise, tmp_path: Path
+) -> None:
+    model = randomised(timm.create_model("test_vit", num_classes=0))
+    convert(tmp_path, model.state_dict(), arch="test_vit")
+    assert cassle_zoo.model_info(f"local-dir:{tmp_path}/out").input_size == (3, 160, 160)
+    assert same_features(tmp_path / "out", model, 160)
+
+
+def test_images_of_one_channel(randomised: Randomise, tmp_path: Path) -> None:
+    model = randomised(timm.create_model("test_resnet", num_classes=0, in_chans=1))
+    options: dict[str, Any] = {"arch": "test_resnet", "size": 32}
+    with pytest.raises(ConfigError, match="1 channels, so --mean and --std must be 1 numbers"):
+        convert(tmp_path, model.state_dict(), **options)
+    convert(tmp_path, model.state_dict(), **options, mean=(0.5,), std=(0.2,))
+    info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
+    assert (info.input_size, info.mean, info.std) == ((1, 32, 32), (0.5,), (0.2,))
+
+
+def test_the_method_in_the_name_of_any_architecture(randomised: Randomise, tmp_path: Path) -> None:
+    model = randomised(timm.create_model("test_resnet", num_classes=0))
+    torch.save(model.state_dict(), tmp_path / "c.pth")
+    options = ConvertOptions(arch="test_resnet", size=32)
+    found = convert_checkpoint(
+        tmp_path / "c.pth", tmp_path / "out", name="test_resnet_simclr", options=options
+    )
+    assert found.method == "simclr"
+    assert all(check.passed for check in verify_folder(tmp_path / "out"))

@@ -1,5 +1,6 @@
 """Checkpoints of our trainer, of loops around our projector, and of self-distillation."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from cassle_zoo.checkpoints.identify import CheckpointFacts, identify
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorConfig
+from cassle_zoo.records import StartingWeights
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig
 from cassle_zoo.train.methods.byol import BYOLConfig
@@ -147,6 +149,30 @@ def test_contradictions_with_the_run_are_refused(tmp_path: Path) -> None:
     (tmp_path / "run/config.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"config\.json must hold the run's settings"):
         identify(path)
+
+
+def test_a_name_that_says_other_data_than_the_run_is_refused(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", config(data=DataConfig(root="photos")))
+    with pytest.raises(CheckpointError, match=r"'emoji64' says .* archive; give another name"):
+        identify(tmp_path / "run/checkpoint.pt", name="mine.emoji64")
+
+
+def test_the_starting_weights_of_a_run_and_their_licence(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", config())
+    start = StartingWeights(
+        name="w.pth",
+        sha256="0" * 64,
+        license="cc-by-nc-4.0",
+        origin="elsewhere",
+        interpolation="bilinear",
+    )
+    write_settings(config(), {"count": 1, "names": None}, tmp_path / "run", start)
+    convert_checkpoint(tmp_path / "run/checkpoint.pt", tmp_path / "out", name="mine")
+    found = json.loads((tmp_path / "out/config.json").read_text())
+    assert found["cassle_zoo"]["training"]["init"] == dataclasses.asdict(start)
+    assert found["pretrained_cfg"]["interpolation"] == "bilinear"
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Starting weights: w.pth, licence cc-by-nc-4.0" in card
 
 
 @pytest.mark.parametrize("cut", [-1, 70, 30])
@@ -303,3 +329,28 @@ def test_a_projector_on_features_wider_than_the_last_feature_map(tmp_path: Path)
     found = identify(tmp_path / "weights.pt", facts=facts)
     assert found.projector is not None
     assert found.projector.config.in_features == 1024
+
+
+def test_a_loop_that_names_its_parts_as_the_papers_code_does(tmp_path: Path) -> None:
+    """The paper's ViT-S has twice as many heads, which its weights do not show."""
+    backbone = timm.create_model("vit_small_patch16_224", num_classes=0, depth=1)
+    projector = ConditionedProjector(ProjectorConfig(in_features=384, encoder_depth=2))
+    parts = {"backbone": backbone.state_dict(), "projector": projector.state_dict()}
+    torch.save({**parts, "epoch": 3}, tmp_path / "c.pth")
+    found = identify(tmp_path / "c.pth")
+    assert (found.format, found.backbone.model_args) == ("a dictionary of weights", {"depth": 1})
+    assert found.notes[0].startswith("6 attention heads")
+    assert found.projector is not None
+    assert same(projector, found.projector.state_dict())
+    assert found.dropped == ("epoch",)
+
+
+def test_a_loop_with_another_projector(tmp_path: Path) -> None:
+    backbone = timm.create_model("resnet18", num_classes=0)
+    head = nn.Sequential(nn.Linear(512, 8), nn.GELU(), nn.Linear(8, 4))
+    torch.save(
+        {"backbone": backbone.state_dict(), "projector": head.state_dict()}, tmp_path / "c.pth"
+    )
+    found = identify(tmp_path / "c.pth")
+    assert same(backbone, found.backbone.state)
+    assert (found.projector, found.dropped) == (None, ("projector (4 tensors)",))

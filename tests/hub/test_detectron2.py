@@ -75,3 +75,13 @@ def test_command_prints_the_settings(tmp_path, capsys):
     assert 'INPUT.FORMAT "RGB"' in lines
     assert main(["hub", "export-detectron2", "resnet18_cassle_simclr", "-o", "x.pth"]) == 2
     assert "takes a ResNet-50" in capsys.readouterr().err
+
+
+def test_a_network_of_the_same_weights_is_refused(monkeypatch, tmp_path):
+    """Anti-aliasing by average pooling has none of its own."""
+    network = timm.create_model("resnetaa50", num_classes=0)
+    detectron2_state(network.state_dict())
+    monkeypatch.setattr("cassle_zoo.hub.detectron2.create_model", lambda *_, **__: network)
+    with pytest.raises(ConfigError, match=r"resnetaa50 has the weights .* AvgPool2d, expected"):
+        export_detectron2("timm:resnetaa50", tmp_path / "r50.pth")
+    assert not (tmp_path / "r50.pth").exists()

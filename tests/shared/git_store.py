@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,20 @@ class Repositories:
         return self._path(repo_id) / ".git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
 
     def commit(
-        self, repo_id: str, ref: str, parent: str | None, files: dict[str, bytes], message: str
+        self,
+        repo_id: str,
+        ref: str,
+        parent: str | None,
+        files: Mapping[str, bytes | None],
+        message: str,
     ) -> str:
+        """Commit files; those whose content is `None` are removed."""
         tree = {} if parent is None else self.files(repo_id, parent)
         entries = {name: info["oid"] for name, info in tree.items()}
         for name, content in files.items():
+            if content is None:
+                del entries[name]
+                continue
             oid = self._raw(repo_id, "hash-object", "-w", "--stdin", stdin=content)
             entries[name] = oid.decode().strip()
         listing = "".join(f"100644 blob {oid}\t{name}\n" for name, oid in sorted(entries.items()))

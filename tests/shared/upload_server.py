@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         parent = repositories.resolve(repo, revision)
         if header.get("parentCommit", parent) != parent:
             return self._refuse(412, "A commit has happened since. Please refresh and try again.")
-        files = {}
+        files: dict[str, bytes | None] = {}
         for item in items:
             value = item["value"]
             if item["key"] == "file":
@@ -203,6 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if not repositories.lfs_path(repo, value["oid"]).is_file():
                     return self._refuse(400, f"{value['path']} was not uploaded")
                 files[value["path"]] = POINTER.format(value["oid"], value["size"]).encode()
+            elif item["key"] == "deletedFile":
+                files[value["path"]] = None
         answer = {}
         ref = f"refs/heads/{revision}"
         if query.get("create_pr") == ["1"]:

@@ -1,5 +1,10 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import timm
+import torch
+from safetensors.torch import save_file
 
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import UnknownNameError, WeightsUnavailableError
@@ -44,3 +49,26 @@ def test_weights_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: False)
     with pytest.raises(WeightsUnavailableError, match=r"resnet18 cannot be loaded: no network"):
         create_model("resnet18", pretrained=True)
+
+
+def test_without_network_cache_dir_and_own_weights_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg: Any = timm.get_pretrained_cfg("test_resnet")
+    repo = tmp_path / f"models--{cfg.hf_hub_id.replace('/', '--')}"
+    snapshot = repo / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("a" * 40)
+    cached, own = (timm.create_model("test_resnet").state_dict() for _ in range(2))
+    save_file(cached, snapshot / "model.safetensors")
+    save_file(own, tmp_path / "own.safetensors")
+    monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: True)
+    usual = create_model("test_resnet", pretrained=True, cache_dir=tmp_path)
+    overlay = {"file": str(tmp_path / "own.safetensors")}
+    chosen = create_model(
+        "test_resnet", pretrained=True, cache_dir=tmp_path, pretrained_cfg_overlay=overlay
+    )
+    for built, expected in ((usual, cached), (chosen, own)):
+        state = built.state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in state.items())

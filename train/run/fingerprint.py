@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import read_json, write_json
-from cassle_zoo.records import RENAMED_SETTINGS, StartingWeights
+from cassle_zoo.records import RENAMED_SETTINGS, START, StartingWeights
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.sources import Source
@@ -19,7 +19,6 @@ from cassle_zoo.zoo.names import contradictions, resolve_arch
 
 CONFIG_FILE = "config.json"
 _IMAGES = "images"
-START = "starting_weights"
 _DECODE = "data.decode"
 _DECODED_BEFORE = "exact"  # by runs older than the setting
 # What may differ from machine to machine.

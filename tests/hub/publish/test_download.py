@@ -22,9 +22,10 @@ from cassle_zoo.common.errors import (
     WeightsUnavailableError,
 )
 from cassle_zoo.common.hub_client import redacted
+from cassle_zoo.features.whitening import Whitening, model_whitening
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import resolve
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
+from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE, WHITENING_FILE
 from cassle_zoo.store.tensors import save_model_folder
 
 NAME = "resnet18_cassle_simclr.emoji64"
@@ -205,6 +206,30 @@ def test_all_files_are_downloaded(
     cassle_zoo.create_projector(name, pretrained=True)
     with pytest.raises(WeightsUnavailableError, match="HF_HUB_OFFLINE is set"):
         resolve(name, force=True)
+
+
+def test_offline_a_whitening_is_not_said_to_be_missing(
+    hub: Any, repo: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "whitened"))
+    Whitening(mean=torch.zeros(96), projection=torch.eye(96)).save(folder / WHITENING_FILE)
+    make_repository(hub.mirrors, repo, folder)
+    resolve(f"hf-hub:{repo}", [MODEL_FILE])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(WeightsUnavailableError, match=r"^whitening\..*HF_HUB_OFFLINE"):
+            model_whitening(f"hf-hub:{repo}")
+    assert model_whitening(f"hf-hub:{repo}") is not None
+    hub.go_offline()
+    assert model_whitening(f"hf-hub:{repo}") is not None
+
+
+def test_a_model_without_whitening_that_was_pulled(hub: Any, repo: str, toy_folder: Path) -> None:
+    make_repository(hub.mirrors, repo, toy_folder)
+    assert model_whitening(f"hf-hub:{repo}") is None
+    resolve(f"hf-hub:{repo}")
+    hub.go_offline()
+    assert model_whitening(f"hf-hub:{repo}") is None
 
 
 def test_two_models_share_a_cache(

@@ -16,7 +16,7 @@ from cassle_zoo.common.errors import ConfigError, HubError, ModelFolderError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.publish.push import push
 from cassle_zoo.hub.reference import write_reference
-from cassle_zoo.store.folder import CONFIG_FILE, FOLDER_FILES, MODEL_FILE
+from cassle_zoo.store.folder import CONFIG_FILE, FOLDER_FILES, MODEL_FILE, WHITENING_FILE
 
 REPO = "org/toy"
 WRITING = {"create", "yaml", "preupload", "batch", "put", "verify", "commit"}
@@ -117,6 +117,21 @@ def test_a_readme_of_the_repository_stays(
     assert uploads.repositories.read(REPO, "README.md") == edited["README.md"]
     push(folder, REPO, replace_card=True)
     assert b"Better words" not in uploads.repositories.read(REPO, "README.md")
+
+
+def test_what_the_folder_no_longer_has_is_removed(
+    uploads: UploadServer, folder: Path, unverified: None
+) -> None:
+    """Else the whitening of former weights would be applied to the features of the new ones."""
+    first = push(folder, REPO).commit
+    former = {WHITENING_FILE: b"of former weights", "notes.txt": b"mine"}
+    parent = uploads.repositories.commit(REPO, "refs/heads/main", first, former, "Add")
+    plan = push(folder, REPO, dry_run=True).plan
+    assert (plan.parent, plan.removed) == (parent, (WHITENING_FILE,))
+    done = push(folder, REPO)
+    found = uploads.repositories.files(REPO, str(done.commit))
+    assert found.keys() == {".gitattributes", "notes.txt", *FOLDER_FILES}
+    assert push(folder, REPO).commit == done.commit
 
 
 def test_a_pull_request_leaves_main(uploads: UploadServer, folder: Path, unverified: None) -> None:
