@@ -1,6 +1,7 @@
 """`cassle-zoo eval`: runs an evaluator on one or more models."""
 
 import dataclasses
+import json
 import shlex
 import sys
 import warnings
@@ -19,7 +20,7 @@ from cassle_zoo.common.errors import (
     unknown_name,
 )
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
-from cassle_zoo.common.files import check_folder, expand_home, to_json
+from cassle_zoo.common.files import check_folder, expand_home
 from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.datasets import DATASETS, open_data
@@ -144,7 +145,9 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     finally:
         # Shown even if a later model fails.
         if results:
-            print(to_json([r.to_dict() for r in results]) if as_json else format_table(results))
+            # In ASCII, which every standard output can encode.
+            found = [result.to_dict() for result in results]
+            print(json.dumps(found, indent=2) if as_json else format_table(results))
     return ExitStatus.OK
 
 

@@ -195,7 +195,8 @@ class ScoreFile:
         }
         # Metrics may share their values, which safetensors refuses.
         tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-        return save(tensors, {"scores": json.dumps(about, ensure_ascii=False)})
+        # In ASCII, since the bytes of names that are not UTF-8 are no text that could be saved.
+        return save(tensors, {"scores": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> "ScoreFile":

@@ -193,5 +193,6 @@ def _with_boxes(image: Image.Image, boxes: list[Tensor], colors: tuple[str, ...]
 
 def _uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    # Colour profiles are ignored in training, so in the image as in its views.
+    image.save(buffer, "PNG", icc_profile=None)
     return data_uri(buffer.getvalue(), "png")

@@ -1,6 +1,7 @@
 """Entry point of ``cassle-zoo``: the commands, and how their errors end."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
     """
     if argv is None:
         keep_freed_memory()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Like stderr: names that are no text, or not in its encoding, end no command.
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
     except Exception:

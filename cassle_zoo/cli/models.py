@@ -48,6 +48,8 @@ def _list(args: argparse.Namespace) -> ExitStatus:
 
     names = cassle_zoo.list_models(args.pattern, pretrained=args.pretrained)
     if not names:
+        if args.json:
+            print("[]")
         print(f"cassle-zoo: {_no_match(args.pattern, args.pretrained)}", file=sys.stderr)
         return ExitStatus.INCOMPLETE
     specs = [cassle_zoo.model_info(name) for name in names]

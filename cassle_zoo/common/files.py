@@ -14,6 +14,8 @@ from typing import Any
 
 from cassle_zoo.common.errors import ConfigError
 
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
+
 
 @contextmanager
 def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
@@ -169,8 +171,12 @@ def write_json(path: str | Path, value: Any, *, sync: bool = False) -> None:
 
 
 def to_json(value: Any) -> str:
-    """Return JSON as in this library's files: indented by two, UTF-8, with a final newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """Return JSON as in this library's files: indented by two, UTF-8, with a final newline.
+
+    Bytes of file names that are not UTF-8 are escaped, so that they can be written and read again.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return _NOT_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -207,4 +213,6 @@ def sha256(content: bytes | str | Path) -> str:
     if isinstance(content, Path):
         with content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
+    return hashlib.sha256(content).hexdigest()

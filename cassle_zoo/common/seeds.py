@@ -11,7 +11,8 @@ import torch
 
 def digest_of(*parts: int | str) -> bytes:
     """Return 16 bytes that are a hash of the parts."""
-    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).digest()
+    text = "\0".join(map(str, parts)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def seed_of(*parts: int | str) -> int:

@@ -22,6 +22,8 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 # Beyond this ratio of the sides, resizing the whole image wastes memory without bound.
 _MAX_ASPECT = 16
 _OVERSAMPLED = 2  # times the size that is needed
+# Layers of timm that make many channels of pixels, so that the convolution behind takes those.
+_FOLDING = ("SpaceToDepth", "LearnableDct2d")
 
 
 def eval_transform(
@@ -125,8 +127,13 @@ def _per_channel(statistics: Sequence[float], channels: int) -> tuple[float, ...
 
 
 def input_channels(model: nn.Module) -> int:
-    """Return the number of channels of a model's first convolution; 3 if it has none."""
-    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    """Return the number of channels of the images that a model takes; 3 without a convolution."""
+    for module in model.modules():
+        if type(module).__name__ in _FOLDING:
+            return int(getattr(model, "in_chans", 3))
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3
 
 
 def _built_for_size(model: nn.Module) -> tuple[int, int] | None:

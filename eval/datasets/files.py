@@ -83,7 +83,7 @@ def hash_files(images: ImageFiles, contents: Sequence[str] = ()) -> "hashlib._Ha
     """
     digest = hashlib.sha256()
     for name, content in zip(images.names, contents or hash_contents(images), strict=True):
-        digest.update(f"{name} {content}\n".encode())
+        digest.update(f"{name} {content}\n".encode("utf-8", "surrogateescape"))
     digest.update(repr(images.boxes).encode())
     return digest
 

@@ -47,6 +47,13 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(model["released"] for model in models)
 
 
+def test_a_list_of_nothing_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "absent", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out) == []
+    assert "no model matches 'absent'" in err
+
+
 def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "resnet18_cassle_simclr", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

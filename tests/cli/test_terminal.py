@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from cassle_zoo.cli import busy, printable
+from cassle_zoo.cli import main as cli
 from cassle_zoo.cli.features import report_skipped
 from cassle_zoo.cli.main import main
+from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.features.inputs import Skipped
 
 HOSTILE = "a\x1b[2J\x07\nb\u202egnp\udce9.png"
@@ -32,6 +34,19 @@ def test_only_what_steers_is_escaped() -> None:
 def test_left_out_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert report_skipped([Skipped(HOSTILE, "no \x1b image")]) == 1
     assert capsys.readouterr().err == f"cassle-zoo: left out {ESCAPED}: no \\x1b image\n"
+
+
+def test_names_that_cannot_be_encoded_end_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: list[str]) -> ExitStatus:
+        print("caf\udce9")
+        return ExitStatus.OK
+
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "utf-8"))
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(cli, "_run", run)
+    assert main() == ExitStatus.OK
+    assert written.getvalue() == b"caf\\udce9\n"
 
 
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from cassle_zoo.common.files import (
     atomic_folder,
     atomic_write,
+    read_json,
     remove_partials,
     sha256,
     write_bytes,
@@ -114,6 +115,14 @@ def test_partials_of_killed_processes_are_removed_and_nothing_else(tmp_path: Pat
 def test_hashes_of_bytes_texts_and_files_agree(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes("ä".encode())
     assert sha256("ä") == sha256("ä".encode()) == sha256(tmp_path / "a")
+
+
+def test_names_that_are_not_utf8_are_hashed_and_written(tmp_path: Path) -> None:
+    assert sha256("caf\udce9") == sha256(b"caf\xe9")
+    value = {"caf\udce9 \u00e9": ["\\udce9", "\\\udce9"]}
+    write_json(tmp_path / "a", value)
+    assert read_json(tmp_path / "a") == value
+    assert "\u00e9" in (tmp_path / "a").read_text("utf-8")
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:

@@ -24,3 +24,4 @@ def test_draws_depend_on_the_seed_and_leave_no_trace():
 def test_seeds_of_parts():
     assert seed_of(0, 12, 3) == seed_of(0, 12, 3)
     assert len({seed_of(0, 12, 3), seed_of(0, 1, 23), seed_of(0, 123), seed_of(1, 12, 3)}) == 4
+    assert seed_of("caf\udce9") != seed_of("caf\udce8")

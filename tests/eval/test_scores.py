@@ -120,6 +120,14 @@ def test_a_file_gives_back_scores_names_and_thumbnails(tmp_path: Path) -> None:
     assert torch.equal(score_file(other, KNN().evaluate(other).scores).sample, file.sample)
 
 
+def test_names_that_are_not_utf8_are_given_back(tmp_path: Path) -> None:
+    own = Scores(task="made", rows=torch.arange(1), values={"top1": torch.ones(1)})
+    file = ScoreFile(scores=(own,), names={0: "caf\udce9.png"}, thumbnails={0: b"x"})
+    path = tmp_path / "a.scores.safetensors"
+    path.write_bytes(file.to_bytes())
+    assert ScoreFile.load(path).names == {0: "caf\udce9.png"}
+
+
 def test_a_result_is_recorded_with_scores_only_if_asked(tmp_path: Path) -> None:
     context = make_context()
     for record in (False, True):

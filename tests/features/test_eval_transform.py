@@ -55,6 +55,13 @@ def test_other_numbers_of_channels_need_a_transform() -> None:
     assert result.features.shape == (1, 96)
 
 
+@pytest.mark.parametrize("name", ["tresnet_m", "csatv2"])
+def test_models_that_make_channels_of_pixels_take_rgb(name: str) -> None:
+    if not timm.is_model(name):
+        pytest.skip(f"this version of timm has no {name}")
+    assert eval_transform(make_model(name))(make_image(0)).shape == (3, 32, 32)
+
+
 def test_vit_gets_the_size_it_was_built_for() -> None:
     model = make_model("test_vit", img_size=48)
     assert eval_transform(model)(make_image(0)).shape == (3, 48, 48)

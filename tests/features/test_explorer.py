@@ -249,6 +249,12 @@ def test_explore_compares_features_and_projections(
     assert second["about"] == "what augmentation changes (crop, colour, blur) counts for less"
 
 
+def test_models_of_timm_are_explored_by_their_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cassle_zoo.zoo.create.create_model", lambda *_, **__: make_model().eval())
+    [extractor] = spaces.open_extractors(["timm:test_resnet"])
+    assert extractor.outputs == ("pooled",)
+
+
 def test_explore_refuses_what_it_cannot_show(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
     cases: list[tuple[list[Any], str]] = [

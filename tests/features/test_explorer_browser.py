@@ -181,6 +181,13 @@ def test_order_by_difference(at: Chromium) -> None:
     assert order[0] < order[-1]
 
 
+def test_the_list_is_whole_after_a_change_of_order(at: Chromium) -> None:
+    at.run("scrollTo(0, 1e6)")
+    at.wait("list.children.length === 150")
+    at.run("$('#order').value = 'differ'; $('#order').dispatchEvent(new Event('change'))")
+    at.wait("list.children.length === 150")  # its end was in sight all the time
+
+
 def test_the_map_of_the_other_space(at: Chromium) -> None:
     before = at.run("[...points]")
     at.run("document.querySelectorAll('[name=space]')[1].click()")

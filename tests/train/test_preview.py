@@ -21,7 +21,7 @@ from cassle_zoo.train.data.view_config import LocalViews, ViewsConfig
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.main import run_from_cli
 from cassle_zoo.train.methods import ConditioningConfig
-from cassle_zoo.train.preview import IMAGES, write_preview
+from cassle_zoo.train.preview import IMAGES, _uri, write_preview
 
 IMAGE = re.compile(r'src="data:image/png;base64,([^"]+)" alt="view (\d)"')
 
@@ -48,6 +48,13 @@ def test_the_views_are_those_of_the_first_epoch(config: TrainConfig, tmp_path: P
     assert len(shown) == 2 * IMAGES
     assert all(any(torch.equal(view, other) for other in trained_on) for view in shown)
     assert "class0/00.png" in text
+
+
+def test_images_are_shown_without_their_colour_profiles() -> None:
+    image = Image.new("RGB", (8, 8))
+    image.info["icc_profile"] = b"profile"
+    data = base64.b64decode(_uri(image).partition(",")[2])
+    assert "icc_profile" not in Image.open(io.BytesIO(data)).info
 
 
 def test_what_the_projector_gets(config: TrainConfig, tmp_path: Path) -> None:

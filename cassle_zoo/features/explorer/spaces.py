@@ -109,7 +109,7 @@ def open_extractors(
     if projected and len(models) == 1 and isinstance(models[0], str):
         try:
             return [Extractor(models[0], outputs=("pooled", "projected"), device=device)]
-        except (ModelFolderError, UnknownNameError):
+        except (ConfigError, ModelFolderError, UnknownNameError):
             pass  # It has no projector; what else is wrong is raised below.
     return [Extractor(model, device=device) for model in models]
 

@@ -325,6 +325,7 @@ function refill() {
   list.replaceChildren();
   extend(PART);
   roving(shown.includes(chosen) ? chosen : shown[0]);
+  watchEnd();
 }
 
 function roving(i) {
@@ -336,9 +337,13 @@ function roving(i) {
 const end = new IntersectionObserver(entries => {
   if (!entries.some(entry => entry.isIntersecting) || list.children.length >= shown.length) return;
   extend(list.children.length + PART);
-  end.unobserve($('#end'));  // it may still be in sight
-  end.observe($('#end'));
+  watchEnd();
 }, {rootMargin: '800px'});
+
+function watchEnd() {  // anew, since it may be in sight as before
+  end.unobserve($('#end'));
+  end.observe($('#end'));
+}
 
 list.addEventListener('click', event => {
   const item = event.target.closest('li');
@@ -399,4 +404,3 @@ if ($('#order')) $('#order').addEventListener('change', order);
 addEventListener('hashchange', fromAddress);
 $('#how').textContent = `Map: ${spaces[0].layout}.`;
 fromAddress();
-end.observe($('#end'));

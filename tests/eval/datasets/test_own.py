@@ -91,6 +91,15 @@ def test_the_split_is_of_contents_and_not_of_places(tmp_path: Path) -> None:
     assert other != renamed
 
 
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", CLASSES)
+    try:
+        (root / "cat" / "00.png").rename(root / "cat" / "caf\udce9.png")
+    except OSError:
+        pytest.skip("this file system has none")
+    assert "cat/caf\udce9.png" in open_data("folder", root).names
+
+
 def test_fractions_are_those_asked_for(tmp_path: Path) -> None:
     fill(tmp_path, {"a": 40, "b": 20})
     found = landed(open_data("folder", tmp_path, split=SplitConfig(test=0.5, val=0.25)))
