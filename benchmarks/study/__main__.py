@@ -101,12 +101,12 @@ def page(
             published ones.
         output: Folder for both pages and the folder of their figures.
     """
-    found = load_records(records)
+    found, courses = load_records(records), load_courses(records)
     images = open_data("emoji64", data)
-    check_data(found, images)
+    check_data([*found, *courses], images)
     published = records.resolve() == RECORDS
     findings = FINDINGS.read_text(encoding="utf-8") if published else ""
-    print(write_page(found, images, output, findings, load_courses(records)))
+    print(write_page(found, images, output, findings, courses))
     return 0
 
 

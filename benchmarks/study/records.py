@@ -154,19 +154,20 @@ def check_settings(record: Record, job: Job) -> None:
 
 
 def check_data(records: Sequence[Record], data: EvalData) -> None:
-    """Check that records were measured on a dataset.
+    """Check that records, and what was measured on the way, are of a dataset.
 
     Raises:
-        ConfigError: Naming the first record that was not, with both hashes.
+        ConfigError: Naming the first record that is not, with both hashes.
     """
     for record in records:
-        for result in record.results.values():
-            if result.data.sha256 != data.sha256:
-                raise ConfigError(
-                    f"the record of {record.arm}, seed {record.seed}, is of other data: its sha256 "
-                    f"is {result.data.sha256}, that of {data.name} as given {data.sha256}; use "
-                    "the same data, or other records."
-                )
+        for results in (record.results, *record.course.values()):
+            for result in results.values():
+                if result.data.sha256 != data.sha256:
+                    raise ConfigError(
+                        f"the record of {record.arm}, seed {record.seed}, is of other data: its "
+                        f"sha256 is {result.data.sha256}, that of {data.name} as given "
+                        f"{data.sha256}; use the same data, or other records."
+                    )
 
 
 def validation_score(record: Record) -> float:

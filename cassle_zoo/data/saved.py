@@ -26,17 +26,25 @@ class SavedImages:
 
     def encoded(self, index: int) -> bytes:
         """Return the encoded image: the content of a file."""
-        for part in self.parts:
-            if index < len(part):
-                value = part[index][self.column]
-                content: bytes | None = value["bytes"]
-                return Path(value["path"]).read_bytes() if content is None else content
-            index -= len(part)
-        raise IndexError(index)
+        value = self._value(index)
+        content: bytes | None = value["bytes"]
+        return Path(value["path"]).read_bytes() if content is None else content
+
+    def file(self, index: int) -> Path | None:
+        """Return the file of an image; None if the dataset itself holds the content."""
+        value = self._value(index)
+        return Path(value["path"]) if value["bytes"] is None else None
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Return an image (RGB, upright, on white) and its index."""
         return open_image(self.encoded(index)), index
+
+    def _value(self, index: int) -> Any:
+        for part in self.parts:
+            if index < len(part):
+                return part[index][self.column]
+            index -= len(part)
+        raise IndexError(index)
 
 
 def is_saved(root: Path) -> bool:

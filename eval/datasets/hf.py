@@ -1,5 +1,6 @@
 """Datasets of the Hugging Face Hub, read from disk by `datasets`."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ def open_hf(root: Path) -> EvalData:
         count = len(parts["train"])
         indices |= hold_out(labels[:count], hashes[:count])
         rule = f"its own train / test; for validation {HELD_OUT_RULE}, key: sha256 of the file"
-    return classification(
+    data = classification(
         name=f"hf:{root.resolve().name}",
         images=images,
         labels=labels,
@@ -72,6 +73,18 @@ def open_hf(root: Path) -> EvalData:
         task=label,
         digest=hashlib.sha256("\n".join(hashes).encode()),
     )
+    # By names, features of a file find their images; its order is another than the splits'.
+    names = () if is_saved(root) else _names(images, root)
+    return dataclasses.replace(data, names=names, root=root if names else None)
+
+
+def _names(images: SavedImages, root: Path) -> tuple[str, ...]:
+    """Return the names of image files in a folder; none if some are elsewhere, as in archives."""
+    folder = root.resolve()  # as `datasets` names them
+    files = [images.file(index) for index in range(len(images))]
+    if not all(file is not None and file.is_relative_to(folder) for file in files):
+        return ()
+    return tuple(file.relative_to(folder).as_posix() for file in files if file is not None)
 
 
 def _load(root: Path) -> Mapping[str, Any]:

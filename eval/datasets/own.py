@@ -373,8 +373,15 @@ def _read_rows(table: Path) -> list[_Row]:
     delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
     if delimiter == "," and ";" in text.partition("\n")[0] and "," not in text.partition("\n")[0]:
         delimiter = ";"  # as spreadsheets write it where the comma is decimal
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(row)]
+    # Else a quote that is not closed would swallow rows.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(row)]
+    except csv.Error as error:
+        raise DataError(
+            f"{table}, line {reader.line_num}: {error}; a cell that begins with a quote must end "
+            "with one, and quotes inside it are doubled."
+        ) from error
     if not rows:
         raise DataError(f"{table} is empty.")
     head = [cell.lower() for cell in rows[0][1]]

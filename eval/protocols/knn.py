@@ -46,6 +46,8 @@ class KNN(Settings):
         for task in tasks:
             gallery = torch.cat([task.splits["train"], task.splits["val"]])
             test = task.splits["test"]
+            if not len(test):
+                raise DataError(f"task {task.name} has no test images.")
             if len(task.targets[gallery].unique()) == 1:
                 raise DataError(
                     f"task {task.name}: all training and validation images are of one class, so "

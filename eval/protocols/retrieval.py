@@ -146,17 +146,20 @@ def _check(queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_label
 def _relevant(
     query_labels: Tensor, gallery_labels: Tensor, positions: Tensor | None
 ) -> list[tuple[_Integers, int]]:
-    """Return the indices of every query's relevant images, and its own (-1 for none)."""
+    """Return the indices of the gallery with every query's label, and its own (-1 for none)."""
     labels = gallery_labels.cpu().numpy()
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
     members = dict(zip(values.tolist(), np.split(order, starts[1:]), strict=True))
     own = [-1] * len(query_labels) if positions is None else positions.tolist()
-    found = []
+    found, alone = [], 0
     for label, position in zip(query_labels.tolist(), own, strict=True):
         same = members.get(label, order[:0])
-        found.append((same if position < 0 else same[same != position], position))
-    alone = sum(not len(same) for same, _ in found)
+        # A query in the gallery is left out by `_score`: copies of a large class, one for each
+        # query, would not fit into memory.
+        itself = position >= 0 and int(labels[position]) == label
+        alone += len(same) == int(itself)
+        found.append((same, position))
     if alone:
         raise DataError(
             f"{alone} of {len(found)} queries have no image with their label in the gallery."
@@ -205,6 +208,8 @@ def _score(row: _Floats, relevant: tuple[_Integers, int]) -> tuple[float, _Integ
     tied with it (including itself). The cosines (N,) of `row` are overwritten.
     """
     same, position = relevant
+    if position >= 0:
+        same = same[same != position]
     right = np.sort(row[same])
     row[same] = -np.inf
     if position >= 0:
@@ -217,7 +222,8 @@ def _score(row: _Floats, relevant: tuple[_Integers, int]) -> tuple[float, _Integ
     counts = np.stack(
         [wrong_before, right_before, wrong_tied - wrong_before, right_tied - right_before]
     )
-    return _average_precision(torch.from_numpy(counts)), counts[:, -1]
+    nearest = counts[:, -1].copy()  # a view would hold the counts of all relevant images
+    return _average_precision(torch.from_numpy(counts)), nearest
 
 
 def _at_least(values: _Floats, limits: _Floats) -> _Integers:

@@ -327,6 +327,8 @@ class Sensitivity(Settings):
         return [first, *plan, last]
 
     def _protocol(self, count: int, recipe: AugmentConfig) -> str:
+        greatest = max(self.strengths)
+        at = "" if greatest == 1 else f"; graded metrics are at {greatest:g} of full strength"
         return (
             f"{self.measure} of {count} images drawn from the test parts (from all if there are "
             "none), each against its augmented version, all others being negatives; InfoNCE with "
@@ -336,7 +338,7 @@ class Sensitivity(Settings):
             f"{recipe.crop_ratio[1]:.3g}); brightness, contrast, saturation 1 ± "
             f"{recipe.brightness:g}, hue ± {recipe.hue:g}, random signs and order; blur sigma "
             f"{recipe.blur_sigma[1]:g} px, kernel {recipe.kernel}; recipe: training's "
-            f"augmentations with their probabilities{views.in_words(recipe)}"
+            f"augmentations with their probabilities{views.in_words(recipe)}{at}"
         )
 
     def _draw(

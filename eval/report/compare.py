@@ -258,6 +258,8 @@ def differences(results: Sequence[Result]) -> dict[str, str]:
 def runs_of_models(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
     """Group the entries that are runs of one model: other weights or seeds, all else the same.
 
+    With equal weights and metrics, another seed played no part and makes no other run.
+
     Args:
         entries: Of one comparison.
 
@@ -273,8 +275,12 @@ def runs_of_models(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
             if name in _OF_ALL_RUNS or not name.startswith(OF_THE_MODEL)
         }
         key: object = (result.model.name, str(sorted(protocol.items())))
-        runs = [(own.result.model.sha256, own.result.seed) for own in groups[key]]
-        if (result.model.sha256, result.seed) in runs:
+        again = any(
+            own.result.model.sha256 == result.model.sha256
+            and (own.result.seed == result.seed or own.result.metrics == result.metrics)
+            for own in groups[key]
+        )
+        if again:
             key = place  # the same run measured again says nothing about other runs
         groups[key].append(entry)
     return [tuple(group) for group in groups.values() if group]

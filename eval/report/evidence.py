@@ -169,10 +169,13 @@ def _row(task: str, metric: str, columns: Sequence[Column]) -> Row:
     differences: list[Difference] = []
     for place in known:
         if len(values[place]) > 1:
-            intervals[place] = statistics.mean_of_runs(values[place])
+            found = statistics.mean_of_runs(values[place])
+            intervals[place] = None if found.is_constant else found
             if best not in (None, place) and len(values[best]) > 1:
                 gap = statistics.difference_of_runs(values[place], values[best], level=level)
-                differences.append(Difference(other=place, interval=gap))
+                # Few runs of equal values, as of few images, do not show that all would be equal.
+                if not gap.is_constant:
+                    differences.append(Difference(other=place, interval=gap))
     singles = [place for place in known if scores[place] is not None]
     for group in _paired(singles, scores, columns):
         differences += _of_images(group, scores, metric, best, level, intervals)

@@ -34,7 +34,11 @@ from cassle_zoo.eval.report.glossary import (
     format_value,
     is_fraction,
 )
-from cassle_zoo.eval.report.sensitivity_figures import overlay_figure, stage_figure
+from cassle_zoo.eval.report.sensitivity_figures import (
+    measure_name,
+    overlay_figure,
+    stage_figure,
+)
 from cassle_zoo.eval.report.verdicts import detectable_text, p_text, verdict
 
 if TYPE_CHECKING:
@@ -332,20 +336,20 @@ def _bars(
 
 def _overlays(comparison: Comparison) -> Iterator[dict[str, str]]:
     """Draw the sensitivity of all models in one figure, by strength and by network stage."""
-    results = {
-        entry.label: entry.result.series
-        for entry in comparison.entries
-        if any(name.startswith(f"{_AXIS}/") for name in entry.result.series)
-    }
-    if not results:
-        return
-    for stage in ("backbone", "projector"):
-        figure = overlay_figure(results, stage)
-        if figure is not None:
-            title = f"Sensitivity of the {stage} by strength of the augmentation"
-            yield _chart(comparison, title, title, ", ".join(results), figure)
-    title = "Sensitivity at full strength by network stage"
-    yield _chart(comparison, title, title, ", ".join(results), stage_figure(results))
+    by_measure: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for entry in comparison.entries:
+        series = entry.result.series
+        if any(name.startswith(f"{_AXIS}/") for name in series):
+            by_measure.setdefault(measure_name(series), {})[entry.label] = series
+    for measure, results in by_measure.items():
+        which = f", {measure}" if len(by_measure) > 1 else ""
+        for stage in ("backbone", "projector"):
+            figure = overlay_figure(results, stage)
+            if figure is not None:
+                title = f"Sensitivity of the {stage} by strength of the augmentation{which}"
+                yield _chart(comparison, title, title, ", ".join(results), figure)
+        title = f"Sensitivity at the greatest strength by network stage{which}"
+        yield _chart(comparison, title, title, ", ".join(results), stage_figure(results))
 
 
 def _curves(comparison: Comparison) -> Iterator[dict[str, str]]:

@@ -40,7 +40,7 @@ def strength_figure(series: Series, title: str = "") -> "Figure":
             for lines in panels.values():
                 del lines[stage]
     return line_panels(
-        panels, x_label="fraction of the training range", y_label=_measure(series), title=title
+        panels, x_label="fraction of the training range", y_label=measure_name(series), title=title
     )
 
 
@@ -66,12 +66,12 @@ def overlay_figure(results: Mapping[str, Series], stage: str = "backbone") -> "F
     if not panels:
         return None
     return line_panels(
-        panels, x_label="fraction of the training range", y_label=_measure(*results.values())
+        panels, x_label="fraction of the training range", y_label=measure_name(*results.values())
     )
 
 
 def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
-    """Draw the measure at full strength by stage: a panel per augmentation, a line per model.
+    """Draw the measure at the greatest strength by stage: a panel per augmentation, a line a model.
 
     Args:
         results: Series of `sensitivity` by model.
@@ -95,7 +95,7 @@ def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
             x = [float(ticks[augmentation].index(stage)) for stage in curves]
             panels.setdefault(augmentation, {})[model] = (x, [v[-1] for v in curves.values()])
     return line_panels(
-        panels, x_label="stage", y_label=_measure(*results.values()), title=title, ticks=ticks
+        panels, x_label="stage", y_label=measure_name(*results.values()), title=title, ticks=ticks
     )
 
 
@@ -188,8 +188,12 @@ def _curves(series: Series, augmentation: str) -> dict[str, Sequence[float]]:
     return found
 
 
-def _measure(*results: Series) -> str:
-    """Return the name of the measure, which names of series begin with."""
+def measure_name(*results: Series) -> str:
+    """Return the name of the measure, which names of series begin with.
+
+    Raises:
+        DataError: If there is none, or several.
+    """
     names = {name.split("/")[0] for series in results for name in series if name.count("/") == 2}
     if len(names) != 1:
         raise DataError(f"the results have the measures {sorted(names)}, expected one.")

@@ -3,8 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study.records import Record, best_of, choose, load_records, validation_score
+from benchmarks.study.records import (
+    Record,
+    best_of,
+    check_data,
+    choose,
+    load_records,
+    validation_score,
+)
 from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.eval.base import EvalData
+from cassle_zoo.records import MeasuredData
 
 
 def test_test_data_play_no_part_in_choices(record: Record) -> None:
@@ -46,3 +55,13 @@ def test_records_survive_a_round_trip(with_course: Record, tmp_path: Path) -> No
     [loaded] = load_records(tmp_path / "deep")
     assert loaded == record
     assert list(loaded.results["sensitivity"].series) == list(stages)
+
+
+def test_what_was_measured_on_the_way_is_of_the_same_data(with_course: Record) -> None:
+    data = EvalData(name="emoji64", sha256="0", images=[], tasks=())
+    check_data([with_course], data)
+    own = with_course.course["5"]["validation"]
+    other = dataclasses.replace(own, data=MeasuredData(name="emoji64", sha256="1"))
+    course = {**with_course.course, "5": {"validation": other}}
+    with pytest.raises(ConfigError, match="a_simclr, seed 0, is of other data: its sha256 is 1,"):
+        check_data([dataclasses.replace(with_course, course=course)], data)

@@ -1,7 +1,10 @@
 import pytest
+import torch
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.datasets import open_data
+from cassle_zoo.eval.feature_cache import features_of
+from cassle_zoo.features.extract import FeatureSet
 
 datasets = pytest.importorskip("datasets")
 
@@ -58,6 +61,25 @@ def test_folder_of_images(tmp_path, save_image):
     assert task.classes == ("cat", "dog")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [22, 2, 6]
     assert data.images[0][0].size == (8, 6)
+
+
+def test_features_of_a_folder_find_their_images_by_name(tmp_path, save_image):
+    for part, count in (("train", 12), ("test", 3)):
+        for number in range(count):
+            for name in ("cat", "dog"):
+                save_image(tmp_path / part / name / f"{number:03d}.png")
+    data = open_data("hf", tmp_path)
+    (task,) = data.tasks_of("classification")
+    kinds = [task.classes[label] for label in task.targets.tolist()]
+    assert [name.split("/")[1] for name in data.names] == kinds
+    test = {data.names[row].split("/")[0] for row in task.splits["test"].tolist()}
+    assert test == {"test"}
+    # As `cassle-zoo features` lists them: test before train.
+    sources = sorted(str(path) for path in tmp_path.glob("*/*/*.png"))
+    known = FeatureSet(features=torch.arange(30.0)[:, None], sources=sources)
+    found = features_of(known, data.names, len(data.images), data.root)
+    places = [sources[int(row)] for row in found[:, 0]]
+    assert places == [str(tmp_path / name) for name in data.names]
 
 
 def test_what_cannot_be_used(tmp_path, save_image):

@@ -338,6 +338,10 @@ def test_a_table_with_splits(tmp_path: Path) -> None:
         (["x/00.png,a,train,7"], "4 columns; name them in its first line"),
         (["path,label", "x/00.png,a", "x/01.png,a"], "only one class, a"),
         (["path,label,Label", "x/00.png,a,b"], "several columns label"),
+        (
+            ["path,label,note", "x/00.png,a,", 'x/01.png,b,"big', "x/02.png,c,"],
+            "t.csv, line 4: .*a cell that begins with a quote must end with one",
+        ),
         (["x/00.png,a,train", "x/01.png,b,tst"], "unknown splits 'tst'"),
         (["x/00.png,a,train", "x/01.png,b,train"], r"no images of the splits train and test"),
         (["x/00.png,a,train", "x/01.png,b,test"], r"without images to train with: b"),

@@ -76,6 +76,15 @@ def test_neighbours_of_every_class_are_needed(data, features):
         KNN().evaluate(context(few, features))
 
 
+def test_test_images_are_needed(data, features):
+    [task] = data.tasks_of("classification")
+    task = dataclasses.replace(task, splits={**task.splits, "test": task.splits["test"][:0]})
+    few = dataclasses.replace(data, tasks=(task,))
+    for evaluator in (KNN(), LinearProbe(), Retrieval(examples=0)):
+        with pytest.raises(DataError, match=r"no test|0 queries"):
+            evaluator.evaluate(context(few, features))
+
+
 def test_one_vector_of_zeros_has_no_direction(data, features):
     features[4] = 0
     for evaluator in (KNN(), Retrieval(examples=0)):

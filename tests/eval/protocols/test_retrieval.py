@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import tracemalloc
 
 import pytest
 import torch
@@ -164,6 +165,18 @@ def test_queries_in_the_gallery_do_not_find_themselves() -> None:
         assert found.average_precision[row].item() == pytest.approx(alone.average_precision.item())
         assert all(found.recall[k][row] == alone.recall[k] for k in KS)
     assert retrieve(items, own, items, own).recall[1].mean() == 1
+
+
+def test_large_classes_do_not_fill_the_memory() -> None:
+    items, own = features(2000, width=4), torch.arange(2000) % 2
+    tracemalloc.start()
+    try:
+        retrieve(items, own, items, own, positions=torch.arange(2000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The indices of what is relevant to every query are 16 MB, four counts of each 64 MB.
+    assert peak < 2**25
 
 
 @pytest.mark.parametrize("cosines", ["abbb", "bbbbb", "aabbc", "acbbb"])

@@ -48,6 +48,14 @@ def test_metrics_and_series(make_context):
     assert "12 images" in outcome.protocol["sensitivity"]
 
 
+def test_the_protocol_says_at_which_strength_if_not_at_full(make_context):
+    full, half = (
+        replace(QUICK, strengths=own).evaluate(make_context(None)).protocol["sensitivity"]
+        for own in ((0.5, 1.0), (0.25, 0.5))
+    )
+    assert half == f"{full}; graded metrics are at 0.5 of full strength"
+
+
 def test_brightness_by_hand(make_context, data):
     context = make_context()
     found = QUICK.evaluate(context).metrics["brightness"]["infonce_backbone"]

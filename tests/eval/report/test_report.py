@@ -242,6 +242,50 @@ def test_the_same_run_measured_again_is_no_other_run() -> None:
     assert len(columns_of(part)) == 2
 
 
+def test_equal_runs_are_no_certainty() -> None:
+    def runs(name: str, top1: float, weights: str) -> list[Result]:
+        return [
+            result(name, top1, model=MeasuredModel(name=name, sha256=own), seed=seed)
+            for seed, own in enumerate(weights)
+        ]
+
+    # A linear probe does not depend on the seed.
+    [part] = comparisons(*runs("a", 0.8, "11"), *runs("b", 0.79, "22"))
+    assert [column.label for column in columns_of(part)] == [
+        "a (seed 0)", "a (seed 1)", "b (seed 0)", "b (seed 1)",
+    ]  # fmt: skip
+    # Of other weights, equal values are chance.
+    [part] = comparisons(*runs("a", 0.8, "12"), *runs("b", 0.79, "34"))
+    columns = columns_of(part)
+    assert [column.label for column in columns] == ["a (2 runs)", "b (2 runs)"]
+    [row] = evidence(part, columns)
+    assert [(cell.interval, cell.mark) for cell in row.cells] == [(None, ""), (None, "")]
+    assert not row.differences
+    text = " ".join(Page(render_report("", [part], figures=False)).text.split())
+    assert "a (2 runs) has the highest value, 80.0 %; whether that is chance is not known" in text
+    assert "not tested against b (2 runs): runs of equal values do not say" in text
+
+
+def test_sensitivity_by_several_measures_is_drawn_apart() -> None:
+    def measured(name: str, measure: str) -> Result:
+        curve = {f"{measure}/crop/backbone": [1.0, 2.0]}
+        return result(name, series={"strength/crop": [0.0, 0.5], "value/crop": [1.0, 0.6], **curve})
+
+    def drawn(*results: Result) -> list[str | None]:
+        page = Page(render_report("", comparisons(*results)))
+        labels = [own["aria-label"] for _, own in page.tags if own.get("role") == "img"]
+        return [label for label in labels if label and label.startswith("Sensitivity")]
+
+    by_strength = "Sensitivity of the backbone by strength of the augmentation"
+    by_stage = "Sensitivity at the greatest strength by network stage"
+    one, other = measured("a", "infonce"), measured("b", "cca")
+    assert drawn(one) == [f"{by_strength}: a", f"{by_stage}: a"]
+    assert drawn(one, other) == [
+        f"{by_strength}, InfoNCE: a", f"{by_stage}, InfoNCE: a",
+        f"{by_strength}, cca: b", f"{by_stage}, cca: b",
+    ]  # fmt: skip
+
+
 def test_the_page_says_what_is_better_by_how_much_and_how_surely() -> None:
     results = [result("a", 0.80), result("b", 0.79), result("raw-pixels", 0.3)]
     scores = {"a": right(800), "b": right(790), "raw-pixels": right(300)}
