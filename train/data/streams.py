@@ -119,7 +119,9 @@ def stream_batches(
             for item in read(epoch, repeat):
                 if not isinstance(item, StreamSample):
                     found = True
-                    yield item
+                    # What a worker sends is in shared memory, where each tensor is an open file:
+                    # those of a large batch would be more than a process may have.
+                    yield {name: value.clone() for name, value in item.items()}
                     continue
                 lost = item
                 if isinstance(dataset, Shards):
