@@ -15,7 +15,7 @@ from PIL import Image
 from shard_files import write_shards
 from torch.utils.data import IterableDataset, default_collate
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError, NotEnoughMemoryError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import streams
@@ -156,3 +156,16 @@ def test_a_stop_signal_at_a_workers_start_does_not_end_it(
 
     monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_loop", stopped_at_once)
     assert len(set(images_of(changed(config, workers=1)))) == 24
+
+
+def test_no_room_in_shared_memory_is_explained(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(_: object) -> None:
+        full = "unable to allocate shared memory(shm) for file </torch_1_2>: No space left (28)"
+        raise RuntimeError(full)
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share)
+    said = r"\(28\)\)\. Enlarge /dev/shm.*--data\.workers"
+    with pytest.raises(NotEnoughMemoryError, match=said):
+        loop.train(changed(config, workers=1), tmp_path / "run")
