@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from cassle_zoo.augmentation.augment import draw_uniforms
 from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.faults import translate_errors
+from cassle_zoo.common.workers import usable_cores
 from cassle_zoo.specs import DATASETS
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.data.streams import Sample
 from cassle_zoo.train.optim import frozen_steps
+from cassle_zoo.train.run.faults import advice, less_memory
 from cassle_zoo.train.trainer import Trainer
 
 _TIMED_STEPS = 3
@@ -78,7 +81,18 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None)
     Raises:
         ConfigError: If the configuration cannot be trained.
         DataError: If there is no data and the number of images is unknown, or it is too small.
+        NotEnoughMemoryError: If the memory of the machine or the GPU is exhausted.
     """
+    size = config.optim.batch_size
+    memory = (
+        "A run needs more than there is: split each batch among more processes (torchrun), or "
+        f"use {less_memory(size)}."
+    )
+    with translate_errors(None, size, dataclasses.replace(advice(size), memory=memory)):
+        return _measured(config, report)
+
+
+def _measured(config: TrainConfig, report: Callable[[str], None]) -> Cost:
     dataset = (
         open_dataset(config.data, config.augment.channels)
         if config.data.root
@@ -96,7 +110,7 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None)
     load_seconds = None
     if config.data.root:
         load_seconds, samples = _load(config, dataset, min(count, total))
-        load_seconds /= max(config.data.workers, 1)
+        load_seconds /= min(max(config.data.workers, 1), usable_cores())
     else:
         samples = [_noise(config)] * count
     step_seconds = _time_steps(trainer, samples, total, report)

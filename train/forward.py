@@ -32,7 +32,8 @@ def adapt_backbones(method: nn.Module, *, parts: int, compiled: bool, computatio
     if parts == 1 and not compiled:
         return
     for name, module in method.named_modules():
-        if name.rpartition(".")[2] == "backbone":
+        *owners, last = name.split(".")
+        if last == "backbone" and last not in owners:  # timm's hybrid ViTs have one inside
             module.forward = _forward_in_training(module, parts, compiled, computation)
 
 
@@ -90,8 +91,9 @@ def _repeating(backbone: nn.Module, computation: Context) -> Iterator[None]:
     norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm) and m.training]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
-        for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+        for norm, _, count in before:
+            # A copy to count in: torch's SyncBatchNorm refuses to run without one.
+            norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
         with computation():
             yield
     finally:

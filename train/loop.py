@@ -73,9 +73,14 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         images = fingerprint.images_fingerprint(dataset)
         source = init.find(config)
         fingerprint.check_same_everywhere(config, images, source)
-        with locked(out) if first else contextlib.nullcontext():
+        with (
+            locked(out) if first else contextlib.nullcontext(),
+            contextlib.ExitStack() as reporting,
+        ):
             config = fingerprint.check_same_run(config, out, images, source)
-            for folder in (out, out / "final") if first else ():
+            for folder in (
+                (out, out / "final", *(out / SNAPSHOTS_FOLDER).glob("*")) if first else ()
+            ):
                 remove_partials(folder)
             export.check_folder(out / "final")
             trainer = Trainer(config, per_epoch, device, source)
@@ -83,6 +88,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             _check_progress(trainer.step, total, out)
             finished_before = trainer.step == total and export.is_written(out / "final")
             report = Reporter(config, out, trainer.step, total)
+            reporting.callback(report.close)  # also if the run fails: trackers must get to know
             if first:
                 fingerprint.write_settings(config, images, out, trainer.method.starting_weights)
                 export.write_description(out, trainer.method, config, total, command, images)
@@ -121,7 +127,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                         f"stopped after step {trainer.step}; the same command continues."
                     )
                     break
-            report.close()
+            reporting.close()
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
                 hashed = export.with_hash(images, dataset)

@@ -17,6 +17,7 @@ from cassle_zoo.accel.small_images import (
 )
 from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
+from cassle_zoo.common.seeds import seed_of
 from cassle_zoo.train import init
 from cassle_zoo.train.backbone import build_backbone, feature_width
 from cassle_zoo.train.config import TrainConfig
@@ -112,6 +113,8 @@ class Trainer:
         )
         self.method.before_step(self.step / self.per_epoch, self.step / total)
         lr = set_learning_rate(self.optimizer, self.step, self.per_epoch, config.optim)
+        if rank := process_group.rank():  # else dropout would be the same in all processes
+            torch.manual_seed(seed_of(config.run.seed, self.step, rank))
         with self._computation():
             loss, logs = self._parallel(views)
         values = {"loss": float(loss.detach())}

@@ -65,7 +65,7 @@ def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> I
     Raises:
         FolderInUseError: If another process holds it.
         ConfigError: If it is not a folder.
-        StorageError: If it is not writable.
+        StorageError: If it is not writable, or its file system has no locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> I
         raise _not_writable(folder, error, option) from error
     with lock as file:
         deadline = time.monotonic() + _DYING
-        while not _acquired(file):
+        while not _acquired(file, option):
             if time.monotonic() > deadline:
                 raise FolderInUseError(
                     f"another process is {doing} in {str(folder)!r}; wait, or use another {option}."
@@ -91,11 +91,17 @@ def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> I
             _locks.discard(file)
 
 
-def _acquired(file: TextIO) -> bool:
+def _acquired(file: TextIO, option: str) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise StorageError(
+            f"cannot lock {file.name!r} ({error.strerror}), without which two processes could "
+            f"write there at once; use another {option}, or mount its file system with locks "
+            "(Lustre: -o flock)."
+        ) from error
     return True
 
 

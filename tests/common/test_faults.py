@@ -1,5 +1,7 @@
 """Failures of the machine, seen from the code that they interrupt."""
 
+import errno
+import fcntl
 import functools
 import os
 import signal
@@ -14,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import DataError, StorageError
 from cassle_zoo.common.faults import Advice, locked, receive, start_worker
 
 ADVICE = Advice(output="-o", workers="--workers", memory="", storage="")
@@ -81,3 +83,13 @@ def test_a_lock_that_a_dying_worker_still_holds_is_waited_for(tmp_path: Path) ->
         process.stdout.readline()
         with locked(tmp_path):
             assert process.poll() is not None or process.wait(1) == 0
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said = f"cannot lock .*{os.strerror(errno.ENOSYS)}.*another --out"
+    with pytest.raises(StorageError, match=said), locked(tmp_path):
+        pass

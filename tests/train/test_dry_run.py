@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import DataError, NotEnoughMemoryError
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.dry_run import dry_run
+from cassle_zoo.train.dry_run import _load, dry_run
 from cassle_zoo.train.main import run_from_cli
 from cassle_zoo.train.methods.byol import BYOLConfig
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
@@ -92,6 +93,25 @@ def test_steps_that_train_the_backbone_are_timed(
         cost = dry_run(dataclasses.replace(config, optim=optim))
         assert (cost.steps, trained) == (10, expected)
         trained.clear()
+
+
+def test_too_little_memory(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Trainer, "train_step", full)
+    with pytest.raises(NotEnoughMemoryError, match=r"batches of 4 \(CUDA.*--optim\.batch-size 2 "):
+        dry_run(config)
+
+
+def test_workers_beyond_the_processors_read_no_faster(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cassle_zoo.train.dry_run.usable_cores", lambda: 2)
+    monkeypatch.setattr("cassle_zoo.train.dry_run._load", lambda *args: (1000.0, _load(*args)[1]))
+    cost = dry_run(with_data(config, workers=8))
+    assert cost.load_seconds == 500
+    assert cost.seconds == 10 * 500
 
 
 def test_command(

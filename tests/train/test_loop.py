@@ -183,7 +183,9 @@ def test_kill_9_at_random_moments(config: TrainConfig, tmp_path: Path, kills: in
 def test_a_run_removes_what_a_killed_one_was_writing(
     config: TrainConfig, undisturbed: Path
 ) -> None:
-    leftovers = [undisturbed / f".partial-{0:016x}", undisturbed / "final" / f".partial-{1:016x}"]
+    (undisturbed / "snapshots" / "0001").mkdir(parents=True)
+    folders = (undisturbed, undisturbed / "final", undisturbed / "snapshots" / "0001")
+    leftovers = [folder / f".partial-{1:016x}" for folder in folders]
     for path in leftovers:
         path.write_bytes(b"half")
     (undisturbed / f".partial-{2:016x}").mkdir()

@@ -1,5 +1,6 @@
 """What trainers have: batches in parts, clipping, compile, fp16 and an average of the weights."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import torch
 from changes import change
 from safetensors.torch import load_file
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError, NonFiniteLossError
@@ -17,6 +19,7 @@ from cassle_zoo.train import forward, loop
 from cassle_zoo.train.config import OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
+from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.methods.byol import BYOLConfig
 from cassle_zoo.train.methods.simsiam import SimSiamConfig
@@ -69,7 +72,8 @@ def plain_parts(backbone: nn.Module, images: torch.Tensor, parts: int) -> torch.
     return torch.stack(rows, 1).flatten(0, 1)
 
 
-def test_batch_norm_counts_each_part_once(config: TrainConfig) -> None:
+@pytest.mark.parametrize("sync", [False, True])
+def test_batch_norm_counts_each_part_once(config: TrainConfig, sync: bool) -> None:
     """Against the same parts with all activations in memory."""
     torch.manual_seed(0)
     images = torch.randn(6, 3, 32, 32)
@@ -78,6 +82,8 @@ def test_batch_norm_counts_each_part_once(config: TrainConfig) -> None:
     trainer = build()
     adapted, plain = trainer.method.backbone, build().method.backbone
     del plain.forward  # the class's own again
+    for network in (adapted, plain) if sync else ():  # as in several processes with GPUs
+        convert_sync_batchnorm(network)
     with trainer._computation():
         found, expected = adapted(images), plain_parts(plain, images, 3)
     assert torch.equal(found, expected)
@@ -88,7 +94,50 @@ def test_batch_norm_counts_each_part_once(config: TrainConfig) -> None:
     assert all(torch.equal(value, state[key]) for key, value in adapted.state_dict().items())
     for a, b in zip(adapted.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
-    assert all(m.momentum == 0.1 for m in adapted.modules() if isinstance(m, nn.BatchNorm2d))
+    norms = [m for m in adapted.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert all(isinstance(m, nn.SyncBatchNorm) == sync and m.momentum == 0.1 for m in norms)
+
+
+class Hybrid(nn.Module):
+    """A backbone with one inside, as timm's hybrid ViTs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Flatten()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.backbone(images)
+        return features
+
+
+def test_a_backbone_inside_the_backbone_is_not_parted_again() -> None:
+    method = nn.ModuleDict({"backbone": Hybrid()})
+    forward.adapt_backbones(method, parts=3, compiled=False, computation=contextlib.nullcontext)
+    images = torch.randn(6, 3, 2, 2)  # parts of two rows
+    assert torch.equal(method["backbone"](images), images.flatten(1))
+
+
+def test_processes_draw_their_own_dropout(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(config, per_epoch=5)
+    (batch,) = batches(config, open_dataset(config.data), 0, 1)
+    objective, drawn = trainer.method.objective, list[tuple[float, ...]]()
+
+    def draw(*args: Any) -> Any:
+        drawn.append(tuple(torch.rand(4).tolist()))
+        return objective(*args)
+
+    monkeypatch.setattr(trainer.method, "objective", draw)
+    for rank, seed in ((0, 0), (1, 0), (1, 7), (2, 0)):
+        monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
+        trainer.step = 3
+        torch.manual_seed(seed)
+        trainer.train_step(batch, 10)
+    torch.manual_seed(0)
+    assert drawn[0] == tuple(torch.rand(4).tolist())  # one process draws as it always did
+    assert drawn[1] == drawn[2]  # whatever came before: a continued run is the undisturbed one
+    assert len(set(drawn)) == 3
 
 
 def test_parts_hold_the_activations_of_one(vit: TrainConfig) -> None:

@@ -198,9 +198,9 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
     made: Iterable[Sample]
     if isinstance(dataset, Shards | TimmStream):
 
-        def read(epoch: int, repeat: int) -> DataLoader[Any]:
+        def read(epoch: int, repeat: int) -> Iterator[Any]:
             views = StreamViews(dataset, crops, (config.run.seed, epoch, repeat))
-            return _loader(config, views, batch_size=None)
+            return receive(_loader(config, views, batch_size=None), advice(size))
 
         rows = local_rows(size)
         bad = BadImages(dataset, config.data.max_bad_fraction)

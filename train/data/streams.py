@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import IterableDataset, default_collate
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError
@@ -84,10 +84,25 @@ class StreamViews(IterableDataset[Sample | StreamSample]):
     def __iter__(self) -> Iterator[Sample | StreamSample]:
         epoch = self.reading[1]
         for item in self.dataset.read(*self.reading):
+            made: Sample | StreamSample = item
             try:
-                yield item if item.source is None else self.crop(item.source, epoch, item.number)
+                if item.source is not None:
+                    made = _shared(self.crop(item.source, epoch, item.number))
             except (UnreadableImageError, OSError):
-                yield StreamSample(number=item.number, name=item.name)
+                made = StreamSample(number=item.number, name=item.name)
+            yield made
+
+
+def _shared(sample: Sample) -> Sample:
+    """Move a worker's sample to shared memory.
+
+    torch would do so in a thread of the worker, whose errors are lost: without room there, the main
+    process would wait for ever.
+    """
+    if get_worker_info() is not None:
+        for value in sample.values():
+            value.share_memory_()
+    return sample
 
 
 def stream_batches(
@@ -119,7 +134,9 @@ def stream_batches(
             for item in read(epoch, repeat):
                 if not isinstance(item, StreamSample):
                     found = True
-                    yield item
+                    # What a worker sends is in shared memory, where each tensor is an open file:
+                    # those of a large batch would be more than a process may have.
+                    yield {name: value.clone() for name, value in item.items()}
                     continue
                 lost = item
                 if isinstance(dataset, Shards):

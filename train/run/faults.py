@@ -113,9 +113,16 @@ def advice(batch_size: int) -> faults.Advice:
         memory="The last checkpoint is intact. "
         "Without changing the result: split each batch among more processes (torchrun), or "
         "pass fewer --data.workers if it is the machine's memory, not a GPU's. As a new run with "
-        f"another --out: --optim.accumulate 2 (the same batch in two parts), --optim.batch-size "
-        f"{max(2, batch_size // 2)} or --run.precision bf16. "
+        f"another --out: {less_memory(batch_size)}. "
         "--dry-run shows the memory that a run needs.",
         storage="the checkpoints there are intact. Make room, then the same command continues.",
         afterwards=_CONTINUES,
+    )
+
+
+def less_memory(batch_size: int) -> str:
+    """Name the settings with which a step needs less memory."""
+    return (
+        "--optim.accumulate 2 (the same batch in two parts), --optim.batch-size "
+        f"{max(2, batch_size // 2)} or --run.precision bf16"
     )

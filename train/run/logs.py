@@ -146,7 +146,7 @@ class Reporter:
         if name in LOGGERS:
             return LOGGERS[name](out, step)
         tracker = open_tracker(name, self._config, out)
-        return InBackground(name, tracker, self._total, self.message)
+        return InBackground(name, tracker, self._total, self.message, step)
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
         finite_values = {name: value for name, value in values.items() if math.isfinite(value)}

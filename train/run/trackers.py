@@ -185,7 +185,9 @@ class InBackground:
     If the tracker fails, it is left out from then on; training goes on.
     """
 
-    def __init__(self, name: str, tracker: Tracker, last: int, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, tracker: Tracker, last: int, warn: Callable[[str], None], step: int = 0
+    ) -> None:
         """Take over a tracker.
 
         Args:
@@ -193,9 +195,11 @@ class InBackground:
             tracker: From :func:`open_tracker`.
             last: The run's last step; after it the run has finished.
             warn: Called at most once.
+            step: Steps done before.
         """
         self._name, self._tracker, self._last, self._warn = name, tracker, last, warn
-        self._finished = self._failed = False
+        self._finished = step >= last
+        self._failed = False
         self._queue: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"log to {name}")
         self._thread.start()

@@ -1,7 +1,9 @@
 """Images that are read in their own order: WebDataset shards, and streams of timm."""
 
 import dataclasses
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ import torch
 from builders import make_image
 from PIL import Image
 from shard_files import write_shards
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, default_collate
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError, NotEnoughMemoryError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.data import streams
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.data.streams import TimmStream
@@ -121,3 +124,48 @@ def test_a_stream_that_breaks_off(config: TrainConfig, workers: int) -> None:
         next(batches(changed(config, workers=workers), stream, 0, 1))
     with pytest.raises(DataError, match=said):
         list(stream)
+
+
+def test_a_batch_in_the_making_holds_no_open_files(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[bool] = []
+
+    def collate(samples: list[dict[str, torch.Tensor]]) -> Any:
+        shared.extend(value.is_shared() for sample in samples for value in sample.values())
+        return default_collate(samples)
+
+    monkeypatch.setattr(streams, "default_collate", collate)
+    run = changed(config, workers=1)
+    assert len(list(batches(run, open_dataset(run.data), 0, 1))) == 1
+    assert len(shared) == 4 * len(("crops", "uniforms", "source", "bad"))
+    assert not any(shared)
+
+
+@pytest.mark.skipif(
+    multiprocessing.get_all_start_methods()[0] != "fork", reason="the signal is sent in a fork"
+)
+def test_a_stop_signal_at_a_workers_start_does_not_end_it(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker_loop = torch.utils.data._utils.worker._worker_loop
+
+    def stopped_at_once(*args: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        worker_loop(*args)
+
+    monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_loop", stopped_at_once)
+    assert len(set(images_of(changed(config, workers=1)))) == 24
+
+
+def test_no_room_in_shared_memory_is_explained(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(_: object) -> None:
+        full = "unable to allocate shared memory(shm) for file </torch_1_2>: No space left (28)"
+        raise RuntimeError(full)
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", share)
+    said = r"\(28\)\)\. Enlarge /dev/shm.*--data\.workers"
+    with pytest.raises(NotEnoughMemoryError, match=said):
+        loop.train(changed(config, workers=1), tmp_path / "run")

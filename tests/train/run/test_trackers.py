@@ -15,7 +15,7 @@ from unittest.mock import MagicMock
 import pytest
 from changes import change
 
-from cassle_zoo.common.errors import ConfigError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError, MissingDependencyError, NonFiniteLossError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.run import logs, trackers
@@ -213,6 +213,41 @@ def test_an_interrupted_run_is_not_marked_finished(last: int, finished: bool) ->
     logger.log(5, {"loss": 1.0})
     logger.close()
     assert tracker.logged == [5, finished]
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """How a run ended, as W&B is told."""
+    told: list[bool] = []
+
+    class Closing(Faulty):
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            pass
+
+        def close(self, finished: bool) -> None:
+            told.append(finished)
+
+    monkeypatch.setitem(TRACKERS, "wandb", Closing)
+    return told
+
+
+def test_a_finished_run_stays_finished(
+    config: TrainConfig, tmp_path: Path, closed: list[bool]
+) -> None:
+    for _ in range(2):
+        assert loop.train(logged(config, "wandb"), tmp_path).finished
+    assert closed == [True, True]
+
+
+def test_a_run_that_fails_is_marked_interrupted(
+    config: TrainConfig, tmp_path: Path, closed: list[bool], fault_at: Any
+) -> None:
+    def fail() -> None:
+        raise NonFiniteLossError("the loss became nan")
+
+    with fault_at(6, fail), pytest.raises(NonFiniteLossError):
+        loop.train(logged(config, "wandb"), tmp_path)
+    assert closed == [False]
 
 
 def test_one_that_cannot_start(
