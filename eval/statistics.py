@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +23,6 @@ LEVEL = 0.95
 POWER = 0.8
 
 Statistic = Callable[[Tensor], Tensor]
-Method = Literal["bca", "percentile"]
 
 _RESAMPLED = 2**23  # indices in memory at a time
 _TIED = 1e-12  # relative: sums of the same numbers in another order
@@ -101,108 +99,39 @@ def difference(statistic: Statistic) -> Statistic:
 
 def bootstrap(
     columns: Tensor,
-    statistic: Statistic = first_column,
-    *,
-    generator: torch.Generator,
-    strata: Tensor | None = None,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-    method: Method = "bca",
-) -> Interval:
-    """Return a bootstrap interval of a statistic of column means.
-
-    Args:
-        columns: (N, M) values of the images.
-        statistic: Maps column means (..., M) to values (...).
-        generator: A generator on the CPU.
-        strata: (N,) class of each image. Means are then means over classes of the means in each,
-            as in mean per-class accuracy, and images are drawn within their class: one fewer than
-            there are, which makes the variance unbiased (Rao and Wu, 1988).
-        draws: Number of resamples.
-        level: Probability that the interval covers the true value.
-        method: `bca`, corrected for bias and skewness (Efron, 1987), or plain percentiles.
-
-    Raises:
-        DataError: If there are fewer than two images (with strata: in any class), values are not
-            finite, or the statistic is not defined on a resample.
-        ConfigError: If `draws` or `level` is out of range.
-    """
-    [interval] = bootstrap_all(
-        columns,
-        [(statistic, level)],
-        generator=generator,
-        strata=strata,
-        draws=draws,
-        method=method,
-    )
-    return interval
-
-
-def bootstrap_all(
-    columns: Tensor,
     statistics: Sequence[tuple[Statistic, float]],
     *,
     generator: torch.Generator,
     strata: Tensor | None = None,
     draws: int = DRAWS,
-    method: Method = "bca",
 ) -> list[Interval]:
-    """Return bootstrap intervals of several statistics from the same resamples.
+    """Return bootstrap intervals of statistics of column means, all from the same resamples.
+
+    They are corrected for bias and skewness (BCa; Efron, 1987).
 
     Args:
-        columns: See :func:`bootstrap`.
-        statistics: Each with the level of its interval.
-        generator: See :func:`bootstrap`.
-        strata: See :func:`bootstrap`.
-        draws: See :func:`bootstrap`.
-        method: See :func:`bootstrap`.
+        columns: (N, M) values of the images.
+        statistics: Each maps column means (..., M) to values (...), and comes with the probability
+            that its interval covers the true value.
+        generator: A generator on the CPU.
+        strata: (N,) class of each image. Means are then means over classes of the means in each,
+            as in mean per-class accuracy, and images are drawn within their class: one fewer than
+            there are, which makes the variance unbiased (Rao and Wu, 1988).
+        draws: Number of resamples.
 
     Raises:
-        DataError: See :func:`bootstrap`.
-        ConfigError: See :func:`bootstrap`.
+        DataError: If there are fewer than two images (with strata: in any class), values are not
+            finite, or a statistic is not defined on a resample.
+        ConfigError: If `draws` or a probability is out of range.
     """
     table = _Table(columns, strata)
     means = table.resampled_means(draws, generator)
     return [
-        bootstrap_interval(
-            float(statistic(table.means)),
-            statistic(means),
-            table.influences(statistic) if method == "bca" else None,
-            level=level,
+        _bca_interval(
+            float(statistic(table.means)), statistic(means), table.influences(statistic), level
         )
         for statistic, level in statistics
     ]
-
-
-def bootstrap_interval(
-    value: float, resampled: Tensor, influences: Tensor | None = None, *, level: float = LEVEL
-) -> Interval:
-    """Return the interval of an estimate, given its values on resamples.
-
-    Args:
-        value: The estimate.
-        resampled: (draws,) its values on resamples.
-        influences: (N,) by how much each image moves the estimate, up to a factor: BCa. Without,
-            plain percentiles.
-        level: Probability that the interval covers the true value.
-
-    Raises:
-        DataError: If values are not finite.
-        ConfigError: If `level` is out of range.
-    """
-    if not 0 < level < 1:
-        raise ConfigError(f"the level must be between 0 and 1, got {level}.")
-    resampled = resampled.double()
-    if not all(own.isfinite().all() for own in (resampled, influences) if own is not None):
-        raise DataError(
-            "the statistic is not defined on some resamples, as R² where all targets are equal; "
-            "more images are needed for an interval."
-        )
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    if influences is not None:
-        tails = _bca_tails(value, resampled, influences.double(), tails)
-    low, high = torch.quantile(resampled, torch.tensor(tails, dtype=torch.float64)).tolist()
-    return Interval(value=value, low=low, high=high, error=float(resampled.std()))
 
 
 def permutation_test(
@@ -249,71 +178,47 @@ def permutation_test(
     return reached / total if exact else (reached + 1) / (total + 1)
 
 
-def mcnemar(first: Tensor, second: Tensor, *, mid_p: bool = True) -> float:
+def mcnemar(first: Tensor, second: Tensor) -> float:
     """Return the two-sided p-value of McNemar's test that two models are right equally often.
+
+    The observed table counts by half (mid-p; Fagerland et al., 2013): the exact test is too
+    cautious, this one is not, and it keeps its level in practice.
 
     Args:
         first: (N,) whether one model is right.
         second: (N,) whether the other one is, of the same images.
-        mid_p: Count the observed table by half (Fagerland et al., 2013): the exact test is too
-            cautious, this one is not, and it keeps its level in practice.
 
     Returns:
         In (0, 1].
     """
     _check_pair(first, second)
     first, second = first.bool(), second.bool()
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    return mcnemar_of_counts(only_first, only_second, mid_p=mid_p)
+    return mcnemar_of_counts(int((first & ~second).sum()), int((~first & second).sum()))
 
 
-def mcnemar_of_counts(only_first: int, only_second: int, *, mid_p: bool = True) -> float:
+def mcnemar_of_counts(only_first: int, only_second: int) -> float:
     """Return :func:`mcnemar`'s p-value from how many images only one model gets right."""
     total, fewer = only_first + only_second, min(only_first, only_second)
+    if not total:
+        return 1.0
     ways, below = 1, 0  # exact integers
     for count in range(fewer):
         below += ways
         ways = ways * (total - count) // (count + 1)
-    exact = min(1.0, _ratio(2 * (below + ways), total))
-    if not mid_p:
-        return exact
-    if not total:
-        return 1.0
     if only_first == only_second:
         return 1 - _ratio(ways, total + 1)
-    return exact - _ratio(ways, total)
+    return _ratio(2 * below + ways, total)
 
 
-def detectable_difference(
-    n: int, deviation: float, *, paired: bool, power: float = POWER, level: float = LEVEL
-) -> float:
-    """Return the smallest true difference of two means that a test would find with some power.
+def detectable_difference(error: float, *, level: float = LEVEL) -> float:
+    """Return the smallest true difference that a two-sided test finds in four of five cases.
 
     Args:
-        n: Number of images, of each model.
-        deviation: Standard deviation of the differences per image if `paired`, else of the values
-            of one model: sqrt(p (1 - p)) of an accuracy p.
-        paired: Whether both models see the same images.
-        power: Probability of finding it.
-        level: Confidence level of the two-sided test.
-
-    Raises:
-        ConfigError: If a number is out of range.
+        error: Standard error of the difference.
+        level: Confidence level of the test.
     """
-    if n < 1 or not deviation >= 0 or not 0 < power < 1 or not 0 < level < 1:
-        raise ConfigError(
-            f"expected n >= 1, deviation >= 0, power and level between 0 and 1, got {n}, "
-            f"{deviation}, {power} and {level}."
-        )
-    return detectable_from_error(
-        deviation * math.sqrt((1 if paired else 2) / n), power=power, level=level
-    )
-
-
-def detectable_from_error(error: float, *, power: float = POWER, level: float = LEVEL) -> float:
-    """Return :func:`detectable_difference` from the standard error of the difference."""
     normal = NormalDist()
-    return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)) * error
+    return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(POWER)) * error
 
 
 def mean_of_runs(values: Sequence[float], *, level: float = LEVEL) -> Interval:
@@ -455,6 +360,21 @@ class _Table:
             left_out = torch.full((len(means), 1), 1 / (len(means) - 1), dtype=torch.float64)
         values = statistic(self.means - (self.columns - means) * left_out)
         return values.mean() - values
+
+
+def _bca_interval(value: float, resampled: Tensor, influences: Tensor, level: float) -> Interval:
+    """Return the interval of an estimate from its values on resamples, and (N,) influences."""
+    if not 0 < level < 1:
+        raise ConfigError(f"the level must be between 0 and 1, got {level}.")
+    resampled = resampled.double()
+    if not (resampled.isfinite().all() and influences.isfinite().all()):
+        raise DataError(
+            "the statistic is not defined on some resamples, as R² where all targets are equal; "
+            "more images are needed for an interval."
+        )
+    tails = _bca_tails(value, resampled, influences.double(), [(1 - level) / 2, (1 + level) / 2])
+    low, high = torch.quantile(resampled, torch.tensor(tails, dtype=torch.float64)).tolist()
+    return Interval(value=value, low=low, high=high, error=float(resampled.std()))
 
 
 def _bca_tails(

@@ -16,9 +16,6 @@ ARCH = "tf_efficientnet_lite0"
 HALF = (0.5, 0.5, 0.5)
 """Mean and standard deviation of the images that the weights expect."""
 
-LICENSE = "apache-2.0"
-"""That of the package and of the repository, EfficientNet-PyTorch, that the weights are from."""
-
 
 def original_file() -> Path:
     """Return the file of the weights.

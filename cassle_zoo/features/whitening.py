@@ -163,18 +163,17 @@ class Whitening:
         return torch.cat([((x.double() - self.mean) @ self.projection).float() for x in parts])
 
 
-def model_whitening(name: str, *, cache_dir: str | Path | None = None) -> Whitening | None:
+def model_whitening(name: str) -> Whitening | None:
     """Return the whitening in the folder of a model; `None` if there is none.
 
     Args:
         name: As for :func:`cassle_zoo.create_model`.
-        cache_dir: The Hub client's cache.
 
     Raises:
         DataError: If the file is damaged.
         ChecksumError: If it is not the published one.
     """
-    path = resolve_optional(name, WHITENING_FILE, cache_dir=cache_dir)
+    path = resolve_optional(name, WHITENING_FILE)
     return None if path is None else Whitening.load(path)
 
 

@@ -124,13 +124,12 @@ def resolve(
     return _local(place, files)
 
 
-def resolve_optional(name: str, file: str, *, cache_dir: str | Path | None = None) -> Path | None:
+def resolve_optional(name: str, file: str) -> Path | None:
     """Return a checked file that a model folder may or may not have; `None` if it has not.
 
     Args:
         name: As for :func:`resolve`; also a model of timm, which has none.
         file: Name of the file.
-        cache_dir: The Hub client's cache.
 
     Raises:
         ChecksumError: If it is not the published one, or not the one on the Hub.
@@ -141,14 +140,14 @@ def resolve_optional(name: str, file: str, *, cache_dir: str | Path | None = Non
         if spec is not None:
             if file not in (spec.sha256 or {}):
                 return None
-            return resolve(name, [file], cache_dir=cache_dir).folder / file
-        found = resolve(name, [], cache_dir=cache_dir)
+            return resolve(name, [file]).folder / file
+        found = resolve(name, [])
     except (TimmFolderError, UnknownNameError):
         return None
     path = found.folder / file
     if found.commit is not None and found.spec.hub_repo is not None and not path.is_file():
         try:
-            download(found.spec.hub_repo, found.commit, [file], cache_dir=cache_dir)
+            download(found.spec.hub_repo, found.commit, [file])
         except ModelFolderError:
             return None  # the repository has none
         except WeightsUnavailableError:
@@ -157,7 +156,7 @@ def resolve_optional(name: str, file: str, *, cache_dir: str | Path | None = Non
                 raise
     if not path.is_file():
         return None
-    _check_blobs([path], _repair(name, cache_dir))
+    _check_blobs([path], _repair(name))
     return path
 
 
@@ -383,7 +382,7 @@ def is_cached_file(spec: ModelSpec, path: str | Path) -> bool:
     return Path(path).parts[-4:-1] == (folder, "snapshots", spec.hub_revision)
 
 
-def _repair(name: str, cache_dir: str | Path | None) -> str:
+def _repair(name: str, cache_dir: str | Path | None = None) -> str:
     cache = f"HF_HUB_CACHE={shlex.quote(str(cache_dir))} " if cache_dir else ""
     first = "Unset HF_HUB_OFFLINE, and download" if is_offline() else "Download"
     return (

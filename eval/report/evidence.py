@@ -248,7 +248,7 @@ def _of_images(
     wanted = [(at(place), statistics.LEVEL) for place in group]
     wanted += [(gap(place), level) for place in others]
     try:
-        found = statistics.bootstrap_all(
+        found = statistics.bootstrap(
             table, wanted, strata=strata, generator=torch.Generator().manual_seed(_SEED)
         )
     except DataError:  # too few images, or classes of one
@@ -313,8 +313,8 @@ def _detectable(
     if errors:
         second = max(errors, key=lambda place: sign * (means[place] or 0.0))
         if errors[second] > 0:
-            return statistics.detectable_from_error(errors[second], level=level)
+            return statistics.detectable_difference(errors[second], level=level)
     alone = [own.error for own in intervals if own is not None]
     if len(alone) == 1 and sign and alone[0] > 0:
-        return statistics.detectable_from_error(alone[0] * 2**0.5)
+        return statistics.detectable_difference(alone[0] * 2**0.5)
     return None

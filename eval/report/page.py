@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 _AXIS = "strength"
 """Series `strength/NAME` are what other series `.../NAME/...` are drawn over."""
-_LISTED = 12  # runs or files that are named one by one
 
 
 @dataclass(frozen=True, kw_only=True)

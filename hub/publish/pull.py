@@ -42,7 +42,6 @@ def pull(
     name: str,
     output: str | Path | None = None,
     *,
-    cache_dir: str | Path | None = None,
     force: bool = False,
 ) -> Path:
     """Get all files of a model, checked.
@@ -50,7 +49,6 @@ def pull(
     Args:
         name: A name of `create_model`, a repository `ORG/NAME`, or a folder.
         output: Folder to copy the files to, as real files; the cache stays as it is.
-        cache_dir: The Hub client's cache.
         force: Whether to download again, and to replace a model folder at `output`.
 
     Returns:
@@ -65,7 +63,7 @@ def pull(
     target = None if output is None else Path(output).resolve()
     if target is not None:
         check_target(target, overwrite=force)
-    source = resolve(model_name(name), cache_dir=cache_dir, force=force).folder
+    source = resolve(model_name(name), force=force).folder
     if target is None:
         return source
     if source.resolve() == target:

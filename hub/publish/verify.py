@@ -259,9 +259,7 @@ def _generated_card(files: ModelFiles) -> ModelCard:
     return render_card(files.config, whitening=whitening_of(files.folder), results=shown)
 
 
-def verify(
-    name: str, *, revision: str | None = None, cache_dir: str | Path | None = None
-) -> list[Check]:
+def verify(name: str, *, revision: str | None = None) -> list[Check]:
     """Check a model folder, a repository on the Hub, or a model of the registry.
 
     The files of a repository are compared with the hashes that the Hub states; those of a model of
@@ -270,7 +268,6 @@ def verify(
     Args:
         name: A name of `create_model`, a repository `ORG/NAME`, or a folder.
         revision: Branch, tag or commit of the repository.
-        cache_dir: The Hub client's cache.
 
     Returns:
         All checks; only the first if the files are not those of a model.
@@ -288,7 +285,7 @@ def verify(
         return verify_folder(folder)
     registered(name)  # of a name that is incomplete there is nothing to check
     try:
-        files = resolve(name, cache_dir=cache_dir)
+        files = resolve(name)
     except (ChecksumError, ModelFolderError) as error:
         return [Check(name="files", passed=False, detail=" ".join(str(error).split()))]
     if files.verified:
