@@ -13,11 +13,11 @@ _PREFIX = "--augment."
 
 
 def with_augmentations(arguments: type, augment: AugmentConfig, argv: Sequence[str]) -> Any:
-    """Return the dataclass of a command's arguments with the settings of every augmentation.
+    """Extend a command's dataclass of arguments with the settings of every augmentation.
 
     Args:
         arguments: The dataclass; gets a field `further`.
-        augment: Presets.
+        augment: Preset values.
         argv: The command line.
 
     Raises:
@@ -49,7 +49,7 @@ def with_augmentations(arguments: type, augment: AugmentConfig, argv: Sequence[s
 
 
 def merged(augment: AugmentConfig, arguments: Any) -> AugmentConfig:
-    """Return the recipe with the augmentations that the parsed arguments turn on in any view."""
+    """Return `augment` with the augmentations that the parsed arguments turn on in any view."""
     further = arguments.further
     every = [getattr(further, field.name) for field in dataclasses.fields(further)]
     named = arguments.config.views.named

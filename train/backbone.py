@@ -19,7 +19,7 @@ from cassle_zoo.zoo.width import without_weights
 def feature_width(arch: str, size: int, channels: int = 3, local_size: int | None = None) -> int:
     """Return the width of a network's features, after checking that it takes views of these sizes.
 
-    The network is built and run without memory for its weights, in a fraction of a second.
+    The network is built and run without allocating its weights, in a fraction of a second.
 
     Args:
         arch: As in :func:`cassle_zoo.zoo.names.resolve_arch`.
@@ -67,7 +67,7 @@ def _check_local(arch: str, size: int, channels: int, local_size: int) -> None:
 
 
 def _any_size(timm_arch: str, size: int, local_size: int | None) -> dict[str, Any]:
-    """Return the argument with which a network for one size of input takes another as well."""
+    """Return the arguments that make a network of fixed input size take another size as well."""
     cfg = timm.get_pretrained_cfg(timm_arch)
     other = local_size not in (None, size)
     return {"dynamic_img_size": True} if other and cfg is not None and cfg.fixed_input_size else {}
@@ -84,8 +84,8 @@ def build_backbone(
         arch: As in :func:`cassle_zoo.zoo.names.resolve_arch`.
         size: Height and width of the views in pixels.
         channels: Their number of channels.
-        local_size: Height and width of the local crops, if there are any. The weights are the same;
-            networks built for one size fit their positions to the other in the forward pass.
+        local_size: Height and width of the local crops, if any. The weights do not change; a
+            network of fixed input size resamples its position embeddings in the forward pass.
 
     Raises:
         UnknownNameError: If there is no such architecture.

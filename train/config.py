@@ -33,7 +33,7 @@ CLIP_MODES = ("norm", "value", "agc")
 _OPTIMIZERS = tuple(map(str, list_optimizers()))
 AUTO_NAME = "auto"
 OWN_TAG = "mine"
-"""Tag of a model that is trained on images of one's own, unless another is given."""
+"""Default tag of a model trained on one's own images."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -56,7 +56,7 @@ class DataConfig:
         max_bad_fraction: Fraction of the images that may be unreadable before the run stops.
         decode: `exact`, or `fast`: JPEGs much larger than the views are decoded at 1/2, 1/4 or 1/8
             of their size, the smallest at which the smallest crop still covers the view; by
-            default as the run began, and `fast` if it is new.
+            default what the run began with, and `fast` for a new run.
     """
 
     root: str = ""
@@ -87,8 +87,8 @@ class OptimConfig:
 
     Attributes:
         epochs: Passes over the data.
-        batch_size: Images per step, each in two views.
-        accumulate: Parts in which a batch goes through the backbone, one after the other, to save
+        batch_size: Images (not views) per step.
+        accumulate: Parts in which a batch passes through the backbone, one after another, to save
             memory. Loss (negatives too), gradients, steps and learning rate are those of the whole
             batch; only BatchNorm in the backbone sees one part at a time. Costs a second forward
             pass.
@@ -101,23 +101,23 @@ class OptimConfig:
         decay_all: Whether weight decay applies to every trained parameter, as in the paper's code
             and MoCo-v3's. If not, it spares biases, normalisation weights, and the parameters in
             the timm model's `no_weight_decay()`, such as a ViT's positions and class token.
-        clip_grad: Largest gradient, in the sense of `clip_mode`; `None` does not clip.
+        clip_grad: Limit for gradients, as `clip_mode` defines it; `None` does not clip.
         clip_mode: As in timm: `norm` of all gradients together, `value` of each number, or `agc`,
             the norm of each unit relative to that of its weights (arXiv 2102.06171).
         ema_decay: If set, the run's result (exports, snapshots, k-NN checks) is the exponential
             moving average of the weights of backbone and projector with this decay per step. It
             warms up: after t steps the decay is at most 1 - t^(-2/3).
-        freeze_epochs: Epochs at the start in which the backbone is fixed, its BatchNorm statistics
-            too, and only the rest (projector, augmentation encoder, ...) learns. For starting
-            weights (`init`), which the gradients of an untrained projector would harm. Afterwards
-            the backbone's learning rate rises from 0 within `warmup_epochs`.
+        freeze_epochs: Epochs at the start in which the backbone is frozen, with its BatchNorm
+            statistics, and only the rest (projector, augmentation encoder, ...) learns. For
+            starting weights (`init`), which the gradients of an untrained projector would harm.
+            Afterwards the backbone's learning rate rises from 0 within `warmup_epochs`.
         backbone_lr_scale: Factor on the learning rate of the backbone.
-        layer_decay: Factor on the learning rate from each of the backbone's layers to the one
-            before it, so that the first layers change least; 1 gives all the same. The layers are
-            those of timm's `group_matcher`.
+        layer_decay: Learning rate of each of the backbone's layers relative to the next one's, so
+            that the first layers change least; 1 gives all the same. The layers are those of
+            timm's `group_matcher`.
         backbone_bn: The backbone's BatchNorms: `train`; `eval`, which normalises with the running
-            statistics of the starting weights, and leaves them as they are; or `frozen`, which
-            leaves weight and bias as they are, too (as `timm.utils.freeze_batch_norm_2d`).
+            statistics of the starting weights and does not update them; or `frozen`, which does
+            not train weight and bias either (as `timm.utils.freeze_batch_norm_2d`).
     """
 
     epochs: Annotated[int, Range(1)] = 100
@@ -175,22 +175,22 @@ class RunConfig:
 
     Attributes:
         seed: Seeds initialisation, order of the data, augmentation, and dropout in networks that
-            have some.
+            have it.
         device: Device to train on; `None` picks a GPU if there is one.
         precision: `auto`, `fp32`, `bf16` or `fp16` (autocast); `auto` is bf16 where it is faster,
-            else fp32. fp16, for GPUs before Ampere, scales the loss, and leaves out steps whose
+            else fp32. fp16, for GPUs before Ampere, scales the loss, and skips steps whose
             gradients overflow. Whether fp32 uses TF32 on GPUs is up to torch's own switches (by
             default convolutions do).
         compile: Compile the backbone with torch.compile. The first steps take minutes; a run may
-            be continued with or without.
+            be continued with or without it.
         channels_last: Memory format of images and convolutions; faster where bf16 is native.
-        threads: CPU threads of torch; `None` leaves torch's choice.
+        threads: CPU threads of torch; `None` leaves the choice to torch.
         timeout: Seconds that each of several processes (torchrun) waits for the others.
         checkpoint_every: Steps between checkpoints; one is also written after every epoch.
         snapshot_every: Epochs between copies of the model in `snapshots/`, for measuring how it
             changes; 0 makes none.
-        log_every: Steps between log entries; fewer in a run so short that it would have less than
-            ten.
+        log_every: Steps between log entries; fewer in a run so short that it would have fewer than
+            ten entries.
         monitor_every: Epochs between k-NN checks; 0 turns them off.
         monitor_samples: Images in a k-NN check.
         loggers: Any of `csv`, `tensorboard`, `wandb`, `mlflow`, `trackio`; all but the first need
@@ -221,8 +221,8 @@ class TrainConfig:
 
     Attributes:
         name: Name of the model that the run produces: letters, digits, `_`, `-` and `.`. `auto`
-            makes `ARCH_cassle_METHOD.TAG`, or `ARCH_METHOD.TAG` without conditioning, of the other
-            settings; another name must not say what they are not.
+            derives `ARCH_cassle_METHOD.TAG`, or `ARCH_METHOD.TAG` without conditioning, from the
+            other settings; any other name must not contradict them.
         arch: Any timm model name, or `vit_small` or `vit_base`, MoCo-v3's ViTs.
         init: Starting weights; random ones if empty. A timm model with its tag
             (`resnet18.a1_in1k`), `hf-hub:ORG/NAME[@REVISION]`, `local-dir:DIR`, a model of the zoo,
@@ -233,7 +233,7 @@ class TrainConfig:
         conditioning: How the projector is conditioned on the augmentation.
         augself: Auxiliary prediction of augmentation differences; off by default.
         augment: The distribution of views.
-        views: How many views there are of an image, and what differs in some of them.
+        views: Number of views of an image, and how some of them differ.
         data: Where the images come from.
         optim: How the weights are updated.
         run: Seed, device, logs and checkpoints.
@@ -269,7 +269,7 @@ class TrainConfig:
             )
         if self.init_projector == "yes" and not self.init:
             raise ConfigError("init_projector 'yes' needs starting weights; give init.")
-        # First, since the name of a run with an unknown architecture would seem to be wrong.
+        # First, or an unknown architecture would be reported as a wrong name.
         width = feature_width(
             self.arch, self.augment.size, self.augment.channels, self.views.local_size
         )
@@ -308,10 +308,10 @@ class TrainConfig:
         return self.conditioning.mode != "none"
 
     def derived_name(self, tag: str = "") -> str:
-        """Return the name that the other settings make.
+        """Return the name derived from the other settings.
 
         Args:
-            tag: The tag; by default that of the dataset, or `mine` for other images.
+            tag: The tag; by default the dataset's, or `mine` for other images.
         """
         return model_name(
             short_arch(self.arch),
@@ -325,4 +325,4 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         values["method"] = {"name": self.method.name, **values["method"]}
         values["augment"] = self.augment.to_dict()
-        return parse_json(json.dumps(values))  # which makes lists of tuples
+        return parse_json(json.dumps(values))  # turns tuples into lists

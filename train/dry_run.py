@@ -33,15 +33,15 @@ class Cost:
     """What a run costs.
 
     Attributes:
-        parameters: Numbers of parameters, by part of the model; `trained` does not include the
+        parameters: Parameter counts by part of the model; `trained` does not include the
             teacher's.
         steps_per_epoch: Optimiser steps in an epoch.
         steps: Optimiser steps of the run.
-        peak_bytes: Peak memory in the measured steps, of the GPU or else of this process. Data
+        peak_bytes: Peak memory of the measured steps, on the GPU or else of this process. Data
             workers need more on top.
-        step_seconds: Time of a step, without waiting for data; of one that trains the backbone, if
-            the run has `optim.freeze_epochs`.
-        load_seconds: Time in which the data workers make a batch; `None` without data.
+        step_seconds: Time of a step, without waiting for data; with `optim.freeze_epochs`, of a
+            step that trains the backbone.
+        load_seconds: Time that the data workers take for a batch; `None` without data.
         seconds: Time of the run, without checkpoints and k-NN checks.
         device: Device of the measurement.
     """
@@ -70,7 +70,7 @@ class Cost:
 
 
 def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None) -> Cost:
-    """Do a few steps of a run, on its own data if given, else on noise; write nothing.
+    """Do a few steps of a run, on its data if given, else on noise; write nothing.
 
     Args:
         config: All settings. Without `data.root` the number of images is `data.samples`, or the
@@ -105,7 +105,7 @@ def _measured(config: TrainConfig, report: Callable[[str], None]) -> Cost:
     rows = [(f"{name} parameters", f"{number:,}") for name, number in parameters.items()]
     report(_table([*rows, ("steps", f"{total:,} ({per_epoch:,} per epoch)")]))
     count = 1 + _TIMED_STEPS
-    # While the backbone is fixed, steps are cheap: no gradients, and no optimiser state for it.
+    # While the backbone is frozen, steps are cheap: no gradients, and no optimiser state for it.
     trainer.step = max(min(frozen_steps(per_epoch, config.optim), total - count), 0)
     load_seconds = None
     if config.data.root:
@@ -193,7 +193,7 @@ def _time_steps(
     seconds: list[float] = []
     for number, sample in enumerate(samples, 1):
         start = time.perf_counter()
-        trainer.train_step(sample, total)  # it waits for the device: it returns the loss
+        trainer.train_step(sample, total)  # returning the loss waits for the device
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""How a method's backbones run in training: compiled, and a batch in parts that save memory."""
+"""How a method's backbones run in training: compiled, and part by part to save memory."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def adapt_backbones(method: nn.Module, *, parts: int, compiled: bool, computation: Context) -> None:
-    """Change how backbones (also a teacher's) run in training mode; their parameters stay.
+    """Change how backbones (also a teacher's) run in training mode; their parameters stay the same.
 
     In parts, only one part's activations exist at a time: each is computed again in the backward
     pass. The loss is that of the whole batch, as are its gradients, up to rounding; only BatchNorm
@@ -27,7 +27,7 @@ def adapt_backbones(method: nn.Module, *, parts: int, compiled: bool, computatio
         parts: Parts of a batch. Part `i` holds the rows `i`, `i + parts`, ..., so that several
             processes with some rows each form the same parts as one process.
         compiled: Whether to compile them with `torch.compile`.
-        computation: Opens the contexts of the forward pass, for when it is repeated.
+        computation: Opens the contexts of the forward pass, to repeat it in them.
     """
     if parts == 1 and not compiled:
         return
@@ -87,12 +87,12 @@ def split(images: Tensor, parts: int) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _repeating(backbone: nn.Module, computation: Context) -> Iterator[None]:
-    """Repeat a forward pass as it was, but do not count its BatchNorm statistics again."""
+    """Repeat a forward pass exactly, without updating BatchNorm statistics again."""
     norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm) and m.training]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm, _, count in before:
-            # A copy to count in: torch's SyncBatchNorm refuses to run without one.
+            # A copy, to leave the count as it is: torch's SyncBatchNorm refuses to run without one.
             norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
         with computation():
             yield

@@ -1,4 +1,4 @@
-"""Which parts of a backbone are held fixed, and when: for training from starting weights."""
+"""Which parts of a backbone are frozen, and when, in training from starting weights."""
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -9,18 +9,18 @@ from cassle_zoo.train.optim import frozen_steps
 
 
 class Frozen:
-    """Holds parts of a method's backbone fixed, as `optim.freeze_epochs` and `backbone_bn` say.
+    """Freezes parts of a method's backbone, as `optim.freeze_epochs` and `backbone_bn` say.
 
-    BatchNorms that are held fixed normalise with their running statistics; so do those of the
-    teacher's backbone, which is to see the same network.
+    Frozen BatchNorms normalise with their running statistics; so do those of the teacher's
+    backbone, to match.
     """
 
     def __init__(self, method: Method, config: OptimConfig, per_epoch: int) -> None:
-        """Take the parts that will be fixed at some time.
+        """Collect the parts that will be frozen at some time.
 
         Args:
             method: In training mode, before its optimiser is built.
-            config: What is fixed.
+            config: Says what is frozen, and when.
             per_epoch: Steps in an epoch.
         """
         self._steps = frozen_steps(per_epoch, config)
@@ -34,13 +34,13 @@ class Frozen:
         self._is_frozen = False
 
     def apply(self, step: int) -> bool:
-        """Bring the backbone into the state of a step, whatever state it is in.
+        """Freeze what is frozen in a step and unfreeze the rest, whatever the state before.
 
         Args:
             step: Counted from 0.
 
         Returns:
-            Whether other parameters have gradients than before.
+            Whether the set of parameters with gradients has changed.
         """
         frozen = step < self._steps
         for norm in self._norms:

@@ -1,8 +1,8 @@
 """Starting weights: into a method's backbone, teacher and projector.
 
-timm fits the weights to the run's network: it renames those of other codes, and adapts them to
-other input channels and, in ViTs, to the positions of another image size. All weights are loaded,
-or it is an error.
+timm adapts the weights to the run's network: it renames those of other codebases, and changes them
+for other input channels and, in ViTs, for the positions of another image size. If not all weights
+can be loaded, it is an error.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ def find(config: TrainConfig) -> Source | None:
 
 
 def _parts(timm_arch: str, args: Mapping[str, Any]) -> list[Any]:
-    """Return what a network consists of, with the numbers and words that its parts hold."""
+    """Return a network's modules: name, type, and attributes that are numbers or strings."""
     return [
         (
             name,
@@ -111,7 +111,7 @@ def with_own_preprocessing(
 
     Args:
         config: The run's settings.
-        said: Names of the settings among `size`, `mean` and `std` that stay.
+        said: Names of settings given by the user; `size`, `mean` and `std` stay if among them.
         report: Called with a line about what changed.
 
     Raises:
@@ -121,7 +121,7 @@ def with_own_preprocessing(
         return config
     own, augment = source.preprocessing, config.augment
     usual = {"size": own.size, "mean": own.mean, "std": own.std}
-    if len(own.mean) != len(augment.mean):  # images of other channels
+    if len(own.mean) != len(augment.mean):  # another number of channels
         usual = {"size": own.size}
     changes: dict[str, Any] = {
         name: value
@@ -143,7 +143,7 @@ def _network(config: TrainConfig) -> tuple[str, dict[str, Any]]:
 
 
 def describe(source: Source, method: Method, config: TrainConfig) -> list[str]:
-    """Say what a run starts from, in sentences for its log."""
+    """Describe what a run starts from, in sentences for its log."""
     record, own, used = source.record, source.preprocessing, config.augment
     start = method.starting_weights
     begins = "starts from them, too" if start is not None and start.projector else "is new"
@@ -167,7 +167,7 @@ def fit(source: Source, timm_arch: str, args: Mapping[str, Any], size: int) -> S
     Args:
         source: From :func:`find`.
         timm_arch: Name of the timm model.
-        args: Its arguments; `in_chans` is 3 unless said.
+        args: Its arguments; `in_chans` is 3 by default.
         size: Height and width of its images in pixels.
 
     Raises:

@@ -51,8 +51,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
 
     Raises:
         ConfigError: If `out` holds a run with other settings or images, or a finished one without
-            checkpoints, or is used by another process, or the processes of `torchrun` have
-            different ones.
+            checkpoints, or is used by another process, or the processes of `torchrun` differ in
+            settings or images.
         DataError: If there are no images, or too many that cannot be read.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
@@ -88,7 +88,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             _check_progress(trainer.step, total, out)
             finished_before = trainer.step == total and export.is_written(out / "final")
             report = Reporter(config, out, trainer.step, total)
-            reporting.callback(report.close)  # also if the run fails: trackers must get to know
+            reporting.callback(report.close)  # even if the run fails: trackers must learn of it
             if first:
                 fingerprint.write_settings(config, images, out, trainer.method.starting_weights)
                 export.write_description(out, trainer.method, config, total, command, images)

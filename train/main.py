@@ -95,7 +95,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         )
     said = {word.partition("=")[0].removeprefix("--augment.") for word in argv[1:]}
     if argv[0] in RECIPES:
-        said.add("size")  # a recipe for a dataset says it
+        said.add("size")  # set by a recipe for a dataset
     config = init.with_own_preprocessing(config, said, _note)
     config = dataclasses.replace(config, name=_name(arguments, recipe.config, argv), data=data)
     result: Arguments = dataclasses.replace(arguments, config=config)
@@ -103,7 +103,7 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _for_few_epochs(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
-    """Return a recipe for the number of epochs on the command line, if it says one."""
+    """Adapt a recipe to the number of epochs on the command line, if one is given."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--optim.epochs", dest="epochs", type=int, default=config.optim.epochs)
     try:
@@ -120,14 +120,14 @@ def _note(text: str) -> None:
 
 
 def _unnamed(config: TrainConfig) -> TrainConfig:
-    """Return settings from which the command line makes others, with the name that they give."""
+    """Return settings with an automatic name, which the command line then changes."""
     unnamed = copy.copy(config)
     object.__setattr__(unnamed, "name", AUTO_NAME)
     return unnamed
 
 
 def _name(arguments: Arguments, recipe: TrainConfig, argv: Sequence[str]) -> str:
-    """Return the name given, or else the one that the settings make; its tag is the data's."""
+    """Return the name given, or else the one derived from the settings, with the data's tag."""
     config, tag = arguments.config, arguments.tag
     if any(word.partition("=")[0] == "--name" for word in argv) and config.name != AUTO_NAME:
         if tag not in ("", config.name.partition(".")[2]):

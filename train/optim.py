@@ -16,7 +16,7 @@ from cassle_zoo.train.methods.base import ParamGroup
 def build_optimizer(
     groups: Sequence[ParamGroup], config: OptimConfig, backbone: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """Return timm's optimiser of that name over a method's parameters.
+    """Build timm's optimiser `config.optimizer` for a method's parameters.
 
     Args:
         groups: The parameters.
@@ -53,7 +53,7 @@ def build_optimizer(
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, step: int, per_epoch: int, config: OptimConfig
 ) -> float:
-    """Give every group of parameters its learning rate of a step.
+    """Set the learning rate of every parameter group for a step.
 
     Args:
         optimizer: From `build_optimizer`.
@@ -62,7 +62,7 @@ def set_learning_rate(
         config: Peak, warm-up and length.
 
     Returns:
-        The learning rate of parameters that are in no special group.
+        The learning rate of groups without factors of their own.
     """
     lr = learning_rate(step, per_epoch, config)
     rise = _rise_after_freezing(step, per_epoch, config)
@@ -81,7 +81,7 @@ def _rise_after_freezing(step: int, per_epoch: int, config: OptimConfig) -> floa
 
 
 def frozen_steps(per_epoch: int, config: OptimConfig) -> int:
-    """Return the number of steps in which the backbone is fixed."""
+    """Return the number of steps in which the backbone is frozen."""
     return round(config.freeze_epochs * per_epoch)
 
 
@@ -134,7 +134,7 @@ def _scales(backbone: nn.Module | None, config: OptimConfig) -> dict[int, float]
 def _split(
     group: ParamGroup, config: OptimConfig, spared: set[int], scales: dict[int, float]
 ) -> list[ParamGroup]:
-    """Return a group in parts that decay or not, and have a learning rate of their own."""
+    """Split a group by weight decay and learning rate."""
     parts: dict[tuple[bool, float], ParamGroup] = {}
     for p in group["params"]:
         decays = config.decay_all or (p.ndim > 1 and id(p) not in spared)

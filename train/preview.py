@@ -24,7 +24,7 @@ from cassle_zoo.train.data.loading import Crops
 from cassle_zoo.train.data.views import make_views
 
 IMAGES = 12
-_LONGEST = 320  # side of a shown image in pixels
+_LONGEST = 320  # longest side of a shown image in pixels
 _BOXES = ("#e69f00", "#56b4e9", "#009e73", "#d55e00")  # Okabe-Ito colours, one per view
 
 
@@ -47,7 +47,7 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One image of the page.
+    """One image on the page.
 
     Attributes:
         name: Name of its file, or its number.
@@ -78,7 +78,7 @@ def write_preview(config: TrainConfig, page: Path) -> int:
         The number of images on it.
 
     Raises:
-        ConfigError: If `page` is a folder or has none, or there is no data.
+        ConfigError: If `page` is a folder or its folder does not exist, or there is no data.
         DataError: If no image can be read.
     """
     if not config.data.root:
@@ -193,6 +193,6 @@ def _with_boxes(image: Image.Image, boxes: list[Tensor], colors: tuple[str, ...]
 
 def _uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    # Colour profiles are ignored in training, so in the image as in its views.
+    # Training ignores colour profiles, so the page does too.
     image.save(buffer, "PNG", icc_profile=None)
     return data_uri(buffer.getvalue(), "png")

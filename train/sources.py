@@ -51,7 +51,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What the images were like that weights were trained on.
+    """Preprocessing of the images that weights were trained on.
 
     Attributes:
         size: Height and width in pixels.
@@ -80,7 +80,7 @@ class Source:
         model_args: Arguments of that timm model.
         cfg: timm's configuration of the weights; `classifier`, `first_conv`, `input_size` and
             `num_classes` are used.
-        preprocessing: What they were trained on.
+        preprocessing: That of the images they were trained on.
         projector: Their projector, if they have one.
         notes: Assumptions, in sentences.
     """
@@ -111,7 +111,7 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
         ConfigError: If timm has no such weights.
         CheckpointError: If a file is unsafe to read, damaged or not understood.
         ModelFolderError: If a model folder or run is incomplete or damaged.
-        WeightsUnavailableError: If they cannot be had from the Hub.
+        WeightsUnavailableError: If they cannot be downloaded from the Hub.
     """
     if what.startswith(LOCAL_PREFIX):
         return _folder(local_folder(what))
@@ -144,7 +144,7 @@ def _is_model_folder(path: Path) -> bool:
 
 
 def _model_folder(files: ModelFiles) -> Source:
-    """Read a model folder of ours; it has a classifier if somebody fine-tuned it."""
+    """Read a model folder of cassle-zoo; it has a classifier if it was fine-tuned."""
     cfg, spec = files.config["pretrained_cfg"], files.spec
     on_hub = f"{HUB_PREFIX}{spec.hub_repo}@{files.commit}" if files.commit else None
     return Source(
@@ -165,7 +165,7 @@ def _model_folder(files: ModelFiles) -> Source:
 
 
 def _repository(what: str) -> Source:
-    """Read a model on the Hub: a model folder of ours, or one of timm's."""
+    """Read a model on the Hub: a model folder of cassle-zoo or of timm."""
     repo, _, revision = what.removeprefix(HUB_PREFIX).partition("@")
     folder = download(repo, revision or None, [CONFIG_FILE])
     if "cassle_zoo" in read_json(folder / CONFIG_FILE):
@@ -185,7 +185,7 @@ def _download_weights(repo: str, revision: str | None, file: str) -> Path:
 
 
 def _folder(folder: Path) -> Source:
-    """Read a model folder: ours, or one written by timm."""
+    """Read a model folder written by cassle-zoo or by timm."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ModelFolderError(
@@ -242,7 +242,7 @@ def _of_timm(
 ) -> Source:
     try:
         state = load_state_dict(str(weights))
-    except Exception as error:  # what torch lets out for a damaged file
+    except Exception as error:  # torch may raise anything for a damaged file
         raise CheckpointError(
             f"{weights} is damaged, or holds more than weights ({error!s:.200}); get it again."
         ) from error
@@ -309,7 +309,7 @@ def _export(folder: Path) -> Source:
 
 
 def _file(path: Path, facts: CheckpointFacts) -> Source:
-    """Read a checkpoint file of any code."""
+    """Read a checkpoint file of any codebase."""
     if path.suffix == ".safetensors":
         found = identify_content(read_tensors(path), {}, "", facts)
     else:

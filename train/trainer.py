@@ -39,7 +39,7 @@ class Trainer:
 
     Attributes:
         method: The SSL method with its backbone and projector.
-        result: The method with the backbone and projector that the run is for: the average of the
+        result: The method with the run's resulting backbone and projector: the average of the
             weights if `optim.ema_decay` is set, else `method` itself.
         optimizer: Over the method's parameters.
         step: Optimiser steps done.
@@ -66,7 +66,7 @@ class Trainer:
         self.config = config
         self.per_epoch = per_epoch
         self.device = device or pick_device(config.run.device)
-        fp16 = config.run.precision == "fp16"  # only here is there a scaler, which it needs
+        fp16 = config.run.precision == "fp16"  # needs a loss scaler, which only training has
         self._dtype = torch.float16 if fp16 else autocast_dtype(config.run.precision, self.device)
         self._memory_format = (
             torch.channels_last if config.run.channels_last else torch.contiguous_format
@@ -106,7 +106,7 @@ class Trainer:
         """
         config = self.config
         if self._frozen.apply(self.step):
-            self._parallel = _parallel(self.method)  # it must know which parameters have gradients
+            self._parallel = _parallel(self.method)  # DDP must know which parameters have gradients
         layout = self.method.projector.layout
         views = make_views(
             batch, config.augment, layout, self.device, self._memory_format, config.views
@@ -185,7 +185,7 @@ class Trainer:
                 f"{str(out)!r}, others find another; all machines must see the same --out folder."
             )
         if state is None:
-            torch.manual_seed(self.config.run.seed)  # of dropout, which some networks have
+            torch.manual_seed(self.config.run.seed)  # for dropout, which some networks have
             return self._begins
         try:
             self.method.load_state_dict(state["method"])
@@ -235,10 +235,10 @@ def build_method(config: TrainConfig, source: Source | None = None) -> Method:
 
 
 def _average(method: Method, decay: float | None) -> ModelEmaV3 | None:
-    """Begin the average of a method's backbone and projector."""
+    """Start the average of a method's backbone and projector."""
     if decay is None:
         return None
-    # Warm-up, as half of a short run would be over before the first weights are forgotten.
+    # Without warm-up a short run would be half over before the first weights are forgotten.
     return ModelEmaV3(_without_extras(method), decay=decay, use_warmup=True)
 
 
@@ -271,7 +271,7 @@ def _parallel(method: Method) -> nn.Module:
     if process_group.world_size() == 1:
         return method
     with warnings.catch_warnings():
-        # Its successor came with torch 2.15, its end is not announced; we support torch 2.6.
+        # Its successor came with torch 2.15 and its removal is not announced; we support torch 2.6.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         # Buffers need no broadcast: all processes compute the same ones.
         return DistributedDataParallel(method, broadcast_buffers=False)

@@ -45,12 +45,13 @@ def open_dataset(config: DataConfig, channels: int = 3) -> Any:
 
     Args:
         config: Where the images are.
-        channels: Their number of channels. Folders and tars can hold images of any number, and then
-            also files of NumPy (.npy), which :func:`cassle_zoo.common.bands.open_channels` reads;
-            other datasets are of RGB images, which can become grey.
+        channels: Their number of channels. Folders and tars can hold images with any number; other
+            than 3, also as NumPy files (.npy), which
+            :func:`cassle_zoo.common.bands.open_channels` reads. Other datasets hold RGB images,
+            which can be converted to grey.
 
     Raises:
-        DataError: If there are no images at `config.root`, or not this split or number of them.
+        DataError: If there are no images at `config.root`, or not this split or number of images.
         MissingDependencyError: If a package is needed that is not installed.
     """
     if not config.root:
@@ -90,7 +91,7 @@ def open_dataset(config: DataConfig, channels: int = 3) -> Any:
 def open_folder(root: Path, channels: int = 3) -> ImageFiles:
     """Open all images of a folder and the folders below it.
 
-    An image's label is the number of its folder's name. The notes list folders that are left out
+    An image's label is the index of its folder's name. The notes list folders that are left out
     because they cannot be opened.
 
     Raises:
@@ -119,14 +120,14 @@ def _endings(channels: int) -> frozenset[str]:
 
 
 class TarImages(Dataset[tuple[Image.Image | Array, int]]):
-    """All images of a tar archive, by the same rules as in a folder.
+    """All images of a tar archive, found by the same rules as in a folder.
 
     Attributes:
         notes: A line if the archive has no end mark.
     """
 
     def __init__(self, path: Path, channels: int = 3) -> None:
-        """Find the images; an image's label is the number of its folder's name.
+        """Find the images; an image's label is the index of its folder's name.
 
         Raises:
             DataError: If it is not a tar archive, is compressed, damaged or cut off, or holds no
@@ -167,7 +168,7 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
         return image, self._labels[self._order[index]]
 
     def encoded(self, index: int) -> bytes:
-        """Return the file of an image.
+        """Return the bytes of an image's file.
 
         Raises:
             OSError: If the archive cannot be read.
@@ -180,7 +181,7 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
 
 
 class TimmImages(Dataset[tuple[Image.Image, int]]):
-    """Images of a dataset, or reader, of timm or torchvision; no bad image is hidden."""
+    """Images of a timm or torchvision dataset (or reader); bad images raise, none is hidden."""
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -194,7 +195,7 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
         Raises:
             UnreadableImageError: If it cannot be read.
         """
-        # Its decoders raise anything: decompression bombs, struct.error, SyntaxError, ...
+        # Its decoders can raise anything: decompression bombs, struct.error, SyntaxError, ...
         try:
             source, label = self.source[index]
         except MemoryError:
@@ -216,7 +217,7 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
 
 
 class SavedDataset(Dataset[tuple[Image.Image, int]]):
-    """Images, and labels if there are any, of datasets that were saved to disk."""
+    """Images, and labels if any, of a dataset written by `save_to_disk`."""
 
     def __init__(self, images: SavedImages, labels: list[int] | None) -> None:
         self._images = images

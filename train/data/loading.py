@@ -56,8 +56,8 @@ class Crops:
         """Return the crops of V views, G global and L local ones.
 
         Args:
-            source: As for :func:`cassle_zoo.common.bands.open_channels`. Crops are chosen, and
-                `source` is given, in pixels of the whole image, at whatever scale it is decoded.
+            source: As for :func:`cassle_zoo.common.bands.open_channels`. Crops, and `source` in the
+                result, are in pixels of the whole image, at whatever scale it is decoded.
             epoch: Epoch of the run.
             sample: Number of the image.
 
@@ -126,7 +126,7 @@ class MapViews(Dataset[Sample]):
         )
 
     def _source(self, sample: int) -> Any:
-        """Return a file that is not decoded yet, if the dataset can."""
+        """Return the undecoded file if it may be decoded fast and is at hand, else the image."""
         encoded = getattr(self.dataset, "encoded", None) if self.crops.fast else None
         source = None if encoded is None else encoded(sample)
         return self.dataset[sample][0] if source is None else source
@@ -135,7 +135,7 @@ class MapViews(Dataset[Sample]):
 def epoch_batches(
     length: int, batch_size: int, seed: int, steps: range
 ) -> Iterator[list[tuple[int, int]]]:
-    """Yield this process's rows of some steps' batches of (epoch, sample); each epoch is shuffled.
+    """Yield this process's rows (epoch, sample) of each step's batch; each epoch is shuffled.
 
     Args:
         length: Images in the dataset.
@@ -160,7 +160,7 @@ def steps_per_epoch(dataset: Any, batch_size: int) -> int:
     """Return the number of full batches in an epoch.
 
     Raises:
-        DataError: If there is not even one, or the size of a stream is not known.
+        DataError: If there is not even one, or the size of a stream is unknown.
     """
     try:
         length = len(dataset)
@@ -186,8 +186,8 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         last: Step to end before.
 
     Yields:
-        This process's rows of each batch (B of them: all unless there are several processes) of
-        V views, of which G are global and L local: `crops` (B, G, C, size, size) uint8,
+        This process's B rows of each batch (all of them in a single process), each with V views,
+        G of them global and L local: `crops` (B, G, C, size, size) uint8,
         `local_crops` (B, L, C, local size, local size) uint8 if there are any, `uniforms`
         (B, V, U), `source` (B, 2) height and width, `bad` (B,) index of the image that could not be
         read and was replaced, or -1.
@@ -218,7 +218,7 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
 
 
 def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any]:
-    # Threads that wait for one which a worker pushed aside cost a fifth of a bf16 step's speed.
+    # Else workers displace compute threads that others wait for: a fifth of a bf16 step's speed.
     niceness = _NICENESS if pick_device(config.run.device).type == "cpu" else 0
     return DataLoader(
         dataset,

@@ -1,7 +1,7 @@
 """WebDataset shards: tar files in which the members of one sample share a name (`7.jpg`, `7.cls`).
 
 webdataset parses them; this module decides on their order, divides them among processes, and counts
-unreadable images. Each reading begins anew from (seed, epoch), so none depends on earlier ones.
+unreadable images. Each pass starts anew from (seed, epoch), so none depends on earlier ones.
 """
 
 import random
@@ -20,7 +20,7 @@ from cassle_zoo.common.images import UnreadableImageError, image_endings, open_i
 
 INFO_FILES = ("_info.json", "info.json")
 MOST = 2**40
-SHUFFLED = 8192  # images that a worker shuffles at a time, and after how many it begins
+SHUFFLED = 8192  # images in a worker's shuffle buffer, and how many fill it before it begins
 FIRST_SHUFFLED = 2048
 _PER_SHARD = 1 << 32
 _REST = 1 << 31
@@ -147,10 +147,10 @@ class StreamSample:
     """A sample of a stream, not decoded yet, or an unreadable part of the stream.
 
     Attributes:
-        number: Identifies it, in every epoch and process.
+        number: Identifies it across epochs and processes.
         name: For messages.
-        source: Input of `open_image`; None for an unreadable image, or an unreadable shard from
-            some image on.
+        source: Input of `open_image`; None for an unreadable image, or for the unreadable rest of a
+            shard.
         label: Its class, or -1.
     """
 
@@ -163,10 +163,10 @@ class StreamSample:
 class Shards(IterableDataset[tuple[Image.Image, int]]):
     """This process's images of WebDataset shards.
 
-    Each shard is read by one worker of one process, so the order depends on how many there are.
+    Each shard is read by one worker of one process, so the order depends on their numbers.
 
     Attributes:
-        notes: A line on each way in which the shards do not suit the run.
+        notes: One line for each way in which the shards do not suit the run.
     """
 
     def __init__(self, shards: ShardList, rank: int, world_size: int, workers: int) -> None:
@@ -203,7 +203,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         return self._shards.images
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        """Yield images and labels in an order that is always the same; skip unreadable ones."""
+        """Yield images and labels in a fixed order; skip unreadable ones."""
         for item in self.read(0, 0, 0):
             if item.source is not None:
                 try:
@@ -218,7 +218,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         Args:
             seed: Seed of the run.
             epoch: Epoch of the run.
-            repeat: How often this epoch was read before, because images were missing.
+            repeat: How often this epoch has been read before (it is repeated if images are lost).
         """
         from webdataset import shuffle
 
@@ -268,7 +268,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         self._names[part.number] = part.name
 
     def filename(self, number: int) -> str:
-        """Return the name of an image, or of a shard that was lost from some image on."""
+        """Return the name of an image, or of a shard whose rest was lost."""
         shard, index, rest = _place(number)
         unknown = f"{self._file(shard)} " + (
             f"from number {index} on" if rest else f"number {index}"
@@ -276,7 +276,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
         return self._names.get(number, unknown)
 
     def weight(self, number: int) -> int:
-        """Return how many images are lost with the part of this number."""
+        """Return how many images are lost with the part that has this number."""
         shard, index, rest = _place(number)
         mean = self._shards.images // len(self._shards.files)
         stated = self._shards.lengths[shard] if self._shards.lengths else mean
@@ -284,7 +284,7 @@ class Shards(IterableDataset[tuple[Image.Image, int]]):
 
 
 def _place(number: int) -> tuple[int, int, bool]:
-    """Return the shard and image of a number, and whether it stands for the rest of the shard."""
+    """Split a number into shard and image, and whether it stands for the rest of the shard."""
     shard, index = divmod(number, _PER_SHARD)
     return shard, index % _REST, index >= _REST
 

@@ -21,7 +21,7 @@ Sample = dict[str, Tensor]
 
 
 class TimmStream(IterableDataset[tuple[Image.Image, int]]):
-    """A streamed dataset of timm, opened anew for each reading.
+    """A streamed timm dataset, reopened for each pass.
 
     timm's readers remember in which worker, and how far, they were first read.
     """
@@ -31,14 +31,14 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
         self._length = length
 
     def __len__(self) -> int:
-        """Return the number of images, 0 if it is not known."""
+        """Return the number of images, 0 if unknown."""
         return self._length
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         yield from _unbroken(self._open())
 
     def read(self, seed: int, epoch: int, repeat: int) -> Iterator[StreamSample]:
-        """Yield the images of an epoch; a checksum of its pixels identifies each."""
+        """Yield the images of an epoch, each identified by a checksum of its pixels."""
         stream = self._open()
         if hasattr(stream, "set_epoch"):
             stream.set_epoch(epoch)
@@ -51,7 +51,7 @@ def _unbroken(stream: Iterable[tuple[Image.Image, int]]) -> Iterator[tuple[Image
     """Yield the items of timm's reader; its errors end the stream, so they cannot be skipped.
 
     Raises:
-        DataError: If the reader raises anything, such as its decoders for a damaged image.
+        DataError: If the reader raises anything, for example when it decodes a damaged image.
     """
     count = 0
     try:
@@ -96,8 +96,8 @@ class StreamViews(IterableDataset[Sample | StreamSample]):
 def _shared(sample: Sample) -> Sample:
     """Move a worker's sample to shared memory.
 
-    torch would do so in a thread of the worker, whose errors are lost: without room there, the main
-    process would wait for ever.
+    torch would do so in a thread of the worker, whose errors are lost: if shared memory were full,
+    the main process would wait forever.
     """
     if get_worker_info() is not None:
         for value in sample.values():
@@ -113,7 +113,7 @@ def stream_batches(
     steps: range,
     per_epoch: int,
 ) -> Iterator[Sample]:
-    """Yield the batches of some steps; each epoch is read anew, and again if images were lost.
+    """Yield the batches of some steps; each epoch is a new pass, repeated if images were lost.
 
     A batch's `bad` lists images that were lost while it was read; none of them is in the batch.
 
@@ -134,8 +134,8 @@ def stream_batches(
             for item in read(epoch, repeat):
                 if not isinstance(item, StreamSample):
                     found = True
-                    # What a worker sends is in shared memory, where each tensor is an open file:
-                    # those of a large batch would be more than a process may have.
+                    # Workers send tensors in shared memory, each of them an open file; those of a
+                    # large batch would exceed the limit of open files per process.
                     yield {name: value.clone() for name, value in item.items()}
                     continue
                 lost = item

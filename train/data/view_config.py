@@ -1,4 +1,4 @@
-"""How many views a run makes of an image, and what is different in some of them."""
+"""How many views a run makes of each image, and how some of them differ."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _SCALES_OF_OMEGA = ("brightness", "contrast", "saturation", "hue")
 
 @dataclass(frozen=True, kw_only=True)
 class ViewChanges:
-    """What differs from `augment` in one kind of view; `None` is as there.
+    """How one kind of view differs from `augment`; `None` keeps the value there.
 
     Attributes:
         crop_scale: Smallest and largest area of a crop, as a fraction of the image's.
@@ -87,16 +87,16 @@ class ViewChanges:
 
 @dataclass(frozen=True, kw_only=True)
 class SecondView(ViewChanges):
-    """What differs in the second view: nothing, by default."""
+    """How the second view differs: by default not at all."""
 
     prefix: ClassVar[str] = "views.second."
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalViews(ViewChanges):
-    """Small crops beside the views of full size (multi-crop), and what differs in them.
+    """Small crops in addition to the full-size views (multi-crop), and how they differ.
 
-    The crop is smaller by default; `None` is as in `augment`.
+    The crop is smaller by default; `None` keeps the value in `augment`.
 
     Attributes:
         count: Local crops of each image; 0 for none, 6 to 10 in DINO's paper.
@@ -115,8 +115,8 @@ class ViewsConfig:
 
     Attributes:
         count: Views of full size (global views).
-        second: What differs in the second of them; all others are drawn as `augment` says.
-        local: Small crops beside them.
+        second: How the second of them differs; all others are drawn as `augment` says.
+        local: Small crops in addition to them.
 
     Raises:
         ConfigError: If a value is out of its range.
@@ -141,7 +141,7 @@ class ViewsConfig:
 
     @property
     def named(self) -> set[str]:
-        """Further augmentations that some views have with a probability of their own."""
+        """Further augmentations that some views apply with a probability of their own."""
         return {name for name, _ in (*self.second.p_of, *self.local.p_of)}
 
     def of_each(self, augment: AugmentConfig) -> tuple[AugmentConfig, ...]:

@@ -19,14 +19,14 @@ from cassle_zoo.train.methods import Views
 
 
 def check_described(descriptors: Sequence[str], views: Sequence[AugmentConfig]) -> None:
-    """Check that omega holds only what the views are augmented by.
+    """Check that omega describes only augmentations that the views have.
 
     Args:
         descriptors: Names of the descriptors that make up omega.
         views: The distribution of each view.
 
     Raises:
-        ConfigError: If it holds a further augmentation that is turned off.
+        ConfigError: If it describes a further augmentation that is turned off.
     """
     applied = {one.name for view in views for one in view.extra if one.p > 0}
     if absent := sorted(set(descriptors) - {*ALL_DESCRIPTORS.names, *applied}):

@@ -44,7 +44,7 @@ def init(device: str | None, timeout: float) -> Iterator[torch.device]:
     """
     if dist.is_initialized() or _announced_world_size() == 1:
         own = pick_device(device)
-        # Else what asks for the current GPU, such as the thread that pins batches, takes the first.
+        # Else code that uses the current GPU, such as the pin-memory thread, takes the first.
         with torch.cuda.device(own) if own.type == "cuda" else contextlib.nullcontext():
             yield own
         return
@@ -117,7 +117,7 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def all_gather_cpu(x: Tensor, device: torch.device) -> Tensor:
-    """Concatenate rows that are on the CPU, by way of the processes' devices.
+    """Concatenate rows that are on the CPU, gathered through the processes' devices.
 
     A single process does not use its device, so it need not wait for a GPU.
     """
@@ -183,7 +183,7 @@ class _AllReduce(torch.autograd.Function):
 
 
 def _announced_world_size() -> int:
-    """Return how many processes there should be, as torchrun sets it in the environment."""
+    """Return the number of processes that torchrun sets in the environment."""
     text = os.environ.get("WORLD_SIZE", "1")
     missing = [name for name in _SET_BY_TORCHRUN if name not in os.environ]
     if not text.isdecimal() or text == "0" or (text != "1" and missing):
@@ -217,15 +217,15 @@ def _own_device(device: str | None) -> torch.device:
 
 
 def _fresh_store(timeout: float) -> Any:
-    """Return a store without keys of earlier starts, the same one in all processes.
+    """Return a store, the same one in all processes, without keys of earlier starts.
 
-    torchrun's agent serves one store through all restarts, in which processes that start again can
-    find the addresses of those that died, and then wait for them (pytorch issue 135712; the number
-    of restarts is no remedy, as each machine counts its own). So the processes first agree on a
-    prefix that no earlier start has used, and use only keys under it.
+    torchrun's agent serves one store through all restarts, so restarted processes can find the
+    addresses of dead ones and wait for them (pytorch issue 135712; the restart count does not help,
+    as each machine counts its own). So the processes first agree on a prefix that no earlier start
+    has used, and use only keys under it.
 
     Returns:
-        The store; `None` if torchrun offers none, and process 0 opens a new one at each start.
+        The store; `None` if torchrun offers none, so that process 0 opens a new one at each start.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
@@ -244,7 +244,7 @@ def agree_on_prefix(store: Any, rank: int, world_size: int, timeout: float) -> s
     """Agree with the other processes on a prefix that was never used before.
 
     Each process but the first stores a token, overwriting its predecessor's, and waits for the
-    answer to this very token, which only a living process 0 can give.
+    answer to that token, which only a live process 0 can give.
 
     Args:
         store: One of torch's stores that all processes reach; it may hold keys of processes that

@@ -12,7 +12,7 @@ from cassle_zoo.train.distributed import process_group
 
 
 def convert_sync_batch_norm(module: nn.Module, device: torch.device) -> None:
-    """Let every BatchNorm inside a module see the batches of all processes.
+    """Make every BatchNorm inside a module normalise over the batches of all processes.
 
     Parameters, buffers and their names stay the same. With one process nothing is changed.
 
@@ -33,11 +33,11 @@ def convert_sync_batch_norm(module: nn.Module, device: torch.device) -> None:
 
 
 class PortableSyncBatchNorm(_BatchNorm):
-    """SyncBatchNorm without torch's CUDA kernels, so also for CPUs.
+    """SyncBatchNorm without torch's CUDA kernels, so that it also runs on CPUs.
 
     Attributes:
-        drop: What timm's BatchNorm with activation does next, if it is one.
-        act: And after that.
+        drop: Applied to the result: the dropout of timm's BatchNorm with activation, or nothing.
+        act: Applied after that: the activation of timm's BatchNorm, or nothing.
     """
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -80,7 +80,7 @@ class PortableSyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Take any number of dimensions."""
+        """Accept any number of dimensions."""
 
 
 def _exact(x: Tensor) -> torch.dtype:
@@ -88,13 +88,13 @@ def _exact(x: Tensor) -> torch.dtype:
 
 
 class _Normalise(torch.autograd.Function):
-    """(B, C, ...) rows, normalised over all processes; and the mean and variance (C,) of all."""
+    """Normalises (B, C, ...) rows over all processes; also returns their mean and variance (C,)."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # The statistics have the precision of the running ones, which are not needed here.
+        # Dummy running statistics, whose dtype is that of the statistics returned.
         running = x.new_zeros(2, x.shape[1], dtype=_exact(x))
         own = torch.stack(torch.batch_norm_update_stats(x, running[0], running[1], 1.0))
         means, variances = process_group.all_gather(own[None]).unbind(1)

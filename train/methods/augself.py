@@ -31,10 +31,10 @@ class AugSelfConfig:
         crop: Weight of the difference of crops; the AugSelf paper has 0.5.
         color: Weight of the difference of colour jitters; the AugSelf paper has 0.5.
         color_diff: Weight of the difference of mean colour changes.
-        flip: Weight of whether both views were flipped alike.
+        flip: Weight of predicting whether both views were flipped alike.
         blur: Weight of the difference of blurs.
         first_flip_for_both: Mirror both crops by the first view's flip instead of each by its own,
-            as the authors' code does by mistake (for their numbers).
+            as the authors' code does by mistake (to reproduce their numbers).
 
     Raises:
         ConfigError: If a weight is negative or not finite, or `first_flip_for_both` is set without
@@ -100,9 +100,9 @@ class AugSelf(nn.Module):
         """Return the weighted loss, and each descriptor's loss for the logs: means over the pairs.
 
         Args:
-            features: (B, F) features of each view. A method's teacher may have made the second.
+            features: (B, F) features of each view. The second may come from a method's teacher.
             descriptors: Each view's (B, 14) omegas in the columns of ALL_DESCRIPTORS.
-            pairs: Numbers of the views whose difference is predicted; from `Views.pairs`.
+            pairs: Indices of the views whose difference is predicted; from `Views.pairs`.
 
         Raises:
             ConfigError: If there are no descriptors.

@@ -1,4 +1,4 @@
-"""Barlow Twins (arXiv 2103.03230): views agree in each feature, features do not repeat another."""
+"""Barlow Twins (arXiv 2103.03230): views agree in each feature, features are not redundant."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -23,7 +23,7 @@ class BarlowTwins(Method):
         return loss, {"invariance": invariance, "redundancy": redundancy}
 
     def param_groups(self) -> list[ParamGroup]:
-        """Return the weight matrices, and apart the biases and normalisation weights."""
+        """Return weight matrices as one group, biases and normalisation weights as another."""
         trainable = [p for p in self.parameters() if p.requires_grad]
         matrices = [p for p in trainable if p.ndim > 1]
         others = [p for p in trainable if p.ndim <= 1]

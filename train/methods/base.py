@@ -22,7 +22,7 @@ class Views:
 
     Attributes:
         images: V (B, 3, size, size) normalised views; local crops have a smaller size.
-        descriptors: Their V (B, D) omegas, as input of the projector.
+        descriptors: Their V (B, D) omegas, as the projector takes them.
         all_descriptors: Their V (B, 14) omegas of all descriptors. Only AugSelf needs them: it
             may predict descriptors that the projector is not conditioned on.
         local: How many of the views, the last ones, are local crops.
@@ -35,7 +35,7 @@ class Views:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Numbers of the views that are compared: any two, unless both are local crops."""
+        """Indices of the views that are compared: any two, unless both are local crops."""
         first = range(len(self.images) - self.local)
         return [(a, b) for a in first for b in range(a + 1, len(self.images))]
 
@@ -51,8 +51,8 @@ class ConditioningConfig:
 
     Attributes:
         mode: `cat`, `add`, `mul`, `hypernet`, `hypernet_bn`, `raw_cat`, `raw_add`, `raw_mul`;
-            `none` is the unconditioned baseline. `hypernet` has no BatchNorm, so it leaves out the
-            one that ends the projectors of mocov3, barlow_twins and simsiam, as does the paper's
+            `none` is the unconditioned baseline. `hypernet` has no BatchNorm, so it omits the one
+            at the end of the projectors of mocov3, barlow_twins and simsiam, as does the paper's
             code.
         descriptors: Names of the descriptors that make up omega.
         depth: Linear layers of the augmentation encoder.
@@ -125,11 +125,11 @@ class Method(nn.Module, abc.ABC):
         return tuple(in_float32(self.projector(y, omega)) for y, omega in each)
 
     def before_step(self, epoch: float, progress: float) -> None:
-        """Set what follows a schedule, before the forward pass.
+        """Set values that follow a schedule, before the forward pass.
 
         Args:
-            epoch: Epochs that are done; 1.5 is half-way through the second.
-            progress: Fraction of training that is done, in [0, 1).
+            epoch: Epochs done; 1.5 is half-way through the second.
+            progress: Fraction of training done, in [0, 1).
         """
         del epoch, progress  # most methods have no schedule
 
@@ -140,7 +140,7 @@ class Method(nn.Module, abc.ABC):
         """Update what the optimiser does not, such as a teacher.
 
         Args:
-            progress: Fraction of training that is done, in (0, 1].
+            progress: Fraction of training done, in (0, 1].
         """
         del progress  # methods without a teacher have nothing to do
 

@@ -85,7 +85,7 @@ class DINO(Method):
         return dino_loss(scores, targets, self.config.temperature), logs
 
     def before_update(self) -> None:
-        """Give the frozen last layer no gradient, so that the optimiser passes it over."""
+        """Give the frozen last layer no gradient, so that the optimiser skips it."""
         if self._frozen:
             self.last_layer.weight.grad = None
 

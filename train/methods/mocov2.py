@@ -39,7 +39,7 @@ class MoCoV2(Method):
         self._newest: Tensor | None = None
 
     def features(self, views: Views) -> PerView:
-        """Return the backbone's features of the first and the teacher's of the second views."""
+        """Return the backbone's features of the first views and the teacher's of the second."""
         return self.backbone(views.images[0]), self.teacher.features(views.images[1])
 
     def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
@@ -75,7 +75,7 @@ class MoCoV2Config(MethodConfig):
         momentum: The teacher's EMA momentum.
         queue_size: Keys in the queue.
         enqueue: What enters the queue: `keys`, as in the paper, or `queries`, as in the CASSLE and
-            AugSelf authors' code (for their numbers).
+            AugSelf authors' code (to reproduce their numbers).
     """
 
     name: ClassVar[str] = "mocov2"

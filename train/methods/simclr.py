@@ -16,7 +16,7 @@ from cassle_zoo.train.methods.losses import nt_xent
 class SimCLR(Method):
     """NT-Xent between the projections of two views; with more, its mean over pairs of views.
 
-    The pairs are any two views, but not two local crops, which may show nothing in common:
+    The pairs are any two views except two local crops, which may have nothing in common:
     loss = mean over (a, b), a < b and a global, of NT-Xent(z_a, z_b).
     """
 

@@ -46,7 +46,7 @@ class SimSiam(Method):
         return loss, {"projection_std": unit.std(dim=0).mean() * unit.shape[1] ** 0.5}
 
     def param_groups(self) -> list[ParamGroup]:
-        """Return the predictor apart: its learning rate is constant (the paper's section 4.2)."""
+        """Return the predictor in a group of constant learning rate (the paper's section 4.2)."""
         own = list(self.predictor.parameters())
         known = set(map(id, own))
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in known]

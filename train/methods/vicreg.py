@@ -1,4 +1,4 @@
-"""VICReg (arXiv 2105.04906): views agree, features vary, and features do not repeat another."""
+"""VICReg (arXiv 2105.04906): views agree, features vary and are not redundant."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

@@ -1,7 +1,7 @@
-"""Recipes: settings of published runs, one table per dataset, and settings for own images.
+"""Recipes: settings of published runs, one table per dataset, and settings for one's own images.
 
-A name with a tag is a published model's: `resnet18_cassle_simclr.emoji64`. Without tag it is a run
-on images of one's own, with any timm architecture: `convnext_tiny_cassle_simclr`; with `.adapt`
+A name with a tag is a published model's: `resnet18_cassle_simclr.emoji64`. Without a tag it is a
+run on one's own images, with any timm architecture: `convnext_tiny_cassle_simclr`; with `.adapt`,
 such a run from starting weights.
 """
 
@@ -27,8 +27,8 @@ def find_recipe(name: str) -> Recipe:
     """Return a recipe by name.
 
     Args:
-        name: Full name of a published model, or `ARCH_cassle_METHOD` or `ARCH_METHOD`, without tag,
-            for images of one's own; `ARCH_cassle_METHOD.adapt` to adapt starting weights to them.
+        name: Full name of a published model; or, for one's own images, `ARCH_cassle_METHOD` or
+            `ARCH_METHOD` without a tag, or `ARCH_cassle_METHOD.adapt` to adapt starting weights.
 
     Raises:
         UnknownNameError: If there is no such recipe, architecture or method.

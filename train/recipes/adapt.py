@@ -3,12 +3,12 @@
 They are those of `recipes.own` with a backbone that changes slowly, because an SSL objective on few
 images at the usual rates destroys what good weights know.
 
-- The backbone waits for an epoch, until the new projector's gradients say something.
+- The backbone waits for an epoch, until the new projector's gradients are of use.
 - It learns at a tenth of the projector's rate, and its first layers, which are the most general,
   still more slowly.
 - Its BatchNorms keep the statistics, weights and biases of the starting weights: those of a few
-  augmented images are other ones.
-- 20 epochs: most of what adaptation gains is there early, and what it forgets grows with time.
+  augmented images would differ.
+- 20 epochs: most of what adaptation gains comes early, and what it forgets grows with time.
 """
 
 import dataclasses

@@ -46,7 +46,7 @@ def _pair(
     results: tuple[str | None, str | None] = (None, None),
     **optim: Any,
 ) -> tuple[Recipe, Recipe]:
-    """Return a CASSLE recipe and its baseline; `optim` are the changes to SimCLR's."""
+    """Return a CASSLE recipe and its baseline; `optim` holds the changes to SimCLR's."""
     simclr = OptimConfig(epochs=25, batch_size=128, base_lr=0.12, warmup_epochs=1)
     config = TrainConfig(
         name=f"{arch}_cassle_{method.name}.emoji64",

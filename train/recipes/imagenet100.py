@@ -1,9 +1,8 @@
 """Recipes on ImageNet-100: the paper's own protocols (section 4 and appendix).
 
-Nobody has run them with this code yet. Memory and time are estimates for bf16: on a CPU, with small
-batches, it was counted which tensors autograd saves and how many operations a step has; the time is
-that of the whole run's operations on a GPU that does 100 TFLOP/s all the time and never waits for
-images. `--dry-run` measures both.
+Nobody has run them with this code yet. Memory and time are estimates for bf16, from the tensors
+that autograd saves and the operations in a step, counted on a CPU with small batches; the time
+assumes a GPU that sustains 100 TFLOP/s and never waits for images. `--dry-run` measures both.
 """
 
 from cassle_zoo.common.workers import usable_workers

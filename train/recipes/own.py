@@ -9,11 +9,11 @@ hundreds of thousands of the paper's.
   needed another have their own.
 - EMA teachers follow faster (momentum 0.99) and MoCo's queue is shorter (4,096 keys): with the
   paper's 0.999 a teacher is mostly its random initialisation after a thousand steps. Only DINO's
-  teacher and prototypes, of which nothing was tuned, are its paper's.
+  teacher and prototypes, which were not tuned, are its paper's.
 - Projectors of 8,192 are 2,048 wide, a sixteenth of the weights.
 - Networks without BatchNorm (ViT, ConvNeXt, Swin, ...) are trained with AdamW as in MoCo v3
   (arXiv 2104.02057), since SGD at these rates needs BatchNorm.
-- Batches of 128, so that a few hundred images are some steps; 100 epochs, 5 of them warm-up.
+- Batches of 128, so that a few hundred images make several steps; 100 epochs, 5 of them warm-up.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ _OPTIM: dict[str, dict[str, Any]] = {
     "simsiam": {"base_lr": 0.06, "warmup_epochs": 0},
     "vicreg": {"warmup_epochs": 10},
 }
-"""How networks with BatchNorm are trained, where it differs from SimCLR's."""
+"""Training of networks with BatchNorm, where it differs from SimCLR's."""
 
 
 def own_recipe(name: str) -> Recipe:
@@ -87,7 +87,7 @@ def own_recipe(name: str) -> Recipe:
 
 
 def _unknown_recipe(name: str) -> UnknownNameError:
-    """Return the error for a name that is no recipe, with the nearest that are."""
+    """Return the error for a name that is no recipe, with the nearest recipes."""
     archs = [*BACKBONES, *timm.list_models()]
     archs = [arch for arch in dict.fromkeys(archs) if is_arch(arch)]
     # Its parts are compared one by one: as a whole most architectures are equally near.

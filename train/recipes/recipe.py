@@ -77,7 +77,7 @@ def without_conditioning(config: TrainConfig, name: str) -> TrainConfig:
 
 
 def shortened(config: TrainConfig, epochs: int, *, longest: float = 0.5) -> TrainConfig:
-    """Return the settings for fewer epochs, without a start that leaves no time to train.
+    """Return the settings for fewer epochs, with a start short enough to leave time to train.
 
     Args:
         config: Settings of a recipe.

@@ -22,7 +22,7 @@ from cassle_zoo.zoo.names import public_settings, resolve_arch
 
 
 def check_folder(folder: Path) -> None:
-    """Check, before a run, that its end can write `folder`.
+    """Check, before a run, that `folder` can be written at its end.
 
     Raises:
         ConfigError: If something else has that name.
@@ -52,7 +52,7 @@ def write(
     """Write backbone and projector in float32, then :class:`~cassle_zoo.records.RunExport`.
 
     Args:
-        folder: Where to.
+        folder: Folder to write.
         method: The trained method.
         config: All settings.
         steps: Optimiser steps done.
@@ -113,7 +113,7 @@ def _describe(
 
 
 def with_hash(images: Fingerprint, dataset: Any) -> Fingerprint:
-    """Return `images` with the hash of their content, of datasets that are published with one."""
+    """Return `images` with the hash of their content, if the dataset is published with one."""
     try:
         return {**images, "sha256": getattr(dataset, "sha256", None)}
     except (DataError, OSError):  # an image cannot be read

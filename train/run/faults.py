@@ -1,4 +1,4 @@
-"""Guards against silent failure of a run: bad data, losses, and what the machine does."""
+"""Guards against silent failure of a run: bad data, bad losses, and failures of the machine."""
 
 import contextlib
 import math
@@ -27,7 +27,7 @@ class BadImages:
         self._count = 0
 
     def note(self, bad: Tensor) -> list[str]:
-        """Take the `bad` column of a batch; return the names of images not seen bad before.
+        """Take the `bad` column of a batch; return the names of newly found bad images.
 
         Raises:
             DataError: If more than the allowed fraction is bad.

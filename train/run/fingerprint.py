@@ -64,14 +64,14 @@ def check_same_run(
 ) -> TrainConfig:
     """Check that `out` does not hold a run with other settings, `images` or starting weights.
 
-    A name that older versions allowed, though it is not true, may differ. Settings that do not
-    change the result may differ: `data.root`, `data.workers` (but not of a stream, whose order
-    depends on it), and all of `run` but the seed. Starting weights may have another name or place,
-    but not another content, which is compared if `source` is given. A run without a record of its
-    images is from before there was one.
+    A name that is not true, which older versions allowed, may differ. So may settings that do not
+    change the result: `data.root`, `data.workers` (but not of a stream, whose order depends on it),
+    and all of `run` but the seed. Starting weights may have another name or place, but not another
+    content, which is compared if `source` is given. A run without a record of its images predates
+    such records.
 
     Returns:
-        The settings, with `data.decode`, if it is None, as the run began: `fast` if it is new.
+        The settings; a `data.decode` of None becomes what the run began with, `fast` if it is new.
 
     Raises:
         ConfigError: Naming each setting that differs, with both values, or how the images differ;
@@ -125,7 +125,7 @@ def check_same_everywhere(
     """Check that all processes were started with the same settings and see the same images.
 
     Raises:
-        ConfigError: Naming a process that differs from process 0, and all in which it does.
+        ConfigError: Naming a process that differs from process 0, and every difference.
     """
     settings = {k: v for k, v in flat_settings(config.to_dict()).items() if k not in _PER_MACHINE}
     settings["init.sha256"] = None if source is None else source.record.sha256
@@ -184,7 +184,7 @@ def _images_differ(old: Any, new: Fingerprint, where: str, other: str) -> str:
 
 
 def _is_untrue(stored: Mapping[str, Any]) -> bool:
-    """Return whether the name of a stored run says what it is not, as older versions allowed."""
+    """Return whether a stored run's name contradicts its settings, as older versions allowed."""
     name, arch, size = (stored.get(key) for key in ("name", "arch", "augment.size"))
     if not (isinstance(name, str) and isinstance(arch, str) and isinstance(size, int)):
         return False

@@ -19,7 +19,7 @@ from cassle_zoo.train.run.trackers import InBackground, open_tracker
 
 CSV_FILE = "metrics.csv"
 _LONGEST = 1000  # characters in a line
-_FEWEST_ENTRIES = 10  # of a run in the log
+_FEWEST_ENTRIES = 10  # in the log of a run
 
 
 class Logger(Protocol):
@@ -36,7 +36,7 @@ class CsvLogger:
     """Rows of (step, name, value), so that any number may be logged at any step."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue the folder's file; rows later than `step` belong to lost steps and go."""
+        """Continue the folder's file; rows later than `step` are of lost steps, and are dropped."""
         path = folder / CSV_FILE
         rows = _rows_until(path, step) if path.exists() else []
         with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -155,7 +155,7 @@ class Reporter:
 
 
 def _rows_until(path: Path, step: int) -> list[list[str]]:
-    """Return the rows up to a step that are whole; a crash or an editor may have spoilt others."""
+    """Return the intact rows up to a step; a crash or an editor may have damaged others."""
     text = path.read_text(encoding="utf-8", errors="replace")
     parsed = (next(csv.reader([line]), []) for line in text.splitlines() if len(line) < _LONGEST)
     return [

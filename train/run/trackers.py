@@ -1,6 +1,6 @@
 """Experiment trackers that a run can log to: W&B, MLflow and trackio, each behind its extra.
 
-Where they store is up to their own environment variables (`WANDB_MODE`, `MLFLOW_TRACKING_URI`,
+Where they store runs is up to their own environment variables (`WANDB_MODE`, `MLFLOW_TRACKING_URI`,
 `TRACKIO_SPACE_ID`, ...). A continued run continues the logged run, whose name is in the run's
 folder.
 """
@@ -132,7 +132,7 @@ class TrackioTracker:
         self._run.log(dict(values), step=step)
 
     def close(self, finished: bool) -> None:
-        """End the run; trackio has no word for how."""
+        """End the run; trackio cannot record how it ended."""
         del finished
         with contextlib.redirect_stdout(sys.stderr):
             self._run.finish()
@@ -149,13 +149,13 @@ def open_tracker(name: str, config: TrainConfig, out: Path) -> Tracker:
     """Begin, or continue, a run in a tracker.
 
     Args:
-        name: Of `TRACKERS`.
+        name: One of `TRACKERS`.
         config: The run; its settings are sent, without the user's folders.
         out: Its folder.
 
     Raises:
         MissingDependencyError: If its package is not installed; names the extra.
-        ConfigError: If it cannot start, for example for want of a login.
+        ConfigError: If it cannot start, for example for lack of a login.
     """
     ids = _ids(out)
     try:
@@ -182,7 +182,7 @@ def open_tracker(name: str, config: TrainConfig, out: Path) -> Tracker:
 class InBackground:
     """A logger that sends to a tracker from a thread, so that a slow network delays no step.
 
-    If the tracker fails, it is left out from then on; training goes on.
+    If the tracker fails, it is dropped and training goes on.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class InBackground:
             self._queue.put((step, dict(values)))
 
     def close(self) -> None:
-        """Wait until everything is sent, but not for ever."""
+        """Wait until everything is sent, but at most `LAST_SECONDS`."""
         self._queue.put(None)
         self._thread.join(LAST_SECONDS)
         if self._thread.is_alive():
