@@ -57,7 +57,7 @@ class Task:
         splits: Indices of images, int64, by split.
         classes: Names of the classes in the order of their numbers; empty for regression.
         metric: The metric that is usually reported and used for selection on validation data:
-            `top1` or `mean_per_class` of classification, else `r2`, `recall@1` or `mAP50`.
+            `top1` or `mean_per_class` for classification, else `r2`, `recall@1` or `mAP50`.
     """
 
     name: str
@@ -167,11 +167,11 @@ class EvalData:
 
 
 class UnreadableImagesError(DataError):
-    """Images of a dataset cannot be read; the features of all others are here.
+    """Some images of a dataset cannot be read; this error holds the features of all others.
 
     Attributes:
-        images: The images, among which are unreadable ones.
-        bad: Indices of those.
+        images: All the images, unreadable ones included.
+        bad: Indices of the unreadable ones.
         features: (N - len(bad), D) features of the others, in their order.
     """
 
@@ -202,11 +202,11 @@ class Compute(Settings):
         cache: Folder for extracted features; by default the user's cache folder.
         no_cache: Extract features without reading or writing the cache.
         progress: Whether to show progress bars; by default on a terminal.
-        max_bad_fraction: Fraction of the images that may be unreadable. Those that features cannot
-            be extracted of are named and left out of all splits.
+        max_bad_fraction: Fraction of the images that may be unreadable. Unreadable ones are named
+            and left out of all splits.
         size: Height and width in pixels of the networks' input. By default models of the zoo take
-            their own; `random-init:` and models of timm that of the zoo's model beside them, or
-            else that of the first of them.
+            their own; `random-init:` and timm's models that of the zoo's model they are compared
+            with, or else that of the first of them.
     """
 
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
@@ -309,7 +309,7 @@ class EvalContext:
             source.network,
             self.data.sha256,
             str(compute.device),
-            str(software_versions()),  # as the result says; others may compute something else
+            str(software_versions()),  # as in the result; other versions may give other features
         )
         return cached_features(compute.cache or cache_folder(), [*own, *key], extract)
 
@@ -420,7 +420,7 @@ class Outcome:
         protocol: How they were measured, by part, in words and numbers, without paths.
         series: Curves by name, for figures: `{"explained_variance": [0.4, ...]}`.
         files: Images and pages to be written beside the result, by name with extension.
-        scores: What the metrics are means of, image by image, for intervals and paired tests.
+        scores: Per-image values that the metrics are means of, for intervals and paired tests.
     """
 
     metrics: dict[str, dict[str, float]]

@@ -77,7 +77,7 @@ def read_batches(
         num_workers=workers,
         collate_fn=_unchanged,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # without, the loader would advance the global one
+        generator=torch.Generator(),  # otherwise the loader would advance the global one
     )
     for batch in loader:
         if isinstance(batch, DataError | NotEnoughMemoryError):

@@ -55,7 +55,7 @@ def cached_features(folder: Path, key: Sequence[str], extract: Callable[[], Tens
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(path, save({"features": features}))
-    except OSError as error:  # after hours, no reason to lose them
+    except OSError as error:  # no reason to lose features that took hours
         reason = error.strerror or error
         warnings.warn(f"cannot cache features in {folder}: {reason}.", stacklevel=2)
     return features

@@ -59,7 +59,7 @@ class Arguments(Generic[Settings]):
         models: Names, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, `timm:NAME`, `random-init:ARCH`,
             `raw-pixels`, or `features:FILE`.
         data: Folder or archive that holds the dataset.
-        dataset: Name of the dataset; `folder` is of your own images.
+        dataset: Name of the dataset; `folder` for your own images.
         split: How to split a `folder` that holds only folders of classes.
         download: Download the dataset into the folder if it is not there.
         output: Where to record the results: FILE.json for one model, or a folder. Images and pages
@@ -162,7 +162,7 @@ def _check_whitening(settings: Evaluator, models: Sequence[str]) -> None:
 
 
 def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | None]:
-    """Return the input size of every model: as asked, of its own (None), or of those beside it."""
+    """Return the input size of every model: as asked for, its own (None), or that of the others."""
     size = arguments.compute.size
     if size is not None:
         return dict.fromkeys(models, size)
@@ -197,7 +197,7 @@ def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | 
 
 
 def _recorded(arguments: Arguments[Any], model: str, size: int | None) -> Compute:
-    """Return how a model is computed, with the size if the model alone would have another."""
+    """Return the settings to record for a model, with the size if alone it would have another."""
     alone = common_size([model], native=_native(arguments.dataset))
     compute = arguments.compute
     if size is None or (compute.size is None and alone is not None and alone[0] == size):
@@ -333,10 +333,10 @@ def _options(settings: Any, prefix: str = "") -> list[str]:
 
 
 def _public(path: str | Path) -> str:
-    """Return a path that can be published: of an absolute one only the part below this folder.
+    """Return a path that can be published: an absolute one is cut to its part below this folder.
 
-    Results are published, so folders of the user are not shown; what is given relative to the
-    current folder says nothing about the others.
+    Results are published, so the user's folders are not shown; a path relative to the current
+    folder reveals nothing about them.
     """
     path = Path(path)
     if not path.is_absolute():

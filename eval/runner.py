@@ -69,7 +69,7 @@ def evaluate(
         data: The dataset.
         compute: How to compute.
         command: The command that repeats the measurement.
-        record: Whether the outcome's files shall hold its scores, with thumbnails of images, for
+        record: Whether the outcome's files include its scores, with thumbnails of images, for
             `eval report`.
 
     Returns:
@@ -102,9 +102,9 @@ def evaluate(
         context = EvalContext(source, data, compute).with_features(error.features)
         outcome = evaluator.evaluate(context)
     except UnreadableDatasetImageError:
-        raise  # while a network was trained on others
+        raise  # while a network was training on the other images
     except UnreadableImageError:
-        # Evaluators that make views of images stop at the first.
+        # Evaluators that make views of images stop at the first unreadable one.
         data = _without_unreadable(data, compute)
         context = EvalContext(source, data, compute)
         outcome = evaluator.evaluate(context)

@@ -1,4 +1,4 @@
-"""Scores: what metrics are means of, image by image; and their file beside a result.
+"""Scores: the per-image values that metrics are means of, and their file beside a result.
 
 With them a report computes intervals, paired tests, per-class results, confusion matrices, and
 shows the images that a model gets wrong, without the dataset and without the model.
@@ -39,12 +39,12 @@ class Scores:
         unit: What a row is: a test image, a query of retrieval, or a few-shot episode.
         rows: (N,) index of each image in the dataset, or number of the episode.
         values: By metric, (N,) scores whose mean is the metric: 0 and 1 of an accuracy.
-        by_class: Those of the metrics that are means over classes of the means in each.
+        by_class: Those metrics that are means over classes of the mean in each class.
         labels: (N,) classes of the images; None without classes.
         predicted: (N,) predicted classes, if there is one prediction per image.
         confidence: (N,) the classifier's probability (or fraction of votes) of it.
         classes: Names of the classes.
-        outputs: (N, K) predicted values of a regression, whose metric `r2` is no mean.
+        outputs: (N, K) predicted values of a regression, whose metric `r2` is not a mean.
         targets: (N, K) true values of a regression.
     """
 
@@ -116,7 +116,7 @@ def classification(
         rows: (N,) indices of the images.
         labels: (N,) integers in [0, C).
         logits: (N, C), the larger the likelier.
-        prefix: Of the metrics' names: `knn_`.
+        prefix: Prefix of the metrics' names, such as `knn_`.
         confidence: (N,) probability of the predicted class; by default the softmax's.
         classes: Names of the classes.
         top5: Whether top-5 is a metric (of more than five classes).
@@ -162,7 +162,7 @@ class ScoreFile:
     sample_features: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     def to_bytes(self) -> bytes:
-        """Return the content of a file of safetensors; floats are rounded to 16 or 32 bits."""
+        """Return the content of a safetensors file; floats are rounded to 16 or 32 bits."""
         tensors: dict[str, Tensor] = {
             "sample": self.sample.int(),
             "sample_features": self.sample_features.half(),
@@ -195,7 +195,7 @@ class ScoreFile:
         }
         # Metrics may share their values, which safetensors refuses.
         tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-        # In ASCII, since the bytes of names that are not UTF-8 are no text that could be saved.
+        # In ASCII, since names whose bytes are not UTF-8 cannot be saved as text.
         return save(tensors, {"scores": json.dumps(about)})
 
     @classmethod

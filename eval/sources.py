@@ -43,7 +43,7 @@ FORMS = (
 POOLED = 16
 DEFAULT_SIZE = 224
 _SIDE = 64
-# What runs of one model may differ in: seed, device, logs; and where files were, not which.
+# What runs of one model may differ in: seed, device, logs; and the place of files, not the files.
 _OF_ONE_RUN = ("run", "data", "init")
 _MARK = 8  # hexadecimal digits
 
@@ -62,8 +62,8 @@ class FeatureSource:
         sha256: Hash of the weights; None without weights.
         network: The architecture: timm's name and arguments, such as the number of heads, which
             the weights do not show.
-        trained: How it was trained, as far as runs of one model share it: all but the seed. Of what
-            nothing is known its weights, so that no two of them pass for runs of one model.
+        trained: How it was trained, as far as runs of one model share it: all but the seed. If that
+            is unknown, its weights, so that no two such sources pass for runs of one model.
         model: A module from images (B, 3, H, W) to features (B, D); None for a file of features.
         transform: From image to the module's input (3, H, W); None for the module's own.
         features: Content of a file of features.
@@ -88,7 +88,7 @@ class FeatureSource:
 def open_source(
     model: str | nn.Module, *, seed: int = 0, size: int | None = None, name: str | None = None
 ) -> FeatureSource:
-    """Open a source by name, or make one of a module.
+    """Open a source by name, or make one from a module.
 
     Args:
         model: A model's name (with its pretrained weights), ``hf-hub:ORG/NAME``,
@@ -97,7 +97,7 @@ def open_source(
             square at 64 px, mean-pooled to 16x16x3), ``features:FILE`` (as `cassle-zoo features`
             writes), or a module.
         seed: Seed of a random initialisation.
-        size: Height and width in pixels of a network's input; by default its own, and 64 of
+        size: Height and width in pixels of a network's input; by default its own, and 64 for
             ``random-init:``.
         name: Name of a module in results.
 
@@ -120,7 +120,7 @@ def zoo_size(model: str) -> int | None:
         model: Name of a model, as for :func:`open_source`.
 
     Returns:
-        The size; `None` of untrained networks, models of timm, and what is no network.
+        The size; `None` for untrained networks, models of timm, and sources without a network.
     """
     if is_no_network(model) or model.startswith(RANDOM_INIT) or timm_name(model) is not None:
         return None
@@ -131,10 +131,10 @@ def zoo_size(model: str) -> int | None:
 
 
 def common_size(models: Sequence[str], *, native: int | None = None) -> tuple[int, str] | None:
-    """Return the input size at which networks that stand side by side are measured.
+    """Return the input size at which networks in one comparison are measured.
 
-    Untrained networks and those of timm take images of the size of the zoo's model beside them, so
-    that no one sees more of the images. Models of the zoo keep their own.
+    Untrained networks and those of timm take images of the size of the zoo's model in the
+    comparison, so that none sees more of the images. Models of the zoo keep their own.
 
     Args:
         models: Names of all models of a comparison.
@@ -164,7 +164,7 @@ def is_no_network(model: str) -> bool:
 
 
 def _timm_size(model: str) -> int:
-    """Return the input size of a model of timm: of a name, folder or repository."""
+    """Return the input size of a timm model, given its name, folder or repository."""
     import timm
     from timm.models import get_pretrained_cfg
 
@@ -357,7 +357,7 @@ def _at_size(build: Callable[..., nn.Module], name: str, size: int | None) -> nn
             if getattr(getattr(module, "patch_embed", None), "img_size", None) is not None:
                 module = build(img_size=size)
             module.pretrained_cfg = {**module.pretrained_cfg, "input_size": (3, size, size)}
-        # Some networks are made for any size, and refuse it when they see it.
+        # Some networks can be built for any size, and fail only when they run.
         with inference(module, torch.device("cpu")):
             module(eval_transform(module)(small)[None])
     except (AssertionError, CassleZooError, RuntimeError, TypeError, ValueError) as error:

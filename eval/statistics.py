@@ -69,7 +69,7 @@ def r2_of_means(means: Tensor) -> Tensor:
     """
     squared_error, target, squared_target = means.unflatten(-1, (3, -1)).unbind(-2)
     variance = squared_target - target.square()
-    # Of equal targets only rounding is left.
+    # Equal targets leave only rounding error.
     variance = variance.masked_fill(variance <= _TIED * squared_target, torch.nan)
     found: Tensor = (1 - squared_error / variance).mean(-1)
     return found
@@ -151,10 +151,10 @@ def permutation_test(
         statistic: Maps column means (..., M) to values (...).
         generator: A generator on the CPU.
         strata: See :func:`bootstrap`.
-        draws: Number of random swaps; all 2^N are made if there are no more.
+        draws: Number of random swaps; all 2^N are made if they are no more than that.
 
     Returns:
-        In (0, 1]. Sampled ones count the measured assignment too (Phipson and Smyth, 2010).
+        In (0, 1]. With random swaps the measured assignment counts too (Phipson and Smyth, 2010).
     """
     _check_pair(first, second)
     one, two = _Table(first, strata), _Table(second, strata)
@@ -181,7 +181,7 @@ def permutation_test(
 def mcnemar(first: Tensor, second: Tensor) -> float:
     """Return the two-sided p-value of McNemar's test that two models are right equally often.
 
-    The observed table counts by half (mid-p; Fagerland et al., 2013): the exact test is too
+    The observed table counts half (mid-p; Fagerland et al., 2013): the exact test is too
     cautious, this one is not, and it keeps its level in practice.
 
     Args:
@@ -244,7 +244,7 @@ def difference_of_runs(
 
     Args:
         first: A value per run; at least two.
-        second: The same of the other model.
+        second: The same for the other model.
         level: See :func:`mean_of_runs`.
 
     Returns:
@@ -348,7 +348,7 @@ class _Table:
         return torch.zeros(size, n, dtype=torch.float64).scatter_add_(1, indices, one)
 
     def influences(self, statistic: Statistic) -> Tensor:
-        """Return (N,) the jackknife's: by how much leaving an image out moves the statistic."""
+        """Return the jackknife's (N,): how much leaving out each image moves the statistic."""
         means = self.means.expand_as(self.columns)
         if self.members:
             means = means.clone()

@@ -1,7 +1,7 @@
 """Augmented views of chosen strength, independent of the order and size of batches.
 
-Views are made by `cassle_zoo.augmentation.augment`, so that equal parameters give the pixels of
-training. Their randomness depends only on the seed and the image's index, so that every
+Views are made by `cassle_zoo.augmentation.augment`, so that equal parameters give the same pixels
+as in training. Their randomness depends only on the seed and the image's index, so that every
 augmentation and strength has the same crop position and the same signs for an image.
 """
 
@@ -47,12 +47,12 @@ class View:
             central square of the image; or `recipe`, drawn from the whole distribution of training.
         strength: Fraction of the training range, in [0, 1]. Crops cover 1 - strength · (1 -
             smallest fraction) of the area, at a random place and ratio (if that fits into the
-            image at no ratio, they are training's central crop for such a case); colour factors are
+            image at no ratio, they are the central crop, as in training); colour factors are
             exactly 1 ± strength · range, with random signs and order; the blur has exactly
             strength · largest sigma. Further augmentations have only the strength 1: their
             parameters are drawn from their whole range.
-        value: That parameter: area, deviation of the factors (in `color` that of brightness), or
-            sigma in pixels; 1 of switches, 0 of the original.
+        value: The resulting parameter: area, deviation of the factors (in `color` that of
+            brightness), or sigma in pixels; 1 for switches, 0 for the original.
         config: The distribution that the view is drawn from.
         recipe: The distribution of training, whose ranges omega is scaled by.
     """
@@ -94,7 +94,7 @@ class View:
 
 
 def make_view(name: str, recipe: AugmentConfig, strength: float = 1) -> View:
-    """Return a view with one augmentation of a strength, or `original` or `recipe`.
+    """Return a view with one augmentation at a given strength, or `original` or `recipe`.
 
     Raises:
         UnknownNameError: If there is no such augmentation.
@@ -139,7 +139,7 @@ def input_recipe(
 ) -> AugmentConfig:
     """Return the paper's recipe at a transform's size, mean and standard deviation.
 
-    They are measured with a black and a white image.
+    Mean and standard deviation are measured with a black and a white image.
 
     Args:
         transform: From an image to the network's input.
@@ -186,7 +186,7 @@ def context_recipe(context: EvalContext, further: Sequence[str] = ()) -> Augment
 
 
 def as_trained(omega: Tensor, recipe: AugmentConfig, context: EvalContext) -> Tensor:
-    """Return omega as the network's projector knows it: colours by the ranges of its training.
+    """Return omega as in the projector's training: colours scaled by the ranges used there.
 
     Args:
         omega: (N, W) in the layout of `recipe`, scaled by the ranges there.
@@ -214,7 +214,7 @@ def draw_images(candidates: Tensor, count: int, seed: int) -> Tensor:
 
 
 def draw_test_images(data: EvalData, count: int, seed: int) -> Tensor:
-    """Draw images of a dataset's test parts, or of all its images if there are no such parts.
+    """Draw from the images in a dataset's test splits, or from all if there are no such splits.
 
     Args:
         data: The dataset.

@@ -56,8 +56,8 @@ def open_data(
     Raises:
         UnknownNameError: If there is no such dataset.
         DataError: If it is not in `root`, or is not what it should be.
-        ConfigError: If it cannot be downloaded, but `download` is set, or has splits of its own,
-            but `split` is given.
+        ConfigError: If `download` is set but it cannot be downloaded, or `split` is given but it
+            has splits of its own.
     """
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)

@@ -50,7 +50,7 @@ def classification(
     if files is not None:
         digest = hash_files(files, contents)
     if digest is None:
-        # Features are cached by it: without, other images with these labels would get them.
+        # Features are cached under it: without it, other images with these labels would get them.
         raise TypeError("images that are no ImageFiles need a digest of their content")
     found = Task(
         name=task,
@@ -154,7 +154,7 @@ def require_scipy(name: str) -> None:
 
 @contextmanager
 def downloading(name: str, root: Path) -> Iterator[None]:
-    """Raise a `DataError` for the errors of torchvision's downloads."""
+    """Turn errors of torchvision's downloads into a `DataError`."""
     try:
         yield
     except (RuntimeError, OSError, ValueError, ImportError) as error:

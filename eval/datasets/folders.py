@@ -153,7 +153,7 @@ def list_within(
     *,
     on_unread: Callable[[str], None] | None = None,
 ) -> ClassFolders:
-    """List a part, as `list_classes`, whose classes are some of `classes`."""
+    """List a part, as `list_classes` does, with some of `classes`."""
     found = list_classes(root, part, on_unread=on_unread)
     unknown = sorted(set(found.classes) - set(classes))
     if unknown:
@@ -172,7 +172,7 @@ def _train_and_test(root: Path, name: str, published: str) -> dict[str, ClassFol
 
 
 def _of_lists(folder: str, lists: Mapping[str, Sequence[str]]) -> dict[str, ClassFolders]:
-    """Return the parts that lists of `CLASS/IMAGE` below `folder` name, sorted as folders are."""
+    """Return the parts given by lists of `CLASS/IMAGE` below `folder`, sorted as folders are."""
     classes = sorted({file.partition("/")[0] for own in lists.values() for file in own})
     parts = {}
     for part, files in lists.items():

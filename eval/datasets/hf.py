@@ -73,7 +73,7 @@ def open_hf(root: Path) -> EvalData:
         task=label,
         digest=hashlib.sha256("\n".join(hashes).encode()),
     )
-    # By names, features of a file find their images; its order is another than the splits'.
+    # Names match features in a file to images; the file's order is not that of the splits.
     names = () if is_saved(root) else _names(images, root)
     return dataclasses.replace(data, names=names, root=root if names else None)
 

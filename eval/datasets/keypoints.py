@@ -51,7 +51,7 @@ def open_lspose(root: Path) -> EvalData:
     files = sorted((root / "images").glob("*.jpg"))
     if not files or not (root / "joints.mat").is_file():
         raise DataError(f"lspose: expected in {root}: images/im0001.jpg, ..., and joints.mat.")
-    # Of damaged files scipy raises anything.
+    # On damaged files scipy can raise anything.
     try:
         joints = np.asarray(loadmat(root / "joints.mat")["joints"], dtype=np.float64)
     except Exception as error:
@@ -199,7 +199,7 @@ def _centre(size: tuple[int, int]) -> Box:
 
 
 def _around(points: Tensor) -> Box:
-    """Return the square from the top left of the points that holds them."""
+    """Return the square that holds the points, starting at their top left."""
     low, high = points.min(0).values, points.max(0).values
     left, top = math.floor(low[0]), math.floor(low[1])
     side = max(math.ceil(high[0]) - left, math.ceil(high[1]) - top, 1)
@@ -207,7 +207,7 @@ def _around(points: Tensor) -> Box:
 
 
 def _read_points(path: Path) -> Tensor:
-    """Read a `.pts` file: two lines of header, then x and y of a point a line in braces."""
+    """Read a `.pts` file: two header lines, then in braces x and y of one point per line."""
     lines = read_lines(path)
     try:
         rows = lines[lines.index("{") + 1 : lines.index("}")]

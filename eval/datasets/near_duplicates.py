@@ -1,8 +1,8 @@
 """Near-duplicates among images: perceptual fingerprints, and groups of images that are alike.
 
 Two images are alike if both their difference hashes (Krawetz, "Kind of Like That", 2013: the signs
-of brightness gradients) and their colours agree. Copies in another size, format or quality are,
-also frames of one moment; crops, mirrored and recoloured copies are not.
+of brightness gradients) and their colours agree. Copies in another size, format or quality are
+alike, and so are frames of one moment; crops, mirrored and recoloured copies are not.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ from tqdm import tqdm
 from cassle_zoo.common.images import UnreadableImageError
 
 MAX_BITS = 24
-"""Near-duplicates differ in at most so many of the 256 bits of their hashes,"""
+"""Near-duplicates differ in at most this many of the 256 bits of their hashes,"""
 MAX_COLOUR = 8.0
-"""and by at most so much on average of 255 in their thumbnails of 8 x 8 pixels."""
+"""and on average by at most this much, of 255, in their thumbnails of 8 x 8 pixels."""
 RULE = (
     f"near-duplicates (at most {MAX_BITS} of 256 bits of their difference hashes differ, and 8x8 "
     f"thumbnails by at most {MAX_COLOUR:g} of 255 on average; also over several steps)"
@@ -31,7 +31,7 @@ DECODED_SIDE = 64
 """Shorter side that JPEGs may be decoded at for :func:`fingerprint`."""
 
 _SIDE = 16
-_GRADIENT = 2  # of 255; noise of compression stays below it
+_GRADIENT = 2  # of 255; compression noise stays below it
 _COLOUR_SIDE = 8
 _CHUNK = 2**25  # distances held at a time
 _THREADS = 8

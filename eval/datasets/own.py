@@ -62,12 +62,12 @@ def open_folder(
 
     Args:
         root: `CLASS/*`, which is split; `train/CLASS/*` with `test/CLASS/*`, and perhaps
-            `val/CLASS/*` (also `validation`, `valid` or `dev`; without `test`, it is tested on); a
-            .csv or .tsv file of paths (relative to it), labels and, perhaps, splits; or images
-            without labels.
+            `val/CLASS/*` (also `validation`, `valid` or `dev`; without `test`, it is the test
+            split); a .csv or .tsv file of paths (relative to it), labels and, perhaps, splits; or
+            images without labels.
         split: How to split `CLASS/*`; by default `SplitConfig()`.
         max_bad_fraction: Fraction of the images of `CLASS/*` that may be unreadable. They are named
-            and left out. (Those of other layouts are when features are extracted.)
+            and left out. (In other layouts this happens during extraction.)
 
     Raises:
         DataError: If it is none of these, classes have too few images, or too many images cannot
@@ -75,7 +75,7 @@ def open_folder(
         ConfigError: If `split` is given, but the images are split already.
 
     Warns:
-        UserWarning: About what is left out, and near-duplicates of several classes.
+        UserWarning: About what is left out, and near-duplicates in different classes.
     """
     name = f"folder:{root.resolve().name}"
     if root.is_file():
@@ -91,7 +91,7 @@ def open_folder(
         _refuse(split, f"{root} has folders of splits ({', '.join(sorted(parts.values()))})")
         return _open_split(name, root, parts, folders)
     direct = _directly_in(root) if folders else []
-    # Not classes by these names, or every image would be right that is like those of its part.
+    # Such names are of splits, not classes, or a model would be scored on telling splits apart.
     flat = len(folders) > 1 and {own.lower() for own in folders} <= {
         *_TRAIN,
         *_TEST,
@@ -115,7 +115,7 @@ def open_folder(
 
 
 def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
-    """Return the folders of splits, by split: those of such names that hold folders."""
+    """Return the folders of splits, by split: those with a split's name that hold folders."""
     found: dict[str, str] = {}
     for split, names in (("train", _TRAIN), ("val", VALIDATION_NAMES), ("test", _TEST)):
         own = [
@@ -363,7 +363,7 @@ def _note_copies(
 
 
 def _read_rows(table: Path) -> list[_Row]:
-    """Read a table; its first line is one of names if it names a column of paths."""
+    """Read a table; its first line is a header if it names a column of paths."""
     if table.suffix.lower() not in TABLES:
         raise DataError(f"{table} is a file, but no .csv; expected {LAYOUTS}.")
     try:
@@ -372,8 +372,8 @@ def _read_rows(table: Path) -> list[_Row]:
         raise DataError(f"cannot read {table}: {error}.") from error
     delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
     if delimiter == "," and ";" in text.partition("\n")[0] and "," not in text.partition("\n")[0]:
-        delimiter = ";"  # as spreadsheets write it where the comma is decimal
-    # Else a quote that is not closed would swallow rows.
+        delimiter = ";"  # as spreadsheets write it where the decimal sign is a comma
+    # Strict, or an unclosed quote would swallow rows.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(row)]

@@ -88,7 +88,7 @@ class SplitConfig:
     Attributes:
         test: Fraction of the images of every class for testing.
         val: Fraction of the images of every class for validation.
-        seed: Another one draws other images.
+        seed: Another seed draws other images.
     """
 
     test: Annotated[float, Range(0, 1, open_low=True)] = 0.2
@@ -111,16 +111,16 @@ def split_by_class(
     classes: Sequence[str],
     config: SplitConfig,
 ) -> dict[str, Tensor]:
-    """Split images into `train`, `val` and `test`: of every class the same fractions.
+    """Split images into `train`, `val` and `test`, with the same fractions of every class.
 
-    Groups stay together. They are ranked by a hash of the seed and their smallest key; of every
-    class test, then val, takes the first ones that fit into its fraction (rounded, at least 1),
-    and the smallest one if none does. A group of several classes counts for its most frequent one.
+    Groups stay together. They are ranked by a hash of the seed and their smallest key; in every
+    class test, then val, takes the first groups that fit into its fraction (rounded, at least 1),
+    or the smallest one if none does. A group of several classes counts for its most frequent one.
 
     Args:
         labels: Class numbers.
         keys: Identifies each image by its content.
-        groups: A number for each image; those with the same stay together.
+        groups: A number for each image; images with the same number stay together.
         classes: Names of the classes.
         config: Fractions and seed.
 

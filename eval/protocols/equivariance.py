@@ -32,7 +32,7 @@ def probe(
     splits: Mapping[str, Tensor],
     columns: Mapping[str, slice],
 ) -> dict[str, float]:
-    """Return R² on held-out images of each group of targets, the mean over its columns.
+    """Return the R² of each group of targets on held-out images, the mean over its columns.
 
     The l2 penalty is, for each group, the one of `L2_GRID` with the highest R² on `val` after
     fitting `train`; then train and val are fitted, and `test` is predicted once.
@@ -134,7 +134,7 @@ class Equivariance(Settings):
     """How well ω is predicted from features, and the right ω identified by the projector.
 
     Attributes:
-        images: Maximum number of images; each gives one view drawn from training's whole recipe.
+        images: Maximum number of images; each gives one view drawn from the whole training recipe.
         candidates: Number of ω among which the right one is to be found.
         extra: Further augmentations of the views, by name, such as `rotation`; with the settings
             that the model was trained with, or else their defaults, and probability 0.5.

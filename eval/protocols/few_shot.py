@@ -4,8 +4,8 @@ An episode draws N classes, K support and Q query images of each without replace
 multinomial logistic regression is fitted to the support, to its optimum, and classifies the
 queries. The episodes depend only on labels and seed: they are the same for every model.
 
-The paper's code fits one class against the rest (scikit-learn's liblinear), and draws the queries
-of classes with too few images with replacement, which are left out here.
+The paper's code fits one class against the rest (scikit-learn's liblinear), and draws queries with
+replacement from classes with too few images; here such classes are left out.
 """
 
 from collections.abc import Sequence

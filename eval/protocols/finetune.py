@@ -225,7 +225,7 @@ class _Run:
         return accuracies(logits, self.task.targets[rows]), logits
 
     def _transform(self) -> Any:
-        """Return timm's augmentation for training, to the size and statistics of evaluation."""
+        """Return timm's training augmentation, at the size and statistics of evaluation."""
         settings, model = self.settings, self.context.model
         config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         shape: Any = self.context.transform(self.context.data.images[0][0]).shape
@@ -277,7 +277,7 @@ class Finetune(Settings):
         train_batch: Images per training step; an incomplete last batch of an epoch is dropped.
         optimizer: One of `timm.optim.list_optimizers()`.
         weight_decay: Weight decay of all weights but biases and normalisation.
-        layer_decay: Factor of the learning rate from each layer to the one below it.
+        layer_decay: Learning rate of each layer relative to the one above it.
         warmup_epochs: Linear warm-up, part of `epochs`; then half a cosine down to 0.
         label_smoothing: Fraction of a label that is spread over all classes.
         min_scale: Smallest fraction of an image covered by a random resized crop.

@@ -2,7 +2,7 @@
 
 Protocol (the paper's, section 4; Kornblith et al., 2019): features are not normalised; the
 objective is summed cross-entropy plus w times the squared norm of weights and bias; w is the one
-of 45 that classifies the validation data best by the metric that is reported of the dataset, and
+of 45 that classifies the validation data best by the metric reported for the dataset, and
 the smallest such w if several do equally well; the classifier is fitted again on training and
 validation data with that w, and tested once. Each fit is the optimum to a proven tolerance
 (`cassle_zoo.eval.solvers.logistic_regression`), so the result depends on neither seed nor order.
@@ -158,8 +158,8 @@ def linear_probe(
         num_classes: Number of classes C; by default one more than the largest training label.
         metric: One of `METRICS`, by which w is chosen.
         l2_grid: Values of w to try.
-        sweep_tolerance: Proven bound on the relative excess over their minima of the objectives
-            among which w is chosen; the final fit always reaches `TOLERANCE`.
+        sweep_tolerance: Proven bound on how far (relatively) the objectives of the sweep over w are
+            above their minima; the final fit always reaches `TOLERANCE`.
         on_fit: Called after every fit, `len(l2_grid) + 1` times.
 
     Returns:

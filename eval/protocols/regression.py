@@ -102,11 +102,11 @@ class _Ridge:
     def __init__(self, samples: Samples) -> None:
         features, targets = samples.features.double(), samples.targets.double()
         self.centre, self.bias = features.mean(0), targets.mean(0)
-        # Features and targets in coordinates that span them: no taller than wide.
+        # Features and targets in a basis of their span, which is no taller than wide.
         both = torch.cat([features - self.centre, targets - self.bias], dim=1)
         small = torch.linalg.qr(both, mode="r").R
         left, values, right = torch.linalg.svd(small[:, : features.shape[1]], full_matrices=False)
-        # Directions that are only rounding.
+        # Without directions that are only rounding error.
         found = values > values.max() * max(features.shape) * torch.finfo(values.dtype).eps
         self.values, self.right = values[found], right[found]
         self.projected = left[:, found].T @ small[:, features.shape[1] :]

@@ -44,7 +44,7 @@ TIE = 2.0**-22
 _SIMILARITIES = 2**27  # held at a time: 512 MB
 _BLOCK = 1024  # gallery features in one matrix product: they stay in the cache
 _FEW = 8  # limits for which counting is faster than sorting
-_SELECTING = 4  # fewer than one value in so many: selecting them first pays
+_SELECTING = 4  # if fewer than one value in this many counts, selecting first pays
 _SORTED = 2**16  # values sorted at a time: they stay in the cache
 _SAFE = 1e-12, 1e12  # lengths whose squares float32 holds
 _SHORTEST, _LONGEST = 1e-30, 1e30  # features that float32 products can hold
@@ -146,7 +146,7 @@ def _check(queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_label
 def _relevant(
     query_labels: Tensor, gallery_labels: Tensor, positions: Tensor | None
 ) -> list[tuple[_Integers, int]]:
-    """Return the indices of the gallery with every query's label, and its own (-1 for none)."""
+    """Return every query's gallery indices: those with its label, and its own (-1 for none)."""
     labels = gallery_labels.cpu().numpy()
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
@@ -155,8 +155,8 @@ def _relevant(
     found, alone = [], 0
     for label, position in zip(query_labels.tolist(), own, strict=True):
         same = members.get(label, order[:0])
-        # A query in the gallery is left out by `_score`: copies of a large class, one for each
-        # query, would not fit into memory.
+        # `_score` leaves out a query that is in the gallery: a copy of a large class for each query
+        # would not fit into memory.
         itself = position >= 0 and int(labels[position]) == label
         alone += len(same) == int(itself)
         found.append((same, position))
@@ -191,7 +191,7 @@ def _lengths(features: Tensor, name: str) -> Tensor:
 def _similarity(unit: Tensor, gallery: Tensor, scale: Tensor, buffer: Tensor) -> _Floats:
     """Return cosines (m, N), held in `buffer`."""
     cosine = buffer[: len(unit)]
-    # Scaling in a block of its own: rows of `buffer` are too far apart for the cache.
+    # Scaled from a block of its own: rows of `buffer` are too far apart for the cache.
     products = torch.empty((len(unit), _BLOCK), device=buffer.device)
     for start in range(0, len(gallery), _BLOCK):
         part = gallery[start : start + _BLOCK].float()
@@ -243,9 +243,9 @@ def _at_least(values: _Floats, limits: _Floats) -> _Integers:
 def _average_precision(counts: Tensor) -> float:
     """Return the expected average precision, from (4, R) counts as of `_score`.
 
-    Of n tied ones with r relevant, after a others with b relevant, the relevant ones are equally
-    likely at every rank a + i, and then b + 1 + (i - 1)(r - 1) / (n - 1) relevant ones are expected
-    up to it. The sums of 1 / (a + i) are differences of digamma.
+    Among n tied images, r of them relevant, that follow a others, b of them relevant: a relevant
+    one is equally likely at every rank a + i, and up to it b + 1 + (i - 1)(r - 1) / (n - 1)
+    relevant ones are expected. The sums of 1 / (a + i) are differences of digamma.
     """
     wrong_before, right_before, wrong_tied, right_tied = counts.double()
     before, tied = wrong_before + right_before, wrong_tied + right_tied
@@ -260,7 +260,7 @@ def _average_precision(counts: Tensor) -> float:
 
 
 def _recall(counts: Tensor, k: int) -> Tensor:
-    """Return the chance (M,) that a relevant one is among the k nearest, from (4, M) counts."""
+    """Return the chance (M,) that a relevant image is among the k nearest, from (4, M) counts."""
     wrong_before, _, wrong_tied, right_tied = counts.double()
     missed = torch.ones_like(wrong_before)
     for place in range(k):
@@ -421,7 +421,7 @@ class Retrieval(Settings):
         queries: Tensor,
         gallery: Tensor,
     ) -> list[GalleryRow]:
-        """Find the nearest of some queries in each space, by its caption."""
+        """Find the nearest images of some queries, by caption of the feature space."""
         count = min(self.examples, len(queries))
         chosen = queries[torch.arange(count) * len(queries) // count]
         k = min(self.shown + 1, len(gallery))

@@ -112,7 +112,7 @@ MEASURES: Mapping[str, Callable[[Tensor, Tensor], float]] = MappingProxyType(
     {
         "infonce": infonce,
         "mean_positive_cosine": mean_positive_cosine,
-        # The i-th image and the augmented version of the i-th last.
+        # Pairs the i-th image with the augmented version of the i-th last.
         "mean_negative_cosine": lambda first, second: mean_positive_cosine(first, second.flip(0)),
         # SimSiam's loss without predictor.
         "self_distill": lambda first, second: -mean_positive_cosine(first, second),
@@ -136,7 +136,7 @@ class _Projections:
         original: Tensor,
         clear: Tensor,
     ) -> None:
-        # `original` are the features of the images (N, D), `clear` is their ω, as `recipe` has it.
+        # `original` are the features of the images (N, D), `clear` their ω in `recipe`'s layout.
         self.context, self.recipe = context, recipe
         self.projector, self.device = projector, context.compute.device
         plain = projector.config.conditioning == "none"
@@ -221,8 +221,8 @@ class Sensitivity(Settings):
     Attributes:
         images: Number of images to draw from the test images; InfoNCE grows with it.
         augmentations: Applied one at a time, followed by `recipe`, all of training's at once. A
-            further augmentation (`rotation`, ...) is drawn from its whole range, of the model's
-            training or else by default.
+            further augmentation (`rotation`, ...) is drawn from its whole range: the model's in
+            training if known, else the default.
         strengths: Fractions of the training range, for augmentations that have a strength.
         measure: Compares features of images and their augmented versions.
         figures: Whether to draw figures, which needs the extra `figures`.

@@ -44,7 +44,7 @@ def covariance_spectrum(features: Tensor, *, chunk: int = CHUNK) -> Tensor:
     mean, covariance = mean_and_covariance(features, chunk)
     values: Tensor = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
     values = values[: min(len(features) - 1, features.shape[1])]
-    # Equal features leave rounding of their mean, no variance.
+    # The variance of equal features is only the rounding error of their mean.
     if not values[0] > 1e-14 * float(mean.square().sum()):
         raise DataError("all features are equal, they have no spectrum.")
     return values

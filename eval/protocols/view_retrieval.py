@@ -17,8 +17,8 @@ class ViewRetrieval(Settings):
     """Retrieval of images by augmented views of them: invariance and identity, without labels.
 
     Attributes:
-        images: Number of images to draw from the test images, or from all if there are none;
-            recall falls with it.
+        images: Number of images to draw from the test images, or from all if there are none; the
+            more, the lower the recall.
         augmentations: Applied one at a time at full strength, followed by `recipe`, all of
             training's at once.
         ks: The k of recall@k.

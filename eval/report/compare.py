@@ -233,7 +233,7 @@ def _notes(entries: Sequence[Entry], versions: int) -> list[str]:
 def differences(results: Sequence[Result]) -> dict[str, str]:
     """Return what differs between protocols, in words, by part.
 
-    Of each part the text that is not common to all is shown, with the models that have it. Parts
+    Of each part only text that is not common to all is shown, with the models that have it. Parts
     about the features themselves, which differ between any two models, are left out.
     """
     found = {}
@@ -258,7 +258,7 @@ def differences(results: Sequence[Result]) -> dict[str, str]:
 def runs_of_models(entries: Sequence[Entry]) -> list[tuple[Entry, ...]]:
     """Group the entries that are runs of one model: other weights or seeds, all else the same.
 
-    With equal weights and metrics, another seed played no part and makes no other run.
+    If weights and metrics are equal, the seed had no effect: another one makes no other run.
 
     Args:
         entries: Of one comparison.

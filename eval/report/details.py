@@ -19,7 +19,7 @@ from cassle_zoo.eval.scores import ScoreFile, Scores
 MapKind = Literal["pca", "umap"]
 
 MAX_MATRIX = 20
-"""Classes of a confusion matrix; of more, only the commonest confusions are shown."""
+"""Most classes in a confusion matrix; of more, only the commonest confusions are shown."""
 SHOWN = 12
 _CONFUSIONS = 12
 _GOLDEN_ANGLE = 137.508
@@ -29,7 +29,7 @@ _NEIGHBOURS = 15  # UMAP's default
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A test image with what a model says of it.
+    """A test image with what models predict for it.
 
     Attributes:
         thumbnail: WebP bytes.
@@ -217,14 +217,14 @@ def maps(
     Args:
         rows: The metrics of the comparison.
         columns: Its models; those with a sample of features are drawn.
-        kind: `pca`, the two directions of most variance, or `umap`, which keeps neighbours.
+        kind: `pca`, the two directions of most variance, or `umap`, which preserves neighbourhoods.
 
     Returns:
         `tasks`, each with `classes` (name, colour) and `maps` (model, points), and `images` by
         index; `None` if there is nothing to draw.
 
     Raises:
-        MissingDependencyError: Of `umap`, if it is not installed.
+        MissingDependencyError: For `umap`, if it is not installed.
     """
     placed = {}
     for column in columns:
@@ -289,7 +289,7 @@ def _coordinates(components: Tensor, kind: MapKind) -> Tensor:
 
 
 def _colour(place: int, count: int) -> str:
-    """Return a colour of its own for each class, of lightness that shows on light and dark."""
+    """Return a different colour for each class, visible on light and dark backgrounds."""
     hue = 360 * place / count if count <= SHOWN else place * _GOLDEN_ANGLE % 360
     return f"hsl({hue:.0f} {(70, 45)[place % 2]}% {(42, 60)[place % 2]}%)"
 

@@ -76,11 +76,11 @@ class Difference:
 
     Attributes:
         other: Place of the other model among the columns.
-        interval: Of the best value minus the other, all of a row together at 95 %.
+        interval: Of the best value minus the other; all of a row hold together at 95 %.
         p: Two-sided p-value of a paired test; None for means of runs.
         only_best: How many images only the best gets right; None if scores are not 0 and 1.
         only_other: How many only the other one gets right.
-        level: That of the interval alone.
+        level: Confidence level of this interval alone.
     """
 
     other: int
@@ -94,7 +94,7 @@ class Difference:
     def is_sure(self) -> bool:
         """Whether interval and test both say that it is not chance.
 
-        A bootstrap of a few images that differ, all in favour of one model, never draws 0.
+        If a few images differ, all in favour of one model, a bootstrap never draws 0.
         """
         return self.interval.excludes_zero and (self.p is None or self.p < 1 - self.level)
 
@@ -173,7 +173,7 @@ def _row(task: str, metric: str, columns: Sequence[Column]) -> Row:
             intervals[place] = None if found.is_constant else found
             if best not in (None, place) and len(values[best]) > 1:
                 gap = statistics.difference_of_runs(values[place], values[best], level=level)
-                # Few runs of equal values, as of few images, do not show that all would be equal.
+                # Equal values in a few runs, as on few images, do not show that all would be.
                 if not gap.is_constant:
                     differences.append(Difference(other=place, interval=gap))
     singles = [place for place in known if scores[place] is not None]
@@ -254,7 +254,7 @@ def _of_images(
     except DataError:  # too few images, or classes of one
         return []
     for place, interval in zip(group, found, strict=False):
-        # Of images that all score alike, as where all are right, a resample says nothing.
+        # If all images score alike, for example all right, resampling says nothing.
         if not interval.is_constant:
             intervals[place] = interval
     differences = []

@@ -65,7 +65,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Return an empty figure of a size in inches.
+    """Return an empty figure of a given size in inches.
 
     Raises:
         MissingDependencyError: If matplotlib is not installed.

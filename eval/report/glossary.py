@@ -124,7 +124,7 @@ _FRACTIONS = ("top1", "top5", "mean_per_class", "accuracy", "recall", "map", "er
 _HIGHER = ("r2", "mrr", "auc", "correlation")
 _LOWER = ("error", "loss", "mse", "mae")
 _NEITHER = ("std", "ci95")
-"""Of the spread of another metric."""
+"""Endings of metrics that are the spread of another."""
 
 
 @dataclass(frozen=True, kw_only=True)

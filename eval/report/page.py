@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _AXIS = "strength"
-"""Series `strength/NAME` are what other series `.../NAME/...` are drawn over."""
+"""Series `strength/NAME` hold the x values of other series `.../NAME/...`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ def _facts(entry: Entry) -> dict[str, str]:
 
 
 def _firsts(rows: Sequence[Row]) -> list[Row]:
-    """Return the first metric of every task and protocol, of those with a better way."""
+    """Return the first metric of every task and protocol, among those with a better direction."""
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
         info = describe(row.metric)

@@ -33,7 +33,7 @@ def verdict(row: Row, labels: Sequence[str]) -> Verdict | None:
     """Return which model is best, its distance from the others, and how sure it is.
 
     Args:
-        row: A metric of which one way is better.
+        row: A metric with a better direction.
         labels: Names of the models.
 
     Returns:

@@ -58,7 +58,7 @@ def _minimise(kernel: Tensor, targets: Tensor) -> Tensor:
         active = excess > TOLERANCE * (value - excess)
         if not active.any():
             return dual
-        # Episodes that are done stay as they are, so that no other episode bears on them.
+        # Finished episodes do not change, so that no episode depends on others.
         step = _newton(kernel, targets, logits, p) - dual
         step = step * active[:, None, None]
         change = kernel @ step

@@ -6,8 +6,8 @@ modulus ``2 w``, so at gradient ``g`` the objective exceeds its minimum by at mo
 the result depends neither on where it started nor on the order of the samples.
 
 Method: Newton steps in float64, each solved by conjugate gradients in float32. Coordinates are the
-principal axes of the features (an orthogonal change of variables, which the regulariser does not
-notice; with fewer samples than features the problem shrinks to the span of the samples). There
+principal axes of the features (an orthogonal change of variables, which leaves the regulariser
+unchanged; with fewer samples than features the problem shrinks to the span of the samples). There
 the Hessian is nearly diagonal, which preconditions it. Along a path of penalties each fit starts
 from an extrapolation of the earlier ones.
 """
@@ -42,7 +42,7 @@ class Fit:
     Attributes:
         l2: Penalty w.
         objective: Value of the objective.
-        excess: Proven bound of ``objective / minimum - 1``.
+        excess: Proven bound on ``objective / minimum - 1``.
         coefficients: (D + 1, C) float64; the last row is the bias.
     """
 
@@ -236,8 +236,8 @@ def _precondition_by_class(
 ) -> Callable[[Tensor], Tensor]:
     """Invert an approximation of each class's own block of the Hessian.
 
-    Of a block ``2 w I + sum p (1 - p) x x^T`` the samples that weigh most are taken exactly (by the
-    Woodbury identity), of the others the diagonal.
+    In a block ``2 w I + sum p (1 - p) x x^T`` the samples that weigh most are exact (by the
+    Woodbury identity); of the others only the diagonal is used.
     """
     spread = (probabilities * (1 - probabilities)).float()
     top = spread.topk(min(_RANK, len(samples)), dim=1)
