@@ -87,7 +87,7 @@ def convert_checkpoint(
         CheckpointError: If the file is unsafe, damaged, or not understood.
         ModelFolderError: If a weight is not finite or does not fit `dtype`, or `out_dir` is not
             empty.
-        ConfigError: If a name or an option has a wrong value, or the name says what is not so.
+        ConfigError: If a name or an option has a wrong value, or the name is not true.
     """
     options = options or ConvertOptions()
     check_dtype(dtype)
@@ -118,7 +118,7 @@ def convert_checkpoint(
     if wrong := problems(config):
         raise ConfigError(f"{path}: {'; '.join(wrong)}; give another --name.")
     if not found.is_of_the_paper:
-        del config["pretrained_cfg"]["paper_ids"]  # the paper has no part in it
+        del config["pretrained_cfg"]["paper_ids"]  # it has nothing to do with the paper
     state = found.backbone.state
     save_model_folder(
         out_dir,

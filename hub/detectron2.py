@@ -44,8 +44,8 @@ def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state: Under timm's names, without classifier.
 
     Returns:
-        Float32 weights under Detectron2's names. The counters of batches of BatchNorm, which its
-        frozen normalisation does not have, are left out.
+        Float32 weights under Detectron2's names. BatchNorm's counters of batches, which
+        Detectron2's frozen normalisation does not have, are left out.
 
     Raises:
         ConfigError: If it is not a ResNet-50.

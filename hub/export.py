@@ -58,8 +58,8 @@ def export_run(
         dtype: Type of the weights on disk: float16, bfloat16 (a seventh smaller when compressed,
             eight times as coarse) or float32.
         overwrite: Whether to replace a model folder that exists.
-        license: Of the weights (SPDX); by default the registry's for its models trained on its
-            data, else `unknown`.
+        license: Licence of the weights (SPDX); by default the registry's, for its models trained on
+            its data, else `unknown`.
         epoch: The run's snapshot after this epoch, instead of its final weights.
         results: Recorded results, or folders of them, to put into the card: those that were
             measured with these weights, and those of baselines.
@@ -70,7 +70,7 @@ def export_run(
     Raises:
         ModelFolderError: If there are no weights in `run_dir`, its files contradict each other, a
             weight does not fit `dtype`, or `out_dir` is not empty; or no result is of these
-            weights: the folder is written then, without results in its card.
+            weights: the folder is then written without results in its card.
         ConfigError: If `dtype` is another type, or there is no snapshot of that epoch.
     """
     check_dtype(dtype)

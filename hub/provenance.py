@@ -1,4 +1,4 @@
-"""What a model folder says of its making: derived from the run, and compared with it again."""
+"""What a model folder says about how it was made: derived from the run, and checked against it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ Training = Mapping[str, Any]
 
 
 def data_of(name: str, training: Training) -> str:
-    """Return the data of a training: a name of :data:`DATASETS` if it was that, else in words.
+    """Return the data of a training: its name in :data:`DATASETS` if it has one, else in words.
 
     Args:
         name: Full name of the model; its tag decides only where the settings say nothing.
@@ -66,7 +66,7 @@ def with_licenses(training: Training) -> Training:
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:
-    """Return what a config.json says of its model and is not so, as sentences without an end.
+    """Return what a config.json says wrongly about its model, as sentences without full stops.
 
     Args:
         config: Its content, checked by :func:`cassle_zoo.store.folder.parse_config`.
@@ -112,7 +112,7 @@ def _is_other_data(training: Training, data: DatasetInfo) -> str:
 
 
 def _are_other_steps(training: Training, data: DatasetInfo) -> str:
-    """Compare the number of steps, of a training that did not record its images."""
+    """Compare the number of steps, for a training that did not record its images."""
     optim, steps = _settings(training, "optim"), training.get("steps")
     epochs, batch = optim.get("epochs"), optim.get("batch_size")
     if not (isinstance(steps, int) and isinstance(epochs, int) and isinstance(batch, int)):
@@ -124,6 +124,6 @@ def _are_other_steps(training: Training, data: DatasetInfo) -> str:
 
 
 def _settings(training: Training, group: str) -> Mapping[str, Any]:
-    """Return a group of a training's settings; empty if they are not ours."""
+    """Return a group of a training's settings; empty if not written by cassle-zoo."""
     found = training.get("config", {}).get(group, {})
     return found if isinstance(found, Mapping) else {}

@@ -43,7 +43,7 @@ from cassle_zoo.store.tensors import read_tensors
 from cassle_zoo.zoo.create import load_backbone, load_projector
 
 TOLERANCE = 1e-4
-"""Largest difference from the stored values, as a fraction of the largest of them."""
+"""Largest allowed difference from the stored values, as a fraction of the largest of them."""
 
 HASHED_FILES = (MODEL_FILE, PROJECTOR_FILE, WHITENING_FILE, CONFIG_FILE)
 _HEADER_KEY = "sha256"

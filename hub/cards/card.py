@@ -44,7 +44,7 @@ _METRIC_TYPES = {
 _PROTOCOL_OF = {"linear": "linear probe", "knn": "k-NN", "recall": "retrieval", "mAP": "retrieval"}
 """The part of the protocol about a metric, by the prefix of its name."""
 _FRACTIONS_ONLY = ("emoji64", "linear-probe", "knn", "few-shot", "semi-supervised", "finetune")
-"""Evaluations all of whose values are fractions of test data."""
+"""Evaluations whose values are all fractions of the test data."""
 _UNSET = ("", "None", "[]", "()")  # texts of settings
 _TRAINING_SHOWN_APART = (
     *("data", "data_license", "source", "cassle_zoo", "command", "config"),
@@ -83,7 +83,7 @@ def settings_lines(training: Mapping[str, Any]) -> dict[str, str]:
 
 
 def fact_line(value: Any) -> str:
-    """Return what a training recorded on one line; entries that are unset are left out."""
+    """Return on one line what a training recorded, without what is unset."""
     if not isinstance(value, Mapping):
         return inline(value)
     lines = {
@@ -113,7 +113,7 @@ def write_card(folder: str | Path, results: Sequence[Result] = ()) -> Path:
 
 
 def results_of_folder(folder: str | Path, paths: Iterable[str | Path]) -> list[Result]:
-    """Read recorded results, and choose those that belong into the card of a model folder.
+    """Read recorded results, and choose those that belong in the card of a model folder.
 
     Args:
         folder: The model folder.
@@ -122,18 +122,18 @@ def results_of_folder(folder: str | Path, paths: Iterable[str | Path]) -> list[R
 
     Returns:
         The results measured with the folder's weights, whatever the model was called, and those of
-        baselines; others in a folder are passed over.
+        baselines; others in a folder are skipped.
 
     Raises:
         ModelFolderError: If it is not a model folder, or no result was measured with its weights.
         DataError: If a path does not exist, or a file that is named is not a result.
     """
-    read_config(folder)  # says what is wrong with what is no model folder
+    read_config(folder)  # raises if it is not a model folder
     found: list[Result] = []
     for path in map(Path, paths):
         if path.is_dir():
             for file in sorted(path.rglob("*.json")):
-                with contextlib.suppress(DataError):  # other files may lie among them
+                with contextlib.suppress(DataError):  # the folder may hold other files
                     found.append(Result.load(file))
         else:
             found.append(Result.load(path))

@@ -40,7 +40,7 @@ def card_problems(content: bytes) -> list[str]:
     try:
         card: Any = ModelCard(text)
         again: Any = ModelCard(str(card))
-    except Exception as error:  # those of the YAML reader are no ValueError
+    except Exception as error:  # the YAML reader's are not ValueErrors
         reason = " ".join(str(error).split())
         return [*problems, f"the card's metadata cannot be read ({type(error).__name__}: {reason})"]
     if not card.text.strip():
@@ -68,7 +68,7 @@ def _results_problems(card: Any) -> list[str]:
 
 
 def _has_open_fence(text: str) -> bool:
-    """Return whether a block of code is not closed (CommonMark, section 4.5)."""
+    """Return whether a code block is left open (CommonMark, section 4.5)."""
     fence = ""
     for line in text.splitlines():
         match = _FENCE.fullmatch(line)

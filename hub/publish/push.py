@@ -32,7 +32,7 @@ class PushFile:
     """One file of a push.
 
     Attributes:
-        name: Its name, here and there.
+        name: Its name, in the folder and in the repository.
         content: Path of the file, or the bytes that are sent instead.
         size: In bytes.
         sha256: Of the content.
@@ -62,8 +62,8 @@ class PushPlan:
         private: Whether the repository is, or will be, private.
         files: The files of the folder.
         left_out: Names in the folder that are not uploaded.
-        removed: Files of a model folder that the repository has and the folder has not, such as the
-            whitening of former weights; the commit removes them.
+        removed: Files of a model folder that are in the repository but not in the folder, such as
+            the whitening of former weights; the commit removes them.
         model: Full name of the model.
     """
 
@@ -103,8 +103,8 @@ def push(
 ) -> Pushed:
     """Upload a model folder, after verifying it, in one commit.
 
-    Only files of a model folder are sent, and only those that changed; those that the repository
-    has and the folder has not are removed, as of former weights. The repository is created if it is
+    Only files of a model folder are sent, and only those that changed; those in the repository but
+    not in the folder belong to former weights, and are removed. The repository is created if it is
     missing. `hf-hub:ORG/NAME` in the card becomes the repository's own name.
 
     Args:
@@ -166,7 +166,7 @@ def _plan(
     with busy(f"checking {folder}"):
         failed = [check for check in verify_folder(folder) if not check.passed]
     if failed:
-        # One missing file may be why several checks fail.
+        # One missing file may make several checks fail.
         by_reason: dict[str, list[str]] = {}
         for check in failed:
             by_reason.setdefault(check.detail.rstrip(". "), []).append(check.name)

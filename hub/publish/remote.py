@@ -25,8 +25,8 @@ class Repository:
     Attributes:
         commit: 40 hexadecimal digits.
         private: Whether the repository is private.
-        files: Git's hash and, for large files, the SHA-256 of those files that a model folder may
-            have, by name. Other names are never looked at, so they cannot lead anywhere.
+        files: By name, Git's hash and, for large files, the SHA-256 of each file that a model
+            folder may have. Other names are never looked at, so they cannot lead anywhere.
     """
 
     commit: str
@@ -34,7 +34,7 @@ class Repository:
     files: Mapping[str, tuple[str, str | None]]
 
     def holds(self, name: str, content: Path | bytes) -> bool:
-        """Tell whether a file of the repository has this content."""
+        """Return whether a file of the repository has this content."""
         if name not in self.files:
             return False
         blob, lfs = self.files[name]

@@ -145,12 +145,12 @@ class _Folder:
 
 
 def _check(name: str, find: Callable[[], str]) -> Check:
-    """Run one check; those after it are run even if it raises."""
+    """Run one check; if it raises, it fails and later checks still run."""
     try:
         return Check(name=name, passed=True, detail=find())
     except CassleZooError as error:
         detail = str(error)
-    except Exception as error:  # what timm and torch raise for a folder that makes no sense
+    except Exception as error:  # timm and torch may raise anything for a malformed folder
         detail = f"{type(error).__name__}: {error}"
     return Check(name=name, passed=False, detail=" ".join(detail.split()))
 
@@ -283,7 +283,7 @@ def verify(name: str, *, revision: str | None = None) -> list[Check]:
         folder = local_folder(name)
         folder_content(folder)
         return verify_folder(folder)
-    registered(name)  # of a name that is incomplete there is nothing to check
+    registered(name)  # raises if the name is incomplete: nothing to check then
     try:
         files = resolve(name)
     except (ChecksumError, ModelFolderError) as error:
