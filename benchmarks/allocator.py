@@ -1,6 +1,6 @@
 """What `cassle_zoo.accel.allocator` saves: `python -m benchmarks.allocator`.
 
-Each row is run in processes of its own, with and without in turns, on one thread.
+Each row runs in processes of its own, alternately with and without it, on one thread.
 """
 
 import os
@@ -42,7 +42,7 @@ def seconds(arch: str, size: int, batch: int, work: str) -> float:
 
 
 def main() -> None:
-    """Print a table; with the arguments of a row, measure one."""
+    """Print a table; given the arguments of a row, measure that row."""
     if len(sys.argv) > 1:
         kept, name, *numbers, task = sys.argv[1:]
         if kept == "kept" and not keep_freed_memory():

@@ -4,9 +4,9 @@
 
 Copies of emoji64's test images, which no bundled model was trained on, are edited and compared with
 all test images. A pair of a copy and an image counts as found if its cosine is at least a
-threshold; right is only the copy's own original, so that the drawing of another vendor, or the same
-person in another skin tone, is a wrong one. The threshold is chosen on the copies of one half of
-the images and judged on those of the other half. Half a minute of a core for each model.
+threshold; only the copy's own original is right, so that the drawing of another vendor, or the same
+person in another skin tone, counts as wrong. The threshold is chosen on the copies of one half of
+the images and judged on those of the other half. Takes half a minute per model on one core.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from cassle_zoo.features.whitening import Whitening, open_whitening
 
 MODELS = ("resnet18_cassle_simclr", "resnet50_cassle_simclr", "resnet18_simclr")
 OUTPUTS = ("pooled", "projected")
-COMPONENTS = 256  # of the whitening that is fitted to the images that are searched
+COMPONENTS = 256  # of the whitening fitted to the images that are searched
 COPIES = 400  # edited images of each kind
 _BLOCK = 256
 
@@ -95,7 +95,7 @@ def judge(copies: Tensor, images: Tensor, own: Tensor) -> dict[str, float]:
     Args:
         copies: (C, D) features of edited images.
         images: (N, D) features of all images.
-        own: (C,) the image that each copy was made of.
+        own: (C,) the image that each copy was made from.
 
     Returns:
         The threshold with its `precision` and `recall`, and `first`: the fraction of the judged
@@ -121,7 +121,7 @@ def measure(model: str, images: list[Image.Image]) -> dict[str, dict[str, dict[s
         return {name: torch.cat([block[name] for block in found]) for name in OUTPUTS}
 
     gallery = extract(images)
-    # The same images for every edit, from all over the dataset, which is in order.
+    # The same images for every edit, spread over the dataset, which is sorted.
     own = torch.linspace(0, len(images) - 1, COPIES).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -2,8 +2,8 @@
 
 Each row runs in its own process, in which the contestants take turns. The table shows medians over
 the rounds, also of ratios. An interrupted benchmark continues: finished rows are stored in a folder
-beside the JSON file until all are done. Rows can be measured again without the others; each says
-with which versions, on which machine.
+beside the JSON file until all are done. Rows can be measured again without the others; each records
+its versions and machine.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def show(rows: Mapping[str, Any]) -> bool:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lay rows out in Markdown; the letter after a title is that of its line in `measured`."""
+    """Lay rows out in Markdown; the letter after a title refers to a line of `measured`."""
     signs = {True: "yes", False: "no", None: "-"}
     letters = _letters(rows)
     cells = []

@@ -1,6 +1,6 @@
 """lightly-train, a peer: its features of a folder, and its SimCLR, in this process on the CPU.
 
-Its telemetry is off, its logs are off, and what it prints goes nowhere.
+Its telemetry and logs are off, and what it prints is discarded.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ _TINY = 32  # px
 
 
 class Embedder:
-    """Its `embed`, which reads checkpoints of its own only: one that it wrote after a step.
+    """Its `embed`, which reads only its own checkpoints: here one that it wrote after a step.
 
-    The step changes the weights a little, which changes nothing in how long they take.
+    The step changes the weights a little, but not the time they take.
     """
 
     def __init__(self, model: nn.Module, folder: Path) -> None:
@@ -70,15 +70,15 @@ class Embedder:
         return dict(zip(found["filenames"], found["embeddings"], strict=True))
 
     def seconds(self, root: Path, count: int, *settings: Any) -> float:
-        """Return the seconds for the images of a folder, without those for starting.
+        """Return the seconds for the images of a folder, without start-up.
 
-        Starting (reading the checkpoint, building the trainer) is what a call for one of the images
-        takes beyond its part, as features of ours are measured with a model that is there.
+        Start-up (reading the checkpoint, building the trainer) is what a call for a single image
+        takes beyond that image's part; it is left out because our own model is already loaded.
 
         Args:
             root: The folder.
             count: Number of its images, at least 2.
-            settings: As for calling.
+            settings: As for `__call__`.
         """
         if not any(self._single.iterdir()):
             image = min(root.rglob("*.jpg"))
@@ -115,7 +115,7 @@ def pretrain(
             model=model,
             method="simclr",
             method_args={"temperature": 0.2, "hidden_dim": model.num_features},
-            epochs=steps,  # more than enough; the steps end it
+            epochs=steps,  # more than enough; `steps` ends it
             batch_size=batch_size,
             devices=1,
             precision="32-true",

@@ -92,7 +92,7 @@ def speeds(seconds: Seconds, per_turn: float) -> dict[str, float]:
 
 
 def times_faster(seconds: Seconds, name: str, peer: str) -> float:
-    """Return how often `name` is done in the time of `peer`: the median over the rounds."""
+    """Return how many times faster `name` is than `peer`: the median over the rounds."""
     pairs = zip(seconds[peer], seconds[name], strict=True)
     return statistics.median(theirs / ours for theirs, ours in pairs)
 
@@ -102,8 +102,8 @@ def compare(
 ) -> tuple[list[float], list[float]]:
     """Time two contestants back to back, for small differences on a machine that has other work.
 
-    What counts is processor time, and who begins changes from pair to pair, so that neither other
-    programs nor what the first does to caches and memory favour one of them.
+    Processor time counts, and the order changes from pair to pair, so that neither other programs
+    nor what the first does to caches and memory favour one of them.
 
     Args:
         one: The work of a turn.
@@ -124,7 +124,7 @@ def compare(
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval that holds the median of a distribution, from independent draws.
+    """Return a confidence interval of a distribution's median, from independent draws.
 
     It is made of two of the draws (order statistics) and assumes nothing about the distribution;
     with fewer than six draws it is the whole range, and less certain than asked for.

@@ -45,7 +45,7 @@ def jpeg_folder(folder: Path, count: int) -> Path:
 
 
 def config(root: str = "", **changes: Any) -> TrainConfig:
-    """Return the run: SimCLR with resnet18, 96 px, batch 64; `changes` of whole sections."""
+    """Return the run: SimCLR with resnet18, 96 px, batch 64; `changes` replaces whole sections."""
     sections = {
         "augment": AugmentConfig(size=SIZE),
         "data": DataConfig(root=root, workers=WORKERS),
@@ -68,7 +68,7 @@ def photographs() -> Iterator[str]:
 
 
 def random_batch(count: int, size: int = SIZE) -> dict[str, Any]:
-    """Return a batch as from a loader, with crops of noise, where decoding is not measured."""
+    """Return a batch like a loader's, with crops of noise, to leave out decoding."""
     generator = torch.Generator().manual_seed(0)
     shape = (count, 2, 3, size, size)
     return {

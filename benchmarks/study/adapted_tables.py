@@ -1,4 +1,4 @@
-"""Tables of the study of adapted weights, and the rule by which `.adapt` has its defaults."""
+"""Tables of the study of adapted weights, and the rule that chose the defaults of `.adapt`."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ ARM_METRICS = (*TASKS, *OMEGA, CKA, AGREEMENT)
 
 STANDARD_ERROR = 0.008
 """Of `gained`: that of the mean of three accuracies of about 65, 65 and 84 % of 1,273, 665 and
-1,742 validation images, as if ridge and k-NN erred together."""
+1,742 validation images, assuming that ridge and k-NN err together."""
 
 LEAST_CKA = 0.5
 
@@ -48,13 +48,13 @@ def gained(record: Record) -> float:
 
 
 def careful(records: Sequence[Record]) -> Record:
-    """Return the record of the grid whose settings the recipes `.adapt` have.
+    """Return the record of the grid whose settings the recipes `.adapt` use.
 
     Only those count whose CKA is at least `LEAST_CKA`, if there are any. Of those whose
     :func:`gained` is within one standard error of the best, it is the one with the highest CKA.
 
     Args:
-        records: Among others, those of the grid.
+        records: Records, among them those of the grid.
 
     Raises:
         DataError: If there are none.
@@ -84,7 +84,7 @@ def grid_table(records: Sequence[Record]) -> str:
 
 
 def arms_table(records: Sequence[Record]) -> str:
-    """Return the weights as they were and the adapted arms on test images, over seeds."""
+    """Return the original weights and the adapted arms on test images, over seeds."""
     found = [*_of(records, ORIGINAL), *_of(records, ADAPTED)]
     arms = [*arms_of(found, ORIGINAL), *arms_of(found, ADAPTED)]
     rows = []
@@ -102,7 +102,7 @@ def _cells(record: Record) -> list[str]:
 
 
 def _original(records: Sequence[Record]) -> Record:
-    """Return the record of the weights as they were, at the size of the grid."""
+    """Return the record of the original weights, at the size of the grid."""
     for record in _of(records, ADAPT_GRID):
         if not _is_trained(record):
             return record

@@ -98,7 +98,7 @@ class Plan(Protocol):
         """Return the jobs that all others wait for; there may be none."""
 
     def jobs(self, chosen: HyperParameters | None = None) -> tuple[Job, ...]:
-        """Return all other jobs, with what was chosen on the grid; by default with the recipe's."""
+        """Return all other jobs, with the hyper-parameters chosen on the grid or the recipe's."""
 
     def command(self) -> str:
         """Return the words of the command line that make this plan."""
@@ -116,7 +116,7 @@ class Design(Settings):
         seeds: Seeds (0, 1, ...) of SimCLR, SimCLR + AugSelf and CASSLE-SimCLR; with equal seeds,
             arms share the initial backbone, the order of images and their augmentations.
         method_seeds: Seeds of each of the other methods.
-        snapshot_every: Epochs between the models of the main arms whose course is measured on
+        snapshot_every: Epochs between the snapshots of the main arms that are measured on
             validation images; 0: none.
         choose: Choose the baseline's learning rate and weight decay on the grid, instead of taking
             the recipe's.

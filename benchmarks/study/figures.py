@@ -165,17 +165,17 @@ def stages_figure(records: Sequence[Record], panels: Sequence[StagePanel]) -> "F
 def gallery_figure(data: EvalData, task: str, first: Record, second: Record) -> "Figure":
     """Show queries for which two models find different neighbours, gains and losses alike.
 
-    If they agree about every query, the first ones are shown. An image of a gallery that equals the
-    right one in every pixel is right.
+    If they agree about every query, the first ones are shown. A gallery image counts as right if it
+    equals the right one in every pixel.
 
     Args:
         data: The images.
-        task: One that both records have neighbours of.
+        task: A task that both records have neighbours for.
         first: The baseline, shown at the left, beside the queries.
         second: What is compared with it, shown at the right.
 
     Raises:
-        ConfigError: If the records are of different queries.
+        ConfigError: If the records have different queries.
         MissingDependencyError: If matplotlib is not installed.
     """
     labels = _labels_of_images(data, next(t for t in data.tasks if t.name == task))

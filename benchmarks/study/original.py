@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's ImageNet weights, as a package carries them: those that are adapted."""
+"""EfficientNet-Lite0's ImageNet weights, from a package: those that are adapted."""
 
 import importlib
 import importlib.util

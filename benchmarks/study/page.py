@@ -60,13 +60,13 @@ _ABLATIONS = {
 def page_texts(
     records: Sequence[Record], findings: str = "", courses: Sequence[Record] = ()
 ) -> dict[str, str]:
-    """Return the page and that of all tables, by file name.
+    """Return the page and the page of all tables, by file name.
 
     Args:
         records: Those of the main arms at least.
         findings: For the published records, in Markdown: the question in a paragraph, then what
             the numbers mean.
-        courses: Trainings that were measured on the way.
+        courses: Records of trainings whose snapshots were measured.
 
     Raises:
         ConfigError: If no main arm was recorded.
@@ -118,7 +118,7 @@ def write_page(
     findings: str = "",
     courses: Sequence[Record] = (),
 ) -> Path:
-    """Write the page, that of the tables, and the figures.
+    """Write the page, the page of all tables, and the figures.
 
     Args:
         records: Those of the main arms at least.

@@ -1,4 +1,4 @@
-"""Photographs that packages carry, and crops of them: what adapted weights may have forgotten."""
+"""Photographs that packages contain, and crops of them, to measure what adaptation forgets."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence

@@ -18,7 +18,7 @@ RECORDS = Path(__file__).resolve().parent / "records"
 """The published ones, which docs/study.md is made from."""
 
 COURSES = "course"
-"""Folder, in one of records, of trainings that only their course is shown of."""
+"""Folder, in one of records, of trainings of which only the course is shown."""
 
 _VALIDATION = "validation top-1 by w"
 _FREE = ("data", "run")  # sections of the settings that do not change the result (the seed does)
@@ -35,13 +35,13 @@ class Record:
         seed: Seed of the training.
         settings: Settings of the training that change the result, as JSON types.
         results: Results by evaluation.
-        course: Results on validation images by evaluation of each of the training's snapshots, by
-            epoch.
+        course: Results on validation images of each of the training's snapshots: by epoch, then by
+            evaluation.
         neighbours: By task, rows of image indices: a query, then the images nearest to it.
         seconds: Time spent on `train` and on `evaluate`.
         device: Device it was trained on.
         error: Why there are no results: the loss diverged, or the features collapsed.
-        training: What the run says of its making: `commit`, versions, `images` and `init`, the
+        training: What the run says about its making: `commit`, versions, `images` and `init`, the
             starting weights; and the `machine`. Empty without training, and in older records.
     """
 
@@ -116,7 +116,7 @@ def load_records(folder: Path) -> list[Record]:
 
 
 def load_courses(folder: Path) -> list[Record]:
-    """Read the records of trainings that were measured on the way, those in `COURSES` included.
+    """Read the records of trainings whose snapshots were measured, including those in `COURSES`.
 
     Raises:
         DataError: As for `load_records`.
@@ -154,7 +154,7 @@ def check_settings(record: Record, job: Job) -> None:
 
 
 def check_data(records: Sequence[Record], data: EvalData) -> None:
-    """Check that records, and what was measured on the way, are of a dataset.
+    """Check that records, and results of their snapshots, are of a dataset.
 
     Raises:
         ConfigError: Naming the first record that is not, with both hashes.

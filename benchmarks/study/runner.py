@@ -148,7 +148,7 @@ class StudyRunner:
         return self.records / f"{job.name}.json"
 
     def grid_is_open(self) -> bool:
-        """Return whether the grid is not finished, so that no other job is known."""
+        """Return whether the grid is unfinished, so that no other job is known yet."""
         return not all(self.record_path(job).exists() for job in self.design.grid())
 
     def jobs(self) -> list[Job]:
@@ -309,7 +309,7 @@ def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str
     try:
         return not train(config, folder / "train", command=command).stopped
     finally:
-        with contextlib.suppress(OSError):  # `train` has raised what a full disk means
+        with contextlib.suppress(OSError):  # `train` has already raised an error for a full disk
             write_json(folder / _SECONDS_FILE, {"train": before + time.perf_counter() - started})
 
 
@@ -414,7 +414,7 @@ def make_record(
 
 
 def _made(folder: Path) -> dict[str, Any]:
-    """Return what a job's training says of its making, if it is finished."""
+    """Return what a job's training says about how it was made, if it is finished."""
     path = folder / "train" / "final" / EXPORT_FILE
     if not path.exists():
         return {}

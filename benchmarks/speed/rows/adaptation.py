@@ -24,7 +24,7 @@ from cassle_zoo.train.trainer import Trainer
 WEIGHTS = "resnet18_cassle_simclr.emoji64"
 BATCH, SIZE = 32, 96
 COUNTED = 3  # steps of a turn
-STEPS = SKIPPED + COUNTED + 1  # of its turn, an epoch, since it writes a checkpoint after each
+STEPS = SKIPPED + COUNTED + 1  # of lightly-train's turn, one epoch, as each ends in a checkpoint
 
 
 def measure(rounds: int) -> Row:
@@ -98,7 +98,7 @@ def _lightly_train(root: Path, runs: Path) -> Callable[[], float]:
 
 
 class _Clock:
-    """When the first layer begins; a step runs it once, on both views."""
+    """Records when the first layer starts: once per step, for both views."""
 
     def __init__(self) -> None:
         self.times: list[float] = []

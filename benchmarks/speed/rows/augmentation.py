@@ -31,7 +31,7 @@ def measure(rounds: int) -> Row:
     def theirs() -> None:
         peer(crops / 255)
 
-    # Many rounds, since the work depends on how many images each operation falls on.
+    # Many rounds, since the work depends on how many images each operation is applied to.
     seconds = take_turns({"cassle-zoo": ours, "kornia": theirs}, 10 * rounds, warm=3)
     ratio = times_faster(seconds, "cassle-zoo", "kornia")
     return Row(

@@ -1,4 +1,4 @@
-"""Features of resnet50 at 224 px in batches of 32, beside timm's model run as it is."""
+"""Features of resnet50 at 224 px in batches of 32, beside timm's model as it is."""
 
 import tempfile
 from collections.abc import Callable
@@ -20,7 +20,7 @@ NAME, SIZE, BATCH, FILES = "resnet50_cassle_simclr", 224, 32, 64
 
 def measure(rounds: int) -> Row:
     """Measure from tensors and from JPEG files, and compare the features."""
-    # Trained weights: features of random ones are hardly different from image to image.
+    # Trained weights: random ones give nearly the same features for every image.
     overlay = {"input_size": (3, SIZE, SIZE)}
     model = create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     transform = eval_transform(model)

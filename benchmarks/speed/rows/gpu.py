@@ -86,7 +86,7 @@ def _on_gpu(work: Callable[[], Any]) -> float:
 
 
 def _least_traffic() -> float:
-    """Return the gigabytes that the augmentation of two views cannot do without."""
+    """Return the least memory traffic of augmenting two views, in gigabytes."""
     values = 2 * BATCH * 3 * SIZE * SIZE
     return values * (1 + 4) / 1e9  # uint8 is read, float32 written
 

@@ -42,7 +42,7 @@ def measure(rounds: int) -> Row:
 
 
 def measure_conditioning(rounds: int) -> Row:
-    """Measure steps on a batch that is there already, with and without conditioning."""
+    """Measure steps on a batch that is already loaded, with and without conditioning."""
     plain = config(conditioning=ConditioningConfig(mode="none", descriptors=()))
     batch = random_batch(BATCH)
     contestants = {

@@ -33,7 +33,7 @@ LARGE, LARGE_FILES, SMALL_FILES = (4032, 3024), 20, 48
 
 
 def measure_large(rounds: int) -> Row:
-    """Measure on a folder of photos of a phone."""
+    """Measure on a folder of phone photos."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "images")
         place = root / "class"
@@ -99,7 +99,7 @@ def _measure(
     features = {"auto": ours(root, "auto"), "timm": _timm(model, root)}
     if native:
         features["fp32"] = ours(root, "fp32")
-    seconds = take_turns(contestants, rounds, warm=0)  # all but lightly-train have run
+    seconds = take_turns(contestants, rounds, warm=0)  # all but lightly-train have been run before
     median = medians(seconds)
     fastest = min(peers, key=median.__getitem__)
     alone = zip(seconds["decode alone"], seconds["network alone (auto)"], strict=True)

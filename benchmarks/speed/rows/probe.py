@@ -14,7 +14,7 @@ ITERATIONS = 5000
 
 
 def measure(rounds: int) -> Row:
-    """Measure both problems; L-BFGS takes minutes on the second, which is therefore done once."""
+    """Measure both problems; L-BFGS takes minutes on the second, so it is timed once there."""
     seconds: Seconds = {}
     checks: list[Check] = []
     for problem in PROBLEMS:
@@ -52,7 +52,7 @@ def _compare(problem: tuple[int, int, int], rounds: int) -> tuple[Seconds, list[
 
 
 def _problem(samples: int, width: int, classes: int) -> tuple[Any, Any]:
-    """Return features as of a ResNet: not negative, mean 0.25, correlated, classes overlapping."""
+    """Return features like a ResNet's: not negative, mean 0.25, correlated, classes overlapping."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (samples,), generator=generator)
     centres = torch.randn(classes, 64, generator=generator)
@@ -91,7 +91,7 @@ def _lbfgs(features: Any, labels: Any, classes: int) -> list[float]:
             return loss
 
         solver.step(closure)
-        with torch.no_grad():  # in double precision, for float32 does not hold the smallest ones
+        with torch.no_grad():  # in double precision: float32 cannot resolve the smallest ones
             exact = copy.deepcopy(layer).double()
             found.append(float(objective(exact, features.double(), l2)))
     return found

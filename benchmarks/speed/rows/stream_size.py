@@ -24,7 +24,7 @@ SHARD = 1000
 
 def measure(rounds: int) -> Row:
     """Measure each size in its own processes."""
-    del rounds  # every process costs the imports, and the numbers hardly vary
+    del rounds  # every process pays for the imports, and the numbers hardly vary
     seconds: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
     for size in SIZES:

@@ -1,7 +1,7 @@
 """What the trainer's options cost: all off beside a step written out, each on, and the trackers.
 
-All off is compared by processor time, back to back with a step written out, as less than a percent
-is to be decided: the interval of the median says whether it is.
+All off is compared by processor time, back to back with a step written out, to resolve differences
+below one percent: the interval of the median shows whether it does.
 """
 
 import importlib.util
@@ -47,7 +47,7 @@ _LOGGED = 20  # entries of a tracker per turn
 
 
 def measure(rounds: int) -> Row:
-    """Measure steps in turns, and log entries, in what a tracker needs for one in this process."""
+    """Measure steps in turns, and the time in this process that a tracker takes per log entry."""
     batch, run = random_batch(BATCH), config()
     plain = Trainer(run, per_epoch=100)
     written_out, off = compare(
