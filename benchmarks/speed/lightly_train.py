@@ -115,7 +115,7 @@ def pretrain(
             model=model,
             method="simclr",
             method_args={"temperature": 0.2, "hidden_dim": model.num_features},
-            epochs=steps,  # more than enough; `steps` ends it
+            epochs=steps,  # more than enough; the step count ends it
             batch_size=batch_size,
             devices=1,
             precision="32-true",

@@ -163,7 +163,7 @@ class StreamSample:
 class Shards(IterableDataset[tuple[Image.Image, int]]):
     """This process's images of WebDataset shards.
 
-    Each shard is read by one worker of one process, so the order depends on their numbers.
+    Each shard is read by one worker of one process, so the order depends on the number of both.
 
     Attributes:
         notes: One line for each way in which the shards do not suit the run.
