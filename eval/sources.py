@@ -324,6 +324,8 @@ def _unknown_training(weights: str | None) -> str:
 
 def _augment_settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
     config = training.get("config")
+    if isinstance(config, dict):  # of a converted checkpoint its file is named, too
+        config = config.get("config.json", config)
     augment = config.get("augment") if isinstance(config, dict) else None
     return augment if isinstance(augment, dict) else {}
 

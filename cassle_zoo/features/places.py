@@ -3,11 +3,8 @@
 Each becomes a `Source`, which knows the names of its images and opens none before it is read.
 """
 
-import codecs
-import csv
 import glob
 import importlib
-import io
 import os
 import re
 import sys
@@ -23,6 +20,7 @@ from cassle_zoo.common.images import UnreadableImageError, image_endings
 from cassle_zoo.data.listing import counts_as_image, folders_below, list_images
 from cassle_zoo.data.readers import TarFiles
 from cassle_zoo.data.saved import columns_of, has_splits, is_saved, load_saved, undecoded
+from cassle_zoo.data.tables import read_rows, unmarked
 
 OnSkip: TypeAlias = Callable[[str, str], None]
 """Takes the name of something that is left out, and the reason."""
@@ -304,34 +302,14 @@ def _in_list(path: str, skip: OnSkip, column: str | None) -> list[Source]:
 
 
 def _entries(content: bytes) -> list[str]:
-    content = _unmarked(content)
+    content = unmarked(content)
     separator = b"\0" if b"\0" in content else b"\n"
     lines = (line.removesuffix(b"\r") for line in content.split(separator))
     return [os.fsdecode(line) for line in lines if line.strip()]
 
 
-def _unmarked(content: bytes) -> bytes:
-    """Return a list in the encoding of file names, without a byte order mark."""
-    # As Windows writes them.
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        content = os.fsencode(content.decode("utf-16", "replace"))
-    return content.removeprefix(codecs.BOM_UTF8)
-
-
 def _cells(path: str, content: bytes, skip: OnSkip, column: str | None) -> list[str]:
-    text = os.fsdecode(_unmarked(content))
-    delimiters = "\t" if path.lower().endswith(".tsv") else ",;\t"
-    first = text.partition("\n")[0]
-    delimiter = next((mark for mark in delimiters if mark in first), delimiters[0])
-    # Else a quote that is not closed would swallow rows.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        rows = [row for row in reader if row]
-    except csv.Error as error:
-        raise DataError(
-            f"{path!r}, line {reader.line_num}: {error}; a cell that begins with a quote must end "
-            "with one, and quotes inside it are doubled. A .txt file with a path a line has none."
-        ) from error
+    rows = [row for _, row in read_rows(path, os.fsdecode(unmarked(content)))]
     if not rows:
         return []
     head = [cell.strip() for cell in rows[0]]

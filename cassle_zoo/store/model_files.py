@@ -146,6 +146,12 @@ def resolve_optional(name: str, file: str) -> Path | None:
         return None
     path = found.folder / file
     if found.commit is not None and found.spec.hub_repo is not None and not path.is_file():
+        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+        # The client remembers what a commit has not.
+        cached = try_to_load_from_cache(found.spec.hub_repo, file, revision=found.commit)
+        if cached is _CACHED_NO_EXIST:
+            return None
         try:
             download(found.spec.hub_repo, found.commit, [file])
         except ModelFolderError:

@@ -81,10 +81,13 @@ def open_hf(root: Path) -> EvalData:
 def _names(images: SavedImages, root: Path) -> tuple[str, ...]:
     """Return the names of image files in a folder; none if some are elsewhere, as in archives."""
     folder = root.resolve()  # as `datasets` names them
-    files = [images.file(index) for index in range(len(images))]
-    if not all(file is not None and file.is_relative_to(folder) for file in files):
-        return ()
-    return tuple(file.relative_to(folder).as_posix() for file in files if file is not None)
+    names = []
+    for index in range(len(images)):
+        file = images.file(index)
+        if file is None or not file.is_relative_to(folder):
+            return ()
+        names.append(file.relative_to(folder).as_posix())
+    return tuple(names)
 
 
 def _load(root: Path) -> Mapping[str, Any]:

@@ -1,7 +1,5 @@
 """The user's own images: folders of classes, with or without splits, tables, and without labels."""
 
-import csv
-import io
 import os
 import warnings
 from collections import Counter
@@ -18,6 +16,7 @@ from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.images import open_image
 from cassle_zoo.data.listing import ClassFolders, first_few, list_classes, list_images
 from cassle_zoo.data.readers import ImageFiles
+from cassle_zoo.data.tables import read_rows, unmarked
 from cassle_zoo.eval.base import EvalData
 from cassle_zoo.eval.datasets.files import classification, hash_contents, hash_files
 from cassle_zoo.eval.datasets.folders import assemble, files_of, list_within, part_sizes
@@ -367,21 +366,10 @@ def _read_rows(table: Path) -> list[_Row]:
     if table.suffix.lower() not in TABLES:
         raise DataError(f"{table} is a file, but no .csv; expected {LAYOUTS}.")
     try:
-        text = table.read_bytes().removeprefix(b"\xef\xbb\xbf").decode()
+        text = unmarked(table.read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {table}: {error}.") from error
-    delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
-    if delimiter == "," and ";" in text.partition("\n")[0] and "," not in text.partition("\n")[0]:
-        delimiter = ";"  # as spreadsheets write it where the decimal sign is a comma
-    # Strict, or an unclosed quote would swallow rows.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        rows = [(reader.line_num, [c.strip() for c in row]) for row in reader if any(row)]
-    except csv.Error as error:
-        raise DataError(
-            f"{table}, line {reader.line_num}: {error}; a cell that begins with a quote must end "
-            "with one, and quotes inside it are doubled."
-        ) from error
+    rows = [(line, [c.strip() for c in row]) for line, row in read_rows(str(table), text)]
     if not rows:
         raise DataError(f"{table} is empty.")
     head = [cell.lower() for cell in rows[0][1]]

@@ -139,6 +139,18 @@ def test_how_it_was_trained_is_all_but_the_run(tmp_path):
     assert own[0] != own[1]
 
 
+def test_the_views_of_a_converted_run_are_known_as_of_an_exported_one(tmp_path):
+    folder = bundled_folder(resolve_spec("resnet18_cassle_simclr"))
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    training = config["cassle_zoo"]["training"]
+    settings = training["config"]
+    for own in (settings, {"config.json": settings}):
+        training["config"] = own
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert open_source(f"local-dir:{tmp_path}").augment == settings["augment"]
+
+
 def test_a_folder_of_features_is_a_file_of_features(tmp_path):
     for index in range(3):
         Image.new("RGB", (32, 32), (80 * index, 0, 0)).save(tmp_path / f"{index}.png")

@@ -123,7 +123,7 @@ def test_columns_of_lists(root: Path) -> None:
 
 
 def test_no_row_of_a_list_is_lost_silently(root: Path) -> None:
-    (root / "l.csv").write_text("path,id\nimages/a.png,1\n,2\n\nimages/b.jpg\n")
+    (root / "l.csv").write_text("path,id\nimages/a.png,1\n,2\n, \nimages/b.jpg\n")
     inputs, skipped = expand_inputs(root / "l.csv")
     assert names_of(inputs, root) == ["images/a.png", "images/b.jpg"]
     assert [skip.reason for skip in skipped] == ["1 of 3 rows have no path"]

@@ -309,6 +309,8 @@ def test_a_table_is_split_as_folders_are(head: list[str], tmp_path: Path) -> Non
     assert landed(data) == expected
     assert data.root == root
     assert data.name == "folder:labels.csv"
+    table.write_text(table.read_text("utf-8"), "utf-16")  # as spreadsheets on Windows do
+    assert landed(open_data("folder", table)) == expected
 
 
 def test_a_table_with_splits(tmp_path: Path) -> None:
@@ -340,7 +342,7 @@ def test_a_table_with_splits(tmp_path: Path) -> None:
         (["path,label,Label", "x/00.png,a,b"], "several columns label"),
         (
             ["path,label,note", "x/00.png,a,", 'x/01.png,b,"big', "x/02.png,c,"],
-            "t.csv, line 4: .*a cell that begins with a quote must end with one",
+            r"t\.csv', line 4: .*a cell that begins with a quote must end with one",
         ),
         (["x/00.png,a,train", "x/01.png,b,tst"], "unknown splits 'tst'"),
         (["x/00.png,a,train", "x/01.png,b,train"], r"no images of the splits train and test"),

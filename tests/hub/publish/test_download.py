@@ -232,6 +232,16 @@ def test_a_model_without_whitening_that_was_pulled(hub: Any, repo: str, toy_fold
     assert model_whitening(f"hf-hub:{repo}") is None
 
 
+def test_that_a_model_has_no_whitening_is_remembered(hub: Any, repo: str, toy_folder: Path) -> None:
+    make_repository(hub.mirrors, repo, toy_folder)
+    commit = resolve(f"hf-hub:{repo}", []).folder
+    absent = commit.parents[1] / ".no_exist" / commit.name / WHITENING_FILE
+    absent.parent.mkdir(parents=True, exist_ok=True)
+    absent.touch()  # as the client does when the Hub says so
+    hub.go_offline()
+    assert model_whitening(f"hf-hub:{repo}") is None
+
+
 def test_two_models_share_a_cache(
     hub: Any, repo: str, pinned: str, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -126,6 +126,12 @@ def test_a_stream_that_breaks_off(config: TrainConfig, workers: int) -> None:
         list(stream)
 
 
+forked = pytest.mark.skipif(
+    multiprocessing.get_all_start_methods()[0] != "fork",
+    reason="only forked workers have what is patched",
+)
+
+
 def test_a_batch_in_the_making_holds_no_open_files(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,9 +148,7 @@ def test_a_batch_in_the_making_holds_no_open_files(
     assert not any(shared)
 
 
-@pytest.mark.skipif(
-    multiprocessing.get_all_start_methods()[0] != "fork", reason="the signal is sent in a fork"
-)
+@forked
 def test_a_stop_signal_at_a_workers_start_does_not_end_it(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +162,7 @@ def test_a_stop_signal_at_a_workers_start_does_not_end_it(
     assert len(set(images_of(changed(config, workers=1)))) == 24
 
 
+@forked
 def test_no_room_in_shared_memory_is_explained(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
