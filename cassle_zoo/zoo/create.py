@@ -118,7 +118,7 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
         _check_buildable(files, pretrained)
         raise  # the caller's arguments are to blame
     if not features_only:
-        # With features_only, timm itself is strict: it wants 0 classes, as many as we have.
+        # With features_only, timm itself is strict, since the number of classes is ours, 0.
         if pretrained:
             check_backbone_keys(names, model)
         stated = files.config["num_features"]
