@@ -30,7 +30,7 @@ _ENOUGH = 2  # images per component; with fewer, the smallest variances are near
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Whitening:
-    """An affine map that gives the features it was fitted to unit covariance.
+    """An affine map, fitted to features so that they have unit covariance after it.
 
     Attributes:
         mean: (D,) float64, with values that float32 holds exactly.

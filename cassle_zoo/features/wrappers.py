@@ -24,7 +24,7 @@ class Unwrapped:
             several.
         config: timm's configuration, which says how images are prepared; `None` if there is none,
             or several that disagree.
-        what: The type of what was given, for messages.
+        what: Name of the type of the given object, for messages.
         several: The timm models, if there are several, such as a student and its teacher.
     """
 

@@ -47,7 +47,7 @@ class Space:
 
     @property
     def title(self) -> str:
-        """The name, and in a word what was done."""
+        """The name, and whether the vectors are whitened."""
         return self.name if self.raw is self.vectors else f"{self.name}, whitened"
 
     def neighbours(self, k: int) -> tuple[Tensor, Tensor]:
