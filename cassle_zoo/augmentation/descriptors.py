@@ -63,7 +63,8 @@ class DescriptorLayout:
 
     Raises:
         UnknownNameError: If a name is not a descriptor.
-        ConfigError: If a name is given twice, or `columns` has any other descriptor.
+        ConfigError: If a name is given twice, or `columns` has a descriptor that is not in `names`
+            or is in :data:`DESCRIPTOR_COLUMNS`.
 
     Examples:
         >>> layout = cassle_zoo.DescriptorLayout(("crop", "blur"))
