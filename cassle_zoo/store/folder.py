@@ -34,7 +34,7 @@ OPTIONAL_FILES = (PROJECTOR_FILE, WHITENING_FILE)
 ALLOWED_FILES = (WHITENING_FILE, *FOLDER_FILES)
 """All files that a model folder may hold; no others are downloaded or uploaded."""
 
-_OF_TIMM = ("pretrained_cfg", "num_classes")  # besides the architecture; older folders lack one
+_OF_TIMM = ("pretrained_cfg", "num_classes")  # beside `architecture`; older ones lack the first
 
 WEIGHTS_ROOT = Path(__file__).parents[1] / "weights"
 
