@@ -296,10 +296,12 @@ def model_info(name: str, *, cache_dir: str | Path | None = None) -> ModelSpec:
     """Return what is known about a model, without importing torch.
 
     Args:
-        name: As for :func:`create_model`. If the registry does not pin its files, `sha256` holds
-            the hashes of those in the folder or in the cache; from a Hub repository, only
-            config.json is downloaded.
+        name: As for :func:`create_model`. From a Hub repository, only config.json is downloaded.
         cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
+
+    Returns:
+        The facts. If the registry does not pin the model's files, `sha256` holds the hashes of
+        those in the folder or in the cache.
 
     Raises:
         UnknownNameError: If there is no such model or tag.
