@@ -1,6 +1,6 @@
 """CASSLE models for timm: augmentation-aware self-supervised backbones with their projectors.
 
-`import cassle_zoo` makes the models known to timm (at once, or as soon as timm is imported) and
+`import cassle_zoo` registers the models with timm (at once, or as soon as timm is imported) and
 imports neither torch nor timm itself; the names below load what they need on first use.
 """
 

@@ -63,13 +63,13 @@ class ProjectorConfig:
         hidden_features: Width of the hidden layers; `None` means `in_features`.
         depth: Number of Linear layers, at most 100.
         last_bn: Whether a BatchNorm follows the last Linear (which then has no bias, unless it is
-            generated: BatchNorm does not undo a bias that differs from sample to sample).
+            generated: BatchNorm does not cancel a bias that differs from sample to sample).
         last_bn_affine: Whether that BatchNorm has weight and bias.
         conditioning: One of :data:`CONDITIONINGS`.
         descriptors: Names of the descriptors that make up omega; stored sorted.
-        columns: What each number of the descriptors means that are not the paper's, by name. By
-            default it is asked from their augmentations; stored with the configuration, so that a
-            projector is loaded where these are not installed.
+        columns: For descriptors that are not the paper's: what each of their numbers means, by
+            descriptor name. Taken from their augmentations by default; stored with the
+            configuration, so that a projector also loads where these are not installed.
         encoder_depth: Number of Linear layers of the augmentation encoder (or hypernetwork), at
             most 100.
         encoder_width: Width of its hidden layers, and of its output for `cat`.
@@ -164,18 +164,18 @@ class ConditionedProjector(
     paper_url="https://arxiv.org/abs/2306.06082",
     tags=["self-supervised-learning", "cassle"],
 ):
-    """Maps features of views, and how they were augmented, to the space of the SSL loss.
+    """Projects the features of views, given how these were augmented, for the SSL loss.
 
-    `save_pretrained`, `push_to_hub` and `from_pretrained` store a projector by itself; unlike
-    huggingface_hub's own, loading refuses missing weights and unknown settings. A model folder's
-    projector is loaded by :func:`cassle_zoo.create_projector`.
+    `save_pretrained`, `push_to_hub` and `from_pretrained` save and load a projector on its own;
+    unlike huggingface_hub's default, loading refuses missing weights and unknown settings. To load
+    the projector of a model folder, use :func:`cassle_zoo.create_projector`.
 
     Attributes:
         config: The configuration.
         layout: Names and columns of omega.
         encoder: The augmentation encoder or, for `hypernet*`, the hypernetwork; `None` when omega
             is used raw or not at all.
-        layers: The projector proper; `None` for `hypernet*`, which generate it.
+        layers: The projector itself; `None` for `hypernet*`, which generate its weights.
         norms: The BatchNorms of `hypernet_bn`, one per layer that has one; else `None`.
 
     Examples:
@@ -207,7 +207,7 @@ class ConditionedProjector(
         self.norms = _build_norms(config) if config.conditioning == "hypernet_bn" else None
 
     def forward(self, features: Tensor, descriptors: Tensor | None = None) -> Tensor:
-        """Project features given how their views were augmented.
+        """Project features, given how their views were augmented.
 
         Args:
             features: (B, in_features), the backbone's output.
@@ -253,8 +253,9 @@ class ConditionedProjector(
 
         Args:
             pretrained_model_name_or_path: A folder, or `ORG/NAME` on the Hub.
-            **kwargs: huggingface_hub's: `revision`, `token`, `cache_dir`, `force_download`,
-                `local_files_only`; `config` instead of config.json; `map_location`, `strict`.
+            **kwargs: Arguments of huggingface_hub: `revision`, `token`, `cache_dir`,
+                `force_download`, `local_files_only`, `map_location`, `strict`, and `config`, which
+                replaces config.json.
 
         Returns:
             The projector, in evaluation mode.
@@ -262,10 +263,10 @@ class ConditionedProjector(
         Raises:
             WeightsUnavailableError: If there is no such repository or revision, it is private or
                 gated, or it cannot be reached and its files are not cached.
-            UnknownNameError: If there is no such folder, and no repository can have that name.
+            UnknownNameError: If it is neither a folder nor a valid name of a repository.
             ModelFolderError: If it holds no projector, or config.json is damaged.
             ConfigError: If config.json holds settings that a projector does not have.
-            RuntimeError: If the weights do not fit it.
+            RuntimeError: If the weights do not fit the configuration.
         """
         name = str(pretrained_model_name_or_path)
         try:
@@ -301,7 +302,7 @@ class ConditionedProjector(
 
     @classmethod
     def _download_config(cls, name: str, **kwargs: Any) -> ProjectorConfig:
-        """Ask for config.json again: huggingface_hub only logs why it did not get it."""
+        """Request config.json again: huggingface_hub only logs why it could not get it."""
         names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         options = {key: kwargs[key] for key in names if key in kwargs}
         try:
@@ -314,7 +315,7 @@ class ConditionedProjector(
 
     @classmethod
     def _decode_arg(cls, expected_type: Any, value: Any) -> Any:
-        """Check the configuration; huggingface_hub would leave out fields it does not know."""
+        """Check the configuration; huggingface_hub would silently drop unknown fields."""
         if not isinstance(value, Mapping):
             return value
         if "cassle_zoo" in value:
@@ -343,7 +344,7 @@ def build_mlp(
     Each hidden layer is a Linear without bias, a BatchNorm and a ReLU; the last is a Linear.
 
     Args:
-        widths: Of the input, the hidden layers and the output.
+        widths: Widths of the input, the hidden layers and the output.
         last_bn: Whether a BatchNorm follows the last Linear, which then has no bias.
         last_bn_affine: Whether that BatchNorm has weight and bias.
     """

@@ -21,26 +21,26 @@ from cassle_zoo.specs import RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.version import __version__
 
 FORMAT_VERSION = 2
-"""Of run exports, results and the study's records."""
+"""Format version of run exports, results and the study's records."""
 
 FINAL_FOLDER = "final"
 SNAPSHOTS_FOLDER = "snapshots"
-"""Folder of a run with one export per epoch that was asked for, named by its number."""
+"""Folder of a run with an export for each epoch that was asked for, named by the epoch."""
 EXPORT_FILE = "export.json"
 BACKBONE_FILE = "backbone.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
 
 START = "starting_weights"
-"""Key, in the config.json of a run, of the fields of its `StartingWeights`."""
+"""Key in a run's config.json that holds the fields of its `StartingWeights`."""
 
 RENAMED_SETTINGS: Mapping[str, str] = {
     "conditioning.how": "conditioning.mode",
     "data.max_bad_share": "data.max_bad_fraction",
 }
-"""Settings of a training that were renamed after format 1, by their old names."""
+"""Training settings that were renamed after format 1: the new names by the old ones."""
 
 OF_THE_MODEL = ("input", "network", "chosen", "projector")
-"""How the parts of a protocol begin that are about the model and differ between any two."""
+"""Prefixes of the parts of a protocol that are about the model and differ between any two."""
 
 Finite = Annotated[float, math.isfinite]
 FileName = Annotated[str, lambda name: Path(name).name == name]
@@ -50,13 +50,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class StartingWeights:
-    """What the weights of a run started from; in its settings and in `RunExport.training`.
+    """The weights that a run started from; in its settings and in `RunExport.training`.
 
     Attributes:
         name: Their name, without folders.
-        sha256: Of the file of the backbone.
+        sha256: SHA-256 of the backbone's file.
         license: Their licence (SPDX); `None` if it is not known.
-        origin: Where they are from, in words or as an address; `None` if it is not known.
+        origin: Where they come from, in words or as an address; `None` if it is not known.
         projector: Whether the projector started from them, too.
         interpolation: How images were resized for them.
     """
@@ -75,7 +75,8 @@ class RunExport:
 
     Backbone (under timm's keys) and projector are beside it in `BACKBONE_FILE` and
     `PROJECTOR_FILE`, in float32; `export.json` is written last. Snapshots
-    (`RUN/snapshots/EPOCH/`) are the same. `RUN/export.json` describes the weights in checkpoints.
+    (`RUN/snapshots/EPOCH/`) have the same files. `RUN/export.json` describes the weights in
+    checkpoints.
 
     Attributes:
         name: Full name of the model.
@@ -88,7 +89,7 @@ class RunExport:
         std: Per-channel standard deviation they are divided by.
         interpolation: How images are resized for the network.
         training: How the weights were made: `config` (all settings), `steps`, `total_steps` if
-            they are not all, `images` (`count`, `names` and perhaps `sha256`), `command`, `init`
+            that is more, `images` (`count`, `names` and perhaps `sha256`), `command`, `init`
             (fields of :class:`StartingWeights`, if it was not trained from random weights), and
             the versions of :func:`code_version`.
     """
@@ -105,7 +106,7 @@ class RunExport:
     interpolation: str = "bicubic"
 
     def save(self, folder: Path, *, sync: bool = True) -> None:
-        """Write `export.json`, after the weights; `sync` makes sure that it survives a crash."""
+        """Write `export.json`; the weights come first. With `sync`, it survives a crash."""
         values = {"format_version": FORMAT_VERSION, **asdict(self)}
         write_json(folder / EXPORT_FILE, values, sync=sync)
 
@@ -114,7 +115,7 @@ class RunExport:
         """Read the export of the finished run in a folder.
 
         Raises:
-            ModelFolderError: As :meth:`read`.
+            ModelFolderError: See :meth:`read`.
         """
         return cls.read(run / FINAL_FOLDER)
 
@@ -144,11 +145,11 @@ class RunExport:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredModel:
-    """The model of a result.
+    """The model that was measured.
 
     Attributes:
         name: Name, without folders.
-        sha256: Of its weights; `None` if there are none.
+        sha256: SHA-256 of its weights; `None` if there are none.
     """
 
     name: str
@@ -157,11 +158,11 @@ class MeasuredModel:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredData:
-    """The dataset of a result.
+    """The dataset that a model was measured on.
 
     Attributes:
         name: Name, without folders.
-        sha256: Of images and labels.
+        sha256: SHA-256 of images and labels.
     """
 
     name: str
@@ -208,7 +209,7 @@ class Result:
 
     @property
     def argument(self) -> str:
-        """The model as its command names it, with folders; its name without a command."""
+        """The model as the command names it, with folders; its name if there is no command."""
         found = re.match(r"cassle-zoo eval \S+ (.+?) --data ", self.command)
         return found[1].strip("'") if found else self.model.name
 
@@ -225,7 +226,7 @@ class Result:
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
     def to_json(self) -> str:
-        """Write as JSON; equal results give equal text."""
+        """Return the result as JSON; equal results give equal text."""
         return to_json(self.to_dict())
 
     @classmethod
@@ -299,7 +300,7 @@ def now_utc() -> str:
 
 
 def _commit(root: Path) -> str | None:
-    """Return the commit of a clone; `None` of an installed package, also within another clone."""
+    """Return the commit of a clone; `None` for an installed package, even in another clone."""
     if not (root / ".git").exists():
         return None
     words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -10,10 +10,10 @@ from cassle_zoo.common.errors import unknown_name
 PAPER_ID = "arXiv:2306.06082"
 
 RAW_PIXELS = "raw-pixels"
-"""Name, in evaluations, of the baseline without a network: mean-pooled pixels."""
+"""Name in evaluations of the baseline without a network: mean-pooled pixels."""
 
 RANDOM_INIT = "random-init:"
-"""Prefix of an architecture's name, in evaluations: the baseline without training."""
+"""Prefix in evaluations that makes an architecture's name the untrained baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class ModelSpec:
         tag: The data (and length) of the pretraining; may be empty for a user's own run.
         arch: Short name of the architecture, as used in `name`.
         timm_arch: Name of the timm model that the weights fit.
-        model_args: Arguments of that timm model for the weights to fit, such as the number of
-            heads.
+        model_args: Arguments that the timm model needs for the weights to fit, such as the number
+            of heads.
         method: Joint-embedding method, for example `simclr`.
         conditioned: Whether the projector was conditioned on the augmentation descriptors (CASSLE).
         input_size: (channels, height, width) in pixels.
@@ -42,7 +42,8 @@ class ModelSpec:
             :data:`STARTING_WEIGHTS`; `None` if they are random.
         sha256: SHA-256 of every file of the weights, by file name; `None` if unpublished.
         hub_repo: Repository on the Hugging Face Hub, `org/name`, if there is one.
-        hub_revision: Commit in that repository with these hashes, 40 hexadecimal digits.
+        hub_revision: Commit in that repository whose files have these hashes, 40 hexadecimal
+            digits.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Backbone:
 
 @dataclass(frozen=True, kw_only=True)
 class StartingFile:
-    """Weights of others, which models of the zoo were adapted from.
+    """Third-party weights that models of the zoo were adapted from.
 
     Attributes:
         name: Name of the file.
@@ -120,8 +121,8 @@ class DatasetInfo:
         mean: Normalisation mean.
         std: Normalisation standard deviation.
         images: Number of training images.
-        reader: How a training reads them: its `data.dataset`; empty for a folder or archive.
-        sha256: Of records and pixels of the training images
+        reader: How training reads them: its setting `data.dataset`; empty for a folder or archive.
+        sha256: SHA-256 of the records and pixels of the training images
             (:attr:`cassle_zoo.data.emoji64.Emoji64.sha256`), if it is known.
     """
 
@@ -237,7 +238,7 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
 )
 """Architectures by the short names that model names begin with."""
 
-# Not one of BACKBONES: there, it would hide timm's efficientnet_lite0, which pads otherwise.
+# Not in BACKBONES, where it would hide timm's efficientnet_lite0, which pads differently.
 _LITE0 = Backbone(timm_arch="tf_efficientnet_lite0", num_features=1280)
 
 # Tag -> data of the adaptation, starting weights, image side in pixels.
@@ -252,7 +253,7 @@ _METHODS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("vit_base", "in100"): ("mocov3",),
     ("efficientnet_lite0", "in1k_emoji64"): ("simclr",),
 }
-"""Methods of the models of each architecture and tag."""
+"""Methods of the models, by architecture and tag."""
 
 # File hashes of the weights in cassle_zoo/weights/<full name>/.
 _SHA256: Mapping[str, Mapping[str, str]] = {

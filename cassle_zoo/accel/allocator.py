@@ -12,10 +12,10 @@ def keep_freed_memory() -> bool:
 
     By default it gives every large tensor back to the system and asks for the next one anew, whose
     pages are then filled with zeros one by one: `python -m benchmarks.allocator` measures what that
-    costs. A process is not larger than it ever was, but does not shrink any more.
+    costs. The process gets no larger than its peak, but never shrinks.
 
     Returns:
-        Whether it is set. It is not without glibc, nor where environment variables choose an
+        Whether it was set. It is not without glibc, nor if environment variables choose an
         allocator or its settings.
     """
     if any(name.startswith(_VARIABLES) for name in os.environ):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.devices import autocast_dtype
 
-# Exactly these and no subclasses, since only their computation is known to be equal.
+# Exactly these and no subclasses, since only these are known to compute the same.
 _KNOWN = {
     ResNet, BasicBlock, Bottleneck, SelectAdaptivePool2d, nn.Sequential, nn.Conv2d, nn.BatchNorm2d,
     nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Identity, nn.Linear,
@@ -53,7 +53,7 @@ def can_fuse(model: nn.Module, device: torch.device, precision: str = "fp32") ->
 
 
 def parts_and_values(model: nn.Module, *, content: bool) -> list[Any]:
-    """Return what changes when a part of a model is replaced or its weights change.
+    """Return a value that changes when a part of a model is replaced or its weights change.
 
     Args:
         model: A model that can be fused.
@@ -153,10 +153,10 @@ class _Convolution(nn.Module):
 
 @torch.no_grad()
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return weight (channels_last) and bias of a convolution that does what both do.
+    """Return weight (channels_last) and bias of one convolution that does what both do.
 
-    As `torch.nn.utils.fuse_conv_bn_weights`, but in one pass over the weights: with its second one,
-    for the layout, folding a ResNet-50 takes as long as two images.
+    Like `torch.nn.utils.fuse_conv_bn_weights`, but in one pass over the weights: with its second
+    pass, for the layout, folding a ResNet-50 takes as long as computing two images.
     """
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None

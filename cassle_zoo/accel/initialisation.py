@@ -23,14 +23,14 @@ _RANDOM: frozenset[Callable[..., Any]] = frozenset(
 def skip_random_weights(
     skip: bool = True, *, nan: bool = False
 ) -> contextlib.AbstractContextManager[Any]:
-    """Skip drawing random weights, which takes more than half of the time to build a network.
+    """Skip drawing random weights, which takes more than half the time of building a network.
 
     The weights have arbitrary values until they are loaded, so all of them must be; constants such
     as those of norms are set as usual. torch's random state does not change.
 
     Args:
         skip: Whether to do so; if not, nothing changes.
-        nan: Whether the weights become NaN, so that one that is not loaded can be seen.
+        nan: Whether the weights become NaN, so that a weight that is not loaded is noticed.
     """
     return _NothingDrawn(nan) if skip else contextlib.nullcontext()
 

@@ -2,9 +2,9 @@
 
 `sample_params` draws all randomness of a view from an explicit generator, `apply_params` is a
 deterministic function of pixels and parameters, and `describe` turns the parameters into omega.
-The recipe is the paper's (section 4): random resized crop, flip, colour jitter, grayscale, blur;
-and further augmentations (`base.Augmentation`), each after one of these.
-Cropping needs the whole image, so it happens where that is decoded (`crop.cut_crops`, in the
+The recipe is the paper's (section 4): random resized crop, flip, colour jitter, grayscale, blur.
+Further augmentations (`base.Augmentation`) each follow one of these.
+Cropping needs the whole image, so it happens where the image is decoded (`crop.cut_crops`, in the
 data workers); the rest is batched and runs on the device of its input.
 """
 
@@ -51,8 +51,8 @@ class AugmentConfig:
         flip_p: Probability of a horizontal flip.
         jitter_p: Probability of the colour jitter.
         brightness: The factor is drawn from [1 - brightness, 1 + brightness].
-        contrast: Likewise.
-        saturation: Likewise.
+        contrast: The factor is drawn from [1 - contrast, 1 + contrast].
+        saturation: The factor is drawn from [1 - saturation, 1 + saturation].
         hue: The shift is drawn from [-hue, hue], in fractions of the colour circle.
         grayscale_p: Probability of the conversion to grey.
         blur_p: Probability of the Gaussian blur.
@@ -60,10 +60,10 @@ class AugmentConfig:
         blur_kernel: Odd kernel size of the blur; `None` means `size // 20 * 2 + 1`, which is 23
             at 224 px, 9 at 96 px and 7 at 64 px. Views with a kernel of 1, as below 20 px, are not
             blurred, and omega says so.
-        channels: Number of channels of the images: 3 are RGB, 1 is grey. Other numbers than 3 have
-            neither saturation, hue nor grayscale, which must be 0.
+        channels: Number of channels of the images: 3 are RGB, 1 is grey. With any
+            other number than 3, saturation, hue and grayscale must be 0.
         mean: Mean subtracted at the end: one per channel, or one for all.
-        std: Standard deviation divided by at the end, likewise.
+        std: Standard deviation divided by at the end: one per channel, or one for all.
         extra: Further augmentations; stored in the order in which they are applied.
 
     Raises:
@@ -132,7 +132,7 @@ class AugmentConfig:
 
     @property
     def kernel(self) -> int:
-        """Kernel size of the blur, also if it is the default."""
+        """Kernel size of the blur, with the default filled in."""
         return self.size // 20 * 2 + 1 if self.blur_kernel is None else self.blur_kernel
 
     @property
@@ -145,7 +145,8 @@ class AugmentConfig:
         names = [field.name for field in dataclasses.fields(self) if field.name != "extra"]
         values = {name: getattr(self, name) for name in names}
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        # What is off here can be on in one view, with these settings (`views.second.p_of`).
+        # One that is off here can be on in one of the views, with these settings
+        # (`views.second.p_of`).
         extra = [one for one in self.extra if one.p > 0 or one != type(one)()]
         return values | {one.name: one.to_dict() for one in extra}
 
@@ -170,7 +171,7 @@ class AugmentConfig:
 
 
 def check_names(classes: Iterable[type[Augmentation]]) -> None:
-    """Check that further augmentations can be told from each other and from the recipe's settings.
+    """Check that further augmentations share no name with each other or the recipe's settings.
 
     Raises:
         ConfigError: If one is not registered, or its name is taken.
@@ -192,7 +193,7 @@ def check_names(classes: Iterable[type[Augmentation]]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentParams:
-    """All randomness of a batch of B views, as tensors on the CPU.
+    """Everything that is drawn at random for a batch of B views, as tensors on the CPU.
 
     Attributes:
         box: (B, 4) int64 top, left, height, width of the crop, in pixels of the image.
@@ -204,8 +205,8 @@ class AugmentParams:
         grayscale: (B,) bool.
         blur: (B,) bool.
         sigma: (B,) float32 standard deviation of the blur in pixels.
-        extra: (B, E) float32: for each further augmentation of the configuration in its order, 1 if
-            it is applied, else 0, followed by its parameters. By default there are none.
+        extra: (B, E) float32: for each further augmentation, in the configuration's order, 1 if it
+            is applied, else 0, then its parameters; by default (B, 0).
     """
 
     box: Tensor
@@ -303,9 +304,9 @@ def _draw_extra(config: AugmentConfig, uniforms: Tensor) -> Tensor:
 
 
 def _stream(uniforms: Tensor, name: str, count: int) -> Tensor:
-    """Return (B, count) uniforms that depend on the view's own and on a name alone.
+    """Return (B, count) uniforms that depend only on the view's own uniforms and on a name.
 
-    So the numbers that other augmentations get do not change when one is added.
+    So adding an augmentation does not change what the others draw.
     """
     rows = uniforms[:, :_N_UNIFORMS].numpy().astype("<f8")
     blocks = [f"{name}/{block}/".encode() for block in range(-(-count // 8))]
@@ -348,7 +349,7 @@ def apply_params(
     Returns:
         images: (B, C, size, size) normalised views, float32 unless `crops` were float64.
         color_diff: (B, 3) mean RGB before minus after the colour jitter; zeros where not applied.
-            Of images that are not RGB, three times the mean over the channels.
+            For images that are not RGB, the mean over the channels, repeated three times.
     """
     images = crops.float().div_(255) if crops.dtype == torch.uint8 else crops.clone()
     _update(images, params.flip, lambda x: x.flip(3))
@@ -385,7 +386,7 @@ def describe(
         config: The ranges that scale the colour factors, and the further augmentations.
 
     Raises:
-        ConfigError: If a descriptor has another width in `layout` than its augmentation makes.
+        ConfigError: If a descriptor's width in `layout` is not what its augmentation returns.
     """
     scale = torch.tensor([1 / (2 * r) if r > 0 else 0.0 for r in config.jitter_strengths])
     neutral = torch.tensor(_NEUTRAL_FACTORS)

@@ -1,4 +1,4 @@
-"""What a further augmentation is: how it is drawn, applied and described, in one class."""
+"""The base class of further augmentations: how one is drawn, applied and described."""
 
 import abc
 import dataclasses
@@ -19,16 +19,17 @@ STEPS: tuple[str, ...] = ("flip", "jitter", "grayscale", "blur")
 class Augmentation(abc.ABC):
     """A further augmentation of the recipe; its fields are its settings.
 
-    A subclass is a frozen dataclass under :func:`register_augmentation`. Its methods are pure
-    functions of tensors, on any device. Whether a view is augmented, and the uniforms, are drawn
-    for it, from a stream of its own: other augmentations do not change it, nor it them.
+    A subclass is a frozen dataclass decorated with :func:`register_augmentation`. Its methods are
+    pure functions of tensors, on any device. Whether a view is augmented, and the uniforms that
+    `sample` gets, are drawn by the library, from a stream for each augmentation: adding one does
+    not change what the others draw.
 
     Attributes:
-        name: Name of the augmentation, of its settings (`--augment.NAME.FIELD`) and descriptor.
+        name: Name of the augmentation, its settings (`--augment.NAME.FIELD`) and its descriptor.
         columns: What each number of its descriptor means. All are 0 where it was not applied.
         parameters: How many numbers determine it, besides whether it is applied.
-        after: The step of :data:`STEPS` that it follows. Augmentations after the same step are in
-            the order of their names.
+        after: The step of :data:`STEPS` that it follows. Augmentations after the same step are
+            applied in the order of their names.
         p: Probability that a view is augmented; 0 turns it off.
 
     Raises:
@@ -47,7 +48,7 @@ class Augmentation(abc.ABC):
         check_fields(self, f"augment.{self.name}.")
 
     def sample(self, uniforms: Tensor) -> Tensor:
-        """Map (B, parameters) float64 uniforms in [0, 1) to the (B, parameters) of B views."""
+        """Map (B, parameters) float64 uniforms in [0, 1) to B views' parameters, same shape."""
         return uniforms
 
     @abc.abstractmethod
@@ -64,12 +65,12 @@ class Augmentation(abc.ABC):
 
     @abc.abstractmethod
     def describe(self, parameters: Tensor) -> Tensor:
-        """Return the (B, len(columns)) numbers of omega of augmented views."""
+        """Return this augmentation's columns of omega, (B, len(columns)), for augmented views."""
 
     def describe_crop(self, crop: Tensor, parameters: Tensor) -> Tensor:
-        """Return the descriptor `crop` of augmented views: by default it does not change.
+        """Return the descriptor `crop` of augmented views; by default unchanged.
 
-        An augmentation that mirrors the view also mirrors where in the image it is from.
+        An augmentation that mirrors the view must mirror the crop's centre as well.
 
         Args:
             crop: (B, 4) centre y, centre x, height and width, as fractions of the image.
@@ -107,13 +108,13 @@ _registered: dict[str, type[Augmentation]] = {}
 
 
 def register_augmentation(cls: Own) -> Own:
-    """Make a subclass of :class:`Augmentation` known by its name; use it as a decorator.
+    """Register a subclass of :class:`Augmentation` under its name; use as a decorator.
 
     Returns:
         The class.
 
     Raises:
-        ConfigError: If it is incomplete, no frozen dataclass, or another has its name.
+        ConfigError: If it is incomplete or not a frozen dataclass, or its name is taken.
 
     Examples:
         >>> @cassle_zoo.register_augmentation
@@ -160,7 +161,7 @@ def register_augmentation(cls: Own) -> Own:
 def _source(cls: type) -> tuple[str, str | None]:
     try:
         return cls.__qualname__, inspect.getsourcefile(cls)
-    except TypeError:  # of a notebook
+    except TypeError:  # defined in a notebook
         return cls.__qualname__, None
 
 

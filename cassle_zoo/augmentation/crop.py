@@ -74,7 +74,7 @@ def reduction_for_crops(
 
 
 def scale_boxes(boxes: Sequence[Box], full: tuple[int, int], image: Image.Image) -> list[Box]:
-    """Move boxes from an image of `full` (width, height) to the same image, decoded smaller.
+    """Scale boxes from an image of size `full` (width, height) to the same image decoded smaller.
 
     Edges are rounded to whole pixels.
     """
@@ -91,7 +91,7 @@ def cut_crops(image: Image.Image | Array, boxes: Sequence[Box], size: int) -> Te
     """Cut boxes out of an image and resize each to a square (bilinear, antialiased).
 
     Args:
-        image: Of mode RGB or L, or an array (H, W, C) uint8.
+        image: A PIL image of mode RGB or L, or a uint8 array (H, W, C).
         boxes: Top, left, height and width of each crop.
         size: Height and width of the result.
 
@@ -102,6 +102,6 @@ def cut_crops(image: Image.Image | Array, boxes: Sequence[Box], size: int) -> Te
         pixels = pil_to_tensor(image)
     else:
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-    # Pillow's resize is equal up to rounding, and takes three times as long.
+    # Pillow's resize gives the same up to rounding, but takes three times as long.
     crops = [pixels[None, :, top : top + h, left : left + w] for top, left, h, w in boxes]
     return torch.cat([interpolate(c, (size, size), mode="bilinear", antialias=True) for c in crops])

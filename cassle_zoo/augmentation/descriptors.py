@@ -1,8 +1,8 @@
 """The augmentation descriptors that make up omega: their names, sizes and order.
 
-Omega of one view is the concatenation, in sorted name order, of the parts chosen from
-:data:`DESCRIPTOR_COLUMNS` and the further augmentations (`base.Augmentation`), which define the
-numbers; `augment.describe` computes them.
+The omega of a view concatenates the chosen descriptors in sorted name order.
+:data:`DESCRIPTOR_COLUMNS` and the further augmentations (`base.Augmentation`) say what each number
+means; `augment.describe` computes them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -57,13 +57,14 @@ class DescriptorLayout:
     Attributes:
         names: Descriptor names; stored sorted, the order of concatenation. May be empty (the
             unconditioned baseline).
-        columns: What each number of the descriptors means that are not in
-            :data:`DESCRIPTOR_COLUMNS`, by name. By default that of the augmentation of this name;
-            a model's configuration says it, so that its layout is known without the augmentation.
+        columns: For descriptors that are not in :data:`DESCRIPTOR_COLUMNS`: what each of their
+            numbers means, by descriptor name. Taken from the augmentation of that name by default;
+            a model's configuration has them, so that its layout is known without the augmentation.
 
     Raises:
         UnknownNameError: If a name is not a descriptor.
-        ConfigError: If a name is given twice, or `columns` are of other descriptors.
+        ConfigError: If a name is given twice, or `columns` has a descriptor that is not in `names`
+            or is in :data:`DESCRIPTOR_COLUMNS`.
 
     Examples:
         >>> layout = cassle_zoo.DescriptorLayout(("crop", "blur"))
@@ -129,7 +130,7 @@ class DescriptorLayout:
             (B, width).
 
         Raises:
-            ConfigError: If a descriptor has another width there.
+            ConfigError: If a descriptor's width differs between the two layouts.
         """
         from torch import cat
 

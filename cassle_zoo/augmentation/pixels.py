@@ -1,7 +1,7 @@
 """Pixel operations on batches of images, one strength per image. Pure tensor functions.
 
 All take and return (B, C, H, W) floating-point images in [0, 1] and strengths of shape (B,).
-Saturation, hue and grayscale are of RGB; the others take any number of channels.
+Saturation, hue and grayscale need RGB; the others take any number of channels.
 """
 
 import torch
@@ -21,7 +21,7 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean grey of each image: factor 0 gives that grey, 1 the image itself.
 
-    Grey is the luma of RGB, and the mean of any other number of channels.
+    Grey is the luma for RGB, and the mean of the channels for any other number of them.
     """
     grey = (_luma(images, CONTRAST_LUMA) if images.shape[1] == 3 else images).mean(dim=(1, 2, 3))
     offset = (1 - factor) * grey
@@ -97,8 +97,8 @@ def _hue_value_delta(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = images.split(1, dim=1)
     value = images.amax(dim=1, keepdim=True)
     delta = value - images.amin(dim=1, keepdim=True)
-    # 0 and 1 instead of torch.where, which takes ten times as long on a CPU. Of equal channels the
-    # first counts.
+    # 0 and 1 instead of torch.where, which takes ten times as long on a CPU. If channels are equal,
+    # the first counts.
     is_red = (red == value).to(images.dtype)
     is_green = (green == value).to(images.dtype) * (1 - is_red)
     is_blue = 1 - is_red - is_green

@@ -1,4 +1,4 @@
-"""The further augmentations there are: ours, registered ones, and those of installed packages."""
+"""All further augmentations: ours, registered ones, and those of installed packages."""
 
 import functools
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ HOW_TO_REGISTER = (
 
 
 def augmentations() -> Mapping[str, type[Augmentation]]:
-    """Return all augmentations besides the paper's, by name, in the order of their names.
+    """Return all augmentations besides the paper's, by name, sorted.
 
     Raises:
         ConfigError: If an installed package names one that cannot be loaded.
@@ -32,7 +32,7 @@ def augmentations() -> Mapping[str, type[Augmentation]]:
 
 
 def find_augmentation(name: str) -> type[Augmentation]:
-    """Return the augmentation of a name.
+    """Return an augmentation by its name.
 
     Raises:
         UnknownNameError: If there is none.
@@ -50,7 +50,7 @@ def _load_installed() -> None:
         package = entry.dist.name if entry.dist is not None else "a package"
         try:
             found = entry.load()
-        except Exception as error:  # the code of others may raise anything
+        except Exception as error:  # other people's code may raise anything
             raise ConfigError(
                 f"the augmentation {entry.name!r} of {package} ({entry.value}) cannot be loaded: "
                 f"{type(error).__name__}: {error}. Update or remove that package."

@@ -13,25 +13,25 @@ from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLay
 from cassle_zoo.common.bands import height_and_width, open_channels
 from cassle_zoo.common.errors import ConfigError
 
-_MOST = 2**63 - 1  # of torch's random integers
+_MOST = 2**63 - 1  # the largest of torch's random integers
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescribedViews:
     """A transform from an image to augmented views and their omegas.
 
-    It is used like a torchvision transform, and samples, applies and describes the augmentation on
-    the CPU, one image at a time. A `DataLoader`'s default collation returns a list of
+    Use it like a torchvision transform: it samples, applies and describes the augmentation on the
+    CPU, one image at a time. A `DataLoader`'s default collation returns a list of
     (B, 3, size, size) views and a list of (B, D) omegas.
 
     Attributes:
         config: The distribution that views are drawn from.
         descriptors: Names of the descriptors that make up omega, as in `ProjectorConfig`.
         views: Number of views of each image.
-        generator: Source of randomness; `None` is torch's global one, which a `DataLoader` seeds
-            differently in each worker and epoch. In a worker, which has a copy of the generator as
-            it was, the generator's seed and the global one are combined, so that workers and epochs
-            differ in the same way.
+        generator: Source of randomness; `None` means torch's global generator, which a
+            `DataLoader` seeds differently in each worker and epoch. Every worker has the same copy
+            of a given generator, so there its seed is combined with a draw from the global one;
+            workers and epochs then differ, too.
 
     Raises:
         UnknownNameError: If a descriptor does not exist.
@@ -65,9 +65,9 @@ class DescribedViews:
         """Make the views of one image.
 
         Args:
-            image: Of any size: a PIL image of any mode, a file, an array ((H, W) or (H, W, C)) or a
-                tensor ((H, W) or (C, H, W)), uint8, uint16 or float in [0, 1]; converted by
-                :func:`cassle_zoo.common.bands.open_channels`.
+            image: An image of any size: a PIL image of any mode, a file, an array ((H, W) or
+                (H, W, C)) or a tensor ((H, W) or (C, H, W)), uint8, uint16 or float in [0, 1];
+                converted by :func:`cassle_zoo.common.bands.open_channels`.
 
         Returns:
             The views, each (C, size, size) float32 and normalised, and their omegas, each (D,).

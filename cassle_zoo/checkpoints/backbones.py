@@ -106,7 +106,7 @@ class FoundWeights:
         others: The other weights, under their whole names.
         format: Which code wrote the checkpoint, in words.
         method: SSL method, if the format tells.
-        entries: The contents of the checkpoint that are no weights.
+        entries: The contents of the checkpoint that are not weights.
     """
 
     state: State
@@ -129,13 +129,13 @@ def find_weights(
 ) -> FoundWeights:
     """Find the weights of the trained backbone.
 
-    The names of nested dictionaries are joined by dots, except those of `state_dict` and `model`,
-    which are the only ones that are read where a checkpoint has them; but like timm, the moving
-    average of `state_dict_ema` or `model_ema` rather than either.
+    The names of nested dictionaries are joined by dots. If the checkpoint has a `state_dict` or
+    `model`, only that is read, and its name is left out; like timm, we prefer the moving average
+    in `state_dict_ema` or `model_ema` to either.
 
     Args:
         checkpoint: Content of the file.
-        prefix: Prefix of their names, or of all that stands around them, if it is known.
+        prefix: Prefix of their names, or of a module around them, if it is known.
         arch: Name of their timm model, if it is known.
 
     Raises:
@@ -161,7 +161,7 @@ def is_own_run(checkpoint: Any) -> bool:
 
 
 def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:
-    """Return the weights by name, and the names of what is none."""
+    """Return the weights by name, and the names of everything else."""
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"the file holds a {type(checkpoint).__name__}, not a dictionary.")
     containers = ("method",) if is_own_run(checkpoint) else _CONTAINERS
@@ -182,7 +182,10 @@ def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 4) -> State:
-    """Return the tensors of nested dictionaries by dotted name; an optimiser numbers its own."""
+    """Return the tensors of nested dictionaries by dotted name.
+
+    Those of an optimiser, whose keys are numbers, are left out.
+    """
     flat: State = {}
     for key, value in values.items():
         if isinstance(key, str) and isinstance(value, Tensor):

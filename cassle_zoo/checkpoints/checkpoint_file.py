@@ -1,6 +1,6 @@
 """Checkpoint files of any training code, read without running anything in them.
 
-Such files are pickles, those of our own trainer behind a line with their hash. They are read with
+Such files are pickles; our own trainer's have a line with their hash first. They are read with
 torch's `weights_only` loader, which knows tensors and plain values and imports nothing. Settings
 that Lightning, omegaconf, argparse and numpy leave in checkpoints are replaced by inert stand-ins,
 so these libraries are neither needed nor run; every other type is refused.
@@ -103,8 +103,8 @@ def read_checkpoint(path: str | Path) -> Any:
             )
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, error)) from None
-    except Exception as error:  # torch's reader lets out whatever a damaged file leads to
-        if "weights_only" in str(error):  # then torch advises to run the code in the file
+    except Exception as error:  # torch's reader raises whatever a damaged file leads to
+        if "weights_only" in str(error):  # then torch advises running the code in the file
             raise CheckpointError(
                 f"{path} is not read: it is a TorchScript archive, or in torch's old tar format, "
                 f"and loading these may run code. {_IF_TRUSTED}"
@@ -119,7 +119,7 @@ def read_checkpoint(path: str | Path) -> Any:
 
 
 def _own_content(path: Path) -> bytes | None:
-    """Return what follows the SHA-256 on the first line of our trainer's checkpoints, if it does.
+    """Return what follows the first line if that is a SHA-256, as in our trainer's checkpoints.
 
     Raises:
         CheckpointError: If the content does not have that hash.
@@ -138,7 +138,7 @@ def _own_content(path: Path) -> bytes | None:
 
 
 def _check_tensors(content: Any, path: Path) -> None:
-    """Check that the file holds the content of every tensor; seen without reading it."""
+    """Check that the file holds the content of every tensor, without reading that."""
     size = path.stat().st_size
     values, seen = [content], set[int]()
     while values:

@@ -1,4 +1,4 @@
-"""Weights of lukemelas/EfficientNet-PyTorch, and of what is written like it, under timm's names.
+"""Weights of lukemelas/EfficientNet-PyTorch, and of code like it, under timm's names.
 
 That code numbers the blocks of the whole network, timm those of each stage. Both have the same
 tensors. The layers pad as TensorFlow's, so the weights fit timm's `tf_` models.

@@ -49,7 +49,7 @@ _SETTINGS = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFacts:
-    """Facts about a checkpoint that the user knows; `None` leaves one to the file.
+    """Facts about a checkpoint that the user knows; `None` leaves a fact to the file.
 
     Attributes:
         method: SSL method.
@@ -127,7 +127,7 @@ def identify(
     """Read a checkpoint file and identify what is in it. Nothing in the file is run.
 
     `args.json` (or `NAME.args.json` for a checkpoint `NAME.pth`) beside the file is read if there
-    is one, beside the `checkpoint.pt` of a run its `config.json`.
+    is one; for the `checkpoint.pt` of a run, it is the run's `config.json`.
 
     Args:
         path: The checkpoint.
@@ -226,7 +226,7 @@ def _official(
 def _own(
     checkpoint: dict[str, Any], settings: Mapping[str, Any], name: str, facts: CheckpointFacts
 ) -> IdentifiedCheckpoint:
-    """Identify a checkpoint of our trainer by its run's settings and, without them, its tensors."""
+    """Identify a checkpoint of our trainer by its run's settings or, without them, its tensors."""
     averaged, method = checkpoint.get("ema"), checkpoint["method"]
     if isinstance(averaged, dict) and isinstance(method, dict):  # a run with optim.ema_decay
         rest = {key: value for key, value in checkpoint.items() if key != "ema"}
@@ -277,10 +277,10 @@ def _own(
 
 
 def _check_heads(backbone: IdentifiedBackbone, stated: int) -> None:
-    """Check that the network of a run has so many attention heads, which its weights do not show.
+    """Check the number of attention heads of a run's network, which its weights do not show.
 
     Raises:
-        CheckpointError: If it has others.
+        CheckpointError: If it has another number of them.
     """
     attention = dict(backbone.model.named_modules()).get("blocks.0.attn")
     if (own := getattr(attention, "num_heads", None)) != stated:
@@ -363,7 +363,7 @@ def _projector(
 
 
 def _image_size(settings: Any) -> int | None:
-    """Return the size of the images that Lightning's hyper-parameters state, if they do."""
+    """Return the image size in Lightning's hyper-parameters; `None` if they do not state it."""
     if not isinstance(settings, dict):
         return None
     for name in _SIZES:

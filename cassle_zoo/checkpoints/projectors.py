@@ -212,7 +212,7 @@ def _generated_shape(weights: int, in_features: int, depth: int | None) -> dict[
 
 @dataclass(frozen=True, kw_only=True)
 class _Stated:
-    """What the JSON file beside a checkpoint says of the projector."""
+    """What the JSON file beside a checkpoint says about the projector."""
 
     source: str
     conditioning: str | None = None

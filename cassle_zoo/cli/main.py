@@ -1,4 +1,4 @@
-"""Entry point of ``cassle-zoo``: the commands, and how their errors end."""
+"""Entry point of ``cassle-zoo``: the commands, and how their errors are reported."""
 
 import argparse
 import io
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
     if argv is None:
         keep_freed_memory()
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # Like stderr: names that are no text, or not in its encoding, end no command.
+            # Like stderr, so that names that cannot be encoded do not end a command.
             sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
 
 
 def _main(arguments: list[str]) -> ExitStatus:
-    # What Pillow logs of images that it cannot read is in our messages; Python would print it.
+    # Our messages have what Pillow logs about unreadable images; Python would print it again.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     # Errors that a user can fix are reported in one line instead of a traceback.
     try:
@@ -108,7 +108,7 @@ def _main(arguments: list[str]) -> ExitStatus:
             raise
         return _report(error)
     except RuntimeError as error:
-        # torch raises it from a signal handler, so anywhere, even while another is handled.
+        # torch raises it in a signal handler, so anywhere, even while another error is handled.
         if "DataLoader worker (pid" not in str(error):
             raise
         return _report(
@@ -125,7 +125,7 @@ def _main(arguments: list[str]) -> ExitStatus:
 def _run(arguments: list[str]) -> ExitStatus:
     if arguments[:1] in (["train"], ["eval"]):
         _set_colours_of_tyro()
-    # The settings of trainer and evaluators define the options of these two.
+    # These two have options defined by the settings of the trainer and the evaluators.
     if arguments[:1] == ["train"]:
         with busy("starting"):
             from cassle_zoo.train import main as train

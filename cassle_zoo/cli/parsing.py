@@ -1,4 +1,4 @@
-"""The parser of the commands: argparse's, whose errors are ours, and which names near options."""
+"""The commands' parser: argparse's, with our errors, and suggestions for misspelt options."""
 
 import argparse
 import difflib

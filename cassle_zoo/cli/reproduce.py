@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cassle_zoo.train.config import TrainConfig
 
 RESULTS = Path(__file__).resolve().parents[1] / "eval" / "results"
-TOLERANCES = "tolerances.json"  # beside this module; `python -m benchmarks.study tolerances`
+TOLERANCES = "tolerances.json"  # beside this; from `python -m benchmarks.study tolerances`
 UNTRAINED_TOLERANCE = 0.005
 _STATUSES = {
     ExitStatus.OK: "all numbers agree",
@@ -210,7 +210,7 @@ def training_config(
 
     Raises:
         ConfigError: If the recipe is no longer the one that the weights were trained with, `out`
-            holds another training, or `init` is given for a model from random weights.
+            holds another training, or `init` is given for a model that starts from random weights.
     """
     from cassle_zoo.train.recipes import get_recipe
     from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run

@@ -38,7 +38,7 @@ def open_channels(source: Any, channels: int, name: str | None = None) -> Image.
             `cassle_zoo.common.image_objects.image_of` if it is read as RGB or grey, else as for
             :class:`ToBands`.
         channels: Number of channels: 3 are RGB, 1 is grey (the luma of RGB, or the values of a
-            `.npy` file), any other must be the image's.
+            `.npy` file), any other must be the image's own number.
         name: What to call it in messages.
 
     Returns:
@@ -71,9 +71,9 @@ def open_scaled(
             `cassle_zoo.common.images.open_image`.
 
     Raises:
-        UnreadableImageError: As :func:`open_channels`.
-        ConfigError: As :func:`open_channels`.
-        MissingDependencyError: As :func:`open_channels`.
+        UnreadableImageError: See :func:`open_channels`.
+        ConfigError: See :func:`open_channels`.
+        MissingDependencyError: See :func:`open_channels`.
     """
     is_file = isinstance(source, str | os.PathLike | bytes)
     if reduction is None or channels not in (1, 3) or not is_file or _is_npy(source):
@@ -103,8 +103,8 @@ class ToBands:
 
     Attributes:
         channels: Number of bands, which must be the image's.
-        value_range: The values that become 0 and 1, of images of more than 8 bits; by default 0 and
-            65535 of 16 bits, and 0 and 1 of floats.
+        value_range: The values that become 0 and 1 in images of more than 8 bits; by default 0 and
+            65535 for 16 bits, and 0 and 1 for floats.
     """
 
     channels: int
@@ -115,11 +115,11 @@ class ToBands:
 
         Args:
             value: An array (H, W, C), a tensor (C, H, W), a TIFF file of C bands (its name or
-                bytes), a file of NumPy (H, W, C) or, if only then it has C bands, (C, H, W), or a
+                bytes), a NumPy file of shape (H, W, C) or, if only that gives C bands, (C, H, W), a
                 PIL image of C bands, or a file of one.
 
         Returns:
-            (C, H, W) float32; 0 to 1 is the range of values.
+            (C, H, W) float32 in [0, 1].
 
         Raises:
             UnreadableImageError: A file cannot be read or has other bands, or values are out of
@@ -183,7 +183,7 @@ class ToBands:
 
 
 def _read(file: Any, name: str, channels: int) -> Array:
-    # Decoders fed with broken files raise anything.
+    # Decoders may raise anything on broken files.
     try:
         if not isinstance(file, bytes):
             check_regular_file(file)

@@ -105,7 +105,7 @@ def _check_union(name: str, value: Any, kinds: list[Any], bounds: Range) -> None
         try:
             return _check(name, value, kind, bounds)
         except ConfigError:
-            # What is wrong with a number is its bounds, not that it is of no other kind.
+            # For a number, report its bounds, not that it is of none of the other kinds.
             others = {int, float}.intersection(kinds[place + 1 :])
             if kind in (int, float) and isinstance(value, numbers.Real) and not others:
                 raise

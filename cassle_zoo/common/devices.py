@@ -50,8 +50,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype to autocast to, or `None` for full float32.
 
     Args:
-        precision: `fp32`, `bf16`, or `auto`: bf16 where that is faster
-            (CUDA from Ampere on; CPUs with AMX; AMD's with AVX512-BF16), about twice as fast.
+        precision: `fp32`, `bf16`, or `auto`: bf16 where it is about twice as fast (CUDA from Ampere
+            on; CPUs with AMX; AMD's with AVX512-BF16).
         device: Where the computation runs.
 
     Raises:
@@ -68,8 +68,8 @@ def _gains_from_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # Without AMX, Intel's processors take twice as long in bf16 as in fp32: matrix products and
-        # convolutions on an Emerald Rapids whose AMX the virtual machine hides.
+        # Without AMX, Intel's processors take twice as long in bf16 as in fp32 (measured: matrix
+        # products and convolutions on an Emerald Rapids whose AMX the virtual machine hides).
         amx, avx512 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
         return bool(amx or (avx512 and _processor_vendor() != "GenuineIntel"))
     return False

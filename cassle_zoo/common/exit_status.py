@@ -38,7 +38,7 @@ def statuses_of(own: dict[ExitStatus, str] | None = None) -> str:
     """Return a sentence on the statuses of one command, for its help.
 
     Args:
-        own: What those mean that say more of this command than `ExitStatus.meaning` does.
+        own: Meanings that say more about this command than `ExitStatus.meaning` does, by status.
     """
     said = {ExitStatus.OK: "done", ExitStatus.ERROR: "wrong usage or an error", **(own or {})}
     meanings = "; ".join(f"{status.value} {said[status]}" for status in sorted(said))

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What messages about the machine say to do.
+    """What messages about failures of the machine tell the user to do.
 
     Attributes:
         output: The option that names the folder that is written.
@@ -55,7 +55,7 @@ class Advice:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> Iterator[None]:
-    """Create `folder` and hold it against other processes; the lock dies with the process.
+    """Create `folder` and lock it against other processes; the lock dies with the process.
 
     Args:
         folder: The folder.
@@ -115,7 +115,7 @@ class StopRequest:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Note the signal; a later one acts at once, as usual."""
         now = time.monotonic()
-        # torchrun forwards the SIGTERM that a queue has sent to all processes already.
+        # torchrun forwards a SIGTERM that a queue has already sent to all processes.
         again = signum == signal.SIGTERM and now < self._since + SAME_REQUEST
         if self.requested and not again:
             signal.signal(signum, signal.SIG_DFL)
@@ -210,8 +210,8 @@ def receive(loader: Iterable[T], advice: Advice) -> Iterator[T]:
 def _signals_held() -> Iterator[None]:
     """Hold stop signals back: in this thread, and in the workers it starts until they are set up.
 
-    One that dies of the signal makes torch raise an error wherever this process is by then, which
-    leaves the other workers, and whoever waits for them, behind.
+    A worker that dies of the signal makes torch raise an error wherever this process is by then,
+    which leaves the other workers, and whoever waits for them, behind.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
@@ -221,7 +221,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def _await_death() -> None:
-    """Let torch tell of the worker's death here, where it is expected.
+    """Wait for torch to report the worker's death here, where it is expected.
 
     A dying worker's sockets close before its parent gets SIGCHLD, at which torch raises an error
     wherever the main thread is by then: in the middle of the program's end, for example.
@@ -237,14 +237,14 @@ def _await_death() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that the memory of the machine or a GPU is exhausted."""
-    # torch has no class of its own for the CPU's memory, nor for that of cuDNN and cuBLAS.
+    # torch has no error class of its own for the CPU's memory, nor for that of cuDNN and cuBLAS.
     phrases = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or any(phrase in str(error) for phrase in phrases)
 
 
 def start_worker(niceness: int, _: int) -> None:
-    """Make way for the computation; outlast a stop signal, since the batch must end first."""
+    """Lower a worker's priority; let it outlast a stop signal, since its batch must end first."""
     # A worker inherits its parent's locks, and may outlive it by seconds.
     for file in _locks:
         file.close()

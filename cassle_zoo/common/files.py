@@ -21,11 +21,11 @@ _NOT_TEXT = re.compile("[\ud800-\udfff]")
 def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     """Write a file that is either the old one or the new one, never half of it.
 
+    A link is followed. A pipe or device is written to directly, since no file can take its place.
+
     Args:
         path: The file; its folder must exist.
         sync: Whether to flush to the disk first, so that this holds even if the power fails.
-
-    A link is followed. A pipe or device is written to directly, since no file can take its place.
 
     Yields:
         A path in the same folder to write to. It becomes `path` when the block ends, and is removed

@@ -45,9 +45,9 @@ def is_offline() -> bool:
 
 
 def is_unreachable() -> bool:
-    """Return whether nothing here knows the Hub's address, as without a network.
+    """Return whether the Hub's address cannot be resolved, as without a network.
 
-    The client would try for half a minute. Behind a proxy, which may know it, the answer is no.
+    The client would try for half a minute. Behind a proxy, which may resolve it, the answer is no.
     """
     from huggingface_hub import constants
 
@@ -92,7 +92,7 @@ def download_error(
     """Return our error for one of :func:`client_errors` that a download raised.
 
     Args:
-        error: The client's.
+        error: The client's error.
         repo: `org/name`.
         revision: Branch, tag or commit.
         file: Name of the file.

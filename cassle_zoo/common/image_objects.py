@@ -1,4 +1,4 @@
-"""Images in any form that Python users hold them in: files, bytes, Pillow's, arrays, tensors."""
+"""Images in any form that Python users have them in: files, bytes, Pillow's, arrays, tensors."""
 
 import os
 from typing import Any

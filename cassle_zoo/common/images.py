@@ -26,9 +26,9 @@ from cassle_zoo.common.errors import ConfigError, DataError
 PathLike: TypeAlias = str | os.PathLike[str]
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ValueRange: TypeAlias = tuple[float, float]
-"""The values that are black and white, of images of more than 8 bits."""
+"""The values of black and white, for images of more than 8 bits."""
 Reduction: TypeAlias = Callable[[int, int], float]
-"""How many times smaller than (width, height) an image may be decoded."""
+"""Takes width and height; returns how many times smaller the image may be decoded."""
 
 # Pillow hands EPS to Ghostscript and WMF to the system, and can name but not decode the others.
 _REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
@@ -80,7 +80,7 @@ def open_image(
         value_range: As for :func:`to_rgb`.
         reduction: If given, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size by scaling its cosine
             transform, the smallest of these that the function allows: much faster for large
-            photographs, and different from resizing the whole image by little.
+            photographs, and almost the same as resizing the whole image.
 
     Returns:
         A new image of mode RGB, or the given one if nothing has to be converted.
@@ -138,7 +138,7 @@ def _tiff_bands(source: object) -> int | None:
             file.seek(tags.next)
             tags.load(file)
         bands: int | None = tags.get(TiffImagePlugin.SAMPLESPERPIXEL)
-    except Exception:  # of files of any content
+    except Exception:  # the file may hold anything
         return None
     return bands
 
@@ -234,7 +234,7 @@ def array_to_image(array: Array, value_range: ValueRange | None = None) -> Image
 
 
 def warn_if_dim(low: float, high: float) -> None:
-    """Warn if a 16-bit image with these extreme values would be almost of one shade."""
+    """Warn if a 16-bit image with these extreme values would become almost one shade."""
     if 0 < high - low < (_WHITE + 1) / 16:
         # The same text for all images, so that Python shows it once.
         warnings.warn(
@@ -253,7 +253,7 @@ def limit_pixels(most: int) -> None:
     """
     if most < 1:
         raise ConfigError(f"the largest number of pixels must be at least 1, got {most}.")
-    # Pillow warns above its limit, and refuses above twice of it.
+    # Pillow warns above its limit, and refuses above twice the limit.
     Image.MAX_IMAGE_PIXELS = -(-most // 2)
 
 

@@ -22,7 +22,7 @@ def usable_cores() -> int:
 
 
 def usable_workers(most: int) -> int:
-    """Return a default number of data workers: `most`, or one a processor if there are fewer."""
+    """Return a default number of data workers: `most`, or one per processor if that is fewer."""
     return min(most, usable_cores())
 
 

@@ -21,7 +21,7 @@ _CHECK = "; give the path of a file or folder that can be read."
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFolders:
-    """The images of folders of classes.
+    """Images in one folder per class.
 
     Attributes:
         names: Files, relative to the root of the dataset, with forward slashes.
@@ -60,7 +60,7 @@ def list_images(
         on_error: Called with a folder that cannot be opened and the reason, instead of raising.
         on_unread: Called with a line about the images in the folder, such as .heic, that nothing
             installed here can read, if there are any.
-        endings: Of the files that count, lower case with the dot, instead of Pillow's.
+        endings: Endings of the files that count, in lower case with the dot, instead of Pillow's.
 
     Returns:
         The files sorted by the parts of their path, the same on every machine.
@@ -132,11 +132,11 @@ def list_classes(
 
 
 def folders_below(root: str, entered: set[tuple[int, int]]) -> list[str]:
-    """Return a folder and those below that can be opened; neither hidden ones nor one twice.
+    """Return a folder and those below it that can be opened: each once, and no hidden ones.
 
     Args:
-        root: The folder; empty is the current one.
-        entered: Identities of folders entered before, which are left out; it is added to.
+        root: The folder; an empty string is the current one.
+        entered: Identities of folders entered before, which are left out; new ones are added.
     """
     found, folders = [], [root]
     while folders:

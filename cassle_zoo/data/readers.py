@@ -115,7 +115,7 @@ class TarFiles:
                     left_out += 1
         except (OSError, ValueError, tarfile.TarError) as error:
             reason = f" ({error})"
-        # tarfile takes an unreadable header for the archive's end, and the file's end as well.
+        # tarfile takes an unreadable header, or the end of the file, for the archive's end.
         with self.path.open("rb") as file:
             file.seek(tar.offset)
             mark = file.read(tarfile.BLOCKSIZE)
@@ -151,7 +151,7 @@ class TarFiles:
             OSError: If the archive cannot be read.
         """
         start, size = self._extents[index]
-        # Another thread may open it in the same moment, which closes the file that it replaces.
+        # Another thread may open it at the same moment, which closes the file that it replaces.
         file = self._file
         if file is None:
             file = self._file = self.path.open("rb")

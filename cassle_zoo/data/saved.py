@@ -77,7 +77,7 @@ def load_saved(root: Path) -> Mapping[str, Any]:
     """Open a saved folder.
 
     Returns:
-        The splits by name; one without a name is called by the empty name.
+        The splits by name; for a dataset without splits, itself under the empty name.
 
     Raises:
         DataError: If it cannot be read.
@@ -107,5 +107,5 @@ def undecoded(part: Any, column: str) -> Any:
 
 
 def columns_of(part: Any, kind: str) -> list[str]:
-    """Return the names of the columns of a type of `datasets`, such as `Image`."""
+    """Return the names of the columns of a given type of `datasets`, such as `Image`."""
     return [name for name, feature in part.features.items() if type(feature).__name__ == kind]

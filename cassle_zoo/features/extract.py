@@ -40,14 +40,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Features of images, with where each came from.
+    """Features of images, and where each came from.
 
     Attributes:
-        features: (N, D) on the CPU, float32 unless asked otherwise, in the order of the input: the
-            output `pooled`, or the first that was asked for.
+        features: (N, D) on the CPU, float32 by default, in the order of the input: the output
+            `pooled` if it was requested, else the first output.
         sources: N names: the file, or the position in the input such as ``"input[3]"``.
         skipped: The images that were left out, and why; empty if all were read.
-        outputs: All outputs asked for by name, (N, ...) on the CPU; `features` is one of them.
+        outputs: All requested outputs by name, (N, ...) on the CPU; `features` is one of them.
     """
 
     features: Tensor
@@ -62,14 +62,14 @@ class FeatureSet:
 
 @dataclass(frozen=True, eq=False)
 class ExtractedBatch:
-    """A batch of consecutive images of an input, extracted.
+    """The outputs of a batch of consecutive images of an input.
 
     Attributes:
-        indices: Positions in the input of the rows of the outputs, ascending.
-        sources: Their names.
-        outputs: By name, (B, ...) on the CPU.
+        indices: Position in the input of each row of the outputs, ascending.
+        sources: Name of each row's image.
+        outputs: The outputs by name, (B, ...) on the CPU.
         skipped: The images that could not be read.
-        size: Number of images of the input that the batch stands for, read or not.
+        size: Number of input images that the batch covers, read or not.
     """
 
     indices: list[int]
@@ -80,25 +80,25 @@ class ExtractedBatch:
 
 
 class Extractor:
-    """A model with all that it takes from images to features; callable on a batch of images.
+    """A model with everything needed to turn images into features; callable on a batch of images.
 
-    It can be pickled, and used by several threads. Weights, device and training mode of a model
-    given as an object do not change, nor do running statistics.
+    It can be pickled, and used by several threads. A model given as an object keeps its weights,
+    running statistics, device and training mode. The outputs are:
 
     * ``pooled``: (B, D), the input of the model's classifier.
-    * ``tokens``: (B, N, D) of the patches, or the last feature map (B, C, H, W).
+    * ``tokens``: (B, N, D), one per patch, or the last feature map (B, C, H, W).
     * ``stage:K``: (B, C), the mean of the map after the model's stage K, counted from 0 or, if
-      negative, from the end; ``stage:K:map``: the map, (B, C, H, W). As timm's
-      ``forward_intermediates``.
+      negative, from the end; ``stage:K:map``: the map itself, (B, C, H, W). The stages are those of
+      timm's ``forward_intermediates``.
     * ``projected``: (B, P), the projection of the pooled features by the model's own projector
-      under the omega of an image that was not augmented. Under its own omega, what augmentation
-      changed counts for less in a view's.
+      under the omega of an image that was not augmented. (In a view's projection under its own
+      omega, what augmentation changed counts for less.)
 
     Attributes:
         model: The model.
-        name: The name that it was loaded by, without folders, or its class.
-        outputs: What is computed, by name.
-        transform: From an RGB image to the model's input, or ``"as_is"``.
+        name: The name that it was loaded by, without folders, or the name of its class.
+        outputs: Names of the outputs.
+        transform: Turns an RGB image into the model's input; or ``"as_is"``.
 
     Examples:
         >>> outputs = ("pooled", "projected")
@@ -131,27 +131,29 @@ class Extractor:
         """Load the model if it is given by name, and check the settings.
 
         Args:
-            model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)), also
-                in a wrapper such as DataParallel, or a name of timm or one that
-                :func:`cassle_zoo.create_model` takes, which is loaded with its pretrained weights.
-            outputs: Names of outputs.
+            model: A model (timm, cassle_zoo, or any module that maps (B, C, H, W) to (B, D)),
+                possibly in a wrapper such as DataParallel; or any name that
+                :func:`cassle_zoo.create_model` takes, which is loaded with pretrained weights.
+            outputs: Names of the outputs to compute.
             precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
                 computes in it natively.
             device: Where to compute. Default: the model's device if it is not the CPU, else a GPU
                 if there is one. A model given as an object is moved there for each call, or each
                 stream, and back.
-            transform: From an RGB image to the model's input, by default :func:`eval_transform`.
-                ``"as_is"`` takes tensors (C, H, W), all of one size, which are ready for the model.
+            transform: Turns an RGB image into the model's input; by default that of
+                :func:`eval_transform`. With ``"as_is"``, images are tensors (C, H, W), all of one
+                size, that are ready for the model.
             dtype: Type of the outputs, float32 or float16.
             projector: For ``projected``; by default the one that belongs to the model's name.
             value_range: The values of black and white in images of more than 8 bits, such as
                 ``(0, 4095)`` for 12 bits stored in 16; by default 0 and 65535.
-            column: The column of images in batches of columns.
+            column: Name of the image column, for calls with a batch of columns.
             decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
-                of their size, at least twice what the model needs; the cosine to the exact features
-                stays above 0.9999. ``"exact"`` decodes them in full, as is done with a `transform`.
-            whiten: Applied to the pooled features: a whitening, the file of one, or ``"model"`` for
-                that of the model's folder.
+                of their size, but no smaller than twice what the model needs; the cosine to the
+                exact features stays above 0.9999. ``"exact"`` decodes them in full, as is always
+                done with a `transform` of your own.
+            whiten: Whitening of the pooled features: a :class:`Whitening`, the file of one, or
+                ``"model"`` for the one in the model's folder.
 
         Raises:
             ConfigError: A setting is not allowed, or the model has no such output.
@@ -202,7 +204,7 @@ class Extractor:
         self._fused: tuple[Any, nn.Module] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what the other process makes itself; what arrives there is its own."""
+        """Leave out what the other process makes itself; it owns the model that arrives there."""
         return {**self.__dict__, "_owned": True, "_fused": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -216,15 +218,15 @@ class Extractor:
         Args:
             images: Images in any form that :func:`extract_features` takes, such as a list of PIL
                 images or a tensor (N, C, H, W). Or a batch of columns by name, as ``ray.data`` and
-                ``datasets`` pass them, with the images in the one called `column`.
+                ``datasets`` pass them, with the images in the column `column`.
 
         Returns:
-            By name, a tensor (N, ...) on the CPU, in the order of the images. For columns, an array
-            of each output beside the other columns, without that of the images.
+            The outputs by name, tensors (N, ...) on the CPU, in the order of the images. For a
+            batch of columns: the same columns, with arrays of the outputs in place of the images.
 
         Raises:
-            DataError: An image cannot be read: the rows would no longer be those of the batch.
-            ConfigError: An object is no image.
+            DataError: An image cannot be read; without it, the rows would not match the batch.
+            ConfigError: An object is not an image.
         """
         columns = dict(images) if isinstance(images, Mapping) else None
         if columns is not None and self.column not in columns:
@@ -249,13 +251,13 @@ class Extractor:
         """Compute the outputs of images that are ready for the model.
 
         Args:
-            ready: (B, C, H, W), as a batch of what `transform` returns.
+            ready: (B, C, H, W), a batch of what `transform` returns.
 
         Returns:
-            By name, (B, ...) on the CPU.
+            The outputs by name, (B, ...) on the CPU.
 
         Raises:
-            ConfigError: The model returns something else.
+            ConfigError: What the model returns has the wrong type or shape for an output.
         """
         device = self._place()
         found = self._found
@@ -328,7 +330,7 @@ class Extractor:
         done = 0
         compute = Halving(self.compute)
         with ExitStack() as stack:
-            # Once for all batches; the mode and everything else only while a batch is computed.
+            # Held for all batches; the mode and everything else only while a batch is computed.
             stack.enter_context(placed(self._found.network, self._place()))
             for batch in receive(loader, ADVICE):
                 if isinstance(batch, CassleZooError):
@@ -353,7 +355,7 @@ class Extractor:
         return ReadyImages(inputs, self.transform, threads, self.value_range, reduction)
 
     def input_bytes(self) -> int:
-        """Return the bytes of one image that is ready for the model; 0 if that is not known."""
+        """Return the size in bytes of an image that is ready for the model; 0 if not known."""
         if isinstance(self.transform, str) or not self._own_transform:
             return 0
         if takes_bands(self.transform):
@@ -410,9 +412,9 @@ def extract_features(
         inputs: A path (a file, folder, pattern, list, tar file, saved dataset or address; see
             :func:`cassle_zoo.features.places.find_images`), PIL images, arrays ((H, W) or
             (H, W, C); uint8, uint16, or float in [0, 1]), tensors ((C, H, W) or (N, C, H, W); the
-            same types), a collection of these,
-            or a map-style dataset of images or ``(image, label, ...)``. Arrays and tensors become
-            8-bit images first, so that the same image has the same features in every form.
+            same types), a collection of these, or a map-style dataset of images or
+            ``(image, label, ...)``. Arrays and tensors become 8-bit images first, so that the same
+            image has the same features in every form.
             :func:`cassle_zoo.data.listing.list_images` says which files of a folder count.
         batch_size: Images at a time; it does not change the features.
         device: As for :class:`Extractor`.
@@ -423,8 +425,8 @@ def extract_features(
         outputs: As for :class:`Extractor`.
         dtype: As for :class:`Extractor`.
         value_range: As for :class:`Extractor`.
-        column: The column of a list or dataset that holds the images; by default the one whose name
-            or type says so.
+        column: The column of a list or dataset that holds the images; by default recognised by its
+            name or type.
         decode: As for :class:`Extractor`.
         whiten: As for :class:`Extractor`.
 

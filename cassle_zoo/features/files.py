@@ -35,7 +35,7 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
       ``skipped`` as JSON.
     * ``.npz``: arrays ``features``, ``sources``, ``skipped`` (source and reason per row).
     * ``.csv``: columns ``source, f0, f1, ...``, exact to the last bit; ``skipped`` is not saved.
-      A file name that is not UTF-8 is written as a URI (``file:caf%E9.png``), in Parquet as well.
+      A file name that is not UTF-8 becomes a URI (``file:caf%E9.png``); so it does in ``.parquet``.
     * ``.parquet``: columns ``source`` and ``features`` (lists of fixed length); ``skipped`` as JSON
       in the schema's metadata. Needs ``pip install "cassle-zoo[parquet]"``.
 
@@ -45,9 +45,9 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ConfigError: The extension is none of the above, ``path`` is a folder, or the format cannot
-            hold the outputs: several, or other than (N, D), fit into ``.safetensors`` only.
+            hold the outputs: only ``.safetensors`` takes several, or any that is not (N, D).
         MissingDependencyError: ``.parquet`` without pyarrow.
-        DataError: The file cannot be written, or the names are too many for ``.safetensors``.
+        DataError: The file cannot be written, or there are too many names for ``.safetensors``.
 
     Examples:
         >>> found = cassle_zoo.extract_features(
@@ -79,12 +79,12 @@ def load_features(path: str | os.PathLike[str], *, part: int | None = None) -> F
 
     Args:
         path: The file, whose extension decides the format; or a folder of parts.
-        part: Number of the part of a folder to read, from 0; by default all.
+        part: The part of a folder to read, counted from 0; by default all.
 
     Returns:
         The features as they were saved, but without ``skipped`` from ``.csv``. A part of a folder
         is mapped into memory: what is not used is not read, and changes to the tensor are not
-        written. All parts together are copied into one tensor, unless there is only one.
+        written back. If all of several parts are read, they are copied into one tensor.
 
     Raises:
         ConfigError: The extension is not one of those that :func:`save_features` writes, or there
@@ -107,7 +107,7 @@ def load_part_file(path: Path) -> FeatureSet:
 
 
 def part_counts(path: Path) -> tuple[int, list[Skipped]]:
-    """Return the number of images in a part's file, and those left out, without the features.
+    """Return the number of images in a part's file, and those left out; reads no features.
 
     Raises:
         DataError: It is damaged.
@@ -247,8 +247,8 @@ def check_feature_path(
 
     Raises:
         ConfigError: The extension is not known, the format cannot hold the outputs, ``path`` is a
-            folder, or nothing can be written where it is.
-        DataError: The names are too many for ``.safetensors``.
+            folder, or its folder is not writable.
+        DataError: There are too many names for ``.safetensors``.
         MissingDependencyError: ``.parquet`` without pyarrow.
     """
     path = Path(path)
@@ -270,7 +270,7 @@ def check_feature_path(
 
 
 def outputs_of(features: FeatureSet) -> dict[str, torch.Tensor]:
-    """Return the outputs by name; `features` alone is called so."""
+    """Return the outputs by name; if none is named, `features` under that name."""
     return features.outputs or {"features": features.features}
 
 
@@ -285,14 +285,14 @@ def _save_safetensors(features: FeatureSet, path: Path) -> None:
 
 
 def save_part_safetensors(features: FeatureSet, path: Path, **more: Any) -> None:
-    """Write a part; the same features become the same bytes.
+    """Write a part; equal features give equal bytes.
 
     Args:
         features: The part.
         path: The file.
-        **more: JSON types to be found again by :func:`load_more`.
+        **more: Further JSON values, which :func:`load_more` returns.
     """
-    # One entry, since safetensors writes several in a random order.
+    # One entry of metadata, since safetensors writes several in a random order.
     skipped = [astuple(skip) for skip in features.skipped]
     first = _first_output(features)
     names = {"sources": features.sources, "skipped": skipped, "output": first, **more}
@@ -300,7 +300,7 @@ def save_part_safetensors(features: FeatureSet, path: Path, **more: Any) -> None
 
 
 def load_more(path: Path) -> dict[str, Any]:
-    """Return all that :func:`save_part_safetensors` wrote beside the features."""
+    """Return everything that :func:`save_part_safetensors` wrote besides the features."""
     with safe_open(path, framework="pt") as file:
         return _names(file.metadata())
 
@@ -429,7 +429,7 @@ def _load_parquet(path: Path) -> FeatureSet:
 
 
 def as_text(source: str) -> str:
-    """Return a name as valid text: one that is not UTF-8 as a URI."""
+    """Return a name as valid text: a name that is not UTF-8 becomes a URI."""
     name = source.encode("utf-8", "surrogateescape")
     valid = name.decode("utf-8", "replace") == source
     return source if valid and not source.startswith(_URI) else _URI + quote_from_bytes(name)

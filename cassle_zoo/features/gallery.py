@@ -130,15 +130,15 @@ def run_demo(
     folder: Path,
     inputs: Sequence[str | Path] = (),
 ) -> DemoOutputs:
-    """Extract features of images, find the nearest neighbours of each, and write all to a folder.
+    """Find the nearest neighbours of each image; write a sheet, a page and the features.
 
     Features are whitened, with the transform in the model's folder, or else one fitted to the
-    images themselves; the page shows the neighbours by raw features, too. Of several models, the
+    images themselves; the page shows the neighbours by raw features, too. With several models, the
     queries whose neighbours differ most come first.
 
     Args:
-        models: One model, or up to three to be compared; names are loaded with their pretrained
-            weights.
+        models: One model, or up to three to compare; those given by name are loaded with their
+            pretrained weights.
         folder: The folder; it is created.
         inputs: Images and folders; by default the sample images of the package.
 
@@ -210,7 +210,7 @@ def gallery_page(
         marked: Mark neighbours with the query's label as right, and others as wrong.
 
     Returns:
-        The page, to be saved as UTF-8. All texts are escaped, and no other script can run.
+        The page, to be saved as UTF-8. All texts are escaped, and no script but its own can run.
 
     Raises:
         ConfigError: There are no rows.
@@ -395,5 +395,5 @@ def _fit(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
 
 
 def _one_line(text: str) -> str:
-    # Bytes of file names that are no valid text cannot be drawn.
+    # Bytes in file names that are not valid text cannot be drawn.
     return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")

@@ -70,7 +70,7 @@ def choose_device(model: nn.Module, device: str | torch.device | None = None) ->
 def inference(model: nn.Module, device: torch.device, precision: str = "fp32") -> Iterator[None]:
     """Run a model on a device in evaluation mode without gradients, and restore it afterwards.
 
-    In fp32, TensorFloat-32 is off meanwhile, since its rounding depends on the batch size. A model
+    In fp32, TensorFloat-32 is switched off, since its rounding depends on the batch size. A model
     that is spread over several devices is not moved. Several threads may use a model at once; its
     device and mode are restored when the last one is done.
 
@@ -140,11 +140,11 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def embed(model: nn.Module, images: Tensor) -> Tensor:
-    """Compute the features that a model gives to its classifier.
+    """Compute the features that a model passes to its classifier.
 
     Args:
-        model: A model in evaluation mode, also in a wrapper; the classifier of one with timm's
-            ``forward_head`` is not applied.
+        model: A model in evaluation mode, possibly in a wrapper. If it has timm's ``forward_head``,
+            its classifier is not applied.
         images: (B, C, H, W) on the model's device.
 
     Returns:
@@ -168,7 +168,7 @@ def as_input(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def pooled_features(found: Unwrapped, images: Tensor) -> Any:
-    """Return what a model gives to its classifier; what it returns if it has none.
+    """Return what a model passes to its classifier, or its output if it has none.
 
     Raises:
         ConfigError: A module around a classifier calls it several times.
@@ -224,10 +224,10 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def check_pooled(features: Any) -> Tensor:
-    """Return features (B, D).
+    """Return the features if they are (B, D).
 
     Raises:
-        ConfigError: They are anything else.
+        ConfigError: They are not.
     """
     if not isinstance(features, Tensor) or features.ndim != 2:
         found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -242,7 +242,7 @@ def check_pooled(features: Any) -> Tensor:
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put every part in evaluation mode; restored when no thread uses it any more.
 
-    Only the flags are set: methods `train` and `eval` of adapters may merge weights.
+    Only the flags are set, since the methods `train` and `eval` of adapters may merge weights.
     """
     modules = list(model.modules())
     with _lock:
@@ -302,7 +302,7 @@ class Halving:
         """Return the outputs of a batch.
 
         Raises:
-            RuntimeError: As torch raises it, if the memory does not suffice for one image.
+            RuntimeError: torch's own, if the memory does not suffice for one image.
 
         Warns:
             UserWarning: The batch is halved.

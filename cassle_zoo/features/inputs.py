@@ -50,7 +50,7 @@ class InputImage:
         """Return the object as it was given; items of datasets without their labels.
 
         Raises:
-            UnreadableImageError: It is stored somewhere, and cannot be read, or is `None` there.
+            UnreadableImageError: It is stored elsewhere and cannot be read, or is `None` there.
         """
         value = self.value.read() if isinstance(self.value, Lazy) else self.value
         if value is None:  # a dataset's row without an image
@@ -77,7 +77,7 @@ class Inputs(Sequence[InputImage]):
     """The images of an input, in order. Picklable; an image is opened only when it is read."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
-        """Store the sources; their images are numbered through."""
+        """Store the sources; their images are numbered consecutively."""
         self._sources = [source for source in sources if len(source)]
         self._ends: list[int] = []
         for source in self._sources:
@@ -165,7 +165,7 @@ class _Stack:
 
 
 def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[Skipped]]:
-    """Find the single images of inputs, in the order given.
+    """Find the individual images in inputs, in the given order.
 
     Args:
         inputs: A path of any kind that :func:`cassle_zoo.features.places.find_images` knows, the
@@ -173,9 +173,9 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
             ((H, W), (C, H, W) or (N, C, H, W)), a collection of these (a list, an iterator, a
             column of a table, an array of paths), or a map-style dataset whose items are images,
             ``(image, ...)`` tuples or ``{"image": image}``. Datasets are read by index, all other
-            collections by iteration. What this function returned stays as it is.
-        column: The column of a list or dataset that holds the images; by default the one whose name
-            or type says so.
+            collections by iteration. A result of this function is returned unchanged.
+        column: The column of a list or dataset that holds the images; by default recognised by its
+            name or type.
 
     Returns:
         The images, and the folders that could not be opened or have no images.
@@ -290,7 +290,7 @@ def _without_label(item: Any, column: str) -> Any:
 
 
 def _hugging_face(name: str) -> tuple[type, ...]:
-    """Return a class of the package `datasets`; nothing if it is not loaded, so nobody has one."""
+    """Return a class of the package `datasets`; none if it is not loaded, so no object is one."""
     found = getattr(sys.modules.get("datasets"), name, None)
     return (found,) if isinstance(found, type) else ()
 

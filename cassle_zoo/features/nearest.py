@@ -60,7 +60,7 @@ def nearest_neighbours(
     unit = _unit(queries, queries.new_empty(queries.shape, dtype=torch.float32))
     cosines = unit.new_full((len(queries), k), -torch.inf)
     indices = torch.zeros((len(queries), k), dtype=torch.long, device=queries.device)
-    # Buffers, since fresh memory costs more time than what is done in it.
+    # Buffers are reused, since allocating memory takes longer than what is computed in it.
     columns = min(gallery_chunk, len(gallery))
     parts = unit.new_empty(columns, gallery.shape[1])
     products = unit.new_empty(min(chunk, len(queries)) * columns)
@@ -124,7 +124,7 @@ def knn_votes(
         gallery_chunk=gallery_chunk,
     )
     votes = torch.zeros(len(test_features), num_classes, dtype=torch.float64, device=indices.device)
-    # Relative to the nearest, which changes no prediction, exp stays in range.
+    # Relative to the nearest, so that exp stays in range; no prediction changes.
     weights = ((cosines - cosines[:, :1]).double() / temperature).exp()
     votes.scatter_add_(1, train_labels[indices], weights)
     return votes
@@ -133,9 +133,9 @@ def knn_votes(
 def knn_predict(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, **settings: Any
 ) -> Tensor:
-    """Return the (M,) labels with the most of :func:`knn_votes`, which takes the same arguments.
+    """Return the (M,) labels with the most votes; the arguments are those of :func:`knn_votes`.
 
-    Of labels with equal votes it is the smallest.
+    Ties go to the smallest label.
     """
     return knn_votes(train_features, train_labels, test_features, **settings).argmax(1)
 

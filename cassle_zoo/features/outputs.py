@@ -16,7 +16,7 @@ from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.zoo.create import create_projector
 
 FORMS = ("pooled", "projected", "tokens", "stage:K", "stage:K:map")
-"""The outputs there are; K counts the model's stages from 0, or from the end if negative."""
+"""All outputs; K counts the model's stages from 0, or from the end if negative."""
 
 _STAGE = re.compile(r"stage:(-?\d+)(:map)?")
 
@@ -46,7 +46,7 @@ def parse_outputs(names: Sequence[str], found: Unwrapped) -> dict[str, Stage | N
 
     Raises:
         UnknownNameError: There is no such output.
-        ConfigError: There are none, one is given twice, or the model has no such output.
+        ConfigError: No name is given, or one twice, or the model has no such output.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names or len(set(names)) < len(names):
@@ -109,10 +109,10 @@ def compute_outputs(
         projector: For `projected`, on the same device and in evaluation mode.
 
     Returns:
-        By name, float32 on the CPU.
+        The outputs by name, float32 on the CPU.
 
     Raises:
-        ConfigError: The model returns something else.
+        ConfigError: What the model returns has the wrong type or shape for an output.
     """
     images = as_input(found.network, images)
     values: dict[str, Tensor] = {}

@@ -1,9 +1,9 @@
-"""A folder of features in parts: one file for so many images of the input, and an index.
+"""A folder of features in parts: a file for every `part_images` images of the input, and an index.
 
-Part K holds the images from number `K * part_images` on that could be read, so it is the same
-whichever process makes it, and whenever. `index.json` says from the start which model, settings
-and images the folder is for, and in the end which parts there are; `skipped.csv` lists what was
-left out. Everything is written atomically.
+Part K holds those of its images, from number `K * part_images` on, that could be read, so it is the
+same no matter which process makes it, or when. `index.json` says from the start which model,
+settings and images the folder is for, and at the end which parts it has; `skipped.csv` lists what
+was left out. Everything is written atomically.
 """
 
 import csv
@@ -36,10 +36,10 @@ class Plan:
         model: SHA-256 of the weights, also of the projector if it is used.
         settings: Everything else that the features depend on.
         images: Number of images, and SHA-256 of their names in their order.
-        part_images: Images of a part, those included that cannot be read.
+        part_images: Images per part, unreadable ones included.
         kind: Format of the parts, one of `KINDS`.
         samples: A few values of the first output of a few images spread over the input, `None` for
-            those that cannot be read: equal names and weights do not make equal features.
+            those that cannot be read: equal names and weights do not imply equal features.
     """
 
     model_name: str
@@ -67,12 +67,12 @@ class Plan:
 
 
 def put(file: Path, stage: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file of the folder, all or nothing, and to the disk.
+    """Write a file of the folder, all or nothing, and flush it to the disk.
 
     Args:
         file: The file.
-        stage: A folder of this process's own beside it, which is written to first: what a killed
-            process leaves in it is removed by the next one.
+        stage: This process's own folder beside it, which is written to first: what a killed process
+            leaves there is removed by the next one.
         write: Writes to the path it is given.
     """
     staged = stage / f"writing-{file.name}"
@@ -84,7 +84,7 @@ def put(file: Path, stage: Path, write: Callable[[Path], Any]) -> None:
 
 
 def begin(folder: Path, stage: Path, plan: Plan) -> None:
-    """Record the plan in a folder, or check that the folder is for the same one.
+    """Record the plan in a folder, or check that the folder was begun with the same one.
 
     Raises:
         ConfigError: The folder is for another model, other settings or images, naming each
@@ -107,7 +107,7 @@ def begin(folder: Path, stage: Path, plan: Plan) -> None:
         if key not in ("model_name", "samples")
         for name, before, now in _differences(key, stored.get(key), current)
     ]
-    # Folders begun by earlier versions have none.
+    # Folders begun by earlier versions have no samples.
     pairs = list(zip(stored.get("samples") or [], plan.samples, strict=False))
     if not differing and (other := sum(_samples_differ(*pair) for pair in pairs)):
         differing.append(
@@ -122,7 +122,7 @@ def begin(folder: Path, stage: Path, plan: Plan) -> None:
 
 
 def part_images_of(folder: Path) -> int | None:
-    """Return the images of a part in a folder that was begun before; None if it was not.
+    """Return the images per part of a folder that was begun before; None for a new one.
 
     Raises:
         ConfigError: Its index cannot be read.
@@ -136,7 +136,7 @@ def part_images_of(folder: Path) -> int | None:
 
 
 def missing(folder: Path, plan: Plan, parts: range) -> list[int]:
-    """Return those of some parts that are not written yet."""
+    """Return which of the given parts are not written yet."""
     there = {entry.name for entry in os.scandir(folder)}
     return [part for part in parts if plan.file(part) not in there]
 
@@ -151,10 +151,10 @@ def finish(
         stage: This process's own folder in it.
         plan: Its plan.
         left_out: What the listing left out.
-        anew: Whether parts were written, so that those of an earlier index are not all.
+        anew: Whether parts were written in this call, so that an earlier index is out of date.
 
     Returns:
-        Whether they are.
+        Whether all parts are there.
     """
     if missing(folder, plan, range(plan.count)):
         return False

@@ -32,7 +32,7 @@ _PATH_COLUMNS = (
     "source", "url",
 )  # fmt: skip
 _ARCHIVES = (".zip", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".zst")
-# Statuses of HTTP that are about one file; others are about the next one, too, or pass.
+# HTTP statuses that concern one file only; others concern the next file, too, or are temporary.
 _REFUSED = frozenset(range(400, 500)) - {401, 407, 408, 425, 429}
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*(://|::)", re.IGNORECASE)
 
@@ -60,12 +60,12 @@ class Source(Protocol):
         """Return the number of images."""
 
     def item(self, index: int) -> tuple[str, Any]:
-        """Return an image's name, and its path, itself, or a `Lazy` that reads it."""
+        """Return an image's name, and its path, the image itself, or a `Lazy` that reads it."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files of this machine, or elsewhere if their names are addresses."""
+    """Local files, or remote ones if their names are addresses."""
 
     paths: list[str]
     in_threads = True
@@ -74,14 +74,14 @@ class Files:
         return len(self.paths)
 
     def item(self, index: int) -> tuple[str, Any]:
-        """Return a file's name, and itself."""
+        """Return a file's name, and its path or a `RemoteFile`."""
         path = self.paths[index]
         return path, RemoteFile(path) if is_address(path) else path
 
 
 @dataclass(frozen=True)
 class RemoteFile(Lazy):
-    """A file at an address of fsspec, such as `s3://bucket/a.jpg`."""
+    """A file at an fsspec address, such as `s3://bucket/a.jpg`."""
 
     address: str
 
@@ -162,12 +162,12 @@ def find_images(
         path: A file; a folder, also of tar files only, or of a dataset that the package `datasets`
             saved; a pattern such as `photos/**/*.jpg` or `train-{000..099}.tar`; a tar file, such
             as a WebDataset shard; a list of paths in a .txt, .lst, .csv or .tsv file, or, if `-`,
-            on standard input, separated by newlines or zero bytes; or an address of fsspec of a
-            file, a folder, a pattern or a tar file. Paths in lists are relative to the current
-            folder or, if none is there, to the list's.
+            on standard input, separated by newlines or zero bytes; or the fsspec address of a file,
+            a folder, a pattern or a tar file. Paths in a list are relative to the current folder
+            or, if none of them exists there, to the list's folder.
         skip: Called with what is left out.
-        column: The column of a .csv or .tsv list, or of a dataset; by default the one whose name or
-            type says so.
+        column: The image column of a .csv or .tsv list, or of a dataset; by default recognised by
+            its name or type.
 
     Raises:
         DataError: There is nothing there, it cannot be opened, or the path is empty.
@@ -188,11 +188,11 @@ def find_images(
         return [found for shard in shards for found in find_images(shard, skip, column)]
     if glob.has_magic(text):
         return _matching(text, skip, column)
-    return [Files([str(file) for file in list_images(text)])]  # which says what is wrong
+    return [Files([str(file) for file in list_images(text)])]  # its error says what is wrong
 
 
 def is_address(path: str) -> bool:
-    """Return whether a path is an address of fsspec, such as `s3://bucket/a.jpg`."""
+    """Return whether a path is an fsspec address, such as `s3://bucket/a.jpg`."""
     return _ADDRESS.match(path) is not None and not os.path.lexists(path)
 
 
@@ -332,14 +332,14 @@ def _cells(path: str, content: bytes, skip: OnSkip, column: str | None) -> list[
 
 
 def image_column(dataset: Any, column: str | None = None) -> str:
-    """Return the column of images of a dataset of the package `datasets`.
+    """Return the image column of a dataset of the package `datasets`.
 
     Args:
         dataset: The dataset.
         column: The column that is wanted.
 
     Raises:
-        ConfigError: There is no such column, or not exactly one of images.
+        ConfigError: There is no such column, or not exactly one image column.
     """
     features, found = dataset.features, columns_of(dataset, "Image")
     if column is not None:
@@ -358,7 +358,7 @@ def _at_address(address: str, skip: OnSkip) -> list[Source]:
     ending = os.path.splitext(address.partition("::")[0])[1].lower()
     fs, path = _open_address(address, f"tar://::{address}" if ending == ".tar" else address)
     try:
-        # As on disk, what exists is no pattern: the query of a URL begins with a question mark.
+        # As on disk, what exists is not a pattern: a URL's query begins with a question mark.
         is_pattern = ending != ".tar" and glob.has_magic(path) and not fs.exists(path)
         if ending == ".tar":
             names, prefix = fs.find(""), f"tar://{{}}::{address}"

@@ -41,17 +41,17 @@ class ReadyImages(Dataset[Any]):
         return len(self.images)
 
     def __getitems__(self, indices: list[int]) -> Batch | CassleZooError:
-        # Started anew, not forked, a worker has Pillow's own limit.
+        # A worker that was spawned, not forked, has Pillow's default limit.
         if get_worker_info() is not None:
             Image.MAX_IMAGE_PIXELS = self.max_pixels
-        # An error that a worker raises would arrive as text, with the worker's traceback.
+        # If a worker raised it, the error would arrive as text, with the worker's traceback.
         try:
             return share_batch(self.read(indices))
         except CassleZooError as error:
             return error
 
     def read(self, indices: list[int]) -> Batch:
-        """Return the images that can be read, (B, C, H, W), and for each index why not, or None."""
+        """Return the readable images, (B, C, H, W), and why each index is unreadable, or None."""
         # Pillow decodes and resizes without holding the GIL.
         if self.threads == 1:
             return _collate([self[index] for index in indices])

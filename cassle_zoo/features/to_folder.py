@@ -1,4 +1,4 @@
-"""Extraction into a folder: in flat memory, interrupted and continued, by several processes."""
+"""Extraction into a folder: in constant memory, resumable, by one or several processes."""
 
 import hashlib
 import math
@@ -41,13 +41,13 @@ _SAMPLES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class FolderResult:
-    """What an extraction into a folder has come to.
+    """The outcome of an extraction into a folder.
 
     Attributes:
-        images: Images of this process with features, those of earlier calls included.
-        skipped: Images of this process that were left out, likewise; and what the listing left out.
-        stopped: Whether a signal asked to stop; the same call continues.
-        complete: Whether all parts are there, also those of other processes.
+        images: Number of this process's images that have features, from earlier calls as well.
+        skipped: Number of its images that were left out, likewise, plus what the listing left out.
+        stopped: Whether a signal stopped it; the same call continues.
+        complete: Whether all parts are there, including those of other processes.
     """
 
     images: int
@@ -71,27 +71,28 @@ def extract_to_folder(
 ) -> FolderResult:
     """Extract features into a folder of parts, each written as soon as it is made.
 
-    Memory stays flat, whatever the number of images. A call that was interrupted, in whatever way,
-    is continued by the same call; the files in the end are those of an undisturbed call, byte by
-    byte (on one machine, with one batch size). SIGTERM and SIGINT save what is done and return.
+    Memory use does not grow with the number of images. To continue a call that was interrupted, in
+    whatever way, repeat it; the final files are those of an uninterrupted call, byte for byte (on
+    one machine, with one batch size). On SIGTERM and SIGINT, it saves what is done and returns.
 
-    Several processes, also on several machines, share the work out: each is given its `part`, all
-    the same other arguments, and a folder that all of them see.
+    Several processes, on one or more machines, can share the work: give each its own `part`,
+    otherwise the same arguments, and a folder that all of them see.
 
     Args:
         extractor: The model and what to compute.
         inputs: As for :func:`cassle_zoo.extract_features`, or what `expand_inputs` returned.
-        folder: Where to write: the parts, `index.json`, and in the end `skipped.csv`. Read by
-            :func:`cassle_zoo.load_features`.
+        folder: Where to write the parts, `index.json` and, at the end, `skipped.csv`;
+            :func:`cassle_zoo.load_features` reads it.
         kind: Format of the parts: ``"safetensors"``, or ``"parquet"`` (one output (N, D)).
-        part_images: Images in a part, unreadable ones included. By default 4096, or fewer if the
-            outputs are large (256 MiB), in whole batches; of a folder begun before, as it is.
+        part_images: Images per part, unreadable ones included. By default 4096, or as many as fit
+            into 256 MiB if that is fewer, in whole batches; if the folder was begun before, as
+            many as then.
         part: (I, N): this is process I of N, counted from 1.
         batch_size: Images at a time. A batch does not span parts; it is halved if the memory is
             exhausted.
         num_workers: Processes that read images; 0 reads in this process, files in threads.
         progress: Show a progress bar on stderr; by default only if that is a terminal.
-        report: Takes lines for the user; by default they go to stderr.
+        report: Called with each line for the user; by default they go to stderr.
 
     Returns:
         How much is done.
@@ -99,11 +100,11 @@ def extract_to_folder(
     Raises:
         ConfigError: A setting is not allowed, or the folder holds features of another model, data
             or setting, naming the difference.
-        FolderInUseError: Another process does the same part.
+        FolderInUseError: Another process is working on the same part.
         DataError: There are no images, none can be read, or a data worker was killed.
-        NotEnoughMemoryError: The memory does not suffice for one image, or shared memory not for
-            the workers.
-        StorageError: The disk is full or too small, or the folder may not be written.
+        NotEnoughMemoryError: There is not enough memory for one image, or not enough shared memory
+            for the workers.
+        StorageError: The disk is full or too small, or the folder is not writable.
 
     Examples:
         >>> extractor = cassle_zoo.Extractor("resnet18_cassle_simclr")
@@ -172,7 +173,7 @@ def extract_to_folder(
                     if stop.requested:
                         break
         except (DataError, RuntimeError) as error:
-            # A worker that is kept by one image for longer does not outlast the signal.
+            # A worker that is busy with one image for too long is killed by the signal.
             if not stop.requested or "worker" not in str(error):
                 raise
         if stop.requested and (left := parts.missing(folder, plan, own_parts)):
@@ -191,7 +192,7 @@ def extract_to_folder(
 
 @contextmanager
 def _cleared(stage: Path) -> Iterator[None]:
-    """Remove a process's own folder in the end, unless the next call needs what is in it."""
+    """Remove a process's own folder at the end, unless the next call needs what is in it."""
     try:
         yield
     finally:
@@ -216,10 +217,10 @@ class _Writer:
         self.rows: dict[str, list[Tensor]] = {name: [] for name in self.shapes}
 
     def begin(self, part: int) -> int:
-        """Begin a part, with what an interrupted call has saved of it; return the next image."""
+        """Begin a part with what an interrupted call saved of it; return the next image."""
         self._start(part)
         file = self.stage / parts.UNFINISHED
-        # A killed process may leave it damaged or behind.
+        # It may be damaged, or left over from another part, if a process was killed.
         try:
             more, saved = load_more(file), load_part_file(file)
         except Exception:
@@ -231,7 +232,7 @@ class _Writer:
         return self.next
 
     def add(self, batch: ExtractedBatch) -> None:
-        """Take the next batch; write the part if it is the last of it."""
+        """Take the next batch; write the part if this completes it."""
         self.sources += batch.sources
         self.skipped += batch.skipped
         for name, values in batch.outputs.items():
@@ -281,7 +282,7 @@ def _check(
 def _probe(
     extractor: Extractor, images: Inputs, left_out: list[Skipped]
 ) -> tuple[dict[str, Tensor], list[list[float] | None]]:
-    """Return the outputs of an image, for their shapes, and samples of those of several."""
+    """Return the outputs of one image, for their shapes, and samples from several images."""
     spread = sorted({len(images) * k // _SAMPLES for k in range(_SAMPLES)})
     batches = list(extractor.stream(images, batch_size=1, indices=spread))
     samples = [_sample(batch.outputs) for batch in batches]
@@ -366,9 +367,9 @@ def _runs(numbers: list[int]) -> Iterator[range]:
 def _stretches(
     plan: parts.Plan, run: range, first: int, batch_size: int
 ) -> Iterator[tuple[range, int]]:
-    """Yield the images of a run of parts from `first` on, and how many of them are a batch.
+    """Yield ranges of the images of a run of parts, from `first` on, with their batch size.
 
-    Where a call with smaller batches was interrupted, no batch of this one may begin.
+    A call with smaller batches may have been interrupted where no batch of this one begins.
     """
     part, end = plan.range_of(run.start), plan.range_of(run[-1]).stop
     if done := (first - part.start) % batch_size:

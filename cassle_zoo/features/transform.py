@@ -22,7 +22,7 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 # Beyond this ratio of the sides, resizing the whole image wastes memory without bound.
 _MAX_ASPECT = 16
 _OVERSAMPLED = 2  # times the size that is needed
-# Layers of timm that make many channels of pixels, so that the convolution behind takes those.
+# timm's layers that fold pixels into many channels, which the convolution after them takes.
 _FOLDING = ("SpaceToDepth", "LearnableDct2d")
 
 
@@ -34,15 +34,15 @@ def eval_transform(
     As in timm's evaluation, the short side is resized (bicubic unless the model's configuration
     says otherwise) to the input size divided by ``crop_pct``, the centre is cropped, and the result
     is normalised with the model's mean and standard deviation. Models with one input channel get
-    grey images and the mean of the statistics. Models with 2 or more than 3 take images of so many
-    bands: arrays (H, W, C), tensors (C, H, W), multi-band TIFF files. If an image is more than 16
-    times as long as wide, only its middle is resized.
+    grey images and the mean of the statistics. Models with 2 or more than 3 input channels take
+    images of that many bands: arrays (H, W, C), tensors (C, H, W), multi-band TIFF files. If an
+    image is more than 16 times as long as wide, only its middle is resized.
 
     Args:
-        model: A model, also in a wrapper (:func:`cassle_zoo.features.wrappers.unwrap`), or the name
-            of one.
+        model: A model, possibly in a wrapper (:func:`cassle_zoo.features.wrappers.unwrap`), or the
+            name of one.
         value_range: The values of black and white in images of more than 8 bits; by default 0 and
-            65535 of 16 bits (:func:`cassle_zoo.common.images.to_rgb`).
+            65535 for 16 bits (:func:`cassle_zoo.common.images.to_rgb`).
 
     Returns:
         A function from a PIL image of any mode (for models of 2 or more than 3 channels: any form
@@ -52,9 +52,9 @@ def eval_transform(
         UnknownNameError: There is no model of that name.
 
     Warns:
-        UserWarning: The model has no configuration, so timm's default is taken: 224 pixels and
-            ImageNet's statistics; or its statistics are of another number of channels, so their
-            mean is taken.
+        UserWarning: The model has no configuration, so timm's defaults are used: 224 pixels and
+            ImageNet's statistics; or its statistics are for another number of channels, so their
+            mean is used.
 
     Examples:
         >>> transform = cassle_zoo.eval_transform("resnet18_cassle_simclr")
@@ -108,7 +108,7 @@ def _reduction_to(side: int, width: int, height: int) -> float:
 
 
 def takes_bands(transform: object) -> bool:
-    """Return whether a transform takes images of other numbers of bands than RGB."""
+    """Return whether a transform takes images of another number of bands than RGB or grey."""
     steps: Any = getattr(transform, "transforms", ())
     return len(steps) > 0 and isinstance(steps[0], ToBands)
 
@@ -143,7 +143,7 @@ def _built_for_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _limit_aspect(image: Image.Image) -> Image.Image:
-    """Cut the ends of very long images, which the centre crop would drop after the resizing."""
+    """Cut off the ends of very long images, which the centre crop would drop after resizing."""
     width, height = image.size
     limit = _MAX_ASPECT * min(width, height)
     if max(width, height) <= limit:

@@ -20,20 +20,20 @@ from cassle_zoo.store.folder import WHITENING_FILE
 from cassle_zoo.store.model_files import resolve_optional
 
 OWN = "model"
-"""Stands for the whitening in the model's folder, where a file can be given."""
+"""Given instead of a file, it means the whitening in the model's folder."""
 
 CHUNK = 8192
 _FORMAT_VERSION = "1"
 _DTYPES = (torch.float32, torch.float64)  # on disk; version 0.2.0 writes the first
-_ENOUGH = 2  # features per component; the last variances of fewer are nearly 0 by chance
+_ENOUGH = 2  # images per component; with fewer, the smallest variances are near 0 by chance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Whitening:
-    """An affine map after which the features that it was fitted to have unit covariance.
+    """An affine map, fitted to features so that they have unit covariance after it.
 
     Attributes:
-        mean: (D,) float64, of values that float32 holds exactly.
+        mean: (D,) float64, with values that float32 holds exactly.
         projection: (D, K), likewise: principal directions, divided by their standard deviations.
         images: Number of feature vectors that it was fitted to.
     """
@@ -73,7 +73,7 @@ class Whitening:
             )
         mean, covariance = mean_and_covariance(features, chunk)
         variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))
-        # Rounding of equal features leaves variance too.
+        # Even equal features have some variance, from rounding.
         noise = torch.finfo(torch.float64).eps * width * torch.trace(covariance + mean.outer(mean))
         rank = int((variances > noise).sum())
         if rank < components:
@@ -82,7 +82,7 @@ class Whitening:
             )
         largest = slice(components)
         projection = directions[:, largest] / variances[largest].sqrt()
-        # Rounded here, so that a saved whitening is the one that was fitted.
+        # Rounded to float32 here, so that saving does not change the whitening.
         return cls(mean=mean.float().double(), projection=projection.float().double(), images=count)
 
     def sha256(self) -> str:
@@ -152,7 +152,7 @@ class Whitening:
             (N, K) float32.
 
         Raises:
-            DataError: If D is not that of the features fitted to.
+            DataError: If D is not the width of the features that it was fitted to.
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise DataError(
@@ -178,7 +178,7 @@ def model_whitening(name: str) -> Whitening | None:
 
 
 def open_whitening(what: str | os.PathLike[str], model: str | None) -> Whitening:
-    """Open a whitening by the name of its file, or `model` for that of the model's folder.
+    """Open the whitening in a file or, for `model`, the one in the model's folder.
 
     Args:
         what: The file, or `model`.

@@ -15,7 +15,7 @@ from cassle_zoo.common.errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class Unwrapped:
-    """A model without the wrappers that pass its output on.
+    """A model without the wrappers that only pass on its output.
 
     Attributes:
         network: What computes: the model, or a composition around it such as
@@ -24,7 +24,7 @@ class Unwrapped:
             several.
         config: timm's configuration, which says how images are prepared; `None` if there is none,
             or several that disagree.
-        what: The type of what was given, for messages.
+        what: Name of the type of the given object, for messages.
         several: The timm models, if there are several, such as a student and its teacher.
     """
 
@@ -45,10 +45,10 @@ def unwrap(model: Any) -> Unwrapped:
 
     DataParallel, DistributedDataParallel, AveragedModel, timm's ModelEma, compiled models, PEFT's
     models and an ``nn.Sequential`` of one module pass on what their model returns, so they are
-    taken off. Of other modules, the timm model among their parts is found.
+    removed. In other modules, the timm model among their parts is found.
 
     Args:
-        model: A module, or timm's old ModelEma, which is none.
+        model: A module, or timm's old ModelEma, which is not a module.
 
     Raises:
         ConfigError: It is not a module.
@@ -141,7 +141,7 @@ def _inner(model: Any) -> Any:
 
 
 def _like_timms(model: nn.Module) -> nn.Module | None:
-    """Return a model that has timm's methods, though no configuration of timm."""
+    """Return the model if it has timm's methods, even without timm's configuration."""
     names = ("num_classes", "forward_features", "forward_head")
     return model if all(hasattr(model, name) for name in names) else None
 

@@ -23,7 +23,7 @@ _LOADING_ARGS = (
     "no_jit",
 )
 
-# timm fields that say where weights come from; in a model folder they are beside config.json.
+# timm fields that say where weights come from; those of a model folder are beside its config.json.
 SOURCE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 
 
@@ -31,8 +31,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Check the content of a config.json.
 
     Raises:
-        ConfigError: If it is malformed, of another format version, or contradicts itself; without
-            the file's name and the fix.
+        ConfigError: If it is malformed, of another format version, or contradicts itself; the
+            message has neither the file's name nor the fix.
     """
     for key, (allows, words) in _RULES.items():
         parent, _, name = key.rpartition(".")

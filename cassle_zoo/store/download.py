@@ -1,4 +1,4 @@
-"""Files of one commit of a Hub repository, downloaded into the client's usual cache; its errors.
+"""Downloads of the files of one Hub commit into the client's usual cache, and the client's errors.
 
 huggingface_hub does the work, so its settings apply: `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`,
 `HF_TOKEN`, ... This module makes sure that all files are from one commit, and that errors say what
@@ -37,8 +37,8 @@ def download(
 ) -> Path:
     """Download the files of a repository that are not cached, and return their folder.
 
-    Cached files of a full commit hash need no request. For a branch or tag, the client asks the
-    Hub for the commit, and uses the cached one if the Hub cannot be reached.
+    If `revision` is a full commit hash, cached files need no request. For a branch or tag, the
+    client asks the Hub for the commit, and uses the cached one if the Hub cannot be reached.
 
     Args:
         repo: `org/name`.
@@ -72,7 +72,7 @@ def download(
                 raise unreachable_error(f"{file} of {repo!r} at {wanted!r}", cache_dir)
             path = hf_hub_download(repo, file, revision=wanted, local_files_only=offline, **options)
         except client_errors() as error:
-            # Without the client's traceback, because what the server said is in it unredacted.
+            # Without the client's traceback, which has what the server said, unredacted.
             raise download_error(error, repo, wanted, file, cache_dir) from None
         folder = Path(path).parent
         wanted = folder.name  # the commit, so that a push in between mixes no files
@@ -134,7 +134,7 @@ def _refusal(error: Exception, repo: str) -> str:
         cause = cause.__cause__
     if isinstance(cause, OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE forbids a request for {where}; unset it."
-    # Without what the client says about an argument that our user has not given.
+    # Without the client's words about an argument that our user did not give.
     reason = re.sub(r"[^.]*`repo_type`[^.]*\.?", "", redacted(" ".join(str(cause).split())))
     details = f"{type(cause).__name__}: {reason}"[:_REASON_CHARACTERS].rstrip(".: ")
     status = getattr(getattr(cause, "response", None), "status_code", None)

@@ -34,7 +34,7 @@ OPTIONAL_FILES = (PROJECTOR_FILE, WHITENING_FILE)
 ALLOWED_FILES = (WHITENING_FILE, *FOLDER_FILES)
 """All files that a model folder may hold; no others are downloaded or uploaded."""
 
-_OF_TIMM = ("pretrained_cfg", "num_classes")  # besides the architecture; older ones had no first
+_OF_TIMM = ("pretrained_cfg", "num_classes")  # beside `architecture`; older ones lack the first
 
 WEIGHTS_ROOT = Path(__file__).parents[1] / "weights"
 
@@ -91,7 +91,7 @@ def verify_files(folder: str | Path, hashes: Mapping[str, str], fix: str = FIX_P
 
 
 def check_hash(path: Path, found: str, expected: str, fix: str = FIX_PACKAGE) -> None:
-    """Raise a `ChecksumError` if the SHA-256 found of a file is not the expected one."""
+    """Raise a `ChecksumError` if the SHA-256 found for a file is not the expected one."""
     if found != expected.lower():
         raise ChecksumError(
             f"{path} is not the published file: its sha256 is {found}, expected {expected}. "
@@ -158,7 +158,7 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         An empty folder to write the files to; it becomes `folder` when the block ends.
 
     Raises:
-        ModelFolderError: As :func:`check_target`.
+        ModelFolderError: See :func:`check_target`.
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite=overwrite)
@@ -167,11 +167,11 @@ def new_folder(folder: str | Path, *, overwrite: bool = False) -> Iterator[Path]
 
 
 def check_target(folder: str | Path, *, overwrite: bool) -> None:
-    """Check that nothing is lost by writing a model folder somewhere.
+    """Check that nothing is lost if a model folder is written there.
 
     Raises:
         ModelFolderError: If the folder is a file, or not empty and `overwrite` is not set, or it
-            holds other files than a model folder's.
+            holds files that do not belong to a model folder.
     """
     folder = Path(folder)
     if not folder.exists():

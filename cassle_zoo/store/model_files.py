@@ -1,4 +1,4 @@
-"""`resolve`: the files of a model, for every way to name one.
+"""`resolve`: the files of a model, for every way of naming one.
 
 Bundled files come first, then the Hub's cache, then the Hub. Every file that has a published hash
 is checked against it before each use, and config.json is read once.
@@ -75,7 +75,7 @@ class ModelFiles:
 
 
 def registered(name: str) -> ModelSpec | None:
-    """Return the registry's entry of a name whose files the registry pins; reads no files.
+    """Return the registry's entry for a name, if the registry pins its files; reads no files.
 
     Args:
         name: As for :func:`resolve`.
@@ -86,7 +86,7 @@ def registered(name: str) -> ModelSpec | None:
     Raises:
         ModelFolderError: If the name is incomplete.
         UnknownNameError: If there is no such model or tag.
-        WeightsUnavailableError: If a revision is given of a model without Hub repository.
+        WeightsUnavailableError: If a revision is given for a model without a Hub repository.
     """
     place = _place(name)
     return place if isinstance(place, ModelSpec) else None
@@ -125,7 +125,7 @@ def resolve(
 
 
 def resolve_optional(name: str, file: str) -> Path | None:
-    """Return a checked file that a model folder may or may not have; `None` if it has not.
+    """Return a file that a model folder may or may not have, checked; `None` if it has none.
 
     Args:
         name: As for :func:`resolve`; also a model of timm, which has none.
@@ -157,7 +157,7 @@ def resolve_optional(name: str, file: str) -> Path | None:
         except ModelFolderError:
             return None  # the repository has none
         except WeightsUnavailableError:
-            # With the reference all files that there are were downloaded, as by `hub pull`.
+            # If the reference is there, all files were downloaded, as `hub pull` does.
             if not (found.folder / REFERENCE_FILE).is_file():
                 raise
     if not path.is_file():
@@ -168,7 +168,7 @@ def resolve_optional(name: str, file: str) -> Path | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Repository:
-    """Files on the Hub that have no published hash; of `main`, and of any model, where `None`."""
+    """Files on the Hub without a published hash; `None` means `main`, and any model."""
 
     repo: str
     revision: str | None
@@ -316,7 +316,7 @@ def _unpinned_on_hub(
         download_all(place.repo, commit, ALLOWED_FILES, cache_dir=cache_dir, force=force)
         force = False
     if wanted:
-        # From the commit that config.json is of, even if somebody pushes meanwhile.
+        # From the same commit as config.json, even if somebody pushes meanwhile.
         download(place.repo, commit, wanted, cache_dir=cache_dir, force=force)
     checked = folder.glob("*.safetensors") if files is None else (folder / f for f in wanted)
     hashes = {CONFIG_FILE: sha256(content), **_check_blobs(checked, fix)}

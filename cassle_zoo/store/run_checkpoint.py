@@ -1,4 +1,4 @@
-"""Reads the checkpoints of a run: tensors and plain values, and no code in them is run.
+"""Reads a run's checkpoints, which hold tensors and plain values, without running code in them.
 
 A checkpoint is one file: the SHA-256 of its content on the first line, then the content. The latest
 two are stored, so a damaged one costs only the steps since the one before.
@@ -46,8 +46,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _unpack(content: bytes, path: Path) -> dict[str, Any]:
-    # A foreign content with the right hash makes torch raise anything. What torch says is left
-    # out: it advises to load the file in a way that runs code in it.
+    # Foreign content with the right hash may make torch raise anything. Its message is left out,
+    # since it advises loading the file in a way that runs the code in it.
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:

@@ -64,7 +64,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Return what the names of a timm model's classifier weights begin with."""
+    """Return the prefixes of the names of a timm model's classifier weights."""
     cfg: Any = model.pretrained_cfg
     classifier = cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else classifier
@@ -141,8 +141,8 @@ def state_sha256(model: nn.Module) -> str:
 def structure_sha256(model: nn.Module) -> str:
     """Return a hash of what the state does not show: modules and their settings.
 
-    These are their types, names, and attributes of plain values, such as the number of heads or the
-    kind of pooling.
+    It covers their names, types, and attributes with plain values, such as the number of heads or
+    the kind of pooling.
     """
     digest = hashlib.sha256()
     for name, module in model.named_modules():
@@ -165,7 +165,7 @@ def _setting(value: Any) -> str:
 
 
 def _add(digest: Any, name: str, value: Any) -> None:
-    """Add a value of a model's state, which of quantised models need not be a tensor."""
+    """Add a value of a model's state, which in quantised models need not be a tensor."""
     if isinstance(value, tuple):
         for part in value:
             _add(digest, name, part)
@@ -206,9 +206,9 @@ def save_model_folder(
         The folder.
 
     Raises:
-        ModelFolderError: If the folder is not empty (and `overwrite` is not set, or it holds other
-            files than a model folder's), a weight is not finite or too large for `dtype`, or the
-            configuration is invalid.
+        ModelFolderError: If the folder is not empty (and `overwrite` is not set, or it holds files
+            that do not belong to a model folder), a weight is not finite or too large for `dtype`,
+            or the configuration is invalid.
     """
     folder = Path(folder).resolve()
     states = {MODEL_FILE: backbone_state}

@@ -1,10 +1,10 @@
 """Models by name: `create_model`, `create_projector`, `list_models`, `model_info`.
 
-A name is one of the registry (with or without tag), `NAME@REVISION` for another revision of its Hub
-repository, `hf-hub:ORG/NAME` or `hf-hub:ORG/NAME@REVISION` for any repository with a model folder,
-or `local-dir:DIR`, a folder written by `cassle-zoo hub export`. `create_model` also takes models of
-timm, by name, repository or folder. torch and timm are imported only
-when a model is built.
+A name is one from the registry (with or without tag), `NAME@REVISION` for another revision of its
+Hub repository, `hf-hub:ORG/NAME` or `hf-hub:ORG/NAME@REVISION` for any repository with a model
+folder, or `local-dir:DIR`, a folder written by `cassle-zoo hub export`. `create_model` also takes
+models of timm, by name, repository or folder. torch and timm are imported only when a model is
+built.
 """
 
 import fnmatch
@@ -35,10 +35,10 @@ def create_model(
 
     Args:
         name: Model name with or without tag, `NAME@REVISION`, `hf-hub:ORG/NAME[@REVISION]`, or
-            `local-dir:DIR`; also a model of timm, `NAME` or `timm:NAME`, and repositories and
-            folders that timm wrote.
-        pretrained: Whether to load the weights: all of them, after checking their hash if they are
-            of the zoo.
+            `local-dir:DIR`; also a model of timm, by `NAME` or `timm:NAME`, or a repository or
+            folder that timm wrote.
+        pretrained: Whether to load the weights, always all of them. Those of the zoo are checked
+            against their published hash first.
         cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
         **timm_kwargs: timm's arguments: `num_classes` (default 0, no classifier), `in_chans`,
             `global_pool`, `features_only`, `out_indices`, ...
@@ -118,11 +118,11 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
         _check_buildable(files, pretrained)
         raise  # the caller's arguments are to blame
     if not features_only:
-        # For a feature extractor timm is strict itself: its number of classes is ours, 0.
+        # With features_only, timm itself is strict, since the number of classes is ours, 0.
         if pretrained:
             check_backbone_keys(names, model)
         stated = files.config["num_features"]
-        # The attribute is not the width in all of timm's families; looking at it costs nothing.
+        # In some of timm's families the attribute is not the width, but it is cheap to look at.
         if (pretrained or not timm_kwargs) and model.num_features != stated:
             found = _described_width(files)
             if found != stated:
@@ -142,7 +142,7 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
     architecture = files.config["architecture"]
     model_args = files.config.get("model_args", {})
     cfg = {
-        # Folders of earlier versions do not say it.
+        # Folders of earlier versions lack it.
         "pool_size": pool_size(architecture, files.config["pretrained_cfg"]["input_size"]),
         **files.config["pretrained_cfg"],
         "num_classes": files.config["num_classes"],
@@ -150,7 +150,8 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
         "source": "local-dir",
     }
     given = {k: v for k, v in timm_kwargs.items() if v is not None}
-    # timm from 1.0.31 on adapts position embeddings by what the weights were saved with.
+    # From 1.0.31 on, timm adapts position embeddings by the arguments that the weights were made
+    # with.
     if model_args and "pretrained_model_args" in inspect.signature(build_model_with_cfg).parameters:
         given["pretrained_model_args"] = model_args
     model: nn.Module = timm.create_model(
@@ -205,7 +206,7 @@ def create_projector(
         ModelFolderError: If a file is missing or unreadable, or the model has no projector.
 
     Examples:
-        Conditioned on omega; here that of images that were not augmented:
+        Conditioned on omega, here that of images that were not augmented:
 
         >>> projector = cassle_zoo.create_projector("resnet18_cassle_simclr", pretrained=True)
         >>> projector = projector.eval()
@@ -243,7 +244,7 @@ def load_projector(files: ModelFiles) -> "ConditionedProjector":
 
     from cassle_zoo.store.tensors import check_fit, read_tensors
 
-    # First without memory for the weights, since anybody may have written the configuration.
+    # First without memory for the weights, since the configuration may come from anybody.
     with torch.device("meta"):
         without_weights = _build_projector(files)
     path = files.folder / PROJECTOR_FILE
@@ -295,10 +296,12 @@ def model_info(name: str, *, cache_dir: str | Path | None = None) -> ModelSpec:
     """Return what is known about a model, without importing torch.
 
     Args:
-        name: As for :func:`create_model`. If the registry does not pin its files, `sha256` holds
-            the hashes of those in the folder or in the cache; from a Hub repository, only
-            config.json is downloaded.
+        name: As for :func:`create_model`. From a Hub repository, only config.json is downloaded.
         cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
+
+    Returns:
+        The facts. If the registry does not pin the model's files, `sha256` holds the hashes of
+        those in the folder or in the cache.
 
     Raises:
         UnknownNameError: If there is no such model or tag.

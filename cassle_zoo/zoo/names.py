@@ -1,7 +1,7 @@
-"""What a model's name says, and whether that is true: `{arch}_cassle_{method}.{tag}`.
+"""What a model's name claims, and whether it is true: `{arch}_cassle_{method}.{tag}`.
 
-Any name is allowed; but one that begins with an architecture, ends with a method, holds `cassle`,
-or has the tag of a known dataset says something, and must not say what is wrong. Also the timm
+Any name is allowed, but one that begins with an architecture, ends with a method, contains
+`cassle`, or has the tag of a known dataset makes a claim, which must be true. Also here: the timm
 model of an architecture's name, and names without the user's folders.
 """
 
@@ -20,7 +20,7 @@ from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
 @dataclass(frozen=True, kw_only=True)
 class NameParts:
-    """What a name says; `None` is what it says nothing about.
+    """What a name says; `None` where it says nothing.
 
     Attributes:
         arch: Architecture: a short name of `BACKBONES`, or a timm model.
@@ -72,15 +72,15 @@ def contradictions(
     conditioned: bool | None,
     reader: str | None = None,
 ) -> list[str]:
-    """Return what a name says and is not so, as sentences without an end.
+    """Return the false claims of a name, as sentences without a full stop.
 
     Args:
         name: Full name of a model.
         timm_arch: Its timm model.
         method: Its SSL method.
         conditioned: Whether its projector was conditioned; `None` if that is not known.
-        reader: How the images were read, as `data.dataset` of a training names it; `None` if that
-            is not known.
+        reader: How the images were read, as the training setting `data.dataset` names it; `None` if
+            that is not known.
     """
     said = parse_name(name)
     found = []
@@ -140,12 +140,12 @@ def resolve_arch(arch: str, size: int, channels: int = 3) -> tuple[str, dict[str
 
 
 def short_arch(arch: str) -> str:
-    """Return the short name that begins a model's name, for an architecture named by a model."""
+    """Return the short name of an architecture that is given by a model's name; else `arch`."""
     return next((spec.arch for spec in MODEL_SPECS.values() if spec.name == arch), arch)
 
 
 def public_name(weights: str) -> str:
-    """Return the name of starting weights, `init` of a training, without the user's folders."""
+    """Return the name of starting weights (the setting `init`) without the user's folders."""
     if weights.startswith((HUB_PREFIX, TIMM_PREFIX)):
         return weights
     prefix = LOCAL_PREFIX if weights.startswith(LOCAL_PREFIX) else ""

@@ -1,8 +1,8 @@
 """The models in timm's terms: their entry points in timm's registry, and their config.json.
 
-The entry points call timm's own builders. They only add where the weights come from, that they are
-the published ones, and that all of them are loaded. timm is not imported with this module, because
-importing timm may be what triggered the registration.
+The entry points call timm's own builders. They only add where the weights come from, and check that
+these are the published ones and that all of them are loaded. timm is not imported with this module,
+because importing timm may be what triggered the registration.
 """
 
 import functools
@@ -45,10 +45,11 @@ def register_models() -> None:
 
 
 def timm_cfg(spec: ModelSpec) -> dict[str, Any]:
-    """Return timm's pretrained configuration of a model, without where its weights are."""
+    """Return timm's pretrained configuration of a model, without the location of its weights."""
     from timm.models import get_pretrained_cfg_value
 
-    # timm would adapt weights of 3 channels, and drop those of others that it cannot adapt.
+    # Given first_conv, timm adapts weights for 3 channels, but drops those for other numbers that
+    # it cannot adapt.
     first_conv = get_pretrained_cfg_value(spec.timm_arch, "first_conv")
     return {
         "num_classes": 0,
@@ -75,7 +76,7 @@ def pool_size(timm_arch: str, input_size: Sequence[int]) -> tuple[int, int] | No
         input_size: (channels, height, width) in pixels.
 
     Returns:
-        (height, width); `None` for a network without such a map, a ViT say.
+        (height, width); `None` for a network without such a map, such as a ViT.
     """
     from timm.models import get_pretrained_cfg_value
 
@@ -136,7 +137,7 @@ def pool_name(backbone: "nn.Module") -> str:
 
 
 def _with_weights(spec: ModelSpec) -> dict[str, Any]:
-    """Return timm's configuration with the place of released weights, by which timm lists them."""
+    """Return timm's configuration with the location of released weights, so timm lists them."""
     cfg = timm_cfg(spec)
     if not spec.released:
         return cfg
@@ -168,7 +169,7 @@ def _build(
     from cassle_zoo.zoo.vit import MOCOV3_VITS, build_registered_vit
 
     if isinstance(pretrained_cfg, str) and pretrained_cfg:
-        resolve_spec(f"{name}.{pretrained_cfg}")  # our error names the tags there are
+        resolve_spec(f"{name}.{pretrained_cfg}")  # our error lists the existing tags
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
     if kwargs.get("features_only"):
         kwargs["num_classes"] = 0  # feature maps need no head, and a head would need weights
@@ -209,7 +210,7 @@ def _checked(
 ) -> dict[str, "Tensor"]:
     """Refuse an incomplete file; timm itself is not strict once the number of classes differs.
 
-    timm calls this once the network exists: `construction` ends, so that loading is not slowed.
+    timm calls this once the network exists, so `construction` ends here and does not slow loading.
     Weights that timm will adapt to other channels or sizes become float32 first.
 
     Raises:

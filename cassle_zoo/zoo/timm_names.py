@@ -1,4 +1,4 @@
-"""Models of timm by name, and of folders and repositories that timm wrote: without classifier."""
+"""timm's models, by name or from folders and repositories that timm wrote; no classifier."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,18 +22,18 @@ TIMM_PREFIX = "timm:"
 
 
 def timm_name(name: str) -> str | None:
-    """Return timm's own name of a model.
+    """Return timm's own name for a model.
 
     Args:
-        name: `timm:NAME`, or a name that both the zoo and timm may know, of which the zoo's comes
-            first.
+        name: `timm:NAME`, or a name that the zoo and timm may both know; then the zoo's model is
+            meant.
 
     Returns:
-        The name without prefix; `None` if it is one of the zoo, of a folder or a repository, or
-        nobody's.
+        The name without prefix; `None` if it is a model of the zoo, a folder or a repository, or
+        unknown to both.
 
     Raises:
-        UnknownNameError: `timm:NAME` of which timm has no such model or tag.
+        UnknownNameError: timm has no such tag, or no model of a name that begins with `timm:`.
     """
     import timm
 
@@ -55,10 +55,10 @@ def timm_model(
     """Build a model of timm, by default without its classifier.
 
     Args:
-        name: A name that timm knows, with or without tag; `hf-hub:` or `local-dir:` of what timm
-            wrote.
+        name: A name that timm knows, with or without tag; or `hf-hub:...` or `local-dir:...` for
+            what timm wrote.
         pretrained: Whether to load the weights.
-        advice: What else to do if they cannot be loaded; no sentence.
+        advice: What else the user can do if they cannot be loaded, as part of a sentence.
         **kwargs: timm's arguments.
 
     Raises:
@@ -98,7 +98,7 @@ def timm_model(
 
 
 def _cached_if_offline(name: str, advice: str, cache_dir: str | Path | None) -> dict[str, str]:
-    """Return where the weights of a name are cached, if the Hub cannot be asked, for timm."""
+    """Return, for timm, where a model's weights are cached; empty if the Hub can be reached."""
     from huggingface_hub import try_to_load_from_cache
     from timm.models import get_pretrained_cfg
 
@@ -134,7 +134,7 @@ def check_timm_tag(name: str) -> None:
     """Check that timm has the tag of a name; a name without tag passes.
 
     Raises:
-        UnknownNameError: It has not; the message lists the tags there are.
+        UnknownNameError: It does not; the message lists the existing tags.
     """
     import timm
     from timm.models import get_pretrained_cfg

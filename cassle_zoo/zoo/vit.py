@@ -57,7 +57,7 @@ class MoCoV3ViT(VisionTransformer):
     def init_weights(self, mode: str = "", *args: Any, **kwargs: Any) -> None:
         """Draw new weights and set the fixed positions, as when the network is built.
 
-        timm's flow for large models needs it: built on the meta device, `to_empty`, `init_weights`.
+        timm's way to build large models needs it: meta device, then `to_empty`, `init_weights`.
 
         Args:
             mode: timm's name of an initialisation, for all but positions and patches.
@@ -76,7 +76,7 @@ class MoCoV3ViT(VisionTransformer):
             height, width = patches.grid_size
             positions = sincos_positions(height, width, self.embed_dim)
             with torch.no_grad():
-                self.pos_embed.zero_()  # the class token has no place
+                self.pos_embed.zero_()  # the class token has no position
                 self.pos_embed[0, -len(positions) :] = positions.to(self.pos_embed)
 
 
@@ -151,7 +151,7 @@ def build_registered_vit(
 
     def fitted(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
         if use_naflex:
-            # In float32, since the place of the class token is added to the token.
+            # In float32, since the class token's position embedding is added to the token.
             state = naflex_filter_fn({key: value.float() for key, value in state.items()}, model)
         if pretrained_filter_fn is not None:
             state = pretrained_filter_fn(state, model)

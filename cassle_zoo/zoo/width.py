@@ -17,10 +17,10 @@ def feature_width(
 ) -> int:
     """Return the width F of the (B, F) features that a timm model without classifier gives.
 
-    timm's `num_features` is that of the last feature map. In a dozen of its families (MobileNetV3,
-    GhostNet, HGNet, VGG, ...) wider layers follow that `num_classes=0` leaves in. So the model is
-    run: without memory or computation, on torch's `meta` device, where it permits that, else on the
-    CPU. Results are cached.
+    timm's `num_features` is the width of the last feature map. In a dozen of its families
+    (MobileNetV3, GhostNet, HGNet, VGG, ...), wider layers follow it that `num_classes=0` leaves in.
+    So the model is run: without memory or computation, on torch's `meta` device, if it permits
+    that, else on the CPU. Results are cached.
 
     Args:
         timm_arch: Name of the timm model.
@@ -35,7 +35,7 @@ def feature_width(
 
 
 def without_weights(timm_arch: str, model_args: Mapping[str, Any]) -> nn.Module:
-    """Return a timm model without classifier and without memory for its weights, to look at.
+    """Return a timm model on torch's `meta` device, without classifier, for inspection.
 
     Args:
         timm_arch: Name of the timm model.
@@ -61,7 +61,7 @@ def _width(timm_arch: str, model_args: str, input_size: tuple[int, int, int]) ->
     images = f"images of {height}x{width} pixels and {channels} channels"
     try:
         shape = _shape(timm_arch, model_args, input_size)
-    except Exception as error:  # a network raises anything
+    except Exception as error:  # a network may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ConfigError(
             f"{timm_arch!r} cannot be built, or run, for {images} ({reason})."
@@ -80,7 +80,7 @@ def _shape(timm_arch: str, model_args: str, input_size: tuple[int, int, int]) ->
             model = _on_meta(timm_arch, model_args)
             return tuple(model(torch.zeros(2, *input_size, device="meta")).shape)
         except (RuntimeError, NotImplementedError) as error:
-            # It is not that the network looks at its numbers, or that torch 2.6 lacks a kernel.
+            # Other reasons than a network that looks at values, or a kernel that torch 2.6 lacks.
             if not any(word in str(error) for word in ("meta", "unsupported scalarType")):
                 raise
         with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Places of images on a map, so that similar ones are near each other."""
+"""Places for images on a map, so that similar ones are near each other."""
 
 import importlib.util
 import math
@@ -10,7 +10,7 @@ from cassle_zoo.common.errors import DataError, MissingDependencyError, unknown_
 from cassle_zoo.features.explorer.spaces import Space
 
 LAYOUTS = ("auto", "pca", "umap", "grid")
-_FEW = 100  # images, up to which a grid shows all without overlap
+_FEW = 100  # up to so many images, "auto" is a grid
 
 
 def place(space: Space, layout: str = "auto") -> tuple[Tensor, str]:
@@ -18,10 +18,10 @@ def place(space: Space, layout: str = "auto") -> tuple[Tensor, str]:
 
     Args:
         space: The images.
-        layout: ``"pca"``: the first two principal components of the raw vectors; ``"umap"`` of the
-            compared vectors (McInnes et al., 2018, arXiv 1802.03426); ``"grid"``: that of ``"pca"``
-            without overlaps, in rows of a grid; ``"auto"``: ``"grid"`` up to 100 images, else
-            ``"pca"``.
+        layout: ``"pca"``: the first two principal components of the raw vectors; ``"umap"``: UMAP
+            of the compared vectors (McInnes et al., 2018, arXiv 1802.03426); ``"grid"``: as
+            ``"pca"``, but moved into the rows of a grid, without overlaps; ``"auto"``: ``"grid"``
+            up to 100 images, else ``"pca"``.
 
     Returns:
         (N, 2) in [0, 1], and how they were placed, in words.
@@ -68,7 +68,7 @@ def _pca(vectors: Tensor) -> tuple[Tensor, float]:
     else:
         values, vectors_ = torch.linalg.eigh(centred.T @ centred)
         points = centred @ vectors_[:, -2:].flip(1)
-    # Either sign is right; the same one each time.
+    # Either sign is right; this chooses the same one each time.
     points = points * torch.where(points.sum(0) + points[points.abs().argmax(0), [0, 1]] < 0, -1, 1)
     total = float(values.clamp(min=0).sum())
     return points, float(values[-2:].clamp(min=0).sum()) / total if total else 1.0
@@ -96,6 +96,6 @@ def _grid(points: Tensor) -> Tensor:
 
 
 def _fill(points: Tensor) -> Tensor:
-    """Stretch points over [0, 1] x [0, 1]; what does not vary is in the middle."""
+    """Stretch points over [0, 1] x [0, 1]; a coordinate that does not vary becomes 0.5."""
     low, high = points.min(0).values, points.max(0).values
     return torch.where(high > low, (points - low) / (high - low).clamp(min=1e-300), 0.5)

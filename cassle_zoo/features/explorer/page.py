@@ -1,4 +1,4 @@
-"""An HTML page that shows images on a map, and to each its neighbours in two spaces."""
+"""An HTML page that shows images on a map, and the neighbours of each in one or two spaces."""
 
 import os
 import re
@@ -30,7 +30,7 @@ _THUMBNAIL_BYTES = (1000, 6000)
 
 @dataclass(frozen=True, kw_only=True)
 class Explorer:
-    """What :func:`explore` made.
+    """What :func:`explore` returns.
 
     Attributes:
         page: HTML, to be saved as UTF-8.
@@ -133,7 +133,8 @@ def explorer_page(
     Args:
         title: The heading.
         sources: Names of N images; the page's filter has their folders.
-        thumbnails: Of each, from :func:`cassle_zoo.features.explorer.thumbnails.encode_thumbnail`.
+        thumbnails: One for each image, from
+            :func:`cassle_zoo.features.explorer.thumbnails.encode_thumbnail`.
         spaces: One or two, of N vectors each.
         layout: As for :func:`explore`.
         neighbours: As for :func:`explore`.
@@ -159,7 +160,7 @@ def explorer_page(
         )
     folders, names = _split(sources)
     listed = sorted(set(folders))
-    # Parents, too, so that a choice of one shows all below it.
+    # Parents, too, so that choosing one shows everything below it.
     choices = sorted({folder[: m.end()] for folder in listed for m in re.finditer("[^/]+", folder)})
     data = {
         "names": names,

@@ -22,8 +22,8 @@ from cassle_zoo.features.transform import reduction_for, takes_bands
 from cassle_zoo.features.whitening import Whitening
 
 _BATCH = 64
-# Of emoji64's test images and random subsets of them, from 84 to 1,182, these numbers of components
-# found the same emoji of another vendor most often, or almost so.
+# On emoji64's test images and random subsets of them, 84 to 1,182 images, these numbers of
+# components found the same emoji of another vendor most often, or nearly so.
 _COMPONENTS = 256
 _PER_COMPONENT = 3  # images
 _FEWEST = 8  # fewer components would leave out most of what there is to compare
@@ -47,7 +47,7 @@ class Space:
 
     @property
     def title(self) -> str:
-        """The name, and in a word what was done."""
+        """The name, and whether the vectors are whitened."""
         return self.name if self.raw is self.vectors else f"{self.name}, whitened"
 
     def neighbours(self, k: int) -> tuple[Tensor, Tensor]:
@@ -57,12 +57,12 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReadImages:
-    """Images that were read once, and what was computed of them.
+    """Images that were read once, and what was computed from them.
 
     Attributes:
         indices: Their positions in the input.
         sources: Their names.
-        outputs: Of each extractor, by name, (N, ...).
+        outputs: For each extractor, its outputs by name, (N, ...).
         thumbnails: WebP in base64, if asked for.
         skipped: Those that could not be read.
     """
@@ -75,7 +75,7 @@ class ReadImages:
 
 
 def model_name(model: nn.Module | str) -> str:
-    """Return a model's name for captions; of an object, the name of its class."""
+    """Return a model's name for captions; for an object, the name of its class."""
     return model if isinstance(model, str) else type(model).__name__
 
 
@@ -91,7 +91,7 @@ def open_extractors(
     Args:
         models: One or more.
         most: How many there may be.
-        projected: Whether one model given by name computes its projections, too, if it has a
+        projected: Whether a single model given by name also computes projections, if it has a
             projector.
         device: As for :class:`Extractor`.
 
@@ -110,7 +110,7 @@ def open_extractors(
         try:
             return [Extractor(models[0], outputs=("pooled", "projected"), device=device)]
         except (ConfigError, ModelFolderError, UnknownNameError):
-            pass  # It has no projector; what else is wrong is raised below.
+            pass  # It has no projector; anything else that is wrong is raised below.
     return [Extractor(model, device=device) for model in models]
 
 
@@ -127,7 +127,8 @@ def read_images(
         extractors: At least one.
         inputs: From :func:`cassle_zoo.features.inputs.expand_inputs`.
         skipped: What that left out.
-        thumbnail: Longer side in pixels and bytes of thumbnails, or none.
+        thumbnail: Longer side of thumbnails in pixels, and their largest size in bytes; `None` for
+            no thumbnails.
 
     Raises:
         DataError: Fewer than two images could be read.
@@ -199,8 +200,8 @@ def feature_space(name: str, features: Tensor, whitening: Whitening | None = Non
             to the same images.
 
     Returns:
-        The space; of features that are too few to be whitened, or vary in too few directions, the
-        raw ones, which `about` explains.
+        The space. If features are too few to be whitened, or vary in too few directions, it has the
+        raw ones, and `about` says why.
     """
     if whitening is not None:
         about = f"whitened to {whitening.components} principal components, as its folder says"

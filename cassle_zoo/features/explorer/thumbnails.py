@@ -16,7 +16,7 @@ def encode_thumbnail(image: Image.Image, side: int, most: int) -> str:
     Args:
         image: Of any mode; it is not changed.
         side: The longer side, in pixels; smaller images stay as they are.
-        most: Bytes that WebP may take. The best of a few qualities that fits is chosen, or the
+        most: Largest size in bytes. The best of a few qualities that fits is chosen, or else the
             lowest.
 
     Returns:
