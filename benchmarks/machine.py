@@ -5,6 +5,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.common.workers import usable_cores
+
 
 def machine() -> dict[str, Any]:
     """Describe the machine."""
@@ -16,7 +18,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": cpu.get("model name", platform.processor() or platform.machine()),
         "instructions": [name for name in wanted if name in cpu.get("flags", "").split()],
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "threads": os.environ.get("OMP_NUM_THREADS", "all cores"),
         "load": list(os.getloadavg()),
         "system": platform.platform(),

@@ -1,9 +1,7 @@
 """The cost of a run, measured on a few of its real steps."""
 
 import dataclasses
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cassle_zoo.augmentation.augment import draw_uniforms
+from cassle_zoo.common.devices import peak_bytes
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.faults import translate_errors
 from cassle_zoo.common.workers import usable_cores
@@ -121,7 +120,7 @@ def _measured(config: TrainConfig, report: Callable[[str], None]) -> Cost:
         parameters=parameters,
         steps_per_epoch=per_epoch,
         steps=total,
-        peak_bytes=_peak_bytes(trainer.device),
+        peak_bytes=peak_bytes(trainer.device),
         step_seconds=step_seconds,
         load_seconds=load_seconds,
         seconds=each * total,
@@ -199,13 +198,6 @@ def _time_steps(
         seconds.append(time.perf_counter() - start)
         report(f"step {number} of {len(samples)} took {seconds[-1]:.3g} s")
     return statistics.median_high(seconds[1:] or seconds)
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

@@ -1,6 +1,8 @@
 """Devices and precisions: those requested, or the best of this machine."""
 
 import functools
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -44,6 +46,14 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     issue 189690).
     """
     return x.to(device, non_blocking=device.type != "mps")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory used so far, in bytes: of a GPU, or else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

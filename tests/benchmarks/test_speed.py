@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.machine import machine
 from benchmarks.speed import __main__ as bench
 from benchmarks.speed.record import in_words
 from benchmarks.speed.timing import (
@@ -90,6 +92,13 @@ def test_rows_are_imported_without_the_peers() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
     ).stdout
     assert output.strip() == "set()"
+
+
+def test_the_machine_is_described_where_processors_have_no_affinity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert machine()["cores"] == os.cpu_count()
 
 
 class Measurements:

@@ -1,12 +1,12 @@
 """Nearest neighbours and retrieval in a million features, beside the bare blocked product."""
 
-import resource
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
+from cassle_zoo.common.devices import peak_bytes
 from cassle_zoo.eval.protocols.retrieval import retrieve
 from cassle_zoo.features.nearest import knn_predict, nearest_neighbours
 
@@ -36,7 +36,7 @@ def measure(rounds: int) -> Row:
         "retrieval": lambda: retrieve(queries, query_labels, gallery, labels),
     }
     seconds = take_turns(contestants, min(rounds, 3))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    peak = peak_bytes(torch.device("cpu")) / GIB
     searches = [name for name in contestants if name != "product"]
     return Row(
         title=f"{QUERIES} queries against {GALLERY:,} x {WIDTH} features",

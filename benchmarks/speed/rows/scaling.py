@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from benchmarks.speed.timing import Check, Row, medians, take_turns
 from benchmarks.speed.workloads import BATCH, config, random_batch, training_step
+from cassle_zoo.common.workers import usable_cores
 from cassle_zoo.train.config import OptimConfig
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.trainer import Trainer
@@ -24,7 +25,7 @@ def measure(rounds: int) -> Row:
     amounts = {
         name: STEPS * size / median for size, (name, median) in zip(BATCHES, middle, strict=True)
     }
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     for count in (1, 2):
         name = f"{count} process{'es' * (count > 1)}, batch {BATCH}"
         seconds[name] = [in_processes(count, max(1, cores // count)) for _ in range(2)]

@@ -4,7 +4,6 @@ All shards of the index are links to one small file, since no more than a few of
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tarfile
@@ -12,8 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from benchmarks.speed.timing import Check, Row
 from benchmarks.speed.workloads import config, photo
+from cassle_zoo.common.devices import peak_bytes
 from cassle_zoo.train.config import DataConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
@@ -83,7 +85,7 @@ def first_batch(folder: str) -> dict[str, float]:
     start = time.perf_counter()
     next(batches(run, open_dataset(data), 0, 10**5))
     elapsed = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_bytes(torch.device("cpu")) / 2**20
     return {"seconds": elapsed, "mebibytes": peak}
 
 

@@ -245,19 +245,20 @@ def test_golden():
 def test_memory_is_little_more_than_that_of_the_features() -> None:
     """2 GiB beyond 50,000 x 2,048 features are 5 times their size; so here."""
     script = """
-import resource, torch
+import torch
+from cassle_zoo.common.devices import peak_bytes
 from cassle_zoo.eval.protocols.linear_probe import Samples, linear_probe
 torch.set_num_threads(1)
 features = torch.randn(60_000, 256, generator=torch.Generator().manual_seed(0))
 samples = Samples(features, torch.arange(60_000) % 10)
 warm = Samples(features[:50], samples.targets[:50])
 linear_probe(warm, warm, warm, l2_grid=[1e3])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_bytes(features.device)
 ends = ((0, 42_000), (42_000, 48_000), (48_000, 60_000))
 parts = [Samples(features[a:b], samples.targets[a:b]) for a, b in ends]
 linear_probe(*parts, l2_grid=[1e5])
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(1024 * (after - before) / features.nbytes)
+after = peak_bytes(features.device)
+print((after - before) / features.nbytes)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
