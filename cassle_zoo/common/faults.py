@@ -3,14 +3,16 @@
 import contextlib
 import errno
 import fcntl
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import torch
 
@@ -196,7 +198,7 @@ def receive(loader: Iterable[T], advice: Advice) -> Iterator[T]:
         DataError: If one dies while it sends a batch.
     """
     try:
-        with _signals_held():
+        with _signals_held(loader):
             batches = iter(loader)
         yield from batches
     except (ConnectionError, EOFError) as error:
@@ -207,12 +209,16 @@ def receive(loader: Iterable[T], advice: Advice) -> Iterator[T]:
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
+def _signals_held(loader: object) -> Iterator[None]:
     """Hold stop signals back: in this thread, and in the workers it starts until they are set up.
 
     A worker that dies of the signal makes torch raise an error wherever this process is by then,
     which leaves the other workers, and whoever waits for them, behind.
     """
+    context: Any = getattr(loader, "multiprocessing_context", None) or multiprocessing
+    if getattr(loader, "num_workers", 0) and context.get_start_method() != "fork":
+        # Needed by workers that are not forked; older Pythons let the signals through afterwards.
+        resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield

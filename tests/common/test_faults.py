@@ -74,6 +74,17 @@ def test_stop_signal_at_a_workers_start_does_not_end_it(
     assert [b.tolist() for b in (first, *batches)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
+def test_spawned_workers_start_with_stop_signals_held_back() -> None:
+    loader: DataLoader[Any] = DataLoader(
+        [signal.SIGUSR1],  # type: ignore[arg-type]
+        num_workers=1,
+        collate_fn=functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK),
+        multiprocessing_context="spawn",
+    )
+    [held] = receive(loader, ADVICE)
+    assert {signal.SIGINT, signal.SIGTERM} <= held
+
+
 def test_a_lock_that_a_dying_worker_still_holds_is_waited_for(tmp_path: Path) -> None:
     holder = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
     holder += "print(flush=True); time.sleep(0.4)"
