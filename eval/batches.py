@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 from tqdm import tqdm
 
 from cassle_zoo.common.errors import DataError, NonFiniteLossError, NotEnoughMemoryError
@@ -161,8 +161,12 @@ class _Batches(Dataset[Any]):
     def __init__(self, dataset: Any, collate: Collate) -> None:
         self.dataset = dataset
         self.collate = collate
+        self.max_pixels = Image.MAX_IMAGE_PIXELS
 
     def __getitems__(self, keys: list[Any]) -> Any:
+        # A worker that was spawned, not forked, has Pillow's default limit.
+        if get_worker_info() is not None:
+            Image.MAX_IMAGE_PIXELS = self.max_pixels
         try:
             return share_batch(self.collate([self.dataset[key] for key in keys]))
         except (DataError, NotEnoughMemoryError) as error:

@@ -1,15 +1,19 @@
 """Workers whose batches do not fit into shared memory say so; the main process never waits."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from builders import make_image
+from start_methods import forked, spawning
 from torch.utils.data import DataLoader, Dataset
 
 from cassle_zoo.common import workers as common_workers
-from cassle_zoo.common.errors import NotEnoughMemoryError
+from cassle_zoo.common.errors import DataError, NotEnoughMemoryError
 from cassle_zoo.common.workers import share_batch
+from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.batches import read_batches
 from cassle_zoo.features.extract import Extractor, extract_features
 
@@ -62,6 +66,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "share_memory_", share)
 
 
+@forked
 @pytest.mark.usefixtures("full")
 def test_extraction_explains_it() -> None:
     model = torch.nn.Flatten()
@@ -74,6 +79,7 @@ def test_extraction_explains_it() -> None:
     assert len(extract_features(model, Samples(), transform="as_is")) == 4
 
 
+@forked
 @pytest.mark.usefixtures("full")
 def test_evaluation_explains_it() -> None:
     with pytest.raises(NotEnoughMemoryError, match="Enlarge /dev/shm"):
@@ -89,3 +95,13 @@ def test_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common_workers, "_share", share)
     with pytest.raises(RuntimeError, match="another"):
         share_batch(torch.zeros(1))
+
+
+def test_spawned_workers_have_the_limit_of_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_image(0, (100, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
+    images = ImageFiles(tmp_path, ["a.png"])
+    with spawning(), pytest.raises(DataError, match="more than 2,000 pixels"):
+        list(read_batches(images, [[0]], workers=1, collate=list))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from changes import change
 from PIL import Image
+from start_methods import spawning
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.train import loop
@@ -106,6 +107,15 @@ def test_error_in_a_worker_is_one_line(config: TrainConfig, tmp_path: Path) -> N
         list(data.batches(config, open_dataset(config.data), 0, 2))
     assert str(caught.value).startswith("image number ")
     assert "Traceback" not in str(caught.value)
+
+
+def test_spawned_workers_have_the_limit_of_pixels(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    config = change(config, "data", workers=1)
+    with spawning(), pytest.raises(DataError, match=r"the last error: .*more than 200 pixels"):
+        list(data.batches(config, open_dataset(config.data), 0, 1))
 
 
 def test_many_bad_neighbours_are_replaced(config: TrainConfig) -> None:
