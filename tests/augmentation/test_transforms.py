@@ -103,17 +103,10 @@ def test_workers_and_epochs_draw_their_own_parameters(given: int | None) -> None
     generator = None if given is None else torch.Generator().manual_seed(given)
     views = DescribedViews(config=AugmentConfig(size=8), views=1, generator=generator)
 
-    class Same(Dataset[Any]):
-        def __len__(self) -> int:
-            return 4
-
-        def __getitem__(self, index: int) -> Any:
-            return views(make_image())[1][0]
-
     def epochs(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        loader: DataLoader[Any] = DataLoader(Same(), batch_size=2, num_workers=2)
-        return torch.cat([torch.cat(list(loader)) for _ in range(2)])
+        loader = DataLoader(Mapped([make_image()] * 4, views), batch_size=2, num_workers=2)
+        return torch.cat([omegas for _ in range(2) for _, [omegas] in loader])
 
     omegas = epochs(0)
     assert len(omegas.unique(dim=0)) == len(omegas) == 8

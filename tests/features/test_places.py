@@ -13,6 +13,7 @@ import pytest
 import torch
 from builders import encoded, image_folder, make_image, write_tar
 from small_models import make_model, reference
+from start_methods import FORKS
 
 from cassle_zoo.cli.main import main
 from cassle_zoo.common import images as common_images
@@ -276,7 +277,7 @@ def test_addresses(memory: Any, tmp_path: Path, address: str, count: int) -> Non
     assert all(is_address(source) for source in found.sources)
     expected = reference(model, [make_image(i) for i in range(count)])
     torch.testing.assert_close(found.features, expected, atol=1e-5, rtol=1e-5)
-    again = extract_features(model, found.sources, num_workers=1)
+    again = extract_features(model, found.sources, num_workers=int(FORKS))
     assert again.sources == found.sources
     assert torch.equal(again.features, found.features)
 

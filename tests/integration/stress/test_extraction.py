@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from generated_images import Generated, tiny_network, to_tensor
 from stress_runs import DICE, KILLS
 
 from cassle_zoo import extract_to_folder, load_features
+from cassle_zoo.common.devices import peak_bytes
 from cassle_zoo.features.extract import Extractor
 
 pytestmark = pytest.mark.slow
@@ -156,6 +156,7 @@ def test_sigterm(
     assert content(folder) == alone
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
 def test_killed_worker(tmp_path: Path, alone: dict[str, bytes], row: Callable[[str], Any]) -> None:
     line = row("features: data worker killed")
     folder = image_folder(tmp_path / "images", [f"{i:03d}.png" for i in range(200)])
@@ -195,7 +196,7 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     for images in (10_000, MANY):
         out = tmp_path / str(images)
         script = (
-            "import resource, sys; from pathlib import Path; sys.path[:0] = sys.argv[3:];"
+            "import sys; from pathlib import Path; sys.path[:0] = sys.argv[3:];"
             "from test_extraction import measure; measure(Path(sys.argv[1]), int(sys.argv[2]))"
         )
         paths = [str(Path(__file__).parent), *sys.path]
@@ -221,6 +222,6 @@ def measure(out: Path, images: int) -> None:
         batch_size=256,
         progress=False,
     )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes(torch.device("cpu"))
     assert len(load_features(out)) == images - images // 1000
     print(peak)

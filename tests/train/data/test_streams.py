@@ -1,7 +1,6 @@
 """Images that are read in their own order: WebDataset shards, and streams of timm."""
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import torch
 from builders import make_image
 from PIL import Image
 from shard_files import write_shards
+from start_methods import forked
 from torch.utils.data import IterableDataset, default_collate
 
 from cassle_zoo.common.errors import ConfigError, DataError, NotEnoughMemoryError
@@ -111,25 +111,20 @@ def test_other_streams_are_opened_anew(config: TrainConfig) -> None:
         assert len({crops.numpy().tobytes() for batch in got for crops in batch["crops"]}) == 24
 
 
+class Broken(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        yield Image.new("RGB", (40, 40)), 0
+        raise OSError("image file is truncated")
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stream_that_breaks_off(config: TrainConfig, workers: int) -> None:
-    class Broken(IterableDataset[Any]):
-        def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-            yield Image.new("RGB", (40, 40)), 0
-            raise OSError("image file is truncated")
-
     stream = TimmStream(Broken, 24)
     said = r"broke off after 1 images \(OSError: image file is truncated\)\. .* shards .* can\."
     with pytest.raises(DataError, match=f"^the stream {said}$"):
         next(batches(changed(config, workers=workers), stream, 0, 1))
     with pytest.raises(DataError, match=said):
         list(stream)
-
-
-forked = pytest.mark.skipif(
-    multiprocessing.get_all_start_methods()[0] != "fork",
-    reason="only forked workers have what is patched",
-)
 
 
 def test_a_batch_in_the_making_holds_no_open_files(

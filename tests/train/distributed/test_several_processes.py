@@ -73,6 +73,7 @@ def test_a_killed_worker_is_replaced(images: Path, tmp_path: Path) -> None:
         assert all(torch.equal(value, right[key]) for key, value in left.items())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 def test_a_signal_to_all_that_torchrun_hands_on(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = command(2, "restarting.py", images, out, "slow")
