@@ -273,7 +273,8 @@ def _columns(projector: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     layout = DescriptorLayout(tuple(projector.get("descriptors", ())), projector.get("columns", {}))
     meanings = [(name, text) for name, texts in layout.meanings().items() for text in texts]
     return [
-        (str(number), f"`{name}`", inline(text)) for number, (name, text) in enumerate(meanings)
+        (str(number), f"`{inline(name)}`", inline(text))
+        for number, (name, text) in enumerate(meanings)
     ]
 
 
