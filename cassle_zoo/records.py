@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
+from cassle_zoo.common.config import is_finite
 from cassle_zoo.common.errors import DataError, ModelFolderError
 from cassle_zoo.common.files import parse_json, to_json, write_json, write_text
 from cassle_zoo.specs import RANDOM_INIT, RAW_PIXELS
@@ -338,6 +339,8 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     json_type, word = _JSON.get(origin, (dict, "an object"))
     if not isinstance(value, json_type) or isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}, expected {word}")
+    if origin is float and isinstance(value, int) and not is_finite(value):
+        raise ValueError(f"{name} is too large for a number")
     if origin is list:
         return [_read(arguments[0], item, name) for item in value]
     if origin is dict:

@@ -147,7 +147,8 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         if results:
             # In ASCII, which every standard output can encode.
             found = [result.to_dict() for result in results]
-            print(json.dumps(found, indent=2) if as_json else format_table(results))
+            table = "\n".join(map(printable, format_table(results).split("\n")))
+            print(json.dumps(found, indent=2) if as_json else table)
     return ExitStatus.OK
 
 

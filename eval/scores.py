@@ -233,6 +233,11 @@ class ScoreFile:
             count = len(parts["rows"])
             if any(len(tensor) != count for tensor in (*parts.values(), *values.values())):
                 raise ValueError("columns of different lengths")
+            flat = [tensor for name, tensor in parts.items() if name not in ("outputs", "targets")]
+            if any(tensor.ndim != 1 for tensor in (*flat, *values.values())):
+                raise ValueError("columns of several numbers")
+            if any(bool((parts[k] < 0).any()) for k in ("labels", "predicted") if k in parts):
+                raise ValueError("negative classes")
             scores.append(
                 Scores(
                     task=own["task"],
@@ -243,6 +248,12 @@ class ScoreFile:
                     **parts,
                 )
             )
+        texts = [*about["names"], *(name for own in scores for name in own.classes)]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("names that are no texts")
+        points = tensors["sample_features"].shape
+        if len(tensors["sample"]) != points[0] or (points[0] and len(points) != 2):
+            raise ValueError(f"sample_features of shape {tuple(points)}")
         pieces = tensors["thumbnails"][: sum(about["thumbnail_sizes"])].split(
             about["thumbnail_sizes"]
         )

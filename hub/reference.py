@@ -36,6 +36,7 @@ from cassle_zoo.store.folder import (
     PROJECTOR_FILE,
     REFERENCE_FILE,
     WHITENING_FILE,
+    refuse_link,
     require_file,
 )
 from cassle_zoo.store.model_files import LOCAL_PREFIX, ModelFiles, resolve
@@ -59,9 +60,12 @@ def write_reference(folder: str | Path) -> Path:
         The path of the file. The same folder gives the same file on the same machine.
 
     Raises:
-        ModelFolderError: If the folder cannot be loaded, or the model's output is not finite.
+        ModelFolderError: If the folder cannot be loaded, the file is a link, or the model's output
+            is not finite.
     """
     files = resolve(f"{LOCAL_PREFIX}{folder}")
+    path = files.folder / REFERENCE_FILE
+    refuse_link(path)
     model = load_backbone(files)
     projector = load_projector(files) if files.has_projector else None
     generator = torch.Generator().manual_seed(0)
@@ -76,7 +80,6 @@ def write_reference(folder: str | Path) -> Path:
             raise ModelFolderError(f"{folder}: the model's {name} are NaN or infinite.")
     present = [name for name in HASHED_FILES if (files.folder / name).is_file()]
     hashes = {name: files.sha256(name) for name in present}
-    path = files.folder / REFERENCE_FILE
     # One entry only, because safetensors writes several in no fixed order.
     write_bytes(path, save(tensors, {_HEADER_KEY: json.dumps(hashes, sort_keys=True)}))
     return path

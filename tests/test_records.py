@@ -56,6 +56,8 @@ def test_versions() -> None:
         ({"metrics": {"flags": {"recall@1": None}}}, r"flags\.recall@1 is None"),
         ({"metrics": {"flags": {"recall@1": float("nan")}}}, r"recall@1 must not be nan"),
         ({"metrics": {"flags": {"recall@1": float("inf")}}}, r"recall@1 must not be inf"),
+        ({"metrics": {"flags": {"recall@1": 10**400}}}, r"flags\.recall@1 is too large"),
+        ({"series": {"curve": [10**400]}}, r"series\.curve is too large"),
         ({"series": {"curve": [1, "2"]}}, r"series\.curve is '2', expected a number"),
         ({"files": ["a", "../b"]}, r"files must not be '\.\./b'"),
     ],

@@ -16,7 +16,7 @@ import tyro
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
-from cassle_zoo.common.terminal import busy
+from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.specs import BACKBONES
 from cassle_zoo.train import augment_options, init
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
@@ -116,7 +116,7 @@ def _for_few_epochs(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
 
 def _note(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process reports for all
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 def _unnamed(config: TrainConfig) -> TrainConfig:

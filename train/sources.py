@@ -168,7 +168,7 @@ def _repository(what: str) -> Source:
     """Read a model on the Hub: a model folder of cassle-zoo or of timm."""
     repo, _, revision = what.removeprefix(HUB_PREFIX).partition("@")
     folder = download(repo, revision or None, [CONFIG_FILE])
-    if "cassle_zoo" in read_json(folder / CONFIG_FILE):
+    if "cassle_zoo" in _json(folder / CONFIG_FILE):
         return _model_folder(resolve(what))
     path = _download_weights(repo, folder.name, MODEL_FILE)
     return _timm_folder(folder, path, f"{HUB_PREFIX}{repo}@{folder.name}")

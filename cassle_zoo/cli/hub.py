@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli import busy
+from cassle_zoo.cli import busy, printable
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
 if TYPE_CHECKING:
@@ -273,11 +273,11 @@ def _convert(args: argparse.Namespace) -> ExitStatus:
             overwrite=args.overwrite,
         )
     print(f"read:    {found.format}")
-    print(f"model:   {found.in_words()}")
+    print(printable(f"model:   {found.in_words()}"))
     for note in found.notes:
-        print(f"assumed: {note}")
+        print(printable(f"assumed: {note}"))
     for part in found.dropped:
-        print(f"dropped: {part}")
+        print(printable(f"dropped: {part}"))
     print(args.output)
     return ExitStatus.OK
 
@@ -311,7 +311,7 @@ def _verify(args: argparse.Namespace) -> ExitStatus:
     with busy(f"checking {args.name}"):
         checks = verify(args.name, revision=args.revision)
     for check in checks:
-        print(f"{'ok' if check.passed else 'FAILED':7}{check.name:11}{check.detail}")
+        print(printable(f"{'ok' if check.passed else 'FAILED':7}{check.name:11}{check.detail}"))
     passed = all(check.passed for check in checks)
     return ExitStatus.OK if passed else ExitStatus.INCOMPLETE
 
@@ -334,7 +334,7 @@ def _publish(args: argparse.Namespace) -> ExitStatus:
 def _print_plan(plan: "PushPlan") -> None:
     visibility = "private" if plan.private else "public"
     state = "new repository" if plan.parent is None else f"at {plan.parent}"
-    print(f"{plan.model} -> {plan.repo_id} ({state}, {visibility})")
+    print(printable(f"{plan.model} -> {plan.repo_id} ({state}, {visibility})"))
     for file in plan.files:
         note = " (the repository's own stays)" if file.state == "kept" else ""
         print(f"  {file.state:10}{file.size:>12,}  {file.sha256}  {file.name}{note}")

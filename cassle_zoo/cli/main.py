@@ -24,8 +24,9 @@ from cassle_zoo.cli import (
     whiten,
 )
 from cassle_zoo.cli.parsing import CommandParser
-from cassle_zoo.common.errors import CassleZooError, DataError
+from cassle_zoo.common.errors import CassleZooError, DataError, HubError
 from cassle_zoo.common.exit_status import ExitStatus, all_statuses
+from cassle_zoo.common.hub_client import redacted
 from cassle_zoo.version import __version__
 
 _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
@@ -106,7 +107,7 @@ def _main(arguments: list[str]) -> ExitStatus:
         of_hub = type(error).__module__.partition(".")[0] in _HUB_CLIENTS
         if error.filename is None and not of_hub:
             raise
-        return _report(error)
+        return _report(HubError(redacted(str(error))) if of_hub else error)
     except RuntimeError as error:
         # torch raises it in a signal handler, so anywhere, even while another error is handled.
         if "DataLoader worker (pid" not in str(error):

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from cassle_zoo.cli import printable
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
@@ -96,7 +97,7 @@ def _info(args: argparse.Namespace) -> ExitStatus:
     width = max(map(len, rows))
     for field, value in rows.items():
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-        print(f"{field:<{width}}  {shown}")
+        print(printable(f"{field:<{width}}  {shown}"))
     return ExitStatus.OK
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cassle_zoo.cli import printable
 from cassle_zoo.common.exit_status import ExitStatus
 
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> ExitStatus:
     for path in args.paths:
         rewritten = upgrade(path)
         for file in rewritten:
-            print(file)
+            print(printable(str(file)))
         if not rewritten:
             print(f"nothing to rewrite in {path}")
     return ExitStatus.OK

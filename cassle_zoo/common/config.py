@@ -52,6 +52,14 @@ class OneOf:
     names: tuple[str, ...]
 
 
+def is_finite(value: float) -> bool:
+    """Return whether a number is finite, and no whole number that is too large for a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def check_fields(settings: Any, prefix: str = "") -> None:
     """Check all fields of a dataclass instance against their annotations.
 
@@ -134,7 +142,7 @@ def _check_number(name: str, value: Any, kind: type, bounds: Range) -> None:
     # NumPy's numbers are registered with these, and pass.
     number = numbers.Integral if kind is int else numbers.Real
     is_kind = isinstance(value, number) and not isinstance(value, bool)
-    if not is_kind or not math.isfinite(value) or value not in bounds:
+    if not is_kind or not is_finite(value) or value not in bounds:
         word = "a whole number" if kind is int else "a number"
         raise ConfigError(f"{name} must be {word}{bounds}, got {value!r}.")
 

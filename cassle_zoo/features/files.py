@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -25,6 +26,7 @@ _MAX_METADATA = 90_000_000
 INDEX = "index.json"
 FORMAT_VERSION = 1  # of folders
 _PART = "part"
+_PART_FILE = re.compile(r"part-[0-9]{6,}\.(safetensors|parquet)")
 _URI = "file:"
 
 
@@ -143,8 +145,8 @@ def load_parts(folder: str | os.PathLike[str]) -> Iterator[FeatureSet]:
         DataError: The folder holds no features, is incomplete, or is damaged.
     """
     folder = Path(folder)
-    for entry in _complete(folder)["parts"]:
-        yield load_part_file(folder / entry["file"])
+    for file in _part_files(folder):
+        yield load_part_file(file)
 
 
 def _load_folder(folder: Path, part: int | None) -> FeatureSet:
@@ -159,29 +161,43 @@ def _load_folder(folder: Path, part: int | None) -> FeatureSet:
         ConfigError: There is no such part.
         DataError: The folder holds no features, is incomplete, or is damaged.
     """
-    entries = _complete(folder)["parts"]
+    files = _part_files(folder)
     if part is not None:
-        if not 0 <= part < len(entries):
-            raise ConfigError(f"part={part}: {str(folder)!r} has parts 0 to {len(entries) - 1}.")
-        return load_part_file(folder / entries[part]["file"])
-    if len(entries) == 1:
-        return load_part_file(folder / entries[0]["file"])
-    total = sum(entry["images"] for entry in entries)
+        if not 0 <= part < len(files):
+            raise ConfigError(f"part={part}: {str(folder)!r} has parts 0 to {len(files) - 1}.")
+        return load_part_file(files[part])
+    if len(files) == 1:
+        return load_part_file(files[0])
+    # Not what the index says: rows that no part fills would hold anything.
+    total = sum(part_counts(file)[0] for file in files)
     sources: list[str] = []
     skipped: list[Skipped] = []
     outputs: dict[str, torch.Tensor] = {}
-    for own in load_parts(folder):
+    for file in files:
+        own = load_part_file(file)
+        found = outputs_of(own)
+        if not outputs:
+            outputs = {k: v.new_empty(total, *v.shape[1:]) for k, v in found.items()}
+        if _forms(found) != _forms(outputs):
+            raise DataError(
+                f"the part {str(file)!r} holds {_forms(found)}, but those before it "
+                f"{_forms(outputs)}; it is of another extraction. Extract into a new folder."
+            )
         skipped += own.skipped
         start, stop = len(sources), len(sources) + len(own)
         sources += own.sources
-        for name, values in outputs_of(own).items():
-            if name not in outputs:
-                outputs[name] = values.new_empty(total, *values.shape[1:])
+        for name, values in found.items():
             outputs[name][start:stop] = values
     return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs)
 
 
-def _complete(folder: Path) -> dict[str, Any]:
+def _forms(outputs: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Return the shape of a row, and the type, of each output."""
+    return {k: f"{tuple(v.shape[1:])} {v.dtype}" for k, v in outputs.items()}
+
+
+def _part_files(folder: Path) -> list[Path]:
+    """Return the files of the parts of a complete folder."""
     try:
         index = read_index(folder)
     except ConfigError as error:
@@ -196,7 +212,18 @@ def _complete(folder: Path) -> dict[str, Any]:
             f"{str(folder)!r} is incomplete: {there} of {count} parts are there. The command that "
             "began it, run again, continues it; single parts can be read as files."
         )
-    return index
+    try:
+        names = [entry["file"] for entry in index["parts"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{str(folder / INDEX)!r} is damaged: {error!r}.") from error
+    # The folder may be a stranger's: no name leads out of it.
+    wrong = [name for name in names if not isinstance(name, str) or not _PART_FILE.fullmatch(name)]
+    if wrong or not names:
+        raise DataError(
+            f"{str(folder / INDEX)!r} names {wrong[0] if wrong else names!r} as its parts, which "
+            "are part-000000.safetensors and so on; extract the features again."
+        )
+    return [folder / name for name in names]
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -374,7 +401,7 @@ def _save_npz(features: FeatureSet, path: Path) -> None:
 def _load_npz(path: Path) -> FeatureSet:
     with np.load(path, allow_pickle=False) as arrays:
         features = torch.from_numpy(_floats(arrays["features"]))
-        sources = arrays["sources"].astype(np.str_).tolist()
+        sources = _strings(arrays["sources"].astype(np.str_).tolist())
         skipped = [Skipped(*row) for row in arrays["skipped"].tolist()]
     return FeatureSet(features, sources, skipped)
 

@@ -21,6 +21,7 @@ _LOADING_ARGS = (
     "scriptable",
     "exportable",
     "no_jit",
+    "num_classes",
 )
 
 # timm fields that say where weights come from; those of a model folder are beside its config.json.
@@ -110,6 +111,14 @@ def _names_layers(value: Any) -> bool:
     return value is None or _is_text(value) or _is_list(value, _is_text)
 
 
+def _is_training(value: Any) -> bool:
+    if not _is_object(value) or not all(
+        value.get(key) is None or _is_object(value[key]) for key in ("config", "images", "init")
+    ):
+        return False
+    return _is_object((value.get("config") or {}).get("data", {}))
+
+
 def _is_descriptor(value: Any) -> bool:
     return _is_object(value) and _is_text(value.get("name"))
 
@@ -141,7 +150,10 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "cassle_zoo.format_version": (_is_whole, "a whole number"),
     "cassle_zoo.name": (_is_text, "a text"),
     "cassle_zoo.method": (_is_text, "a text"),
-    "cassle_zoo.training": (_is_object, "an object"),
+    "cassle_zoo.training": (
+        _is_training,
+        "an object, and so its config, config.data, images and init",
+    ),
     "cassle_zoo.descriptors": (
         lambda v: _is_list(v, _is_descriptor),
         "a list of names and widths",

@@ -69,6 +69,15 @@ def require_file(path: Path) -> None:
     raise ModelFolderError(f"{path} is missing. {FIX}")
 
 
+def refuse_link(path: Path) -> None:
+    """Raise a `ModelFolderError` if a file to be written is a link, whose target would change."""
+    if path.is_symlink():
+        raise ModelFolderError(
+            f"{path} is a link, perhaps into the Hub's cache, so it is not rewritten; get a copy "
+            "with `cassle-zoo hub pull NAME -o DIR`."
+        )
+
+
 def verify_files(folder: str | Path, hashes: Mapping[str, str], fix: str = FIX_PACKAGE) -> None:
     """Check that files have the published content.
 

@@ -14,7 +14,7 @@ from cassle_zoo.common import templates
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, write_text
-from cassle_zoo.common.terminal import busy
+from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
 from cassle_zoo.eval.report.details import MapKind, class_details, maps, require_umap
 from cassle_zoo.eval.report.evidence import Cell, Column, Row, columns_of, evidence
@@ -114,7 +114,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
             write_text(file, write(tables))
             written.append(file)
     for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        print(printable(f"left out: {problem}"), file=sys.stderr)
     print(*written, sep="\n")
     return ExitStatus.INCOMPLETE if problems else ExitStatus.OK
 

@@ -21,6 +21,7 @@ from cassle_zoo.store.folder import (
     WHITENING_FILE,
     bundled_folder,
     read_config,
+    refuse_link,
 )
 from cassle_zoo.version import __version__
 
@@ -104,10 +105,11 @@ def write_card(folder: str | Path, results: Sequence[Result] = ()) -> Path:
         The path of README.md.
 
     Raises:
-        ModelFolderError: If the folder is not a model folder, or a result was measured with other
-            weights.
+        ModelFolderError: If the folder is not a model folder, its README.md is a link, or a result
+            was measured with other weights.
     """
     path = Path(folder) / CARD_FILE
+    refuse_link(path)
     write_text(path, _checked_card(Path(folder), results))
     return path
 
@@ -271,7 +273,8 @@ def _columns(projector: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     layout = DescriptorLayout(tuple(projector.get("descriptors", ())), projector.get("columns", {}))
     meanings = [(name, text) for name, texts in layout.meanings().items() for text in texts]
     return [
-        (str(number), f"`{name}`", inline(text)) for number, (name, text) in enumerate(meanings)
+        (str(number), f"`{inline(name)}`", inline(text))
+        for number, (name, text) in enumerate(meanings)
     ]
 
 

@@ -1,5 +1,6 @@
 """Names and texts of others do not reach a terminal raw."""
 
+import dataclasses
 import fcntl
 import io
 import os
@@ -12,6 +13,7 @@ import termios
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +23,9 @@ from cassle_zoo.cli.features import report_skipped
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.features.inputs import Skipped
+from cassle_zoo.hub.publish.verify import Check
+from cassle_zoo.specs import resolve_spec
+from cassle_zoo.train.run.logs import Reporter
 
 HOSTILE = "a\x1b[2J\x07\nb\u202egnp\udce9.png"
 ESCAPED = r"a\x1b[2J\x07\nb\u202egnp\udce9.png"
@@ -34,6 +39,24 @@ def test_only_what_steers_is_escaped() -> None:
 def test_left_out_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert report_skipped([Skipped(HOSTILE, "no \x1b image")]) == 1
     assert capsys.readouterr().err == f"cassle-zoo: left out {ESCAPED}: no \\x1b image\n"
+
+
+def test_what_model_folders_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = Check(name="config", passed=True, detail=HOSTILE)
+    monkeypatch.setattr("cassle_zoo.hub.publish.verify.verify", lambda *_, **__: [check])
+    assert main(["hub", "verify", "model"]) == 0
+    assert capsys.readouterr().out == f"ok     config     {ESCAPED}\n"
+    spec = dataclasses.replace(resolve_spec("resnet18_simclr"), license=HOSTILE)
+    monkeypatch.setattr("cassle_zoo.model_info", lambda _: spec)
+    assert main(["info", "model"]) == 0
+    assert f"  {ESCAPED}\n" in capsys.readouterr().out
+
+
+def test_names_of_images_in_the_log_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    Reporter.message(SimpleNamespace(_first=True), HOSTILE)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == f"{ESCAPED}\n"
 
 
 def test_names_that_cannot_be_encoded_end_no_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,7 @@ def test_checker() -> None:
     for bad, message in [
         (Settings(count=0), "x.count must be a whole number of at least 1, got 0"),
         (Settings(share=1.5), "x.share"),
+        (Settings(share=10**400), "x.share"),
         (Settings(rate="none"), "x.rate"),  # type: ignore[arg-type]
         (Settings(names=("c",)), "Unknown x.names 'c'"),
     ]:

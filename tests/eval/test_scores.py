@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -169,4 +170,27 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     bad = Scores(task="t", rows=torch.arange(3), values={"m": torch.zeros(4)})
     path.write_bytes(ScoreFile(scores=(bad,)).to_bytes())
     with pytest.raises(DataError, match=r"contradicts itself.*different lengths"):
+        ScoreFile.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"labels": torch.tensor([0, -1, 1])}, "negative classes"),
+        ({"labels": torch.zeros(3, 2, dtype=torch.int64)}, "several numbers"),
+        ({"classes": ("a", 5)}, "no texts"),
+        ({"sample": torch.arange(2), "sample_features": torch.zeros(3, 2)}, "sample_features"),
+        ({"sample": torch.arange(3), "sample_features": torch.zeros(3)}, "sample_features"),
+    ],
+)
+def test_what_a_report_cannot_show_is_refused(
+    tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    ones = torch.ones(3, dtype=torch.int64)
+    columns = {"rows": torch.arange(3), "labels": ones, "predicted": ones, "classes": ("a", "b")}
+    of_file = {name: value for name, value in change.items() if name.startswith("sample")}
+    own: Any = {name: change.get(name, value) for name, value in columns.items()}
+    path = tmp_path / "a.scores.safetensors"
+    path.write_bytes(ScoreFile(scores=(Scores(task="t", **own),), **of_file).to_bytes())
+    with pytest.raises(DataError, match=f"contradicts itself.*{says}"):
         ScoreFile.load(path)

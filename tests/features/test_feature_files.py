@@ -171,3 +171,10 @@ def test_complex_numbers_are_not_features(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", features=np.ones((1, 2), "c8"), sources=names, skipped=[])
     with pytest.raises(DataError, match="complex64"):
         load_features(tmp_path / "in.npz")
+
+
+def test_names_are_one_text_each(tmp_path: Path) -> None:
+    names = np.array([["a", "b"]])
+    np.savez(tmp_path / "in.npz", features=np.ones((1, 2), "f4"), sources=names, skipped=[])
+    with pytest.raises(DataError, match="not a list of texts"):
+        load_features(tmp_path / "in.npz")

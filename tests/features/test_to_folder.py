@@ -28,7 +28,8 @@ from cassle_zoo.common.errors import (
 )
 from cassle_zoo.common.faults import locked
 from cassle_zoo.features import parts, to_folder
-from cassle_zoo.features.extract import Extractor
+from cassle_zoo.features.extract import Extractor, FeatureSet
+from cassle_zoo.features.files import save_part_safetensors
 from cassle_zoo.features.to_folder import FolderResult
 
 BAD = {"03.png": b"broken", "10.png": b"", "11.png": b""}
@@ -437,3 +438,44 @@ def test_index_has_no_time_or_machine(extractor: Extractor, images: Path, tmp_pa
         "parts", "samples",
     }  # fmt: skip
     assert index["parts"][1] == {"file": "part-000001.safetensors", "images": 1, "skipped": 1}
+
+
+def write_parts(folder: Path, *widths: int, **index: Any) -> None:
+    """Write a folder with a part of two images for each width, and fields of its index."""
+    for part, width in enumerate(widths):
+        names = [f"{part}-{image}.png" for image in range(2)]
+        features = FeatureSet(torch.full((2, width), float(part)), names)
+        save_part_safetensors(features, folder / f"part-{part:06d}.safetensors")
+    files = [{"file": f"part-{part:06d}.safetensors"} for part in range(len(widths))]
+    text = json.dumps({"format_version": 1, "parts": files, **index})
+    (folder / "index.json").write_text(text)
+
+
+def test_the_names_in_an_index_lead_nowhere_else(tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    folder.mkdir()
+    save_part_safetensors(FeatureSet(torch.ones(2, 3), ["a", "b"]), tmp_path / "own.safetensors")
+    for name in ("../own.safetensors", str(tmp_path / "own.safetensors"), 5, ""):
+        write_parts(folder, parts=[{"file": name, "images": 2}])
+        with pytest.raises(DataError, match=r"index\.json' names .*part-000000\.safetensors"):
+            load_features(folder)
+        with pytest.raises(DataError, match=r"index\.json' names"):
+            next(load_parts(folder))
+    for damaged in (5, [5], [{}], []):
+        write_parts(folder, parts=damaged)
+        with pytest.raises(DataError, match=r"index\.json"):
+            load_features(folder)
+
+
+def test_rows_are_those_of_the_parts_whatever_the_index_says(tmp_path: Path) -> None:
+    many = [{"file": f"part-{part:06d}.safetensors", "images": 10**15} for part in range(2)]
+    write_parts(tmp_path, 3, 3, parts=many)
+    found = load_features(tmp_path)
+    assert found.sources == ["0-0.png", "0-1.png", "1-0.png", "1-1.png"]
+    assert found.features.tolist() == [[0.0] * 3, [0.0] * 3, [1.0] * 3, [1.0] * 3]
+
+
+def test_parts_of_another_width_are_not_spread_over_the_rows(tmp_path: Path) -> None:
+    write_parts(tmp_path, 3, 1)
+    with pytest.raises(DataError, match=r"part-000001\.safetensors' holds .*another extraction"):
+        load_features(tmp_path)

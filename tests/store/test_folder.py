@@ -78,6 +78,9 @@ def change(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:
             "projector must be .*null if the model has none",
         ),
         (change("cassle_zoo", "training", to="long"), "training must be an object"),
+        (change("cassle_zoo", "training", "init", to="x"), "training must be .*config, .* init"),
+        (change("cassle_zoo", "training", "config", to={"data": 5}), "training must be .*data"),
+        (change("model_args", to={"num_classes": 10}), "model_args must not set num_classes"),
     ],
 )
 def test_a_wrong_config_is_refused_by_file_and_reason(

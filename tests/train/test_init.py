@@ -16,6 +16,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.checkpoints.identify import CheckpointFacts
 from cassle_zoo.common.errors import (
     CassleZooError,
     CheckpointError,
@@ -33,6 +34,7 @@ from cassle_zoo.train.methods import ConditioningConfig, Method
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
 from cassle_zoo.train.run.checkpoint import LATEST, save_checkpoint
 from cassle_zoo.train.run.fingerprint import check_same_run, write_settings
+from cassle_zoo.train.sources import read_source
 from cassle_zoo.train.trainer import build_method
 
 VIT_S = "vit_small_patch16_224"
@@ -413,3 +415,12 @@ def test_a_run_records_its_start_and_continues_from_no_other(
     save_file({key: value + 1 for key, value in state.items()}, moved / "model.safetensors")
     with pytest.raises(ConfigError, match=r"init.sha256: '[0-9a-f]{64}' there, '[0-9a-f]{64}' now"):
         train(starting(config, f"local-dir:{moved}"), tmp_path / "run")
+
+
+def test_a_repository_without_a_configuration_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{")
+    monkeypatch.setattr("cassle_zoo.train.sources.download", lambda *_: tmp_path)
+    with pytest.raises(ModelFolderError, match=r"config\.json is not a JSON object"):
+        read_source("hf-hub:org/model", CheckpointFacts())

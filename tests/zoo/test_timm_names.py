@@ -1,3 +1,4 @@
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def test_weights_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: False)
     with pytest.raises(WeightsUnavailableError, match=r"resnet18 cannot be loaded: no network"):
         create_model("resnet18", pretrained=True)
+
+
+def test_no_message_tells_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no answer of https://user:hunter2@mirror.org/resnet18")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: False)
+    with pytest.raises(WeightsUnavailableError, match=r"https://\*\*\*@mirror\.org") as caught:
+        create_model("resnet18", pretrained=True)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_without_network_cache_dir_and_own_weights_count(

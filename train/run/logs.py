@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.common.files import atomic_write
+from cassle_zoo.common.terminal import printable
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.run.trackers import InBackground, open_tracker
@@ -134,7 +135,7 @@ class Reporter:
     def message(self, text: str) -> None:
         """Print a line without disturbing the bar."""
         if self._first:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(printable(text), file=sys.stderr)
 
     def close(self) -> None:
         """Flush and close everything."""

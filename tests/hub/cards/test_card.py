@@ -234,6 +234,8 @@ def test_unknown_data_and_odd_text_do_not_break_the_card(folder: Path) -> None:
         "data": "my\n---\n# photos | €",
         "data_license": "mine: 'all rights'",
         "notes": "a\n\n## Heading",
+        "steps": "5\n\n## Steps",
+        "total_steps": 9,
         "command": "cassle-zoo train x --out '\n```\n## Out\n````'",
     }
     config["cassle_zoo"]["name"] = "x: {y}\n- z"
@@ -243,6 +245,7 @@ def test_unknown_data_and_odd_text_do_not_break_the_card(folder: Path) -> None:
     assert "- Data: my --- # photos \\| €" in card.text
     assert "- Licence of the data: mine: 'all rights'" in card.text
     assert "\n## Heading" not in card.text
+    assert "\n## Steps" not in card.text
     assert "`````sh\ncassle-zoo train x --out '\n```\n## Out\n````'\n`````\n" in card.text
 
 

@@ -16,12 +16,19 @@ from upload_server import TOKEN, UploadServer
 import cassle_zoo
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import CassleZooError, CheckpointError, ModelFolderError
+from cassle_zoo.hub.cards.card import write_card
 from cassle_zoo.hub.convert import convert_checkpoint
 from cassle_zoo.hub.publish.pull import pull
 from cassle_zoo.hub.publish.push import push
 from cassle_zoo.hub.publish.verify import verify, verify_folder
 from cassle_zoo.hub.reference import write_reference
-from cassle_zoo.store.folder import FOLDER_FILES, MODEL_FILE, PROJECTOR_FILE, REFERENCE_FILE
+from cassle_zoo.store.folder import (
+    CARD_FILE,
+    FOLDER_FILES,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    REFERENCE_FILE,
+)
 
 PICKLES = ("pytorch_model.bin", "model.pth", "projector.pt")
 
@@ -107,6 +114,20 @@ def test_a_malicious_file_on_the_hub_runs_nothing(
         with contextlib.suppress(CassleZooError):
             pull(trapped, tmp_path / f"pulled {number}")
     assert not mark.exists()
+
+
+def test_nothing_is_written_through_links(toy_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_folder, tmp_path / "folder"))
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    writers: dict[str, Callable[[Path], Path]]
+    writers = {CARD_FILE: write_card, REFERENCE_FILE: write_reference}
+    for name, write in writers.items():
+        (folder / name).unlink()
+        (folder / name).symlink_to(outside)
+        with pytest.raises(ModelFolderError, match=f"{name} is a link"):
+            write(folder)
+    assert outside.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("name", ["../../../../../evil.safetensors", "a/../../b/evil.safetensors"])
