@@ -150,7 +150,7 @@ class Trainer:
 
     def save(self, out: Path) -> None:
         """Write a checkpoint."""
-        cuda = self.device.type == "cuda"
+        kind = self.device.type
         state = {
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -158,7 +158,8 @@ class Trainer:
             "scaler": self._scaler.state_dict(),
             "ema": None if self._ema is None else self.result.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if kind == "cuda" else None,
+            "mps_rng": torch.mps.get_rng_state() if kind == "mps" else None,
         }
         save_checkpoint(out, state)
 
@@ -198,6 +199,8 @@ class Trainer:
             torch.set_rng_state(state["rng"])
             if state["cuda_rng"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+            if state.get("mps_rng") is not None and self.device.type == "mps":
+                torch.mps.set_rng_state(state["mps_rng"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFolderError(
                 f"the checkpoint in {str(out)!r} does not fit the run: {error!s:.500}; continue "
