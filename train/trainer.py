@@ -150,7 +150,7 @@ class Trainer:
 
     def save(self, out: Path) -> None:
         """Write a checkpoint."""
-        kind = self.device.type
+        cuda = self.device.type == "cuda"
         state = {
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -158,9 +158,10 @@ class Trainer:
             "scaler": self._scaler.state_dict(),
             "ema": None if self._ema is None else self.result.state_dict(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if kind == "cuda" else None,
-            "mps_rng": torch.mps.get_rng_state() if kind == "mps" else None,
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
+        if self.device.type == "mps":
+            state["mps_rng"] = torch.mps.get_rng_state()
         save_checkpoint(out, state)
 
     def restore(self, out: Path) -> list[str]:
@@ -199,7 +200,7 @@ class Trainer:
             torch.set_rng_state(state["rng"])
             if state["cuda_rng"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-            if state.get("mps_rng") is not None and self.device.type == "mps":
+            if "mps_rng" in state and self.device.type == "mps":
                 torch.mps.set_rng_state(state["mps_rng"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFolderError(
