@@ -160,6 +160,8 @@ class Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
+        if self.device.type == "mps":
+            state["mps_rng"] = torch.mps.get_rng_state()
         save_checkpoint(out, state)
 
     def restore(self, out: Path) -> list[str]:
@@ -198,6 +200,8 @@ class Trainer:
             torch.set_rng_state(state["rng"])
             if state["cuda_rng"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+            if "mps_rng" in state and self.device.type == "mps":
+                torch.mps.set_rng_state(state["mps_rng"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ModelFolderError(
                 f"the checkpoint in {str(out)!r} does not fit the run: {error!s:.500}; continue "

@@ -74,7 +74,7 @@ def random_batch(count: int, size: int = SIZE) -> dict[str, Any]:
     return {
         "crops": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator),
         "uniforms": draw_uniforms(2 * count, generator).view(count, 2, -1),
-        "source": torch.tensor([[375, 500]]).expand(count, 2),
+        "source": torch.tensor([[375, 500]]).repeat(count, 1),  # an expanded one cannot be pinned
     }
 
 

@@ -95,8 +95,9 @@ class Forgetting(Settings):
         crops = crops_of(photograph_files())
         size = context.transform(crops.images[0]).shape[-1]
         network: Any = original_network(size)
+        device = context.compute.device
         adapted, original = (
-            extract_features(model, crops.images, progress=False).features
+            extract_features(model, crops.images, device=device, progress=False).features
             for model in (context.model, network)
         )
         with torch.inference_mode():

@@ -341,6 +341,8 @@ def apply_params(
 ) -> tuple[Tensor, Tensor]:
     """Flip, jitter, convert to grey, blur and normalise crops; further augmentations in between.
 
+    Autocast does not apply.
+
     Args:
         crops: (B, C, size, size), uint8, or floating point in [0, 1].
         params: Parameters of each view.
@@ -351,7 +353,17 @@ def apply_params(
         color_diff: (B, 3) mean RGB before minus after the colour jitter; zeros where not applied.
             For images that are not RGB, the mean over the channels, repeated three times.
     """
-    images = crops.float().div_(255) if crops.dtype == torch.uint8 else crops.clone()
+    narrow = crops.dtype in (torch.uint8, torch.float16, torch.bfloat16)
+    images = crops.float() if narrow else crops.clone()
+    if crops.dtype == torch.uint8:
+        images.div_(255)
+    with torch.autocast(images.device.type, enabled=False):
+        return _apply_in_place(images, params, config)
+
+
+def _apply_in_place(
+    images: Tensor, params: AugmentParams, config: AugmentConfig
+) -> tuple[Tensor, Tensor]:
     _update(images, params.flip, lambda x: x.flip(3))
     _apply_extra(images, params, config, "flip")
     before = images.mean(dim=(2, 3))

@@ -15,16 +15,16 @@ _PROCESSORS = Path("/proc/cpuinfo")
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the requested device; by default a CUDA device if there is one, else the CPU.
+    """Return the requested device as tensors name it; by default a GPU of CUDA, else the CPU.
 
     Raises:
         ConfigError: If there is no such device.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        # Tensors sent to `cuda` are on `cuda:0`; to torch these two are different devices.
+        chosen = torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError) as error:
         raise _unusable(device, str(error).splitlines()[0]) from None
     if chosen.type == "meta":
@@ -40,12 +40,12 @@ def _unusable(device: str | torch.device, reason: str) -> ConfigError:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to a device, without waiting for earlier work of a GPU.
+    """Copy a tensor to a device; from the CPU, without waiting for earlier work of a GPU.
 
-    On MPS the copy is synchronous, because torch may read the source after it is freed (pytorch
-    issue 189690).
+    Copies from a GPU are synchronous, or they would be read before they are there. So are copies to
+    MPS, because torch may read the source after it is freed (pytorch issue 189690).
     """
-    return x.to(device, non_blocking=device.type != "mps")
+    return x.to(device, non_blocking=x.device.type == "cpu" and device.type != "mps")
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -118,9 +118,14 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
         use = _placed.get(model)
         if use is None:
             homes = {tensor.device for tensor in _tensors(model)}
-            use = _placed[model] = _Use(0, (homes.pop() if len(homes) == 1 else None, device))
-            if use.before[0] is not None:
-                model.to(device)
+            home = homes.pop() if len(homes) == 1 else None
+            if home is not None:
+                try:
+                    model.to(device)
+                except BaseException:  # memory, usually, when a part has moved already
+                    model.to(home)
+                    raise
+            use = _placed[model] = _Use(0, (home, device))
         home, current = use.before
         if home is not None and current != device:
             raise ConfigError(

@@ -332,3 +332,15 @@ def test_many_channels_are_augmented_alike() -> None:
     bright = (flipped * factor + (1 - factor) * mean).clamp(0, 1)
     bright = (bright * params.factors[:, :1, None, None]).clamp(0, 1)
     torch.testing.assert_close(found[order[:, 0]], bright[order[:, 0]])
+
+
+def test_pixels_and_omega_are_in_float32_inside_autocast_and_of_half_crops() -> None:
+    config, params = sample(blur_p=1)
+    crops = torch.rand(64, 3, 32, 32, generator=generator())
+    expected = apply_params(crops, params, config)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = apply_params(crops, params, config)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    images, color_diff = apply_params(crops.half(), params, config)
+    assert images.dtype == color_diff.dtype == torch.float32

@@ -23,6 +23,7 @@ from benchmarks.speed.timing import (
     take_turns,
     times_faster,
 )
+from benchmarks.speed.workloads import random_batch
 from cassle_zoo.common.files import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -194,3 +195,7 @@ def test_a_record_says_where_it_was_measured() -> None:
     versions = {"torch": "2.15.0", "lightly": "1.6.0", "numpy": "2.4.6"}
     words = in_words({"machine": machine, "versions": versions})
     assert words == "2 cores of a Xeon with no AVX2, torch 2.15.0, lightly 1.6.0"
+
+
+def test_random_batches_can_be_pinned() -> None:
+    assert all(values.is_contiguous() for values in random_batch(2, 8).values())

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from cassle_zoo.augmentation.descriptors import DescriptorLayout
 from cassle_zoo.common.errors import ConfigError, DataError, UnknownNameError
 from cassle_zoo.features.extract import Extractor, extract_features
+from cassle_zoo.features.inference import placed
 from cassle_zoo.features.inputs import expand_inputs
 from cassle_zoo.features.outputs import unaugmented_omega
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
@@ -185,6 +186,27 @@ def test_a_stream_leaves_the_caller_alone() -> None:
         assert model.training
         assert torch.is_grad_enabled()
         model(torch.rand(2, 3, 32, 32)).sum().backward()
+
+
+def test_a_model_that_does_not_fit_onto_a_device_stays_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = nn.Linear(2, 3)
+    move = model.to
+    asked: list[str] = []
+
+    def to(device: torch.device) -> nn.Module:
+        asked.append(device.type)
+        if device.type == "meta":  # in place of a GPU that is full
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return move(device)
+
+    monkeypatch.setattr(model, "to", to)
+    with pytest.raises(torch.OutOfMemoryError), placed(model, torch.device("meta")):
+        pass
+    assert asked == ["meta", "cpu"]
+    with placed(model, torch.device("cpu")):
+        assert model(torch.zeros(1, 2)).shape == (1, 3)
 
 
 def test_threads_may_share_a_model() -> None:

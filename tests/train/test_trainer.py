@@ -378,3 +378,18 @@ def test_no_compiler_for_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_bad_fields(group: Any, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         group(**fields)
+
+
+def test_the_random_numbers_of_mps_continue_too(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = torch.arange(8, dtype=torch.uint8)
+    restored: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", restored.append)
+    trainer = Trainer(config, per_epoch=5)
+    trainer.device = torch.device("mps")  # checkpoints ask it for its generator only
+    trainer.save(tmp_path)
+    trainer.restore(tmp_path)
+    (found,) = restored
+    assert torch.equal(found, state)

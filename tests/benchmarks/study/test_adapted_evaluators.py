@@ -1,3 +1,4 @@
+import dataclasses
 from itertools import permutations
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmarks.study.adapted_evaluators import (
     validation_data,
 )
 from benchmarks.study.original import PACKAGE, original_network
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.base import Compute, EvalContext
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.protocols.equivariance import L2_GRID, Equivariance
@@ -112,3 +114,7 @@ def test_the_weights_as_they_were_have_forgotten_nothing(
     found = Forgetting().evaluate(context)
     assert found.metrics["photographs"]["top1_agreement"] < 0.5
     assert found.metrics["photographs"]["cka"] < 0.9
+
+    nowhere = dataclasses.replace(COMPUTE, device="meta")
+    with pytest.raises(ConfigError, match="'meta' cannot be used"):
+        Forgetting().evaluate(EvalContext(context.source, data, nowhere))

@@ -66,7 +66,7 @@ def test_workers_leave_the_processors_to_the_computation(config: TrainConfig) ->
 def test_batches_are_pinned_for_the_gpu_of_the_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, device: str | None, pinned: bool
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(data, "pick_device", lambda name: torch.device(name or "cuda"))
     asked: list[bool] = []
 
     class Loader(DataLoader[Any]):
