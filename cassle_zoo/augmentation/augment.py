@@ -8,6 +8,7 @@ Cropping needs the whole image, so it happens where the image is decoded (`crop.
 data workers); the rest is batched and runs on the device of its input.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -357,7 +358,10 @@ def apply_params(
     images = crops.float() if narrow else crops.clone()
     if crops.dtype == torch.uint8:
         images.div_(255)
-    with torch.autocast(images.device.type, enabled=False):
+    kind = images.device.type
+    # The meta device, for one, has no autocast.
+    available = torch.amp.is_autocast_available(kind)
+    with torch.autocast(kind, enabled=False) if available else contextlib.nullcontext():
         return _apply_in_place(images, params, config)
 
 

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from cassle_zoo.cli import busy
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.version import __version__
 
@@ -41,7 +42,6 @@ def environment() -> dict[str, str]:
     """Return names and values: software first, then hardware, then what changes behaviour."""
     import torch
 
-    from cassle_zoo.common.devices import autocast_dtype, pick_device
     from cassle_zoo.common.workers import usable_cores
     from cassle_zoo.records import code_version
 
@@ -58,12 +58,20 @@ def environment() -> dict[str, str]:
         f"{torch.backends.cpu.get_cpu_capability()}",
         "gpu": ", ".join(gpus) or "none",
         "cuda of torch": torch.version.cuda or "none",
-        "bf16": "native"
-        if autocast_dtype("auto", pick_device())
-        else "slower than fp32 here, so not used by default",
+        "bf16": _bf16(),
     }
     settings = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
     return facts | {name: "set" for name in settings if name in os.environ}
+
+
+def _bf16() -> str:
+    from cassle_zoo.common.devices import autocast_dtype, pick_device
+
+    try:
+        native = autocast_dtype("auto", pick_device())
+    except ConfigError as error:  # a GPU that cannot be used belongs into the report, too
+        return f"unknown: {error}"
+    return "native" if native else "slower than fp32 here, so not used by default"
 
 
 def _dependencies() -> list[str]:

@@ -7,8 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
 import cassle_zoo
+from cassle_zoo.cli.env import environment
 from cassle_zoo.cli.main import main
 from cassle_zoo.version import __version__
 
@@ -22,6 +24,12 @@ def test_env_states_versions_and_hardware(capsys: pytest.CaptureFixture[str]) ->
         assert rows[name] == importlib.metadata.version(name)
     assert rows["bf16"].startswith(("native", "slower"))
     assert "cores usable" in rows["cpu"]
+
+
+def test_env_is_of_use_where_the_gpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert environment()["bf16"].startswith("unknown: device 'cuda'")
 
 
 def test_env_shows_nothing_private(

@@ -461,8 +461,9 @@ def test_the_names_in_an_index_lead_nowhere_else(tmp_path: Path) -> None:
             load_features(folder)
         with pytest.raises(DataError, match=r"index\.json' names"):
             next(load_parts(folder))
-    for damaged in (5, [5], [{}], []):
-        write_parts(folder, parts=damaged)
+    damaged: tuple[Any, ...] = (5, [5], [{}], [])
+    for own in damaged:
+        write_parts(folder, parts=own)
         with pytest.raises(DataError, match=r"index\.json"):
             load_features(folder)
 
