@@ -159,12 +159,8 @@ def extract_to_folder(
                 for run in _runs(todo):
                     first = writer.begin(run.start)
                     bar.update(first - plan.range_of(run.start).start)
-                    for batch in (
-                        batch
-                        for indices, size in _stretches(plan, run, first, batch_size)
-                        for batch in extractor.stream(
-                            images, batch_size=size, workers=num_workers, indices=indices
-                        )
+                    for batch in _batches(
+                        extractor, images, plan, run, first, batch_size, num_workers
                     ):
                         writer.add(batch)
                         bar.update(batch.size)
@@ -364,19 +360,24 @@ def _runs(numbers: list[int]) -> Iterator[range]:
             start = end
 
 
-def _stretches(
-    plan: parts.Plan, run: range, first: int, batch_size: int
-) -> Iterator[tuple[range, int]]:
-    """Yield ranges of the images of a run of parts, from `first` on, with their batch size.
-
-    A call with smaller batches may have been interrupted where no batch of this one begins.
-    """
+def _batches(
+    extractor: Extractor,
+    images: Inputs,
+    plan: parts.Plan,
+    run: range,
+    first: int,
+    batch_size: int,
+    workers: int,
+) -> Iterator[ExtractedBatch]:
+    """Extract the images of a run of parts, from `first` on; no batch spans two parts."""
     part, end = plan.range_of(run.start), plan.range_of(run[-1]).stop
-    if done := (first - part.start) % batch_size:
-        yield range(first, part.stop), math.gcd(done, batch_size)
-        first = part.stop
-    if first < end:
-        yield range(first, end), batch_size
+    # A call with another batch size may have been interrupted where no batch of this one begins.
+    cut = part.stop if (first - part.start) % batch_size else first
+    for indices in (range(first, cut), range(cut, end)):
+        if indices:
+            yield from extractor.stream(
+                images, batch_size=batch_size, workers=workers, indices=indices
+            )
 
 
 def _check_disk(folder: Path, plan: parts.Plan, todo: list[int], shapes: dict[str, Tensor]) -> None:
