@@ -272,11 +272,11 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
         "reference.safetensors": "f5211b2aa7267cd30d916dc007fb97d4673e1c7bde6682bee0c605d8062f455b",
     },
     "resnet50_cassle_simclr.emoji64": {
-        "model.safetensors": "27e739f2f8243fb23c80a858030c139f09daab6bf3906373c243d2ce1aed8ae2",
-        "projector.safetensors": "0d093fc1c9a2daea9e4fe09418012750c081c5cb0bd9d2b5abb60a22a828a306",
-        "whitening.safetensors": "1e8ed55940c426a4142103b7fbcd1dc992c9c6cc31f699843732e138075cbccd",
-        "config.json": "5c88140a014183b6e072bcffb07b5acf19d1f2d6b30bac5345e2024675b392bd",
-        "reference.safetensors": "6f932542f72ef019d915e79495bce78229290599792a8361bf2b3f87790a4e17",
+        "model.safetensors": "1de68bdeabf81e8ae2838b078fe6e809552d00ac023ed0a278a608ad91164430",
+        "projector.safetensors": "903c5fd9dbd5f996ed19082dd87a8822570a764b86f41cf8403be0747547f297",
+        "whitening.safetensors": "538ecc1313eac694b4d151062f15dd6a48447792a8ed361a063e9886eb6641b9",
+        "config.json": "e5d8dbe5ab663c74dac2a2041e2c9d8ca051dca8152da5d78a7b42460b0a4172",
+        "reference.safetensors": "c6755b5cb58ddd445cba7f36df1e957d17aebb8a89861eeef0f2ec354ca5cd23",
     },
     "efficientnet_lite0_cassle_simclr.in1k_emoji64": {
         "model.safetensors": "4d2b748d16b7e89952e050f982caf4a750366682ebddbfbbb0e51200aebb02c2",
