@@ -1,5 +1,6 @@
 """Spaces in which the same images are compared: features, raw or whitened, and projections."""
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -107,10 +108,9 @@ def open_extractors(
             name = model_name(first)
             raise ConfigError(f"two models are {name}; give different ones, or it alone.")
     if projected and len(models) == 1 and isinstance(models[0], str):
-        try:
+        # If it has no projector; anything else that is wrong is raised again below.
+        with contextlib.suppress(ConfigError, ModelFolderError, UnknownNameError):
             return [Extractor(models[0], outputs=("pooled", "projected"), device=device)]
-        except (ConfigError, ModelFolderError, UnknownNameError):
-            pass  # It has no projector; anything else that is wrong is raised below.
     return [Extractor(model, device=device) for model in models]
 
 

@@ -51,11 +51,15 @@ def test_own_validation_split(tmp_path, save_image):
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [4, 2, 2]
 
 
-def test_folder_of_images(tmp_path, save_image):
+def save_folder(folder, save_image):
     for part, count in (("train", 12), ("test", 3)):
         for number in range(count):
             for name in ("cat", "dog"):
-                save_image(tmp_path / part / name / f"{number:03d}.png")
+                save_image(folder / part / name / f"{number:03d}.png")
+
+
+def test_folder_of_images(tmp_path, save_image):
+    save_folder(tmp_path, save_image)
     data = open_data("hf", tmp_path)
     (task,) = data.tasks_of("classification")
     assert task.classes == ("cat", "dog")
@@ -64,10 +68,7 @@ def test_folder_of_images(tmp_path, save_image):
 
 
 def test_features_of_a_folder_find_their_images_by_name(tmp_path, save_image):
-    for part, count in (("train", 12), ("test", 3)):
-        for number in range(count):
-            for name in ("cat", "dog"):
-                save_image(tmp_path / part / name / f"{number:03d}.png")
+    save_folder(tmp_path, save_image)
     data = open_data("hf", tmp_path)
     (task,) = data.tasks_of("classification")
     kinds = [task.classes[label] for label in task.targets.tolist()]
