@@ -23,6 +23,7 @@ from benchmarks.study.records import (
     choose,
     conditioned,
     gallery_pairs,
+    named_by_length,
     pairs_of,
     validation_score,
 )
@@ -79,6 +80,7 @@ def page_texts(
         )
     pairs = pairs_of(records, MAIN)
     best = [best_of([r for r in records if r.arm == arm]) for arm in arms]
+    courses = named_by_length(courses)
     question, _, found = findings.strip().partition("\n\n")
     variables = {
         "question": question,
@@ -103,6 +105,7 @@ def page_texts(
         "method_pairs": pairs_of(records, METHODS),
         "optimisers": _optimisers(records, methods),
         "ablations": list(_ablations(records)),
+        "longer": _longer(records, courses),
         "galleries": [
             f"![{task}: {first.arm} and {second.arm}]({FOLDER}/gallery_{task}.png)"
             for task, first, second in gallery_pairs(records)
@@ -145,7 +148,7 @@ def _figures(
     arms = arms_of(records, MAIN)
     yield _FIGURES["tasks"], tasks_figure(records, arms, TASKS)
     if courses:
-        yield _FIGURES["course"], course_figure(courses, COURSE)
+        yield _FIGURES["course"], course_figure(named_by_length(courses), COURSE)
     main = [
         StagePanel(title=name, augmentation=name, arms={arm: arm for arm in arms})
         for name in AUGMENTATIONS
@@ -164,6 +167,24 @@ def _figures(
         yield _FIGURES["methods"], stages_figure(records, methods)
     for task, first, second in gallery_pairs(records):
         yield f"gallery_{task}.png", gallery_figure(data, task, first, second)
+
+
+def _longer(records: Sequence[Record], courses: Sequence[Record]) -> dict[str, Any] | None:
+    """Return what tables compare of arms that were trained for longer, too, if there are any."""
+    main = [record for record in records if record.group == MAIN]
+    known = {record.arm for record in named_by_length(main)}
+    longer = [record for record in courses if record.arm not in known]
+    if not longer:
+        return None
+    trained = {(record.settings["name"], record.seed) for record in longer}
+    short = named_by_length([r for r in main if (r.settings["name"], r.seed) in trained])
+    found = [*short, *longer]
+    return {
+        "arms": [*arms_of(short, MAIN), *arms_of(longer, MAIN)],
+        "pairs": [*pairs_of(short, MAIN), *pairs_of(longer, MAIN)],
+        "spreads": partial(spread_table, found),
+        "differences": partial(difference_table, found),
+    }
 
 
 def _setting(records: Sequence[Record]) -> dict[str, Any]:

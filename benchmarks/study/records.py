@@ -225,6 +225,16 @@ def course_of(record: Record) -> dict[int, Record]:
     }
 
 
+def named_by_length(records: Sequence[Record]) -> list[Record]:
+    """Name arms after their number of epochs too: of one arm, trainings of several lengths."""
+    found = []
+    for record in records:
+        length = f", {record.settings['optim']['epochs']} epochs"
+        against = record.against and record.against + length
+        found.append(dataclasses.replace(record, arm=record.arm + length, against=against))
+    return found
+
+
 def arms_of(records: Sequence[Record], group: str) -> list[str]:
     """Return the recorded arms of a group, those that others are compared with first."""
     own = sorted((r for r in records if r.group == group), key=lambda r: (r.against != "", r.arm))
