@@ -118,7 +118,7 @@ def tolerances() -> int:
 
 
 def adapted_tables(*, records: Path = ADAPTED_RECORDS) -> int:
-    """Print the grid, as in docs/adapt.md, and the adapted arms as far as they are recorded.
+    """Print the grid, as in docs/adapt_tables.md, and the adapted arms as far as they are recorded.
 
     Args:
         records: Folder of the records, such as DIR/records after `adapted -o DIR`; by default the

@@ -12,7 +12,7 @@ from benchmarks.study.summary import number_table, show_spread, spread
 from cassle_zoo.common.errors import DataError
 
 ADAPTED_RECORDS = RECORDS / "adapted"
-"""The published ones, which the tables in docs/adapt.md are made from."""
+"""The published ones, which the tables in docs/adapt_tables.md are made from."""
 
 GRID_TASKS = tuple(
     percent("validation", part, name, f"{part.replace('_', ' ')} {short}")

@@ -135,8 +135,8 @@ class Extractor:
                 possibly in a wrapper such as DataParallel; or any name that
                 :func:`cassle_zoo.create_model` takes, which is loaded with pretrained weights.
             outputs: Names of the outputs to compute.
-            precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the hardware
-                computes in it natively.
+            precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where it is about
+                twice as fast.
             device: Where to compute. Default: the model's device if it is not the CPU, else a GPU
                 if there is one. A model given as an object is moved there for each call, or each
                 stream, and back.

@@ -89,7 +89,7 @@ def _adapted() -> tuple[Recipe, Recipe]:
         data="emoji64.tar",
         hardware="one core with AVX-512 (--run.threads 1)",
         time="80 minutes",
-        result="81.0 % subcategory, 75.9 % skin tone (seed 0, docs/adapt.md)",
+        result="81.0 % subcategory, 75.9 % skin tone (seed 0, MODEL_CARDS.md)",
         notes=f"{weights.name} ({weights.license}) comes with the Python package "
         f"{weights.package}; copy it to the current folder, or name it by --init.",
     )

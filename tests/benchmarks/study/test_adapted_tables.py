@@ -103,7 +103,7 @@ def test_the_table_of_arms_has_means_over_seeds_at_their_size() -> None:
 
 def test_the_published_grid_is_in_the_documentation_and_in_the_recipe() -> None:
     records = load_records(ADAPTED_RECORDS)
-    document = (Path(__file__).parents[3] / "docs" / "adapt.md").read_text("utf-8")
+    document = (Path(__file__).parents[3] / "docs" / "adapt_tables.md").read_text("utf-8")
     assert grid_table(records) in document
     assert arms_table(records) in document
     assert course_table(records, COURSE) in document
