@@ -162,6 +162,7 @@ def test_lightning_module(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     model = timm.create_model("local-dir:out/model", pretrained=True)
     assert tuple(vars(model)["pretrained_cfg"]["input_size"]) == (3, 32, 32)
+    assert model.state_dict()["bn1.running_mean"].any()  # the backbone was in training mode
     assert cassle_zoo.create_projector("local-dir:out/model", pretrained=True).layout.width == 13
 
 
