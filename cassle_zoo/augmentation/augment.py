@@ -353,7 +353,16 @@ def apply_params(
         images: (B, C, size, size) normalised views, float32 unless `crops` were float64.
         color_diff: (B, 3) mean RGB before minus after the colour jitter; zeros where not applied.
             For images that are not RGB, the mean over the channels, repeated three times.
+
+    Raises:
+        ConfigError: If the crops are not as many or not as the parameters and `config` say.
     """
+    expected = (len(params), config.channels, config.size, config.size)
+    if crops.shape != expected:
+        raise ConfigError(
+            f"the crops are {tuple(crops.shape)}, but by their parameters and configuration they "
+            f"must be {expected}: (views, channels, size, size)."
+        )
     narrow = crops.dtype in (torch.uint8, torch.float16, torch.bfloat16)
     images = crops.float() if narrow else crops.clone()
     if crops.dtype == torch.uint8:
