@@ -213,6 +213,8 @@ def test_the_notebook_is_small_and_has_its_outputs() -> None:
     shown = [one for cell in code for one in cell.outputs if "image/png" in one.get("data", {})]
     assert len(shown) == 2
     assert not [one for cell in code for one in cell.outputs if one.get("name") == "stderr"]
+    # An extractor's model stays on the GPU, if there is one; tensors drawn on the CPU do not fit.
+    assert not [cell for cell in code if re.search(r"extractor\.model\b[^,]*\(torch", cell.source)]
 
 
 @pytest.mark.slow

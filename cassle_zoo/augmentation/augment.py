@@ -355,7 +355,7 @@ def apply_params(
             For images that are not RGB, the mean over the channels, repeated three times.
 
     Raises:
-        ConfigError: If the crops are not as many or not as the parameters and `config` say.
+        ConfigError: If the shape of `crops` does not fit `params` and `config`.
     """
     expected = (len(params), config.channels, config.size, config.size)
     if crops.shape != expected:
