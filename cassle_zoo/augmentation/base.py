@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -84,12 +85,14 @@ class Augmentation(abc.ABC):
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Any) -> Self:
         """Build from the result of :meth:`to_dict`.
 
         Raises:
-            ConfigError: If a setting is unknown, or has a wrong value.
+            ConfigError: If it is no mapping, or a setting is unknown or has a wrong value.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"augment.{cls.name} must be a mapping of settings, got {values!r}.")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(
