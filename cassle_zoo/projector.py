@@ -131,7 +131,7 @@ class ProjectorConfig:
     @property
     def layout(self) -> DescriptorLayout:
         """Names and columns of omega."""
-        return DescriptorLayout(tuple(self.descriptors), self.columns)
+        return DescriptorLayout(self.descriptors, self.columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types; `columns` only if there are any."""

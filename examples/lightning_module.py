@@ -41,6 +41,7 @@ class CassleSimCLR(pl.LightningModule):
         self.backbone = timm.create_model(arch, num_classes=0)
         # Of some families, such as MobileNetV3, timm's `num_features` is another number.
         width = self.backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape[1]
+        self.backbone.train()  # Lightning trains modules in the mode that it finds them in
         self.projector = ConditionedProjector(ProjectorConfig(in_features=width))
 
     def training_step(self, batch: Any, _: int) -> Tensor:

@@ -162,6 +162,7 @@ def test_lightning_module(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     model = timm.create_model("local-dir:out/model", pretrained=True)
     assert tuple(vars(model)["pretrained_cfg"]["input_size"]) == (3, 32, 32)
+    assert model.state_dict()["bn1.running_mean"].any()  # the backbone was in training mode
     assert cassle_zoo.create_projector("local-dir:out/model", pretrained=True).layout.width == 13
 
 
@@ -212,6 +213,8 @@ def test_the_notebook_is_small_and_has_its_outputs() -> None:
     shown = [one for cell in code for one in cell.outputs if "image/png" in one.get("data", {})]
     assert len(shown) == 2
     assert not [one for cell in code for one in cell.outputs if one.get("name") == "stderr"]
+    # An extractor's model stays on the GPU, if there is one; tensors drawn on the CPU do not fit.
+    assert not [cell for cell in code if re.search(r"extractor\.model\b[^,]*\(torch", cell.source)]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +230,7 @@ def complete(**changes: Any) -> Any:
         ({"parameters": -1}, "parameters must be 0 or more, got -1"),
         ({"after": "mixup"}, "after must be one of flip, jitter, grayscale, blur, got 'mixup'"),
         ({"apply": Augmentation.apply, "describe": Augmentation.describe}, "no apply and no descr"),
+        ({"__annotations__": {"stops": float}}, "give every setting a default; stops has none"),
         ({"name": "rotation"}, "rotation.Rotation has the name 'rotation' already"),
     ],
 )
@@ -236,6 +238,21 @@ def complete(**changes: Any) -> Any:
 def test_incomplete_augmentations(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         register_augmentation(complete(**changes))
+
+
+@pytest.mark.usefixtures("_registry")
+def test_only_augmentations_are_registered() -> None:
+    other: Any = dict
+    with pytest.raises(ConfigError, match=r"<class 'dict'> is not a subclass of cassle_zoo\."):
+        register_augmentation(other)
+
+
+@pytest.mark.usefixtures("_registry")
+def test_the_cell_of_a_notebook_runs_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))  # it has no file
+    first, second = (register_augmentation(complete(__module__="__main__")) for _ in range(2))
+    assert first is not second
+    assert base.registered()["mine"] is second
 
 
 @pytest.mark.usefixtures("_registry")
@@ -318,5 +335,7 @@ def test_installed_packages_reach_commands_and_their_workers(tmp_path: Path) -> 
     assert "gain" in measured.stdout
     without = {**env, "PYTHONPATH": str(DOC.parent.parent)}
     assert "Unknown augmentation 'gain'" in command(train, without).stderr
-    broken = command(train, installed(tmp_path / "broken", "gain:Loss"))
-    assert "the augmentation 'gain' of gain (gain:Loss) cannot be loaded" in broken.stderr
+    for name, reason in (("Loss", "no attribute 'Loss'"), ("Range", "is not a subclass")):
+        broken = command(train, installed(tmp_path / name, f"gain:{name}")).stderr
+        assert f"the augmentation 'gain' of gain (gain:{name}) cannot be loaded" in broken
+        assert reason in broken

@@ -12,9 +12,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from cassle_zoo.augmentation import pixels
 from cassle_zoo.augmentation.base import STEPS, Augmentation, registered
 from cassle_zoo.augmentation.crop import N_CROP_UNIFORMS, crop_box
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
-from cassle_zoo.augmentation.registry import find_augmentation
 from cassle_zoo.common.config import POSITIVE, Range, check_fields
 from cassle_zoo.common.devices import to_device
 from cassle_zoo.common.errors import ConfigError
@@ -150,25 +149,6 @@ class AugmentConfig:
         # (`views.second.p_of`).
         extra = [one for one in self.extra if one.p > 0 or one != type(one)()]
         return values | {one.name: one.to_dict() for one in extra}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from the result of :meth:`to_dict`.
-
-        Raises:
-            UnknownNameError: If a further augmentation is not registered.
-            ConfigError: If a value is not allowed.
-        """
-        own = {field.name for field in dataclasses.fields(cls)} - {"extra"}
-        extra = [
-            find_augmentation(name).from_dict(settings)
-            for name, settings in values.items()
-            if name not in own
-        ]
-        given: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own
-        }
-        return cls(**given, extra=tuple(extra))
 
 
 def check_names(classes: Iterable[type[Augmentation]]) -> None:
@@ -353,7 +333,16 @@ def apply_params(
         images: (B, C, size, size) normalised views, float32 unless `crops` were float64.
         color_diff: (B, 3) mean RGB before minus after the colour jitter; zeros where not applied.
             For images that are not RGB, the mean over the channels, repeated three times.
+
+    Raises:
+        ConfigError: If the shape of `crops` does not fit `params` and `config`.
     """
+    expected = (len(params), config.channels, config.size, config.size)
+    if crops.shape != expected:
+        raise ConfigError(
+            f"the crops are {tuple(crops.shape)}, but by their parameters and configuration they "
+            f"must be {expected}: (views, channels, size, size)."
+        )
     narrow = crops.dtype in (torch.uint8, torch.float16, torch.bfloat16)
     images = crops.float() if narrow else crops.clone()
     if crops.dtype == torch.uint8:

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -17,7 +18,7 @@ STEPS: tuple[str, ...] = ("flip", "jitter", "grayscale", "blur")
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(abc.ABC):
-    """A further augmentation of the recipe; its fields are its settings.
+    """A further augmentation of the recipe; its fields are its settings, each with a default.
 
     A subclass is a frozen dataclass decorated with :func:`register_augmentation`. Its methods are
     pure functions of tensors, on any device. Whether a view is augmented, and the uniforms that
@@ -84,12 +85,14 @@ class Augmentation(abc.ABC):
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Any) -> Self:
         """Build from the result of :meth:`to_dict`.
 
         Raises:
-            ConfigError: If a setting is unknown, or has a wrong value.
+            ConfigError: If it is no mapping, or a setting is unknown or has a wrong value.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"augment.{cls.name} must be a mapping of settings, got {values!r}.")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(
@@ -114,7 +117,8 @@ def register_augmentation(cls: Own) -> Own:
         The class.
 
     Raises:
-        ConfigError: If it is incomplete or not a frozen dataclass, or its name is taken.
+        ConfigError: If it is incomplete or not a frozen dataclass, a setting has no default, or its
+            name is taken.
 
     Examples:
         >>> @cassle_zoo.register_augmentation
@@ -131,9 +135,15 @@ def register_augmentation(cls: Own) -> Own:
         >>> cassle_zoo.DescriptorLayout(("color", "invert")).widths
         {'color': 4, 'invert': 1}
     """
+    given: Any = cls
+    if not (isinstance(given, type) and issubclass(given, Augmentation)):
+        raise ConfigError(f"{given!r} is not a subclass of cassle_zoo.Augmentation.")
     who = f"augmentation {cls.__name__}"
     if "__dataclass_params__" not in vars(cls):  # those of a base class do not count
         raise ConfigError(f"{who} must be a dataclass with frozen=True and kw_only=True.")
+    every = dataclasses.fields(cls)
+    if bare := [f.name for f in every if f.default is f.default_factory is dataclasses.MISSING]:
+        raise ConfigError(f"{who}: give every setting a default; {', '.join(bare)} has none.")
     name, columns = getattr(cls, "name", None), getattr(cls, "columns", ())
     if not isinstance(name, str) or not name.isidentifier() or name != name.lower():
         raise ConfigError(f"{who}: name must be lower-case letters, digits and '_', got {name!r}.")
@@ -161,7 +171,7 @@ def register_augmentation(cls: Own) -> Own:
 def _source(cls: type) -> tuple[str, str | None]:
     try:
         return cls.__qualname__, inspect.getsourcefile(cls)
-    except TypeError:  # defined in a notebook
+    except (OSError, TypeError):  # defined in a notebook
         return cls.__qualname__, None
 
 

@@ -124,18 +124,26 @@ class DescriptorLayout:
         Args:
             descriptors: (B, source.width).
             source: The layout of `descriptors`; by default `ALL_DESCRIPTORS`, 14 numbers.
-                Descriptors that it lacks belong to augmentations that were not applied, and are 0.
+                Further descriptors that it lacks belong to augmentations that were not applied,
+                and are 0.
 
         Returns:
             (B, width).
 
         Raises:
-            ConfigError: If a descriptor's width differs between the two layouts.
+            ConfigError: If `descriptors` do not have the columns of `source`, this lacks one of the
+                paper's descriptors, or a descriptor's width differs between the two layouts.
         """
         from torch import cat
 
         source = source or ALL_DESCRIPTORS
         columns, there = source.slices(), source.widths
+        absent = (set(self.names) & DESCRIPTOR_COLUMNS.keys()) - columns.keys()
+        if absent or descriptors.shape[1:] != (source.width,):
+            raise ConfigError(
+                f"{self.names} cannot be selected from {tuple(descriptors.shape)} descriptors with "
+                f"the columns {columns}; pass `source`, the layout that these have."
+            )
         parts = []
         for name, width in self.widths.items():
             if there.get(name, width) != width:
@@ -143,12 +151,8 @@ class DescriptorLayout:
                     f"descriptor {name!r} has {width} numbers in a model and {there[name]} in the "
                     "augmentation of that name: use the version that the model was trained with."
                 )
-            known = name in columns or name in DESCRIPTOR_COLUMNS
-            parts.append(
-                descriptors[:, columns[name]]
-                if known
-                else descriptors.new_zeros(len(descriptors), width)
-            )
+            zeros = descriptors.new_zeros(len(descriptors), width)
+            parts.append(descriptors[:, columns[name]] if name in columns else zeros)
         return cat(parts, dim=1) if parts else descriptors[:, :0]
 
 

@@ -54,12 +54,12 @@ class DescribedViews:
         """Check the number of views; the layout checks the descriptors."""
         if self.views < 1:
             raise ConfigError(f"views must be at least 1, got {self.views}.")
-        DescriptorLayout(tuple(self.descriptors))
+        DescriptorLayout(self.descriptors)
 
     @property
     def layout(self) -> DescriptorLayout:
         """Names and columns of omega."""
-        return DescriptorLayout(tuple(self.descriptors))
+        return DescriptorLayout(self.descriptors)
 
     def __call__(self, image: Any) -> tuple[list[Tensor], list[Tensor]]:
         """Make the views of one image.

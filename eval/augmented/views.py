@@ -179,7 +179,7 @@ def context_recipe(context: EvalContext, further: Sequence[str] = ()) -> Augment
     recipe = input_recipe(context.transform, context.data.images[0][0].size)
     trained = context.source.augment
     extra = [
-        replace(find_augmentation(name).from_dict(dict(trained.get(name, {}))), p=0.5)
+        replace(find_augmentation(name).from_dict(trained.get(name, {})), p=0.5)
         for name in dict.fromkeys(further)
     ]
     return replace(recipe, extra=tuple(extra))

@@ -123,6 +123,13 @@ def test_input_is_not_changed() -> None:
     assert torch.equal(crops, before)
 
 
+@pytest.mark.parametrize("shape", [(8, 3, 32, 32), (4, 1, 32, 32), (4, 3, 24, 24), (3, 32, 32)])
+def test_crops_of_other_parameters_are_refused(shape: tuple[int, ...]) -> None:
+    config, params = sample(4)
+    with pytest.raises(ConfigError, match=r"they must be \(4, 3, 32, 32\)"):
+        apply_params(torch.rand(shape), params, config)
+
+
 def test_frequencies_and_ranges() -> None:
     _, params = sample(20_000)
     for name, p in (("flip", 0.5), ("jitter", 0.8), ("grayscale", 0.2), ("blur", 0.5)):

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from cassle_zoo.augmentation.descriptors import (
     DESCRIPTOR_COLUMNS,
@@ -39,6 +40,16 @@ def test_bad_names() -> None:
         DescriptorLayout(("crop", "flip", "crop"))
     with pytest.raises(ConfigError, match="not the string"):
         DescriptorLayout("crop")  # type: ignore[arg-type]
+
+
+def test_descriptors_of_another_layout_are_refused() -> None:
+    omega = torch.arange(26.0).view(2, 13)
+    paper, flip = DescriptorLayout(PAPER_DESCRIPTORS), DescriptorLayout(("flip",))
+    assert torch.equal(DescriptorLayout(("crop",)).select(omega, paper), omega[:, 8:12])
+    with pytest.raises(ConfigError, match=r"\('flip',\) cannot be selected from \(2, 13\)"):
+        flip.select(omega)  # its column in all 14 is that of grayscale here
+    with pytest.raises(ConfigError, match="pass `source`"):
+        flip.select(omega, paper)
 
 
 def test_every_number_has_a_meaning() -> None:

@@ -20,6 +20,7 @@ from cassle_zoo.augmentation.augment import (
 )
 from cassle_zoo.augmentation.base import Augmentation
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.augmentation.registry import find_augmentation
 from cassle_zoo.augmentation.rotation import Rotation
 from cassle_zoo.augmentation.solarize import Solarize
 from cassle_zoo.augmentation.vertical_flip import VerticalFlip
@@ -169,21 +170,23 @@ def test_descriptors_of_augmentations_that_are_not_in_the_recipe_are_zero() -> N
 
 def test_settings_survive_json() -> None:
     config = AugmentConfig(size=16, extra=(Rotation(p=0.5, degrees=10), Solarize()))
-    values = config.to_dict()
+    values = json.loads(json.dumps(config.to_dict()))
     assert values["rotation"] == {"p": 0.5, "degrees": 10, "padding": "zeros"}
     assert "solarize" not in values  # p is 0, and all else as by default
-    again = AugmentConfig.from_dict(json.loads(json.dumps(values)))
-    assert again == dataclasses.replace(config, extra=(Rotation(p=0.5, degrees=10),))
-    off = AugmentConfig(extra=(Solarize(threshold=0.3),))  # on in a single view, perhaps
-    assert AugmentConfig.from_dict(json.loads(json.dumps(off.to_dict()))) == off
+    assert Rotation.from_dict(values["rotation"]) == Rotation(p=0.5, degrees=10)
+    off = Solarize(threshold=0.3)  # on in a single view, perhaps
+    values = json.loads(json.dumps(AugmentConfig(extra=(off,)).to_dict()))
+    assert Solarize.from_dict(values["solarize"]) == off
     plain = AugmentConfig()
     expected = json.loads(json.dumps(dataclasses.asdict(plain)))
     del expected["extra"]
     assert plain.to_dict() == expected
     with pytest.raises(ConfigError, match="no settings speed; it has degrees, p, padding"):
-        AugmentConfig.from_dict({"rotation": {"speed": 1}})
+        Rotation.from_dict({"speed": 1})
+    with pytest.raises(ConfigError, match=r"augment\.rotation must be a mapping .*, got 3\."):
+        Rotation.from_dict(3)
     with pytest.raises(UnknownNameError, match=r"'gain'.*must be registered"):
-        AugmentConfig.from_dict({"gain": {"p": 1}})
+        find_augmentation("gain")
 
 
 @pytest.mark.parametrize(

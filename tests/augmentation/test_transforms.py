@@ -88,6 +88,8 @@ def test_bad_settings() -> None:
         DescribedViews(views=0)
     with pytest.raises(UnknownNameError, match="colour"):
         DescribedViews(descriptors=("colour",))
+    with pytest.raises(ConfigError, match="not the string 'crop'"):
+        DescribedViews(descriptors="crop")  # type: ignore[arg-type]
 
 
 def test_transparent_is_white() -> None:

@@ -135,4 +135,3 @@ def test_one_value_is_for_all_channels() -> None:
     config = AugmentConfig(channels=4, **OFF)
     assert (config.mean, config.std) == ((0.5,) * 4, (0.2,) * 4)
     assert AugmentConfig(mean=(0.5,)).mean == (0.5, 0.5, 0.5)
-    assert AugmentConfig.from_dict(config.to_dict()) == config

@@ -110,17 +110,14 @@ class AugSelf(nn.Module):
         if descriptors is None:
             raise ConfigError("AugSelf needs Views.all_descriptors, which views.make_views sets.")
         alike = self.config.first_flip_for_both
-        losses: list[Tensor] = []
-        logs: dict[str, list[Tensor]] = {}
+        found = []
         for a, b in pairs:
             forth = differences(descriptors[a], descriptors[b], first_flip_for_both=alike)
             back = differences(descriptors[b], descriptors[a], first_flip_for_both=alike)
             targets = {name: torch.cat([forth[name], back[name]]) for name in self.heads}
-            loss, parts = self.loss((features[a], features[b]), targets)
-            losses.append(loss)
-            for name, value in parts.items():
-                logs.setdefault(name, []).append(value)
-        means = {name: torch.stack(values).mean() for name, values in logs.items()}
+            found.append(self.loss((features[a], features[b]), targets))
+        losses, logs = zip(*found, strict=True)
+        means = {name: torch.stack([own[name] for own in logs]).mean() for name in logs[0]}
         return torch.stack(losses).mean(), means
 
     def loss(
@@ -135,11 +132,10 @@ class AugSelf(nn.Module):
         """
         y1, y2 = features
         pairs = torch.cat([torch.cat([y1, y2], dim=1), torch.cat([y2, y1], dim=1)])
-        total = pairs.new_zeros((), dtype=torch.promote_types(pairs.dtype, torch.float32))
+        total = pairs.new_zeros(())
         logs: dict[str, Tensor] = {}
         for name, weight in self.config.weights.items():
-            target = targets[name].to(total.dtype)
-            value = difference_loss(self.heads[name](pairs).to(total.dtype), target, name)
+            value = difference_loss(self.heads[name](pairs), targets[name], name)
             total = total + weight * value
             logs[f"augself_{name}"] = value
         return total, logs
@@ -154,6 +150,7 @@ def difference_loss(outputs: Tensor, targets: Tensor, name: str) -> Tensor:
         targets: (B, W) differences.
         name: The descriptor.
     """
+    targets = targets.to(outputs.dtype)
     if name == "flip":
         return F.binary_cross_entropy_with_logits(outputs, targets)
     return F.mse_loss(outputs.tanh(), targets)
@@ -183,6 +180,5 @@ def differences(
     if first_flip_for_both:
         centre_x = columns["crop"].start + 1
         mirrored = torch.where(alike[:, 0], second[:, centre_x], 1 - second[:, centre_x])
-        result["crop"] = result["crop"].clone()
         result["crop"][:, 1] = first[:, centre_x] - mirrored
     return result

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
-from cassle_zoo.train.methods.base import Method, MethodConfig, PerView, Views, in_float32
+from cassle_zoo.train.methods.base import Method, MethodConfig, PerView, Views
 from cassle_zoo.train.methods.losses import negative_cosine
 from cassle_zoo.train.methods.teacher import EMATeacher
 
@@ -33,7 +33,7 @@ class BYOL(Method):
 
     def objective(self, features: PerView, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Return -2 (cos(p1, t2) + cos(p2, t1)), which is at least -4."""
-        p1, p2 = (in_float32(self.predictor(z)) for z in self.project(features, views))
+        p1, p2 = (self.predictor(z) for z in self.project(features, views))
         t1, t2 = self.teacher(views)
         return 2 * (negative_cosine(p1, t2) + negative_cosine(p2, t1)), {}
 

@@ -55,15 +55,13 @@ class MoCoV2(Method):
         """Update the teacher and enqueue the batch."""
         self.teacher.ema_update(self, self.config.momentum)
         assert self._newest is not None
-        self._enqueue(all_gather(self._newest))
-        self._newest = None
-
-    def _enqueue(self, rows: Tensor) -> None:
         size = len(self.queue)
-        rows = rows[-size:]  # a batch larger than the queue would write some rows twice
+        # Not more, since a batch larger than the queue would write some rows twice.
+        rows = all_gather(self._newest)[-size:]
         index = (self.position + torch.arange(len(rows), device=rows.device)) % size
         self.queue[index] = rows
         self.position.copy_((self.position + len(rows)) % size)
+        self._newest = None
 
 
 @dataclass(frozen=True, kw_only=True)

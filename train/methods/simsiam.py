@@ -8,14 +8,8 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.config import Range
 from cassle_zoo.projector import ProjectorConfig, build_mlp
-from cassle_zoo.train.methods.base import (
-    Method,
-    MethodConfig,
-    ParamGroup,
-    PerView,
-    Views,
-    in_float32,
-)
+from cassle_zoo.train.distributed.process_group import all_gather
+from cassle_zoo.train.methods.base import Method, MethodConfig, ParamGroup, PerView, Views
 from cassle_zoo.train.methods.losses import negative_cosine
 
 
@@ -40,9 +34,9 @@ class SimSiam(Method):
         they fill the space, 0 if they have collapsed (the paper's figure 2).
         """
         z1, z2 = self.project(features, views)
-        p1, p2 = in_float32(self.predictor(z1)), in_float32(self.predictor(z2))
+        p1, p2 = self.predictor(z1), self.predictor(z2)
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
-        unit = F.normalize(z1.detach(), dim=1)
+        unit = F.normalize(all_gather(z1.detach()), dim=1)
         return loss, {"projection_std": unit.std(dim=0).mean() * unit.shape[1] ** 0.5}
 
     def param_groups(self) -> list[ParamGroup]:

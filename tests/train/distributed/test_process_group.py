@@ -66,13 +66,16 @@ def part(joint: Views, rank: int) -> Views:
 
 
 def gradients(name: str, batch: Views, average: Callable[[Tensor], None]) -> dict[str, Tensor]:
-    """Gradients of two steps, joined as DistributedDataParallel does, and the queue if any."""
+    """Of two steps: gradients, joined as DistributedDataParallel does, logs, and the queue."""
     method = build(name)
     result = {}
     for step in range(2):
         method.zero_grad()
-        loss, _ = method(batch)
+        loss, logs = method(batch)
         loss.backward()
+        for key, value in logs.items():
+            result[f"{step}/logs/{key}"] = value.detach().clone()
+            average(result[f"{step}/logs/{key}"])
         for key, p in method.named_parameters():
             if p.grad is not None:
                 average(p.grad)
@@ -119,7 +122,7 @@ def test_every_method_is_compared() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_gradients_equal_those_of_one_process(
+def test_gradients_and_logs_equal_those_of_one_process(
     results: list[dict[str, dict[str, Tensor]]], name: str
 ) -> None:
     expected = gradients(name, views(), lambda _: None)
