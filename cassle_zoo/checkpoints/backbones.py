@@ -423,12 +423,14 @@ def _vit(
     state: State, num_heads: int | None
 ) -> tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]:
     """Return timm's name of a ViT, the arguments for timm, and the assumptions."""
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    positions = state.get("pos_embed")
-    if width not in _VITS or positions is None:
+    patches, positions = state["patch_embed.proj.weight"], state.get("pos_embed")
+    width, patch = len(patches), patches.shape[-1]
+    if width not in _VITS or positions is None or patches.ndim != 4:
         raise CheckpointError(
-            f"a ViT of width {width} is not known; known widths: {', '.join(map(str, _VITS))}. "
-            "Name the timm model with --arch."
+            f"a ViT with patch_embed.proj.weight of shape {tuple(patches.shape)} and "
+            f"{'no ' if positions is None else ''}pos_embed is not known; those known have "
+            f"pos_embed, flat patches, and a width of {', '.join(map(str, _VITS))}. Name the timm "
+            "model with --arch."
         )
     with torch.device("meta"):
         usual: Any = timm.create_model(_VITS[width], num_classes=0)
@@ -476,3 +478,8 @@ def difference(state: State, model: nn.Module) -> str:
         if key in state and tuple(state[key].shape) != shape
     ][:3]
     return "; ".join(parts)
+
+
+def layers(model: nn.Module) -> dict[str, str]:
+    """Return the type of each layer by its name: some, such as anti-aliasing, have no weights."""
+    return {name: type(part).__name__ for name, part in model.named_modules() if name}
