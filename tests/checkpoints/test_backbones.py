@@ -153,6 +153,21 @@ def test_solo_learns_mae_has_as_many_heads_as_moco_v3(
     assert same_features(tmp_path / "out", model, 224)
 
 
+def test_fixed_positions_say_the_heads_also_where_the_architecture_is_named() -> None:
+    arch = "vit_tiny_patch16_224"
+    state = mocov3_vit(embed_dim=192, depth=12, num_heads=12, num_classes=0).state_dict()
+    found = identify_backbone(state, arch=arch)
+    assert found.model_args == {"num_heads": 12}
+    assert found.notes == (
+        "12 attention heads, as in MoCo-v3, whose fixed positions the file has (else give "
+        "--num-heads)",
+    )
+    found = identify_backbone(state, arch=arch, num_heads=3)
+    assert (found.model_args, found.notes) == ({"num_heads": 3}, ())
+    found = identify_backbone(timm.create_model(arch).state_dict(), arch=arch)
+    assert (found.model_args, found.notes) == ({}, ())
+
+
 def test_a_vit_of_another_size(randomised: Randomise, tmp_path: Path) -> None:
     model = randomised(mocov3_vit(**VIT, num_heads=3, img_size=32, patch_size=4))
     convert(tmp_path, prefixed("student.backbone.", model), num_heads=3, size=64)
