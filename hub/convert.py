@@ -171,6 +171,11 @@ def _spec(
     own: Any = backbone.model.pretrained_cfg
     if own.get("fixed_input_size", False):
         size = backbone.model_args.get("img_size", own["input_size"][-1])
+        if options.size not in (None, size):
+            raise ConfigError(
+                f"--size says {options.size}, but the weights are for images of {size} px; leave "
+                "it out."
+            )
     else:
         size = options.size or found.size or prepared.input_size[-1]
         if data is None and (options.size or found.size) is None:

@@ -170,7 +170,10 @@ def test_fixed_positions_say_the_heads_also_where_the_architecture_is_named() ->
 
 def test_a_vit_of_another_size(randomised: Randomise, tmp_path: Path) -> None:
     model = randomised(mocov3_vit(**VIT, num_heads=3, img_size=32, patch_size=4))
-    convert(tmp_path, prefixed("student.backbone.", model), num_heads=3, size=64)
+    state = prefixed("student.backbone.", model)
+    with pytest.raises(ConfigError, match="--size says 64, but the weights are for images of 32"):
+        convert(tmp_path, state, num_heads=3, size=64)
+    convert(tmp_path, state, num_heads=3)
     assert same_features(tmp_path / "out", model, 32)
     info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
     assert info.input_size == (3, 32, 32)
