@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.export import check_dtype
-from cassle_zoo.hub.provenance import problems, with_licenses
+from cassle_zoo.hub.provenance import with_licenses
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.specs import DATASETS, ModelSpec
 from cassle_zoo.store.tensors import save_model_folder
@@ -84,10 +85,10 @@ def convert_checkpoint(
         The identified checkpoint, with all assumptions.
 
     Raises:
-        CheckpointError: If the file is unsafe, damaged, or not understood.
+        CheckpointError: If the file is unsafe, damaged, or not understood, or contradicts `name`.
         ModelFolderError: If a weight is not finite or does not fit `dtype`, or `out_dir` is not
             empty.
-        ConfigError: If a name or an option has a wrong value, or the name is not true.
+        ConfigError: If a name or an option has a wrong value.
     """
     options = options or ConvertOptions()
     check_dtype(dtype)
@@ -105,7 +106,7 @@ def convert_checkpoint(
         **found.training,
         "assumed": "; ".join(notes) or None,
         "left_out": ", ".join(found.dropped) or None,
-        "command": f"cassle-zoo hub convert {path.name} --name {name} -o DIR",
+        "command": _command(path.name, name, options, dtype),
         "cassle_zoo": __version__,
     }
     projector = found.projector
@@ -115,8 +116,6 @@ def convert_checkpoint(
         projector=None if projector is None else projector.config,
         training=with_licenses({k: value for k, value in training.items() if value is not None}),
     )
-    if wrong := problems(config):
-        raise ConfigError(f"{path}: {'; '.join(wrong)}; give another --name.")
     if not found.is_of_the_paper:
         del config["pretrained_cfg"]["paper_ids"]  # it has nothing to do with the paper
     state = found.backbone.state
@@ -131,6 +130,18 @@ def convert_checkpoint(
         overwrite=overwrite,
     )
     return dataclasses.replace(found, notes=notes)
+
+
+def _command(file: str, name: str, options: ConvertOptions, dtype: torch.dtype) -> str:
+    """Return the command that repeats a conversion."""
+    words = ["cassle-zoo", "hub", "convert", file, "--name", name, "-o", "DIR"]
+    if dtype != torch.float32:
+        words += ["--dtype", str(dtype).removeprefix("torch.")]
+    for field in dataclasses.fields(options):
+        if (value := getattr(options, field.name)) != field.default:
+            values = value if isinstance(value, tuple | list) else (value,)
+            words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
 
 
 def _spec(
@@ -160,6 +171,11 @@ def _spec(
     own: Any = backbone.model.pretrained_cfg
     if own.get("fixed_input_size", False):
         size = backbone.model_args.get("img_size", own["input_size"][-1])
+        if options.size not in (None, size):
+            raise ConfigError(
+                f"--size says {options.size}, but the weights are for images of {size} px; leave "
+                "it out."
+            )
     else:
         size = options.size or found.size or prepared.input_size[-1]
         if data is None and (options.size or found.size) is None:

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cassle_zoo.checkpoints.backbones import difference
+from cassle_zoo.checkpoints.backbones import difference, layers
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import atomic_write
 from cassle_zoo.zoo.create import create_model
@@ -82,11 +82,8 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
         )
     network: Any = create_model(model, pretrained=True)
     weights = detectron2_state(network.state_dict())
-    found, usual = (
-        {name: type(part).__name__ for name, part in built.named_modules()}
-        for built in (network, _resnet50())
-    )
-    if found != usual:  # anti-aliasing has no weights
+    found, usual = layers(network), layers(_resnet50())
+    if found != usual:
         name, _ = min(found.items() ^ usual.items())
         raise ConfigError(
             f"{model} has the weights of a ResNet-50, but other layers: {name} is "

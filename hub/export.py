@@ -24,12 +24,7 @@ from cassle_zoo.records import (
 )
 from cassle_zoo.specs import ModelSpec
 from cassle_zoo.store.run_checkpoint import LATEST, PREVIOUS, load_checkpoint
-from cassle_zoo.store.tensors import (
-    check_backbone_keys,
-    load_strictly,
-    read_tensors,
-    save_model_folder,
-)
+from cassle_zoo.store.tensors import load_strictly, read_tensors, save_model_folder
 from cassle_zoo.zoo.registry import make_config
 from cassle_zoo.zoo.width import feature_width
 
@@ -79,7 +74,6 @@ def export_run(
     if not timm.is_model(export.timm_arch):
         raise ModelFolderError(f"{described_by}: timm has no model {export.timm_arch!r}.")
     backbone: Any = timm.create_model(export.timm_arch, num_classes=0, **export.model_args)
-    check_backbone_keys(run.backbone, backbone)
     load_strictly(backbone, run.backbone, run.backbone_file)
 
     try:
@@ -163,26 +157,13 @@ def _read_run(run: Path, epoch: int | None) -> _Run:
 def _read_folder(folder: Path) -> _Run:
     files = folder / BACKBONE_FILE, folder / PROJECTOR_FILE
     return _Run(
-        export=_with_total_steps(RunExport.read(folder), folder),
+        export=RunExport.read(folder),
         described_by=folder / EXPORT_FILE,
         backbone=read_tensors(files[0]),
         backbone_file=files[0],
         projector=read_tensors(files[1]),
         projector_file=files[1],
     )
-
-
-def _with_total_steps(export: RunExport, folder: Path) -> RunExport:
-    """Complete a snapshot that does not record how many steps its run has."""
-    training = export.training
-    epochs, steps = training.get("config", {}).get("optim", {}).get("epochs"), training.get("steps")
-    snapshot = folder.resolve()
-    if snapshot.parent.name != SNAPSHOTS_FOLDER or "total_steps" in training:
-        return export
-    if not (snapshot.name.isdecimal() and isinstance(epochs, int) and isinstance(steps, int)):
-        return export
-    total = steps // max(int(snapshot.name), 1) * epochs
-    return replace(export, training={**training, "total_steps": total}) if total > steps else export
 
 
 def _read_checkpoint(run: Path) -> _Run:

@@ -307,7 +307,6 @@ def identify_backbone(
         num_heads = _MOCOV3_HEADS.get(len(patches))
     candidates: tuple[str, ...]
     args: dict[str, Any] = {}
-    notes: tuple[str, ...] = ()
     if arch is not None:
         if not timm.is_model(arch):
             raise unknown_name(
@@ -318,7 +317,7 @@ def identify_backbone(
         if num_heads is not None:
             args["num_heads"] = num_heads
     elif patches is not None:
-        candidates, args, notes = _vit(state, num_heads)
+        candidates, args = _vit(state, num_heads)
     elif "conv1.weight" in state:
         candidates = _resnets(state)
     elif efficientnet.SIGNATURE[0] in state:
@@ -330,7 +329,7 @@ def identify_backbone(
         )
     problems = []
     for candidate in candidates:
-        model, own_args = _built_for(state, candidate, args)
+        model, own_args = _built_for(state, candidate, args, num_heads)
         named = state
         if efficientnet.SIGNATURE[0] in state:
             named = efficientnet.timm_names(state, model)
@@ -339,13 +338,15 @@ def identify_backbone(
         if named is not state and not problem and not candidate.startswith("tf_"):
             problem = "it pads as PyTorch does, but the weights are for TensorFlow's padding"
         if not problem:
+            assumed = arch is None or "num_heads" in own_args.keys() - args.keys()
+            is_vit = patches is not None and num_heads is None
             return IdentifiedBackbone(
                 timm_arch=candidate,
                 model_args=own_args,
                 model=model,
                 state=backbone,
                 dropped=tuple(key for key in named if key not in backbone),
-                notes=notes,
+                notes=_heads(state["pos_embed"], model) if is_vit and assumed else (),
             )
         problems.append(f"{candidate}: {problem}")
     if arch is None:
@@ -359,9 +360,9 @@ def identify_backbone(
 
 
 def _built_for(
-    state: State, arch: str, args: Mapping[str, Any]
+    state: State, arch: str, args: Mapping[str, Any], num_heads: int | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a timm model for the input channels and the image size of weights, without memory."""
+    """Build a timm model for the channels, image size and heads of weights, without memory."""
     with torch.device("meta"):
         model: Any = timm.create_model(arch, num_classes=0, **args)
     found: dict[str, Any] = {}
@@ -373,6 +374,11 @@ def _built_for(
         rows, columns = model.patch_embed.grid_size
         side = math.isqrt(positions.shape[1] - usual.shape[1] + rows * columns)
         found["img_size"] = side * model.patch_embed.patch_size[0]
+    known = num_heads is not None or "num_heads" in args
+    if not known and positions is not None and has_sincos_positions(positions):
+        heads = _MOCOV3_HEADS.get(positions.shape[2], 0)
+        if heads not in (0, model.blocks[0].attn.num_heads):
+            found["num_heads"] = heads
     if not found:
         return model, dict(args)
     with torch.device("meta"):
@@ -419,16 +425,24 @@ def _resnets(state: State) -> tuple[str, ...]:
     return found
 
 
-def _vit(
-    state: State, num_heads: int | None
-) -> tuple[tuple[str, ...], dict[str, Any], tuple[str, ...]]:
-    """Return timm's name of a ViT, the arguments for timm, and the assumptions."""
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    positions = state.get("pos_embed")
-    if width not in _VITS or positions is None:
+def _heads(positions: Tensor, model: Any) -> tuple[str, ...]:
+    """Return the assumption about a ViT's attention heads, which its weights do not show."""
+    why = "as in timm's ViT of this width"
+    if has_sincos_positions(positions):
+        why = "as in MoCo-v3, whose fixed positions the file has"
+    return (f"{model.blocks[0].attn.num_heads} attention heads, {why} (else give --num-heads)",)
+
+
+def _vit(state: State, num_heads: int | None) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return timm's name of a ViT, and the arguments for timm."""
+    patches, positions = state["patch_embed.proj.weight"], state.get("pos_embed")
+    width, patch = len(patches), patches.shape[-1]
+    if width not in _VITS or positions is None or patches.ndim != 4:
         raise CheckpointError(
-            f"a ViT of width {width} is not known; known widths: {', '.join(map(str, _VITS))}. "
-            "Name the timm model with --arch."
+            f"a ViT with patch_embed.proj.weight of shape {tuple(patches.shape)} and "
+            f"{'no ' if positions is None else ''}pos_embed is not known; those known have "
+            f"pos_embed, flat patches, and a width of {', '.join(map(str, _VITS))}. Name the timm "
+            "model with --arch."
         )
     with torch.device("meta"):
         usual: Any = timm.create_model(_VITS[width], num_classes=0)
@@ -439,14 +453,7 @@ def _vit(
         "global_pool": usual.global_pool,
         "num_heads": usual.blocks[0].attn.num_heads,
     }
-    notes: tuple[str, ...] = ()
-    if num_heads is None:
-        num_heads, why = defaults["num_heads"], "as in timm's ViT of this width"
-        if has_sincos_positions(positions):
-            num_heads = _MOCOV3_HEADS[width]
-            why = "as in MoCo-v3, whose fixed positions the file has"
-        notes = (f"{num_heads} attention heads, {why} (else give --num-heads)",)
-    if num_heads < 1 or width % num_heads:
+    if num_heads is not None and (num_heads < 1 or width % num_heads):
         raise ConfigError(f"--num-heads must divide the width {width}, got {num_heads}.")
     found = {
         "patch_size": patch,
@@ -455,8 +462,8 @@ def _vit(
         "global_pool": "avg" if "fc_norm.weight" in state else "token",
         "num_heads": num_heads,
     }
-    args = {name: value for name, value in found.items() if value != defaults[name]}
-    return (_VITS[width],), args, notes
+    args = {k: v for k, v in found.items() if v not in (None, defaults[k])}
+    return (_VITS[width],), args
 
 
 def difference(state: State, model: nn.Module) -> str:
@@ -476,3 +483,8 @@ def difference(state: State, model: nn.Module) -> str:
         if key in state and tuple(state[key].shape) != shape
     ][:3]
     return "; ".join(parts)
+
+
+def layers(model: nn.Module) -> dict[str, str]:
+    """Return the type of each layer by its name: some, such as anti-aliasing, have no weights."""
+    return {name: type(part).__name__ for name, part in model.named_modules() if name}

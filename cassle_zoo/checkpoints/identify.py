@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import timm
+
 from cassle_zoo.checkpoints.backbones import (
     OWN_FORMAT,
     FoundWeights,
@@ -19,10 +21,11 @@ from cassle_zoo.checkpoints.backbones import (
     find_weights,
     identify_backbone,
     is_own_run,
+    layers,
     without_copies,
 )
 from cassle_zoo.checkpoints.checkpoint_file import read_checkpoint
-from cassle_zoo.checkpoints.official import choose_method, is_official, method_in_name
+from cassle_zoo.checkpoints.official import choose_method, is_official
 from cassle_zoo.checkpoints.projectors import (
     NoProjectorError,
     Notes,
@@ -34,8 +37,14 @@ from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.common.files import read_json
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.records import START
-from cassle_zoo.specs import BACKBONES, DATASETS
-from cassle_zoo.zoo.names import contradictions, public_settings, resolve_arch
+from cassle_zoo.zoo.names import (
+    contradictions,
+    dataset_of,
+    parse_name,
+    public_settings,
+    resolve_arch,
+)
+from cassle_zoo.zoo.width import without_weights
 
 _ARGS_DATASETS = {"imagenet100": "in100", "stl10": "stl10"}
 OFFICIAL_FORMAT = "the paper's code (gmum/CASSLE)"
@@ -169,18 +178,16 @@ def identify_content(
         found = _own(checkpoint, args, name, facts)
     else:
         found = _foreign(checkpoint, args, name, facts)
-    base = name.partition(".")[0]
-    arch = next((a for a in BACKBONES if base.startswith(f"{a}_")), None)
-    if arch is not None and BACKBONES[arch].timm_arch != found.backbone.timm_arch:
-        raise CheckpointError(
-            f"the name {name} says {arch}, but the backbone is {found.backbone.timm_arch}."
-        )
     projector = found.projector
-    if "_cassle_" in name and projector and projector.config.conditioning == "none":
-        raise CheckpointError(
-            f"the name {name} says CASSLE, but the projector is not conditioned; leave out "
-            "'_cassle'."
-        )
+    wrong = contradictions(
+        name,
+        timm_arch=found.backbone.timm_arch,
+        method=found.method,
+        conditioned=None if projector is None else projector.config.conditioning != "none",
+        reader=args.get("data", {}).get("dataset") if is_own_run(checkpoint) else None,
+    )
+    if wrong:
+        raise CheckpointError(f"{'; '.join(wrong)}; give another name.")
     return found
 
 
@@ -243,25 +250,15 @@ def _own(
         _check_heads(backbone, facts.num_heads)
     projector, dropped, notes = _projector(weights, backbone, settings, facts)
     trained = settings.get("method", {}).get("name")
-    sources = {"--method": facts.method, f"the name {name}": method_in_name(name)}
+    sources = {"--method": facts.method, f"the name {name}": parse_name(name).method}
     stated = check_stated("method", sources, (trained,) if trained else ())
-    method_name, reader = trained or stated or "unknown", settings.get("data", {}).get("dataset")
-    wrong = contradictions(
-        name,
-        timm_arch=backbone.timm_arch,
-        method=method_name,
-        conditioned=None if projector is None else projector.config.conditioning != "none",
-        reader=reader,
-    )
-    if wrong:
-        raise CheckpointError(f"{'; '.join(wrong)}; give another name.")
     start = settings.get(START)
     return IdentifiedCheckpoint(
         format=weights.format,
-        method=method_name,
+        method=trained or stated or "unknown",
         backbone=backbone,
         projector=projector,
-        data=reader if reader in DATASETS else None,
+        data=dataset_of(settings.get("data", {}).get("dataset", "")),
         size=size,
         mean=tuple(augment["mean"]) if "mean" in augment else None,
         std=tuple(augment["std"]) if "std" in augment else None,
@@ -298,8 +295,10 @@ def _foreign(
         weights.state,
         arch=facts.arch,
         num_heads=facts.num_heads,
-        mocov3=weights.method == "mocov3",
+        mocov3=weights.method in ("mocov3", "mae"),  # solo-learn's MAE builds them likewise
     )
+    if facts.arch is None:
+        _check_arch(checkpoint.get("arch"), backbone)
     projector, dropped, notes = _projector(weights, backbone, {}, facts)
     if projector is None and (facts.conditioning is not None or facts.descriptors is not None):
         raise CheckpointError(
@@ -309,7 +308,7 @@ def _foreign(
         )
     return IdentifiedCheckpoint(
         format=weights.format,
-        method=facts.method or weights.method or method_in_name(name) or "unknown",
+        method=facts.method or weights.method or parse_name(name).method or "unknown",
         backbone=backbone,
         projector=projector,
         data=_ARGS_DATASETS.get(str(args.get("dataset"))),
@@ -317,6 +316,21 @@ def _foreign(
         notes=(*backbone.notes, *notes),
         dropped=(*dropped, *backbone.dropped),
     )
+
+
+def _check_arch(stated: Any, backbone: IdentifiedBackbone) -> None:
+    """Check the architecture that timm's training script, for one, saves beside the weights.
+
+    Raises:
+        CheckpointError: If it has other layers: those without weights, such as anti-aliasing.
+    """
+    arch = stated.partition(".")[0] if isinstance(stated, str) else ""
+    is_other = arch != backbone.timm_arch and timm.is_model(arch)
+    if is_other and layers(without_weights(arch, {})) != layers(backbone.model):
+        raise CheckpointError(
+            f"the weights fit {backbone.timm_arch}, but the file says that they are of {arch}, "
+            "which has other layers; say with --arch which it is."
+        )
 
 
 def _projector(
@@ -381,15 +395,7 @@ def read_args(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: If it is not a JSON object.
     """
-    for beside in (path.with_suffix(".args.json"), path.with_name("args.json")):
-        if beside.is_file():
-            try:
-                return read_json(beside)
-            except ValueError as error:
-                raise CheckpointError(
-                    f"{beside} must hold the arguments by name, as a JSON object ({error})."
-                ) from error
-    return {}
+    return _first_object(path.with_suffix(".args.json"), path.with_name("args.json"))
 
 
 def read_settings(path: Path) -> Mapping[str, Any]:
@@ -398,10 +404,15 @@ def read_settings(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: If they are not a JSON object.
     """
-    beside = path.with_name("config.json")
-    if not beside.is_file():
-        return {}
-    try:
-        return read_json(beside)
-    except ValueError as error:
-        raise CheckpointError(f"{beside} must hold the run's settings ({error}).") from error
+    return _first_object(path.with_name("config.json"))
+
+
+def _first_object(*files: Path) -> Mapping[str, Any]:
+    for file in filter(Path.is_file, files):
+        try:
+            return read_json(file)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{file} must hold the run's settings, as a JSON object ({error})."
+            ) from error
+    return {}

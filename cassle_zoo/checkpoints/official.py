@@ -64,7 +64,7 @@ def choose_method(
     sources = {
         "--method": option,
         "args.json": "mocov2" if in_args == "moco" else in_args,
-        f"the name {name}": method_in_name(name),
+        f"the name {name}": parse_name(name).method,
     }
     stated = check_stated("method", sources, possible)
     if stated is not None:
@@ -92,8 +92,3 @@ def _possible_methods(config: ProjectorConfig, has_predictor: bool) -> tuple[str
         return ()
     # Both have three layers and end in BatchNorm; only MoCo-v3's narrows.
     return ("barlow_twins",) if config.out_features == config.hidden else ("mocov3",)
-
-
-def method_in_name(name: str) -> str | None:
-    """Return the method that a model's name ends with, before its tag; `None` if it says none."""
-    return parse_name(name).method

@@ -7,6 +7,7 @@ is checked against it before each use, and config.json is read once.
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,10 +258,9 @@ def _pinned(
     folder, commit, fix = bundled_folder(spec), None, FIX_PACKAGE
     if not folder.is_dir() and spec.hub_repo is not None and spec.hub_revision is not None:
         commit, fix = spec.hub_revision, _repair(spec.full_name, cache_dir)
-        folder = download(spec.hub_repo, commit, wanted, cache_dir=cache_dir, force=force)
-        if files is None:
-            # The registry pins no cards, since people edit them.
-            download_all(spec.hub_repo, commit, [CARD_FILE], cache_dir=cache_dir, force=force)
+        # The registry pins no cards, since people edit them.
+        named = [*wanted, CARD_FILE] if files is None else wanted
+        folder = download(spec.hub_repo, commit, named, cache_dir=cache_dir, force=force)
     hashes, path = {file: spec.sha256[file].lower() for file in wanted}, folder / CONFIG_FILE
     try:
         content = path.read_bytes()
@@ -315,6 +315,9 @@ def _unpinned_on_hub(
         # By known names only: other files of a repository are never requested.
         download_all(place.repo, commit, ALLOWED_FILES, cache_dir=cache_dir, force=force)
         force = False
+        # Without a network the client returns what is cached; only whole folders have a card.
+        with suppress(ModelFolderError):  # a repository may have none
+            download(place.repo, commit, [CARD_FILE], cache_dir=cache_dir)
     if wanted:
         # From the same commit as config.json, even if somebody pushes meanwhile.
         download(place.repo, commit, wanted, cache_dir=cache_dir, force=force)

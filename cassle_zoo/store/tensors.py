@@ -71,12 +71,13 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{head}." for head in heads)
 
 
-def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
+def check_backbone_keys(keys: Iterable[str], model: nn.Module, *, is_part: bool = False) -> None:
     """Check that weights are exactly those of a timm model without its classifier.
 
     Args:
         keys: Names of the weights.
         model: The timm model that they are loaded into.
+        is_part: Whether it may lack layers, as some of timm's feature extractors do.
 
     Raises:
         ModelFolderError: If names are missing or unexpected.
@@ -84,17 +85,13 @@ def check_backbone_keys(keys: Iterable[str], model: nn.Module) -> None:
     heads = classifier_prefixes(model)
     expected = {key for key in model.state_dict() if not key.startswith(heads)}
     given = set(keys)
-    if given == expected:
-        return
-    parts = [
-        f"{len(names)} {what}: {', '.join(sorted(names)[:5])}"
-        for what, names in (("missing", expected - given), ("unexpected", given - expected))
-        if names
-    ]
-    raise ModelFolderError(
-        f"The weights do not fit the model ({'; '.join(parts)}). Weights are loaded completely or "
-        "not at all; omit arguments that change the architecture, or use pretrained=False."
-    )
+    wrong = {"missing": expected - given, "unexpected": given - expected if not is_part else set()}
+    parts = [f"{len(k)} {what}: {', '.join(sorted(k)[:5])}" for what, k in wrong.items() if k]
+    if parts:
+        raise ModelFolderError(
+            f"The weights do not fit the model ({'; '.join(parts)}). Weights are loaded completely "
+            "or not at all; omit arguments that change the architecture, or use pretrained=False."
+        )
 
 
 def check_fit(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -37,8 +37,8 @@ def create_model(
         name: Model name with or without tag, `NAME@REVISION`, `hf-hub:ORG/NAME[@REVISION]`, or
             `local-dir:DIR`; also a model of timm, by `NAME` or `timm:NAME`, or a repository or
             folder that timm wrote.
-        pretrained: Whether to load the weights, always all of them. Those of the zoo are checked
-            against their published hash first.
+        pretrained: Whether to load the weights. Those of a model folder are loaded completely or
+            not at all; those of the zoo are checked against their published hash first.
         cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
         **timm_kwargs: timm's arguments: `num_classes` (default 0, no classifier), `in_chans`,
             `global_pool`, `features_only`, `out_indices`, ...
@@ -95,9 +95,10 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
 
     from cassle_zoo.accel.initialisation import skip_random_weights
     from cassle_zoo.store.tensors import check_backbone_keys, tensor_names
+    from cassle_zoo.zoo.width import feature_width, without_weights
 
-    path = files.folder / CONFIG_FILE
-    architecture = files.config["architecture"]
+    path, config = files.folder / CONFIG_FILE, files.config
+    architecture, model_args = config["architecture"], config.get("model_args", {})
     if not timm.is_model(architecture):
         raise ModelFolderError(
             f"{path}: timm {timm.__version__} has no model {architecture!r}; use the timm version "
@@ -117,14 +118,16 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
             raise ModelFolderError(f"{files.folder} cannot be loaded: {error}") from error
         _check_buildable(files, pretrained)
         raise  # the caller's arguments are to blame
+    if pretrained:
+        # timm's feature extractors lack layers, or name them otherwise, and not all load strictly.
+        whole = without_weights(architecture, model_args) if features_only else model
+        check_backbone_keys(names, whole)
     if not features_only:
-        # With features_only, timm itself is strict, since the number of classes is ours, 0.
-        if pretrained:
-            check_backbone_keys(names, model)
-        stated = files.config["num_features"]
+        stated = config["num_features"]
         # In some of timm's families the attribute is not the width, but it is cheap to look at.
         if (pretrained or not timm_kwargs) and model.num_features != stated:
-            found = _described_width(files)
+            size = tuple(config["pretrained_cfg"]["input_size"])
+            found = feature_width(architecture, model_args, size)
             if found != stated:
                 raise ModelFolderError(
                     f"{path}: num_features is {stated}, but the model has {found}."
@@ -158,15 +161,6 @@ def _timm_model(files: ModelFiles, pretrained: bool, timm_kwargs: dict[str, Any]
         architecture, pretrained, pretrained_cfg=cfg, **{**model_args, **given}
     )
     return model
-
-
-def _described_width(files: ModelFiles) -> int:
-    """Return the width of the features of the model that config.json describes."""
-    from cassle_zoo.zoo.width import feature_width
-
-    config = files.config
-    size = tuple(config["pretrained_cfg"]["input_size"])
-    return feature_width(config["architecture"], config.get("model_args", {}), size)
 
 
 def _check_buildable(files: ModelFiles, pretrained: bool = False) -> None:

@@ -124,7 +124,8 @@ def resolve_arch(arch: str, size: int, channels: int = 3) -> tuple[str, dict[str
     Raises:
         UnknownNameError: If there is no such architecture.
     """
-    known = BACKBONES.get(short_arch(arch))
+    registered = {spec.name: spec for spec in MODEL_SPECS.values()}
+    known = registered.get(arch) or BACKBONES.get(arch)
     timm_arch = arch if known is None else known.timm_arch
     if not timm.is_model(timm_arch):
         names = [*BACKBONES, *timm.list_models()]

@@ -185,7 +185,8 @@ def _build(
     with ExitStack() as construction:
         construction.enter_context(skip_random_weights(complete))
         if pretrained:
-            kwargs["pretrained_filter_fn"] = functools.partial(_checked, construction)
+            is_part = bool(kwargs.get("features_only"))
+            kwargs["pretrained_filter_fn"] = functools.partial(_checked, construction, is_part)
         return build(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
 
 
@@ -206,7 +207,7 @@ def _names_other_weights(cfg: "PretrainedCfg", name: str) -> bool:
 
 
 def _checked(
-    construction: ExitStack, state: dict[str, "Tensor"], model: "nn.Module"
+    construction: ExitStack, is_part: bool, state: dict[str, "Tensor"], model: "nn.Module"
 ) -> dict[str, "Tensor"]:
     """Refuse an incomplete file; timm itself is not strict once the number of classes differs.
 
@@ -223,9 +224,9 @@ def _checked(
     own, cfg = model.state_dict(), cast(Any, model.pretrained_cfg)
     heads = classifier_prefixes(model)
     backbone = {k: v for k, v in state.items() if not k.startswith(heads)}
-    check_backbone_keys(backbone, model)
+    check_backbone_keys(backbone, model, is_part=is_part)
     if not cfg["num_classes"]:
-        if len(backbone) < len(state) and model.num_classes:
+        if len(backbone) < len(state) and not is_part and model.num_classes:
             classes = next(len(v) for k, v in state.items() if k.startswith(heads))
             raise ModelFolderError(
                 f"The weights have a classifier of {classes} classes, but their configuration says "

@@ -55,14 +55,12 @@ def timm_model(
     """Build a model of timm, by default without its classifier.
 
     Args:
-        name: A name that timm knows, with or without tag; or `hf-hub:...` or `local-dir:...` for
-            what timm wrote.
+        name: From :func:`timm_name`; or `hf-hub:...` or `local-dir:...` for what timm wrote.
         pretrained: Whether to load the weights.
         advice: What else the user can do if they cannot be loaded, as part of a sentence.
         **kwargs: timm's arguments.
 
     Raises:
-        UnknownNameError: There is no such tag.
         WeightsUnavailableError: timm has no weights, or they cannot be loaded.
         ModelFolderError: A folder does not hold weights that fit.
     """
@@ -74,7 +72,6 @@ def timm_model(
     if name.startswith(LOCAL_PREFIX):
         return _of_folder(local_folder(name), pretrained, own)
     if not name.startswith(HUB_PREFIX):
-        check_timm_tag(name)
         overlay = own.get("pretrained_cfg_overlay") or {}
         # Weights of the caller's own choice are not replaced by the usual ones.
         if (
@@ -103,7 +100,7 @@ def _cached_if_offline(name: str, advice: str, cache_dir: str | Path | None) -> 
     from huggingface_hub import try_to_load_from_cache
     from timm.models import get_pretrained_cfg
 
-    cfg = get_pretrained_cfg(name.removeprefix("timm/"))
+    cfg = get_pretrained_cfg(name)
     if cfg is None or not cfg.hf_hub_id or not is_unreachable():
         return {}
     repo, _, revision = cfg.hf_hub_id.partition("@")
@@ -140,7 +137,6 @@ def check_timm_tag(name: str) -> None:
     import timm
     from timm.models import get_pretrained_cfg
 
-    name = name.removeprefix("timm/")
     architecture, _, tag = name.partition(".")
     if not tag:
         return

@@ -46,11 +46,6 @@ class PushFile:
     sha256: str
     state: str
 
-    @property
-    def is_sent(self) -> bool:
-        """Whether the file is part of the commit."""
-        return self.state in (NEW, CHANGED)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PushPlan:
@@ -134,7 +129,7 @@ def push(
     on_plan(plan)
     if dry_run:
         return Pushed(plan=plan)
-    sent = [file for file in plan.files if file.is_sent]
+    sent = [file for file in plan.files if file.state in (NEW, CHANGED)]
     api = hub_api()
     if plan.parent is not None and not sent and not plan.removed:
         url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"

@@ -109,13 +109,13 @@ def content_checks(folder: Path, pinned: ModelSpec | None = None) -> list[Check]
         folder: The model folder, or the one of a commit in the Hub's cache.
         pinned: The registry's entry, if the files must be the published ones.
     """
-    opened = _Folder(folder)
+    opened, has_whitening = _Folder(folder), (folder / WHITENING_FILE).is_file()
     return [
         _check("config", partial(_config, opened)),
         _check("hashes", partial(_hashes, opened, pinned)),
         _check("backbone", partial(_backbone, opened)),
         _check("projector", partial(_projector, opened)),
-        *([_check("whitening", partial(_whitening, opened))] if opened.has_whitening else []),
+        *([_check("whitening", partial(_whitening, opened))] if has_whitening else []),
         _check("reference", partial(_reference, opened)),
         _check("card", partial(_card, opened)),
     ]
@@ -130,10 +130,6 @@ class _Folder:
     @cached_property
     def files(self) -> ModelFiles:
         return resolve(f"{LOCAL_PREFIX}{self.path}", [])
-
-    @property
-    def has_whitening(self) -> bool:
-        return (self.path / WHITENING_FILE).is_file()
 
     @cached_property
     def backbone(self) -> nn.Module:

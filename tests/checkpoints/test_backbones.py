@@ -143,9 +143,37 @@ def test_the_heads_of_a_vit(
     assert found.notes[0].startswith(f"{heads} attention heads, as in ")
 
 
+def test_solo_learns_mae_has_as_many_heads_as_moco_v3(
+    randomised: Randomise, tmp_path: Path
+) -> None:
+    model: Any = randomised(mocov3_vit(**VIT, num_heads=12))
+    model.pos_embed.data.normal_()
+    state = {**prefixed("backbone.", model), **prefixed("classifier.", nn.Linear(384, 10))}
+    convert(tmp_path, {**LIGHTNING, "state_dict": state, "hyper_parameters": {"method": "mae"}})
+    assert same_features(tmp_path / "out", model, 224)
+
+
+def test_fixed_positions_say_the_heads_also_where_the_architecture_is_named() -> None:
+    arch = "vit_tiny_patch16_224"
+    state = mocov3_vit(embed_dim=192, depth=12, num_heads=12, num_classes=0).state_dict()
+    found = identify_backbone(state, arch=arch)
+    assert found.model_args == {"num_heads": 12}
+    assert found.notes == (
+        "12 attention heads, as in MoCo-v3, whose fixed positions the file has (else give "
+        "--num-heads)",
+    )
+    found = identify_backbone(state, arch=arch, num_heads=3)
+    assert (found.model_args, found.notes) == ({"num_heads": 3}, ())
+    found = identify_backbone(timm.create_model(arch).state_dict(), arch=arch)
+    assert (found.model_args, found.notes) == ({}, ())
+
+
 def test_a_vit_of_another_size(randomised: Randomise, tmp_path: Path) -> None:
     model = randomised(mocov3_vit(**VIT, num_heads=3, img_size=32, patch_size=4))
-    convert(tmp_path, prefixed("student.backbone.", model), num_heads=3, size=64)
+    state = prefixed("student.backbone.", model)
+    with pytest.raises(ConfigError, match="--size says 64, but the weights are for images of 32"):
+        convert(tmp_path, state, num_heads=3, size=64)
+    convert(tmp_path, state, num_heads=3)
     assert same_features(tmp_path / "out", model, 32)
     info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
     assert info.input_size == (3, 32, 32)
@@ -204,6 +232,16 @@ def test_any_timm_model_by_name(randomised: Randomise, tmp_path: Path) -> None:
     assert (info.input_size, info.mean, info.std) == ((3, 32, 32), half, half)
 
 
+def test_a_network_with_the_weights_of_another(randomised: Randomise, tmp_path: Path) -> None:
+    """Anti-aliasing has none of its own, but timm's training script says the architecture."""
+    model = randomised(timm.create_model("resnetblur18", num_classes=0))
+    checkpoint = {"arch": "resnetblur18.mine", "state_dict": model.state_dict()}
+    with pytest.raises(CheckpointError, match=r"fit resnet18, but .* of resnetblur18, .*--arch"):
+        convert(tmp_path, checkpoint)
+    convert(tmp_path, checkpoint, arch="resnetblur18")
+    assert same_features(tmp_path / "out", model)
+
+
 def small(**changes: Any) -> dict[str, Tensor]:
     """The backbone of a resnet18 in which one number stands for each tensor."""
     state = torchvision.models.resnet18().state_dict()
@@ -230,6 +268,13 @@ def small(**changes: Any) -> dict[str, Tensor]:
             r"layer2\.0\.bn1\.bias is \(7,\), not \(128,\)",
         ),
         (small(**{"backbone.layer3.2.conv1.weight": torch.zeros(1)}), {}, "2, 3, 2.*not known"),
+        (
+            {
+                "patch_embed.proj.weight": torch.zeros(768, 3, 2, 1, 1),  # patches of videos
+                "blocks.0.attn.qkv.weight": torch.zeros(1),
+            },
+            {}, r"shape \(768, 3, 2, 1, 1\) and no pos_embed is not known.*--arch",
+        ),
         (small(), {"prefix": "model"}, r"no weight begins with 'model\.'"),
         (
             small(), {"arch": "resnet50"},

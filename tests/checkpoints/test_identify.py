@@ -157,6 +157,11 @@ def test_a_name_that_says_other_data_than_the_run_is_refused(tmp_path: Path) -> 
         identify(tmp_path / "run/checkpoint.pt", name="mine.emoji64")
 
 
+def test_the_data_of_a_run_by_its_name_in_the_zoo(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", config(data=DataConfig(root="photos", dataset="torch/stl10")))
+    assert identify(tmp_path / "run/checkpoint.pt").data == "stl10"
+
+
 def test_the_starting_weights_of_a_run_and_their_licence(tmp_path: Path) -> None:
     save_run(tmp_path / "run", config())
     start = StartingWeights(

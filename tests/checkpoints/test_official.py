@@ -210,7 +210,7 @@ def test_tensors_that_do_not_belong_together_are_refused() -> None:
     ("name", "kwargs", "method"),
     [
         ("resnet18_cassle_simclr.in100", {}, "simclr"),
-        ("resnet18_mocov2", {}, "mocov2"),
+        ("resnet18_cassle_mocov2", {}, "mocov2"),
         ("mine", {"args": {"framework": "moco"}}, "mocov2"),
         ("mine", {"options": CheckpointFacts(method="simclr")}, "simclr"),
     ],
@@ -229,7 +229,7 @@ def test_where_the_method_is_found(
     ("name", "kwargs", "message"),
     [
         ("resnet18_byol", {}, r"name resnet18_byol says method 'byol'.*simclr or mocov2"),
-        ("resnet50_simclr", {}, "says resnet50, but the backbone is resnet18"),
+        ("resnet50_simclr", {}, "says resnet50, but the architecture is resnet18"),
         ("mine", {"args": {"framework": "simsiam"}}, r"args\.json says method 'simsiam'"),
         ("mine", {"options": CheckpointFacts(method="byol")}, "--method says method 'byol'"),
     ],
@@ -246,5 +246,5 @@ def test_names_that_the_tensors_deny_are_refused(
 
 def test_a_baseline_may_not_be_called_cassle(official_case: Make) -> None:
     checkpoint = official_case("resnet50_moco_mlp_proj-none")
-    with pytest.raises(CheckpointError, match="leave out '_cassle'"):
+    with pytest.raises(CheckpointError, match="says cassle, but the projector is plain"):
         identify_content(checkpoint, {}, "resnet50_cassle_mocov2.in100", CheckpointFacts())

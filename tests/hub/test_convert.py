@@ -247,8 +247,10 @@ def test_the_command_says_what_became_of_the_file(
     ]  # fmt: skip
     assert lines[-1] == str(tmp_path / "out")
     options = ["--method", "simclr", "--data", "stl10", "--descriptors", *PAPER, "--overwrite"]
-    assert main([*command, "--name", "mine", *options]) == 0
+    assert main([*command, "--name", "mine", *options, "--dtype", "float16"]) == 0
     assert "assumed" not in capsys.readouterr().out
+    repeated = f"--name mine -o DIR --dtype float16 --method simclr --descriptors {' '.join(PAPER)}"
+    assert f"ckpt-1.pth {repeated} --data stl10\n" in (tmp_path / "out/README.md").read_text()
     assert main([*command, "--name", "resnet18_byol", "--overwrite"]) == 2
     assert "ckpt-1.pth: the name resnet18_byol says method 'byol'" in capsys.readouterr().err
 
@@ -280,6 +282,6 @@ def test_names_that_say_what_is_not_so(
     path = tmp_path / "ckpt-1.pth"
     path.symlink_to(resnet[0])
     (tmp_path / "args.json").write_text('{"dataset": "stl10"}')
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((CheckpointError, ConfigError), match=message):
         convert_checkpoint(path, tmp_path / "out", name=name)
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,6 @@
 """Exports of runs that are not finished, and of snapshots."""
 
 import dataclasses
-import json
 import shutil
 import signal
 from pathlib import Path
@@ -82,16 +81,6 @@ def test_snapshots(stopped: Path, tmp_path: Path, by_folder: bool) -> None:
     stored = load_file(snapshot / "backbone.safetensors")
     assert all(value.equal(stored[key]) for key, value in load_file(out / MODEL_FILE).items())
     assert "after 4 of 8 steps" in ModelCard.load(out / "README.md").text
-
-
-def test_a_snapshot_that_does_not_know_how_long_its_run_is(stopped: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    folder = Path(shutil.copytree(stopped / "snapshots" / "0001", run / "snapshots" / "0001"))
-    content = json.loads((folder / "export.json").read_text())
-    assert content["training"].pop("total_steps") == 8
-    (folder / "export.json").write_text(json.dumps(content))
-    out = export_run(run, tmp_path / "model", epoch=1)
-    assert "after 2 of 8 steps" in ModelCard.load(out / "README.md").text
 
 
 def test_what_is_not_there(stopped: Path, tmp_path: Path) -> None:

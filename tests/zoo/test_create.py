@@ -202,6 +202,28 @@ def test_an_incomplete_folder_is_refused(
     assert cassle_zoo.create_model(name)
 
 
+def test_feature_maps_need_every_weight(tmp_path: Path) -> None:
+    """timm's feature extractor of EfficientNets would take what it finds."""
+    arch = "test_efficientnet"
+    backbone: Any = timm.create_model(arch, num_classes=0)
+    spec = dataclasses.replace(
+        MODEL_SPECS[NAME], tag="mine", timm_arch=arch, num_features=backbone.num_features
+    )
+    state = backbone.state_dict()
+    folder = save_model_folder(
+        tmp_path / "model",
+        config=make_config(spec, backbone, projector=None, training={}),
+        backbone_state=state,
+        projector=None,
+    )
+    name = f"local-dir:{folder}"
+    maps = cassle_zoo.create_model(name, pretrained=True, features_only=True)
+    assert all(torch.equal(value, state[key]) for key, value in maps.state_dict().items())
+    save_file({k: v for k, v in state.items() if k != "bn1.bias"}, folder / MODEL_FILE)
+    with pytest.raises(ModelFolderError, match=r"1 missing: bn1\.bias"):
+        cassle_zoo.create_model(name, pretrained=True, features_only=True)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("local-dir:", "names no folder"), ("local-dir:/nowhere", "/nowhere does not exist")],

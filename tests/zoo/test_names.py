@@ -76,6 +76,7 @@ def test_what_may_be_so(name: str, reader: str) -> None:
     [
         ("resnet18", 64, "resnet18", {}),
         ("resnet18_cassle_simclr", 64, "resnet18", {}),
+        ("efficientnet_lite0_cassle_simclr", 64, "tf_efficientnet_lite0", {}),
         ("convnext_tiny", 64, "convnext_tiny", {}),
         ("vit_small", 224, "vit_small_patch16_224", {"num_heads": 12}),
         ("vit_small", 64, "vit_small_patch16_224", {"num_heads": 12, "img_size": 64}),

@@ -291,3 +291,14 @@ def test_bundled_weights_load(name: str) -> None:
     features = model(torch.rand(2, *MODEL_SPECS[name].input_size))
     assert features.isfinite().all()
     assert features.std() > 0
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_bundled_weights_load_as_feature_maps(name: str) -> None:
+    """timm's feature extractor of EfficientNets leaves out the last layers."""
+    spec = MODEL_SPECS[name]
+    state = load_file(model_folder.bundled_folder(spec) / MODEL_FILE)
+    model = timm.create_model(name, pretrained=True, features_only=True).eval()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key].to(value.dtype)), key
+    assert len(model(torch.rand(1, *spec.input_size))) == 5

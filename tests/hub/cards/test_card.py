@@ -115,6 +115,25 @@ def test_the_card_has_what_a_user_asks(folder: Path) -> None:
     assert "## Results" not in card.text
 
 
+@pytest.mark.parametrize(
+    ("channels", "mode"), [(1, 'convert("L")'), (3, 'convert("RGB")'), (4, 'convert("RGBA")')]
+)
+def test_the_example_prepares_images_of_the_models_channels(
+    folder: Path, channels: int, mode: str
+) -> None:
+    config = read_config(folder)
+    config["pretrained_cfg"]["input_size"][0] = channels
+    assert mode in str(render_card(config))
+
+
+def test_timm_alone_reads_no_image_of_many_bands(folder: Path) -> None:
+    config = read_config(folder)
+    config["pretrained_cfg"]["input_size"][0] = 6
+    card = str(render_card(config))
+    assert "Image.open" not in card
+    assert "cassle_zoo.extract_features" in card
+
+
 def test_its_python_examples_are_python(folder: Path) -> None:
     text = ModelCard.load(write_card(folder)).text
     examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]

@@ -23,9 +23,16 @@ from cassle_zoo.common.errors import (
 )
 from cassle_zoo.common.hub_client import redacted
 from cassle_zoo.features.whitening import Whitening, model_whitening
+from cassle_zoo.hub.publish.pull import pull
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import resolve
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE, WHITENING_FILE
+from cassle_zoo.store.folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    MODEL_FILE,
+    PROJECTOR_FILE,
+    WHITENING_FILE,
+)
 from cassle_zoo.store.tensors import save_model_folder
 
 NAME = "resnet18_cassle_simclr.emoji64"
@@ -222,6 +229,29 @@ def test_offline_a_whitening_is_not_said_to_be_missing(
     assert model_whitening(f"hf-hub:{repo}") is not None
     hub.go_offline()
     assert model_whitening(f"hf-hub:{repo}") is not None
+
+
+def test_offline_a_model_is_not_pulled_in_part(
+    hub: Any, repo: str, toy_folder: Path, tmp_path: Path
+) -> None:
+    """The client returns what is cached, here without the reference; it might be the whitening."""
+    make_repository(hub.mirrors, repo, toy_folder)
+    resolve(f"hf-hub:{repo}", [MODEL_FILE, PROJECTOR_FILE])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(WeightsUnavailableError, match=r"^README\.md .*HF_HUB_OFFLINE is set"):
+            pull(repo, tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+    files = {path.name for path in pull(repo).iterdir()}
+    hub.go_offline()
+    assert {path.name for path in pull(repo, tmp_path / "pulled").iterdir()} == files
+
+
+def test_a_repository_without_a_card(hub: Any, repo: str, toy_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(toy_folder, tmp_path / "without"))
+    (folder / CARD_FILE).unlink()
+    make_repository(hub.mirrors, repo, folder)
+    assert {path.name for path in pull(repo).iterdir()} == {p.name for p in folder.iterdir()}
 
 
 def test_a_model_without_whitening_that_was_pulled(hub: Any, repo: str, toy_folder: Path) -> None:
