@@ -10,7 +10,7 @@ from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.trainer import Trainer
 
-FaultAt = Callable[[int, Callable[[], Any]], contextlib.AbstractContextManager[None]]
+FaultAt = Callable[..., contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")
@@ -35,12 +35,16 @@ def config(images: Path) -> TrainConfig:
     )
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def fault_at() -> FaultAt:
-    """Return a context in which a fault happens before a step."""
+    """Return a context in which a fault, by default Ctrl-C, happens before a step."""
 
     @contextlib.contextmanager
-    def fault_at(step: int, fault: Callable[[], Any]) -> Iterator[None]:
+    def fault_at(step: int, fault: Callable[[], Any] = interrupt) -> Iterator[None]:
         train_step = Trainer.train_step
 
         def faulty(self: Trainer, *args: Any) -> dict[str, float]:

@@ -23,11 +23,8 @@ from cassle_zoo.train.run.trackers import IDS_FILE, TRACKERS, InBackground, open
 
 
 def interrupted_and_continued(config: TrainConfig, out: Path, fault_at: Any) -> dict[str, str]:
-    def crash() -> None:
-        raise KeyboardInterrupt
-
     ids = []
-    with fault_at(6, crash), pytest.raises(KeyboardInterrupt):
+    with fault_at(6), pytest.raises(KeyboardInterrupt):
         loop.train(config, out)
     ids.append(json.loads((out / IDS_FILE).read_text()))
     assert loop.train(config, out).finished
