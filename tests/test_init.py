@@ -199,6 +199,8 @@ try:
     import timm
 except RuntimeError as error:
     assert str(error) == "timm is broken"
+else:
+    raise SystemExit("timm was imported")
 for name in [n for n in sys.modules if n.startswith("timm")]:
     del sys.modules[name]
 del os.environ["TIMM_FAILS"]

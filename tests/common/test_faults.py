@@ -87,13 +87,13 @@ def test_spawned_workers_start_with_stop_signals_held_back() -> None:
 
 def test_a_lock_that_a_dying_worker_still_holds_is_waited_for(tmp_path: Path) -> None:
     holder = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
-    holder += "print(flush=True); time.sleep(0.4)"
+    holder += "print(flush=True); time.sleep(0.4); open(sys.argv[1] + '.held', 'w')"
     command = [sys.executable, "-c", holder, str(tmp_path / ".lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         with locked(tmp_path):
-            assert process.poll() is not None or process.wait(1) == 0
+            assert (tmp_path / ".lock.held").exists()
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

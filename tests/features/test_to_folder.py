@@ -1,7 +1,6 @@
 """Extraction into a folder: parts, continuation, refusals, sharing out, guards."""
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
@@ -33,18 +32,7 @@ from cassle_zoo.features.files import save_part_safetensors
 from cassle_zoo.features.to_folder import FolderResult
 
 BAD = {"03.png": b"broken", "10.png": b"", "11.png": b""}
-kinds = pytest.mark.parametrize(
-    "kind",
-    [
-        "safetensors",
-        pytest.param(
-            "parquet",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow"
-            ),
-        ),
-    ],
-)
+kinds = pytest.mark.parametrize("kind", ["safetensors", "parquet"])
 
 
 @pytest.fixture(scope="module")
