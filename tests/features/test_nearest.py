@@ -45,6 +45,12 @@ def test_squares_beyond_the_range_of_float32() -> None:
     assert torch.equal(index, expected[1])
 
 
+@pytest.mark.parametrize("queries", [torch.ones(2, 11), torch.ones(12)])
+def test_shapes_that_do_not_fit(queries: Tensor) -> None:
+    with pytest.raises(DataError, match=r"queries \(.*gallery \(5, 12\) do not fit"):
+        nearest_neighbours(queries, features(5), 1)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_not_finite(value: float) -> None:
     broken = features(5)

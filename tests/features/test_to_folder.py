@@ -77,6 +77,9 @@ def test_parts_are_what_one_call_in_memory_returns(
     part = load_features(tmp_path, part=1)
     assert torch.equal(part.features, expected.features[2:3])
     assert part.sources == [str(images / "02.png")]
+    for absent in (-1, 7):
+        with pytest.raises(ConfigError, match=f"part={absent}: .* has parts 0 to 6"):
+            load_features(tmp_path, part=absent)
     with (tmp_path / "skipped.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["source", "reason"], *([s.source, s.reason] for s in expected.skipped)]

@@ -97,6 +97,8 @@ def test_verify_and_pull_a_repository(
     assert all(check.passed for check in checks), checks
     assert f"as in commit {commit} of {repo}" in checks[0].detail
     assert verify(repo, revision=commit) == checks
+    for revision, status in ((str(commit), 0), ("nope", 2)):
+        assert main(["hub", "verify", repo, "--revision", revision]) == status
     assert all(check.passed for check in verify(str(pull(repo))))
 
     target = pull(repo, tmp_path / "mine")
