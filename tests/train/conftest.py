@@ -35,20 +35,20 @@ def config(images: Path) -> TrainConfig:
     )
 
 
-def interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 @pytest.fixture
 def fault_at() -> FaultAt:
-    """Return a context in which a fault, by default Ctrl-C, happens before a step."""
+    """Return a context in which a fault happens before a step; by default Ctrl-C."""
 
     @contextlib.contextmanager
-    def fault_at(step: int, fault: Callable[[], Any] = interrupt) -> Iterator[None]:
+    def fault_at(
+        step: int, fault: Callable[[], Any] | BaseException | None = None
+    ) -> Iterator[None]:
         train_step = Trainer.train_step
 
         def faulty(self: Trainer, *args: Any) -> dict[str, float]:
             if self.step == step:
+                if fault is None or isinstance(fault, BaseException):
+                    raise fault or KeyboardInterrupt
                 fault()
             return train_step(self, *args)
 

@@ -255,13 +255,10 @@ def with_features(config: TrainConfig, feature: str) -> TrainConfig:
 def test_crash_then_resume(
     config: TrainConfig, tmp_path: Path, fault_at: Any, feature: str
 ) -> None:
-    def crash() -> None:
-        raise KeyboardInterrupt
-
     config = with_features(config, feature)
     config = dataclasses.replace(config, method=SimSiamConfig(**SMALL["simsiam"]))
     loop.train(config, tmp_path / "undisturbed")
-    with fault_at(5, crash), pytest.raises(KeyboardInterrupt):
+    with fault_at(5), pytest.raises(KeyboardInterrupt):
         loop.train(config, tmp_path / "crashed")
     torch.manual_seed(99)
     assert loop.train(config, tmp_path / "crashed").finished
@@ -326,12 +323,9 @@ def test_overflow_at_every_scale_is_an_error(config: TrainConfig) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("eager_compiler")
 def test_compiled_then_not(vit: TrainConfig, tmp_path: Path, fault_at: Any) -> None:
-    def crash() -> None:
-        raise KeyboardInterrupt
-
     vit = change(vit, "run", monitor_every=0)
     compiled = change(vit, "run", compile=True)
-    with fault_at(2, crash), pytest.raises(KeyboardInterrupt):
+    with fault_at(2), pytest.raises(KeyboardInterrupt):
         loop.train(compiled, tmp_path)
     trainer, values = trained(compiled)
     plain, expected = trained(vit)
