@@ -24,24 +24,24 @@ DELAY = 0.2  # seconds
 
 
 @pytest.fixture
-def late_signal() -> Iterator[None]:
-    """Raise torch's error at a worker's death, but after the death has been seen elsewhere."""
+def death_notice() -> Iterator[None]:
+    """Let the timer's signal raise torch's error at a worker's death."""
 
     def handler(*_: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, DELAY)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.usefixtures("late_signal")
+@pytest.mark.usefixtures("death_notice")
 @pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
 def test_a_workers_late_death_notice_interrupts_nothing_else(error: type[Exception]) -> None:
     def batches() -> Iterator[int]:
         yield 0
+        signal.setitimer(signal.ITIMER_REAL, DELAY)  # the signal comes after the sockets' error
         raise error
 
     with pytest.raises(DataError, match=r"worker.*--workers"):
