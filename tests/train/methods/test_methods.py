@@ -20,6 +20,7 @@ from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig, Views
 from cassle_zoo.train.methods.augself import AugSelfConfig
+from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
 from cassle_zoo.train.run import fingerprint
 from cassle_zoo.train.run.checkpoint import load_checkpoint
 from cassle_zoo.train.trainer import Trainer, build_method
@@ -192,6 +193,35 @@ def test_bad_conditioning_fails_when_the_configuration_is_made(config: TrainConf
 def test_bad_settings(name: str, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(CassleZooError, match=message):
         METHODS[name](**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("barlow_twins", {"redundancy": 0.3}),
+        ("vicreg", {"invariance": 2.0, "variance": 3.0, "covariance": 5.0}),
+    ],
+)
+def test_the_terms_of_a_loss_are_weighted(
+    config: TrainConfig, name: str, weights: dict[str, float]
+) -> None:
+    settings: dict[str, Any] = {f"{term}_weight": weight for term, weight in weights.items()}
+    method = METHODS[name](hidden_features=12, out_features=8, **settings)
+    built = build_method(short(config, method=method, conditioning=PLAIN)).train()
+    images, omega = torch.rand(2, 5, 3, 32, 32), torch.zeros(2, 5, 0)
+    loss, terms = built(Views(images=tuple(images), descriptors=tuple(omega)))
+    expected = sum(weights.get(term, 1.0) * value for term, value in terms.items())
+    torch.testing.assert_close(loss, expected)
+
+
+def test_biases_of_barlow_twins_have_a_learning_rate_of_their_own(config: TrainConfig) -> None:
+    method = BarlowTwinsConfig(hidden_features=12, out_features=8, bias_lr_scale=0.5)
+    built = build_method(short(config, method=method))
+    groups = {group.get("lr_scale"): group["params"] for group in built.param_groups()}
+    assert groups.keys() == {None, 0.5}
+    for scale, vectors in ((None, False), (0.5, True)):
+        expected = {id(p) for p in built.parameters() if (p.ndim <= 1) == vectors}
+        assert {id(p) for p in groups[scale]} == expected
 
 
 def test_names() -> None:
