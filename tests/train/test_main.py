@@ -38,17 +38,8 @@ def test_command_line_reaches_method_and_augself() -> None:
 
 
 def test_command_for_the_card_hides_folders() -> None:
-    argv = [
-        "r.emoji64",
-        "--data",
-        "/a/b=c/pics",
-        "--out=/c/run",
-        "--data.root",
-        "/d/e",
-        "--arch",
-        "x",
-    ]
-    assert public_command(argv) == (
+    line = "r.emoji64 --data /a/b=c/pics --out=/c/run --data.root /d/e --arch x"
+    assert public_command(line.split()) == (
         "cassle-zoo train r.emoji64 --data pics --out RUN --data.root e --arch x"
     )
 

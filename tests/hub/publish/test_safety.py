@@ -105,8 +105,9 @@ def test_a_malicious_file_runs_nothing_here(
 def test_a_malicious_file_on_the_hub_runs_nothing(
     hub: Any, repo: str, toy_folder: Path, trap: Path, tmp_path: Path, mark: Path
 ) -> None:
-    model, projector = cassle_zoo.create_model, cassle_zoo.create_projector
-    refuses: dict[str, Any] = {
+    model: Any = cassle_zoo.create_model
+    projector: Any = cassle_zoo.create_projector
+    refuses = {
         f"as {MODEL_FILE}": model,
         f"as {PROJECTOR_FILE}": projector,
         "as config.json": model,
