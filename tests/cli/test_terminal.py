@@ -89,7 +89,9 @@ def test_what_takes_longer_is_shown_on_terminals(
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setattr("cassle_zoo.common.terminal._PATIENCE", 0.01)
     with busy("counting \x1b[2J sheep"):
-        time.sleep(0.1)
+        deadline = time.monotonic() + (30 if terminal else 0.1)
+        while not screen.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
     shown = screen.getvalue()
     assert ("counting \\x1b[2J sheep (00:0" in shown) == terminal
     assert not shown.rpartition("\r")[2].strip(), "it stays on the line where the results go"
@@ -119,7 +121,8 @@ def on_a_terminal(command: list[str], status: int = 0, **environment: str) -> by
 def test_colours_are_for_terminals_that_want_them() -> None:
     command = [sys.executable, "-m", "cassle_zoo", "eval", "knn", "--help"]
     coloured = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[;m]")  # bold may stay
-    assert not coloured.search(on_a_terminal(command, NO_COLOR="1"))
+    assert coloured.search(on_a_terminal(command, NO_COLOR="", TERM="xterm"))
+    assert not coloured.search(on_a_terminal(command, NO_COLOR="1", TERM="xterm"))
     piped = subprocess.run(command, capture_output=True, check=True)
     assert b"\x1b" not in piped.stdout + piped.stderr
 

@@ -10,7 +10,7 @@ from small_models import make_model
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.readers import ImageFiles
-from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
+from cassle_zoo.eval.base import Compute, EvalData, Task
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.features.extract import Extractor
@@ -91,6 +91,4 @@ def test_indices_are_those_of_what_is_left(root: Path) -> None:
             assert left.tasks[0].targets[row] == int(left.names[row][:2]) % 2
             assert left.captions[row] == f"caption of {left.names[row]}"
             left.images[row]
-    context = EvalContext.__new__(EvalContext)
-    context.data = left
     assert left.notes == {"left out": "why"}

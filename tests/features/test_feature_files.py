@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -14,11 +13,7 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import check_feature_path, load_features, save_features
 from cassle_zoo.features.inputs import Skipped
 
-has_pyarrow = importlib.util.find_spec("pyarrow") is not None
-parquet = pytest.param(
-    ".parquet", marks=pytest.mark.skipif(not has_pyarrow, reason="needs pyarrow")
-)
-endings = pytest.mark.parametrize("ending", [".safetensors", ".npz", ".csv", parquet])
+endings = pytest.mark.parametrize("ending", [".safetensors", ".npz", ".csv", ".parquet"])
 
 NAMES = ["a.png", 'odd, "name"\nüber 🙂.png', "=1+1", "b" * 300]
 
@@ -86,7 +81,6 @@ def test_folders_are_made_and_files_replaced(tmp_path: Path) -> None:
     assert len(load_features(path)) == 2
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 @pytest.mark.parametrize("ending", [".safetensors", ".npz", ".csv"])
 def test_file_has_usual_permissions(tmp_path: Path, ending: str) -> None:
     old = os.umask(0o022)

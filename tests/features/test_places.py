@@ -105,8 +105,7 @@ def test_lists(root: Path, kind: str, here: bool, monkeypatch: pytest.MonkeyPatc
     if here:
         monkeypatch.chdir(root)
     inputs, skipped = expand_inputs(root / name)
-    places = [str(Path(".") if here else root / image.source) for image in inputs]
-    assert len(places) == 3
+    assert len(inputs) == 3
     found = extract_features(make_model(), root / name)
     assert [Path(source).name for source in found.sources] == ["a.png", "b.jpg"]
     assert [skip.reason for skip in found.skipped] == ["No such file or directory"]

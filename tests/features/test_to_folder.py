@@ -1,7 +1,6 @@
 """Extraction into a folder: parts, continuation, refusals, sharing out, guards."""
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
@@ -33,18 +32,7 @@ from cassle_zoo.features.files import save_part_safetensors
 from cassle_zoo.features.to_folder import FolderResult
 
 BAD = {"03.png": b"broken", "10.png": b"", "11.png": b""}
-kinds = pytest.mark.parametrize(
-    "kind",
-    [
-        "safetensors",
-        pytest.param(
-            "parquet",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow"
-            ),
-        ),
-    ],
-)
+kinds = pytest.mark.parametrize("kind", ["safetensors", "parquet"])
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +77,9 @@ def test_parts_are_what_one_call_in_memory_returns(
     part = load_features(tmp_path, part=1)
     assert torch.equal(part.features, expected.features[2:3])
     assert part.sources == [str(images / "02.png")]
+    for absent in (-1, 7):
+        with pytest.raises(ConfigError, match=f"part={absent}: .* has parts 0 to 6"):
+            load_features(tmp_path, part=absent)
     with (tmp_path / "skipped.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["source", "reason"], *([s.source, s.reason] for s in expected.skipped)]

@@ -88,7 +88,6 @@ def test_without_main_arms_there_is_no_page(record: Record) -> None:
         page_texts([dataclasses.replace(record, group="depth")])
 
 
-@pytest.mark.skipif(not RECORDS.exists(), reason="the study has not been recorded")
 def test_the_committed_pages_are_fresh() -> None:
     findings = (ROOT / "benchmarks" / "study" / "findings.md").read_text("utf-8")
     for name, text in page_texts(load_records(RECORDS), findings, load_courses(RECORDS)).items():

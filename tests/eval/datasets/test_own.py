@@ -337,6 +337,7 @@ def test_a_table_with_splits(tmp_path: Path) -> None:
         (["name,kind", "x/00.png,b"], r"not there, the first is 'name'.*may name its columns"),
         (["path,label", "x/00.png,a", "x/01.png,"], r"without a label: x/01\.png"),
         (["path,label", "x/00.png,a", "x/01.png"], "line 3: 1 columns, expected 2"),
+        (["path,label", "x/00.png,a", ",b"], "line 3: no path"),
         (["x/00.png,a,train,7"], "4 columns; name them in its first line"),
         (["path,label", "x/00.png,a", "x/01.png,a"], "only one class, a"),
         (["path,label,Label", "x/00.png,a,b"], "several columns label"),

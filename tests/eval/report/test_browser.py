@@ -2,13 +2,13 @@
 
 import html
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from builders import encoded, make_image
+from chromium import BROWSER, NAMES, OPTIONS
 from PIL import Image
 from results import make_result
 
@@ -16,10 +16,7 @@ from cassle_zoo.eval.report.compare import Entry, compare
 from cassle_zoo.eval.report.page import render_report
 from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.features.gallery import GalleryItem, GalleryRow, gallery_page
-from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}")
 
 TYPE = """
@@ -41,11 +38,8 @@ def visit(
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
     command = [
-        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync",  # it asks nothing of the network
-        f"--user-data-dir={folder / 'profile'}", f"--window-size={width},800", "--dump-dom",
-        f"{path.as_uri()}{fragment}",
+        str(BROWSER), *OPTIONS, f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width},800", "--dump-dom", f"{path.as_uri()}{fragment}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
@@ -74,17 +68,12 @@ def gallery() -> str:
 @pytest.fixture(scope="module")
 def report() -> str:
     results = [
-        Result(
+        make_result(
+            name,
             task="sensitivity",
-            model=MeasuredModel(name=name, sha256=None),
-            data=MeasuredData(name="emoji64", sha256="b" * 64),
             protocol={"about": "long " * 50 + "x" * 300},
             metrics={task: {"knn_top1": 0.5} for task in ("vendor", "flags")},
-            seed=0,
-            versions={},
             command="cassle-zoo eval " + "y" * 300,
-            seconds={},
-            created="",
             series={"curve": [1.0, 2.0]},
         )
         for name in [f"a_model_with_a_long_name_{i}_{'z' * 40}" for i in range(6)]

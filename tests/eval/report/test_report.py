@@ -18,6 +18,7 @@ from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyEr
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
 from cassle_zoo.eval.report.evidence import columns_of, evidence
+from cassle_zoo.eval.report.export import CSV_HEADER
 from cassle_zoo.eval.report.page import curves, render_report
 from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
@@ -447,6 +448,19 @@ def test_command_reads_files_and_folders(tmp_path: Path, capsys: pytest.CaptureF
     assert "one.html" in page.text
     assert str(tmp_path) not in output.read_text("utf-8")
     assert capsys.readouterr().out.strip() == str(output)
+
+
+def test_command_writes_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    result("one").save(tmp_path / "one.json")
+    page, table, tex = (tmp_path / name for name in ("page.html", "new/a.csv", "new/b.tex"))
+    arguments = ["report", str(tmp_path / "one.json"), "-o", str(page)]
+    assert run_from_cli([*arguments, "--csv", str(table), "--latex", str(tex)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(page), str(table), str(tex)]
+    assert table.read_text("utf-8").splitlines()[0] == ",".join(CSV_HEADER)
+    assert r"\begin{tabular}" in tex.read_text("utf-8")
+    for option in ("--csv", "--latex"):
+        with pytest.raises(ConfigError, match=f"{option} .*new is a folder"):
+            run_from_cli([*arguments, option, str(tmp_path / "new")])
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,13 +12,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from results import make_result
 
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.data.emoji64 import Record, format_metadata, parse_metadata
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import load_features, save_features
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.records import MeasuredData, MeasuredModel, Result
+from cassle_zoo.records import Result
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store.folder import read_config
 from cassle_zoo.store.tensors import save_model_folder
@@ -122,13 +123,7 @@ def test_weights(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
     only_our_errors(lambda: create_projector(f"local-dir:{tmp_path}", True))
 
 
-RESULT = Result(
-    task="emoji64", model=MeasuredModel(name="m", sha256=None),
-    data=MeasuredData(name="d", sha256="0"),
-    protocol={"a": "b"}, metrics={"skin": {"top1": 0.5}}, seed=0, versions={"torch": "2"},
-    command="cassle-zoo eval", seconds={"a": 1.0}, created="2026", series={"x": [1.0]},
-    files=["a.png"],
-)  # fmt: skip
+RESULT = make_result(series={"x": [1.0]}, files=["a.png"])
 
 
 @given(st.data())
