@@ -20,7 +20,7 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import loading as data
-from cassle_zoo.train.data.datasets import TimmImages, open_dataset
+from cassle_zoo.train.data.datasets import TorchImages, open_dataset
 from cassle_zoo.train.run.checkpoint import load_checkpoint
 
 
@@ -119,7 +119,7 @@ def test_spawned_workers_have_the_limit_of_pixels(
 
 
 def test_many_bad_neighbours_are_replaced(config: TrainConfig) -> None:
-    class Images(TimmImages):
+    class Images(TorchImages):
         def __init__(self) -> None:
             pass
 

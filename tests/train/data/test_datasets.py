@@ -23,7 +23,7 @@ from cassle_zoo.common.errors import DataError, MissingDependencyError, UnknownN
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
-from cassle_zoo.train.data.datasets import TarImages, TimmImages, open_dataset, open_folder
+from cassle_zoo.train.data.datasets import TarImages, TorchImages, open_dataset, open_folder
 from cassle_zoo.train.recipes import get_recipe
 from cassle_zoo.train.run.monitor import Monitor
 
@@ -82,7 +82,7 @@ def test_whatever_a_decoder_raises_is_one_bad_image() -> None:
 
     for index in range(3):
         with pytest.raises(UnreadableImageError, match=f"number {index}"):
-            TimmImages(Source())[index]
+            TorchImages(Source())[index]
 
 
 def test_stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
