@@ -114,8 +114,12 @@ def _for_few_epochs(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
         return config  # the parser of all settings says what is wrong
 
 
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # under torchrun one process reports for all
+
+
 def _note(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process reports for all
+    if _is_first():
         print(printable(text), file=sys.stderr)
 
 
@@ -193,7 +197,9 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         print(f"{shown} images: {arguments.preview}")
         return ExitStatus.OK
     if arguments.dry_run:
-        print(dry_run(arguments.config, report=functools.partial(print, flush=True)))
+        cost = dry_run(arguments.config, report=functools.partial(print, flush=True))
+        if _is_first():
+            print(cost)
         return ExitStatus.OK
     if arguments.out is None:
         raise ConfigError("pass --out DIR, the folder for the run's files.")
