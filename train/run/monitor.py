@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -79,9 +80,10 @@ class Monitor:
             pixels: Any = open_channels(image, self.channels)
             if not isinstance(pixels, Image.Image):
                 pixels = ToBands(self.channels)(pixels)
-            yield self.transform(pixels), -1 if label is None else int(label)
+            # Datasets of the Hub have labels of any kind, such as texts.
+            yield self.transform(pixels), int(label) if isinstance(label, Integral) else -1
 
-    def _spread(self) -> Iterator[tuple[Image.Image, int | None]]:
+    def _spread(self) -> Iterator[tuple[Image.Image, Any]]:
         count = min(self.samples, len(self.dataset))
         for index in range(count):
             # The loop reports bad images; here they are only left out.
