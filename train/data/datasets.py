@@ -128,6 +128,7 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
     """All images of a tar archive, found by the same rules as in a folder.
 
     Attributes:
+        labels: Label of each image.
         notes: A line if the archive has no end mark.
     """
 
@@ -155,9 +156,9 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
         self.notes = self._tar.notes
         # The order of timm's reader of archives.
         self._order = sorted(range(len(names)), key=lambda index: natural_key(names[index]))  # type: ignore[no-untyped-call]
-        folders = [PurePosixPath(name).parent.name for name in names]
+        folders = [PurePosixPath(names[index]).parent.name for index in self._order]
         number = {name: i for i, name in enumerate(sorted(set(folders), key=natural_key))}
-        self._labels = [number[folder] for folder in folders]
+        self.labels = [number[folder] for folder in folders]
 
     def __len__(self) -> int:
         return len(self._order)
@@ -169,8 +170,7 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
             UnreadableImageError: If it cannot be decoded.
             OSError: If the archive cannot be read.
         """
-        image = open_channels(self.encoded(index), self._channels)
-        return image, self._labels[self._order[index]]
+        return open_channels(self.encoded(index), self._channels), self.labels[index]
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of an image's file.
