@@ -18,13 +18,7 @@ from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
-from cassle_zoo.zoo.names import (
-    contradictions,
-    dataset_of,
-    model_name,
-    resolve_arch,
-    short_arch,
-)
+from cassle_zoo.zoo.names import contradictions, dataset_of, model_name, resolve_arch, short_arch
 
 STREAMS = ("hfids/", "tfds/", "wds/")
 _DATASETS = (*STREAMS, "hfds/", "torch/")

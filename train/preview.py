@@ -99,8 +99,7 @@ def write_preview(config: TrainConfig, page: Path) -> int:
     if not shown:
         raise DataError(f"no image in {config.data.root!r} can be read.")
     write_text(
-        page,
-        render("cassle_zoo.train", "preview.html", config=config, shown=shown, layout=layout),
+        page, render("cassle_zoo.train", "preview.html", config=config, shown=shown, layout=layout)
     )
     return len(shown)
 

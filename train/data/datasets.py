@@ -11,12 +11,7 @@ from timm.utils.misc import natural_key
 from torch.utils.data import Dataset, IterableDataset
 
 from cassle_zoo.common.bands import open_channels
-from cassle_zoo.common.errors import (
-    CassleZooError,
-    DataError,
-    MissingDependencyError,
-    unknown_name,
-)
+from cassle_zoo.common.errors import CassleZooError, DataError, MissingDependencyError, unknown_name
 from cassle_zoo.common.images import Array, UnreadableImageError, image_endings, open_image
 from cassle_zoo.data.emoji64 import pretraining_dataset
 from cassle_zoo.data.listing import counts_as_image, list_images
