@@ -119,12 +119,16 @@ def test_a_run(config: TrainConfig, finished: Path, part: str) -> None:
     assert method.starting_weights.projector
 
 
-def test_an_unfinished_run_and_a_damaged_checkpoint(config: TrainConfig, finished: Path) -> None:
+def test_an_unfinished_run_and_a_damaged_or_missing_checkpoint(
+    config: TrainConfig, finished: Path
+) -> None:
     shutil.rmtree(finished / "final")
     (finished / LATEST).write_bytes(b"damaged")
-    method = build_method(starting(config, finished))
-    assert method.starting_weights is not None
-    assert method.starting_weights.name == f"{config.name} (step 8)"
+    start = build_method(starting(config, finished)).starting_weights
+    assert start is not None
+    assert start.name == f"{config.name} (step 8)"
+    (finished / LATEST).unlink()  # as if killed while it was written
+    assert build_method(starting(config, finished)).starting_weights == start
 
 
 @pytest.mark.parametrize("part", ["", LATEST])
