@@ -119,9 +119,7 @@ def test_a_run(config: TrainConfig, finished: Path, part: str) -> None:
     assert method.starting_weights.projector
 
 
-def test_an_unfinished_run_and_a_damaged_or_missing_checkpoint(
-    config: TrainConfig, finished: Path
-) -> None:
+def test_an_unfinished_run_and_a_lost_checkpoint(config: TrainConfig, finished: Path) -> None:
     shutil.rmtree(finished / "final")
     (finished / LATEST).write_bytes(b"damaged")
     start = build_method(starting(config, finished)).starting_weights
