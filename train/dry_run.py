@@ -78,8 +78,9 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None)
     Args:
         config: All settings. Without `data.root` the number of images is `data.samples`, or the
             known size of the dataset.
-        report: Called in the first process with the counts as soon as the model is built, and then
-            after each step, since the first steps of a large model can take minutes.
+        report: Called in the first process with the counts as soon as the model is built, then
+            after each step, since the first steps of a large model can take minutes, and with the
+            cost.
 
     Raises:
         ConfigError: If the configuration cannot be trained.
@@ -123,7 +124,7 @@ def _measured(config: TrainConfig, device: torch.device, report: Callable[[str],
     waits = load_seconds or 0.0
     # Workers read while the step runs; without workers one waits for the other.
     each = max(step_seconds, waits) if config.data.workers else step_seconds + waits
-    return Cost(
+    cost = Cost(
         parameters=parameters,
         steps_per_epoch=per_epoch,
         steps=total,
@@ -133,6 +134,8 @@ def _measured(config: TrainConfig, device: torch.device, report: Callable[[str],
         seconds=each * total,
         device=str(trainer.device),
     )
+    report(str(cost))
+    return cost
 
 
 def count_parameters(trainer: Trainer) -> dict[str, int]:

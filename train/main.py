@@ -114,12 +114,8 @@ def _for_few_epochs(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
         return config  # the parser of all settings says what is wrong
 
 
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"  # under torchrun one process reports for all
-
-
 def _note(text: str) -> None:
-    if _is_first():
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process reports for all
         print(printable(text), file=sys.stderr)
 
 
@@ -197,9 +193,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         print(f"{shown} images: {arguments.preview}")
         return ExitStatus.OK
     if arguments.dry_run:
-        cost = dry_run(arguments.config, report=functools.partial(print, flush=True))
-        if _is_first():
-            print(cost)
+        dry_run(arguments.config, report=functools.partial(print, flush=True))
         return ExitStatus.OK
     if arguments.out is None:
         raise ConfigError("pass --out DIR, the folder for the run's files.")
