@@ -1,6 +1,7 @@
 """The cost of a run, measured on a few of its real steps."""
 
 import dataclasses
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -117,7 +118,8 @@ def _measured(config: TrainConfig, device: torch.device, report: Callable[[str],
     load_seconds = None
     if config.data.root:
         load_seconds, samples = _load(config, dataset, min(count, total))
-        load_seconds /= min(max(config.data.workers, 1), usable_cores())
+        cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        load_seconds /= max(1, min(config.data.workers, cores))
     else:
         samples = [_noise(config)] * count
     step_seconds = _time_steps(trainer, samples, total, report)

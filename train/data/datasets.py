@@ -321,7 +321,7 @@ def _open_timm(config: DataConfig) -> Any:
         if prefix == "hfds":  # timm's reader wants a column `label`, and images in `image`
             from datasets import load_dataset
 
-            part = load_dataset(name, split=config.split, cache_dir=config.root)
+            part: Any = load_dataset(name, split=config.split, cache_dir=config.root)
             usual = "image" if "image" in part.features else ""
             return _images_of([part], config.image_column or usual, config.dataset)
         if prefix == "wds":

@@ -53,10 +53,11 @@ def test_the_check_of_the_features_decodes_smaller_too(
 ) -> None:
     data = photos if kind == "folder" else packed(photos, tmp_path / "a.tar")
     dataset = open_dataset(DataConfig(root=str(data)))
-    (fast, labels), (exact, same) = (
+    read: Any = (
         zip(*Monitor(dataset, config.augment, 8, fast=fast)._spread(), strict=True)
         for fast in (True, False)
     )
+    (fast, labels), (exact, same) = read
     assert {image.size for image in exact} == {(WIDTH, HEIGHT)}
     assert max(image.width for image in fast) < WIDTH / 4
     assert labels == same == tuple(dataset[index][1] for index in range(8))
