@@ -115,7 +115,8 @@ class MapViews(Dataset[Sample]):
                 generator = view_generator(self.crops.seed, epoch, wanted, -1 - attempt)
                 sample = int(torch.randint(len(self.dataset), (), generator=generator))
             try:
-                views = self.crops(self._source(sample), epoch, sample)
+                # Not those of `sample`, which are in the epoch, too.
+                views = self.crops(self._source(sample), epoch, wanted)
             except (UnreadableImageError, OSError) as error:
                 reason = error
                 continue

@@ -86,12 +86,12 @@ class StreamViews(IterableDataset[Sample | StreamSample]):
     reading: tuple[int, int, int]
 
     def __iter__(self) -> Iterator[Sample | StreamSample]:
-        epoch = self.reading[1]
+        _, epoch, repeat = self.reading
         for item in self.dataset.read(*self.reading):
             made: Sample | StreamSample = item
             try:
-                if item.source is not None:
-                    made = _shared(self.crop(item.source, epoch, item.number))
+                if item.source is not None:  # shown again, an image has other views
+                    made = _shared(self.crop(item.source, epoch, item.number + (repeat << 64)))
             except (UnreadableImageError, OSError):
                 made = StreamSample(number=item.number, name=item.name)
             yield made

@@ -114,7 +114,9 @@ def test_bad_image_is_replaced_and_reported(
     victim = copy / "class1" / "07.png"
     victim.write_bytes(victim.read_bytes()[:200])
     config = change(config, "data", root=str(copy))
-    bad = torch.cat([batch["bad"] for batch in read(config, 0, 10)])
+    got = read(config, 0, 10)
+    assert len(torch.cat([batch["uniforms"] for batch in got]).unique(dim=0)) == 40
+    bad = torch.cat([batch["bad"] for batch in got])
     assert len(set(bad[bad >= 0].tolist())) == 1
     guard = BadImages(open_dataset(config.data), max_fraction=0.05)
     assert guard.note(bad) == [repr(str(Path("class1") / "07.png"))]
