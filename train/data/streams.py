@@ -91,22 +91,14 @@ class StreamViews(IterableDataset[Sample | StreamSample]):
             made: Sample | StreamSample = item
             try:
                 if item.source is not None:  # shown again, an image has other views
-                    made = _shared(self.crop(item.source, epoch, item.number + (repeat << 64)))
+                    made = self.crop(item.source, epoch, item.number + (repeat << 64))
+                    # Else torch does it in a thread of the worker, whose errors are lost: if shared
+                    # memory were full, the main process would wait forever.
+                    for value in made.values() if get_worker_info() else ():
+                        value.share_memory_()
             except (UnreadableImageError, OSError):
                 made = StreamSample(number=item.number, name=item.name)
             yield made
-
-
-def _shared(sample: Sample) -> Sample:
-    """Move a worker's sample to shared memory.
-
-    torch would do so in a thread of the worker, whose errors are lost: if shared memory were full,
-    the main process would wait forever.
-    """
-    if get_worker_info() is not None:
-        for value in sample.values():
-            value.share_memory_()
-    return sample
 
 
 def stream_batches(
