@@ -24,7 +24,7 @@ from cassle_zoo.common.errors import (
     ModelFolderError,
     unknown_name,
 )
-from cassle_zoo.common.files import read_json, sha256
+from cassle_zoo.common.files import expand_home, read_json, sha256
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import (
     BACKBONE_FILE,
@@ -108,7 +108,7 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
     Raises:
         UnknownNameError: If there is no such name.
         DataError: If there is no such file or folder.
-        ConfigError: If timm has no such weights.
+        ConfigError: If timm has no such weights, or there is no such home folder.
         CheckpointError: If a file is unsafe to read, damaged or not understood.
         ModelFolderError: If a model folder or run is incomplete or damaged.
         WeightsUnavailableError: If they cannot be downloaded from the Hub.
@@ -125,7 +125,7 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
         return _timm_weights(own)
     if own != what:
         raise unknown_name("init", own, timm.list_pretrained(), listed_by="timm.list_pretrained()")
-    path = Path(what).expanduser()
+    path = expand_home(what)
     if path.is_dir():
         return _folder(path) if _is_model_folder(path) else _run(path, facts)
     if path.is_file():
@@ -270,9 +270,12 @@ def _run(folder: Path, facts: CheckpointFacts) -> Source:
             f"{folder} holds neither a model folder ({MODEL_FILE}) nor a run ({FINAL_FOLDER}/ or "
             f"{LATEST}); name the folder that has one of these, or a file of weights in it."
         )
-    path = folder / (PREVIOUS if LATEST in damaged else LATEST)
-    found = identify_content(state, read_settings(path), "", facts)
-    name = read_settings(path).get("name", folder.name)
+    # A run killed between renaming the one before and the latest has only the one before.
+    is_latest = LATEST not in damaged and (folder / LATEST).is_file()
+    path = folder / (LATEST if is_latest else PREVIOUS)
+    settings = read_settings(path)
+    found = identify_content(state, settings, "", facts)
+    name = settings.get("name", folder.name)
     return _identified(found, path, name=f"{name} (step {state.get('step')})")
 
 

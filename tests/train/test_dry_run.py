@@ -68,7 +68,7 @@ def test_fewer_steps_than_are_timed(config: TrainConfig) -> None:
     config = dataclasses.replace(config, method=MoCoV2Config(queue_size=8))
     told: list[str] = []
     cost = dry_run(config, told.append)
-    assert [text.split()[0] for text in told] == ["backbone", "step"]
+    assert [text.split()[0] for text in told] == ["backbone", "step", "peak"]
     assert cost.steps == 1
     assert cost.step_seconds > 0
 

@@ -83,9 +83,7 @@ def test_the_teacher_normalises_like_the_backbone(config: TrainConfig) -> None:
 
 def test_continuing_in_the_middle_is_exact(config: TrainConfig, tmp_path: Any) -> None:
     config = change(
-        config,
-        "optim",
-        **{"freeze_epochs": 0.6, "backbone_bn": "frozen", "layer_decay": 0.7, "warmup_epochs": 0.4},
+        config, "optim", freeze_epochs=0.6, backbone_bn="frozen", layer_decay=0.7, warmup_epochs=0.4
     )
     whole = Trainer(config, PER_EPOCH)
     steps(whole, 7)

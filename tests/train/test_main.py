@@ -66,11 +66,13 @@ def test_one_process_says_that_the_run_is_finished(
     assert capsys.readouterr().err.count("finished: RUN/final") == lines
 
 
-def test_help_lists_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_recipes_after_own_images(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         parse(["--help"])
     listed = capsys.readouterr().out
     assert all(name in listed and recipe.title in listed for name, recipe in RECIPES.items())
+    own = "cassle-zoo train resnet50_cassle_simclr --data photos/ --out runs/mine"
+    assert 0 < listed.index(own) < listed.index("resnet18_cassle_simclr.emoji64")
 
 
 def test_help_shows_the_facts_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,14 +119,6 @@ def test_the_name_is_that_of_what_is_run(argv: list[str], name: str) -> None:
 def test_names_that_are_not_true_are_refused(argv: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(["resnet18_simclr", *argv])
-
-
-def test_help_shows_own_images_first(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        parse(["--help"])
-    listed = capsys.readouterr().out
-    own = "cassle-zoo train resnet50_cassle_simclr --data photos/ --out runs/mine"
-    assert 0 < listed.index(own) < listed.index("resnet18_cassle_simclr.emoji64")
 
 
 @pytest.fixture

@@ -90,6 +90,15 @@ def test_bad_places(config: TrainConfig, tmp_path: Path) -> None:
         write_preview(change(config, "data", root=""), tmp_path / "views.html")
 
 
+def test_omega_of_an_augmentation_that_is_off_is_refused_as_in_training(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    conditioning = ConditioningConfig(descriptors=("crop", "rotation"))
+    config = dataclasses.replace(config, conditioning=conditioning)
+    with pytest.raises(ConfigError, match="has rotation, but no view is augmented so"):
+        write_preview(config, tmp_path / "views.html")
+
+
 def test_command(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "views.html"
     argv = ["resnet18_cassle_simclr.emoji64", "--data.dataset", "", "--data", str(images)]

@@ -22,6 +22,7 @@ from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.methods.byol import BYOLConfig
+from cassle_zoo.train.methods.dino import DINOConfig
 from cassle_zoo.train.methods.simsiam import SimSiamConfig
 from cassle_zoo.train.run.checkpoint import load_checkpoint
 from cassle_zoo.train.trainer import Trainer
@@ -293,6 +294,20 @@ def test_runs_from_before_these_settings_continue(config: TrainConfig, tmp_path:
     assert state is not None
     save_checkpoint(tmp_path, {k: v for k, v in state.items() if k not in ("scaler", "ema")})
     assert loop.train(config, tmp_path).finished
+
+
+def test_a_layer_that_does_not_learn_yet_does_not_count_when_gradients_are_clipped(
+    config: TrainConfig,
+) -> None:
+    config = change(config, "optim", clip_grad=1e-4)
+    method = DINOConfig(hidden_features=16, out_features=8, prototypes=32)
+    trainer = Trainer(dataclasses.replace(config, method=method), per_epoch=5)
+    last = trainer.method.get_parameter("last_layer.weight")
+    last.register_hook(lambda grad: 1e3 * grad)
+    trainer.train_step(next(batches(config, open_dataset(config.data), 0, 1)), 10)
+    assert last.grad is None
+    grads = [p.grad.flatten() for p in trainer.method.parameters() if p.grad is not None]
+    assert float(torch.cat(grads).norm()) == pytest.approx(1e-4, rel=0.01)
 
 
 def test_overflow_leaves_a_step_out(config: TrainConfig) -> None:

@@ -57,10 +57,7 @@ def write_settings(
 
 
 def check_same_run(
-    config: TrainConfig,
-    out: Path,
-    images: Fingerprint | None = None,
-    source: Source | None = None,
+    config: TrainConfig, out: Path, images: Fingerprint | None = None, source: Source | None = None
 ) -> TrainConfig:
     """Check that `out` does not hold a run with other settings, `images` or starting weights.
 

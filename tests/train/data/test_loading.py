@@ -52,8 +52,8 @@ class AsWideAsNice:
 
 
 def test_workers_leave_the_processors_to_the_computation(config: TrainConfig) -> None:
-    on_cpu = change(config, "run", device="cpu")
-    (batch,) = batches(change(on_cpu, "data", workers=1), AsWideAsNice(), 0, 1)
+    config = change(change(config, "run", device="cpu"), "data", workers=1)
+    (batch,) = batches(config, AsWideAsNice(), 0, 1)
     assert (batch["source"][:, 1] == 20 + min(19, os.nice(0) + 10)).all()
 
 
@@ -70,7 +70,8 @@ def test_batches_are_pinned_for_the_gpu_of_the_run(
             super().__init__(*args, **kwargs)
 
     monkeypatch.setattr(data, "DataLoader", Loader)
-    assert len(list(batches(change(config, "run", device=device), AsWideAsNice(), 0, 1))) == 1
+    config = change(config, "run", device=device)
+    assert len(list(batches(config, AsWideAsNice(), 0, 1))) == 1
     assert asked == [pinned]
 
 
@@ -113,7 +114,9 @@ def test_bad_image_is_replaced_and_reported(
     victim = copy / "class1" / "07.png"
     victim.write_bytes(victim.read_bytes()[:200])
     config = change(config, "data", root=str(copy))
-    bad = torch.cat([batch["bad"] for batch in read(config, 0, 10)])
+    got = read(config, 0, 10)
+    assert len(torch.cat([batch["uniforms"] for batch in got]).unique(dim=0)) == 40
+    bad = torch.cat([batch["bad"] for batch in got])
     assert len(set(bad[bad >= 0].tolist())) == 1
     guard = BadImages(open_dataset(config.data), max_fraction=0.05)
     assert guard.note(bad) == [repr(str(Path("class1") / "07.png"))]

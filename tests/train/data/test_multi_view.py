@@ -238,8 +238,7 @@ def test_a_stream_of_shards(config: TrainConfig, images: Path, tmp_path: Path) -
 
 def test_workers_do_not_matter(config: TrainConfig) -> None:
     config = dataclasses.replace(config, views=MULTI_CROP)
-    two = change(config, "data", workers=2)
-    for one, other in zip(read(config), read(two), strict=True):
+    for one, other in zip(read(config), read(change(config, "data", workers=2)), strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(value, other[key]) for key, value in one.items())
 
@@ -247,8 +246,7 @@ def test_workers_do_not_matter(config: TrainConfig) -> None:
 def test_runs_from_before_there_were_views_are_continued(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    config = change(config, "run", monitor_every=0)
-    loop.train(config, tmp_path)
+    loop.train(change(config, "run", monitor_every=0), tmp_path)
     path = tmp_path / fingerprint.CONFIG_FILE
     old = json.loads(path.read_text())
     del old["views"]

@@ -119,6 +119,13 @@ def test_more_workers_than_shards(config: TrainConfig) -> None:
     assert not Shards(listed, rank=0, world_size=2, workers=2).notes
 
 
+def test_an_image_that_is_shown_again_in_an_epoch_has_other_views(config: TrainConfig) -> None:
+    listed = list_shards(Path(config.data.root), "train", None)
+    half = dataclasses.replace(listed, files=listed.files[:2], lengths=(LENGTH,) * 2)
+    got = batches(config, Shards(half, rank=0, world_size=1, workers=0), 0, 6)
+    assert len(torch.cat([batch["uniforms"] for batch in got]).unique(dim=0)) == 24
+
+
 def test_shards_for_several_processes(config: TrainConfig) -> None:
     listed = list_shards(Path(config.data.root), "train", None)
     with pytest.raises(DataError, match=r"4 shard.*5 processes"):

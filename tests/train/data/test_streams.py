@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,8 +88,12 @@ def test_the_workers_of_a_stream_stay_as_they_were(config: TrainConfig, tmp_path
 class Remembering(IterableDataset[Any]):
     """Goes on where it was left, as some of timm's streams do."""
 
-    def __init__(self) -> None:
-        self.done = 0
+    def __init__(self, seed: int = 42) -> None:
+        self.seed, self.epoch, self.done = seed, 0, 0
+        self.reader = SimpleNamespace(dist_rank=0, dist_num_replicas=1)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         while self.done < 24:
@@ -107,7 +112,29 @@ def test_other_streams_are_opened_anew(config: TrainConfig) -> None:
         assert len({crops.numpy().tobytes() for batch in got for crops in batch["crops"]}) == 24
 
 
-class Broken(IterableDataset[Any]):
+def test_other_streams_have_the_seed_of_the_run_and_the_rank_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Remembering] = []
+
+    def open_stream(**options: Any) -> Remembering:
+        opened.append(Remembering(**options))
+        return opened[-1]
+
+    with monkeypatch.context() as patch:  # which a worker that is spawned does not inherit
+        patch.setattr(streams, "rank", lambda: 1)
+        patch.setattr(streams, "world_size", lambda: 2)
+        stream = TimmStream(open_stream, 24)
+    for seed, epoch, repeat in ((0, 0, 0), (0, 3, 0), (0, 0, 1), (1, 0, 0)):
+        assert len(list(stream.read(seed, epoch, repeat))) == 24
+    assert {(one.reader.dist_rank, one.reader.dist_num_replicas) for one in opened} == {(1, 2)}
+    assert [one.epoch for one in opened] == [0, 3, 0, 0]
+    first, second, repeated, other = (one.seed for one in opened)
+    assert first == second
+    assert len({first, repeated, other}) == 3
+
+
+class Broken(Remembering):
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         yield Image.new("RGB", (40, 40)), 0
         raise OSError("image file is truncated")
