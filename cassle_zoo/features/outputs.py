@@ -56,10 +56,9 @@ def parse_outputs(names: Sequence[str], found: Unwrapped) -> dict[str, Stage | N
         match = _STAGE.fullmatch(name)
         if match is None and name not in FORMS[:3]:
             raise unknown_name("output", name, FORMS)
-        if match is not None:
-            parsed[name] = Stage(_stage_index(int(match[1]), found), match[2] is not None)
-        else:
-            parsed[name] = None
+        parsed[name] = (
+            Stage(_stage_index(int(match[1]), found), match[2] is not None) if match else None
+        )
     inside = [name for name in names if name not in ("pooled", "projected")]
     if inside and (found.model is None or not hasattr(found.model, "forward_intermediates")):
         raise ConfigError(
