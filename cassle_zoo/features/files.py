@@ -147,9 +147,7 @@ def load_parts(folder: str | os.PathLike[str]) -> Iterator[FeatureSet]:
     Raises:
         DataError: The folder holds no features, is incomplete, or is damaged.
     """
-    folder = Path(folder)
-    for file in _part_files(folder):
-        yield load_part_file(file)
+    yield from map(load_part_file, _part_files(Path(folder)))
 
 
 def _load_folder(folder: Path, part: int | None) -> FeatureSet:

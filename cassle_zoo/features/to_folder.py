@@ -208,18 +208,12 @@ class _Writer:
         shapes: dict[str, Tensor],
         todo: list[int],
     ) -> None:
-        """Begin the first part to do, with what an interrupted call saved of it."""
         self.folder, self.stage, self.plan, self.shapes = folder, stage, plan, shapes
         self.todo = iter(todo)
         self._start()
-        file = stage / parts.UNFINISHED
-        # It may be damaged, or left over from another part, if a process was killed.
+        # What is saved may be damaged, or of another part, if a process was killed.
         with suppress(Exception):
-            more, saved = load_more(file), load_part_file(file)
-            if more["part"] == self.part:
-                rows = {name: [values.clone()] for name, values in saved.outputs.items()}
-                self.next, self.rows = int(more["next"]), rows
-                self.sources, self.skipped = saved.sources, saved.skipped
+            self._resume(stage / parts.UNFINISHED)
 
     def _start(self) -> None:
         self.part = next(self.todo, self.plan.count)
@@ -227,6 +221,13 @@ class _Writer:
         self.sources: list[str] = []
         self.skipped: list[Skipped] = []
         self.rows: dict[str, list[Tensor]] = {name: [] for name in self.shapes}
+
+    def _resume(self, file: Path) -> None:
+        """Continue the first part with what an interrupted call saved of it."""
+        more, saved = load_more(file), load_part_file(file)
+        if more["part"] == self.part:
+            self.rows = {name: [values.clone()] for name, values in saved.outputs.items()}
+            self.sources, self.skipped, self.next = saved.sources, saved.skipped, more["next"]
 
     def add(self, batch: ExtractedBatch) -> None:
         """Take the next batch; write the part if this completes it."""
