@@ -25,7 +25,7 @@ from PIL import Image
 
 from cassle_zoo.common.errors import CassleZooError, DataError
 from cassle_zoo.common.exit_status import ExitStatus
-from cassle_zoo.common.files import atomic_write, parse_json, sha256
+from cassle_zoo.common.files import atomic_write, check_folder, parse_json, sha256
 from cassle_zoo.data.emoji64 import (
     EMOJI64_SHA256,
     METADATA_FILE,
@@ -78,7 +78,9 @@ def build_emoji64(
 
     Raises:
         DataError: If a package is missing, of another version, damaged or unsafe.
+        ConfigError: If nothing can be written to the tar's folder, which is created.
     """
+    check_folder(Path(out).parent, "-o")
     contents = _read_packages([Path(package) for package in packages])
     try:
         emoji = json.loads(contents["noto"]["emoji.json"])

@@ -29,7 +29,7 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
 from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
-from cassle_zoo.features.whitening import Whitening, model_whitening
+from cassle_zoo.features.whitening import model_whitening
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -121,10 +121,6 @@ class DemoOutputs:
     skipped: list[Skipped]
 
 
-def _whitening(model: nn.Module | str) -> Whitening | None:
-    return model_whitening(model) if isinstance(model, str) else None
-
-
 def run_demo(
     models: nn.Module | str | Sequence[nn.Module | str],
     folder: Path,
@@ -154,7 +150,11 @@ def run_demo(
     extractors = open_extractors(given, most=max(_NEIGHBOURS), projected=False)
     read = read_images(extractors, images, skipped=skipped)
     spaces = [
-        feature_space(model_name(model), outputs["pooled"], _whitening(model))
+        feature_space(
+            model_name(model),
+            outputs["pooled"],
+            model_whitening(model) if isinstance(model, str) else None,
+        )
         for model, outputs in zip(given, read.outputs, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)

@@ -137,6 +137,31 @@ def test_too_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert os.listdir(tmp_path) == []
 
 
+def test_names_are_counted_as_the_header_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{40 * chr(0x4E2D)}{number}.png" for number in range(100)]
+    path = tmp_path / "out.safetensors"
+    save_features(FeatureSet(torch.ones(100, 1), names), path)
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    monkeypatch.setattr(feature_files, "_FOR_REASONS", 0, raising=False)
+    monkeypatch.setattr(feature_files, "_MAX_METADATA", header - 300)
+    with pytest.raises(DataError, match=r"\.npz or \.parquet"):
+        check_feature_path(path, names)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npz", ".safetensors"])
+def test_a_pipe_is_written_to(tmp_path: Path, ending: str) -> None:
+    os.mkfifo(tmp_path / f"pipe{ending}")
+    pipe = os.open(tmp_path / f"pipe{ending}", os.O_RDWR)
+    try:
+        save_features(example(), tmp_path / f"pipe{ending}")
+        (tmp_path / f"file{ending}").write_bytes(os.read(pipe, 2**16))
+    finally:
+        os.close(pipe)
+    assert torch.equal(load_features(tmp_path / f"file{ending}").features, example().features)
+
+
 @endings
 def test_missing_or_foreign_file(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"in{ending}"

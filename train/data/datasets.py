@@ -229,10 +229,7 @@ class SavedDataset(Dataset[tuple[Image.Image, int]]):
         Raises:
             UnreadableImageError: If it cannot be read.
         """
-        try:
-            image, _ = self._images[index]
-        except (OSError, TypeError) as error:  # the file is gone, or there is no image in the row
-            raise UnreadableImageError(self.filename(index), str(error)) from error
+        image, _ = self._images[index]
         return image, -1 if self._labels is None else self._labels[index]
 
     def filename(self, index: int) -> str:
