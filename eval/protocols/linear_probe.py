@@ -310,20 +310,14 @@ class LinearProbe(Settings):
                     sweep_tolerance=self.sweep_tolerance,
                     on_fit=bar.update,
                 )
-            values = {
-                "linear_top1": probe.top1,
-                "linear_top5": probe.top5,
-                "linear_mean_per_class": probe.mean_per_class,
-            }
-            metrics[task.name] = {key: value for key, value in values.items() if value is not None}
             chosen[task.name] = probe.best_l2
             test = task.splits["test"]
-            scores.append(
-                classification(
-                    task.name, test, task.targets[test], probe.test_logits, prefix="linear_",
-                    classes=task.classes,
-                )
+            own = classification(
+                task.name, test, task.targets[test], probe.test_logits, prefix="linear_",
+                classes=task.classes,
             )  # fmt: skip
+            scores.append(own)
+            metrics[task.name] = own.means()
             name = f"{task.name}: validation {METRICS[task.metric]} by w"
             series[name] = list(getattr(probe, f"validation_{task.metric}"))
         rules = protocol(task.metric for task in tasks)
