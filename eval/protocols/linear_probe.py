@@ -229,16 +229,13 @@ def _fit(
     on_fit: Callable[[], object],
     start: Tensor | None = None,
 ) -> list[Fit]:
-    """Fit without a warning for every w."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "logistic regression, w=")
-        try:
-            fits = fit_path(
-                data.features, data.targets, classes, l2_grid, tolerance=tolerance, start=start,
-                on_fit=on_fit,
-            )  # fmt: skip
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            fits = []
+    try:
+        fits = fit_path(
+            data.features, data.targets, classes, l2_grid, tolerance=tolerance, start=start,
+            on_fit=on_fit,
+        )  # fmt: skip
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        fits = []
     if not fits or not all(math.isfinite(fit.objective) for fit in fits):
         raise DataError(
             f"the linear probe cannot be fitted in floating point: features are as large as "
