@@ -127,7 +127,7 @@ def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
 
 def _holds_folders(folder: Path) -> bool:
     try:
-        return any(entry.is_dir() for entry in folder.iterdir())
+        return any(own.is_dir() for own in folder.iterdir() if not own.name.startswith("."))
     except OSError:
         return True  # listing it says why it cannot be opened
 
