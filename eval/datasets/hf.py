@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,11 @@ def open_hf(root: Path) -> EvalData:
     There must be exactly one column of type Image and one of type ClassLabel.
 
     Raises:
-        DataError: If splits or columns are missing or not unique.
+        DataError: If splits, columns or labels are missing, or columns are not unique.
         MissingDependencyError: If `datasets` is not installed.
+
+    Warns:
+        UserWarning: About splits of other names, which are left out.
     """
     splits = _load(root)
     validation = [name for name in VALIDATION_NAMES if name in splits]
@@ -46,6 +50,8 @@ def open_hf(root: Path) -> EvalData:
             f"{root} has the splits {', '.join(splits)}; expected train, test, and at most one of "
             f"{', '.join(VALIDATION_NAMES)}."
         )
+    if others := sorted({*splits} - {"train", "test", *validation}):
+        warnings.warn(f"splits of {root} are left out: {first_few(others)}.", stacklevel=2)
     image, label = (_only_column(splits["train"], kind) for kind in ("Image", "ClassLabel"))
     parts = {"train": splits["train"], "test": splits["test"]}
     if validation:

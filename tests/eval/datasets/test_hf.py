@@ -46,8 +46,9 @@ def test_recorded_datasets_stay_what_they_are(tmp_path, save_image, identity):
 
 
 def test_own_validation_split(tmp_path, save_image):
-    path = save_to_disk(tmp_path, save_image, train=4, validation=2, test=2)
-    (task,) = open_data("hf", path).tasks_of("classification")
+    path = save_to_disk(tmp_path, save_image, train=4, validation=2, test=2, hard=1)
+    with pytest.warns(UserWarning, match=r"splits of .* are left out: hard\."):
+        (task,) = open_data("hf", path).tasks_of("classification")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [4, 2, 2]
 
 
