@@ -140,6 +140,9 @@ def test_semi_supervised_numbers():
     assert list(values)[:3] == ["1%_top1", "1%_top1_std", "1%_mean_per_class"]
     assert 1 / 8 < values["1%_top1"] < values["10%_top1"] <= 1
     assert values["1%_top1_std"] > 0
+    # A single draw says nothing about the spread.
+    once = SemiSupervised(draws=1).evaluate(make_context()).metrics["made"]
+    assert list(once) == [name for name in values if not name.endswith("_std")]
 
 
 def test_semi_supervised_uses_no_other_label():
