@@ -153,6 +153,14 @@ class Equivariance(Settings):
         everything = torch.arange(len(context.data.images))
         indices = views.draw_images(everything, self.images, context.compute.seed)
         splits = split_images(context.data, indices)
+        projector = context.projector
+        if projector is not None and projector.config.conditioning == "none":
+            projector = None
+        if projector is not None and len(splits["test"]) < self.candidates:
+            raise DataError(
+                f"{len(splits['test'])} held-out images do not give {self.candidates} candidates "
+                "for ω; ask for fewer candidates or more images."
+            )
         recipe = views.context_recipe(context, self.extra)
         original, augmented, clear, omega = _encode(context, indices, recipe)
         columns = recipe.layout.slices()
@@ -165,8 +173,7 @@ class Equivariance(Settings):
             for metric in ("r2_single", "r2_pair")
         }
         protocol = {"equivariance": _protocol(splits, recipe)}
-        projector = context.projector
-        if projector is not None and projector.config.conditioning != "none":
+        if projector is not None:
             test = splits["test"]
             known = (views.as_trained(own[test], recipe, context) for own in (clear, omega))
             metrics["omega"] = self._find_omega(
@@ -194,11 +201,6 @@ class Equivariance(Settings):
         clear: Tensor,
         omega: Tensor,
     ) -> dict[str, float]:
-        if len(omega) < self.candidates:
-            raise DataError(
-                f"{len(omega)} held-out images do not give {self.candidates} candidates for ω; "
-                "ask for fewer candidates or more images."
-            )
         device = context.compute.device
         target = F.normalize(
             project(projector, original, clear, layout, device=device).double(), dim=1

@@ -61,11 +61,12 @@ def test_split_follows_the_tasks(data):
         split_images(untested, indices[:20])
 
 
-def test_wrong_settings(make_context):
+def test_wrong_settings(make_context, tmp_path):
     with pytest.raises(ConfigError, match="candidates must be"):
         replace(QUICK, candidates=1).evaluate(make_context())
     with pytest.raises(DataError, match="do not give 50 candidates"):
         replace(QUICK, candidates=50).evaluate(make_context())
+    assert not list(tmp_path.iterdir())  # said before features are extracted and cached
 
 
 def test_figure(make_context):
