@@ -154,12 +154,15 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
 
 def _check_whitening(settings: Evaluator, models: Sequence[str]) -> None:
     """Check that a fitted whitening is not applied to features that it was not fitted to."""
-    whiten = getattr(settings, "whiten", None)
-    if isinstance(whiten, Path) and str(whiten) != OWN and len(models) > 1:
-        raise ConfigError(
-            f"--whiten {whiten} was fitted to the features of one model, but {len(models)} are "
-            "measured; measure each with its own, or all with --whiten N or --whiten model."
-        )
+    # A suite has the settings of its evaluators.
+    for prefix, own in {"": settings, **{f"{k}.": v for k, v in vars(settings).items()}}.items():
+        whiten = getattr(own, "whiten", None)
+        if isinstance(whiten, Path) and str(whiten) != OWN and len(models) > 1:
+            option = f"--{prefix}whiten"
+            raise ConfigError(
+                f"{option} {whiten} was fitted to the features of one model, but {len(models)} are "
+                f"measured; measure each with its own, or all with {option} N or {option} model."
+            )
 
 
 def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | None]:

@@ -109,6 +109,8 @@ def test_a_whitening_is_of_one_model(arguments):
     with pytest.raises(ConfigError, match=r"--whiten w.npz was fitted .* one model, but 2 are"):
         run_from_cli([*command, "w.npz"])
     assert run_from_cli([*command, "4"]) == 0
+    with pytest.raises(ConfigError, match=r"--knn\.whiten w.npz was fitted .* --knn\.whiten model"):
+        run_from_cli(["emoji64", *command[1:-1], "--knn.whiten", "w.npz"])
 
 
 def test_everything_is_checked_first(arguments, tmp_path, monkeypatch):

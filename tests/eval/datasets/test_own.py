@@ -288,7 +288,9 @@ def test_splits_without_classes_are_no_classes(tmp_path: Path) -> None:
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    data = open_data("folder", fill(tmp_path, {"car": 5, "train": 5}))
+    data = open_data(
+        "folder", fill(tmp_path, {"car": 5, "train": 5, "train/.ipynb_checkpoints": 1})
+    )
     assert data.tasks[0].classes == ("car", "train")
 
 
