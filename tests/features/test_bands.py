@@ -132,7 +132,7 @@ def test_the_range_reaches_files_arrays_and_workers(tmp_path: Path, workers: int
 
 def test_range_and_dtype_on_the_command_line(tmp_path: Path) -> None:
     deep(4095).save(tmp_path / "a.png")
-    written = set()
+    written: set[str] = set()
     for options in ("0 4095", "0 2048", "0 4095 --dtype float16"):
         argv = ["features", "resnet18_cassle_simclr.emoji64", str(tmp_path / "a.png")]
         out = tmp_path / f"{len(written)}.csv"
