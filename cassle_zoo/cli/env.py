@@ -8,9 +8,9 @@ import platform
 import re
 from typing import Any
 
-from cassle_zoo.cli import busy
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.version import __version__
 
 

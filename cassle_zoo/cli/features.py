@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli import busy, printable
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+from cassle_zoo.common.terminal import busy, printable
 
 if TYPE_CHECKING:
     from cassle_zoo.features.extract import Extractor

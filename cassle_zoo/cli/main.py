@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from cassle_zoo.accel.allocator import keep_freed_memory
 from cassle_zoo.cli import (
-    busy,
     completion,
     demo,
     env,
@@ -18,7 +17,6 @@ from cassle_zoo.cli import (
     features,
     hub,
     models,
-    printable,
     reproduce,
     upgrade,
     whiten,
@@ -27,6 +25,7 @@ from cassle_zoo.cli.parsing import CommandParser
 from cassle_zoo.common.errors import CassleZooError, DataError, HubError
 from cassle_zoo.common.exit_status import ExitStatus, all_statuses
 from cassle_zoo.common.hub_client import redacted
+from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.version import __version__
 
 _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
@@ -95,7 +94,7 @@ def _main(arguments: list[str]) -> ExitStatus:
         try:
             return _run(arguments)
         finally:
-            sys.stdout.flush()
+            print(end="", flush=True)  # also without a standard output
     except CassleZooError as error:
         return _report(error)
     except BrokenPipeError:

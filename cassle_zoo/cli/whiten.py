@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.cli import busy
 from cassle_zoo.common.exit_status import ExitStatus
+from cassle_zoo.common.terminal import busy
 
 DEFAULT_COMPONENTS = 128
 
