@@ -177,6 +177,7 @@ def test_explore(
         ([], "--serve"),
         (["-o", "absent/x.html"], "existing folder"),
         (["-o", "."], "no file"),
+        (["-o", "/dev/fd/x.html"], "nothing can be written"),
         (["-o", "x.html", "--layout", "tsne"], "'tsne'"),
         (["-o", "x.html", "--neighbours", "0"], "neighbours=0"),
         (["-o", "x.html", "--models", "resnet18_simclr", "resnet18_simclr"], "two models are"),

@@ -159,13 +159,13 @@ def explorer_page(
             }
         )
     folders, names = _split(sources)
-    listed = sorted(set(folders))
+    listed = {folder: number for number, folder in enumerate(sorted(set(folders)))}
     # Parents, too, so that choosing one shows everything below it.
     choices = sorted({folder[: m.end()] for folder in listed for m in re.finditer("[^/]+", folder)})
     data = {
         "names": names,
-        "folders": listed,
-        "folder": [listed.index(folder) for folder in folders],
+        "folders": list(listed),
+        "folder": [listed[folder] for folder in folders],
         "k": k,
         "spaces": shown,
         "agreement": _rounded(agreement(*ranked)) if len(ranked) == 2 else [],

@@ -9,7 +9,7 @@ const form = $('form'), list = $('#all ul'), panel = $('#panel');
 const canvas = $('canvas'), context = canvas.getContext('2d');
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
 const say = text => { $('[role=status]').textContent = text; };
-let space = 0, cursor = -1, chosen = -1;
+let cursor = -1, chosen = -1;
 
 function make(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
@@ -167,7 +167,6 @@ function moveTo(target) {
 }
 
 function setSpace(which) {
-  space = which;
   moveTo(Float32Array.from(spaces[which].points));
   $('#how').textContent = `Map: ${spaces[which].layout}.`;
 }
@@ -270,7 +269,7 @@ function neighbourItem(i, cosine, only) {
 }
 
 function choose(i, quiet = false) {
-  if (!(i >= 0 && i < count)) return;
+  if (!(i in names)) return;
   if (items[chosen]) items[chosen].firstChild.removeAttribute('aria-current');
   chosen = i;
   if (items[i]) items[i].firstChild.setAttribute('aria-current', 'true');
