@@ -128,6 +128,12 @@ class Row:
     level: float = statistics.LEVEL
 
     @property
+    def counted(self) -> str:
+        """How many images, queries or episodes there are, in words; empty if not recorded."""
+        plural = "queries" if self.unit == "query" else f"{self.unit}s"
+        return "" if self.count is None else f"{self.count:,} {plural}"
+
+    @property
     def is_told_apart(self) -> bool:
         """Whether the best is better than every other one beyond chance."""
         return any(cell.mark == "best" for cell in self.cells)

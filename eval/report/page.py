@@ -175,7 +175,7 @@ def _render(
                 for row in rows
                 for info in [describe(row.metric)]
             },
-            "differences": list(_differences(rows, columns)),
+            "differences": list(_differences(own, rows, columns)),
             "is_tested": any(row.differences for row in rows),
             "bars": list(_bars(own, columns, rows)) if figures else [],
             "overlays": list(_overlays(own)) if figures else [],
@@ -257,8 +257,8 @@ def _rows(comparison: Comparison, rows: Sequence[Row]) -> Iterator[dict[str, Any
             "gloss": gloss,
             "unit": f" ({info.unit})" if info.unit else "",
             "arrow": info.arrow,
-            "count": "" if row.count is None else _counted(row),
-            "text": f"{comparison.task} {row.task} {row.metric}",
+            "count": row.counted,
+            "text": _words(comparison, row),
             "cells": [
                 (format_value(row.metric, cell.value), _limits(row.metric, cell), cell)
                 for cell in row.cells
@@ -266,9 +266,9 @@ def _rows(comparison: Comparison, rows: Sequence[Row]) -> Iterator[dict[str, Any
         }
 
 
-def _counted(row: Row) -> str:
-    plural = "queries" if row.unit == "query" else f"{row.unit}s"
-    return f"{row.count:,} {plural}"
+def _words(comparison: Comparison, row: Row) -> str:
+    """Return what the page's filter finds a metric by: its name, and how it is shown."""
+    return f"{comparison.task} {row.task} {row.metric} {describe(row.metric).label}"
 
 
 def _limits(metric: str, cell: Cell) -> str:
@@ -278,7 +278,9 @@ def _limits(metric: str, cell: Cell) -> str:
     return f"{format_value(metric, low)} to {format_value(metric, high)}".replace("-", "−")
 
 
-def _differences(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+def _differences(
+    comparison: Comparison, rows: Sequence[Row], columns: Sequence[Column]
+) -> Iterator[dict[str, Any]]:
     for row in rows:
         for own in row.differences:
             assert row.best is not None
@@ -298,7 +300,7 @@ def _differences(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dic
                 "only_best": own.only_best,
                 "only_other": own.only_other,
                 "is_sure": own.is_sure,
-                "text": f"{row.task} {row.metric} {columns[own.other].label}",
+                "text": f"{_words(comparison, row)} {columns[own.other].label}",
             }
 
 
@@ -330,7 +332,7 @@ def _bars(
         values = ", ".join(f"{bar.label} {show(bar.value)}" for bar in bars)
         unit = " (%)" if is_fraction(metric) else ""
         title = f"{task}: {describe(metric).label}{unit}"
-        yield _chart(comparison, title, f"{task} {metric}", values, figure)
+        yield _chart(comparison, title, f"{task} {metric} {describe(metric).label}", values, figure)
 
 
 def _overlays(comparison: Comparison) -> Iterator[dict[str, str]]:

@@ -110,8 +110,9 @@ def test_typing_filters(gallery: str, report: str, tmp_path: Path) -> None:
     typed = visit(tmp_path, gallery, probe=TYPE.replace("WORDS", "Cow"))
     assert "1 of 3" in typed
     assert len(shown(typed)) == 1
-    rows = shown(visit(tmp_path, report, probe=TYPE.replace("WORDS", "flags")))
-    assert rows == ["sensitivity flags knn_top1"] * 2  # a row and a figure
+    for words in ("flags", "flags k-NN", "flags knn_top1"):  # as it is shown, and recorded
+        rows = shown(visit(tmp_path, report, probe=TYPE.replace("WORDS", words)))
+        assert rows == ["sensitivity flags knn_top1 k-nn: top-1 accuracy"] * 2  # a row, a figure
 
 
 def test_sections_with_nothing_left_are_hidden(report: str, tmp_path: Path) -> None:
