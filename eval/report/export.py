@@ -43,7 +43,7 @@ def to_csv(tables: Iterable[Table]) -> str:
                 against: list[object] = ["", "", "", "", ""]
                 if gap is not None:
                     own = gap.interval
-                    p = "" if gap.p is None else f"{gap.p:.6g}"
+                    p = "" if gap.p is None else _number(gap.p)
                     against = [*map(_number, (-own.value, -own.high, -own.low, row.level)), p]
                 writer.writerow(
                     [
@@ -111,4 +111,4 @@ def _minus(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.6f}"
+    return f"{value:.9g}"  # an error in the targets' unit may be tiny
