@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
     if args.output is None and not args.serve:
         raise ConfigError("nothing to do with the page: pass -o FILE.html, --serve, or both.")
+    if args.port and not args.serve:
+        raise ConfigError(f"--port {args.port} is of --serve; pass that, too, or leave it out.")
     if args.output is not None:
         if args.output.is_dir() or not args.output.parent.is_dir():
             raise ConfigError(f"{args.output} is no file in an existing folder: pass -o FILE.html.")

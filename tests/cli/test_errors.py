@@ -101,6 +101,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("explore images -o absent/x.html", "existing folder", "absent/x.html", "pass -o FILE.html"),
     ("explore images -o x.html --layout tsne", "Unknown layout", "'tsne'", "grid, pca, umap"),
     ("explore images -o x.html --neighbours 0", "neighbours", "=0", "expected at least 1"),
+    ("explore images -o x.html --port 8000", "of --serve", "8000", "or leave it out"),
     ("explore images --serve --port 70000", "cannot be used", "70000", "Pass another one"),
     ("explore absent -o x.html", "Cannot open", "'absent'", "give the path"),
     # train
@@ -184,6 +185,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("hub card images --results notes.json", "not a model folder", "images", "hub export RUN"),
     # reproduce
     ("reproduce nothing --data images -o run", "Unknown name", "'nothing'", "reproduce --list"),
+    (f"{REPRODUCE} --init w.pth".replace(OURS, "raw-pixels"), "not trained", "w.pth", "leave it"),
     (REPRODUCE, "no metadata.csv", "images", "build it with"),
     (f"{REPRODUCE} --tolerance -1", "--tolerance must be", "got -1.0", "at least 0"),
     (f"{REPRODUCE} --threads 0", "--threads must be", "got 0", "at least 1"),
