@@ -50,9 +50,7 @@ def environment() -> dict[str, str]:
         "commit": code_version()["commit"] or "none: installed as a package",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-    }
-    facts |= {name: _version(name) for name in _dependencies()}
-    facts |= {
+        **{name: _version(name) for name in _dependencies()},
         "cpu": f"{usable_cores()} cores usable, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}",
         "gpu": _gpus(),

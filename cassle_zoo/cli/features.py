@@ -30,7 +30,6 @@ _STATUSES = {
     "folder",
     ExitStatus.STOPPED: "stopped by a signal; with a folder, the same command continues",
 }
-_RANKS = (("RANK", "0"), ("WORLD_SIZE", "1"))
 
 
 def add_parser(subparsers: Any) -> None:
@@ -164,7 +163,8 @@ def _to_file(args: argparse.Namespace) -> ExitStatus:
         progress=None,
     )
     save_features(result, args.output)
-    print(f"{Path(args.output)}: {len(result)} images x {_shape(result.features)} features")
+    shape = " x ".join(map(str, result.features.shape[1:]))
+    print(f"{Path(args.output)}: {len(result)} images x {shape} features")
     return report_skipped(result.skipped)
 
 
@@ -227,7 +227,7 @@ def _extractor(args: argparse.Namespace) -> "Extractor":
 
 def _place(args: argparse.Namespace) -> tuple[int, int]:
     """Return which process this is, and of how many: by --part, or as torchrun says."""
-    rank, world_size = (int(os.environ.get(key, default)) for key, default in _RANKS)
+    rank, world_size = (int(os.environ.get(k, v)) for k, v in (("RANK", 0), ("WORLD_SIZE", 1)))
     if args.part is None:
         return rank + 1, world_size
     if world_size > 1:
@@ -253,10 +253,6 @@ def _device(name: str | None) -> str | None:
             f"--nproc-per-node {count}, or --device cpu."
         )
     return f"cuda:{rank}"
-
-
-def _shape(features: Any) -> str:
-    return " x ".join(map(str, features.shape[1:]))
 
 
 def _show(message: Warning | str, *_: object) -> None:

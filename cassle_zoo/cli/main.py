@@ -42,17 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cassle-zoo {__version__}")
     parser.set_defaults(light=False)  # those that do without torch and timm set it
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    models.add_parser(subparsers)
-    features.add_parser(subparsers)
-    whiten.add_parser(subparsers)
-    demo.add_parser(subparsers)
-    explore.add_parser(subparsers)
+    for command in (models, features, whiten, demo, explore):
+        command.add_parser(subparsers)
     subparsers.add_parser("train", help="pretrain a backbone on your own images", add_help=False)
     subparsers.add_parser("eval", help="measure backbones on a dataset", add_help=False)
-    hub.add_parser(subparsers)
-    reproduce.add_parser(subparsers)
-    upgrade.add_parser(subparsers)
-    env.add_parser(subparsers)
+    for command in (hub, reproduce, upgrade, env):
+        command.add_parser(subparsers)
     completion.add_parser(subparsers, parser)
     return parser
 
@@ -123,19 +118,15 @@ def _main(arguments: list[str]) -> ExitStatus:
 
 
 def _run(arguments: list[str]) -> ExitStatus:
+    # These two have options defined by the settings of the trainer and the evaluators.
     if arguments[:1] in (["train"], ["eval"]):
         _set_colours_of_tyro()
-    # These two have options defined by the settings of the trainer and the evaluators.
-    if arguments[:1] == ["train"]:
         with busy("starting"):
-            from cassle_zoo.train import main as train
-
-        return train.run_from_cli(arguments[1:])
-    if arguments[:1] == ["eval"]:
-        with busy("starting"):
-            from cassle_zoo.eval import main as evaluation
-
-        return evaluation.run_from_cli(arguments[1:])
+            if arguments[0] == "train":
+                from cassle_zoo.train.main import run_from_cli
+            else:
+                from cassle_zoo.eval.main import run_from_cli
+        return run_from_cli(arguments[1:])
     args = build_parser().parse_args(arguments)
     if not args.light:
         with busy("starting"):

@@ -3,7 +3,6 @@
 Everything comes from the scores recorded beside the results; thumbnails are those recorded there.
 """
 
-import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.eval.report.evidence import Column, Row
 from cassle_zoo.eval.report.glossary import describe
 from cassle_zoo.eval.scores import ScoreFile, Scores
+from cassle_zoo.features.explorer.layouts import check_layout
 
 MapKind = Literal["pca", "umap"]
 
@@ -42,19 +41,6 @@ class Shown:
     name: str
     label: str
     answers: tuple[tuple[str, str, str], ...]
-
-
-def require_umap() -> None:
-    """Check that UMAP is installed.
-
-    Raises:
-        MissingDependencyError: If not.
-    """
-    if importlib.util.find_spec("umap") is None:
-        raise MissingDependencyError(
-            "--map umap needs umap-learn: pip install 'cassle-zoo[umap]', or --map pca, which "
-            "needs nothing more."
-        )
 
 
 def class_details(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
@@ -271,7 +257,7 @@ def _coordinates(components: Tensor, kind: MapKind) -> Tensor:
     """Return positions (M, 2) in [4, 196]."""
     found = components[:, :2].double()
     if kind == "umap":
-        require_umap()
+        check_layout(kind)
         import umap
 
         neighbours = min(_NEIGHBOURS, len(components) - 1)

@@ -15,8 +15,8 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, write_text
 from cassle_zoo.common.terminal import busy, printable
-from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
-from cassle_zoo.eval.report.details import MapKind, class_details, maps, require_umap
+from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
+from cassle_zoo.eval.report.details import MapKind, class_details, maps
 from cassle_zoo.eval.report.evidence import Cell, Column, Row, columns_of, evidence
 from cassle_zoo.eval.report.export import Table, to_csv, to_latex
 from cassle_zoo.eval.report.figures import (
@@ -40,6 +40,7 @@ from cassle_zoo.eval.report.sensitivity_figures import (
     stage_figure,
 )
 from cassle_zoo.eval.report.verdicts import detectable_text, p_text, verdict
+from cassle_zoo.features.explorer.layouts import check_layout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,8 +102,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
             check_folder(path.parent, option)
     if arguments.figures:
         require_matplotlib()
-    if arguments.map == "umap":
-        require_umap()
+    check_layout(arguments.map)
     with busy("comparing the results"):
         entries, problems = read_entries(arguments.results)
         tables = _tables(compare(entries))
@@ -182,7 +182,10 @@ def _render(
             "curves": list(_curves(own)) if figures else [],
             "details": list(class_details(rows, columns)),
             "map": maps(rows, columns, map_kind),
-            "images": _images(own.entries),
+            "images": sorted(
+                ((image, e.label) for e in own.entries for image in e.images),
+                key=lambda pair: pair[0].name,
+            ),
             "measured": [
                 {"label": e.label, "command": e.result.command, "facts": _facts(e)}
                 for e in own.entries
@@ -192,11 +195,6 @@ def _render(
     ]
     package = "cassle_zoo.eval.report"
     return templates.render(package, "report.html", title=title, parts=parts, problems=problems)
-
-
-def _images(entries: Sequence[Entry]) -> list[tuple[Image, str]]:
-    images = [(image, entry.label) for entry in entries for image in entry.images]
-    return sorted(images, key=lambda pair: pair[0].name)
 
 
 def _columns(columns: Sequence[Column], entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -282,15 +282,14 @@ function choose(i, quiet = false) {
     return make('div', {className: which ? 'second' : 'first'},
       make('h3', {}, own.name), make('ol', {}, ...nearest));
   });
-  let summary = `${fullName(i)} chosen.`;
-  if (found.length === 2)
-    summary += ` ${found[0].filter(other => found[1].includes(other)).length} of ${k} neighbours in common.`;
+  const common = found.length < 2 ? ''
+    : `${found[0].filter(other => found[1].includes(other)).length} of ${k} neighbours in common.`;
   panel.replaceChildren(
     make('div', {className: 'chosen'}, picture(i, names[i]),
       make('div', {}, make('h2', {dir: 'auto'}, names[i]), make('div', {className: 'faint', dir: 'auto'}, data.folders[data.folder[i]]),
-        make('div', {}, found.length === 2 ? summary.slice(fullName(i).length + 9) : ''))),
+        make('div', {}, common))),
     make('div', {className: 'found'}, ...parts));
-  if (!quiet) { say(summary); toAddress(); show(i); }
+  if (!quiet) { say(`${fullName(i)} chosen. ${common}`.trim()); toAddress(); show(i); }
 }
 
 // ---- The list: its first part, which grows as one goes down ----

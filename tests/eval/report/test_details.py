@@ -15,7 +15,7 @@ from results import make_result
 from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.eval.report import sensitivity_figures
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare
-from cassle_zoo.eval.report.details import class_details, maps, require_umap
+from cassle_zoo.eval.report.details import class_details, maps
 from cassle_zoo.eval.report.evidence import Column, Row, columns_of, evidence
 from cassle_zoo.eval.report.export import CSV_HEADER, latex, to_csv, to_latex
 from cassle_zoo.eval.report.glossary import describe, format_difference
@@ -134,10 +134,10 @@ def test_the_map_has_every_sampled_image_in_both_models(table) -> None:
     assert not maps(rows, columns_of(few)), "UMAP fails with three"
 
 
-def test_umap_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umap_is_an_extra(table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"cassle-zoo\[umap\].*--map pca"):
-        require_umap()
+    with pytest.raises(MissingDependencyError, match=r"cassle-zoo\[umap\].*or use 'pca'"):
+        maps(table[2], table[1], "umap")
 
 
 @pytest.mark.slow
