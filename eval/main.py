@@ -28,7 +28,7 @@ from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.eval.feature_cache import cache_folder
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.report import page as report
-from cassle_zoo.eval.report.tables import format_table
+from cassle_zoo.eval.report.export import format_table
 from cassle_zoo.eval.runner import check_output, evaluate, place_for, write
 from cassle_zoo.eval.sources import (
     FEATURES,

@@ -1,9 +1,6 @@
 import dataclasses
 
-import pytest
-
-from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.eval.report.tables import format_table
+from cassle_zoo.eval.report.export import format_table
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 
@@ -42,8 +39,3 @@ def test_equal_names_are_told_apart_by_the_command():
     header = format_table(results).splitlines()[0]
     assert "local-dir:my a/mine" in header
     assert "local-dir:my b/mine" in header
-
-
-def test_nothing_to_show():
-    with pytest.raises(ConfigError, match="no results"):
-        format_table([])
