@@ -61,30 +61,6 @@ def test_features_leave_out_what_is_no_image(
     assert len(cassle_zoo.load_features(output)) == 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["resnet18_casle_simclr", "IMAGES", "-o", "x.npz"], "Did you mean"),
-        (["resnet50_cassle_simclr.in100", "IMAGES", "-o", "x.npz"], "cassle-zoo train"),
-        ([MODEL, "IMAGES/absent.png", "-o", "x.npz"], "absent.png"),
-        ([MODEL, "IMAGES", "-o", "x.txt"], ".safetensors, .npz, .csv, .parquet"),
-        (["local-dir:IMAGES", "IMAGES", "-o", "x.npz"], "config.json"),
-    ],
-)
-def test_features_errors(
-    arguments: list[str],
-    expected: str,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    argv = [argument.replace("IMAGES", str(images)) for argument in arguments]
-    assert expected in fails_with(lambda: main(["features", *argv]), capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
-
-
 def test_demo_on_the_sample_images(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,32 +145,6 @@ def test_explore(
     assert out.splitlines()[0] == f"2 images: Features of {model}"  # which has no projector
     assert "notes.png" in err
     assert "a.png" in output.read_text("utf-8")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], "--serve"),
-        (["-o", "absent/x.html"], "existing folder"),
-        (["-o", "."], "no file"),
-        (["-o", "/dev/fd/x.html"], "nothing can be written"),
-        (["-o", "x.html", "--layout", "tsne"], "'tsne'"),
-        (["-o", "x.html", "--neighbours", "0"], "neighbours=0"),
-        (["-o", "x.html", "--models", "resnet18_simclr", "resnet18_simclr"], "two models are"),
-        (["--serve", "--port", "70000"], "port 70000"),
-    ],
-)
-def test_explore_errors(
-    arguments: list[str],
-    expected: str,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert expected in fails_with(lambda: main(["explore", str(images), *arguments]), capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 @pytest.mark.slow

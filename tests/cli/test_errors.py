@@ -99,6 +99,9 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"demo images --models {OURS} {OURS}", "two models are", OURS, "give different ones"),
     ("explore images", "nothing to do", "page", "pass -o FILE.html, --serve"),
     ("explore images -o absent/x.html", "existing folder", "absent/x.html", "pass -o FILE.html"),
+    ("explore images -o .", "no file", ".", "pass -o FILE.html"),
+    ("explore images -o /dev/fd/x.html", "nothing can be written", "'/dev/fd'", "another with -o"),
+    (f"explore images -o x.html --models {OURS} {OURS}", "two models are", OURS, "give different"),
     ("explore images -o x.html --layout tsne", "Unknown layout", "'tsne'", "grid, pca, umap"),
     ("explore images -o x.html --neighbours 0", "neighbours", "=0", "expected at least 1"),
     ("explore images -o x.html --port 8000", "of --serve", "8000", "or leave it out"),
@@ -238,6 +241,7 @@ def test_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(places)
+    before = set(places.iterdir())
     try:
         status: object = main(shlex.split(line))
     except SystemExit as stop:  # of tyro
@@ -249,6 +253,8 @@ def test_error(
     message = _one_message(err)
     for part in (what, value, fix):
         assert part in message
+    if line.startswith(("features", "explore")) and " -o o/ " not in line:
+        assert set(places.iterdir()) == before
 
 
 def _one_message(err: str) -> str:

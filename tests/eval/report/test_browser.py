@@ -2,13 +2,13 @@
 
 import html
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from builders import encoded, make_image
+from chromium import BROWSER, NAMES, OPTIONS
 from PIL import Image
 from results import make_result
 
@@ -18,8 +18,6 @@ from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.features.gallery import GalleryItem, GalleryRow, gallery_page
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}")
 
 TYPE = """
@@ -40,13 +38,8 @@ def visit(
         page = page.replace("</body>", f"<script>{probe}</script></body>")
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
-    command = [
-        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync",  # it asks nothing of the network
-        f"--user-data-dir={folder / 'profile'}", f"--window-size={width},800", "--dump-dom",
-        f"{path.as_uri()}{fragment}",
-    ]  # fmt: skip
+    profile, size = f"--user-data-dir={folder / 'profile'}", f"--window-size={width},800"
+    command = [str(BROWSER), *OPTIONS, profile, size, "--dump-dom", f"{path.as_uri()}{fragment}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
