@@ -1,4 +1,4 @@
-"""``cassle-zoo completion``: the shell's completion of commands, models and options."""
+"""``cassle-zoo completion``: the shell's completion of commands, models, options and files."""
 
 import argparse
 import dataclasses
@@ -23,7 +23,7 @@ def add_parser(subparsers: Any, whole: argparse.ArgumentParser) -> None:
     """Add the command; `whole` is the parser of the whole command line."""
     parser = subparsers.add_parser(
         "completion",
-        help="print a script that completes commands, models and options in the shell",
+        help="print a script that completes commands, models, options and files in the shell",
         description="Print a script for the shell. Write it where the shell looks for it:",
         epilog=f"{_HOW}\n\n{statuses_of()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -77,7 +77,8 @@ def test_models(script: Path, line: str) -> None:
 )
 def test_files(script: Path, line: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    assert complete(script, f"{line} {tmp_path}/pho") == {f"{tmp_path}/photos"}
+    found = complete(script, f"{line} {tmp_path}/pho")
+    assert {path.rstrip("/") for path in found} == {f"{tmp_path}/photos"}
     assert not complete(script, f"features resnet18_simclr x --batch-size {tmp_path}/pho")
 
 
