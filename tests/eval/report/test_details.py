@@ -210,7 +210,7 @@ METRICS = (
     *("5way_1shot_accuracy", "5way_1shot_accuracy_ci95", "recall@10", "mAP", "mAP50", "mAP75"),
     *("cat AP50", "r2", "mae", "r2_single", "r2_pair", "omega_top1", "omega_mrr", "alpha_req"),
     *("infonce_backbone", "infonce_projector", "cca_backbone", "mean_margin_projector"),
-    *("projector_cosine_right", "rankme", "components_95"),
+    *("projector_cosine_right", "rankme", "components_95", "mrr"),
 )
 
 
