@@ -16,7 +16,6 @@ from cassle_zoo.eval.report.compare import Entry, compare
 from cassle_zoo.eval.report.page import render_report
 from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.features.gallery import GalleryItem, GalleryRow, gallery_page
-from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}")
 
@@ -67,17 +66,12 @@ def gallery() -> str:
 @pytest.fixture(scope="module")
 def report() -> str:
     results = [
-        Result(
+        make_result(
+            name,
             task="sensitivity",
-            model=MeasuredModel(name=name, sha256=None),
-            data=MeasuredData(name="emoji64", sha256="b" * 64),
             protocol={"about": "long " * 50 + "x" * 300},
             metrics={task: {"knn_top1": 0.5} for task in ("vendor", "flags")},
-            seed=0,
-            versions={},
             command="cassle-zoo eval " + "y" * 300,
-            seconds={},
-            created="",
             series={"curve": [1.0, 2.0]},
         )
         for name in [f"a_model_with_a_long_name_{i}_{'z' * 40}" for i in range(6)]

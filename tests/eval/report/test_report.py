@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from results import make_result
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.eval.main import run_from_cli
@@ -27,18 +28,15 @@ VOID = {"meta", "input", "img", "br", "wbr", "rect", "path", "polyline"}
 
 
 def result(name: str = "model", top1: float = 0.5, **fields: Any) -> Result:
-    base = Result(
+    base = make_result(
+        name, "a" * 64, "b" * 64,
         task="knn",
-        model=MeasuredModel(name=name, sha256="a" * 64),
-        data=MeasuredData(name="emoji64", sha256="b" * 64),
         protocol={"k-NN": "cosine, k=20"},
         metrics={"vendor": {"knn_top1": top1}},
-        seed=0,
         versions={"torch": "2.6"},
         command=f"cassle-zoo eval knn {name}",
-        seconds={"total": 3.0},
         created="2026-01-02T03:04:05+00:00",
-    )
+    )  # fmt: skip
     return dataclasses.replace(base, **fields)
 
 
