@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from cassle_zoo.accel.allocator import keep_freed_memory
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
 def _main(arguments: list[str]) -> ExitStatus:
     # Our messages have what Pillow logs about unreadable images; Python would print it again.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
+    # Pillow warns from half of the number of pixels on at which it, and so we, refuse images.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     # Errors that a user can fix are reported in one line instead of a traceback.
     try:
         try:

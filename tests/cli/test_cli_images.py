@@ -61,6 +61,18 @@ def test_features_leave_out_what_is_no_image(
     assert len(cassle_zoo.load_features(output)) == 2
 
 
+def test_images_within_the_limit_of_pixels_are_no_warning(
+    model: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 28 * 20 // 2)
+    assert main(["features", model, str(images), "-o", str(tmp_path / "o.npz")]) == 0
+    assert "Image size" not in capsys.readouterr().err
+
+
 def test_demo_on_the_sample_images(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
