@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,11 +131,9 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
     if args.max_pixels is not None:
         limit_pixels(args.max_pixels)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show  # type: ignore[assignment]
-        if args.output.endswith(os.sep) or os.path.isdir(args.output):
-            return _to_folder(args)
-        return _to_file(args)
+    if args.output.endswith(os.sep) or os.path.isdir(args.output):
+        return _to_folder(args)
+    return _to_file(args)
 
 
 def _to_file(args: argparse.Namespace) -> ExitStatus:
@@ -253,10 +250,6 @@ def _device(name: str | None) -> str | None:
             f"--nproc-per-node {count}, or --device cpu."
         )
     return f"cuda:{rank}"
-
-
-def _show(message: Warning | str, *_: object) -> None:
-    print(printable(f"cassle-zoo: warning: {message}"), file=sys.stderr)
 
 
 def report_skipped(skipped: "Sequence[Skipped]") -> ExitStatus:

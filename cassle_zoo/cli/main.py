@@ -26,7 +26,7 @@ from cassle_zoo.cli.parsing import CommandParser
 from cassle_zoo.common.errors import CassleZooError, DataError, HubError
 from cassle_zoo.common.exit_status import ExitStatus, all_statuses
 from cassle_zoo.common.hub_client import redacted
-from cassle_zoo.common.terminal import busy, printable
+from cassle_zoo.common.terminal import busy, printable, warnings_shown
 from cassle_zoo.version import __version__
 
 _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
@@ -134,7 +134,8 @@ def _run(arguments: list[str]) -> ExitStatus:
     if not args.light:
         with busy("starting"):
             import timm  # noqa: F401  # and torch: they take seconds, our own modules do not
-    status: ExitStatus = args.run(args)
+    with warnings_shown("cassle-zoo: warning: "):
+        status: ExitStatus = args.run(args)
     return status
 
 
