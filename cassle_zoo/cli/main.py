@@ -90,7 +90,8 @@ def _main(arguments: list[str]) -> ExitStatus:
     # Errors that a user can fix are reported in one line instead of a traceback.
     try:
         try:
-            return _run(arguments)
+            with warnings_shown("cassle-zoo: warning: "):
+                return _run(arguments)
         finally:
             print(end="", flush=True)  # also without a standard output
     except CassleZooError as error:
@@ -134,8 +135,7 @@ def _run(arguments: list[str]) -> ExitStatus:
     if not args.light:
         with busy("starting"):
             import timm  # noqa: F401  # and torch: they take seconds, our own modules do not
-    with warnings_shown("cassle-zoo: warning: "):
-        status: ExitStatus = args.run(args)
+    status: ExitStatus = args.run(args)
     return status
 
 
