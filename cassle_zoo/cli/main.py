@@ -85,12 +85,12 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
 def _main(arguments: list[str]) -> ExitStatus:
     # Our messages have what Pillow logs about unreadable images; Python would print it again.
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    # Pillow warns from half of the number of pixels on at which it, and so we, refuse images.
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     # Errors that a user can fix are reported in one line instead of a traceback.
     try:
         try:
             with warnings_shown("cassle-zoo: warning: "):
+                # Pillow warns from half of the number of pixels on at which images are refused.
+                warnings.filterwarnings("ignore", "Image size .* exceeds limit")
                 return _run(arguments)
         finally:
             print(end="", flush=True)  # also without a standard output
