@@ -86,8 +86,3 @@ def test_files(script: Path, line: str, tmp_path: Path) -> None:
 def test_other_shells(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     assert "resnet18_cassle_simclr.emoji64" in capsys.readouterr().out
-
-
-def test_unknown_shell(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", "powershell"]) == 2
-    assert "zsh" in capsys.readouterr().err
