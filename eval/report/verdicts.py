@@ -113,6 +113,8 @@ def _untested(row: Row) -> str:
     known = [cell for cell in row.cells if cell.value is not None]
     if any(cell.runs > 1 and cell.interval is None for cell in known):
         return "runs of equal values do not say how far apart others would be"
+    if len({cell.runs > 1 for cell in known}) > 1:
+        return "a single run cannot be tested against several"
     if all(cell.interval is None for cell in known):
         return "no scores of single images were recorded, from which that could be computed"
     if any(cell.interval is None for cell in known):

@@ -212,6 +212,7 @@ def test_runs_of_a_model_have_a_mean_and_an_interval() -> None:
     assert [cell.mark for cell in row.cells] == ["best", ""]
     text = Page(render_report("", [part], figures=False)).text
     assert "a (seed 1" in text or "a (weights" in text
+    assert "against a (3 runs), b (3 runs): a single run cannot be tested against several" in text
 
 
 def test_of_other_networks_training_or_input_no_mean_is_taken() -> None:
