@@ -8,8 +8,6 @@ from typing import Any
 from cassle_zoo.cli.features import LEFT_OUT, report_skipped
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
-DEFAULT_MODEL = "resnet18_cassle_simclr"
-
 
 def add_parser(subparsers: Any) -> None:
     """Add the command."""
@@ -27,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     models = parser.add_mutually_exclusive_group()
     models.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
+        default="resnet18_cassle_simclr",
         help="compare by its features (what augmentation changes counts) and by its projections "
         "(it counts for less); named as for 'cassle-zoo features'; default: %(default)s",
     )

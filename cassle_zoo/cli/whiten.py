@@ -7,8 +7,6 @@ from typing import Any
 from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.common.terminal import busy
 
-DEFAULT_COMPONENTS = 128
-
 
 def add_parser(subparsers: Any) -> None:
     """Add the command."""
@@ -26,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--components",
         type=int,
-        default=DEFAULT_COMPONENTS,
+        default=128,
         metavar="K",
         help="width of the whitened features; twice as many images are needed; default: "
         "%(default)s",

@@ -400,5 +400,4 @@ form.addEventListener('input', () => { filter(); toAddress(); });
 form.addEventListener('submit', event => event.preventDefault());
 if ($('#order')) $('#order').addEventListener('change', order);
 addEventListener('hashchange', fromAddress);
-$('#how').textContent = `Map: ${spaces[0].layout}.`;
 fromAddress();
