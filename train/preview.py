@@ -187,8 +187,9 @@ def _with_boxes(image: Image.Image, boxes: list[Tensor], colors: tuple[str, ...]
     line = max(1, max(small.size) // 100)
     for box, color in zip(boxes, colors, strict=True):
         top, left, tall, wide = (scale * side for side in box.tolist())
-        corners = (left, top, min(left + wide, width) - 1, min(top + tall, height) - 1)
-        draw.rectangle(corners, outline=color, width=line)
+        # Of a very long image, a crop may be less than a pixel high.
+        right, bottom = min(left + wide, width) - 1, min(top + tall, height) - 1
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=line)
     return small
 
 

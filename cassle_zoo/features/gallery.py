@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.files import write_text
+from cassle_zoo.common.files import atomic_write, write_text
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.common.templates import render
 from cassle_zoo.features.explorer.spaces import (
@@ -182,7 +182,8 @@ def run_demo(
 
     title = f"Nearest neighbours by {' and '.join(space.name for space in spaces)}"
     rows = _rows(_queries(found, _SHEET_ROWS), read, found, opened, compared)
-    contact_sheet(title, rows).save(outputs.sheet)
+    with atomic_write(outputs.sheet) as partial:
+        contact_sheet(title, rows).save(partial, "PNG")
     summary = (
         "Each row: the query, then the images with the most similar features and their cosine "
         "similarity."

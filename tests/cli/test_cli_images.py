@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from builders import image_folder, make_image
@@ -59,6 +60,30 @@ def test_features_leave_out_what_is_no_image(
     assert main(["features", model, str(images), "-o", str(output), "--batch-size", "1"]) == 1
     assert f"left out {bad}: " in capsys.readouterr().err
     assert len(cassle_zoo.load_features(output)) == 2
+
+
+def test_warnings_are_one_line(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dark = np.arange(28 * 20, dtype=np.uint16).reshape(20, 28)
+    Image.fromarray(dark).save(images / "dark.png")
+    output = ["-o", str(tmp_path / "page.html")]
+    assert main(["explore", str(images), "--model", model, *output]) == 0
+    said = capsys.readouterr().err
+    assert "cassle-zoo: warning: a 16-bit image uses less than a sixteenth" in said
+    assert "UserWarning" not in said
+
+
+def test_images_within_the_limit_of_pixels_are_no_warning(
+    model: str,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 28 * 20 // 2)
+    assert main(["features", model, str(images), "-o", str(tmp_path / "o.npz")]) == 0
+    assert "Image size" not in capsys.readouterr().err
 
 
 def test_demo_on_the_sample_images(

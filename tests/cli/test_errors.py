@@ -99,15 +99,12 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"demo images --models {OURS} {OURS}", "two models are", OURS, "give different ones"),
     ("explore images", "nothing to do", "page", "pass -o FILE.html, --serve"),
     ("explore images -o absent/x.html", "existing folder", "absent/x.html", "pass -o FILE.html"),
-    ("explore images -o .", "no file in an existing folder", "error: . is", "pass -o FILE.html"),
-    (
-        f"explore images -o x.html --models {OURS} {OURS}",
-        "two models are",
-        OURS,
-        "give different ones",
-    ),
+    ("explore images -o .", "no file", ".", "pass -o FILE.html"),
+    ("explore images -o /dev/fd/x.html", "nothing can be written", "'/dev/fd'", "another with -o"),
+    (f"explore images -o x.html --models {OURS} {OURS}", "two models are", OURS, "give different"),
     ("explore images -o x.html --layout tsne", "Unknown layout", "'tsne'", "grid, pca, umap"),
     ("explore images -o x.html --neighbours 0", "neighbours", "=0", "expected at least 1"),
+    ("explore images -o x.html --port 8000", "of --serve", "8000", "or leave it out"),
     ("explore images --serve --port 70000", "cannot be used", "70000", "Pass another one"),
     ("explore absent -o x.html", "Cannot open", "'absent'", "give the path"),
     # train
@@ -192,6 +189,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("hub card images --results notes.json", "not a model folder", "images", "hub export RUN"),
     # reproduce
     ("reproduce nothing --data images -o run", "Unknown name", "'nothing'", "reproduce --list"),
+    (f"{REPRODUCE} --init w.pth".replace(OURS, "raw-pixels"), "not trained", "w.pth", "leave it"),
     (REPRODUCE, "no metadata.csv", "images", "build it with"),
     (f"{REPRODUCE} --tolerance -1", "--tolerance must be", "got -1.0", "at least 0"),
     (f"{REPRODUCE} --threads 0", "--threads must be", "got 0", "at least 1"),

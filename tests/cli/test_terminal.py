@@ -17,11 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from cassle_zoo.cli import busy, printable
 from cassle_zoo.cli import main as cli
 from cassle_zoo.cli.features import report_skipped
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.exit_status import ExitStatus
+from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.features.inputs import Skipped
 from cassle_zoo.hub.publish.verify import Check
 from cassle_zoo.specs import resolve_spec
@@ -70,6 +70,11 @@ def test_names_that_cannot_be_encoded_end_no_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cli, "_run", run)
     assert main() == ExitStatus.OK
     assert written.getvalue() == b"caf\\udce9\n"
+
+
+def test_a_command_without_standard_output_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)  # as Python sets it for `cassle-zoo list >&-`
+    assert main(["list"]) == 0
 
 
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

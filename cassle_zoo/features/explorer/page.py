@@ -168,9 +168,7 @@ def explorer_page(
         "folder": [listed[folder] for folder in folders],
         "k": k,
         "spaces": shown,
-        "agreement": (
-            (agreement(*ranked) * 1000).round().int().tolist() if len(ranked) == 2 else []
-        ),
+        "agreement": (agreement(*ranked) * 1000).round().int().tolist() if ranked[1:] else [],
     }
     return render(
         "cassle_zoo.features",

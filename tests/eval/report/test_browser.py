@@ -37,10 +37,8 @@ def visit(
         page = page.replace("</body>", f"<script>{probe}</script></body>")
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
-    command = [
-        str(BROWSER), *OPTIONS, f"--user-data-dir={folder / 'profile'}",
-        f"--window-size={width},800", "--dump-dom", f"{path.as_uri()}{fragment}",
-    ]  # fmt: skip
+    profile, size = f"--user-data-dir={folder / 'profile'}", f"--window-size={width},800"
+    command = [str(BROWSER), *OPTIONS, profile, size, "--dump-dom", f"{path.as_uri()}{fragment}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
@@ -99,8 +97,9 @@ def test_typing_filters(gallery: str, report: str, tmp_path: Path) -> None:
     typed = visit(tmp_path, gallery, probe=TYPE.replace("WORDS", "Cow"))
     assert "1 of 3" in typed
     assert len(shown(typed)) == 1
-    rows = shown(visit(tmp_path, report, probe=TYPE.replace("WORDS", "flags")))
-    assert rows == ["sensitivity flags knn_top1"] * 2  # a row and a figure
+    for words in ("flags", "flags k-NN", "flags knn_top1"):  # as it is shown, and recorded
+        rows = shown(visit(tmp_path, report, probe=TYPE.replace("WORDS", words)))
+        assert rows == ["sensitivity flags knn_top1 k-nn: top-1 accuracy"] * 2  # a row, a figure
 
 
 def test_sections_with_nothing_left_are_hidden(report: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from results import make_result
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.eval.main import run_from_cli
@@ -28,18 +29,15 @@ VOID = {"meta", "input", "img", "br", "wbr", "rect", "path", "polyline"}
 
 
 def result(name: str = "model", top1: float = 0.5, **fields: Any) -> Result:
-    base = Result(
+    base = make_result(
+        name, "a" * 64, "b" * 64,
         task="knn",
-        model=MeasuredModel(name=name, sha256="a" * 64),
-        data=MeasuredData(name="emoji64", sha256="b" * 64),
         protocol={"k-NN": "cosine, k=20"},
         metrics={"vendor": {"knn_top1": top1}},
-        seed=0,
         versions={"torch": "2.6"},
         command=f"cassle-zoo eval knn {name}",
-        seconds={"total": 3.0},
         created="2026-01-02T03:04:05+00:00",
-    )
+    )  # fmt: skip
     return dataclasses.replace(base, **fields)
 
 
@@ -215,6 +213,7 @@ def test_runs_of_a_model_have_a_mean_and_an_interval() -> None:
     assert [cell.mark for cell in row.cells] == ["best", ""]
     text = Page(render_report("", [part], figures=False)).text
     assert "a (seed 1" in text or "a (weights" in text
+    assert "against a (3 runs), b (3 runs): a single run cannot be tested against several" in text
 
 
 def test_of_other_networks_training_or_input_no_mean_is_taken() -> None:
