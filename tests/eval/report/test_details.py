@@ -129,8 +129,10 @@ def test_the_map_has_every_sampled_image_in_both_models(table) -> None:
     assert places[2][0] == 196
     assert found["images"][100]["name"] == f"{EVIL}100"
     assert not maps(rows, [Column(label="a", entries=(Entry(result=make_result(), label="a"),))])
-    three = {"sample": torch.tensor([100, 101, 105]), "sample_features": torch.eye(3)}
-    few = comparison({"one": dataclasses.replace(FILES["first"], **three)})
+    sampled, three = torch.tensor([100, 101, 105]), torch.eye(3)
+    few = comparison(
+        {"one": dataclasses.replace(FILES["first"], sample=sampled, sample_features=three)}
+    )
     assert not maps(rows, columns_of(few)), "UMAP fails with three"
 
 
