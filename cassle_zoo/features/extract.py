@@ -258,7 +258,8 @@ class Extractor:
             The outputs by name, (B, ...) on the CPU.
 
         Raises:
-            ConfigError: What the model returns has the wrong type or shape for an output.
+            ConfigError: What the model returns has the wrong type or shape for an output, or does
+                not fit `dtype`.
         """
         device = self._place()
         found = self._found
@@ -274,7 +275,7 @@ class Extractor:
             outputs = compute_outputs(found, images, self._parsed, self.projector)
         if self.whitening is not None:
             outputs["pooled"] = self.whitening(outputs["pooled"].float())
-        return {name: value.to(self.dtype) for name, value in outputs.items()}
+        return {name: _cast(value, self.dtype, name) for name, value in outputs.items()}
 
     def stream(
         self,
@@ -549,3 +550,13 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES)
     return DTYPES[name]
+
+
+def _cast(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    cast = value.to(dtype)
+    if dtype == torch.float16 and (cast.isinf() & value.isfinite()).any():
+        raise ConfigError(
+            f"{name!r} has values of up to {float(value.abs().max()):g}, but float16 ends at "
+            "65504: pass dtype='float32' (--dtype)."
+        )
+    return cast
