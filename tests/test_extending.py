@@ -145,7 +145,7 @@ def test_models_load_without_the_augmentation(
     # Views without it have zeros there.
     assert "omega" in Equivariance(candidates=5, figures=False).evaluate(context).metrics
     with pytest.raises(UnknownNameError, match=r"'gain'.*must be registered"):
-        Equivariance(extra=("gain",), figures=False).evaluate(context)
+        Equivariance(candidates=5, extra=("gain",), figures=False).evaluate(context)
     with pytest.raises(UnknownNameError, match=r"Unknown descriptor 'gain'.*must be registered"):
         DescriptorLayout(("gain",))
     plain = TrainConfig(name="any", arch="test_resnet", augment=AugmentConfig(size=64))

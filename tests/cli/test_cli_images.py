@@ -81,7 +81,7 @@ def test_images_within_the_limit_of_pixels_are_no_warning(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 28 * 20 // 2)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 64 * 64 * 3 // 4)
     assert main(["features", model, str(images), "-o", str(tmp_path / "o.npz")]) == 0
     assert "Image size" not in capsys.readouterr().err
 

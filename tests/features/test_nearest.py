@@ -32,8 +32,10 @@ def test_agrees_with_the_whole_matrix(
         full.fill_diagonal_(-2)
     expected = full.topk(9, dim=1)
     cosine, index = nearest_neighbours(queries, gallery, 9, exclude_self=exclude_self)
+    # Cosines that are equal but for rounding may stand in either order.
     torch.testing.assert_close(cosine.double(), expected.values, atol=1e-6, rtol=0)
-    assert torch.equal(index, expected.indices)
+    torch.testing.assert_close(full.gather(1, index), expected.values, atol=1e-6, rtol=0)
+    assert all(len(set(row)) == 9 for row in index.tolist())
 
 
 def test_as_many_neighbours_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
