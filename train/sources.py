@@ -120,7 +120,7 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
     own = what.removeprefix(TIMM_PREFIX)
     ours = own.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}
     if ours and own == what:
-        return _model_folder(resolve(what))
+        return _model_folder(_files(what))
     if split_model_name_tag(own)[0] in timm.list_models():
         return _timm_weights(own)
     if own != what:
@@ -141,6 +141,12 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
 
 def _is_model_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in (MODEL_FILE, _PICKLED))
+
+
+def _files(name: str) -> ModelFiles:
+    """Return what is read of a model: the rest, such as its card, need not be cached."""
+    described = resolve(name, []).has_projector
+    return resolve(name, [MODEL_FILE, PROJECTOR_FILE] if described else [MODEL_FILE])
 
 
 def _model_folder(files: ModelFiles) -> Source:
@@ -169,7 +175,7 @@ def _repository(what: str) -> Source:
     repo, _, revision = what.removeprefix(HUB_PREFIX).partition("@")
     folder = download(repo, revision or None, [CONFIG_FILE])
     if "cassle_zoo" in _json(folder / CONFIG_FILE):
-        return _model_folder(resolve(what))
+        return _model_folder(_files(what))
     path = _download_weights(repo, folder.name, MODEL_FILE)
     return _timm_folder(folder, path, f"{HUB_PREFIX}{repo}@{folder.name}")
 

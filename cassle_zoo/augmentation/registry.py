@@ -49,5 +49,5 @@ def _load_installed() -> None:
         except Exception as error:  # other people's code may raise anything
             raise ConfigError(
                 f"the augmentation {entry.name!r} of {package} ({entry.value}) cannot be loaded: "
-                f"{type(error).__name__}: {error}. Update or remove that package."
+                f"{type(error).__name__}: {str(error).rstrip('.')}. Update or remove that package."
             ) from error

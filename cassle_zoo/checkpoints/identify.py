@@ -325,8 +325,12 @@ def _check_arch(stated: Any, backbone: IdentifiedBackbone) -> None:
         CheckpointError: If it has other layers: those without weights, such as anti-aliasing.
     """
     arch = stated.partition(".")[0] if isinstance(stated, str) else ""
-    is_other = arch != backbone.timm_arch and timm.is_model(arch)
-    if is_other and layers(without_weights(arch, {})) != layers(backbone.model):
+    if arch == backbone.timm_arch or not timm.is_model(arch):
+        return
+    own: dict[str, str] = {}
+    with suppress(TypeError):  # of another family, which does not take the arguments
+        own = layers(without_weights(arch, backbone.model_args))
+    if own != layers(backbone.model):
         raise CheckpointError(
             f"the weights fit {backbone.timm_arch}, but the file says that they are of {arch}, "
             "which has other layers; say with --arch which it is."

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 from tqdm import tqdm
 
 from cassle_zoo.accel.fused import can_fuse, fuse_for_inference, parts_and_values
@@ -304,8 +304,7 @@ class Extractor:
         check_batches(batch_size, workers)
         inputs, skipped = expand_inputs(images)
         wanted = range(len(inputs)) if indices is None else indices
-        starts = range(0, len(wanted), batch_size)
-        batches = (list(wanted[start : start + batch_size]) for start in starts)
+        batches = BatchSampler(wanted, batch_size, drop_last=False)
         return self.stream_batches(inputs, batches, workers=workers, skipped=skipped)
 
     def stream_batches(

@@ -343,6 +343,20 @@ def test_a_tar_at_an_address_is_listed_once(
     assert len(opened) == 1
 
 
+def test_a_server_that_sends_whole_files_only(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.pipe("/t.tar", tar_of(tmp_path / "t.tar").read_bytes())
+    place = type(memory)
+    cat_file = place.cat_file
+    monkeypatch.setattr(place, "cat_file", lambda self, path, **_: cat_file(self, path))
+    inputs, skipped = expand_inputs("memory://t.tar")
+    assert [image.image().tobytes() for image in inputs] == [
+        make_image(i).tobytes() for i in range(2)
+    ]
+    assert not skipped
+
+
 @pytest.mark.parametrize("name", ["a [1].png", "a.png?size=large", "b [1]/c.png"])
 def test_addresses_that_look_like_patterns(memory: Any, name: str) -> None:
     memory.pipe(f"/odd/{name}", encoded(make_image()))

@@ -13,6 +13,8 @@ from timm.models import save_for_hf
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.errors import CassleZooError, ModelFolderError, WeightsUnavailableError
 from cassle_zoo.common.files import sha256
+from cassle_zoo.store import resolve
+from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.train import init
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.trainer import build_method
@@ -87,6 +89,18 @@ def test_a_model_of_ours(
         assert source.record.origin == f"hf-hub:{repo}@{pinned}"
         assert source.projector is not None
         assert same_backbone(start, tiny_folder)
+
+
+def test_without_a_network_what_is_read_must_be_cached_and_no_more(
+    hub: Any, repo: str, tiny_folder: Path, config: TrainConfig
+) -> None:
+    make_repository(hub.mirrors, repo, tiny_folder)
+    what = f"hf-hub:{repo}"
+    resolve(what, [MODEL_FILE, PROJECTOR_FILE])
+    hub.go_offline()
+    source = init.find(dataclasses.replace(config, init=what, init_projector="no"))
+    assert source is not None
+    assert source.projector is not None
 
 
 @pytest.mark.parametrize("what", ["hf-hub:org/absent", "hf-hub:incomplete", "test_vit"])
