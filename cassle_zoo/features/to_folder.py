@@ -1,12 +1,11 @@
 """Extraction into a folder: in constant memory, resumable, by one or several processes."""
 
-import hashlib
 import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from cassle_zoo.common.devices import autocast_dtype
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError, unknown_name
 from cassle_zoo.common.faults import locked, stop_signals, translate_errors
+from cassle_zoo.common.files import names_sha256
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features import parts
 from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet
@@ -330,7 +330,7 @@ def _plan(
         model_name=extractor.name,
         model=model,
         settings=settings,
-        images={"count": len(images), "names": _names_sha256(image.source for image in images)},
+        images={"count": len(images), "names": names_sha256(image.source for image in images)},
         part_images=part_images,
         kind=kind,
         samples=samples,
@@ -389,11 +389,3 @@ def _check_disk(folder: Path, plan: parts.Plan, todo: list[int], shapes: dict[st
             f"{free / 2**30:,.2f} GiB left; make room, give another folder, or pass --dtype "
             "float16."
         )
-
-
-def _names_sha256(names: Iterable[str]) -> str:
-    """Return a hash of names in their order."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()

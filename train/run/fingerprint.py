@@ -1,7 +1,6 @@
 """Fingerprints of a run, settings and images: the same when continued, and in all processes."""
 
 import dataclasses
-import hashlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.files import read_json, write_json
+from cassle_zoo.common.files import names_sha256, read_json, write_json
 from cassle_zoo.records import RENAMED_SETTINGS, START, StartingWeights
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
@@ -40,10 +39,8 @@ def images_fingerprint(dataset: Any) -> Fingerprint:
     # The indices of a stream's images are not 0, 1, 2, ...
     if not hasattr(dataset, "filename") or isinstance(dataset, IterableDataset):
         return {"count": len(dataset), "names": None}
-    digest = hashlib.sha256()
-    for index in range(len(dataset)):
-        digest.update(dataset.filename(index).encode("utf-8", "surrogateescape") + b"\0")
-    return {"count": len(dataset), "names": digest.hexdigest()}
+    names = names_sha256(dataset.filename(index) for index in range(len(dataset)))
+    return {"count": len(dataset), "names": names}
 
 
 def write_settings(
