@@ -24,7 +24,7 @@ from cassle_zoo.common.errors import (
     ModelFolderError,
     unknown_name,
 )
-from cassle_zoo.common.files import read_json, sha256
+from cassle_zoo.common.files import expand_home, read_json, sha256
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import (
     BACKBONE_FILE,
@@ -125,7 +125,7 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
         return _timm_weights(own)
     if own != what:
         raise unknown_name("init", own, timm.list_pretrained(), listed_by="timm.list_pretrained()")
-    path = Path(what).expanduser()
+    path = expand_home(what)
     if path.is_dir():
         return _folder(path) if _is_model_folder(path) else _run(path, facts)
     if path.is_file():

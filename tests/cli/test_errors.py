@@ -122,6 +122,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"{TRAIN} --run.device gpu", "cannot be used", "'gpu'", "this machine has: cpu"),
     (f"{TRAIN} --data.dataset emoji46", "Unknown", "'emoji46'", "Did you mean 'emoji64'"),
     (f"{TRAIN} --init nothere.pth", "no such file", "'nothere.pth'", "check the path"),
+    (f"{TRAIN} --init ~no-such-user/w.pth", "no such home", "~no-such-user", "path in full"),
     (f"{TRAIN} --init broken.pth", "was not written by torch.save", "broken.pth", "torch.save("),
     (f"{TRAIN} --init odd.pth", "no dictionary of tensors", "odd.pth", "Save the weights alone"),
     (f"{TRAIN} --init resnet18.a1_in2k", "Unknown", "a1_in2k", "Did you mean 'resnet18.a1_in1k'"),
