@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from cassle_zoo.common.errors import CassleZooError, DataError
+from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError
 from cassle_zoo.common.exit_status import ExitStatus
-from cassle_zoo.common.files import atomic_write, parse_json, sha256
+from cassle_zoo.common.files import atomic_write, check_folder, parse_json, sha256
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.data.emoji64 import (
     EMOJI64_SHA256,
     METADATA_FILE,
@@ -242,15 +243,21 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
     parser.add_argument("packages", nargs="+", help="the three packages (.tgz or folder)")
     parser.add_argument("-o", "--output", default="emoji64.tar", help="default: %(default)s")
     args = parser.parse_args(argv)
+    out = Path(args.output)
     try:
-        records = build_emoji64(args.packages, args.output)
-        found = Emoji64.open(args.output).sha256
+        # Before the work, which takes a while.
+        check_folder(out.parent, "-o")
+        if out.is_dir():
+            raise ConfigError(f"-o {out} is a folder; name the file, such as emoji64.tar.")
+        with busy("building emoji64"):
+            records = build_emoji64(args.packages, out)
+            found = Emoji64.open(out).sha256
     except CassleZooError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitStatus.ERROR
     same = found == EMOJI64_SHA256
     message = "identical to the published data" if same else f"NOT the published data ({found})"
-    print(f"{args.output}: {len(records)} images; {message}")
+    print(f"{out}: {len(records)} images; {message}")
     return ExitStatus.OK
 
 
