@@ -59,14 +59,16 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> ExitStatus:
     """Write or serve the page, and say where it is."""
     from cassle_zoo.common.errors import ConfigError
-    from cassle_zoo.common.files import write_text
+    from cassle_zoo.common.files import check_folder, write_text
     from cassle_zoo.features.explorer.page import explore
     from cassle_zoo.features.explorer.server import PageServer
 
     if args.output is None and not args.serve:
         raise ConfigError("nothing to do with the page: pass -o FILE.html, --serve, or both.")
-    if args.output is not None and (args.output.is_dir() or not args.output.parent.is_dir()):
-        raise ConfigError(f"{args.output} is no file in an existing folder: pass -o FILE.html.")
+    if args.output is not None:
+        if args.output.is_dir():
+            raise ConfigError(f"-o {args.output} is a folder; name the page, such as x.html.")
+        check_folder(args.output.parent, "-o")
     # The port is taken before the work begins.
     with PageServer(args.port) if args.serve else nullcontext() as server:
         found = explore(

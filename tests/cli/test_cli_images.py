@@ -163,7 +163,7 @@ def test_explore(
     model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "notes.png").write_text("no image")
-    output = tmp_path / "page.html"
+    output = tmp_path / "new" / "page.html"
     assert main(["explore", str(images), "--model", model, "-o", str(output)]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == f"2 images: Features of {model}"  # which has no projector
@@ -175,8 +175,8 @@ def test_explore(
     ("arguments", "expected"),
     [
         ([], "--serve"),
-        (["-o", "absent/x.html"], "existing folder"),
-        (["-o", "."], "no file"),
+        (["-o", "images/a.png/x.html"], "nothing can be written"),
+        (["-o", "."], "is a folder"),
         (["-o", "x.html", "--layout", "tsne"], "'tsne'"),
         (["-o", "x.html", "--neighbours", "0"], "neighbours=0"),
         (["-o", "x.html", "--models", "resnet18_simclr", "resnet18_simclr"], "two models are"),

@@ -98,7 +98,8 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("demo images -o notes.txt", "nothing can be written", "'notes.txt'", "choose another with -o"),
     (f"demo images --models {OURS} {OURS}", "two models are", OURS, "give different ones"),
     ("explore images", "nothing to do", "page", "pass -o FILE.html, --serve"),
-    ("explore images -o absent/x.html", "existing folder", "absent/x.html", "pass -o FILE.html"),
+    ("explore images -o notes.txt/x.html", "nothing can be written", "'notes.txt'", "with -o"),
+    ("explore images -o empty", "is a folder", "-o empty", "such as x.html"),
     ("explore images -o x.html --layout tsne", "Unknown layout", "'tsne'", "grid, pca, umap"),
     ("explore images -o x.html --neighbours 0", "neighbours", "=0", "expected at least 1"),
     ("explore images --serve --port 70000", "cannot be used", "70000", "Pass another one"),
@@ -186,6 +187,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     # reproduce
     ("reproduce nothing --data images -o run", "Unknown name", "'nothing'", "reproduce --list"),
     (REPRODUCE, "no metadata.csv", "images", "build it with"),
+    ("reproduce raw-pixels --data images -o notes.txt", "be written", "'notes.txt'", "with -o"),
     (f"{REPRODUCE} --tolerance -1", "--tolerance must be", "got -1.0", "at least 0"),
     (f"{REPRODUCE} --threads 0", "--threads must be", "got 0", "at least 1"),
 ]
