@@ -96,8 +96,8 @@ hub-publish: $(VENV)/.installed ## upload every released model of the zoo to ORG
 	$(BIN)/cassle-zoo hub publish --org '$(ORG)'
 
 clean: ## remove everything that make created
-	rm -rf $(VENV) $(OLDEST) build dist demo site sbom.json *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find cassle_zoo train eval hub tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(OLDEST) build dist demo site sbom.json *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find cassle_zoo train eval hub tests benchmarks docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(OLDEST)/.installed: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv --clear $(OLDEST)

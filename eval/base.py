@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -128,6 +129,10 @@ class EvalData:
             captions=pick(self.captions),
         )
 
+    def name_of(self, index: int) -> str:
+        """Return the name of an image, for messages."""
+        return self.names[index] if self.names else f"number {index}"
+
     def tasks_of(self, *kinds: TaskKind) -> tuple[Task, ...]:
         """Return the tasks of the given kinds.
 
@@ -167,18 +172,46 @@ class EvalData:
 
 
 class UnreadableImagesError(DataError):
-    """Some images of a dataset cannot be read; this error holds the features of all others.
+    """Some images of a dataset cannot be read; this error holds the features of the others.
 
     Attributes:
-        images: All the images, unreadable ones included.
-        bad: Indices of the unreadable ones.
-        features: (N - len(bad), D) features of the others, in their order.
+        data: The dataset.
+        reasons: Why images cannot be read, by index.
+        features: Features of the others of those that were asked for, in their order.
     """
 
-    def __init__(self, message: str, images: Images, bad: list[int], features: Tensor) -> None:
+    def __init__(self, data: EvalData, reasons: Mapping[int, str], features: Tensor) -> None:
         """Store the attributes."""
-        super().__init__(message)
-        self.images, self.bad, self.features = images, bad, features
+        bad = [(data.name_of(index), reason) for index, reason in reasons.items()]
+        says = _unreadable(data.name, bad, len(reasons) + len(features))
+        super().__init__(f"{says}; repair or remove them.")
+        self.data, self.reasons, self.features = data, reasons, features
+
+
+def leave_out(
+    whose: object, bad: Sequence[tuple[str, str]], count: int, max_bad_fraction: float
+) -> str:
+    """Warn of images that cannot be read and are left out; return a note about them.
+
+    Args:
+        whose: The dataset, for messages.
+        bad: Their names, each with the reason.
+        count: Number of all images.
+        max_bad_fraction: Fraction of `count` that may be unreadable.
+
+    Raises:
+        DataError: If there are more.
+    """
+    says = _unreadable(whose, bad, count)
+    if len(bad) > max_bad_fraction * count:
+        raise DataError(f"{says}; repair or remove them, or allow more with --max-bad-fraction")
+    warnings.warn(f"{says}; left out.", stacklevel=3)
+    return f"{len(bad)} images cannot be read: {first_few([name for name, _ in bad], 20)}"
+
+
+def _unreadable(whose: object, bad: Sequence[tuple[str, str]], count: int) -> str:
+    named = first_few([f"{name} ({reason})" for name, reason in bad], 20)
+    return f"{whose}: {len(bad)} of {count} images cannot be read: {named}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +325,7 @@ class EvalContext:
             data = self.data
             return features_of(self.source.features, data.names, len(data.images), data.root)
         steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
-        return self.cached([steps], lambda: self.extract(self.model, self.data.images))
+        return self.cached([steps], lambda: self.extract(self.model))
 
     def cached(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
         """Return features of the images, cached on disk if the model has a name.
@@ -313,16 +346,19 @@ class EvalContext:
         )
         return cached_features(compute.cache or cache_folder(), [*own, *key], extract)
 
-    def extract(self, model: nn.Module, images: Images) -> Tensor:
+    def extract(self, model: nn.Module, rows: Tensor | None = None) -> Tensor:
         """Return the features (N, D) of images of the dataset.
 
         Args:
             model: A network with the same input as the context's.
-            images: Images of the dataset.
+            rows: Indices of the images; by default all.
 
         Raises:
-            DataError: If an image cannot be read.
+            UnreadableImagesError: (a DataError) If images cannot be read.
         """
+        images: Any = self.data.images
+        if rows is not None:
+            images = Subset(images, rows.tolist())
         found = extract_features(
             model,
             images,
@@ -333,21 +369,13 @@ class EvalContext:
             progress=self.compute.progress,
         )
         if found.skipped:
-            reasons = {skip.source: skip.reason for skip in found.skipped}
-            bad = [i for i in range(len(images)) if f"dataset[{i}]" in reasons]
-            whole = self.data.names and images is self.data.images
-            named = [
-                f"{self.data.names[i] if whole else f'number {i}'} ({reasons[f'dataset[{i}]']})"
-                for i in bad
-            ]
-            raise UnreadableImagesError(
-                f"{self.data.name}: {len(bad)} of {len(images)} images cannot be read: "
-                f"{first_few(named, 20)}; repair or remove them, or allow more with "
-                "--max-bad-fraction",
-                images,
-                bad,
-                found.features,
-            )
+            by_source = {skip.source: skip.reason for skip in found.skipped}
+            reasons = {
+                index: by_source[source]
+                for place, index in enumerate(range(len(images)) if rows is None else rows.tolist())
+                if (source := f"dataset[{place}]") in by_source
+            }
+            raise UnreadableImagesError(self.data, reasons, found.features)
         return found.features
 
     def _check(self, features: Tensor) -> None:
@@ -356,11 +384,9 @@ class EvalContext:
             raise DataError(f"the features of {whose} are {tuple(features.shape)}; (N, D) needed.")
         bad = (~torch.isfinite(features)).any(1).nonzero().flatten()
         if len(bad):
-            first = int(bad[0])
-            name = self.data.names[first] if self.data.names else f"number {first}"
             raise DataError(
                 f"{len(bad)} of {len(features)} feature vectors of {whose} are NaN or infinite, "
-                f"the first is that of image {name}."
+                f"the first is that of image {self.data.name_of(int(bad[0]))}."
             )
         if not features.any():
             raise DataError(f"all features of {whose} are zero.")

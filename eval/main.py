@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -21,14 +20,14 @@ from cassle_zoo.common.errors import (
 )
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, expand_home
-from cassle_zoo.common.terminal import busy, printable
+from cassle_zoo.common.terminal import busy, printable, warnings_shown
 from cassle_zoo.eval.base import Compute, EvalData, Evaluator
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.eval.feature_cache import cache_folder
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.report import page as report
-from cassle_zoo.eval.report.tables import format_table
+from cassle_zoo.eval.report.export import format_table
 from cassle_zoo.eval.runner import check_output, evaluate, place_for, write
 from cassle_zoo.eval.sources import (
     FEATURES,
@@ -123,7 +122,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     sizes = _sizes(arguments, models)
     openers = _find(arguments, models, sizes)
     # Libraries that download datasets report on standard output.
-    with _warnings_shown(), redirect_stdout(sys.stderr):
+    with warnings_shown("warning: "), redirect_stdout(sys.stderr):
         data = open_data(
             arguments.dataset,
             expand_home(arguments.data),
@@ -154,12 +153,15 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
 
 def _check_whitening(settings: Evaluator, models: Sequence[str]) -> None:
     """Check that a fitted whitening is not applied to features that it was not fitted to."""
-    whiten = getattr(settings, "whiten", None)
-    if isinstance(whiten, Path) and str(whiten) != OWN and len(models) > 1:
-        raise ConfigError(
-            f"--whiten {whiten} was fitted to the features of one model, but {len(models)} are "
-            "measured; measure each with its own, or all with --whiten N or --whiten model."
-        )
+    # A suite has the settings of its evaluators.
+    for prefix, own in {"": settings, **{f"{k}.": v for k, v in vars(settings).items()}}.items():
+        whiten = getattr(own, "whiten", None)
+        if isinstance(whiten, Path) and str(whiten) != OWN and len(models) > 1:
+            option = f"--{prefix}whiten"
+            raise ConfigError(
+                f"{option} {whiten} was fitted to the features of one model, but {len(models)} are "
+                f"measured; measure each with its own, or all with {option} N or {option} model."
+            )
 
 
 def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | None]:
@@ -261,7 +263,7 @@ def _measure(
 @contextmanager
 def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
     """Name the model in warnings and, if there are several, in errors."""
-    with _warnings_shown(f"{model}: "):
+    with warnings_shown(f"warning: {model}: "):
         try:
             yield
         except CassleZooError as error:
@@ -270,18 +272,6 @@ def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
             # Some subclasses of DataError do not take a message.
             kind = DataError if isinstance(error, DataError) else type(error)
             raise kind(f"{model}: {error}") from error
-
-
-@contextmanager
-def _warnings_shown(prefix: str = "") -> Iterator[None]:
-    """Show warnings in one line, without the source of the library."""
-
-    def show(message: Warning | str, *_: object) -> None:
-        print(printable(f"warning: {prefix}{message}"), file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show  # type: ignore[assignment]
-        yield
 
 
 def public_command(

@@ -6,8 +6,7 @@ import io
 import json
 import re
 import time
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from torchvision.transforms import InterpolationMode
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError
 from cassle_zoo.common.files import check_folder, sha256, write_bytes
 from cassle_zoo.common.images import UnreadableImageError
-from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import (
     Compute,
     EvalContext,
@@ -27,6 +25,7 @@ from cassle_zoo.eval.base import (
     Evaluator,
     Outcome,
     UnreadableImagesError,
+    leave_out,
 )
 from cassle_zoo.eval.batches import UnreadableDatasetImageError, read_image
 from cassle_zoo.eval.scores import SCORES_FILE, ScoreFile, Scores
@@ -76,9 +75,8 @@ def evaluate(
         The result, and the outcome with the files to be written beside it.
 
     Raises:
-        DataError: If the data cannot be used.
-        UnreadableImagesError: (a DataError) If more than the allowed fraction of the images, or
-            only other versions of them, cannot be read.
+        DataError: If the data cannot be used, or more than the allowed fraction of the images
+            cannot be read.
         ConfigError: If settings, source and data do not fit together.
         UnknownNameError: If there is no such model.
         WeightsUnavailableError: If no weights of the model are published.
@@ -94,18 +92,18 @@ def evaluate(
     try:
         outcome = evaluator.evaluate(context)
     except UnreadableImagesError as error:
-        whole = error.images is data.images
-        if not whole or len(error.bad) > compute.max_bad_fraction * len(data.images):
-            raise
-        warnings.warn(f"{str(error).partition('; repair')[0]}; left out.", stacklevel=2)
-        data = _without(data, error.bad)
+        count = len(error.reasons) + len(error.features)
+        if error.data is not data or count < len(data.images):
+            raise  # an evaluator's own data, or the test images of a network that was trained
+        data = _without(data, error.reasons, compute)
         context = EvalContext(source, data, compute).with_features(error.features)
         outcome = evaluator.evaluate(context)
-    except UnreadableDatasetImageError:
-        raise  # while a network was training on the other images
+    except UnreadableDatasetImageError as error:  # while a network was training on the others
+        name = data.name_of(int(error.source))
+        raise UnreadableDatasetImageError(name, error.reason) from error
     except UnreadableImageError:
         # Evaluators that make views of images stop at the first unreadable one.
-        data = _without_unreadable(data, compute)
+        data = _without(data, _unreadable(data, compute), compute)
         context = EvalContext(source, data, compute)
         outcome = evaluator.evaluate(context)
     result = Result(
@@ -133,27 +131,22 @@ def evaluate(
     return result, outcome
 
 
-def _without(data: EvalData, bad: Sequence[int]) -> EvalData:
-    names = [data.names[i] if data.names else f"number {i}" for i in bad]
-    return data.without(bad, f"{len(names)} images cannot be read: {first_few(names, 20)}")
+def _without(data: EvalData, reasons: Mapping[int, str], compute: Compute) -> EvalData:
+    """Leave out images that cannot be read, up to the allowed fraction."""
+    bad = [(data.name_of(index), reason) for index, reason in reasons.items()]
+    note = leave_out(data.name, bad, len(data.images), compute.max_bad_fraction)
+    return data.without(list(reasons), note)
 
 
-def _without_unreadable(data: EvalData, compute: Compute) -> EvalData:
-    """Read all images, and leave out those that cannot be read, up to the allowed fraction."""
+def _unreadable(data: EvalData, compute: Compute) -> dict[int, str]:
+    """Read all images; return why those that cannot be read cannot, by index."""
     reasons: dict[int, str] = {}
     for index in compute.bar(range(len(data.images)), unit="img", desc="checking images"):
         try:
             read_image(data.images, index)
         except UnreadableImageError as error:
             reasons[index] = error.reason
-    bad = list(reasons)
-    named = [f"{data.names[i] if data.names else f'number {i}'} ({reasons[i]})" for i in bad]
-    says = f"{data.name}: {len(bad)} of {len(data.images)} images cannot be read"
-    says = f"{says}: {first_few(named, 20)}"
-    if len(bad) > compute.max_bad_fraction * len(data.images):
-        raise DataError(f"{says}; repair or remove them, or allow more with --max-bad-fraction")
-    warnings.warn(f"{says}; left out.", stacklevel=3)
-    return _without(data, bad)
+    return reasons
 
 
 def score_file(context: EvalContext, scores: Sequence[Scores]) -> ScoreFile:
@@ -270,8 +263,9 @@ def place_for(output: Path, result: Result) -> tuple[Path, str]:
         first = output / f"{'--'.join(map(slug, parts))}.json"
     if not first.exists():
         return first, "recorded"
-    if _measurement_in(first) == own:
-        return first, "recorded again"
+    with contextlib.suppress(DataError):  # another file is another measurement
+        if measurement(Result.load(first)) == own:
+            return first, "recorded again"
     if first == output:
         return first, "recorded in place of another measurement"
     marked = first.with_name(f"{first.stem}--{own[:_MARK]}.json")
@@ -335,10 +329,3 @@ def _input(context: EvalContext) -> str:
 
 def _numbers(values: Iterable[Any]) -> str:
     return ", ".join(f"{float(value):g}" for value in values)
-
-
-def _measurement_in(path: Path) -> str | None:
-    try:
-        return measurement(Result.load(path))
-    except DataError:
-        return None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.files import parse_json
-from cassle_zoo.eval.metrics import TOP
+from cassle_zoo.eval.metrics import hits, mean_per_class
 from cassle_zoo.eval.statistics import Statistic, first_column, r2_columns, r2_of_means
 from cassle_zoo.records import FORMAT_VERSION, take_format_version
 
@@ -64,6 +64,15 @@ class Scores:
     def metrics(self) -> tuple[str, ...]:
         """The metrics that can be computed from the scores."""
         return (*([_R2] if self.outputs is not None else []), *self.values)
+
+    def means(self) -> dict[str, float]:
+        """Return the metrics that are means of values."""
+        found = {}
+        for metric in self.values:
+            columns, _, strata = self.columns(metric)
+            own = columns[:, 0]
+            found[metric] = float(own.mean()) if strata is None else mean_per_class(own, strata)
+        return found
 
     @property
     def answers(self) -> tuple[Tensor, Tensor]:
@@ -122,22 +131,18 @@ def classification(
         top5: Whether top-5 is a metric (of more than five classes).
     """
     logits, labels = logits.cpu(), labels.cpu()
-    predicted = logits.argmax(1)
     if confidence is None:
         confidence = logits.double().softmax(1).amax(1)
-    right = (predicted == labels).to(torch.uint8)
-    values = {f"{prefix}top1": right}
-    if top5 and logits.shape[1] > TOP:
-        best = logits.topk(TOP, dim=1).indices
-        values[f"{prefix}top5"] = (best == labels[:, None]).any(1).to(torch.uint8)
+    right = hits(logits, labels)
+    values = {f"{prefix}{name}": own for name, own in right.items() if top5 or name != "top5"}
     mean = f"{prefix}mean_per_class"
     return Scores(
         task=task,
         rows=rows,
-        values={**values, mean: right},
+        values={**values, mean: right["top1"]},
         by_class=(mean,),
         labels=labels,
-        predicted=predicted,
+        predicted=logits.argmax(1),
         confidence=confidence.cpu(),
         classes=tuple(classes),
     )

@@ -206,8 +206,8 @@ def mcnemar_of_counts(only_first: int, only_second: int) -> float:
         below += ways
         ways = ways * (total - count) // (count + 1)
     if only_first == only_second:
-        return 1 - _ratio(ways, total + 1)
-    return _ratio(2 * below + ways, total)
+        return 1 - ways / (1 << (total + 1))  # exact before it is rounded, so without overflow
+    return (2 * below + ways) / (1 << total)
 
 
 def detectable_difference(error: float, *, level: float = LEVEL) -> float:
@@ -271,20 +271,15 @@ def t_quantile(probability: float, freedom: int) -> float:
         freedom: Degrees of freedom, a whole number from 1.
     """
     low, high = 0.0, 1.0
-    while _t_below(high, freedom) < probability:
+    while t_below(high, freedom) < probability:
         low, high = high, 2 * high
     for _ in range(100):  # to the last bit
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_below(middle, freedom) < probability else (low, middle)
+        low, high = (middle, high) if t_below(middle, freedom) < probability else (low, middle)
     return high
 
 
-def _t_interval(value: float, error: float, freedom: int, level: float) -> Interval:
-    half = t_quantile((1 + level) / 2, freedom) * error
-    return Interval(value=value, low=value - half, high=value + half, error=error)
-
-
-def _t_below(t: float, freedom: int) -> float:
+def t_below(t: float, freedom: int) -> float:
     """Return P(T <= t) for t >= 0: a finite sum for whole numbers (Abramowitz & Stegun, 26.7.3)."""
     angle = math.atan(t / math.sqrt(freedom))
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -295,6 +290,11 @@ def _t_below(t: float, freedom: int) -> float:
         total += term
     within = 2 / math.pi * (angle + sine * total) if odd else sine * total
     return (1 + within) / 2
+
+
+def _t_interval(value: float, error: float, freedom: int, level: float) -> Interval:
+    half = t_quantile((1 + level) / 2, freedom) * error
+    return Interval(value=value, low=value - half, high=value + half, error=error)
 
 
 class _Table:
@@ -400,8 +400,3 @@ def _check_pair(first: Tensor, second: Tensor) -> None:
             f"paired values must have one shape, got {tuple(first.shape)} and "
             f"{tuple(second.shape)}."
         )
-
-
-def _ratio(ways: int, total: int) -> float:
-    """Return ways / 2^total, without overflow."""
-    return ways / (1 << total)

@@ -1,7 +1,6 @@
 """`import cassle_zoo`: cheap, without side effects, and timm knows the models afterwards."""
 
 import ast
-import importlib
 import os
 import subprocess
 import sys
@@ -87,15 +86,6 @@ print(sorted(heavy & set(sys.modules)))
 """
     )
     assert changed.split("\n")[:2] == ["[]", "[]"]
-
-
-def test_listing_needs_no_torch() -> None:
-    code = """
-import sys, cassle_zoo
-assert cassle_zoo.list_models() and cassle_zoo.model_info("resnet50_cassle_simclr")
-print({"torch", "timm"} & set(sys.modules))
-"""
-    assert run(code).strip() == "set()"
 
 
 @pytest.mark.parametrize("name", cassle_zoo.__all__)
@@ -199,6 +189,8 @@ try:
     import timm
 except RuntimeError as error:
     assert str(error) == "timm is broken"
+else:
+    raise SystemExit("timm was imported")
 for name in [n for n in sys.modules if n.startswith("timm")]:
     del sys.modules[name]
 del os.environ["TIMM_FAILS"]
@@ -231,8 +223,3 @@ print(create_model("resnet18_cassle_simclr.stl10").num_classes, *list_models("*c
 """
     names = [f"{arch}_cassle_simclr" for arch in ("efficientnet_lite0", "resnet18", "resnet50")]
     assert run(code).split() == ["0", *names]
-
-
-def test_every_lazy_module_exists() -> None:
-    for module in set(cassle_zoo._MODULE_OF.values()):
-        importlib.import_module(f"cassle_zoo.{module}")

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import re
 
 import pytest
@@ -102,8 +103,10 @@ def test_the_recipe_trains_what_the_spec_says(name: str) -> None:
     arch = spec.timm_arch if spec.init else spec.arch
     assert (recipe.name, recipe.arch, recipe.method.name) == (name, arch, spec.method)
     assert bool(recipe.init) == bool(spec.init)
+    assert recipe.is_conditioned == spec.conditioned
     size = recipe.augment.size
     assert (3, size, size) == spec.input_size
     assert (recipe.augment.mean, recipe.augment.std) == (spec.mean, spec.std)
     trained = recipe.method.projector(spec.num_features, recipe.conditioning)
     assert trained == create_projector(name).config
+    assert json.loads(json.dumps(recipe.to_dict()))

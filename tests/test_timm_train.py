@@ -11,6 +11,7 @@ from builders import image_folder
 from timm_script import TRAIN
 
 import cassle_zoo
+from cassle_zoo.timm_train import main
 
 
 def run(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -55,20 +56,15 @@ def test_fine_tuning_with_a_script_of_timms(tmp_path: Path) -> None:
     assert not tuned.state_dict()["conv1.weight"].equal(released)
 
 
-def test_the_script_is_asked_for(tmp_path: Path) -> None:
-    done = run(tmp_path, "train.py", "--model", "resnet18_cassle_simclr")
-    assert done.returncode == 2
-    assert "'train.py' is not a file" in done.stderr
-    assert "huggingface/pytorch-image-models/tree/v" in done.stderr
-
-
-def test_help_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    from cassle_zoo.timm_train import main
-
+def test_help_and_no_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "usage: python -m cassle_zoo.timm_train SCRIPT.py" in capsys.readouterr().out
     assert main([]) == 2
     assert "usage:" in capsys.readouterr().err
+    assert main(["absent.py", "--model", "resnet18_cassle_simclr"]) == 2
+    said = capsys.readouterr().err
+    assert "'absent.py' is not a file" in said
+    assert "huggingface/pytorch-image-models/tree/v" in said
 
 
 @pytest.mark.slow

@@ -18,13 +18,7 @@ from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
-from cassle_zoo.zoo.names import (
-    contradictions,
-    dataset_of,
-    model_name,
-    resolve_arch,
-    short_arch,
-)
+from cassle_zoo.zoo.names import contradictions, dataset_of, model_name, resolve_arch, short_arch
 
 STREAMS = ("hfids/", "tfds/", "wds/")
 _DATASETS = (*STREAMS, "hfds/", "torch/")
@@ -48,8 +42,8 @@ class DataConfig:
             `wds/NAME`, `hfds/NAME`, `hfids/NAME`, `torch/NAME`, `tfds/NAME`.
         split: Split to train on, as the dataset names it; in a folder, the sub-folder of this name
             (the whole folder if the name is empty, or `train` and there is no such sub-folder).
-        image_column: Column of the images, in a folder written by `save_to_disk`; by default the
-            only one of type Image.
+        image_column: Column of the images, of `hfds/NAME` or a folder written by `save_to_disk`;
+            by default the only one of type Image.
         samples: Number of images of a streamed dataset (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
             stream are divided among them, so its order of images depends on their number.

@@ -1,6 +1,7 @@
 """The cost of a run, measured on a few of its real steps."""
 
 import dataclasses
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.data.streams import Sample
+from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.optim import frozen_steps
 from cassle_zoo.train.run.faults import advice, less_memory
 from cassle_zoo.train.trainer import Trainer
@@ -29,7 +31,7 @@ _TIMED_STEPS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run costs.
+    """What a run costs; of several processes (torchrun), each.
 
     Attributes:
         parameters: Parameter counts by part of the model; `trained` does not include the
@@ -40,7 +42,8 @@ class Cost:
             workers need more on top.
         step_seconds: Time of a step, without waiting for data; with `optim.freeze_epochs`, of a
             step that trains the backbone.
-        load_seconds: Time that the data workers take for a batch; `None` without data.
+        load_seconds: Time that the data workers take for a batch, or for the process's rows of it;
+            `None` without data.
         seconds: Time of the run, without checkpoints and k-NN checks.
         device: Device of the measurement.
     """
@@ -71,11 +74,14 @@ class Cost:
 def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None) -> Cost:
     """Do a few steps of a run, on its data if given, else on noise; write nothing.
 
+    Under `torchrun` all processes do them together, as in training.
+
     Args:
         config: All settings. Without `data.root` the number of images is `data.samples`, or the
             known size of the dataset.
-        report: Called with the counts as soon as the model is built, and then after each step,
-            since the first steps of a large model can take minutes.
+        report: Called in the first process with the counts as soon as the model is built, then
+            after each step, since the first steps of a large model can take minutes, and with the
+            cost.
 
     Raises:
         ConfigError: If the configuration cannot be trained.
@@ -87,11 +93,14 @@ def dry_run(config: TrainConfig, report: Callable[[str], None] = lambda _: None)
         "A run needs more than there is: split each batch among more processes (torchrun), or "
         f"use {less_memory(size)}."
     )
-    with translate_errors(None, size, dataclasses.replace(advice(size), memory=memory)):
-        return _measured(config, report)
+    with (
+        translate_errors(None, size, dataclasses.replace(advice(size), memory=memory)),
+        process_group.init(config.run.device, config.run.timeout) as device,
+    ):
+        return _measured(config, device, report if process_group.rank() == 0 else lambda _: None)
 
 
-def _measured(config: TrainConfig, report: Callable[[str], None]) -> Cost:
+def _measured(config: TrainConfig, device: torch.device, report: Callable[[str], None]) -> Cost:
     dataset = (
         open_dataset(config.data, config.augment.channels)
         if config.data.root
@@ -99,7 +108,7 @@ def _measured(config: TrainConfig, report: Callable[[str], None]) -> Cost:
     )
     per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
     total = config.optim.epochs * per_epoch
-    trainer = Trainer(config, per_epoch)
+    trainer = Trainer(config, per_epoch, device)
     parameters = count_parameters(trainer)
     rows = [(f"{name} parameters", f"{number:,}") for name, number in parameters.items()]
     report(_table([*rows, ("steps", f"{total:,} ({per_epoch:,} per epoch)")]))
@@ -109,14 +118,15 @@ def _measured(config: TrainConfig, report: Callable[[str], None]) -> Cost:
     load_seconds = None
     if config.data.root:
         load_seconds, samples = _load(config, dataset, min(count, total))
-        load_seconds /= min(max(config.data.workers, 1), usable_cores())
+        cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        load_seconds /= max(1, min(config.data.workers, cores))
     else:
         samples = [_noise(config)] * count
     step_seconds = _time_steps(trainer, samples, total, report)
     waits = load_seconds or 0.0
     # Workers read while the step runs; without workers one waits for the other.
     each = max(step_seconds, waits) if config.data.workers else step_seconds + waits
-    return Cost(
+    cost = Cost(
         parameters=parameters,
         steps_per_epoch=per_epoch,
         steps=total,
@@ -126,6 +136,8 @@ def _measured(config: TrainConfig, report: Callable[[str], None]) -> Cost:
         seconds=each * total,
         device=str(trainer.device),
     )
+    report(str(cost))
+    return cost
 
 
 def count_parameters(trainer: Trainer) -> dict[str, int]:
@@ -168,7 +180,8 @@ def _load(config: TrainConfig, dataset: Any, count: int) -> tuple[float, list[Sa
 
 
 def _noise(config: TrainConfig) -> Sample:
-    batch, size, views = config.optim.batch_size, config.augment.size, config.views
+    rows = process_group.local_rows(config.optim.batch_size)
+    batch, size, views = rows.stop - rows.start, config.augment.size, config.views
     generator = torch.Generator().manual_seed(config.run.seed)
     uniforms = draw_uniforms(batch * views.total, generator)
 

@@ -98,9 +98,7 @@ def load(source: Source, method: Method, config: TrainConfig) -> None:
             teacher.backbone.load_state_dict(method.backbone.state_dict())
             teacher.projector.load_state_dict(method.projector.state_dict())
     method.starting_weights = dataclasses.replace(
-        source.record,
-        projector=used is not None,
-        interpolation=source.preprocessing.interpolation,
+        source.record, projector=used is not None, interpolation=source.preprocessing.interpolation
     )
 
 

@@ -94,7 +94,12 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             if first:
                 fingerprint.write_settings(config, images, out, trainer.method.starting_weights)
                 export.write_description(out, trainer.method, config, total, command, images)
-            monitor = Monitor(dataset, config.augment, config.run.monitor_samples)
+            monitor = Monitor(
+                dataset,
+                config.augment,
+                config.run.monitor_samples,
+                fast=config.data.decode != "exact",
+            )
             bad_images = BadImages(dataset, config.data.max_bad_fraction)
             for note in (*notes, *getattr(dataset, "notes", ())):
                 report.message(note)

@@ -193,7 +193,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         print(f"{shown} images: {arguments.preview}")
         return ExitStatus.OK
     if arguments.dry_run:
-        print(dry_run(arguments.config, report=functools.partial(print, flush=True)))
+        dry_run(arguments.config, report=functools.partial(print, flush=True))
         return ExitStatus.OK
     if arguments.out is None:
         raise ConfigError("pass --out DIR, the folder for the run's files.")

@@ -1,5 +1,6 @@
 """The optimiser and its learning rate."""
 
+import fnmatch
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -101,9 +102,10 @@ def learning_rate(step: int, per_epoch: int, config: OptimConfig) -> float:
 
 
 def _spared(backbone: Any) -> set[int]:
-    """Return the ids of the parameters in a timm model's `no_weight_decay()`."""
+    """Return the ids of the parameters that a timm model's `no_weight_decay()` matches."""
     names = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
-    return {id(p) for name, p in backbone.named_parameters() if name in names} if names else set()
+    named = backbone.named_parameters() if names else ()
+    return {id(p) for name, p in named if any(fnmatch.fnmatch(name, known) for known in names)}
 
 
 def _scales(backbone: nn.Module | None, config: OptimConfig) -> dict[int, float]:

@@ -21,7 +21,7 @@ from cassle_zoo.common.templates import data_uri, render
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import Crops
-from cassle_zoo.train.data.views import make_views
+from cassle_zoo.train.data.views import check_described, make_views
 
 IMAGES = 12
 _LONGEST = 320  # longest side of a shown image in pixels
@@ -78,7 +78,8 @@ def write_preview(config: TrainConfig, page: Path) -> int:
         The number of images on it.
 
     Raises:
-        ConfigError: If `page` is a folder or its folder does not exist, or there is no data.
+        ConfigError: If `page` is a folder or its folder does not exist, there is no data, or omega
+            would describe an augmentation that is turned off.
         DataError: If no image can be read.
     """
     if not config.data.root:
@@ -87,6 +88,7 @@ def write_preview(config: TrainConfig, page: Path) -> int:
         raise ConfigError(f"--preview {str(page)!r} must name a file in an existing folder.")
     channels = config.augment.channels
     dataset = open_dataset(config.data, channels)
+    check_described(config.conditioning.descriptors, config.views.of_each(config.augment))
     layout = DescriptorLayout(
         () if config.conditioning.mode == "none" else config.conditioning.descriptors
     )
@@ -97,8 +99,7 @@ def write_preview(config: TrainConfig, page: Path) -> int:
     if not shown:
         raise DataError(f"no image in {config.data.root!r} can be read.")
     write_text(
-        page,
-        render("cassle_zoo.train", "preview.html", config=config, shown=shown, layout=layout),
+        page, render("cassle_zoo.train", "preview.html", config=config, shown=shown, layout=layout)
     )
     return len(shown)
 
@@ -186,8 +187,9 @@ def _with_boxes(image: Image.Image, boxes: list[Tensor], colors: tuple[str, ...]
     line = max(1, max(small.size) // 100)
     for box, color in zip(boxes, colors, strict=True):
         top, left, tall, wide = (scale * side for side in box.tolist())
-        corners = (left, top, min(left + wide, width) - 1, min(top + tall, height) - 1)
-        draw.rectangle(corners, outline=color, width=line)
+        # Of a very long image, a crop may be less than a pixel high.
+        right, bottom = min(left + wide, width) - 1, min(top + tall, height) - 1
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=line)
     return small
 
 

@@ -108,7 +108,7 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
     Raises:
         UnknownNameError: If there is no such name.
         DataError: If there is no such file or folder.
-        ConfigError: If timm has no such weights.
+        ConfigError: If timm has no such weights, or there is no such home folder.
         CheckpointError: If a file is unsafe to read, damaged or not understood.
         ModelFolderError: If a model folder or run is incomplete or damaged.
         WeightsUnavailableError: If they cannot be downloaded from the Hub.
@@ -270,9 +270,12 @@ def _run(folder: Path, facts: CheckpointFacts) -> Source:
             f"{folder} holds neither a model folder ({MODEL_FILE}) nor a run ({FINAL_FOLDER}/ or "
             f"{LATEST}); name the folder that has one of these, or a file of weights in it."
         )
-    path = folder / (PREVIOUS if LATEST in damaged else LATEST)
-    found = identify_content(state, read_settings(path), "", facts)
-    name = read_settings(path).get("name", folder.name)
+    # A run killed between renaming the one before and the latest has only the one before.
+    is_latest = LATEST not in damaged and (folder / LATEST).is_file()
+    path = folder / (LATEST if is_latest else PREVIOUS)
+    settings = read_settings(path)
+    found = identify_content(state, settings, "", facts)
+    name = settings.get("name", folder.name)
     return _identified(found, path, name=f"{name} (step {state.get('step')})")
 
 

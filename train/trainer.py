@@ -30,7 +30,7 @@ from cassle_zoo.train.methods import Method
 from cassle_zoo.train.methods.augself import AugSelf
 from cassle_zoo.train.optim import build_optimizer, set_learning_rate
 from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
-from cassle_zoo.train.run.faults import check_finite, check_loss_scale
+from cassle_zoo.train.run.faults import check_finite, check_finite_weights, check_loss_scale
 from cassle_zoo.train.sources import Source
 
 
@@ -123,11 +123,11 @@ class Trainer:
         check_finite(values["loss"], self.step)
         self.optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
+        self.method.before_update()
         if config.optim.clip_grad is not None:
             self._scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             dispatch_clip_grad(parameters, config.optim.clip_grad, config.optim.clip_mode)
-        self.method.before_update()
         self._scaler.step(self.optimizer)  # fp16: not if gradients have overflowed
         self._scaler.update()
         self.step += 1
@@ -149,7 +149,12 @@ class Trainer:
             yield
 
     def save(self, out: Path) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            NonFiniteLossError: If a weight is NaN or infinite.
+        """
+        check_finite_weights(self.method, self.step)
         cuda = self.device.type == "cuda"
         state = {
             "method": self.method.state_dict(),

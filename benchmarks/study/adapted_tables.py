@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL, Care
 from benchmarks.study.metrics import TASKS, number_of, percent
 from benchmarks.study.records import RECORDS, Record, arms_of
-from benchmarks.study.summary import number_table, show_spread, spread
+from benchmarks.study.summary import number_table, spread_table
 from cassle_zoo.common.errors import DataError
 
 ADAPTED_RECORDS = RECORDS / "adapted"
@@ -86,13 +86,7 @@ def grid_table(records: Sequence[Record]) -> str:
 def arms_table(records: Sequence[Record]) -> str:
     """Return the original weights and the adapted arms on test images, over seeds."""
     found = [*_of(records, ORIGINAL), *_of(records, ADAPTED)]
-    arms = [*arms_of(found, ORIGINAL), *arms_of(found, ADAPTED)]
-    rows = []
-    for arm in arms:
-        own = [record for record in found if record.arm == arm]
-        samples = [[100 * number_of(r, metric) for r in own] for metric in ARM_METRICS]
-        rows.append([arm, str(len(own)), *(show_spread(spread(s)) for s in samples)])
-    return number_table(["arm", "seeds", *(metric.title for metric in ARM_METRICS)], rows)
+    return spread_table(found, [*arms_of(found, ORIGINAL), *arms_of(found, ADAPTED)], ARM_METRICS)
 
 
 def _cells(record: Record) -> list[str]:

@@ -71,7 +71,6 @@ def page_texts(
 
     Raises:
         ConfigError: If no main arm was recorded.
-        MissingDependencyError: If scipy is not installed.
     """
     arms, methods = arms_of(records, MAIN), sorted(arms_of(records, METHODS))
     if not arms:

@@ -1,17 +1,15 @@
 """Summaries of recorded numbers: means, spreads and paired differences, and tables of them."""
 
-import importlib.util
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks.study.metrics import Metric, number_of, values
 from benchmarks.study.records import Record, course_of
-from cassle_zoo.common.errors import ConfigError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.markdown import table
+from cassle_zoo.eval.statistics import LEVEL, mean_of_runs, t_below
 
-CONFIDENCE = 0.95
 _ROUNDING = 1e-9
 
 
@@ -71,9 +69,6 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     Args:
         first: Values by seed.
         second: Values by seed; seeds that only one of them has are left out.
-
-    Raises:
-        MissingDependencyError: If scipy is not installed.
     """
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     if not differences:
@@ -81,11 +76,9 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     count, mean = len(differences), statistics.fmean(differences)
     if max(differences) - min(differences) <= _ROUNDING * max(1.0, abs(mean)):
         return Difference(mean=mean, half_width=None, p=None, count=count)
-    student = _student_t()
-    error = statistics.stdev(differences) / count**0.5
-    quantile = float(student.ppf((1 + CONFIDENCE) / 2, count - 1))
-    p = 2 * float(student.sf(abs(mean) / error, count - 1))
-    return Difference(mean=mean, half_width=quantile * error, p=p, count=count)
+    found = mean_of_runs(differences)
+    p = 2 * (1 - t_below(abs(mean) / found.error, count - 1))
+    return Difference(mean=mean, half_width=found.high - mean, p=p, count=count)
 
 
 def holm(found: Sequence[Difference | None]) -> list[int]:
@@ -99,7 +92,7 @@ def holm(found: Sequence[Difference | None]) -> list[int]:
     signs = [0] * len(found)
     tested = sorted((d.p, i) for i, d in enumerate(found) if d is not None and d.p is not None)
     for rank, (p, index) in enumerate(tested):
-        if p > (1 - CONFIDENCE) / (len(tested) - rank):
+        if p > (1 - LEVEL) / (len(tested) - rank):
             break
         difference = found[index]
         assert difference is not None
@@ -177,12 +170,3 @@ def difference_table(
 def number_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table whose columns, except the first, are aligned right."""
     return table(header, rows, right=range(1, len(header)))
-
-
-def _student_t() -> Any:
-    """Return Student's t distribution."""
-    if importlib.util.find_spec("scipy") is None:
-        raise MissingDependencyError("intervals need scipy: pip install scipy.")
-    from scipy.stats import t
-
-    return t

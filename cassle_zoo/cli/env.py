@@ -8,9 +8,9 @@ import platform
 import re
 from typing import Any
 
-from cassle_zoo.cli import busy
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.version import __version__
 
 
@@ -50,18 +50,25 @@ def environment() -> dict[str, str]:
         "commit": code_version()["commit"] or "none: installed as a package",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-    }
-    facts |= {name: _version(name) for name in _dependencies()}
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    facts |= {
+        **{name: _version(name) for name in _dependencies()},
         "cpu": f"{usable_cores()} cores usable, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}",
-        "gpu": ", ".join(gpus) or "none",
+        "gpu": _gpus(),
         "cuda of torch": torch.version.cuda or "none",
         "bf16": _bf16(),
     }
     settings = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HOME", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE")
     return facts | {name: "set" for name in settings if name in os.environ}
+
+
+def _gpus() -> str:
+    import torch
+
+    try:
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    except (RuntimeError, AssertionError) as error:  # counted by the driver, but torch cannot start
+        return f"unusable: {str(error).splitlines()[0]}"
+    return ", ".join(names) or "none"
 
 
 def _bf16() -> str:

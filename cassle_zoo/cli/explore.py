@@ -8,8 +8,6 @@ from typing import Any
 from cassle_zoo.cli.features import LEFT_OUT, report_skipped
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 
-DEFAULT_MODEL = "resnet18_cassle_simclr"
-
 
 def add_parser(subparsers: Any) -> None:
     """Add the command."""
@@ -27,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     models = parser.add_mutually_exclusive_group()
     models.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
+        default="resnet18_cassle_simclr",
         help="compare by its features (what augmentation changes counts) and by its projections "
         "(it counts for less); named as for 'cassle-zoo features'; default: %(default)s",
     )
@@ -65,9 +63,11 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
     if args.output is None and not args.serve:
         raise ConfigError("nothing to do with the page: pass -o FILE.html, --serve, or both.")
+    if args.port and not args.serve:
+        raise ConfigError(f"--port {args.port} is of --serve; pass that, too, or leave it out.")
     if args.output is not None:
-        if args.output.is_dir():
-            raise ConfigError(f"-o {args.output} is a folder; name the page, such as x.html.")
+        if args.output.is_dir() or not args.output.parent.is_dir():
+            raise ConfigError(f"{args.output} is no file in an existing folder: pass -o FILE.html.")
         check_folder(args.output.parent, "-o")
     # The port is taken before the work begins.
     with PageServer(args.port) if args.serve else nullcontext() as server:

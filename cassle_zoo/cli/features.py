@@ -3,14 +3,13 @@
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli import busy, printable
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+from cassle_zoo.common.terminal import busy, printable
 
 if TYPE_CHECKING:
     from cassle_zoo.features.extract import Extractor
@@ -30,7 +29,6 @@ _STATUSES = {
     "folder",
     ExitStatus.STOPPED: "stopped by a signal; with a folder, the same command continues",
 }
-_RANKS = (("RANK", "0"), ("WORLD_SIZE", "1"))
 
 
 def add_parser(subparsers: Any) -> None:
@@ -133,11 +131,9 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
     if args.max_pixels is not None:
         limit_pixels(args.max_pixels)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show  # type: ignore[assignment]
-        if args.output.endswith(os.sep) or os.path.isdir(args.output):
-            return _to_folder(args)
-        return _to_file(args)
+    if args.output.endswith(os.sep) or os.path.isdir(args.output):
+        return _to_folder(args)
+    return _to_file(args)
 
 
 def _to_file(args: argparse.Namespace) -> ExitStatus:
@@ -164,7 +160,8 @@ def _to_file(args: argparse.Namespace) -> ExitStatus:
         progress=None,
     )
     save_features(result, args.output)
-    print(f"{Path(args.output)}: {len(result)} images x {_shape(result.features)} features")
+    shape = " x ".join(map(str, result.features.shape[1:]))
+    print(f"{Path(args.output)}: {len(result)} images x {shape} features")
     return report_skipped(result.skipped)
 
 
@@ -227,7 +224,7 @@ def _extractor(args: argparse.Namespace) -> "Extractor":
 
 def _place(args: argparse.Namespace) -> tuple[int, int]:
     """Return which process this is, and of how many: by --part, or as torchrun says."""
-    rank, world_size = (int(os.environ.get(key, default)) for key, default in _RANKS)
+    rank, world_size = (int(os.environ.get(k, v)) for k, v in (("RANK", 0), ("WORLD_SIZE", 1)))
     if args.part is None:
         return rank + 1, world_size
     if world_size > 1:
@@ -253,14 +250,6 @@ def _device(name: str | None) -> str | None:
             f"--nproc-per-node {count}, or --device cpu."
         )
     return f"cuda:{rank}"
-
-
-def _shape(features: Any) -> str:
-    return " x ".join(map(str, features.shape[1:]))
-
-
-def _show(message: Warning | str, *_: object) -> None:
-    print(printable(f"cassle-zoo: warning: {message}"), file=sys.stderr)
 
 
 def report_skipped(skipped: "Sequence[Skipped]") -> ExitStatus:

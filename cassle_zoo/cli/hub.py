@@ -6,8 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cassle_zoo.cli import busy, printable
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
+from cassle_zoo.common.terminal import busy, printable
 
 if TYPE_CHECKING:
     from cassle_zoo.hub.publish.push import PushPlan

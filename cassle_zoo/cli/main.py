@@ -6,11 +6,11 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from cassle_zoo.accel.allocator import keep_freed_memory
 from cassle_zoo.cli import (
-    busy,
     completion,
     demo,
     env,
@@ -18,7 +18,6 @@ from cassle_zoo.cli import (
     features,
     hub,
     models,
-    printable,
     reproduce,
     upgrade,
     whiten,
@@ -27,6 +26,7 @@ from cassle_zoo.cli.parsing import CommandParser
 from cassle_zoo.common.errors import CassleZooError, DataError, HubError
 from cassle_zoo.common.exit_status import ExitStatus, all_statuses
 from cassle_zoo.common.hub_client import redacted
+from cassle_zoo.common.terminal import busy, printable, warnings_shown
 from cassle_zoo.version import __version__
 
 _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
@@ -43,17 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cassle-zoo {__version__}")
     parser.set_defaults(light=False)  # those that do without torch and timm set it
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    models.add_parser(subparsers)
-    features.add_parser(subparsers)
-    whiten.add_parser(subparsers)
-    demo.add_parser(subparsers)
-    explore.add_parser(subparsers)
+    for command in (models, features, whiten, demo, explore):
+        command.add_parser(subparsers)
     subparsers.add_parser("train", help="pretrain a backbone on your own images", add_help=False)
     subparsers.add_parser("eval", help="measure backbones on a dataset", add_help=False)
-    hub.add_parser(subparsers)
-    reproduce.add_parser(subparsers)
-    upgrade.add_parser(subparsers)
-    env.add_parser(subparsers)
+    for command in (hub, reproduce, upgrade, env):
+        command.add_parser(subparsers)
     completion.add_parser(subparsers, parser)
     return parser
 
@@ -93,9 +88,12 @@ def _main(arguments: list[str]) -> ExitStatus:
     # Errors that a user can fix are reported in one line instead of a traceback.
     try:
         try:
-            return _run(arguments)
+            with warnings_shown("cassle-zoo: warning: "):
+                # Pillow warns from half of the number of pixels on at which images are refused.
+                warnings.filterwarnings("ignore", "Image size .* exceeds limit")
+                return _run(arguments)
         finally:
-            sys.stdout.flush()
+            print(end="", flush=True)  # also without a standard output
     except CassleZooError as error:
         return _report(error)
     except BrokenPipeError:
@@ -124,19 +122,15 @@ def _main(arguments: list[str]) -> ExitStatus:
 
 
 def _run(arguments: list[str]) -> ExitStatus:
+    # These two have options defined by the settings of the trainer and the evaluators.
     if arguments[:1] in (["train"], ["eval"]):
         _set_colours_of_tyro()
-    # These two have options defined by the settings of the trainer and the evaluators.
-    if arguments[:1] == ["train"]:
         with busy("starting"):
-            from cassle_zoo.train import main as train
-
-        return train.run_from_cli(arguments[1:])
-    if arguments[:1] == ["eval"]:
-        with busy("starting"):
-            from cassle_zoo.eval import main as evaluation
-
-        return evaluation.run_from_cli(arguments[1:])
+            if arguments[0] == "train":
+                from cassle_zoo.train.main import run_from_cli
+            else:
+                from cassle_zoo.eval.main import run_from_cli
+        return run_from_cli(arguments[1:])
     args = build_parser().parse_args(arguments)
     if not args.light:
         with busy("starting"):

@@ -7,12 +7,9 @@ import json
 import sys
 from typing import Any
 
-from cassle_zoo.cli import printable
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
-
-_TIMM = "timm:"
-_LIST = "cassle-zoo list"
+from cassle_zoo.common.terminal import printable
 
 
 def add_parser(subparsers: Any) -> None:
@@ -82,9 +79,9 @@ def _no_match(pattern: str, pretrained: bool) -> str:
 def _info(args: argparse.Namespace) -> ExitStatus:
     import cassle_zoo
 
-    if args.name.startswith(_TIMM):
+    if args.name.startswith("timm:"):
         raise ConfigError(
-            f"{args.name!r} is a model of timm; info is of models of the zoo ({_LIST}), "
+            f"{args.name!r} is a model of timm; info is of models of the zoo (cassle-zoo list), "
             "hf-hub:ORG/NAME and local-dir:FOLDER. timm.get_pretrained_cfg() has timm's facts."
         )
     spec = cassle_zoo.model_info(args.name)

@@ -8,9 +8,6 @@ from typing import Any, NoReturn
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import statuses_of
 
-_WHOLE_NUMBER = "invalid int value: "
-_NUMBER = "invalid float value: "
-
 
 class CommandParser(argparse.ArgumentParser):
     """A parser of a command, whose help ends with the exit statuses."""
@@ -28,10 +25,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a `ConfigError` with the message and where to look, instead of printing usage."""
-        for pythonic, words in ((_WHOLE_NUMBER, "a whole number"), (_NUMBER, "a number")):
-            if pythonic in message:
-                where, _, value = message.partition(pythonic)
-                message = f"{where}{value} is not {words}"
+        for kind, words in (("int", "a whole number"), ("float", "a number")):
+            where, found, value = message.partition(f"invalid {kind} value: ")
+            message = f"{where}{value} is not {words}" if found else message
         raise ConfigError(f"{message.rstrip('.')}. '{self.prog} --help' shows what it takes.")
 
     def _near(self, words: Sequence[str]) -> str:

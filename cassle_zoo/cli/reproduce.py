@@ -168,6 +168,8 @@ def reproduce(
     from cassle_zoo.train.loop import train
 
     name = recorded.model.name
+    if init is not None and name not in MODEL_SPECS:
+        raise ConfigError(f"--init {init}: {name} is not trained; leave it out.")
     images = open_data("emoji64", data)
     if images.sha256 != recorded.data.sha256:
         raise ConfigError(

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.cli import printable
 from cassle_zoo.common.exit_status import ExitStatus
+from cassle_zoo.common.terminal import printable
 
 
 def add_parser(subparsers: Any) -> None:

@@ -4,10 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cassle_zoo.cli import busy
 from cassle_zoo.common.exit_status import ExitStatus
-
-DEFAULT_COMPONENTS = 128
+from cassle_zoo.common.terminal import busy
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--components",
         type=int,
-        default=DEFAULT_COMPONENTS,
+        default=128,
         metavar="K",
         help="width of the whitened features; twice as many images are needed; default: "
         "%(default)s",

@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -216,11 +216,3 @@ def sha256(content: bytes | str | Path) -> str:
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogateescape")
     return hashlib.sha256(content).hexdigest()
-
-
-def names_sha256(names: Iterable[str]) -> str:
-    """Return a hash of names in their order."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()

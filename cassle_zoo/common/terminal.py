@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,18 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
+
+
+@contextmanager
+def warnings_shown(prefix: str) -> Iterator[None]:
+    """Show warnings in one line on stderr, after a prefix, without the source of the library."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        print(printable(f"{prefix}{message}"), file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 @contextmanager

@@ -79,7 +79,13 @@ def build_emoji64(
 
     Raises:
         DataError: If a package is missing, of another version, damaged or unsafe.
+        ConfigError: If nothing can be written to the tar's folder, which is created, or `out` is a
+            folder.
     """
+    out = Path(out)
+    check_folder(out.parent, "-o")
+    if out.is_dir():
+        raise ConfigError(f"-o {out} is a folder; name the file, such as emoji64.tar.")
     contents = _read_packages([Path(package) for package in packages])
     try:
         emoji = json.loads(contents["noto"]["emoji.json"])
@@ -93,7 +99,7 @@ def build_emoji64(
     for record in records:
         source = images[record.vendor][_key(record.unified)]
         files[record.file_name] = _render(source, record.file_name)
-    _write_tar(files, Path(out))
+    _write_tar(files, out)
     return records
 
 
@@ -243,21 +249,16 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
     parser.add_argument("packages", nargs="+", help="the three packages (.tgz or folder)")
     parser.add_argument("-o", "--output", default="emoji64.tar", help="default: %(default)s")
     args = parser.parse_args(argv)
-    out = Path(args.output)
     try:
-        # Before the work, which takes a while.
-        check_folder(out.parent, "-o")
-        if out.is_dir():
-            raise ConfigError(f"-o {out} is a folder; name the file, such as emoji64.tar.")
         with busy("building emoji64"):
-            records = build_emoji64(args.packages, out)
-            found = Emoji64.open(out).sha256
+            records = build_emoji64(args.packages, args.output)
+            found = Emoji64.open(args.output).sha256
     except CassleZooError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitStatus.ERROR
     same = found == EMOJI64_SHA256
     message = "identical to the published data" if same else f"NOT the published data ({found})"
-    print(f"{out}: {len(records)} images; {message}")
+    print(f"{args.output}: {len(records)} images; {message}")
     return ExitStatus.OK
 
 

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -131,29 +131,40 @@ def list_classes(
     return ClassFolders.of(names, [name for name, own in files.items() for _ in own], classes)
 
 
-def folders_below(root: str, entered: set[tuple[int, int]]) -> list[str]:
-    """Return a folder and those below it that can be opened: each once, and no hidden ones.
+def walk(
+    root: str,
+    entered: set[tuple[int, int]],
+    on_error: Callable[[str, OSError], None] = lambda _folder, _error: None,
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and those below it, each with the names of its files; no hidden ones.
 
     Args:
         root: The folder; an empty string is the current one.
         entered: Identities of folders entered before, which are left out; new ones are added.
+        on_error: Called with a folder that cannot be opened, and the reason.
     """
-    found, folders = [], [root]
+    folders = [root]
     while folders:
         folder = folders.pop()
         try:
-            identity = _identity(Path(folder))
+            identity = _identity(folder or os.curdir)
             if identity in entered:
                 continue
+            entered.add(identity)
             with os.scandir(folder or os.curdir) as scan:
-                names = sorted(entry.name for entry in scan if not entry.name.startswith("."))
-        except OSError:
+                found = sorted((e.name, _is_folder(e)) for e in scan if e.name[0] != ".")
+        except OSError as error:
+            on_error(folder, error)
             continue
-        entered.add(identity)
-        found.append(folder)
-        inside = [os.path.join(folder, name) for name in names]
-        folders += [path for path in reversed(inside) if os.path.isdir(path)]
-    return found
+        yield folder, [name for name, is_folder in found if not is_folder]
+        folders += [os.path.join(folder, name) for name, is_folder in reversed(found) if is_folder]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for example
+        return False
 
 
 def counts_as_image(parts: Sequence[str], endings: frozenset[str]) -> bool:
@@ -184,31 +195,18 @@ def _files_below(
     Images of kinds that cannot be read are counted by ending in `unread`.
     """
     endings = image_endings() if endings is None else endings
+
+    def cannot_open(folder: str, error: OSError) -> None:
+        if on_error is None:
+            raise DataError(f"Cannot open folder {folder!r}: {_reason(error)}{_CHECK}") from error
+        on_error(Path(folder), _reason(error))
+
     found: list[Path] = []
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        try:
-            identity = _identity(folder)
-            if identity in entered:
-                continue
-            entered.add(identity)
-            with os.scandir(folder) as scan:
-                names = sorted(entry.name for entry in scan if not entry.name.startswith("."))
-        except OSError as error:
-            if on_error is None:
-                raise DataError(
-                    f"Cannot open folder {str(folder)!r}: {_reason(error)}{_CHECK}"
-                ) from error
-            on_error(folder, _reason(error))
-            continue
-        for name in reversed(names):
-            # Not entry.is_dir(), which raises for a link to itself.
-            if os.path.isdir(folder / name):
-                folders.append(folder / name)
+    for folder, names in walk(str(root), entered, cannot_open):
+        for name in names:
             # Broken links and the like are listed too, so that reading reports them.
-            elif counts_as_image((name,), endings):
-                found.append(folder / name)
+            if counts_as_image((name,), endings):
+                found.append(Path(folder, name))
             elif unread is not None and (end := os.path.splitext(name)[1].lower()) in _UNREAD:
                 unread[end] += 1
     return sorted(found, key=lambda file: file.parts)
@@ -224,7 +222,7 @@ def _unread_text(unread: Counter[str]) -> str:
     return f"{counts} not read: {'; '.join(fixes)}"
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: str | Path) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 

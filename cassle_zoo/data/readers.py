@@ -73,67 +73,26 @@ class TarFiles:
     Attributes:
         path: The archive.
         names: Names of the files, in the archive's order.
-        notes: Warnings if the archive has no end mark, or links in place of files.
+        notes: From :func:`find_members`.
     """
 
     def __init__(self, path: Path, wanted: Callable[[PurePosixPath], bool]) -> None:
         """Find the plain files that are `wanted`.
 
         Raises:
-            DataError: If there is no such file, or it is not a tar archive, or compressed, damaged
-                or truncated.
+            DataError: If there is no such file, or see :func:`find_members`.
         """
         self.path = path
-        self.names: list[str] = []
-        self.notes: list[str] = []
-        self._extents: list[tuple[int, int]] = []
         self._file: BinaryIO | None = None
         if not path.is_file():
             raise DataError(
                 f"cannot open {str(path)!r}: there is no such folder or archive; check the path."
             )
         try:
-            with tarfile.open(path, "r:") as tar:
-                self._find(tar, wanted)
-        except (OSError, ValueError, tarfile.TarError) as error:
-            raise DataError(
-                f"cannot open {str(path)!r} as an uncompressed tar archive: {error}."
-            ) from error
-
-    def _find(self, tar: tarfile.TarFile, wanted: Callable[[PurePosixPath], bool]) -> None:
-        """Record name, position and size of each file; check that the archive is complete."""
-        size, reason, left_out = self.path.stat().st_size, "", 0
-        try:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # else each takes a kilobyte
-                if member.isdir() or not wanted(PurePosixPath(member.name)):
-                    continue
-                if member.isfile() and not member.issparse():
-                    self.names.append(member.name)
-                    self._extents.append((member.offset_data, member.size))
-                else:
-                    left_out += 1
-        except (OSError, ValueError, tarfile.TarError) as error:
-            reason = f" ({error})"
-        # tarfile takes an unreadable header, or the end of the file, for the archive's end.
-        with self.path.open("rb") as file:
-            file.seek(tar.offset)
-            mark = file.read(tarfile.BLOCKSIZE)
-        if reason or (mark.strip(b"\0") or tar.offset > size):
-            raise DataError(
-                f"the archive {str(self.path)!r} is damaged or cut off after {len(self.names)} "
-                f"images, at byte {min(tar.offset, size):,} of {size:,}{reason}; copy it again, "
-                "or unpack what is whole (tar --ignore-zeros -xf) and pass the folder."
-            )
-        if left_out:
-            self.notes.append(
-                f"archive {str(self.path)!r}: {left_out} of its files are links (or sparse), which "
-                "are left out; pack it with tar --dereference --hard-dereference."
-            )
-        if len(mark) < tarfile.BLOCKSIZE:
-            self.notes.append(
-                f"archive {str(self.path)!r} has no end mark: it may have been cut off."
-            )
+            with path.open("rb") as file:
+                self.names, self._extents, self.notes = find_members(file, str(path), wanted)
+        except OSError as error:
+            raise DataError(f"cannot open {str(path)!r}: {error.strerror or error}.") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the open file: each process opens its own."""
@@ -157,3 +116,61 @@ class TarFiles:
             file = self._file = self.path.open("rb")
         # Forked processes share an open file's position, which pread does not use.
         return os.pread(file.fileno(), size, start)
+
+
+def find_members(
+    file: Any, name: str, wanted: Callable[[PurePosixPath], bool]
+) -> tuple[list[str], list[tuple[int, int]], list[str]]:
+    """Find the plain files that are `wanted` in an uncompressed tar archive.
+
+    Args:
+        file: The archive, a binary file with `seek`.
+        name: What to call it in messages.
+        wanted: Takes the path of a member.
+
+    Returns:
+        Names, in the archive's order; position and size of each; warnings if the archive has no end
+        mark, or links in place of files.
+
+    Raises:
+        DataError: If it is not a tar archive, or compressed, damaged or truncated.
+    """
+    names: list[str] = []
+    extents: list[tuple[int, int]] = []
+    notes: list[str] = []
+    reason, left_out = "", 0
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        tar = tarfile.TarFile(fileobj=file)
+    except (OSError, ValueError, tarfile.TarError) as error:
+        raise DataError(f"cannot open {name!r} as an uncompressed tar archive: {error}.") from error
+    try:
+        while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # else each takes a kilobyte
+            if member.isdir() or not wanted(PurePosixPath(member.name)):
+                continue
+            if member.isfile() and not member.issparse():
+                names.append(member.name)
+                extents.append((member.offset_data, member.size))
+            else:
+                left_out += 1
+    except (OSError, ValueError, tarfile.TarError) as error:
+        reason = f" ({error})"
+    # tarfile takes an unreadable header, or the end of the file, for the archive's end.
+    file.seek(tar.offset)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if reason or mark.strip(b"\0") or tar.offset > size:
+        raise DataError(
+            f"the archive {name!r} is damaged or cut off after {len(names)} images, at byte "
+            f"{min(tar.offset, size):,} of {size:,}{reason}; copy it again, or unpack what is "
+            "whole (tar --ignore-zeros -xf) and pass the folder."
+        )
+    if left_out:
+        notes.append(
+            f"archive {name!r}: {left_out} of its files are links (or sparse), which are left out; "
+            "pack it with tar --dereference --hard-dereference."
+        )
+    if len(mark) < tarfile.BLOCKSIZE:
+        notes.append(f"archive {name!r} has no end mark: it may have been cut off.")
+    return names, extents, notes

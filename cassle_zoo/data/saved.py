@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from cassle_zoo.common.errors import DataError, MissingDependencyError
-from cassle_zoo.common.images import open_image
+from cassle_zoo.common.images import UnreadableImageError, open_image
 
 _SPLITS_FILE, _STATE_FILE = "dataset_dict.json", "state.json"
 
@@ -25,10 +25,17 @@ class SavedImages:
         return sum(map(len, self.parts))
 
     def encoded(self, index: int) -> bytes:
-        """Return the encoded image: the content of a file."""
+        """Return the encoded image: the content of a file.
+
+        Raises:
+            UnreadableImageError: There is none in the row, or the file cannot be read.
+        """
         value = self._value(index)
         content: bytes | None = value["bytes"]
-        return Path(value["path"]).read_bytes() if content is None else content
+        try:
+            return Path(value["path"]).read_bytes() if content is None else content
+        except OSError as error:
+            raise UnreadableImageError(value["path"], error.strerror or str(error)) from error
 
     def file(self, index: int) -> Path | None:
         """Return the file of an image; None if the dataset itself holds the content."""
@@ -40,10 +47,13 @@ class SavedImages:
         return open_image(self.encoded(index)), index
 
     def _value(self, index: int) -> Any:
+        row = index
         for part in self.parts:
-            if index < len(part):
-                return part[index][self.column]
-            index -= len(part)
+            if row < len(part):
+                if value := part[row][self.column]:
+                    return value
+                raise UnreadableImageError(f"number {index}", "there is no image in the row")
+            row -= len(part)
         raise IndexError(index)
 
 

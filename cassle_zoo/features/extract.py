@@ -1,11 +1,12 @@
 """From images to features: `Extractor`, and `extract_features` for what fits into memory."""
 
 import functools
+import itertools
 import math
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,7 +258,8 @@ class Extractor:
             The outputs by name, (B, ...) on the CPU.
 
         Raises:
-            ConfigError: What the model returns has the wrong type or shape for an output.
+            ConfigError: What the model returns has the wrong type or shape for an output, or does
+                not fit `dtype`.
         """
         device = self._place()
         found = self._found
@@ -273,7 +275,7 @@ class Extractor:
             outputs = compute_outputs(found, images, self._parsed, self.projector)
         if self.whitening is not None:
             outputs["pooled"] = self.whitening(outputs["pooled"].float())
-        return {name: value.to(self.dtype) for name, value in outputs.items()}
+        return {name: _cast(value, self.dtype, name) for name, value in outputs.items()}
 
     def stream(
         self,
@@ -299,17 +301,34 @@ class Extractor:
             DataError: A file or folder does not exist.
             NotEnoughMemoryError: The workers' batches do not fit into shared memory.
         """
-        if batch_size < 1 or workers < 0:
-            raise ConfigError(
-                f"batch_size={batch_size}, num_workers={workers}: they must be at least 1 and 0."
-            )
+        check_batches(batch_size, workers)
         inputs, skipped = expand_inputs(images)
-        target = choose_device(self._found.network, self.device)
         wanted = range(len(inputs)) if indices is None else indices
+        starts = range(0, len(wanted), batch_size)
+        batches = (list(wanted[start : start + batch_size]) for start in starts)
+        return self.stream_batches(inputs, batches, workers=workers, skipped=skipped)
+
+    def stream_batches(
+        self,
+        inputs: Inputs,
+        batches: Iterable[list[int]],
+        *,
+        workers: int = 0,
+        skipped: Sequence[Skipped] = (),
+    ) -> Iterator[ExtractedBatch]:
+        """Extract images in given batches, as :meth:`stream` does.
+
+        Args:
+            inputs: From :func:`expand_inputs`.
+            batches: The positions of the images of each.
+            workers: As for :meth:`stream`.
+            skipped: What the listing left out; the first batch names it, too.
+        """
+        target = choose_device(self._found.network, self.device)
+        batches, ahead = itertools.tee(batches)
         loader = DataLoader(
             self._reader(inputs, workers),
-            batch_size=batch_size,
-            sampler=wanted,
+            batch_sampler=ahead,
             num_workers=workers,
             collate_fn=unchanged,
             worker_init_fn=functools.partial(start_worker, 0),
@@ -318,32 +337,29 @@ class Extractor:
             # Without its own generator the loader would advance the global one.
             generator=torch.Generator(),
         )
-        return self._batches(loader, inputs, wanted, skipped)
+        return self._batches(loader, inputs, batches, list(skipped))
 
     def _batches(
         self,
         loader: DataLoader[Any],
         inputs: Inputs,
-        wanted: Sequence[int],
+        batches: Iterable[list[int]],
         skipped: list[Skipped],
     ) -> Iterator[ExtractedBatch]:
-        done = 0
         compute = Halving(self.compute)
         with ExitStack() as stack:
             # Held for all batches; the mode and everything else only while a batch is computed.
             stack.enter_context(placed(self._found.network, self._place()))
-            for batch in receive(loader, ADVICE):
+            for batch, indices in zip(receive(loader, ADVICE), batches, strict=True):
                 if isinstance(batch, CassleZooError):
                     raise batch
                 ready, reasons = batch
-                part = wanted[done : done + len(reasons)]
-                done += len(reasons)
-                read = [index for index, why in zip(part, reasons, strict=True) if why is None]
+                read = [index for index, why in zip(indices, reasons, strict=True) if why is None]
                 yield ExtractedBatch(
                     indices=read,
                     sources=[inputs[index].source for index in read],
                     outputs={} if ready is None else compute(ready),
-                    skipped=[*skipped, *_skipped(inputs, part, reasons)],
+                    skipped=[*skipped, *_skipped(inputs, indices, reasons)],
                     size=len(reasons),
                 )
                 skipped = []
@@ -466,6 +482,14 @@ def extract_features(
     )
 
 
+def check_batches(batch_size: int, workers: int) -> None:
+    """Raise a `ConfigError` if a setting of a loader is not allowed."""
+    if batch_size < 1 or workers < 0:
+        raise ConfigError(
+            f"batch_size={batch_size}, num_workers={workers}: they must be at least 1 and 0."
+        )
+
+
 def collect(
     extractor: Extractor,
     images: Inputs,
@@ -475,16 +499,7 @@ def collect(
     workers: int,
     progress: bool | None,
 ) -> FeatureSet:
-    """Extract all images into memory; see :func:`extract_features`.
-
-    Args:
-        extractor: The extractor.
-        images: The images.
-        skipped: What the listing left out.
-        batch_size: Images at a time.
-        workers: Processes that read images.
-        progress: Show a progress bar on stderr; by default only if that is a terminal.
-    """
+    """Extract into memory what :func:`expand_inputs` returned; see :func:`extract_features`."""
     skipped = list(skipped)
     rows: dict[str, list[Tensor]] = {name: [] for name in extractor.outputs}
     sources: list[str] = []
@@ -516,9 +531,9 @@ def _skipped(
 
 
 def _public_name(name: str) -> str:
-    prefix, colon, folder = name.partition(":")
-    is_folder = f"{prefix}{colon}" == LOCAL_PREFIX
-    return f"{LOCAL_PREFIX}{Path(folder).resolve().name}" if is_folder else name
+    if not name.startswith(LOCAL_PREFIX):
+        return name
+    return f"{LOCAL_PREFIX}{Path(name.removeprefix(LOCAL_PREFIX)).resolve().name}"
 
 
 def _value_range(given: ValueRange | None) -> ValueRange | None:
@@ -535,3 +550,13 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES)
     return DTYPES[name]
+
+
+def _cast(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    cast = value.to(dtype)
+    if dtype == torch.float16 and (cast.isinf() & value.isfinite()).any():
+        raise ConfigError(
+            f"{name!r} has values of up to {float(value.abs().max()):g}, but float16 ends at "
+            "65504: pass dtype='float32' (--dtype)."
+        )
+    return cast

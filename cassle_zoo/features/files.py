@@ -22,7 +22,8 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.inputs import Skipped
 
 # The safetensors format limits its header, where the names are, to 100 MB.
-_MAX_METADATA = 90_000_000
+_MAX_METADATA = 99_900_000
+_FOR_REASONS = 10_000_000  # bytes, why images are left out: not known before they are read
 INDEX = "index.json"
 FORMAT_VERSION = 1  # of folders
 _PART = "part"
@@ -61,7 +62,9 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     check_feature_path(path)
-    if path.suffix.lower() != ".safetensors" and not is_plain(features):
+    if path.suffix.lower() != ".safetensors" and (
+        len(outputs_of(features)) > 1 or features.features.ndim != 2
+    ):
         raise ConfigError(
             f"{path.name!r} holds one matrix (N, D), but the outputs are "
             f"{', '.join(f'{k} {tuple(v.shape)}' for k, v in outputs_of(features).items())}; save "
@@ -144,23 +147,10 @@ def load_parts(folder: str | os.PathLike[str]) -> Iterator[FeatureSet]:
     Raises:
         DataError: The folder holds no features, is incomplete, or is damaged.
     """
-    folder = Path(folder)
-    for file in _part_files(folder):
-        yield load_part_file(file)
+    yield from map(load_part_file, _part_files(Path(folder)))
 
 
 def _load_folder(folder: Path, part: int | None) -> FeatureSet:
-    """Read a folder of features.
-
-    Args:
-        folder: The folder.
-        part: Number of a part, which is mapped into memory; by default all are copied into one
-            tensor.
-
-    Raises:
-        ConfigError: There is no such part.
-        DataError: The folder holds no features, is incomplete, or is damaged.
-    """
     files = _part_files(folder)
     if part is not None:
         if not 0 <= part < len(files):
@@ -290,7 +280,8 @@ def check_feature_path(
             f"save them as .safetensors, or as parts in a folder (FOLDER{os.sep})."
         )
     if path.suffix.lower() == ".safetensors":
-        _check_names(sum(len(json.dumps(source)) + 2 for source in sources))
+        # As the header has them: in JSON, within JSON.
+        _check_names(_FOR_REASONS + sum(len(json.dumps(json.dumps(name))) for name in sources))
     # A pipe or device is written to directly.
     if not path.exists() or path.is_file():
         check_folder(Path(os.path.realpath(path)).parent, "-o")
@@ -299,11 +290,6 @@ def check_feature_path(
 def outputs_of(features: FeatureSet) -> dict[str, torch.Tensor]:
     """Return the outputs by name; if none is named, `features` under that name."""
     return features.outputs or {"features": features.features}
-
-
-def is_plain(features: FeatureSet) -> bool:
-    """Return whether there is one output, (N, D)."""
-    return len(outputs_of(features)) == 1 and features.features.ndim == 2
 
 
 def _save_safetensors(features: FeatureSet, path: Path) -> None:
@@ -338,7 +324,7 @@ def _first_output(features: FeatureSet) -> str:
 
 
 def _write_safetensors(features: FeatureSet, path: Path, metadata: dict[str, str]) -> None:
-    _check_names(sum(map(len, metadata.values())))
+    _check_names(len(json.dumps(metadata)))
     tensors = {
         "features" if values is features.features else name: values.detach().cpu().contiguous()
         for name, values in outputs_of(features).items()
@@ -350,8 +336,9 @@ def _write_safetensors(features: FeatureSet, path: Path, metadata: dict[str, str
 def _check_names(size: int) -> None:
     if size > _MAX_METADATA:
         raise DataError(
-            f"the names of the images take {size:,} bytes, but a .safetensors file has room for "
-            f"{_MAX_METADATA:,}; write .npz or .parquet, or a folder of parts (-o FOLDER/)."
+            f"the names of the images, and why some are left out, take {size:,} bytes, but a "
+            f".safetensors file has room for {_MAX_METADATA:,}; write .npz or .parquet, or parts "
+            "in a folder (-o FOLDER/)."
         )
 
 
@@ -389,7 +376,7 @@ def _names(metadata: dict[str, str] | None) -> dict[str, Any]:
 
 def _save_npz(features: FeatureSet, path: Path) -> None:
     skipped = np.array([astuple(skip) for skip in features.skipped], dtype=np.str_)
-    with path.open("xb") as file:
+    with path.open("wb") as file:
         np.savez(
             file,
             features=_matrix(features).numpy(),
@@ -408,7 +395,7 @@ def _load_npz(path: Path) -> FeatureSet:
 
 def _save_csv(features: FeatureSet, path: Path) -> None:
     matrix = _matrix(features).numpy()
-    with path.open("x", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["source", *(f"f{column}" for column in range(matrix.shape[1]))])
         for source, row in zip(features.sources, matrix, strict=True):

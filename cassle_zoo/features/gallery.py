@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.files import write_text
+from cassle_zoo.common.files import atomic_write, write_text
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.common.templates import render
 from cassle_zoo.common.terminal import busy
@@ -30,7 +30,7 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
 from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
-from cassle_zoo.features.whitening import Whitening, model_whitening
+from cassle_zoo.features.whitening import model_whitening
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -122,10 +122,6 @@ class DemoOutputs:
     skipped: list[Skipped]
 
 
-def _whitening(model: nn.Module | str) -> Whitening | None:
-    return model_whitening(model) if isinstance(model, str) else None
-
-
 def run_demo(
     models: nn.Module | str | Sequence[nn.Module | str],
     folder: Path,
@@ -155,7 +151,11 @@ def run_demo(
     extractors = open_extractors(given, most=max(_NEIGHBOURS), projected=False)
     read = read_images(extractors, images, skipped=skipped)
     spaces = [
-        feature_space(model_name(model), outputs["pooled"], _whitening(model))
+        feature_space(
+            model_name(model),
+            outputs["pooled"],
+            model_whitening(model) if isinstance(model, str) else None,
+        )
         for model, outputs in zip(given, read.outputs, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,8 @@ def run_demo(
         summary += f" Features of {space.name}: {space.about}."
     with busy("drawing the neighbours"):
         rows = _rows(_queries(found, _SHEET_ROWS), read, found, opened, compared)
-        contact_sheet(title, rows).save(outputs.sheet)
+        with atomic_write(outputs.sheet) as partial:
+            contact_sheet(title, rows).save(partial, "PNG")
         rows = _rows(_queries(found, _PAGE_ROWS), read, [*found, *raw], opened, compared)
         write_text(outputs.page, gallery_page(title, rows, summary=summary))
     return outputs

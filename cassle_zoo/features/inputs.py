@@ -12,10 +12,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.image_objects import image_of
 from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
-from cassle_zoo.features.places import Files, Lazy, Source, find_images, image_column
+from cassle_zoo.features.places import (
+    Files,
+    Items,
+    Lazy,
+    Source,
+    find_images,
+    image_column,
+    without_label,
+)
 
 _OBJECTS = "OSTU"  # kinds of arrays that hold paths or objects, not pixels
 
@@ -106,35 +114,6 @@ class Inputs(Sequence[InputImage]):
 
 
 @dataclass(frozen=True)
-class _Items:
-    """The items of a map-style dataset."""
-
-    dataset: Any
-    column: str
-    in_threads = False
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def item(self, index: int) -> tuple[str, Any]:
-        return f"dataset[{index}]", _Item(self.dataset, index, self.column)
-
-
-@dataclass(frozen=True)
-class _Item(Lazy):
-    dataset: Any
-    index: int
-    column: str
-
-    def read(self) -> Any:
-        # What Pillow raises for broken files; other errors are mistakes in the dataset's code.
-        try:
-            return _without_label(self.dataset[self.index], self.column)
-        except (OSError, SyntaxError, DataError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(f"dataset[{self.index}]", str(error)) from error
-
-
-@dataclass(frozen=True)
 class _Object:
     """An image in memory."""
 
@@ -203,7 +182,7 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
     if _is_dataset(inputs):
         if isinstance(inputs, _hugging_face("Dataset")):
             column = image_column(inputs, column)
-        return Inputs([_Items(inputs, column or "image")]), skipped
+        return Inputs([Items("dataset", inputs, column or "image")]), skipped
 
     def find(path: str | os.PathLike[str]) -> list[Source]:
         return find_images(path, lambda name, why: skipped.append(Skipped(name, why)), column)
@@ -252,7 +231,10 @@ def _expand(
         file = str(getattr(value, "filename", "") or "")
         sources.append(_Object(file or name, value))
     else:
-        raise _wrong_type(name, value)
+        raise ConfigError(
+            f"{name} is a {type(value).__name__}; expected a file, folder, PIL image, array, "
+            "tensor, a list of these, or a map-style dataset."
+        )
 
 
 def _is_dataset(value: Any) -> bool:
@@ -278,25 +260,10 @@ def _values_of(inputs: Any, column: str) -> Iterable[Any]:
     if isinstance(inputs, list | tuple | Iterator | np.ndarray):
         return inputs
     # Perhaps a dataset, whose items have labels.
-    return (_without_label(value, column) for value in inputs)
-
-
-def _without_label(item: Any, column: str) -> Any:
-    if isinstance(item, Mapping):
-        item = item.get(column, item)
-    if isinstance(item, Mapping) and {"bytes", "path"} <= item.keys():  # of Hugging Face
-        return item["bytes"] or item["path"]
-    return item[0] if isinstance(item, tuple | list) and item else item
+    return (without_label(value, column) for value in inputs)
 
 
 def _hugging_face(name: str) -> tuple[type, ...]:
     """Return a class of the package `datasets`; none if it is not loaded, so no object is one."""
     found = getattr(sys.modules.get("datasets"), name, None)
     return (found,) if isinstance(found, type) else ()
-
-
-def _wrong_type(name: str, value: object) -> ConfigError:
-    return ConfigError(
-        f"{name} is a {type(value).__name__}; expected a file, folder, PIL image, array, tensor, "
-        "a list of these, or a map-style dataset."
-    )

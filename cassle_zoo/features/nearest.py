@@ -18,8 +18,6 @@ def nearest_neighbours(
     k: int,
     *,
     exclude_self: bool = False,
-    chunk: int = _CHUNK,
-    gallery_chunk: int = _GALLERY_CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Find the k gallery vectors that are most similar to each query.
 
@@ -30,15 +28,13 @@ def nearest_neighbours(
         gallery: (N, D) features to search, on the same device.
         k: Neighbours of each query, from 1 to N (N - 1 with ``exclude_self``).
         exclude_self: The queries are the gallery, and no row is its own neighbour.
-        chunk: Queries at a time; with `gallery_chunk` it bounds the memory.
-        gallery_chunk: Gallery vectors at a time.
 
     Returns:
         Cosine similarities (float32) and indices into the gallery (int64), both (M, k), most
         similar first. A vector of zeros has similarity 0 to everything.
 
     Raises:
-        ConfigError: If ``k`` or a chunk is out of range, or ``exclude_self`` does not apply.
+        ConfigError: If ``k`` is out of range, or ``exclude_self`` does not apply.
         DataError: If shapes do not fit, features are not finite, or the gallery is empty.
     """
     if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
@@ -53,7 +49,6 @@ def nearest_neighbours(
             f"exclude_self needs the gallery as queries, but they have {len(gallery)} and "
             f"{len(queries)} rows."
         )
-    _check_positive(chunk=chunk, gallery_chunk=gallery_chunk)
     largest = len(gallery) - exclude_self
     if not 1 <= k <= largest:
         raise ConfigError(f"k={k}: from 1 to {largest} neighbours can be found in this gallery.")
@@ -61,13 +56,13 @@ def nearest_neighbours(
     cosines = unit.new_full((len(queries), k), -torch.inf)
     indices = torch.zeros((len(queries), k), dtype=torch.long, device=queries.device)
     # Buffers are reused, since allocating memory takes longer than what is computed in it.
-    columns = min(gallery_chunk, len(gallery))
+    columns = min(_GALLERY_CHUNK, len(gallery))
     parts = unit.new_empty(columns, gallery.shape[1])
-    products = unit.new_empty(min(chunk, len(queries)) * columns)
-    for start in range(0, len(gallery), gallery_chunk):
-        part = _unit(gallery[start : start + gallery_chunk], parts)
-        for first in range(0, len(queries), chunk):
-            rows = slice(first, first + chunk)
+    products = unit.new_empty(min(_CHUNK, len(queries)) * columns)
+    for start in range(0, len(gallery), _GALLERY_CHUNK):
+        part = _unit(gallery[start : start + _GALLERY_CHUNK], parts)
+        for first in range(0, len(queries), _CHUNK):
+            rows = slice(first, first + _CHUNK)
             query = unit[rows]
             similarity = products[: len(query) * len(part)].view(len(query), len(part))
             torch.mm(query, part.T, out=similarity)
@@ -89,8 +84,6 @@ def knn_votes(
     num_classes: int,
     k: int = 20,
     temperature: float = 0.07,
-    chunk: int = _CHUNK,
-    gallery_chunk: int = _GALLERY_CHUNK,
 ) -> Tensor:
     """Let the nearest neighbours vote (weighted k-NN; Wu et al., 2018, arXiv 1805.01978).
 
@@ -103,8 +96,6 @@ def knn_votes(
         num_classes: Number of classes.
         k: Number of neighbours; all samples if there are fewer.
         temperature: How fast a vote fades with distance.
-        chunk: Test samples at a time; with `gallery_chunk` it bounds the memory.
-        gallery_chunk: Training samples at a time.
 
     Returns:
         (M, `num_classes`) float64 sums of votes, in units of the nearest neighbour's.
@@ -113,16 +104,13 @@ def knn_votes(
         ConfigError: If a setting is not positive.
         DataError: If shapes do not fit, features are not finite, or there are none.
     """
-    _check_positive(k=k, temperature=temperature)
+    for name, value in (("k", k), ("temperature", temperature)):
+        if not value > 0:
+            raise ConfigError(f"{name} is {value}, expected a positive number.")
     if train_labels.shape != train_features.shape[:1]:
         raise DataError(f"{len(train_features)} features have {len(train_labels)} labels.")
-    cosines, indices = nearest_neighbours(
-        test_features,
-        train_features,
-        min(k, len(train_features)),
-        chunk=chunk,
-        gallery_chunk=gallery_chunk,
-    )
+    k = min(k, len(train_features))
+    cosines, indices = nearest_neighbours(test_features, train_features, k)
     votes = torch.zeros(len(test_features), num_classes, dtype=torch.float64, device=indices.device)
     # Relative to the nearest, so that exp stays in range; no prediction changes.
     weights = ((cosines - cosines[:, :1]).double() / temperature).exp()
@@ -138,12 +126,6 @@ def knn_predict(
     Ties go to the smallest label.
     """
     return knn_votes(train_features, train_labels, test_features, **settings).argmax(1)
-
-
-def _check_positive(**settings: float) -> None:
-    for name, value in settings.items():
-        if not value > 0:
-            raise ConfigError(f"{name} is {value}, expected a positive number.")
 
 
 def _unit(features: Tensor, out: Tensor) -> Tensor:

@@ -56,10 +56,9 @@ def parse_outputs(names: Sequence[str], found: Unwrapped) -> dict[str, Stage | N
         match = _STAGE.fullmatch(name)
         if match is None and name not in FORMS[:3]:
             raise unknown_name("output", name, FORMS)
-        if match is not None:
-            parsed[name] = Stage(_stage_index(int(match[1]), found), match[2] is not None)
-        else:
-            parsed[name] = None
+        parsed[name] = (
+            Stage(_stage_index(int(match[1]), found), match[2] is not None) if match else None
+        )
     inside = [name for name in names if name not in ("pooled", "projected")]
     if inside and (found.model is None or not hasattr(found.model, "forward_intermediates")):
         raise ConfigError(
@@ -116,15 +115,13 @@ def compute_outputs(
     """
     images = as_input(found.network, images)
     values: dict[str, Tensor] = {}
-    if any(stage is not None for stage in outputs.values()) or "tokens" in outputs:
+    if outputs.keys() - {"pooled", "projected"}:
         pooled = _inside(found.model, images, outputs, values)
-        if pooled is not None:
-            pooled = check_pooled(pooled)
     else:
-        pooled = check_pooled(pooled_features(found, images))
-    if pooled is not None and "pooled" in outputs:
-        values["pooled"] = pooled
-    if pooled is not None and projector is not None and "projected" in outputs:
+        pooled = pooled_features(found, images)
+    if outputs.keys() & {"pooled", "projected"}:
+        values["pooled"] = check_pooled(pooled)
+    if projector is not None and "projected" in outputs:
         values["projected"] = project_unaugmented(projector, pooled)
     return {name: values[name].float().cpu() for name in outputs}
 

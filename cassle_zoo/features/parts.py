@@ -167,25 +167,18 @@ def finish(
     _forget_unfinished(folder)
     if not anew and "parts" in read_index(folder):
         return True
-    entries = []
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(["source", "reason"])
-    writer.writerows((as_text(skip.source), skip.reason) for skip in left_out)
+    entries, every = [], list(left_out)
     for part in range(plan.count):
-        rows, skipped = part_counts(folder / plan.file(part))
-        entries.append({"file": plan.file(part), "images": rows, "skipped": len(skipped)})
-        writer.writerows((as_text(skip.source), skip.reason) for skip in skipped)
+        images, skipped = part_counts(folder / plan.file(part))
+        entries.append({"file": plan.file(part), "images": images, "skipped": len(skipped)})
+        every += skipped
+    file = io.StringIO(newline="")
+    rows = ((as_text(skip.source), skip.reason) for skip in every)
+    csv.writer(file).writerows([("source", "reason"), *rows])
     _put_text(folder / SKIPPED, stage, file.getvalue())
     index = {"format_version": FORMAT_VERSION, **asdict(plan), "parts": entries}
     _put_text(folder / INDEX, stage, to_json(index))
     return True
-
-
-def counts(folder: Path, plan: Plan, parts: range) -> tuple[int, int]:
-    """Return the numbers of images with features, and of those left out, in finished parts."""
-    found = [part_counts(folder / plan.file(part)) for part in parts]
-    return sum(rows for rows, _ in found), sum(len(skipped) for _, skipped in found)
 
 
 def _forget_unfinished(folder: Path) -> None:

@@ -9,21 +9,26 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import dropwhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeAlias
 
+from PIL import Image
+
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.common.images import UnreadableImageError, image_endings
-from cassle_zoo.data.listing import counts_as_image, folders_below, list_images
-from cassle_zoo.data.readers import TarFiles
+from cassle_zoo.data.listing import counts_as_image, list_images, walk
+from cassle_zoo.data.readers import TarFiles, find_members
 from cassle_zoo.data.saved import columns_of, has_splits, is_saved, load_saved, undecoded
 from cassle_zoo.data.tables import read_rows, unmarked
 
 OnSkip: TypeAlias = Callable[[str, str], None]
 """Takes the name of something that is left out, and the reason."""
+
+_Wanted: TypeAlias = Callable[[PurePosixPath], bool]
 
 STDIN = "-"
 _LISTS = (".txt", ".lst", ".csv", ".tsv")
@@ -32,8 +37,11 @@ _PATH_COLUMNS = (
     "source", "url",
 )  # fmt: skip
 _ARCHIVES = (".zip", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".zst")
-# HTTP statuses that concern one file only; others concern the next file, too, or are temporary.
-_REFUSED = frozenset(range(400, 500)) - {401, 407, 408, 425, 429}
+# What HTTP and S3 answer about one file; other answers concern the next file, too, or pass.
+_STATUSES = frozenset(range(400, 500)) - {401, 407, 408, 425, 429}
+_CODES = frozenset({"403", "404", "AccessDenied", "InvalidObjectState", "NoSuchKey"})
+_OF_ONE_FILE = (FileNotFoundError, PermissionError, IsADirectoryError)
+_BRACES = re.compile(r"\{[^{}]*(,|\.\.)[^{}]*\}")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*(://|::)", re.IGNORECASE)
 
 
@@ -81,9 +89,11 @@ class Files:
 
 @dataclass(frozen=True)
 class RemoteFile(Lazy):
-    """A file at an fsspec address, such as `s3://bucket/a.jpg`."""
+    """A file at an fsspec address, such as `s3://bucket/a.jpg`, or the bytes from start to end."""
 
     address: str
+    start: int | None = None
+    end: int | None = None
 
     def read(self) -> bytes:
         """Return its content.
@@ -94,19 +104,38 @@ class RemoteFile(Lazy):
         """
         fs, path = _open_address(self.address)
         try:
-            content: bytes = fs.cat_file(path)
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            raise UnreadableImageError(self.address, _reason(error)) from error
+            content: bytes = fs.cat_file(path, start=self.start, end=self.end)
         except Exception as error:
-            if getattr(error, "status", None) in _REFUSED:  # of HTTP
+            if _concerns_one_file(error):
                 raise UnreadableImageError(self.address, _reason(error)) from error
             raise DataError(f"cannot read {self.address!r}: {_reason(error)}.") from error
         return content
 
 
+def _concerns_one_file(error: Exception) -> bool:
+    answer = getattr(error.__cause__, "response", None)
+    if isinstance(answer, dict) and "Error" in answer:
+        # Of S3: for s3fs, credentials that expired are a PermissionError as well.
+        return answer["Error"].get("Code") in _CODES
+    return isinstance(error, _OF_ONE_FILE) or getattr(error, "status", None) in _STATUSES
+
+
+class _RemoteTar:
+    """A tar file at an address; has what `TarFiles` has."""
+
+    def __init__(self, address: str, fs: Any, path: str, wanted: _Wanted) -> None:
+        self.address = address
+        with fs.open(path) as file:
+            self.names, self.extents, self.notes = find_members(file, address, wanted)
+
+    def read(self, index: int) -> bytes:
+        start, size = self.extents[index]
+        return RemoteFile(self.address, start, start + size).read() if size else b""
+
+
 @dataclass(frozen=True)
 class _TarMember(Lazy):
-    tar: TarFiles
+    tar: TarFiles | _RemoteTar
     index: int
 
     def read(self) -> bytes:
@@ -118,30 +147,24 @@ class _TarMember(Lazy):
 
 @dataclass(frozen=True)
 class _Tar:
-    tar: TarFiles
+    tar: TarFiles | _RemoteTar
     in_threads = True
 
     def __len__(self) -> int:
         return len(self.tar.names)
 
     def item(self, index: int) -> tuple[str, Any]:
-        return f"{self.tar.path}/{self.tar.names[index]}", _TarMember(self.tar, index)
+        tar, name = self.tar, self.tar.names[index]
+        if isinstance(tar, _RemoteTar):
+            return f"tar://{name}::{tar.address}", _TarMember(tar, index)
+        return f"{tar.path}/{name}", _TarMember(tar, index)
 
 
 @dataclass(frozen=True)
-class _Row(Lazy):
-    dataset: Any
-    column: str
-    index: int
+class Items:
+    """The items of a map-style dataset."""
 
-    def read(self) -> Any:
-        image = self.dataset[self.index][self.column]
-        return image and (image["bytes"] or image["path"])
-
-
-@dataclass(frozen=True)
-class _Rows:
-    folder: str
+    name: str
     dataset: Any
     column: str
     in_threads = False
@@ -150,7 +173,33 @@ class _Rows:
         return len(self.dataset)
 
     def item(self, index: int) -> tuple[str, Any]:
-        return f"{self.folder}[{index}]", _Row(self.dataset, self.column, index)
+        """Return an item's place in the dataset, and an `_Item` that reads it."""
+        name = f"{self.name}[{index}]"
+        return name, _Item(name, self.dataset, index, self.column)
+
+
+@dataclass(frozen=True)
+class _Item(Lazy):
+    name: str
+    dataset: Any
+    index: int
+    column: str
+
+    def read(self) -> Any:
+        # What Pillow raises for broken files; other errors are mistakes in the dataset's code.
+        try:
+            return without_label(self.dataset[self.index], self.column)
+        except (OSError, SyntaxError, DataError, Image.DecompressionBombError) as error:
+            raise UnreadableImageError(self.name, str(error)) from error
+
+
+def without_label(item: Any, column: str) -> Any:
+    """Return the image of a dataset's item."""
+    if isinstance(item, Mapping):
+        item = item.get(column, item)
+    if isinstance(item, Mapping) and {"bytes", "path"} <= item.keys():  # of Hugging Face
+        return item["bytes"] or item["path"]
+    return item[0] if isinstance(item, tuple | list) and item else item
 
 
 def find_images(
@@ -177,15 +226,14 @@ def find_images(
     text = os.fspath(path)
     if not text:  # an unset variable or an empty cell, which pathlib takes for the current folder
         raise DataError("a path is empty; the current folder is '.'.")
-    if is_address(text):
-        return _at_address(text, skip)
     if text == STDIN:
         return [Files(_entries(sys.stdin.buffer.read()))]
     if os.path.lexists(text):
         return _at(text, skip, column)
-    if re.search(r"\{.*\}", text):
-        shards = _expand_braces(text)
+    if "::" not in text and _BRACES.search(text) and (shards := _expand_braces(text)) != [text]:
         return [found for shard in shards for found in find_images(shard, skip, column)]
+    if is_address(text):
+        return _at_address(text, skip)
     if glob.has_magic(text):
         return _matching(text, skip, column)
     return [Files([str(file) for file in list_images(text)])]  # its error says what is wrong
@@ -201,7 +249,7 @@ def _at(path: str, skip: OnSkip, column: str | None) -> list[Source]:
         return _in_folder(path, skip, column)
     ending = os.path.splitext(path)[1].lower()
     if ending == ".tar":
-        return _in_tar(path, skip)
+        return _in_tar(path, skip, partial(TarFiles, Path(path)))
     if ending in _ARCHIVES:
         skip(path, "an archive: unpack it and give the folder")
         return []
@@ -210,14 +258,15 @@ def _at(path: str, skip: OnSkip, column: str | None) -> list[Source]:
 
 def _in_folder(folder: str, skip: OnSkip, column: str | None) -> list[Source]:
     if has_splits(Path(folder)):
+        splits = [repr(split) for split, _ in walk(folder, set())][1:]
         raise DataError(
             f"{folder!r} holds several splits of a dataset; give the folder of one of them: "
-            f"{', '.join(repr(os.path.join(folder, n)) for n in _names(folder, folders=True))}."
+            f"{', '.join(splits)}."
         )
     if is_saved(Path(folder)):
         dataset = load_saved(Path(folder))[""]
         name = image_column(dataset, column)
-        return [_Rows(folder, undecoded(dataset, name), name)]
+        return [Items(folder, undecoded(dataset, name), name)]
     said: list[str] = []
 
     def note(name: object, reason: str) -> None:
@@ -227,17 +276,20 @@ def _in_folder(folder: str, skip: OnSkip, column: str | None) -> list[Source]:
     files = list_images(folder, on_error=note, on_unread=lambda text: note(folder, text))
     if files:
         return [Files([str(file) for file in files])]
-    if shards := [name for name in _names(folder) if name.endswith(".tar")]:
-        return [found for name in shards for found in _in_tar(os.path.join(folder, name), skip)]
+    _, names = next(walk(folder, set()), ("", []))
+    if shards := [os.path.join(folder, name) for name in names if name.endswith(".tar")]:
+        return [found for shard in shards for found in _at(shard, skip, column)]
     if not said:
         skip(folder, "the folder holds no images")
     return []
 
 
-def _in_tar(path: str, skip: OnSkip) -> list[Source]:
+def _in_tar(
+    path: str, skip: OnSkip, opened: Callable[[_Wanted], TarFiles | _RemoteTar]
+) -> list[Source]:
     endings = image_endings()
     try:
-        tar = TarFiles(Path(path), lambda member: counts_as_image(member.parts, endings))
+        tar = opened(lambda member: counts_as_image(member.parts, endings))
     except DataError as error:
         skip(path, f"{str(error).rstrip('.')}; if it is of another kind, unpack it")
         return []
@@ -276,7 +328,7 @@ def _glob(pattern: str) -> set[str]:
     above, below = parts[:deep], tuple(dropwhile("**".__eq__, parts[deep:])) or ("*",)
     entered: set[tuple[int, int]] = set()
     bases = sorted(glob.glob(os.path.join(*above, ""))) if above else [""]
-    folders = [folder for base in bases for folder in folders_below(base, entered)]
+    folders = [folder for base in bases for folder, _ in walk(base, entered)]
     return {
         match for folder in folders for match in _glob(os.path.join(glob.escape(folder), *below))
     }
@@ -356,28 +408,47 @@ def image_column(dataset: Any, column: str | None = None) -> str:
 def _at_address(address: str, skip: OnSkip) -> list[Source]:
     endings = image_endings()
     ending = os.path.splitext(address.partition("::")[0])[1].lower()
-    fs, path = _open_address(address, f"tar://::{address}" if ending == ".tar" else address)
+    fs, path = _open_address(address)
     try:
         # As on disk, what exists is not a pattern: a URL's query begins with a question mark.
-        is_pattern = ending != ".tar" and glob.has_magic(path) and not fs.exists(path)
-        if ending == ".tar":
-            names, prefix = fs.find(""), f"tar://{{}}::{address}"
-        elif is_pattern:
-            names, prefix = fs.glob(path), ""
+        if glob.has_magic(path) and not fs.exists(path):
+            return _matching_at(address, fs, path, skip)
+        elif ending == ".tar":
+            return _in_tar(address, skip, partial(_RemoteTar, address, fs, path))
         elif ending not in endings and fs.isdir(path):
-            names, prefix = fs.find(path), ""
+            names = sorted(fs.find(path), key=lambda name: PurePosixPath(name).parts)
         elif fs.exists(path):
             return [Files([address])]
         else:
             raise FileNotFoundError(2, "No such file or directory")
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(f"cannot open {address!r}: {_reason(error)}.") from error
-    start = len(PurePosixPath(path).parts) if not is_pattern else 0
-    names = sorted(names, key=lambda name: PurePosixPath(name).parts)
+    start = len(PurePosixPath(path).parts)
     names = [n for n in names if counts_as_image(PurePosixPath(n).parts[start:] or (n,), endings)]
     if not names:
         skip(address, "no images are there")
-    return [Files([prefix.format(n) if prefix else _whole(fs, n, address) for n in names])]
+    return [Files([_whole(fs, name, address) for name in names])]
+
+
+def _matching_at(pattern: str, fs: Any, path: str, skip: OnSkip) -> list[Source]:
+    parts, shards = PurePosixPath(path).parts, path.lower().endswith(".tar")
+    start = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    endings = frozenset({".tar"}) if shards else image_endings()
+    matches = fs.glob(path, detail=True)
+    sources: list[Source] = []
+    for name in sorted(matches, key=lambda name: PurePosixPath(name).parts):
+        inside = PurePosixPath(name).parts[start:] or (name,)
+        if matches[name].get("type") == "directory":
+            if "**" not in parts and not any(part.startswith(".") for part in inside):
+                sources += _at_address(_whole(fs, name, pattern), skip)
+        elif counts_as_image(inside, endings):
+            whole = _whole(fs, name, pattern)
+            sources += _at_address(whole, skip) if shards else [Files([whole])]
+    if not sources:
+        skip(pattern, "no images are there")
+    return sources
 
 
 def _whole(fs: Any, name: str, address: str) -> str:
@@ -386,10 +457,10 @@ def _whole(fs: Any, name: str, address: str) -> str:
     return f"{whole}{chained}{outside}" if chained and "://" in inside else whole
 
 
-def _open_address(address: str, chain: str = "") -> tuple[Any, str]:
+def _open_address(address: str) -> tuple[Any, str]:
     try:
         core = importlib.import_module("fsspec.core")
-        fs, path = core.url_to_fs(chain or address)
+        fs, path = core.url_to_fs(address)
     except ImportError as error:
         raise MissingDependencyError(
             f"{address!r} needs another package ({error}): pip install 'cassle-zoo[remote]' for "
@@ -400,25 +471,14 @@ def _open_address(address: str, chain: str = "") -> tuple[Any, str]:
     return fs, path
 
 
-def _expand_braces(pattern: str) -> Sequence[str]:
+def _expand_braces(pattern: str) -> list[str]:
     try:
         shardlists = importlib.import_module("webdataset.shardlists")
     except ImportError as error:
         raise MissingDependencyError(
             f"the pattern {pattern!r} needs webdataset: pip install 'cassle-zoo[wds]'."
         ) from error
-    expanded: list[str] = shardlists.expand_urls(pattern)
-    if expanded == [pattern]:
-        raise DataError(f"Cannot open {pattern!r}: No such file or directory.")
-    return expanded
-
-
-def _names(folder: str, *, folders: bool = False) -> list[str]:
-    try:
-        with os.scandir(folder) as found:
-            return sorted(e.name for e in found if not folders or e.is_dir())
-    except OSError:
-        return []  # reported by the listing
+    return list(shardlists.expand_urls(pattern))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Images, read and transformed in batches: what data workers do for extraction."""
 
+import errno
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
@@ -9,12 +10,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from cassle_zoo.common.errors import CassleZooError, ConfigError
+from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError
 from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
 from cassle_zoo.common.workers import share_batch
 from cassle_zoo.features.inputs import InputImage
 from cassle_zoo.features.transform import Transform, takes_bands
 
+# A network drive is gone (with it all other images), or too many files are open.
+_LOST = {errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EMFILE}
 Batch: TypeAlias = tuple[Tensor | None, list[str | None]]
 
 
@@ -68,6 +71,8 @@ class ReadyImages(Dataset[Any]):
                 return self.transform(value), None
             tensor = image.raw()
         except UnreadableImageError as error:
+            if _is_place_lost(error):
+                raise DataError(f"cannot read {image.source!r}: {error.reason}.") from error
             return None, error.reason
         except Image.DecompressionBombError as error:  # by the transform, of a larger model input
             return None, str(error).rstrip(".")
@@ -76,6 +81,13 @@ class ReadyImages(Dataset[Any]):
                 f"{image.source} is a {type(tensor).__name__}; transform='as_is' takes tensors."
             )
         return tensor, None
+
+
+def _is_place_lost(error: BaseException | None) -> bool:
+    """Return whether the storage failed, so that images would be left out that are whole."""
+    return error is not None and (
+        getattr(error, "errno", None) in _LOST or _is_place_lost(error.__cause__)
+    )
 
 
 def unchanged(batch: Any) -> Any:

@@ -1,12 +1,13 @@
 """Extraction into a folder: in constant memory, resumable, by one or several processes."""
 
+import hashlib
 import math
 import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,13 @@ from tqdm import tqdm
 from cassle_zoo.common.devices import autocast_dtype
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError, unknown_name
 from cassle_zoo.common.faults import locked, stop_signals, translate_errors
-from cassle_zoo.common.files import names_sha256
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features import parts
-from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet
+from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet, check_batches
 from cassle_zoo.features.files import (
     load_more,
     load_part_file,
+    part_counts,
     save_parquet,
     save_part_safetensors,
 )
@@ -44,7 +45,8 @@ class FolderResult:
     """The outcome of an extraction into a folder.
 
     Attributes:
-        images: Number of this process's images that have features, from earlier calls as well.
+        images: Number of this process's images that have features, from earlier calls as well;
+            if it was stopped, in whole parts.
         skipped: Number of its images that were left out, likewise, plus what the listing left out.
         stopped: Whether a signal stopped it; the same call continues.
         complete: Whether all parts are there, including those of other processes.
@@ -137,7 +139,7 @@ def extract_to_folder(
                 "kind='safetensors' (--kind)."
             )
         plan = _plan(extractor, images, shapes, samples, folder, kind, part_images, batch_size)
-        batch_size = _divisor(plan.part_images, batch_size)
+        batch_size = min(batch_size, plan.part_images)
         check_shared_memory(num_workers, batch_size * extractor.input_bytes())
         parts.begin(folder, stage, plan)
         own_parts = range((own - 1) * plan.count // of, own * plan.count // of)
@@ -153,36 +155,35 @@ def extract_to_folder(
             file=sys.stderr,
             disable=None if progress is None else not progress,
         )
-        writer = _Writer(folder, stage, plan, shapes)
+        writer = _Writer(folder, stage, plan, shapes, todo)
+        batches = _batches(plan, todo, writer.next, batch_size)
+        num_workers = num_workers if todo else 0
         try:
             with bar:
-                for run in _runs(todo):
-                    first = writer.begin(run.start)
-                    bar.update(first - plan.range_of(run.start).start)
-                    for batch in _batches(
-                        extractor, images, plan, run, first, batch_size, num_workers
-                    ):
-                        writer.add(batch)
-                        bar.update(batch.size)
-                        if stop.requested:
-                            break
+                bar.update(writer.next - plan.range_of(writer.part).start)
+                for batch in extractor.stream_batches(images, batches, workers=num_workers):
+                    writer.add(batch)
+                    bar.update(batch.size)
                     if stop.requested:
                         break
         except (DataError, RuntimeError) as error:
             # A worker that is busy with one image for too long is killed by the signal.
             if not stop.requested or "worker" not in str(error):
                 raise
-        if stop.requested and (left := parts.missing(folder, plan, own_parts)):
+        left = parts.missing(folder, plan, own_parts) if stop.requested else []
+        done = sorted(set(own_parts) - set(left))
+        if left:
             writer.save_unfinished()
-            done = len(own_parts) - len(left)
-            report(f"stopped with {done} of {len(own_parts)} parts; the same command continues.")
-            return FolderResult(images=0, skipped=0, stopped=True, complete=False)
-        complete = parts.finish(folder, stage, plan, left_out, anew=bool(todo))
-        read, unread = parts.counts(folder, plan, own_parts)
+            report(
+                f"stopped with {len(done)} of {len(own_parts)} parts; the same command continues."
+            )
+        complete = not left and parts.finish(folder, stage, plan, left_out, anew=bool(todo))
+        found = [part_counts(folder / plan.file(number)) for number in done]
+    read, unread = sum(rows for rows, _ in found), sum(len(skipped) for _, skipped in found)
     if complete and read == 0 and of == 1:
         raise DataError(f"No image could be read; {str(folder / parts.SKIPPED)!r} says why.")
     return FolderResult(
-        images=read, skipped=unread + len(left_out), stopped=False, complete=complete
+        images=read, skipped=unread + len(left_out), stopped=bool(left), complete=complete
     )
 
 
@@ -200,32 +201,33 @@ class _Writer:
     """Collects batches, and writes a part when all its images are there."""
 
     def __init__(
-        self, folder: Path, stage: Path, plan: parts.Plan, shapes: dict[str, Tensor]
+        self,
+        folder: Path,
+        stage: Path,
+        plan: parts.Plan,
+        shapes: dict[str, Tensor],
+        todo: list[int],
     ) -> None:
         self.folder, self.stage, self.plan, self.shapes = folder, stage, plan, shapes
-        self._start(0)
+        self.todo = iter(todo)
+        self._start()
+        # What is saved may be damaged, or of another part, if a process was killed.
+        with suppress(Exception):
+            self._resume(stage / parts.UNFINISHED)
 
-    def _start(self, part: int) -> None:
-        self.part = part
-        self.next = self.plan.range_of(part).start
+    def _start(self) -> None:
+        self.part = next(self.todo, self.plan.count)
+        self.next = self.plan.range_of(self.part).start
         self.sources: list[str] = []
         self.skipped: list[Skipped] = []
         self.rows: dict[str, list[Tensor]] = {name: [] for name in self.shapes}
 
-    def begin(self, part: int) -> int:
-        """Begin a part with what an interrupted call saved of it; return the next image."""
-        self._start(part)
-        file = self.stage / parts.UNFINISHED
-        # It may be damaged, or left over from another part, if a process was killed.
-        try:
-            more, saved = load_more(file), load_part_file(file)
-        except Exception:
-            return self.next
-        if more.get("part") == part:
-            self.next = int(more["next"])
-            self.sources, self.skipped = saved.sources, saved.skipped
+    def _resume(self, file: Path) -> None:
+        """Continue the first part with what an interrupted call saved of it."""
+        more, saved = load_more(file), load_part_file(file)
+        if more["part"] == self.part:
             self.rows = {name: [values.clone()] for name, values in saved.outputs.items()}
-        return self.next
+            self.sources, self.skipped, self.next = saved.sources, saved.skipped, more["next"]
 
     def add(self, batch: ExtractedBatch) -> None:
         """Take the next batch; write the part if this completes it."""
@@ -238,8 +240,7 @@ class _Writer:
             save = save_parquet if self.plan.kind == "parquet" else save_part_safetensors
             self._write(self.plan.file(self.part), save)
             (self.stage / parts.UNFINISHED).unlink(missing_ok=True)
-            if self.part + 1 < self.plan.count:
-                self._start(self.part + 1)
+            self._start()
 
     def save_unfinished(self) -> None:
         """Save the part in the making for the next call."""
@@ -269,10 +270,7 @@ def _check(
         raise ConfigError(f"part {own}/{of}: expected I/N with I from 1 to N.")
     if part_images is not None and part_images < 1:
         raise ConfigError(f"part_images={part_images}: at least 1 image must be in a part.")
-    if batch_size < 1 or workers < 0:
-        raise ConfigError(
-            f"batch_size={batch_size}, num_workers={workers}: they must be at least 1 and 0."
-        )
+    check_batches(batch_size, workers)
 
 
 def _probe(
@@ -326,11 +324,14 @@ def _plan(
     }
     if part_images is None:
         part_images = parts.part_images_of(folder) or _default_part_images(shapes, batch_size)
+    names = hashlib.sha256()
+    for image in images:
+        names.update(image.source.encode("utf-8", "surrogateescape") + b"\0")
     return parts.Plan(
         model_name=extractor.name,
         model=model,
         settings=settings,
-        images={"count": len(images), "names": names_sha256(image.source for image in images)},
+        images={"count": len(images), "names": names.hexdigest()},
         part_images=part_images,
         kind=kind,
         samples=samples,
@@ -346,38 +347,11 @@ def _bytes_per_image(shapes: dict[str, Tensor]) -> int:
     return max(1, sum(values.nbytes for values in shapes.values()))
 
 
-def _divisor(number: int, most: int) -> int:
-    """Return the largest divisor of a number up to `most`."""
-    return next(size for size in range(min(most, number), 0, -1) if number % size == 0)
-
-
-def _runs(numbers: list[int]) -> Iterator[range]:
-    """Yield ascending numbers as ranges of consecutive ones."""
-    start = 0
-    for end in range(1, len(numbers) + 1):
-        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
-            yield range(numbers[start], numbers[end - 1] + 1)
-            start = end
-
-
-def _batches(
-    extractor: Extractor,
-    images: Inputs,
-    plan: parts.Plan,
-    run: range,
-    first: int,
-    batch_size: int,
-    workers: int,
-) -> Iterator[ExtractedBatch]:
-    """Extract the images of a run of parts, from `first` on; no batch spans two parts."""
-    part, end = plan.range_of(run.start), plan.range_of(run[-1]).stop
-    # A call with another batch size may have been interrupted where no batch of this one begins.
-    cut = part.stop if (first - part.start) % batch_size else first
-    for indices in (range(first, cut), range(cut, end)):
-        if indices:
-            yield from extractor.stream(
-                images, batch_size=batch_size, workers=workers, indices=indices
-            )
+def _batches(plan: parts.Plan, todo: list[int], first: int, batch_size: int) -> Iterator[list[int]]:
+    """Yield the images of parts, from `first` on, in batches that span no two parts."""
+    for images in map(plan.range_of, todo):
+        for start in range(max(first, images.start), images.stop, batch_size):
+            yield list(range(start, min(start + batch_size, images.stop)))
 
 
 def _check_disk(folder: Path, plan: parts.Plan, todo: list[int], shapes: dict[str, Tensor]) -> None:

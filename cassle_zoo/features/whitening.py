@@ -207,7 +207,8 @@ def check_features(features: Tensor) -> None:
     """
     if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
         raise DataError(f"features {tuple(features.shape)}: expected (N, D) with N at least 2.")
-    if not torch.isfinite(features).all():
+    # In chunks, since torch makes copies of what it checks.
+    if not all(bool(torch.isfinite(part).all()) for part in features.split(CHUNK)):
         raise DataError("features are NaN or infinite.")
 
 

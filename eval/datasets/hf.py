@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,11 @@ def open_hf(root: Path) -> EvalData:
     There must be exactly one column of type Image and one of type ClassLabel.
 
     Raises:
-        DataError: If splits or columns are missing or not unique.
+        DataError: If splits, columns or labels are missing, or columns are not unique.
         MissingDependencyError: If `datasets` is not installed.
+
+    Warns:
+        UserWarning: About splits of other names, which are left out.
     """
     splits = _load(root)
     validation = [name for name in VALIDATION_NAMES if name in splits]
@@ -46,6 +50,8 @@ def open_hf(root: Path) -> EvalData:
             f"{root} has the splits {', '.join(splits)}; expected train, test, and at most one of "
             f"{', '.join(VALIDATION_NAMES)}."
         )
+    if others := sorted({*splits} - {"train", "test", *validation}):
+        warnings.warn(f"splits of {root} are left out: {first_few(others)}.", stacklevel=2)
     image, label = (_only_column(splits["train"], kind) for kind in ("Image", "ClassLabel"))
     parts = {"train": splits["train"], "test": splits["test"]}
     if validation:
@@ -56,6 +62,11 @@ def open_hf(root: Path) -> EvalData:
             raise DataError(f"{root}: the classes of {name} are not those of train.")
     images = SavedImages([undecoded(part, image) for part in parts.values()], image)
     labels = [y for part in parts.values() for y in part.with_format(None)[label]]
+    if bad := sum(y is None or y < 0 for y in labels):
+        raise DataError(
+            f"{root}: {bad} of {len(labels)} images have no label, but None or a negative number; "
+            "remove them, or the split that has none."
+        )
     indices = consecutive({name: len(part) for name, part in parts.items()})
     rule = "the dataset's own train / val / test"
     hashes = [sha256(images.encoded(i)) for i in hash_bar(range(len(images)), len(images))]
@@ -91,17 +102,18 @@ def _names(images: SavedImages, root: Path) -> tuple[str, ...]:
 
 
 def _load(root: Path) -> Mapping[str, Any]:
+    datasets = import_datasets()
     if not root.is_dir():
-        import_datasets()
         raise DataError(f"{root} is not a folder; download the dataset and save it to disk first.")
     if is_saved(root):
         if not has_splits(root):
             raise DataError(f"{root} is a single split; save a DatasetDict with train and test.")
         return load_saved(root)
     try:
-        found: Mapping[str, Any] = import_datasets().load_dataset("imagefolder", data_dir=str(root))
-    except (OSError, ValueError) as error:
-        raise DataError(f"datasets cannot read {root}: {error}") from error
+        found: Mapping[str, Any] = datasets.load_dataset("imagefolder", data_dir=str(root))
+    except Exception as error:  # what datasets and pyarrow raise; the cause says more
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise DataError(f"datasets cannot read {root}: {reason:.300}") from error
     return found
 
 

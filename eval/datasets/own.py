@@ -17,7 +17,7 @@ from cassle_zoo.common.images import open_image
 from cassle_zoo.data.listing import ClassFolders, first_few, list_classes, list_images
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.data.tables import read_rows, unmarked
-from cassle_zoo.eval.base import EvalData
+from cassle_zoo.eval.base import EvalData, leave_out
 from cassle_zoo.eval.datasets.files import classification, hash_contents, hash_files
 from cassle_zoo.eval.datasets.folders import assemble, files_of, list_within, part_sizes
 from cassle_zoo.eval.datasets.near_duplicates import (
@@ -110,18 +110,14 @@ def open_folder(
             "folders of classes; add some, or use a table of path,label,split."
         )
     _refuse(split, f"{root} has no labels")
-    return _unlabelled(name, root, _list(root, warn=True), reason)
+    return _unlabelled(name, root, list_images(root, on_unread=_warn), reason)
 
 
 def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
     """Return the folders of splits, by split: those with a split's name that hold folders."""
     found: dict[str, str] = {}
     for split, names in (("train", _TRAIN), ("val", VALIDATION_NAMES), ("test", _TEST)):
-        own = [
-            name
-            for name in sorted(folders, key=lambda name: (_order(name, names), name))
-            if name.lower() in names and _holds_folders(root / name)
-        ]
+        own = [name for name in folders if name.lower() in names and _holds_folders(root / name)]
         if len(own) > 1:
             raise DataError(f"{root} has {' and '.join(own)}; use only one of them.")
         if own:
@@ -131,13 +127,9 @@ def _split_folders(root: Path, folders: Sequence[str]) -> dict[str, str]:
 
 def _holds_folders(folder: Path) -> bool:
     try:
-        return any(entry.is_dir() for entry in folder.iterdir())
+        return any(own.is_dir() for own in folder.iterdir() if not own.name.startswith("."))
     except OSError:
         return True  # listing it says why it cannot be opened
-
-
-def _order(name: str, names: Sequence[str]) -> int:
-    return names.index(name.lower()) if name.lower() in names else len(names)
 
 
 def _open_split(
@@ -188,18 +180,10 @@ def _open_unsplit(
     fingerprints, bad = fingerprints_of(
         lambda index: _open_small(root / found.names[index]), len(found.names)
     )
-    left_out = ""
+    left_out: dict[str, str] = {}
     if bad:
-        named = first_few([f"{found.names[i]} ({why})" for i, why in bad.items()], 20)
-        says = f"{len(bad)} of {len(found.names)} images cannot be read: {named}"
-        if len(bad) > max_bad_fraction * len(found.names):
-            raise DataError(
-                f"{root}: {says}; repair or remove them, or allow more with --max-bad-fraction"
-            )
-        _warn(f"{says}; left out")
-        left_out = (
-            f"{len(bad)} images cannot be read: {first_few([found.names[i] for i in bad], 20)}"
-        )
+        named = [(found.names[index], reason) for index, reason in bad.items()]
+        left_out["left out"] = leave_out(root, named, len(found.names), max_bad_fraction)
     rows = [index for index in range(len(found.names)) if index not in bad]
     names, labels = [found.names[i] for i in rows], [found.labels[i] for i in rows]
     groups = group_alike(fingerprints[rows])
@@ -212,10 +196,9 @@ def _open_unsplit(
             f"{counts}; of every class {split.test:g} to test and {split.val:g} for validation, "
             f"seed {split.seed}, ranked by sha256 of the content; {RULE} stay together: "
             f"{grouped} images have one"
-        )
+        ),
+        **left_out,
     }
-    if left_out:
-        notes["left out"] = left_out
     return classification(
         name=name,
         images=ImageFiles(root, names),
@@ -412,15 +395,11 @@ def _common_folder(beside: Path, paths: Sequence[Path]) -> Path:
 
 
 def _directly_in(folder: Path) -> list[Path]:
-    return [file for file in _list(folder) if file.parent == folder]
+    return [file for file in list_images(folder) if file.parent == folder]
 
 
 def _warn_of_stray(folder: Path, direct: Sequence[Path]) -> None:
     _warn(f"{len(direct)} images directly in {folder} have no class and are left out")
-
-
-def _list(root: Path, *, warn: bool = False) -> list[Path]:
-    return list_images(root, on_unread=_warn if warn else None)
 
 
 def _check_classes(classes: Sequence[str]) -> None:

@@ -48,19 +48,16 @@ def probe(
     """
     train, val, test = (splits[name] for name in ("train", "val", "test"))
     ridge = Ridge(features[train], targets[train], standardise=True)
-    for part in (val, test):
-        if (targets[part] == targets[part][:1]).all(0).any():
-            raise DataError("R² is not defined: a target is the same for all held-out images.")
-    tried = torch.stack(
-        [r2_scores(ridge.predict(features[val], l2 * len(train)), targets[val]) for l2 in L2_GRID]
-    )
+    names = {i: name for name, own in columns.items() for i in range(own.start, own.stop)}
+    predictions = (ridge.predict(features[val], l2 * len(train)) for l2 in L2_GRID)
+    tried = torch.stack([r2_scores(own, targets[val], names) for own in predictions])
     both = torch.cat([train, val])
     final = Ridge(features[both], targets[both], standardise=True)
     scores = {}
     for name, own in columns.items():
         l2 = L2_GRID[int(tried[:, own].mean(1).argmax())]
         predicted = final.predict(features[test], l2 * len(both))
-        scores[name] = float(r2_scores(predicted, targets[test])[own].mean())
+        scores[name] = float(r2_scores(predicted, targets[test], names)[own].mean())
     return scores
 
 
@@ -156,6 +153,14 @@ class Equivariance(Settings):
         everything = torch.arange(len(context.data.images))
         indices = views.draw_images(everything, self.images, context.compute.seed)
         splits = split_images(context.data, indices)
+        projector = context.projector
+        if projector is not None and projector.config.conditioning == "none":
+            projector = None
+        if projector is not None and len(splits["test"]) < self.candidates:
+            raise DataError(
+                f"{len(splits['test'])} held-out images do not give {self.candidates} candidates "
+                "for ω; ask for fewer candidates or more images."
+            )
         recipe = views.context_recipe(context, self.extra)
         original, augmented, clear, omega = _encode(context, indices, recipe)
         columns = recipe.layout.slices()
@@ -168,8 +173,7 @@ class Equivariance(Settings):
             for metric in ("r2_single", "r2_pair")
         }
         protocol = {"equivariance": _protocol(splits, recipe)}
-        projector = context.projector
-        if projector is not None and projector.config.conditioning != "none":
+        if projector is not None:
             test = splits["test"]
             known = (views.as_trained(own[test], recipe, context) for own in (clear, omega))
             metrics["omega"] = self._find_omega(
@@ -197,11 +201,6 @@ class Equivariance(Settings):
         clear: Tensor,
         omega: Tensor,
     ) -> dict[str, float]:
-        if len(omega) < self.candidates:
-            raise DataError(
-                f"{len(omega)} held-out images do not give {self.candidates} candidates for ω; "
-                "ask for fewer candidates or more images."
-            )
         device = context.compute.device
         target = F.normalize(
             project(projector, original, clear, layout, device=device).double(), dim=1

@@ -186,10 +186,11 @@ class FewShot(Settings):
             metrics[task.name], accuracies = self._measure(context.features, drawn)
             rows = torch.arange(self.episodes)
             scores.append(Scores(task=task.name, unit="episode", rows=rows, values=accuracies))
-            few = drawn[max(drawn)].left_out
-            if few:
-                needed = max(drawn) + self.queries
-                notes.append(f"{task.name}: {len(few)} classes of fewer than {needed} left out")
+            for shots, own in drawn.items():
+                if few := len(own.left_out):
+                    where = f"{task.name}, {shots} shot{'s' * (shots > 1)}"
+                    needed = shots + self.queries
+                    notes.append(f"{where}: {few} classes of fewer than {needed} images left out")
         if not metrics:
             raise DataError(f"{context.data.name} is not fit for few-shot: {'; '.join(notes)}")
         return Outcome(

@@ -18,7 +18,7 @@ from timm.data.transforms_factory import create_transform
 from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range
 from cassle_zoo.common.devices import autocast_dtype
@@ -174,8 +174,9 @@ class _Run:
         rates = sorted(self.settings.lr)
         if len(rates) == 1:
             return rates[0]
-        metric = self.task.metric
-        scores = [self.test(self.train(lr, ("train",))[0], "val")[0][metric] for lr in rates]
+        labels = self.task.targets[self.rows["val"]]
+        tested = (self.test(self.train(lr, ("train",))[0], "val") for lr in rates)
+        scores = [accuracies(logits, labels)[self.task.metric] for logits in tested]
         return rates[scores.index(max(scores))]
 
     def train(self, lr: float, splits: Sequence[str]) -> tuple[Classifier, list[float]]:
@@ -217,12 +218,9 @@ class _Run:
         starts = range(0, len(losses), per_epoch)
         return model, [sum(losses[start : start + per_epoch]) / per_epoch for start in starts]
 
-    def test(self, model: Classifier, split: str) -> tuple[dict[str, float], Tensor]:
-        """Return the accuracies, and the logits (N, C)."""
-        rows = self.rows[split]
-        images: Any = Subset(self.context.data.images, rows.tolist())  # type: ignore[arg-type]
-        logits = self.context.extract(model, images)
-        return accuracies(logits, self.task.targets[rows]), logits
+    def test(self, model: Classifier, split: str) -> Tensor:
+        """Return the logits (N, C) of the images of a split."""
+        return self.context.extract(model, self.rows[split])
 
     def _transform(self) -> Any:
         """Return timm's training augmentation, at the size and statistics of evaluation."""
@@ -326,15 +324,13 @@ class Finetune(Settings):
                 run = _Run(self, context, task, fraction)
                 lr = run.best_lr()
                 model, losses = run.train(lr, ("train", "val"))
-                values, logits = run.test(model, "test")
                 rows = run.rows["test"]
-                scores.append(
-                    classification(
-                        task.name, rows, task.targets[rows], logits, prefix=f"{kind}_",
-                        classes=task.classes,
-                    )
+                own = classification(
+                    task.name, rows, task.targets[rows], run.test(model, "test"),
+                    prefix=f"{kind}_", classes=task.classes,
                 )  # fmt: skip
-                metrics[task.name] |= {f"{kind}_{name}": value for name, value in values.items()}
+                scores.append(own)
+                metrics[task.name] |= own.means()
                 series[f"{task.name}: loss of {kind} by epoch"] = losses
                 which = f"{task.name} {100 * fraction:g}% labels"
                 counts.append(f"{which}: {run.count} images")
@@ -360,13 +356,12 @@ class Finetune(Settings):
     def _protocol(self, context: EvalContext) -> dict[str, str]:
         device = choose_device(context.model, context.compute.device)
         dtype = autocast_dtype(self.precision, device)
-        own = {"tasks", "labels", "lr", "precision"}
+        own = {"tasks", "labels", "precision"}
         settings = [f"{f.name}: {getattr(self, f.name)}" for f in fields(self) if f.name not in own]
         rule = "training + validation data, tested once after the last epoch in fp32"
         if len(self.lr) > 1:
-            tried = ", ".join(f"{rate:g}" for rate in self.lr)
             by = " or ".join(sorted({METRICS[task.metric] for task in self._tasks(context)}))
-            rule += f"; lr of {tried} by {by} on validation data (ties: smallest)"
+            rule += f"; lr by {by} on validation data (ties: smallest)"
         settings.append(f"momentum: 0.9, precision: {'fp32' if dtype is None else 'bf16'}")
         if min(self.labels) < 1:
             rule += (

@@ -9,7 +9,6 @@ from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Whiten, whitened, whitening_rule
-from cassle_zoo.eval.metrics import mean_per_class
 from cassle_zoo.eval.scores import classification
 from cassle_zoo.features.nearest import knn_votes
 
@@ -75,18 +74,12 @@ class KNN(Settings):
                 k=self.k,
                 temperature=self.temperature,
             )
-            labels = task.targets[test]
-            correct = (votes.argmax(1) == labels).double()
-            metrics[task.name] = {
-                "knn_top1": float(correct.mean()),
-                "knn_mean_per_class": mean_per_class(correct, labels),
-            }
-            scores.append(
-                classification(
-                    task.name, test, labels, votes, prefix="knn_", classes=task.classes, top5=False,
-                    confidence=votes.amax(1) / votes.sum(1),
-                )
+            own = classification(
+                task.name, test, task.targets[test], votes, prefix="knn_", classes=task.classes,
+                top5=False, confidence=votes.amax(1) / votes.sum(1),
             )  # fmt: skip
+            scores.append(own)
+            metrics[task.name] = own.means()
         rule = f"cosine, k={self.k}, votes weighted exp(cosine / {self.temperature:g})"
         for name, size in galleries.items():
             if size < self.k:

@@ -229,16 +229,13 @@ def _fit(
     on_fit: Callable[[], object],
     start: Tensor | None = None,
 ) -> list[Fit]:
-    """Fit without a warning for every w."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "logistic regression, w=")
-        try:
-            fits = fit_path(
-                data.features, data.targets, classes, l2_grid, tolerance=tolerance, start=start,
-                on_fit=on_fit,
-            )  # fmt: skip
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            fits = []
+    try:
+        fits = fit_path(
+            data.features, data.targets, classes, l2_grid, tolerance=tolerance, start=start,
+            on_fit=on_fit,
+        )  # fmt: skip
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        fits = []
     if not fits or not all(math.isfinite(fit.objective) for fit in fits):
         raise DataError(
             f"the linear probe cannot be fitted in floating point: features are as large as "
@@ -310,20 +307,14 @@ class LinearProbe(Settings):
                     sweep_tolerance=self.sweep_tolerance,
                     on_fit=bar.update,
                 )
-            values = {
-                "linear_top1": probe.top1,
-                "linear_top5": probe.top5,
-                "linear_mean_per_class": probe.mean_per_class,
-            }
-            metrics[task.name] = {key: value for key, value in values.items() if value is not None}
             chosen[task.name] = probe.best_l2
             test = task.splits["test"]
-            scores.append(
-                classification(
-                    task.name, test, task.targets[test], probe.test_logits, prefix="linear_",
-                    classes=task.classes,
-                )
+            own = classification(
+                task.name, test, task.targets[test], probe.test_logits, prefix="linear_",
+                classes=task.classes,
             )  # fmt: skip
+            scores.append(own)
+            metrics[task.name] = own.means()
             name = f"{task.name}: validation {METRICS[task.metric]} by w"
             series[name] = list(getattr(probe, f"validation_{task.metric}"))
         rules = protocol(task.metric for task in tasks)

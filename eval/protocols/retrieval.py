@@ -286,7 +286,7 @@ def _positions(queries: Tensor, gallery: Tensor) -> Tensor:
 
 
 def _shown(data: EvalData, task: Task, index: int, cosine: float = 0.0) -> GalleryItem:
-    name = data.names[index] if data.names else f"image {index}"
+    name = data.name_of(index)
     return GalleryItem(
         image=data.images[index][0],
         name=f"{name}, {data.captions[index]}" if data.captions else name,
@@ -362,13 +362,10 @@ class Retrieval(Settings):
                 ks=self.ks,
                 positions=_positions(queries, gallery),
             )
-            metrics[task.name] = {
-                **{f"recall@{k}": float(scores.recall[k].mean()) for k in self.ks},
-                "mAP": float(scores.average_precision.mean()),
-            }
             recalls = {f"recall@{k}": scores.recall[k] for k in self.ks}
             values = {**recalls, "mAP": scores.average_precision}
             rows.append(Scores(task=task.name, unit="query", rows=queries, values=values))
+            metrics[task.name] = rows[-1].means()
             if self.examples:
                 numbers = (f"{name} {100 * v:.1f} %" for name, v in metrics[task.name].items())
                 sides = f"{len(queries)} queries among {len(gallery)} images"

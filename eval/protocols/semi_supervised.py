@@ -73,7 +73,7 @@ class SemiSupervised(Settings):
         check_distinct("fractions", self.fractions)
 
     def evaluate(self, context: EvalContext) -> Outcome:
-        """Return mean accuracies over the draws and standard deviations of top-1."""
+        """Return mean accuracies over the draws and, of several, standard deviations of top-1."""
         metrics: dict[str, dict[str, float]] = {}
         counts = []
         scores = []
@@ -139,12 +139,7 @@ class SemiSupervised(Settings):
             results["top1"].append(probe.top1)
             results["mean_per_class"].append(probe.mean_per_class)
         top1 = results["top1"]
-        return (
-            {
-                "top1": statistics.fmean(top1),
-                "top1_std": statistics.stdev(top1) if len(top1) > 1 else 0.0,
-                "mean_per_class": statistics.fmean(results["mean_per_class"]),
-            },
-            known,
-            right,
-        )
+        spread = {"top1_std": statistics.stdev(top1)} if len(top1) > 1 else {}
+        mean = statistics.fmean(results["mean_per_class"])
+        found = {"top1": statistics.fmean(top1), **spread, "mean_per_class": mean}
+        return found, known, right

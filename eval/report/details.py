@@ -3,7 +3,6 @@
 Everything comes from the scores recorded beside the results; thumbnails are those recorded there.
 """
 
-import importlib.util
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.eval.report.evidence import Column, Row
 from cassle_zoo.eval.report.glossary import describe
 from cassle_zoo.eval.scores import ScoreFile, Scores
+from cassle_zoo.features.explorer.layouts import check_layout
 
 MapKind = Literal["pca", "umap"]
 
@@ -23,7 +22,7 @@ MAX_MATRIX = 20
 SHOWN = 12
 _CONFUSIONS = 12
 _GOLDEN_ANGLE = 137.508
-_FEWEST_POINTS = 3
+_FEWEST_POINTS = 4  # UMAP fails with fewer
 _NEIGHBOURS = 15  # UMAP's default
 
 
@@ -42,19 +41,6 @@ class Shown:
     name: str
     label: str
     answers: tuple[tuple[str, str, str], ...]
-
-
-def require_umap() -> None:
-    """Check that UMAP is installed.
-
-    Raises:
-        MissingDependencyError: If not.
-    """
-    if importlib.util.find_spec("umap") is None:
-        raise MissingDependencyError(
-            "--map umap needs umap-learn: pip install 'cassle-zoo[umap]', or --map pca, which "
-            "needs nothing more."
-        )
 
 
 def class_details(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
@@ -108,38 +94,34 @@ def _class_rows(scores: Sequence[Scores]) -> list[dict[str, Any]]:
 def _confusion(scores: Scores) -> dict[str, Any]:
     labels, predicted = scores.answers
     size = max(len(scores.classes), int(torch.stack([labels, predicted]).max()) + 1)
-    counts = torch.bincount(labels * size + predicted, minlength=size * size).view(size, size)
-    totals = counts.sum(1)
-    wrong = counts.clone().fill_diagonal_(0).flatten()
-    top = wrong.argsort(descending=True, stable=True)[:_CONFUSIONS].tolist()
-    pairs = [
-        {
-            "label": _class_name(scores, place // size),
-            "predicted": _class_name(scores, place % size),
-            "count": int(wrong[place]),
-            "percent": f"{100 * int(wrong[place]) / int(totals[place // size]):.0f}",
-        }
-        for place in top
-        if wrong[place]
-    ]
+    cells = labels * size + predicted
+    wrong, counts = cells[scores.wrong].unique(return_counts=True)
+    pairs = []
+    for place in counts.argsort(descending=True, stable=True)[:_CONFUSIONS].tolist():
+        (label, answer), count = divmod(int(wrong[place]), size), int(counts[place])
+        pairs.append(
+            {
+                "label": _class_name(scores, label),
+                "predicted": _class_name(scores, answer),
+                "count": count,
+                "percent": f"{100 * count / int((labels == label).sum()):.0f}",
+            }
+        )
     matrix = []
     if size <= MAX_MATRIX:
-        fractions = counts.double() / totals.clamp(min=1)[:, None]
+        table = torch.bincount(cells, minlength=size * size).view(size, size)
+        fractions = table.double() / table.sum(1, keepdim=True).clamp(min=1)
         matrix = [
             {
                 "label": _class_name(scores, row),
                 "cells": [
-                    (int(counts[row, column]), f"{float(fractions[row, column]):.3f}")
+                    (int(table[row, column]), f"{float(fractions[row, column]):.3f}")
                     for column in range(size)
                 ],
             }
             for row in range(size)
         ]
-    return {
-        "confusions": pairs,
-        "matrix": matrix,
-        "classes": [_class_name(scores, number) for number in range(size)],
-    }
+    return {"confusions": pairs, "matrix": matrix}
 
 
 def _mistakes(scores: Scores, column: Column) -> list[Shown]:
@@ -275,7 +257,7 @@ def _coordinates(components: Tensor, kind: MapKind) -> Tensor:
     """Return positions (M, 2) in [4, 196]."""
     found = components[:, :2].double()
     if kind == "umap":
-        require_umap()
+        check_layout(kind)
         import umap
 
         neighbours = min(_NEIGHBOURS, len(components) - 1)

@@ -11,9 +11,9 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval import statistics
 from cassle_zoo.eval.report.compare import Comparison, Entry, runs_of_models
 from cassle_zoo.eval.report.glossary import describe
-from cassle_zoo.eval.report.tables import metric_keys
 from cassle_zoo.eval.scores import Scores, Unit
 from cassle_zoo.eval.statistics import Interval, Statistic
+from cassle_zoo.records import Result
 
 Mark = Literal["", "best", "tied"]
 
@@ -128,6 +128,12 @@ class Row:
     level: float = statistics.LEVEL
 
     @property
+    def counted(self) -> str:
+        """How many images, queries or episodes there are, in words; empty if not recorded."""
+        plural = "queries" if self.unit == "query" else f"{self.unit}s"
+        return "" if self.count is None else f"{self.count:,} {plural}"
+
+    @property
     def is_told_apart(self) -> bool:
         """Whether the best is better than every other one beyond chance."""
         return any(cell.mark == "best" for cell in self.cells)
@@ -148,6 +154,11 @@ def columns_of(comparison: Comparison) -> list[Column]:
         else own
         for place, own in enumerate(found, start=1)
     ]
+
+
+def metric_keys(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Return task and name of every metric of any of the results, in order."""
+    return list(dict.fromkeys((t, m) for r in results for t in r.metrics for m in r.metrics[t]))
 
 
 def evidence(comparison: Comparison, columns: Sequence[Column]) -> list[Row]:

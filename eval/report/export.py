@@ -1,13 +1,15 @@
-"""The tables of a report as CSV and LaTeX."""
+"""Results in tables: Markdown, CSV and LaTeX."""
 
 import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
 
+from cassle_zoo.common.markdown import inline, table
 from cassle_zoo.eval.report.compare import Comparison
-from cassle_zoo.eval.report.evidence import Cell, Column, Row
+from cassle_zoo.eval.report.evidence import Cell, Column, Row, metric_keys
 from cassle_zoo.eval.report.glossary import describe, format_value
+from cassle_zoo.records import Result
 
 Table = tuple[Comparison, Sequence[Column], Sequence[Row]]
 
@@ -23,6 +25,29 @@ _LATEX = {
     "ω": r"$\omega$", "±": r"$\pm$", "<": r"\textless{}", ">": r"\textgreater{}",
     "[": "{[}", "]": "{]}",
 }  # fmt: skip
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """Format results as a Markdown table: a row per metric, a column per model.
+
+    Args:
+        results: Results of one evaluation, at least one.
+
+    Returns:
+        The table, aligned, without a final newline; fractions are in percent.
+    """
+    rows = [
+        [
+            inline(f"{task} {metric}"),
+            *(format_value(metric, r.metrics.get(task, {}).get(metric)) for r in results),
+        ]
+        for task, metric in metric_keys(results)
+    ]
+    names = [result.model.name for result in results]
+    if len(set(names)) < len(names):  # equal names of folders or files
+        names = [result.argument for result in results]
+    header = ["", *map(inline, names)]
+    return table(header, rows, right=range(1, len(header)), align=True)
 
 
 def to_csv(tables: Iterable[Table]) -> str:
@@ -43,7 +68,7 @@ def to_csv(tables: Iterable[Table]) -> str:
                 against: list[object] = ["", "", "", "", ""]
                 if gap is not None:
                     own = gap.interval
-                    p = "" if gap.p is None else f"{gap.p:.6g}"
+                    p = "" if gap.p is None else _number(gap.p)
                     against = [*map(_number, (-own.value, -own.high, -own.low, row.level)), p]
                 writer.writerow(
                     [
@@ -111,4 +136,4 @@ def _minus(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.6f}"
+    return f"{value:.9g}"  # an error in the targets' unit may be tiny

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -225,7 +226,10 @@ def render_inline(figure: "Figure", key: str) -> str:
         artist.set_clip_on(False)  # clip paths are references, which pages do without
     buffer = io.StringIO()
     metadata: Any = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context({"svg.hashsalt": key, "svg.fonttype": "none"}):
+    with (
+        rc_context({"svg.hashsalt": key, "svg.fonttype": "none"}),
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # a glyph is missing here
+    ):
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     _, start, drawing = buffer.getvalue().partition("<svg")
     # Only tags are changed: text is escaped, so that none looks like one.

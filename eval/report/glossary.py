@@ -60,7 +60,8 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (
         "mAP",
         "mean average precision",
-        "Of the whole ranking: 100 if all right answers stand before all wrong ones.",
+        "Of whole rankings, over queries, or in detection over classes and overlaps of 50 to 95 %: "
+        "100 if all right answers stand before all wrong ones.",
     ),
     (r"(.+) AP50", r"AP50 of \1", "Detection: average precision of this class."),
     (
@@ -85,6 +86,7 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         "right ω found first",
         "How often the projector matches a view best under its own augmentation parameters.",
     ),
+    ("mrr", "mean 1/rank", "Mean of 1/rank of the right image among all: 1 is always first."),
     (
         "omega_mrr",
         "right ω, mean 1/rank",

@@ -15,8 +15,8 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, write_text
 from cassle_zoo.common.terminal import busy, printable
-from cassle_zoo.eval.report.compare import Comparison, Entry, Image, compare, read_entries
-from cassle_zoo.eval.report.details import MapKind, class_details, maps, require_umap
+from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
+from cassle_zoo.eval.report.details import MapKind, class_details, maps
 from cassle_zoo.eval.report.evidence import Cell, Column, Row, columns_of, evidence
 from cassle_zoo.eval.report.export import Table, to_csv, to_latex
 from cassle_zoo.eval.report.figures import (
@@ -40,6 +40,7 @@ from cassle_zoo.eval.report.sensitivity_figures import (
     stage_figure,
 )
 from cassle_zoo.eval.report.verdicts import detectable_text, p_text, verdict
+from cassle_zoo.features.explorer.layouts import check_layout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,8 +102,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
             check_folder(path.parent, option)
     if arguments.figures:
         require_matplotlib()
-    if arguments.map == "umap":
-        require_umap()
+    check_layout(arguments.map)
     with busy("comparing the results"):
         entries, problems = read_entries(arguments.results)
         tables = _tables(compare(entries))
@@ -175,14 +175,17 @@ def _render(
                 for row in rows
                 for info in [describe(row.metric)]
             },
-            "differences": list(_differences(rows, columns)),
+            "differences": list(_differences(own, rows, columns)),
             "is_tested": any(row.differences for row in rows),
             "bars": list(_bars(own, columns, rows)) if figures else [],
             "overlays": list(_overlays(own)) if figures else [],
             "curves": list(_curves(own)) if figures else [],
             "details": list(class_details(rows, columns)),
             "map": maps(rows, columns, map_kind),
-            "images": _images(own.entries),
+            "images": sorted(
+                ((image, e.label) for e in own.entries for image in e.images),
+                key=lambda pair: pair[0].name,
+            ),
             "measured": [
                 {"label": e.label, "command": e.result.command, "facts": _facts(e)}
                 for e in own.entries
@@ -192,11 +195,6 @@ def _render(
     ]
     package = "cassle_zoo.eval.report"
     return templates.render(package, "report.html", title=title, parts=parts, problems=problems)
-
-
-def _images(entries: Sequence[Entry]) -> list[tuple[Image, str]]:
-    images = [(image, entry.label) for entry in entries for image in entry.images]
-    return sorted(images, key=lambda pair: pair[0].name)
 
 
 def _columns(columns: Sequence[Column], entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -257,8 +255,8 @@ def _rows(comparison: Comparison, rows: Sequence[Row]) -> Iterator[dict[str, Any
             "gloss": gloss,
             "unit": f" ({info.unit})" if info.unit else "",
             "arrow": info.arrow,
-            "count": "" if row.count is None else _counted(row),
-            "text": f"{comparison.task} {row.task} {row.metric}",
+            "count": row.counted,
+            "text": _words(comparison, row),
             "cells": [
                 (format_value(row.metric, cell.value), _limits(row.metric, cell), cell)
                 for cell in row.cells
@@ -266,9 +264,9 @@ def _rows(comparison: Comparison, rows: Sequence[Row]) -> Iterator[dict[str, Any
         }
 
 
-def _counted(row: Row) -> str:
-    plural = "queries" if row.unit == "query" else f"{row.unit}s"
-    return f"{row.count:,} {plural}"
+def _words(comparison: Comparison, row: Row) -> str:
+    """Return what the page's filter finds a metric by: its name, and how it is shown."""
+    return f"{comparison.task} {row.task} {row.metric} {describe(row.metric).label}"
 
 
 def _limits(metric: str, cell: Cell) -> str:
@@ -278,7 +276,9 @@ def _limits(metric: str, cell: Cell) -> str:
     return f"{format_value(metric, low)} to {format_value(metric, high)}".replace("-", "−")
 
 
-def _differences(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
+def _differences(
+    comparison: Comparison, rows: Sequence[Row], columns: Sequence[Column]
+) -> Iterator[dict[str, Any]]:
     for row in rows:
         for own in row.differences:
             assert row.best is not None
@@ -298,7 +298,7 @@ def _differences(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dic
                 "only_best": own.only_best,
                 "only_other": own.only_other,
                 "is_sure": own.is_sure,
-                "text": f"{row.task} {row.metric} {columns[own.other].label}",
+                "text": f"{_words(comparison, row)} {columns[own.other].label}",
             }
 
 
@@ -330,7 +330,7 @@ def _bars(
         values = ", ".join(f"{bar.label} {show(bar.value)}" for bar in bars)
         unit = " (%)" if is_fraction(metric) else ""
         title = f"{task}: {describe(metric).label}{unit}"
-        yield _chart(comparison, title, f"{task} {metric}", values, figure)
+        yield _chart(comparison, title, f"{task} {metric} {describe(metric).label}", values, figure)
 
 
 def _overlays(comparison: Comparison) -> Iterator[dict[str, str]]:

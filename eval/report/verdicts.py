@@ -75,12 +75,11 @@ def detectable_text(row: Row) -> str:
     """Return how small a difference a test set can show, as a sentence; empty if unknown."""
     if row.detectable is None or row.count is None:
         return ""
-    plural = "queries" if row.unit == "query" else f"{row.unit}s"
     size = format_difference(row.metric, row.detectable).lstrip("+")
     size = f"{size} {difference_unit(row.metric)}".strip()
     small = "a small test; " if row.count < _SMALL and row.unit == "image" else ""
     return (
-        f"{row.task}, {describe(row.metric).label}: {row.count:,} {plural}; {small}a true "
+        f"{row.task}, {describe(row.metric).label}: {row.counted}; {small}a true "
         f"difference of {size} would be found in 4 of 5 such tests, a smaller one is easily missed."
     )
 
@@ -114,6 +113,8 @@ def _untested(row: Row) -> str:
     known = [cell for cell in row.cells if cell.value is not None]
     if any(cell.runs > 1 and cell.interval is None for cell in known):
         return "runs of equal values do not say how far apart others would be"
+    if len({cell.runs > 1 for cell in known}) > 1:
+        return "a single run cannot be tested against several"
     if all(cell.interval is None for cell in known):
         return "no scores of single images were recorded, from which that could be computed"
     if any(cell.interval is None for cell in known):

@@ -13,7 +13,6 @@ from an extrapolation of the earlier ones.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,7 +78,7 @@ def fit_path(
 
     Returns:
         One fit for each of `l2_grid`, in its order. A fit that floating point does not let reach
-        the tolerance is the best found, says so in its ``excess``, and warns.
+        the tolerance is the best found, and says so in its ``excess``.
     """
     problem = _Problem(features, labels, num_classes)
     theta = problem.to_axes(start)
@@ -90,12 +89,6 @@ def fit_path(
         if path:
             theta = _extrapolate(path[-_EXTRAPOLATION_POINTS:], position)
         theta, objective, excess = _minimise(problem, theta, l2, tolerance)
-        if not excess <= tolerance:
-            warnings.warn(
-                f"logistic regression, w={l2:g}: the objective may exceed its minimum by a "
-                f"factor of 1 + {excess:.0e}, wanted {tolerance:.0e}; are the features huge?",
-                stacklevel=2,
-            )
         path.append((position, theta))
         fits[l2] = Fit(
             l2=l2,

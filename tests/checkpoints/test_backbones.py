@@ -1,6 +1,5 @@
 """The backbones of solo-learn, lightly, and Facebook's MoCo."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from foreign_checkpoints import prefixed, randomise, resnet18
 from torch import Tensor, nn
 
 import cassle_zoo
@@ -23,19 +23,8 @@ from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.zoo.vit import mocov3_vit
 
-Randomise = Callable[[nn.Module], nn.Module]
 LIGHTNING = {"epoch": 1, "pytorch-lightning_version": "2.1.0", "optimizer_states": [{}]}
 VIT = {"embed_dim": 384, "depth": 1, "num_classes": 0}
-
-
-def prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{prefix}{key}": value for key, value in module.state_dict().items()}
-
-
-def resnet18(randomised: Randomise) -> nn.Module:
-    model = torchvision.models.resnet18()
-    model.fc = nn.Identity()
-    return randomised(model)
 
 
 def convert(tmp_path: Path, checkpoint: Any, **options: Any) -> IdentifiedCheckpoint:
@@ -52,13 +41,13 @@ def same_features(folder: Path, model: nn.Module, size: int = 64) -> bool:
         return torch.allclose(loaded(images), model.eval()(images), rtol=0, atol=1e-5)
 
 
-def test_facebooks_moco_v2(randomised: Randomise, tmp_path: Path) -> None:
-    model = resnet18(randomised)
+def test_facebooks_moco_v2(tmp_path: Path) -> None:
+    model = resnet18()
     head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
     state = {
         **prefixed("module.encoder_q.", model),
         **prefixed("module.encoder_q.fc.", head),
-        **prefixed("module.encoder_k.", resnet18(randomised)),
+        **prefixed("module.encoder_k.", resnet18()),
         **prefixed("module.encoder_k.fc.", head),
         "module.queue": torch.randn(128, 16),
         "module.queue_ptr": torch.zeros(1, dtype=torch.int64),
@@ -82,7 +71,7 @@ def test_facebooks_moco_v2(randomised: Randomise, tmp_path: Path) -> None:
         cassle_zoo.create_projector(f"local-dir:{tmp_path}/out")
 
 
-def test_facebooks_moco_v1_has_one_linear_layer(randomised: Randomise, tmp_path: Path) -> None:
+def test_facebooks_moco_v1_has_one_linear_layer(tmp_path: Path) -> None:
     state = prefixed("module.encoder_q.", torchvision.models.resnet18(num_classes=128))
     found = convert(tmp_path, {"state_dict": state})
     assert found.in_words() == "resnet18, mocov1, no projector"
@@ -90,8 +79,8 @@ def test_facebooks_moco_v1_has_one_linear_layer(randomised: Randomise, tmp_path:
 
 
 @pytest.mark.parametrize("vit", [True, False])
-def test_facebooks_moco_v3(randomised: Randomise, tmp_path: Path, vit: bool) -> None:
-    model: Any = randomised(mocov3_vit(**VIT, num_heads=12)) if vit else resnet18(randomised)
+def test_facebooks_moco_v3(tmp_path: Path, vit: bool) -> None:
+    model: Any = randomise(mocov3_vit(**VIT, num_heads=12)) if vit else resnet18()
     if vit:  # the number of heads follows from the format alone
         model.pos_embed.data.normal_()
     name = "head" if vit else "fc"
@@ -113,13 +102,13 @@ def test_facebooks_moco_v3(randomised: Randomise, tmp_path: Path, vit: bool) -> 
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", "encoder."])
-def test_solo_learn(randomised: Randomise, tmp_path: Path, prefix: str) -> None:
-    model = resnet18(randomised)
+def test_solo_learn(tmp_path: Path, prefix: str) -> None:
+    model = resnet18()
     state = {
         **prefixed(prefix, model),
         **prefixed("classifier.", nn.Linear(512, 10)),
         **prefixed("projector.", nn.Sequential(nn.Linear(512, 8), nn.ReLU(), nn.Linear(8, 8))),
-        **prefixed(f"momentum_{prefix}", resnet18(randomised)),
+        **prefixed(f"momentum_{prefix}", resnet18()),
         "queue": torch.zeros(2, 8, 4),
     }
     settings = {"method": "mocov2plus", "backbone": {"name": "resnet18"}}
@@ -131,10 +120,8 @@ def test_solo_learn(randomised: Randomise, tmp_path: Path, prefix: str) -> None:
 
 
 @pytest.mark.parametrize(("positions", "heads"), [("sincos", 12), ("learned", 6)])
-def test_the_heads_of_a_vit(
-    randomised: Randomise, tmp_path: Path, positions: str, heads: int
-) -> None:
-    model: Any = randomised(mocov3_vit(**VIT, num_heads=heads))
+def test_the_heads_of_a_vit(tmp_path: Path, positions: str, heads: int) -> None:
+    model: Any = randomise(mocov3_vit(**VIT, num_heads=heads))
     if positions == "learned":
         model.pos_embed.data.normal_()
     state = {**prefixed("backbone.", model), **prefixed("classifier.", nn.Linear(384, 10))}
@@ -143,10 +130,8 @@ def test_the_heads_of_a_vit(
     assert found.notes[0].startswith(f"{heads} attention heads, as in ")
 
 
-def test_solo_learns_mae_has_as_many_heads_as_moco_v3(
-    randomised: Randomise, tmp_path: Path
-) -> None:
-    model: Any = randomised(mocov3_vit(**VIT, num_heads=12))
+def test_solo_learns_mae_has_as_many_heads_as_moco_v3(tmp_path: Path) -> None:
+    model: Any = randomise(mocov3_vit(**VIT, num_heads=12))
     model.pos_embed.data.normal_()
     state = {**prefixed("backbone.", model), **prefixed("classifier.", nn.Linear(384, 10))}
     convert(tmp_path, {**LIGHTNING, "state_dict": state, "hyper_parameters": {"method": "mae"}})
@@ -168,8 +153,8 @@ def test_fixed_positions_say_the_heads_also_where_the_architecture_is_named() ->
     assert (found.model_args, found.notes) == ({}, ())
 
 
-def test_a_vit_of_another_size(randomised: Randomise, tmp_path: Path) -> None:
-    model = randomised(mocov3_vit(**VIT, num_heads=3, img_size=32, patch_size=4))
+def test_a_vit_of_another_size(tmp_path: Path) -> None:
+    model = randomise(mocov3_vit(**VIT, num_heads=3, img_size=32, patch_size=4))
     state = prefixed("student.backbone.", model)
     with pytest.raises(ConfigError, match="--size says 64, but the weights are for images of 32"):
         convert(tmp_path, state, num_heads=3, size=64)
@@ -180,15 +165,15 @@ def test_a_vit_of_another_size(randomised: Randomise, tmp_path: Path) -> None:
     assert info.model_args == {"patch_size": 4, "img_size": 32, "depth": 1, "num_heads": 3}
 
 
-def test_a_vit_that_averages_its_tokens(randomised: Randomise, tmp_path: Path) -> None:
-    model = randomised(mocov3_vit(**VIT, num_heads=6, global_pool="avg"))
+def test_a_vit_that_averages_its_tokens(tmp_path: Path) -> None:
+    model = randomise(mocov3_vit(**VIT, num_heads=6, global_pool="avg"))
     convert(tmp_path, prefixed("backbone.vit.", model), num_heads=6)
     assert same_features(tmp_path / "out", model, 224)
 
 
-def test_lightly(randomised: Randomise, tmp_path: Path) -> None:
+def test_lightly(tmp_path: Path) -> None:
     """Lightly's examples cut the classifier off with nn.Sequential, which renames everything."""
-    model = resnet18(randomised)
+    model = resnet18()
     sequential = nn.Sequential(*list(model.children())[:-1])
     state = {
         **prefixed("backbone.", sequential),
@@ -219,8 +204,8 @@ def test_other_resnets(tmp_path: Path, arch: str) -> None:
     assert (info.input_size, info.mean[0], info.data) == ((3, 96, 96), 0.43, "stl10")
 
 
-def test_any_timm_model_by_name(randomised: Randomise, tmp_path: Path) -> None:
-    model = randomised(timm.create_model("resnet10t", num_classes=0))
+def test_any_timm_model_by_name(tmp_path: Path) -> None:
+    model = randomise(timm.create_model("resnet10t", num_classes=0))
     state = {"net": 3, **prefixed("my.net.", model)}
     half = (0.5, 0.5, 0.5)
     found = convert(
@@ -232,9 +217,9 @@ def test_any_timm_model_by_name(randomised: Randomise, tmp_path: Path) -> None:
     assert (info.input_size, info.mean, info.std) == ((3, 32, 32), half, half)
 
 
-def test_a_network_with_the_weights_of_another(randomised: Randomise, tmp_path: Path) -> None:
+def test_a_network_with_the_weights_of_another(tmp_path: Path) -> None:
     """Anti-aliasing has none of its own, but timm's training script says the architecture."""
-    model = randomised(timm.create_model("resnetblur18", num_classes=0))
+    model = randomise(timm.create_model("resnetblur18", num_classes=0))
     checkpoint = {"arch": "resnetblur18.mine", "state_dict": model.state_dict()}
     with pytest.raises(CheckpointError, match=r"fit resnet18, but .* of resnetblur18, .*--arch"):
         convert(tmp_path, checkpoint)
@@ -376,17 +361,15 @@ def test_the_size_of_a_vit_that_is_known() -> None:
     assert backbone.model_args == {"img_size": 64}
 
 
-def test_a_vit_that_is_built_for_another_size_than_usual(
-    randomised: Randomise, tmp_path: Path
-) -> None:
-    model = randomised(timm.create_model("test_vit", num_classes=0))
+def test_a_vit_that_is_built_for_another_size_than_usual(tmp_path: Path) -> None:
+    model = randomise(timm.create_model("test_vit", num_classes=0))
     convert(tmp_path, model.state_dict(), arch="test_vit")
     assert cassle_zoo.model_info(f"local-dir:{tmp_path}/out").input_size == (3, 160, 160)
     assert same_features(tmp_path / "out", model, 160)
 
 
-def test_images_of_one_channel(randomised: Randomise, tmp_path: Path) -> None:
-    model = randomised(timm.create_model("test_resnet", num_classes=0, in_chans=1))
+def test_images_of_one_channel(tmp_path: Path) -> None:
+    model = randomise(timm.create_model("test_resnet", num_classes=0, in_chans=1))
     options: dict[str, Any] = {"arch": "test_resnet", "size": 32}
     with pytest.raises(ConfigError, match="1 channels, so --mean and --std must be 1 numbers"):
         convert(tmp_path, model.state_dict(), **options)
@@ -395,8 +378,8 @@ def test_images_of_one_channel(randomised: Randomise, tmp_path: Path) -> None:
     assert (info.input_size, info.mean, info.std) == ((1, 32, 32), (0.5,), (0.2,))
 
 
-def test_the_method_in_the_name_of_any_architecture(randomised: Randomise, tmp_path: Path) -> None:
-    model = randomised(timm.create_model("test_resnet", num_classes=0))
+def test_the_method_in_the_name_of_any_architecture(tmp_path: Path) -> None:
+    model = randomise(timm.create_model("test_resnet", num_classes=0))
     torch.save(model.state_dict(), tmp_path / "c.pth")
     options = ConvertOptions(arch="test_resnet", size=32)
     found = convert_checkpoint(

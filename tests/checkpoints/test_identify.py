@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-import torchvision
+from foreign_checkpoints import prefixed, randomise, resnet18
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,7 +27,6 @@ from cassle_zoo.train.run.checkpoint import save_checkpoint
 from cassle_zoo.train.run.fingerprint import write_settings
 from cassle_zoo.train.trainer import build_method
 
-Randomise = Callable[[nn.Module], nn.Module]
 SMALL = {"depth": 2, "hidden_features": 16, "out_features": 8}
 
 
@@ -189,16 +187,6 @@ def test_a_damaged_checkpoint_of_a_run(tmp_path: Path, cut: int) -> None:
         identify(path)
 
 
-def prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{prefix}{key}": value for key, value in module.state_dict().items()}
-
-
-def resnet18(randomise: Randomise) -> nn.Module:
-    model = torchvision.models.resnet18()
-    model.fc = nn.Identity()
-    return randomise(model)
-
-
 def features(folder: Path, images: Tensor) -> Tensor:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():
@@ -207,9 +195,9 @@ def features(folder: Path, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("network", ["student", "teacher"])
-def test_dino(randomised: Randomise, tmp_path: Path, network: str) -> None:
+def test_dino(tmp_path: Path, network: str) -> None:
     """Facebook's main_dino.py saves two networks, each a dictionary of its own."""
-    models = {"student": resnet18(randomised), "teacher": resnet18(randomised)}
+    models = {"student": resnet18(), "teacher": resnet18()}
     head = nn.Sequential(nn.Linear(512, 8), nn.GELU(), nn.Linear(8, 4))
     checkpoint = {
         "student": {
@@ -239,27 +227,25 @@ def test_dino(randomised: Randomise, tmp_path: Path, network: str) -> None:
     assert found.dropped[-1] == "optimizer, epoch"
 
 
-def test_nested_dictionaries_of_any_name(randomised: Randomise, tmp_path: Path) -> None:
-    model = resnet18(randomised)
+def test_nested_dictionaries_of_any_name(tmp_path: Path) -> None:
+    model = resnet18()
     torch.save({"net": {"online": {"encoder": model.state_dict()}}, "step": 3}, tmp_path / "c.pth")
     found = identify(tmp_path / "c.pth")
     assert same(model, found.backbone.state)
     assert found.dropped == ("step",)
 
 
-def lightning(randomise: Randomise, **heads: nn.Module) -> dict[str, Any]:
-    state = prefixed("backbone.", resnet18(randomise))
+def lightning(**heads: nn.Module) -> dict[str, Any]:
+    state = prefixed("backbone.", resnet18())
     for name, head in heads.items():
         state |= prefixed(f"{name}.", head)
     return {"epoch": 1, "pytorch-lightning_version": "2.1.0", "state_dict": state}
 
 
 @pytest.mark.parametrize("settings", [{"image_size": 96}, {"lr": 1, "input_size": [96, 96]}])
-def test_lightnings_own_projector_and_image_size(
-    randomised: Randomise, tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    projector = randomised(ConditionedProjector(ProjectorConfig(in_features=512)))
-    checkpoint = lightning(randomised, projection_head=projector)
+def test_lightnings_own_projector_and_image_size(tmp_path: Path, settings: dict[str, Any]) -> None:
+    projector = randomise(ConditionedProjector(ProjectorConfig(in_features=512)))
+    checkpoint = lightning(projection_head=projector)
     torch.save({**checkpoint, "hyper_parameters": settings}, tmp_path / "c.ckpt")
     found = convert_checkpoint(tmp_path / "c.ckpt", tmp_path / "out", name="mine")
     loaded = cassle_zoo.create_projector(f"local-dir:{tmp_path}/out", pretrained=True)
@@ -269,13 +255,13 @@ def test_lightnings_own_projector_and_image_size(
     assert not any("px" in note for note in found.notes)
 
 
-def test_an_unknown_image_size_is_said(randomised: Randomise, tmp_path: Path) -> None:
-    torch.save(lightning(randomised), tmp_path / "c.ckpt")
+def test_an_unknown_image_size_is_said(tmp_path: Path) -> None:
+    torch.save(lightning(), tmp_path / "c.ckpt")
     found = convert_checkpoint(tmp_path / "c.ckpt", tmp_path / "out", name="mine")
     assert "images have 224 px (else give --size)" in found.notes[-1]
 
 
-def test_lightlys_plain_head(randomised: Randomise, tmp_path: Path) -> None:
+def test_lightlys_plain_head(tmp_path: Path) -> None:
     """A SimCLRProjectionHead is a plain projector; a BYOLPredictionHead does not fit."""
 
     class Head(nn.Module):
@@ -284,9 +270,8 @@ def test_lightlys_plain_head(randomised: Randomise, tmp_path: Path) -> None:
             hidden = [nn.Linear(width, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()]
             self.layers = nn.Sequential(*hidden, nn.Linear(16, 8))
 
-    head = randomised(Head(512))
+    head = randomise(Head(512))
     checkpoint = lightning(
-        randomised,
         projection_head=head,
         projection_head_momentum=Head(512),
         prediction_head=Head(8),
@@ -301,19 +286,17 @@ def test_lightlys_plain_head(randomised: Randomise, tmp_path: Path) -> None:
     assert "2306.06082" not in (tmp_path / "out/config.json").read_text()
 
 
-def test_projectors_that_are_equally_likely_are_left_out(
-    randomised: Randomise, tmp_path: Path
-) -> None:
+def test_projectors_that_are_equally_likely_are_left_out(tmp_path: Path) -> None:
     projectors = [ConditionedProjector(ProjectorConfig(in_features=512)) for _ in range(2)]
-    torch.save(lightning(randomised, one=projectors[0], two=projectors[1]), tmp_path / "c.ckpt")
+    torch.save(lightning(one=projectors[0], two=projectors[1]), tmp_path / "c.ckpt")
     found = identify(tmp_path / "c.ckpt")
     assert found.projector is None
     assert found.notes == ("no projector, since one and two are equally likely",)
 
 
-def test_the_omega_of_a_projector_is_asked_for(randomised: Randomise, tmp_path: Path) -> None:
+def test_the_omega_of_a_projector_is_asked_for(tmp_path: Path) -> None:
     config = ProjectorConfig(in_features=512, descriptors=("crop",))
-    torch.save(lightning(randomised, head=ConditionedProjector(config)), tmp_path / "c.ckpt")
+    torch.save(lightning(head=ConditionedProjector(config)), tmp_path / "c.ckpt")
     with pytest.raises(CheckpointError, match="--descriptors"):
         identify(tmp_path / "c.ckpt")
     found = identify(tmp_path / "c.ckpt", CheckpointFacts(descriptors=("crop",)))

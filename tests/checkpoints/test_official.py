@@ -1,13 +1,13 @@
 """What the checkpoints of the paper's code are, worked out from their tensors."""
 
 import dataclasses
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from foreign_checkpoints import official_checkpoint
 from torch import nn
 
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS
@@ -17,7 +17,6 @@ from cassle_zoo.checkpoints.projectors import read_projector
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.projector import ProjectorConfig
 
-Make = Callable[[str], dict[str, Any]]
 ALL = (*PAPER_DESCRIPTORS, "flip")
 MOCOV3 = {
     "depth": 3, "hidden_features": 4096, "out_features": 256,
@@ -53,9 +52,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_case_is_identified(official_case: Make, tmp_path: Path, case: str) -> None:
+def test_every_case_is_identified(tmp_path: Path, case: str) -> None:
     timm_arch, method, fields = CASES[case]
-    torch.save(official_case(case), tmp_path / "ckpt-500.pth")
+    torch.save(official_checkpoint(case), tmp_path / "ckpt-500.pth")
     options = CheckpointFacts(conditioning=fields.get("conditioning") if "add" in case else None)
     found = identify_content(read_checkpoint(tmp_path / "ckpt-500.pth"), {}, "mine", options)
     assert (found.backbone.timm_arch, found.method) == (timm_arch, method)
@@ -215,10 +214,8 @@ def test_tensors_that_do_not_belong_together_are_refused() -> None:
         ("mine", {"options": CheckpointFacts(method="simclr")}, "simclr"),
     ],
 )
-def test_where_the_method_is_found(
-    official_case: Make, name: str, kwargs: dict[str, Any], method: str
-) -> None:
-    checkpoint = official_case("resnet18_simclr_raw_proj-cat")
+def test_where_the_method_is_found(name: str, kwargs: dict[str, Any], method: str) -> None:
+    checkpoint = official_checkpoint("resnet18_simclr_raw_proj-cat")
     options = kwargs.get("options", CheckpointFacts())
     found = identify_content(checkpoint, kwargs.get("args", {}), name, options)
     assert found.method == method
@@ -235,16 +232,16 @@ def test_where_the_method_is_found(
     ],
 )
 def test_names_that_the_tensors_deny_are_refused(
-    official_case: Make, name: str, kwargs: dict[str, Any], message: str
+    name: str, kwargs: dict[str, Any], message: str
 ) -> None:
-    checkpoint = official_case("resnet18_simclr_raw_proj-cat")
+    checkpoint = official_checkpoint("resnet18_simclr_raw_proj-cat")
     with pytest.raises(CheckpointError, match=message):
         identify_content(
             checkpoint, kwargs.get("args", {}), name, kwargs.get("options", CheckpointFacts())
         )
 
 
-def test_a_baseline_may_not_be_called_cassle(official_case: Make) -> None:
-    checkpoint = official_case("resnet50_moco_mlp_proj-none")
+def test_a_baseline_may_not_be_called_cassle() -> None:
+    checkpoint = official_checkpoint("resnet50_moco_mlp_proj-none")
     with pytest.raises(CheckpointError, match="says cassle, but the projector is plain"):
         identify_content(checkpoint, {}, "resnet50_cassle_mocov2.in100", CheckpointFacts())

@@ -48,26 +48,41 @@ def test_recipes_and_settings(script: Path) -> None:
         name for name in RECIPES if name.startswith("resnet50_cassle_simclr.")
     }
     options = complete(script, "train resnet18_simclr.emoji64 --optim.")
-    assert {"--optim.epochs", "--optim.base-lr"} <= options
+    assert {"--optim.epochs", "--optim.base-lr", "--optim.no-decay-all"} <= options
 
 
 def test_evaluations_and_their_options(script: Path) -> None:
     assert {"knn", "linear-probe", "report"} <= complete(script, "eval ")
     assert {"--k", "--batch-size", "--data"} <= complete(script, "eval knn --")
     assert "--k" not in complete(script, "eval linear-probe --")
+    assert complete(script, "eval sensitivity --no-") == {"--no-cache", "--no-figures"}
+    assert "--figures" not in complete(script, "eval sensitivity --")
+    assert {"--latex", "--no-figures"} <= complete(script, "eval report --")
 
 
-def test_models(script: Path) -> None:
-    names = complete(script, "info resnet18_cassle")
+@pytest.mark.parametrize("line", ["info", "eval knn", "eval knn raw-pixels", "hub pull"])
+def test_models(script: Path, line: str) -> None:
+    names = complete(script, f"{line} resnet18_cassle")
     assert names == set(cassle_zoo.list_models("resnet18_cassle*"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("features resnet18_simclr x -o", "whiten", "whiten x --output", "eval report"),
+        *("train resnet18_simclr --data", "train resnet18_simclr --preview"),
+        *("eval knn raw-pixels --data", "eval knn raw-pixels -o"),
+        *("hub export", "hub card x --results"),
+    ],
+)
+def test_files(script: Path, line: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    found = complete(script, f"{line} {tmp_path}/pho")
+    assert {path.rstrip("/") for path in found} == {f"{tmp_path}/photos"}
+    assert not complete(script, f"features resnet18_simclr x --batch-size {tmp_path}/pho")
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
 def test_other_shells(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     assert "resnet18_cassle_simclr.emoji64" in capsys.readouterr().out
-
-
-def test_unknown_shell(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", "powershell"]) == 2
-    assert "zsh" in capsys.readouterr().err

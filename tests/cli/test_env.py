@@ -31,6 +31,13 @@ def test_env_is_of_use_where_the_gpu_is_not(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert environment()["bf16"].startswith("unknown: device 'cuda'")
 
+    def name(_: int) -> str:
+        raise RuntimeError("The NVIDIA driver on your system is too old.\nUpdate it.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", name)
+    assert environment()["gpu"] == "unusable: The NVIDIA driver on your system is too old."
+
 
 def test_env_shows_nothing_private(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

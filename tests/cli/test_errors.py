@@ -98,14 +98,18 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("demo images -o notes.txt", "nothing can be written", "'notes.txt'", "choose another with -o"),
     (f"demo images --models {OURS} {OURS}", "two models are", OURS, "give different ones"),
     ("explore images", "nothing to do", "page", "pass -o FILE.html, --serve"),
-    ("explore images -o notes.txt/x.html", "nothing can be written", "'notes.txt'", "with -o"),
-    ("explore images -o empty", "is a folder", "-o empty", "such as x.html"),
+    ("explore images -o absent/x.html", "existing folder", "absent/x.html", "pass -o FILE.html"),
+    ("explore images -o .", "no file", ".", "pass -o FILE.html"),
+    ("explore images -o /dev/fd/x.html", "nothing can be written", "'/dev/fd'", "another with -o"),
+    (f"explore images -o x.html --models {OURS} {OURS}", "two models are", OURS, "give different"),
     ("explore images -o x.html --layout tsne", "Unknown layout", "'tsne'", "grid, pca, umap"),
     ("explore images -o x.html --neighbours 0", "neighbours", "=0", "expected at least 1"),
+    ("explore images -o x.html --port 8000", "of --serve", "8000", "or leave it out"),
     ("explore images --serve --port 70000", "cannot be used", "70000", "Pass another one"),
     ("explore absent -o x.html", "Cannot open", "'absent'", "give the path"),
     # train
     ("train", "name a recipe", "first", "cassle-zoo train --help"),
+    ("train --out run", "name a recipe", "first", "cassle-zoo train --help"),
     ("train resnet18_casle_simclr", "no recipe", "'resnet18_casle_simclr'", f"mean '{OURS}'"),
     ("train resnet18_cassle_simcrl", "no recipe", "'resnet18_cassle_simcrl'", f"mean '{OURS}'"),
     ("train reznet18_cassle_simclr", "no recipe", "'reznet18_cassle_simclr'", f"mean '{OURS}'"),
@@ -186,6 +190,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("hub card images --results notes.json", "not a model folder", "images", "hub export RUN"),
     # reproduce
     ("reproduce nothing --data images -o run", "Unknown name", "'nothing'", "reproduce --list"),
+    (f"{REPRODUCE} --init w.pth".replace(OURS, "raw-pixels"), "not trained", "w.pth", "leave it"),
     (REPRODUCE, "no metadata.csv", "images", "build it with"),
     ("reproduce raw-pixels --data images -o notes.txt", "be written", "'notes.txt'", "with -o"),
     (f"{REPRODUCE} --tolerance -1", "--tolerance must be", "got -1.0", "at least 0"),
@@ -239,6 +244,7 @@ def test_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(places)
+    before = set(places.iterdir())
     try:
         status: object = main(shlex.split(line))
     except SystemExit as stop:  # of tyro
@@ -250,6 +256,8 @@ def test_error(
     message = _one_message(err)
     for part in (what, value, fix):
         assert part in message
+    if line.startswith(("features", "explore")) and "-o o/" not in line:
+        assert set(places.iterdir()) == before
 
 
 def _one_message(err: str) -> str:

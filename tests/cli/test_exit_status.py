@@ -90,14 +90,18 @@ def test_the_page_has_all_commands() -> None:
         assert f"`{name.split()[1]}`" in page, name
 
 
-def test_every_help_refers_to_the_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_help_names_its_command_and_refers_to_the_statuses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     names = [name.split()[1:] for name, _ in commands(build_parser())]
     for words in [[], *names, ["eval", "knn"], ["eval", "report"], ["train", "resnet18_simclr"]]:
         try:
-            main([*words, "--help"])
+            status: object = main([*words, "--help"])
         except SystemExit as stop:
-            assert stop.code in (0, None)
+            status = stop.code or 0
+        assert status == 0, words
         shown = " ".join(capsys.readouterr().out.replace("│", " ").split())  # of tyro's box
+        assert shown.startswith(" ".join(("usage: cassle-zoo", *words))), words
         assert "exit status: 0" in shown, words
         if words:
             assert "cassle-zoo --help" in shown, words

@@ -114,12 +114,6 @@ def test_tolerances_are_of_two_seeds_if_something_is_trained(result: Result) -> 
     assert tolerance(NAME, 0.123) == 0.123
 
 
-def test_a_negative_tolerance_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["reproduce", NAME, "--data", "x", "-o", "y", "--tolerance", "-1"]
-    assert main(argv) == 2
-    assert "got -1" in capsys.readouterr().err
-
-
 def test_short_names_are_found() -> None:
     assert find_recorded("resnet18_cassle_simclr") == find_recorded(NAME)
     with pytest.raises(UnknownNameError, match=r"'raw-pixel'. Did you mean 'raw-pixels'"):

@@ -20,11 +20,11 @@ import pytest
 from builders import image_folder
 from small_models import make_model
 
-from cassle_zoo.cli import busy, printable
 from cassle_zoo.cli import main as cli
 from cassle_zoo.cli.features import report_skipped
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.exit_status import ExitStatus
+from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.features.explorer.page import explore
 from cassle_zoo.features.gallery import run_demo
 from cassle_zoo.features.inputs import Skipped
@@ -77,6 +77,11 @@ def test_names_that_cannot_be_encoded_end_no_command(monkeypatch: pytest.MonkeyP
     assert written.getvalue() == b"caf\\udce9\n"
 
 
+def test_a_command_without_standard_output_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)  # as Python sets it for `cassle-zoo list >&-`
+    assert main(["list"]) == 0
+
+
 def test_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["hub", "convert", str(tmp_path / "\x1b[2J"), "-o", str(tmp_path), "--name", "m"]
     assert main(argv) == 2
@@ -94,7 +99,9 @@ def test_what_takes_longer_is_shown_on_terminals(
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setattr("cassle_zoo.common.terminal._PATIENCE", 0.01)
     with busy("counting \x1b[2J sheep"):
-        time.sleep(0.1)
+        deadline = time.monotonic() + (30 if terminal else 0.1)
+        while not screen.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
     shown = screen.getvalue()
     assert ("counting \\x1b[2J sheep (00:0" in shown) == terminal
     assert not shown.rpartition("\r")[2].strip(), "it stays on the line where the results go"
@@ -141,7 +148,8 @@ def on_a_terminal(command: list[str], status: int = 0, **environment: str) -> by
 def test_colours_are_for_terminals_that_want_them() -> None:
     command = [sys.executable, "-m", "cassle_zoo", "eval", "knn", "--help"]
     coloured = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[;m]")  # bold may stay
-    assert not coloured.search(on_a_terminal(command, NO_COLOR="1"))
+    assert coloured.search(on_a_terminal(command, NO_COLOR="", TERM="xterm"))
+    assert not coloured.search(on_a_terminal(command, NO_COLOR="1", TERM="xterm"))
     piped = subprocess.run(command, capture_output=True, check=True)
     assert b"\x1b" not in piped.stdout + piped.stderr
 

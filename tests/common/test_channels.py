@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import encoded, make_image
+from builders import encoded, make_image, tiff
 from PIL import Image
 
 from cassle_zoo.common.bands import open_channels
@@ -20,13 +20,6 @@ BANDS = np.random.default_rng(0).integers(0, 256, (7, 9, 5), dtype=np.uint8)
 def npy(array: Any) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
-    return file.getvalue()
-
-
-def tiff(array: Any, **options: Any) -> bytes:
-    tifffile = pytest.importorskip("tifffile")
-    file = io.BytesIO()
-    tifffile.imwrite(file, array, **options)
     return file.getvalue()
 
 

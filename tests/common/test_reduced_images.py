@@ -1,10 +1,11 @@
 """JPEGs decoded at a fraction of their size show the same image."""
 
-import io
+import functools
 from typing import Any
 
 import numpy as np
 import pytest
+from builders import encoded
 from PIL import Image
 
 from cassle_zoo.common.images import open_image, open_reduced
@@ -19,10 +20,7 @@ def scene(width: int = 801, height: int = 603) -> Image.Image:
     return Image.fromarray((255 * planes).astype(np.uint8))
 
 
-def jpeg(image: Image.Image, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=95, **options)
-    return file.getvalue()
+jpeg = functools.partial(encoded, kind="JPEG", quality=95)
 
 
 def difference(content: bytes, most: float) -> float:
@@ -78,9 +76,7 @@ def test_a_reduction_is_asked_about_the_stored_size() -> None:
 
 
 def test_small_and_other_images_are_decoded_in_full() -> None:
-    png = io.BytesIO()
-    scene().save(png, "PNG")
-    assert open_image(png.getvalue(), reduction=lambda *_: 8).size == (801, 603)
+    assert open_image(encoded(scene()), reduction=lambda *_: 8).size == (801, 603)
     assert open_image(scene(), reduction=lambda *_: 8).size == (801, 603)
     assert open_image(jpeg(scene(5, 4)), reduction=lambda *_: 8).size == (5, 4)
 

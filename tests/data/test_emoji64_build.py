@@ -178,6 +178,8 @@ def test_command(packages, tmp_path, capsys):
     assert "8 images; NOT the published data" in capsys.readouterr().out
     assert main([str(packages[0]), "-o", str(out)]) == 2
     assert "missing: emoji-datasource-twitter" in capsys.readouterr().err
-    for place, says in ((tmp_path, "is a folder"), (out / "x.tar", "nothing can be written")):
-        assert main([*map(str, packages), "-o", str(place)]) == 2
-        assert says in capsys.readouterr().err
+    assert main([*map(str, packages), "-o", str(tmp_path / "new" / "emoji64.tar")]) == 0
+    assert main([*map(str, packages), "-o", str(out / "emoji64.tar")]) == 2
+    assert "nothing can be written to the folder" in capsys.readouterr().err
+    assert main([*map(str, packages), "-o", str(tmp_path)]) == 2
+    assert "is a folder; name the file" in capsys.readouterr().err

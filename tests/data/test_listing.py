@@ -194,3 +194,21 @@ def test_folder_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.Monkey
     found = list_images(tmp_path, on_error=lambda *error: errors.append(error))
     assert found == [tmp_path / "a.png"]
     assert errors == [(tmp_path / "locked", "Permission denied")]
+
+
+def test_folders_in_a_folder_that_may_only_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a.png", "closed/deep/b.png")
+    status = os.stat
+
+    def guarded(path: str | Path, **options: bool) -> os.stat_result:
+        if isinstance(path, str | Path) and Path(path).parent == tmp_path / "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return status(path, **options)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    errors: list[tuple[Path, str]] = []
+    found = list_images(tmp_path, on_error=lambda *error: errors.append(error))
+    assert found == [tmp_path / "a.png"]
+    assert errors == [(tmp_path / "closed" / "deep", "Permission denied")]

@@ -2,6 +2,7 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.metrics import accuracies, r2_scores
 
 
@@ -26,3 +27,10 @@ def test_r2_is_not_a_squared_correlation():
     assert float(r2_scores(torch.full((3, 1), 2.0), targets)) == 0
     # Perfectly correlated, and yet worse than the mean.
     assert float(r2_scores(targets + 2, targets)) == pytest.approx(1 - 12 / 2)
+
+
+def test_r2_of_equal_targets_is_not_defined():
+    targets = torch.tensor([[1.0, 7.0], [2.0, 7.0], [3.0, 7.0]])
+    for names, name in ((None, "output 1"), ({1: "size"}, "size")):
+        with pytest.raises(DataError, match=rf"not defined for {name}: all 3 values .* are equal"):
+            r2_scores(targets, targets, names)

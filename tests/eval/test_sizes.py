@@ -96,15 +96,7 @@ def test_on_the_command_line(
     for path in (tmp_path / "photos" / "b").iterdir():
         Image.open(path).rotate(180).save(path)
     monkeypatch.chdir(tmp_path)
-    arguments = [
-        "--dataset",
-        "folder",
-        "--data",
-        str(tmp_path / "photos"),
-        "--no-cache",
-        "--k",
-        "1",
-    ]
+    arguments = ["--dataset", "folder", "--data", "photos", "--no-cache", "--k", "1"]
     run_from_cli(["knn", RANDOM, larger, *arguments, "-o", "results"])
     assert f"{RANDOM} measured at 96 px, that of {larger}" in capsys.readouterr().err
     (path,) = Path("results").glob("*random*.json")

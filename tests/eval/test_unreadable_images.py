@@ -10,7 +10,7 @@ from small_models import make_model
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.readers import ImageFiles
-from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
+from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Outcome, Task
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.features.extract import Extractor
@@ -79,6 +79,17 @@ def test_more_than_the_fraction_is_an_error_that_names_all(root: Path) -> None:
         evaluate("knn", KNN(), make_model(), data(root, NAMES), Compute(**COMPUTE))
 
 
+def test_of_an_evaluators_own_data_nothing_is_left_out(root: Path) -> None:
+    class Later:
+        def evaluate(self, context: EvalContext) -> Outcome:
+            later = context.data.without(range(3), "the first")
+            return KNN().evaluate(EvalContext(context.source, later, context.compute))
+
+    settings = Compute(max_bad_fraction=0.5, **COMPUTE)
+    with pytest.raises(DataError, match=r"toy: 2 of 27 .*: 04\.png \(.*, 11\.png \(.*them\.$"):
+        evaluate("later", Later(), make_model(), data(root, NAMES), settings)
+
+
 def test_indices_are_those_of_what_is_left(root: Path) -> None:
     whole = data(root, NAMES)
     left = whole.without(BAD, "why")
@@ -91,6 +102,4 @@ def test_indices_are_those_of_what_is_left(root: Path) -> None:
             assert left.tasks[0].targets[row] == int(left.names[row][:2]) % 2
             assert left.captions[row] == f"caption of {left.names[row]}"
             left.images[row]
-    context = EvalContext.__new__(EvalContext)
-    context.data = left
     assert left.notes == {"left out": "why"}

@@ -1,6 +1,5 @@
 """Images of other numbers of channels than three, and of more than 8 bits."""
 
-import io
 import sys
 import warnings
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import make_image
+from builders import make_image, tiff
 from PIL import Image
 from small_models import make_model
 from torch import nn
@@ -21,7 +20,6 @@ from cassle_zoo.common.images import UnreadableImageError, to_rgb
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.transform import eval_transform
 
-tifffile = pytest.importorskip("tifffile")
 PIXELS = np.random.default_rng(0).integers(0, 65536, (40, 32, 5), dtype=np.uint16)
 
 
@@ -33,12 +31,6 @@ def model() -> nn.Module:
 def config() -> dict[str, Any]:
     statistics = {"mean": (0.1, 0.2, 0.3, 0.4, 0.5), "std": (0.5, 0.4, 0.3, 0.2, 0.1)}
     return {"input_size": (5, 32, 32), "crop_pct": 1.0, **statistics}
-
-
-def tiff(array: Any, **options: Any) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, array, **options)
-    return file.getvalue()
 
 
 def test_all_forms_of_an_image_agree(model: nn.Module, tmp_path: Path) -> None:
@@ -100,9 +92,10 @@ def test_four_channels_of_a_png(tmp_path: Path) -> None:
 
 
 def test_tifffile_is_named_if_missing(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = tiff(PIXELS)
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(MissingDependencyError, match=r"cassle-zoo\[tiff\]"):
-        extract_features(model, tiff(PIXELS))
+        extract_features(model, content)
 
 
 def deep(most: int) -> Image.Image:
@@ -137,12 +130,12 @@ def test_the_range_reaches_files_arrays_and_workers(tmp_path: Path, workers: int
     torch.testing.assert_close(twelve.features, sixteen.features, atol=1e-5, rtol=1e-5)
 
 
-def test_the_range_on_the_command_line(tmp_path: Path) -> None:
+def test_range_and_dtype_on_the_command_line(tmp_path: Path) -> None:
     deep(4095).save(tmp_path / "a.png")
-    rows = []
-    for index, options in enumerate([["--value-range", "0", "4095"], ["--dtype", "float16"]]):
-        out = tmp_path / f"{index}.csv"
-        name = "resnet18_cassle_simclr.emoji64"
-        assert main(["features", name, str(tmp_path / "a.png"), "-o", str(out), *options]) == 0
-        rows.append(out.read_text())
-    assert rows[0] != rows[1]
+    written: set[str] = set()
+    for options in ("0 4095", "0 2048", "0 4095 --dtype float16"):
+        argv = ["features", "resnet18_cassle_simclr.emoji64", str(tmp_path / "a.png")]
+        out = tmp_path / f"{len(written)}.csv"
+        assert main([*argv, "-o", str(out), "--value-range", *options.split()]) == 0
+        written.add(out.read_text())
+    assert len(written) == 3

@@ -66,9 +66,3 @@ def test_vit_gets_the_size_it_was_built_for() -> None:
     model = make_model("test_vit", img_size=48)
     assert eval_transform(model)(make_image(0)).shape == (3, 48, 48)
     assert extract_features(model, make_image(0)).features.shape == (1, 64)
-
-
-def test_module_without_configuration() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert eval_transform(module)(make_image(0)).shape == (3, 224, 224)
-    assert extract_features(module, make_image(0)).features.shape == (1, 5)

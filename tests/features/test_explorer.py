@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -324,6 +325,22 @@ def ask(port: int, path: str, host: str) -> tuple[int, bytes]:
     connection.request("GET", path, headers={"Host": host})
     answer = connection.getresponse()
     return answer.status, answer.read()
+
+
+def test_a_browser_that_goes_away_leaves_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with PageServer() as server:
+        server.page = "x" * 50_000_000
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as browser:
+            browser.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            assert browser.recv(1)
+        for answering in threading.enumerate():
+            if "process_request" in answering.name:
+                answering.join(10)
+        server.shutdown()
+        thread.join()
+    assert capsys.readouterr().err == ""
 
 
 def test_only_local_addresses_are_answered(address: tuple[str, int]) -> None:

@@ -168,8 +168,8 @@ def test_filters(at: Chromium, path: Path) -> None:
     at.open(path, "#kind=even&text=00&image=3")
     assert at.run(SHOWN) == [f"{i:03d}.png" for i in (0, 2, 4, 6, 8, 100)]
     assert at.run(HEADING) == "003.png"
-    at.click(*place_of(at, 3))  # it is filtered out
-    assert at.run(HEADING) != "001.png"
+    at.click(*place_of(at, 5))  # it is filtered out
+    assert at.run(HEADING) != "005.png"
     at.open(path, "#kind=odd")
     assert len(at.run(SHOWN)) == 75  # those in folders below it, too
 

@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -14,11 +13,7 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import check_feature_path, load_features, save_features
 from cassle_zoo.features.inputs import Skipped
 
-has_pyarrow = importlib.util.find_spec("pyarrow") is not None
-parquet = pytest.param(
-    ".parquet", marks=pytest.mark.skipif(not has_pyarrow, reason="needs pyarrow")
-)
-endings = pytest.mark.parametrize("ending", [".safetensors", ".npz", ".csv", parquet])
+endings = pytest.mark.parametrize("ending", [".safetensors", ".npz", ".csv", ".parquet"])
 
 NAMES = ["a.png", 'odd, "name"\nüber 🙂.png', "=1+1", "b" * 300]
 
@@ -86,7 +81,6 @@ def test_folders_are_made_and_files_replaced(tmp_path: Path) -> None:
     assert len(load_features(path)) == 2
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 @pytest.mark.parametrize("ending", [".safetensors", ".npz", ".csv"])
 def test_file_has_usual_permissions(tmp_path: Path, ending: str) -> None:
     old = os.umask(0o022)
@@ -141,6 +135,31 @@ def test_too_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(DataError, match=r"\.npz or \.parquet"):
         save_features(example(), tmp_path / "out.safetensors")
     assert os.listdir(tmp_path) == []
+
+
+def test_names_are_counted_as_the_header_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{40 * chr(0x4E2D)}{number}.png" for number in range(100)]
+    path = tmp_path / "out.safetensors"
+    save_features(FeatureSet(torch.ones(100, 1), names), path)
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    monkeypatch.setattr(feature_files, "_FOR_REASONS", 0, raising=False)
+    monkeypatch.setattr(feature_files, "_MAX_METADATA", header - 300)
+    with pytest.raises(DataError, match=r"\.npz or \.parquet"):
+        check_feature_path(path, names)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npz", ".safetensors"])
+def test_a_pipe_is_written_to(tmp_path: Path, ending: str) -> None:
+    os.mkfifo(tmp_path / f"pipe{ending}")
+    pipe = os.open(tmp_path / f"pipe{ending}", os.O_RDWR)
+    try:
+        save_features(example(), tmp_path / f"pipe{ending}")
+        (tmp_path / f"file{ending}").write_bytes(os.read(pipe, 2**16))
+    finally:
+        os.close(pipe)
+    assert torch.equal(load_features(tmp_path / f"file{ending}").features, example().features)
 
 
 @endings

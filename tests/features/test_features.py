@@ -103,14 +103,14 @@ def test_half_precision_weights(model: nn.Module) -> None:
     half = make_model().to(torch.bfloat16)
     result = extract_features(half, make_image(0)).features
     assert result.dtype == torch.float32
-    torch.testing.assert_close(result, expected, atol=0.05, rtol=0.1)
+    assert (result - expected).norm() < 0.05 * expected.norm()
 
 
 def test_precision(model: nn.Module) -> None:
     exact = extract_features(model, make_image(0)).features
     rough = extract_features(model, make_image(0), precision="bf16").features
     assert not torch.equal(rough, exact)
-    torch.testing.assert_close(rough, exact, atol=0.05, rtol=0.1)
+    assert (rough - exact).norm() < 0.05 * exact.norm()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(extract_features(model, make_image(0)).features, exact)
     auto = extract_features(model, make_image(0), precision="auto", device="cpu").features
@@ -183,7 +183,6 @@ class Stream(IterableDataset[object]):
         ({"inputs": [make_image(0), {"image": 3}]}, r"input\[1\] is a dict"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"num_workers": -1}, "num_workers=-1"),
-        ({"precision": "fp8"}, "fp8"),
         ({"model": make_model(global_pool="")}, r"returns \(1, 96, 1, 1\)"),
         ({"model": make_model(features_only=True)}, "returns list"),
     ],

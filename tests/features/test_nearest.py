@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.features import nearest
 from cassle_zoo.features.nearest import knn_predict, nearest_neighbours
 
 
@@ -13,26 +14,33 @@ def features(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 12, generator=torch.Generator().manual_seed(seed))
 
 
+def in_chunks(monkeypatch: pytest.MonkeyPatch, queries: int, gallery: int) -> None:
+    monkeypatch.setattr(nearest, "_CHUNK", queries)
+    monkeypatch.setattr(nearest, "_GALLERY_CHUNK", gallery)
+
+
 @pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize(("chunk", "gallery_chunk"), [(33, 50), (1, 7), (80, 2), (512, 16_384)])
-def test_agrees_with_the_whole_matrix(chunk: int, gallery_chunk: int, exclude_self: bool) -> None:
+def test_agrees_with_the_whole_matrix(
+    chunk: int, gallery_chunk: int, exclude_self: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_chunks(monkeypatch, chunk, gallery_chunk)
     gallery = features(300) * torch.rand(300, 1).add(0.1)
     queries = gallery if exclude_self else features(80, seed=1)
-    full = cosine_similarity(queries[:, None], gallery[None], dim=2)
+    full = cosine_similarity(queries[:, None].double(), gallery[None].double(), dim=2)
     if exclude_self:
         full.fill_diagonal_(-2)
     expected = full.topk(9, dim=1)
-    cosine, index = nearest_neighbours(
-        queries, gallery, 9, chunk=chunk, gallery_chunk=gallery_chunk, exclude_self=exclude_self
-    )
-    torch.testing.assert_close(cosine, expected.values)
+    cosine, index = nearest_neighbours(queries, gallery, 9, exclude_self=exclude_self)
+    torch.testing.assert_close(cosine.double(), expected.values, atol=1e-6, rtol=0)
     assert torch.equal(index, expected.indices)
 
 
-def test_as_many_neighbours_as_there_are() -> None:
+def test_as_many_neighbours_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chunks(monkeypatch, 512, 2)
     gallery = features(4)
     assert nearest_neighbours(features(3), gallery, 4)[0].shape == (3, 4)
-    cosine, index = nearest_neighbours(gallery, gallery, 3, gallery_chunk=2, exclude_self=True)
+    cosine, index = nearest_neighbours(gallery, gallery, 3, exclude_self=True)
     assert cosine.isfinite().all()
     assert all(own not in row for own, row in enumerate(index.tolist()))
 
@@ -43,6 +51,12 @@ def test_squares_beyond_the_range_of_float32() -> None:
     cosine, index = nearest_neighbours(gallery, gallery * 1e25, 3)
     torch.testing.assert_close(cosine, expected[0], atol=1e-5, rtol=0)
     assert torch.equal(index, expected[1])
+
+
+@pytest.mark.parametrize("queries", [torch.ones(2, 11), torch.ones(12)])
+def test_shapes_that_do_not_fit(queries: Tensor) -> None:
+    with pytest.raises(DataError, match=r"queries \(.*gallery \(5, 12\) do not fit"):
+        nearest_neighbours(queries, features(5), 1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -58,20 +72,6 @@ def test_features_of_a_network_that_is_being_trained() -> None:
     gallery = features(5).requires_grad_()
     cosine, _ = nearest_neighbours(gallery, gallery, 2)
     assert not cosine.requires_grad
-
-
-@pytest.mark.parametrize("exclude_self", [False, True])
-def test_agrees_with_float64(exclude_self: bool) -> None:
-    items = features(23)
-    query = items if exclude_self else features(9, seed=1)
-    unit = items.double() / items.double().norm(dim=1, keepdim=True)
-    expected = (query.double() / query.double().norm(dim=1, keepdim=True)) @ unit.T
-    if exclude_self:
-        expected.fill_diagonal_(-2)
-    order = expected.argsort(dim=1, descending=True)[:, :4]
-    cosine, indices = nearest_neighbours(query, items, 4, exclude_self=exclude_self)
-    assert torch.equal(indices, order)
-    torch.testing.assert_close(cosine.double(), expected.gather(1, order), atol=1e-6, rtol=0)
 
 
 def test_input_is_not_changed_and_may_be_half() -> None:
@@ -137,14 +137,13 @@ def test_votes_agree_with_sklearn(k, temperature):
     assert found.tolist() == expected.tolist()
 
 
-def test_votes_do_not_depend_on_scale_and_chunks():
+def test_votes_do_not_depend_on_scale_and_chunks(monkeypatch):
     features, labels, queries = data()
     expected = knn_predict(features, labels, queries, num_classes=5)
     scaled = features * torch.rand(len(features), 1).add(0.1)
     for chunk, gallery_chunk in [(1, 10), (7, 299), (80, 300)]:
-        found = knn_predict(
-            scaled, labels, queries / 3, num_classes=5, chunk=chunk, gallery_chunk=gallery_chunk
-        )
+        in_chunks(monkeypatch, chunk, gallery_chunk)
+        found = knn_predict(scaled, labels, queries / 3, num_classes=5)
         assert found.tolist() == expected.tolist()
 
 
@@ -153,9 +152,9 @@ def test_votes_of_half_precision_features_and_at_tiny_temperatures():
     expected = knn_predict(features, labels, queries, num_classes=5)
     found = knn_predict(features.half(), labels, queries.half(), num_classes=5)
     assert (found == expected).double().mean() > 0.95
-    nearest = knn_predict(features, labels, queries, num_classes=5, k=1)
+    by_one = knn_predict(features, labels, queries, num_classes=5, k=1)
     sharp = knn_predict(features, labels, queries, num_classes=5, temperature=1e-6)
-    assert (sharp == nearest).double().mean() > 0.95
+    assert (sharp == by_one).double().mean() > 0.95
 
 
 def test_votes_of_more_neighbours_than_samples():
@@ -163,7 +162,7 @@ def test_votes_of_more_neighbours_than_samples():
     assert knn_predict(features, labels, queries, num_classes=5, k=20).shape == (80,)
 
 
-@pytest.mark.parametrize("setting", ["k", "temperature", "chunk", "gallery_chunk"])
+@pytest.mark.parametrize("setting", ["k", "temperature"])
 def test_settings_of_votes_must_be_positive(setting):
     features, labels, queries = data()
     with pytest.raises(ConfigError, match=f"{setting} is 0"):

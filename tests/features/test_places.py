@@ -1,5 +1,6 @@
 """Everything on disk or elsewhere that a path may name."""
 
+import errno
 import io
 import os
 import sys
@@ -105,8 +106,7 @@ def test_lists(root: Path, kind: str, here: bool, monkeypatch: pytest.MonkeyPatc
     if here:
         monkeypatch.chdir(root)
     inputs, skipped = expand_inputs(root / name)
-    places = [str(Path(".") if here else root / image.source) for image in inputs]
-    assert len(places) == 3
+    assert len(inputs) == 3
     found = extract_features(make_model(), root / name)
     assert [Path(source).name for source in found.sources] == ["a.png", "b.jpg"]
     assert [skip.reason for skip in found.skipped] == ["No such file or directory"]
@@ -295,6 +295,54 @@ def test_addresses_that_lead_nowhere(memory: Any) -> None:
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("pattern", ["images/*", "images/**", ".new/*.png", "images/s?b"])
+def test_patterns_at_addresses(memory: Any, pattern: str) -> None:
+    for i in range(3):
+        memory.pipe(f"/.new/{i}.png", encoded(make_image(i)))
+    inputs, skipped = expand_inputs(f"memory://{pattern}")
+    assert [image.image().tobytes() for image in inputs] == [
+        make_image(i).tobytes() for i in range(3)
+    ]
+    assert not skipped
+
+
+@pytest.mark.parametrize("address", ["memory://t-{0..2}.tar", "memory://t-*.tar"])
+def test_shards_at_addresses(memory: Any, tmp_path: Path, address: str) -> None:
+    for shard in range(3):
+        content = tar_of(tmp_path / "t.tar", 2 * shard).read_bytes()
+        memory.pipe(f"/t-{shard}.tar", content[: 2000 if shard == 2 else None])
+    inputs, skipped = expand_inputs(address)
+    assert [image.source.partition("::")[0] for image in inputs] == [
+        f"tar://{i:04d}.jpg" for i in range(4)
+    ]
+    assert [image.image().tobytes() for image in inputs] == [
+        make_image(i).tobytes() for i in range(4)
+    ]
+    assert [skip.source.rpartition("/")[2] for skip in skipped] == ["t-2.tar"]
+    assert "is damaged or cut off" in skipped[0].reason
+
+
+def test_a_tar_at_an_address_is_listed_once(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {f"{i}.png": encoded(make_image(i)) for i in range(3)}
+    path = write_tar(tmp_path / "t.tar", {**content, "empty.png": b""})
+    memory.pipe("/{t}.tar", path.read_bytes())
+    place = type(memory)
+    open_file = place._open
+    opened: list[str] = []
+
+    def counting(self: Any, path: str, *args: Any, **options: Any) -> Any:
+        opened.append(path)
+        return open_file(self, path, *args, **options)
+
+    monkeypatch.setattr(place, "_open", counting)
+    found = extract_features(make_model(), "memory://{t}.tar")
+    assert found.sources == [f"tar://{name}::memory://{{t}}.tar" for name in content]
+    assert [skip.source for skip in found.skipped] == ["tar://empty.png::memory://{t}.tar"]
+    assert len(opened) == 1
+
+
 @pytest.mark.parametrize("name", ["a [1].png", "a.png?size=large", "b [1]/c.png"])
 def test_addresses_that_look_like_patterns(memory: Any, name: str) -> None:
     memory.pipe(f"/odd/{name}", encoded(make_image()))
@@ -312,24 +360,63 @@ class Refused(Exception):
         self.status = status
 
 
-@pytest.mark.parametrize("status", [403, 503])
-def test_a_server_that_refuses(memory: Any, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def of_s3(code: str) -> PermissionError:
+    """As s3fs raises it."""
+    error, cause = PermissionError("refused"), Exception()
+    cause.response = {"Error": {"Code": code}}  # type: ignore[attr-defined]
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "concerns_all"),
+    [
+        (Refused(403), False),
+        (Refused(503), True),
+        (of_s3("AccessDenied"), False),
+        (of_s3("ExpiredToken"), True),
+    ],
+)
+def test_a_server_that_refuses(
+    memory: Any, error: Exception, concerns_all: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = type(memory)
     cat_file = place.cat_file
 
     def refusing(self: Any, path: str, *args: Any, **options: Any) -> Any:
         if path.endswith("1.png"):
-            raise Refused(status)
+            raise error
         return cat_file(self, path, *args, **options)
 
     monkeypatch.setattr(place, "cat_file", refusing)
-    if status == 503:
-        with pytest.raises(DataError, match=r"cannot read 'memory:.*1\.png': 503"):
+    if concerns_all:
+        with pytest.raises(DataError, match=r"cannot read 'memory:.*1\.png': (503|refused)"):
             extract_features(make_model(), "memory://images")
         return
     found = extract_features(make_model(), "memory://images")
     assert len(found) == 2
     assert [Path(skip.source).name for skip in found.skipped] == ["1.png"]
+
+
+@pytest.mark.parametrize(("number", "is_lost"), [(errno.ENOTCONN, True), (errno.EIO, False)])
+def test_a_drive_that_is_lost_ends_the_extraction(
+    root: Path, number: int, is_lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = common_images.check_regular_file
+
+    def failing(path: Any) -> None:
+        if os.fspath(path).endswith("b.jpg"):
+            raise OSError(number, os.strerror(number))
+        check(path)
+
+    monkeypatch.setattr(common_images, "check_regular_file", failing)
+    if is_lost:
+        with pytest.raises(DataError, match=rf"cannot read '.*b\.jpg': {os.strerror(number)}"):
+            extract_features(make_model(), root / "images")
+        return
+    found = extract_features(make_model(), root / "images")
+    assert [skip.reason for skip in found.skipped] == [os.strerror(number)]
+    assert len(found) == 2
 
 
 def test_a_list_of_addresses(memory: Any, tmp_path: Path) -> None:

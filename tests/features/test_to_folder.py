@@ -1,7 +1,6 @@
 """Extraction into a folder: parts, continuation, refusals, sharing out, guards."""
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
@@ -33,18 +32,7 @@ from cassle_zoo.features.files import save_part_safetensors
 from cassle_zoo.features.to_folder import FolderResult
 
 BAD = {"03.png": b"broken", "10.png": b"", "11.png": b""}
-kinds = pytest.mark.parametrize(
-    "kind",
-    [
-        "safetensors",
-        pytest.param(
-            "parquet",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow"
-            ),
-        ),
-    ],
-)
+kinds = pytest.mark.parametrize("kind", ["safetensors", "parquet"])
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +77,9 @@ def test_parts_are_what_one_call_in_memory_returns(
     part = load_features(tmp_path, part=1)
     assert torch.equal(part.features, expected.features[2:3])
     assert part.sources == [str(images / "02.png")]
+    for absent in (-1, 7):
+        with pytest.raises(ConfigError, match=f"part={absent}: .* has parts 0 to 6"):
+            load_features(tmp_path, part=absent)
     with (tmp_path / "skipped.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["source", "reason"], *([s.source, s.reason] for s in expected.skipped)]
@@ -166,6 +157,8 @@ def test_sigterm_loses_nothing(
         assert batches >= 7
     else:
         assert any("stopped with" in line for line in lines)
+        done = len(list((tmp_path / "out").glob("part-*")))
+        assert (first.images, first.skipped) == [(0, 0), (5, 1), (9, 3)][done]
         with pytest.raises(DataError, match=r"incomplete: \d of 3 parts"):
             load_features(tmp_path / "out")
         computed: list[int] = []
@@ -345,9 +338,31 @@ def test_batch_size_and_default_part_may_differ(
     extractor: Extractor, images: Path, tmp_path: Path
 ) -> None:
     extract(extractor, images, tmp_path, part_images=6)
-    (tmp_path / "part-000001.safetensors").unlink()
+    before = load_features(tmp_path)
+    for part in (0, 2):
+        (tmp_path / f"part-{part:06d}.safetensors").unlink()
     extract(extractor, images, tmp_path, part_images=None, batch_size=4)
-    assert len(load_features(tmp_path)) == 11
+    found = load_features(tmp_path)
+    assert len(found) == 11
+    assert found.sources == before.sources
+    torch.testing.assert_close(found.features, before.features, atol=1e-5, rtol=1e-5)
+
+
+def test_batches_are_large_in_parts_of_any_size(
+    extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_folder, "_SAMPLES", 1)  # the first of the batches that are counted
+    sizes: list[int] = []
+    compute = Extractor.compute
+
+    def counting(self: Extractor, ready: Any) -> Any:
+        sizes.append(len(ready))
+        return compute(self, ready)
+
+    monkeypatch.setattr(Extractor, "compute", counting)
+    images = [make_image(i) for i in range(14)]
+    extract(extractor, images, tmp_path, part_images=7, batch_size=4)
+    assert sizes == [1, 4, 3, 4, 3]
 
 
 @pytest.mark.parametrize(("index", "says"), [("{}", "format_version"), ("{", "no index"),

@@ -16,6 +16,7 @@ from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.protocols.retrieval import Retrieval
 from cassle_zoo.eval.runner import evaluate
+from cassle_zoo.features import whitening
 from cassle_zoo.features.extract import Extractor, extract_features
 from cassle_zoo.features.files import load_features
 from cassle_zoo.features.whitening import Whitening, model_whitening
@@ -61,6 +62,22 @@ def test_bad_input_is_named(features: torch.Tensor) -> None:
         Whitening.fit(features.log(), 2)
     with pytest.raises(DataError, match=r"expected \(N, 8\)"):
         Whitening.fit(features, 2)(features[:, 1:])
+
+
+def test_features_are_checked_in_chunks(
+    features: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    isfinite = torch.isfinite
+
+    def counting(part: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(part))
+        return isfinite(part)
+
+    monkeypatch.setattr(torch, "isfinite", counting)
+    monkeypatch.setattr(whitening, "CHUNK", 16)
+    whitening.check_features(features)
+    assert sizes == [16, 16, 16, 12]
 
 
 def test_a_file_holds_it_exactly(features: torch.Tensor, tmp_path: Path) -> None:

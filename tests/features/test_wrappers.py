@@ -181,7 +181,8 @@ def test_models_without_weights_are_refused() -> None:
 def test_defaults_are_taken_with_a_warning() -> None:
     module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.warns(UserWarning, match="Sequential has no pretrained_cfg"):
-        extract_features(module, IMAGES)
+        assert extract_features(module, IMAGES).features.shape == (len(IMAGES), 5)
+    assert eval_transform(module)(IMAGES[0]).shape == (3, 224, 224)
     other = make_model(pretrained_cfg_overlay=odd_config())
     with pytest.warns(UserWarning, match="or several"):
         eval_transform(nn.ModuleList([make_model(), other]))

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 import timm
 from faulty_proxy import FaultyProxy, faulty_proxy
-from foreign_checkpoints import randomise
 from huggingface_hub import constants
 from olah_server import make_repository, olah
-from torch import nn
 from toy import save_toy
 from upload_server import TOKEN, UploadServer, upload_server
 
@@ -62,12 +60,6 @@ def reported(
         return "".join([*lines, repr(error), output.out, output.err, caplog.text])
 
     return report
-
-
-@pytest.fixture
-def randomised() -> Callable[[nn.Module], nn.Module]:
-    """Return a function that randomises normalisations, so that they hide no branch."""
-    return randomise
 
 
 @pytest.fixture(scope="session")

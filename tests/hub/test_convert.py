@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from foreign_checkpoints import randomise
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,7 +23,6 @@ from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.zoo.vit import mocov3_vit
 
-Randomise = Callable[[nn.Module], nn.Module]
 NAME = "resnet18_cassle_simclr.stl10"
 PAPER = ["blur", "color", "color_diff", "crop", "grayscale"]
 
@@ -127,10 +126,10 @@ def test_resnet18_simclr(resnet: tuple[Path, nn.Module, PaperProjector], tmp_pat
     assert moved > 1e-3
 
 
-def test_vit_small_mocov3(tmp_path: Path, randomised: Randomise) -> None:
+def test_vit_small_mocov3(tmp_path: Path) -> None:
     """A small projector of MoCo-v3's form, and one block in place of twelve, keep it quick."""
-    backbone = randomised(mocov3_vit(embed_dim=384, depth=1, num_heads=12, num_classes=0))
-    projector = randomised(PaperProjector([384, 64, 64, 24], last_bn=True, affine=False))
+    backbone = randomise(mocov3_vit(embed_dim=384, depth=1, num_heads=12, num_classes=0))
+    projector = randomise(PaperProjector([384, 64, 64, 24], last_bn=True, affine=False))
     path = save(tmp_path / "ckpt.pth", backbone, projector)
     folder = tmp_path / "out"
     convert_checkpoint(path, folder, name="vit_small_cassle_mocov3.in100")

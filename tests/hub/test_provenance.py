@@ -8,6 +8,7 @@ import pytest
 from finished_run import NAME, write_run
 from huggingface_hub import ModelCard
 
+from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.hub.export import export_run
@@ -145,7 +146,8 @@ def test_the_card_of_own_images(tmp_path: Path) -> None:
     assert "- Data: photos (517 images)" in card.text
     assert "emoji" not in card.text
     assert "cassle-zoo train" not in card.text  # there is no record of a command
-    stated = export_run(run, tmp_path / "stated", license="cc-by-4.0")
+    stated = tmp_path / "stated"
+    assert main(["hub", "export", str(run), "-o", str(stated), "--license", "cc-by-4.0"]) == 0
     assert ModelCard.load(stated / "README.md").data.license == "cc-by-4.0"
 
 

@@ -161,7 +161,7 @@ def test_checkout_without_symlinks_fails_to_build(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import cassle_zoo",
+        "import cassle_zoo as cz; assert cz.list_models() and cz.model_info('resnet50_simclr')",
         "from cassle_zoo.cli.main import build_parser; build_parser().format_help()",
         "from cassle_zoo.cli.main import main; main(['list'])",
         "from cassle_zoo.cli.main import main; main(['list', '*resnet18*', '--pretrained'])",

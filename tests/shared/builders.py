@@ -4,8 +4,10 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 
@@ -16,10 +18,18 @@ def make_image(seed: int = 0, size: tuple[int, int] = (40, 34)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """Return the content of a file of a kind that Pillow writes."""
     file = io.BytesIO()
-    image.save(file, kind)
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def tiff(array: Any, **options: Any) -> bytes:
+    """Return the content of a TIFF of any number of channels."""
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
     return file.getvalue()
 
 

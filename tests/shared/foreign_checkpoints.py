@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -44,3 +45,15 @@ def randomise(module: nn.Module) -> nn.Module:
             shift = 1.0 if name.endswith(("weight", "running_var")) else 0.0
             value.copy_(shift + 0.3 * (torch.rand(value.shape) - 0.5))
     return module.eval()
+
+
+def resnet18() -> nn.Module:
+    """Return torchvision's network without its classifier."""
+    model = torchvision.models.resnet18()
+    model.fc = nn.Identity()
+    return randomise(model)
+
+
+def prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's state under other names, as it is inside another module."""
+    return {f"{prefix}{key}": value for key, value in module.state_dict().items()}

@@ -10,7 +10,7 @@ from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.trainer import Trainer
 
-FaultAt = Callable[[int, Callable[[], Any]], contextlib.AbstractContextManager[None]]
+FaultAt = Callable[..., contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +37,18 @@ def config(images: Path) -> TrainConfig:
 
 @pytest.fixture
 def fault_at() -> FaultAt:
-    """Return a context in which a fault happens before a step."""
+    """Return a context in which a fault happens before a step; by default Ctrl-C."""
 
     @contextlib.contextmanager
-    def fault_at(step: int, fault: Callable[[], Any]) -> Iterator[None]:
+    def fault_at(
+        step: int, fault: Callable[[], Any] | BaseException | None = None
+    ) -> Iterator[None]:
         train_step = Trainer.train_step
 
         def faulty(self: Trainer, *args: Any) -> dict[str, float]:
             if self.step == step:
+                if fault is None or isinstance(fault, BaseException):
+                    raise fault or KeyboardInterrupt
                 fault()
             return train_step(self, *args)
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from changes import change
 
 from cassle_zoo.common.errors import DataError, NotEnoughMemoryError
 from cassle_zoo.train.config import TrainConfig
@@ -13,10 +14,6 @@ from cassle_zoo.train.main import run_from_cli
 from cassle_zoo.train.methods.byol import BYOLConfig
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.trainer import Trainer
-
-
-def with_data(config: TrainConfig, **changes: Any) -> TrainConfig:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
 def test_own_data(config: TrainConfig) -> None:
@@ -36,7 +33,7 @@ def test_own_data(config: TrainConfig) -> None:
 
 
 def test_noise(config: TrainConfig) -> None:
-    cost = dry_run(with_data(config, root="", samples=43, workers=2))
+    cost = dry_run(change(config, "data", root="", samples=43, workers=2))
     assert (cost.steps_per_epoch, cost.steps) == (10, 20)
     assert cost.load_seconds is None
     assert cost.seconds == pytest.approx(20 * cost.step_seconds)
@@ -45,7 +42,7 @@ def test_noise(config: TrainConfig) -> None:
 
 def test_the_size_of_known_data(config: TrainConfig) -> None:
     method = BYOLConfig(predictor_features=8)
-    config = dataclasses.replace(with_data(config, root="", dataset="emoji64"), method=method)
+    config = dataclasses.replace(change(config, "data", root="", dataset="emoji64"), method=method)
     cost = dry_run(config)
     assert cost.steps_per_epoch == 8718 // 4
     parts = cost.parameters
@@ -58,20 +55,20 @@ def test_the_size_of_known_data(config: TrainConfig) -> None:
 
 def test_unknown_size(config: TrainConfig) -> None:
     with pytest.raises(DataError, match=r"--data\.samples"):
-        dry_run(with_data(config, root=""))
+        dry_run(change(config, "data", root=""))
 
 
 def test_the_size_of_data_that_the_name_says(config: TrainConfig) -> None:
-    changed = dataclasses.replace(with_data(config, root=""), name="my.in100")
+    changed = dataclasses.replace(change(config, "data", root=""), name="my.in100")
     assert dry_run(changed).steps_per_epoch == 126_689 // 4
 
 
 def test_fewer_steps_than_are_timed(config: TrainConfig) -> None:
-    optim = dataclasses.replace(config.optim, epochs=1, batch_size=22)
-    config = dataclasses.replace(config, optim=optim, method=MoCoV2Config(queue_size=8))
+    config = change(config, "optim", epochs=1, batch_size=22)
+    config = dataclasses.replace(config, method=MoCoV2Config(queue_size=8))
     told: list[str] = []
     cost = dry_run(config, told.append)
-    assert [text.split()[0] for text in told] == ["backbone", "step"]
+    assert [text.split()[0] for text in told] == ["backbone", "step", "peak"]
     assert cost.steps == 1
     assert cost.step_seconds > 0
 
@@ -89,8 +86,7 @@ def test_steps_that_train_the_backbone_are_timed(
 
     monkeypatch.setattr(Trainer, "train_step", step)
     for freeze_epochs, expected in (1.0, [True] * 4), (2.0, [False] * 4):
-        optim = dataclasses.replace(config.optim, freeze_epochs=freeze_epochs)
-        cost = dry_run(dataclasses.replace(config, optim=optim))
+        cost = dry_run(change(config, "optim", freeze_epochs=freeze_epochs))
         assert (cost.steps, trained) == (10, expected)
         trained.clear()
 
@@ -109,7 +105,7 @@ def test_workers_beyond_the_processors_read_no_faster(
 ) -> None:
     monkeypatch.setattr("cassle_zoo.train.dry_run.usable_cores", lambda: 2)
     monkeypatch.setattr("cassle_zoo.train.dry_run._load", lambda *args: (1000.0, _load(*args)[1]))
-    cost = dry_run(with_data(config, workers=8))
+    cost = dry_run(change(config, "data", workers=8))
     assert cost.load_seconds == 500
     assert cost.seconds == 10 * 500
 

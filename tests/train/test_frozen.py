@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from changes import change
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError
@@ -21,10 +22,6 @@ from cassle_zoo.train.trainer import Trainer, build_method
 PER_EPOCH = 5
 NORM_PARAMETERS = ("weight", "bias")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-def adapting(config: TrainConfig, **optim: Any) -> TrainConfig:
-    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, **optim))
 
 
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -43,7 +40,7 @@ def steps(trainer: Trainer, count: int) -> None:
 
 
 def test_the_backbone_is_frozen_at_first(config: TrainConfig) -> None:
-    trainer = Trainer(adapting(config, freeze_epochs=0.6), PER_EPOCH)
+    trainer = Trainer(change(config, "optim", freeze_epochs=0.6), PER_EPOCH)
     backbone, before = trainer.method.backbone, state_of(trainer.method.backbone)
     projector = state_of(trainer.method.projector)
     steps(trainer, 3)
@@ -60,7 +57,7 @@ def test_the_backbone_is_frozen_at_first(config: TrainConfig) -> None:
 
 @pytest.mark.parametrize(("setting", "fixed"), [("eval", STATISTICS), ("frozen", NORM_PARAMETERS)])
 def test_batch_norms(config: TrainConfig, setting: str, fixed: tuple[str, ...]) -> None:
-    trainer = Trainer(adapting(config, backbone_bn=setting), PER_EPOCH)
+    trainer = Trainer(change(config, "optim", backbone_bn=setting), PER_EPOCH)
     backbone: Any = trainer.method.backbone
     norms = {n for n, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
     held = {f"{norm}.{name}" for norm in norms for name in {*STATISTICS, *fixed}}
@@ -76,7 +73,7 @@ def test_batch_norms(config: TrainConfig, setting: str, fixed: tuple[str, ...]) 
 def test_the_teacher_normalises_like_the_backbone(config: TrainConfig) -> None:
     method = MoCoV3Config(hidden_features=16, out_features=8, predictor_features=16)
     config = dataclasses.replace(config, name="auto", method=method)
-    trainer = Trainer(adapting(config, backbone_bn="frozen"), PER_EPOCH)
+    trainer = Trainer(change(config, "optim", backbone_bn="frozen"), PER_EPOCH)
     teacher: Any = trainer.method.teacher
     before = state_of(teacher.backbone)
     steps(trainer, 2)
@@ -85,9 +82,8 @@ def test_the_teacher_normalises_like_the_backbone(config: TrainConfig) -> None:
 
 
 def test_continuing_in_the_middle_is_exact(config: TrainConfig, tmp_path: Any) -> None:
-    config = adapting(
-        config,
-        **{"freeze_epochs": 0.6, "backbone_bn": "frozen", "layer_decay": 0.7, "warmup_epochs": 0.4},
+    config = change(
+        config, "optim", freeze_epochs=0.6, backbone_bn="frozen", layer_decay=0.7, warmup_epochs=0.4
     )
     whole = Trainer(config, PER_EPOCH)
     steps(whole, 7)

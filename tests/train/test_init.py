@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from changes import change
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
@@ -78,8 +79,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def finished(config: TrainConfig, tmp_path: Path) -> Path:
-    snapshots = dataclasses.replace(config.run, snapshot_every=1)
-    train(dataclasses.replace(config, run=snapshots), tmp_path / "first")
+    train(change(config, "run", snapshot_every=1), tmp_path / "first")
     return tmp_path / "first"
 
 
@@ -119,18 +119,19 @@ def test_a_run(config: TrainConfig, finished: Path, part: str) -> None:
     assert method.starting_weights.projector
 
 
-def test_an_unfinished_run_and_a_damaged_checkpoint(config: TrainConfig, finished: Path) -> None:
+def test_an_unfinished_run_and_a_lost_checkpoint(config: TrainConfig, finished: Path) -> None:
     shutil.rmtree(finished / "final")
     (finished / LATEST).write_bytes(b"damaged")
-    method = build_method(starting(config, finished))
-    assert method.starting_weights is not None
-    assert method.starting_weights.name == f"{config.name} (step 8)"
+    start = build_method(starting(config, finished)).starting_weights
+    assert start is not None
+    assert start.name == f"{config.name} (step 8)"
+    (finished / LATEST).unlink()  # as if killed while it was written
+    assert build_method(starting(config, finished)).starting_weights == start
 
 
 @pytest.mark.parametrize("part", ["", LATEST])
 def test_an_unfinished_run_with_an_average(config: TrainConfig, tmp_path: Path, part: str) -> None:
-    optim = dataclasses.replace(config.optim, ema_decay=0.9)
-    train(dataclasses.replace(config, optim=optim), tmp_path)
+    train(change(config, "optim", ema_decay=0.9), tmp_path)
     (tmp_path / "final").rename(tmp_path / "expected")
     method = build_method(starting(config, tmp_path / part))
     for module, name in ((method.backbone, "backbone"), (method.projector, "projector")):
@@ -343,6 +344,7 @@ def test_heads_of_an_unfinished_run_must_agree(
         ("tset_resnet.r160_in1k", UnknownNameError, "Did you mean 'test_resnet.r160_in1k'"),
         ("no/such/file.pth", DataError, "no such file or folder; check the path"),
         ("no_such_name", UnknownNameError, "no file or folder of this name"),
+        ("~no_such_user/file.pth", ConfigError, "no such home folder"),
         ("local-dir:no/such", ModelFolderError, "config.json is missing"),
         ("coatnet_0_224", ConfigError, "timm has no weights of coatnet_0_224"),
     ],

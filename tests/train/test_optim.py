@@ -39,6 +39,16 @@ def test_optimizer_follows_the_paper() -> None:
     assert {g["weight_decay"] for g in split.param_groups} == {0.0, 5e-4}
 
 
+def test_weight_decay_spares_what_timm_names_by_a_pattern() -> None:
+    backbone = timm.create_model("xcit_nano_12_p16_224", num_classes=0)
+    groups = [{"params": [*backbone.parameters()]}]
+    optimizer = build_optimizer(groups, OptimConfig(decay_all=False), backbone)
+    spared = {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert optimizer.param_groups[0]["weight_decay"] == 0.0
+    assert id(backbone.get_parameter("pos_embed.token_projection.weight")) in spared
+    assert id(backbone.get_parameter("blocks.0.attn.qkv.weight")) not in spared
+
+
 def test_weight_decay_of_a_vit() -> None:
     """MoCo-v3's code decays everything that is trained; `decay_all` False asks timm."""
     config = get_recipe("vit_small_cassle_mocov3.in100")

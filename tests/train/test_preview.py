@@ -50,6 +50,12 @@ def test_the_views_are_those_of_the_first_epoch(config: TrainConfig, tmp_path: P
     assert "class0/00.png" in text
 
 
+def test_very_long_images_are_shown(config: TrainConfig, tmp_path: Path) -> None:
+    for name, size in (("wide", (8000, 12)), ("tall", (12, 8000))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    assert write_preview(change(config, "data", root=str(tmp_path)), tmp_path / "views.html") == 2
+
+
 def test_images_are_shown_without_their_colour_profiles() -> None:
     image = Image.new("RGB", (8, 8))
     image.info["icc_profile"] = b"profile"
@@ -80,6 +86,7 @@ def test_an_unreadable_image_is_left_out(config: TrainConfig, images: Path, tmp_
     (own / "<b>.png").write_bytes((images / "class0/00.png").read_bytes())
     assert write_preview(config, tmp_path / "views.html") == 1
     assert "&lt;b&gt;" in (tmp_path / "views.html").read_text()
+    assert "<p>1 image, and" in (tmp_path / "views.html").read_text()
 
 
 def test_bad_places(config: TrainConfig, tmp_path: Path) -> None:
@@ -88,6 +95,15 @@ def test_bad_places(config: TrainConfig, tmp_path: Path) -> None:
             write_preview(config, place)
     with pytest.raises(ConfigError, match="--data PATH"):
         write_preview(change(config, "data", root=""), tmp_path / "views.html")
+
+
+def test_omega_of_an_augmentation_that_is_off_is_refused_as_in_training(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    conditioning = ConditioningConfig(descriptors=("crop", "rotation"))
+    config = dataclasses.replace(config, conditioning=conditioning)
+    with pytest.raises(ConfigError, match="has rotation, but no view is augmented so"):
+        write_preview(config, tmp_path / "views.html")
 
 
 def test_command(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,5 +138,6 @@ def test_local_crops_are_shown_too(config: TrainConfig, tmp_path: Path) -> None:
     page = tmp_path / "views.html"
     views = ViewsConfig(count=3, local=LocalViews(count=2, size=16))
     assert write_preview(dataclasses.replace(config, views=views), page) == IMAGES
+    assert "views of 32 × 32\npixels (the last 2: 16 × 16) that" in page.read_text("utf-8")
     shown = views_on(page.read_text())
     assert [len(view) for view in shown] == [*[3 * 32 * 32] * 3, *[3 * 16 * 16] * 2] * IMAGES

@@ -1,12 +1,9 @@
 """What timm users expect of a model works with ours, and wrong weights never load silently."""
 
-import dataclasses
-import json
 import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +21,14 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
     WeightsUnavailableError,
 )
-from cassle_zoo.common.files import sha256
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
+from cassle_zoo.store.folder import MODEL_FILE
 from cassle_zoo.zoo import registry
 
 NAME = "resnet18_cassle_simclr.emoji64"
 UNRELEASED = "resnet50_cassle_simclr.in100"
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
-
-Publish = Callable[[dict[str, Tensor]], Path]
 
 
 def backbone_state() -> dict[str, Tensor]:
@@ -44,27 +38,6 @@ def backbone_state() -> dict[str, Tensor]:
         key: torch.rand_like(value).half() if value.is_floating_point() else value + 3
         for key, value in model.state_dict().items()
     }
-
-
-@pytest.fixture
-def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """Put weights where the package keeps those of NAME, with the hash that they have."""
-    monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", tmp_path)
-
-    def put(state: dict[str, Tensor]) -> Path:
-        path = tmp_path / NAME / MODEL_FILE
-        path.parent.mkdir()
-        save_file(state, path)
-        config = path.with_name(CONFIG_FILE)
-        spec, backbone = MODEL_SPECS[NAME], timm.create_model("resnet18", num_classes=0)
-        made = registry.make_config(spec, backbone, projector=None, training={})
-        config.write_text(json.dumps(made))
-        hashes = {file.name: sha256(file) for file in (path, config)}
-        hashed = dataclasses.replace(MODEL_SPECS[NAME], sha256=hashes)
-        monkeypatch.setitem(MODEL_SPECS, NAME, hashed)
-        return path
-
-    return put
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +156,9 @@ def test_the_model_exports_to_onnx(model: nn.Module, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [NAME, NAME.partition(".")[0]])
-def test_pretrained_loads_every_weight_in_float32(publish: Publish, name: str) -> None:
+def test_pretrained_loads_every_weight_in_float32(publish: Any, name: str) -> None:
     state = backbone_state()
-    publish(state)
+    publish(NAME, state)
     loaded = timm.create_model(name, pretrained=True).state_dict()
     assert loaded.keys() == state.keys()
     for key, value in loaded.items():
@@ -193,9 +166,9 @@ def test_pretrained_loads_every_weight_in_float32(publish: Publish, name: str) -
         assert torch.equal(value, state[key].to(value.dtype)), key
 
 
-def test_pretrained_with_classifier_channels_and_feature_maps(publish: Publish) -> None:
+def test_pretrained_with_classifier_channels_and_feature_maps(publish: Any) -> None:
     state = backbone_state()
-    publish(state)
+    publish(NAME, state)
     model: Any = timm.create_model(NAME, pretrained=True, num_classes=5, in_chans=1)
     assert model.fc.weight.shape == (5, 512)
     assert torch.equal(model.layer4[1].bn2.running_var, state["layer4.1.bn2.running_var"].float())
@@ -207,8 +180,8 @@ def test_pretrained_with_classifier_channels_and_feature_maps(publish: Publish) 
     assert torch.equal(weight, state["layer2.0.conv1.weight"].float())
 
 
-def test_a_changed_file_is_refused(publish: Publish) -> None:
-    path = publish(backbone_state())
+def test_a_changed_file_is_refused(publish: Any) -> None:
+    path = publish(NAME, backbone_state())
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -216,8 +189,8 @@ def test_a_changed_file_is_refused(publish: Publish) -> None:
         timm.create_model(NAME, pretrained=True)
 
 
-def test_the_hash_is_checked_when_timm_hands_over_a_resolved_config(publish: Publish) -> None:
-    path = publish(backbone_state())
+def test_the_hash_is_checked_when_timm_hands_over_a_resolved_config(publish: Any) -> None:
+    path = publish(NAME, backbone_state())
     cfg: Any = timm.create_model(NAME, pretrained=True).pretrained_cfg
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ChecksumError):
@@ -226,34 +199,36 @@ def test_the_hash_is_checked_when_timm_hands_over_a_resolved_config(publish: Pub
         timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay={"crop_pct": 0.9})
 
 
-def test_a_missing_file_is_refused(publish: Publish) -> None:
-    publish(backbone_state()).unlink()
+def test_a_missing_file_is_refused(publish: Any) -> None:
+    publish(NAME, backbone_state()).unlink()
     with pytest.raises(ModelFolderError, match=r"model\.safetensors is missing"):
         timm.create_model(NAME, pretrained=True)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"num_classes": 5}, {"features_only": True}])
-def test_a_file_that_lacks_a_weight_is_refused(publish: Publish, kwargs: dict[str, Any]) -> None:
+def test_a_file_that_lacks_a_weight_is_refused(publish: Any, kwargs: dict[str, Any]) -> None:
     state = backbone_state()
     del state["layer3.0.bn1.running_mean"]
-    publish(state)
+    publish(NAME, state)
     with pytest.raises(ModelFolderError, match=r"1 missing: layer3\.0\.bn1\.running_mean"):
         timm.create_model(NAME, pretrained=True, **kwargs)
 
 
-def test_a_file_with_a_foreign_weight_is_refused(publish: Publish) -> None:
-    publish({**backbone_state(), "extra.weight": torch.zeros(1)})
+def test_a_file_with_a_foreign_weight_is_refused(publish: Any) -> None:
+    publish(NAME, {**backbone_state(), "extra.weight": torch.zeros(1)})
     with pytest.raises(ModelFolderError, match=r"1 unexpected: extra\.weight"):
         timm.create_model(NAME, pretrained=True, num_classes=5)
 
 
-def test_an_argument_that_changes_the_architecture_is_refused(publish: Publish) -> None:
-    publish(backbone_state())
+def test_an_argument_that_changes_the_architecture_is_refused(publish: Any) -> None:
+    publish(NAME, backbone_state())
     with pytest.raises(ModelFolderError, match=r"missing.*unexpected.*architecture"):
         timm.create_model(NAME, pretrained=True, stem_type="deep", num_classes=5)
 
 
-@pytest.mark.parametrize("name", [UNRELEASED, "resnet18_simclr.stl10"])
+@pytest.mark.parametrize(
+    "name", [UNRELEASED, "resnet18_simclr.stl10", "vit_small_cassle_mocov3.in100"]
+)
 def test_unpublished_weights_are_an_error_that_says_how_to_get_them(name: str) -> None:
     assert not MODEL_SPECS[name].released
     command = f"cassle-zoo train {name} --data PATH --out RUN"

@@ -1,30 +1,19 @@
 """What timm users expect of a ViT; what holds for every model is in test_registry.py."""
 
-import dataclasses
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 import cassle_zoo
-from cassle_zoo.common.errors import ModelFolderError, WeightsUnavailableError
-from cassle_zoo.common.files import sha256
+from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.specs import MODEL_SPECS
-from cassle_zoo.store import folder as model_folder
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
-from cassle_zoo.zoo.registry import make_config
 from cassle_zoo.zoo.vit import has_sincos_positions
 
 NAME = "vit_small_cassle_mocov3.in100"
-
-Publish = Callable[[dict[str, Tensor]], None]
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +27,6 @@ def state() -> dict[str, Tensor]:
     """Random weights, exact in half precision."""
     shapes = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
     return {key: torch.randn(value.shape).half() * 0.1 for key, value in shapes.items()}
-
-
-@pytest.fixture
-def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
-    """Put weights where the package keeps those of NAME, with the hash that they have."""
-    monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", tmp_path)
-
-    def put(state: dict[str, Tensor]) -> None:
-        folder = tmp_path / NAME
-        folder.mkdir()
-        config = make_config(
-            MODEL_SPECS[NAME], timm.create_model(NAME), projector=None, training={}
-        )
-        (folder / CONFIG_FILE).write_text(json.dumps(config))
-        save_file(state, folder / MODEL_FILE)
-        hashes = {file.name: sha256(file) for file in folder.iterdir()}
-        hashed = dataclasses.replace(MODEL_SPECS[NAME], sha256=hashes)
-        monkeypatch.setitem(MODEL_SPECS, NAME, hashed)
-
-    return put
 
 
 def test_a_model_is_mocov3s_headless_vit(model: Any) -> None:
@@ -118,10 +87,8 @@ def test_the_model_compiles_and_exports() -> None:
         torch.testing.assert_close(program.module()(images), model(images))
 
 
-def test_pretrained_loads_every_weight_in_float32(
-    publish: Publish, state: dict[str, Tensor]
-) -> None:
-    publish(state)
+def test_pretrained_loads_every_weight_in_float32(publish: Any, state: dict[str, Tensor]) -> None:
+    publish(NAME, state)
     loaded = timm.create_model(NAME, pretrained=True).state_dict()
     assert loaded.keys() == state.keys()
     for key, value in loaded.items():
@@ -133,9 +100,9 @@ def test_pretrained_loads_every_weight_in_float32(
 
 
 def test_pretrained_with_classifier_channels_and_size(
-    publish: Publish, state: dict[str, Tensor]
+    publish: Any, state: dict[str, Tensor]
 ) -> None:
-    publish(state)
+    publish(NAME, state)
     model: Any = timm.create_model(NAME, pretrained=True, num_classes=5, in_chans=1, img_size=64)
     assert model.head.weight.shape == (5, 384)
     assert model.pos_embed.shape == (1, 17, 384)
@@ -146,13 +113,8 @@ def test_pretrained_with_classifier_channels_and_size(
 
 @pytest.mark.parametrize("kwargs", [{}, {"num_classes": 5}, {"features_only": True}])
 def test_a_file_that_lacks_a_weight_is_refused(
-    publish: Publish, state: dict[str, Tensor], kwargs: dict[str, Any]
+    publish: Any, state: dict[str, Tensor], kwargs: dict[str, Any]
 ) -> None:
-    publish({key: value for key, value in state.items() if key != "blocks.2.norm1.bias"})
+    publish(NAME, {key: value for key, value in state.items() if key != "blocks.2.norm1.bias"})
     with pytest.raises(ModelFolderError, match=r"1 missing: blocks\.2\.norm1\.bias"):
         timm.create_model(NAME, pretrained=True, **kwargs)
-
-
-def test_unpublished_weights_are_an_error() -> None:
-    with pytest.raises(WeightsUnavailableError, match=f"cassle-zoo train {NAME}"):
-        timm.create_model(NAME, pretrained=True)

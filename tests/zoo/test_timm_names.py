@@ -42,23 +42,16 @@ def test_architectures_without_weights() -> None:
         check_timm_tag(f"{bare}.nope")
 
 
-def test_weights_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr(timm, "create_model", fail)
-    monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: False)
-    with pytest.raises(WeightsUnavailableError, match=r"resnet18 cannot be loaded: no network"):
-        create_model("resnet18", pretrained=True)
-
-
-def test_no_message_tells_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_loaded_are_an_error_that_tells_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("no answer of https://user:hunter2@mirror.org/resnet18")
 
     monkeypatch.setattr(timm, "create_model", fail)
     monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: False)
-    with pytest.raises(WeightsUnavailableError, match=r"https://\*\*\*@mirror\.org") as caught:
+    message = r"resnet18 cannot be loaded: no answer of https://\*\*\*@mirror\.org"
+    with pytest.raises(WeightsUnavailableError, match=message) as caught:
         create_model("resnet18", pretrained=True)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 

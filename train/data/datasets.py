@@ -6,12 +6,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
-from timm.data import ImageDataset, create_dataset
+from timm.data import create_dataset
 from timm.utils.misc import natural_key
 from torch.utils.data import Dataset, IterableDataset
 
 from cassle_zoo.common.bands import open_channels
-from cassle_zoo.common.errors import DataError, MissingDependencyError, unknown_name
+from cassle_zoo.common.errors import CassleZooError, DataError, MissingDependencyError, unknown_name
 from cassle_zoo.common.images import Array, UnreadableImageError, image_endings, open_image
 from cassle_zoo.data.emoji64 import pretraining_dataset
 from cassle_zoo.data.listing import counts_as_image, list_images
@@ -78,7 +78,7 @@ def open_dataset(config: DataConfig, channels: int = 3) -> Any:
     if config.image_column and not isinstance(dataset, SavedDataset):
         raise DataError(
             f"--data.image-column {config.image_column!r} is for folders written by `save_to_disk` "
-            f"of datasets, and {config.root!r} is none; leave it out."
+            f"of datasets and for hfds/NAME, and {config.root!r} is neither; leave it out."
         )
     if not config.is_stream and config.samples not in (None, len(dataset)):
         raise DataError(
@@ -123,6 +123,7 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
     """All images of a tar archive, found by the same rules as in a folder.
 
     Attributes:
+        labels: Label of each image.
         notes: A line if the archive has no end mark.
     """
 
@@ -150,9 +151,9 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
         self.notes = self._tar.notes
         # The order of timm's reader of archives.
         self._order = sorted(range(len(names)), key=lambda index: natural_key(names[index]))  # type: ignore[no-untyped-call]
-        folders = [PurePosixPath(name).parent.name for name in names]
+        folders = [PurePosixPath(names[index]).parent.name for index in self._order]
         number = {name: i for i, name in enumerate(sorted(set(folders), key=natural_key))}
-        self._labels = [number[folder] for folder in folders]
+        self.labels = [number[folder] for folder in folders]
 
     def __len__(self) -> int:
         return len(self._order)
@@ -164,8 +165,7 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
             UnreadableImageError: If it cannot be decoded.
             OSError: If the archive cannot be read.
         """
-        image = open_channels(self.encoded(index), self._channels)
-        return image, self._labels[self._order[index]]
+        return open_channels(self.encoded(index), self._channels), self.labels[index]
 
     def encoded(self, index: int) -> bytes:
         """Return the bytes of an image's file.
@@ -180,8 +180,8 @@ class TarImages(Dataset[tuple[Image.Image | Array, int]]):
         return self._tar.names[self._order[index]]
 
 
-class TimmImages(Dataset[tuple[Image.Image, int]]):
-    """Images of a timm or torchvision dataset (or reader); bad images raise, none is hidden."""
+class TorchImages(Dataset[tuple[Image.Image, int]]):
+    """Images of a torchvision dataset; bad images raise, none is hidden."""
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -197,16 +197,13 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
         """
         # Its decoders can raise anything: decompression bombs, struct.error, SyntaxError, ...
         try:
-            source, label = self.source[index]
+            image, label = self.source[index]
         except MemoryError:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise UnreadableImageError(self.filename(index), reason) from error
-        image = open_image(source)
-        if not isinstance(source, Image.Image):
-            source.close()
-        return image, -1 if label is None else label
+        return open_image(image), -1 if label is None else label
 
     def filename(self, index: int) -> str:
         """Return the name of the image's file, within its folder, or its number."""
@@ -217,7 +214,7 @@ class TimmImages(Dataset[tuple[Image.Image, int]]):
 
 
 class SavedDataset(Dataset[tuple[Image.Image, int]]):
-    """Images, and labels if any, of a dataset written by `save_to_disk`."""
+    """Images, and labels if any, of a dataset of the `datasets` library."""
 
     def __init__(self, images: SavedImages, labels: list[int] | None) -> None:
         self._images = images
@@ -232,10 +229,7 @@ class SavedDataset(Dataset[tuple[Image.Image, int]]):
         Raises:
             UnreadableImageError: If it cannot be read.
         """
-        try:
-            image, _ = self._images[index]
-        except (OSError, TypeError) as error:  # the file is gone, or there is no image in the row
-            raise UnreadableImageError(self.filename(index), str(error)) from error
+        image, _ = self._images[index]
         return image, -1 if self._labels is None else self._labels[index]
 
     def filename(self, index: int) -> str:
@@ -256,18 +250,23 @@ def _open_saved(root: Path, split: str, column: str) -> SavedDataset:
         parts = list(splits.values())
     else:
         raise DataError(f"{str(root)!r} is one split without a name; leave out --data.split.")
+    return _images_of(parts, column, str(root))
+
+
+def _images_of(parts: list[Any], column: str, name: str) -> SavedDataset:
+    """Find the images of datasets of the `datasets` library, and their labels if there are any."""
     first = parts[0]
     if column and column not in first.features:
         raise unknown_name("data.image_column", column, first.features)
     columns = [column] if column else columns_of(first, "Image")
     if len(columns) != 1:
         raise DataError(
-            f"{str(root)!r} has {len(columns) or 'no'} columns of type Image among "
+            f"{name!r} has {len(columns) or 'no'} columns of type Image among "
             f"{', '.join(first.features)}; pass one with --data.image-column."
         )
     images = SavedImages([undecoded(part, columns[0]) for part in parts], columns[0])
     if not len(images):
-        raise DataError(f"{str(root)!r} holds no images; give a dataset that does.")
+        raise DataError(f"{name!r} holds no images; give a dataset that does.")
     named = columns_of(first, "ClassLabel")
     labels = None
     if len(named) == 1 and all(
@@ -314,8 +313,14 @@ def _open_timm(config: DataConfig) -> Any:
         num_samples=config.samples,
         input_img_mode="RGB",
     )
-    prefix = config.dataset.partition("/")[0]
+    prefix, _, name = config.dataset.partition("/")
     try:
+        if prefix == "hfds":  # timm's reader wants a column `label`, and images in `image`
+            from datasets import load_dataset
+
+            part: Any = load_dataset(name, split=config.split, cache_dir=config.root)
+            usual = "image" if "image" in part.features else ""
+            return _images_of([part], config.image_column or usual, config.dataset)
         if prefix == "wds":
             import webdataset  # noqa: F401
 
@@ -324,18 +329,18 @@ def _open_timm(config: DataConfig) -> Any:
         if config.dataset == "torch/stl10":  # which timm's factory leaves out
             from torchvision.datasets import STL10
 
-            return TimmImages(STL10(config.root, split=config.split))
+            return TorchImages(STL10(config.root, split=config.split))
         dataset = create()
+    except CassleZooError:
+        raise
     except ImportError as error:
         raise MissingDependencyError(
             f"{prefix}/ datasets need {error.name}: pip install {_PACKAGES[prefix]}."
         ) from error
-    except DataError:
-        raise
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         raise DataError(
             f"cannot open dataset {config.dataset!r} at {config.root!r}: {error}"
         ) from error
     if isinstance(dataset, IterableDataset):
         return TimmStream(create, int(getattr(dataset.reader, "num_samples", 0)))  # type: ignore[attr-defined]
-    return TimmImages(dataset.reader if isinstance(dataset, ImageDataset) else dataset)
+    return TorchImages(dataset)

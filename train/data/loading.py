@@ -18,7 +18,7 @@ from cassle_zoo.augmentation.augment import AugmentConfig, draw_uniforms, view_g
 from cassle_zoo.augmentation.crop import crop_box, cut_crops, reduction_for_crops, scale_boxes
 from cassle_zoo.common.bands import open_scaled
 from cassle_zoo.common.devices import pick_device
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import CassleZooError, DataError
 from cassle_zoo.common.faults import receive, start_worker
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.train.config import TrainConfig
@@ -115,7 +115,8 @@ class MapViews(Dataset[Sample]):
                 generator = view_generator(self.crops.seed, epoch, wanted, -1 - attempt)
                 sample = int(torch.randint(len(self.dataset), (), generator=generator))
             try:
-                views = self.crops(self._source(sample), epoch, sample)
+                # Not those of `sample`, which are in the epoch, too.
+                views = self.crops(self._source(sample), epoch, wanted)
             except (UnreadableImageError, OSError) as error:
                 reason = error
                 continue
@@ -162,10 +163,7 @@ def steps_per_epoch(dataset: Any, batch_size: int) -> int:
     Raises:
         DataError: If there is not even one, or the size of a stream is unknown.
     """
-    try:
-        length = len(dataset)
-    except TypeError:
-        length = 0
+    length = len(dataset)
     if length == 0:
         raise DataError("the dataset is empty or does not state its size; pass --data.samples N.")
     if length < batch_size:
@@ -212,9 +210,11 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         made = _loader(config, MapViews(dataset, crops), batch_sampler=keys, pin_memory=pin)
     try:
         yield from receive(made, advice(size))
-    except DataError as error:
+    except CassleZooError as error:
         # A worker's error comes with its traceback as text; the last line is the message.
-        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error.__cause__
+        kind = type(error)
+        message = str(error).rpartition(f"{kind.__name__}: ")[2].strip()
+        raise kind(message) from error.__cause__
 
 
 def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any]:

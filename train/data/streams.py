@@ -14,7 +14,9 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.images import UnreadableImageError
+from cassle_zoo.common.seeds import seed_of
 from cassle_zoo.train.data.shards import Shards, StreamSample
+from cassle_zoo.train.distributed.process_group import rank, world_size
 from cassle_zoo.train.run.faults import BadImages
 
 Sample = dict[str, Tensor]
@@ -26,9 +28,11 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
     timm's readers remember in which worker, and how far, they were first read.
     """
 
-    def __init__(self, open_stream: Callable[[], Any], length: int) -> None:
+    def __init__(self, open_stream: Callable[..., Any], length: int) -> None:
         self._open = open_stream
         self._length = length
+        # Workers that were spawned, not forked, would all take themselves for process 0 of 1.
+        self._process = {"dist_rank": rank(), "dist_num_replicas": world_size()}
 
     def __len__(self) -> int:
         """Return the number of images, 0 if unknown."""
@@ -39,9 +43,9 @@ class TimmStream(IterableDataset[tuple[Image.Image, int]]):
 
     def read(self, seed: int, epoch: int, repeat: int) -> Iterator[StreamSample]:
         """Yield the images of an epoch, each identified by a checksum of its pixels."""
-        stream = self._open()
-        if hasattr(stream, "set_epoch"):
-            stream.set_epoch(epoch)
+        stream = self._open(seed=seed_of(seed, repeat))
+        vars(stream.reader).update(self._process)
+        stream.set_epoch(epoch)
         for image, label in _unbroken(stream):
             number = zlib.crc32(image.tobytes())
             yield StreamSample(number=number, source=image, label=label, name=f"number {number}")
@@ -82,27 +86,19 @@ class StreamViews(IterableDataset[Sample | StreamSample]):
     reading: tuple[int, int, int]
 
     def __iter__(self) -> Iterator[Sample | StreamSample]:
-        epoch = self.reading[1]
+        _, epoch, repeat = self.reading
         for item in self.dataset.read(*self.reading):
             made: Sample | StreamSample = item
             try:
-                if item.source is not None:
-                    made = _shared(self.crop(item.source, epoch, item.number))
+                if item.source is not None:  # shown again, an image has other views
+                    made = self.crop(item.source, epoch, item.number + (repeat << 64))
+                    # Else torch does it in a thread of the worker, whose errors are lost: if shared
+                    # memory were full, the main process would wait forever.
+                    for value in made.values() if get_worker_info() else ():
+                        value.share_memory_()
             except (UnreadableImageError, OSError):
                 made = StreamSample(number=item.number, name=item.name)
             yield made
-
-
-def _shared(sample: Sample) -> Sample:
-    """Move a worker's sample to shared memory.
-
-    torch would do so in a thread of the worker, whose errors are lost: if shared memory were full,
-    the main process would wait forever.
-    """
-    if get_worker_info() is not None:
-        for value in sample.values():
-            value.share_memory_()
-    return sample
 
 
 def stream_batches(

@@ -8,13 +8,7 @@ from safetensors.torch import save
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.files import write_bytes
-from cassle_zoo.records import (
-    BACKBONE_FILE,
-    EXPORT_FILE,
-    PROJECTOR_FILE,
-    RunExport,
-    code_version,
-)
+from cassle_zoo.records import BACKBONE_FILE, EXPORT_FILE, PROJECTOR_FILE, RunExport, code_version
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.run.fingerprint import Fingerprint

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cassle_zoo.common import faults
 from cassle_zoo.common.errors import DataError, NonFiniteLossError, ProcessLostError
 
 SMALLEST_LOSS_SCALE = 2.0**-20  # fp16's smallest number is 2^-24
 _CONTINUES = "The same command continues."
+_DIVERGED = (
+    "the last checkpoint is from before. Usual reasons: a learning rate that is too high "
+    "(--optim.base-lr), or too little warm-up (--optim.warmup-epochs); --run.precision fp32 rules "
+    "out rounding."
+)
 
 
 class BadImages:
@@ -56,11 +61,18 @@ def check_finite(loss: float, step: int) -> None:
         NonFiniteLossError: If it is NaN or infinite.
     """
     if not math.isfinite(loss):
-        raise NonFiniteLossError(
-            f"the loss became {loss} at step {step + 1}; the last checkpoint is from before. "
-            "Usual reasons: a learning rate that is too high (--optim.base-lr), or too little "
-            "warm-up (--optim.warmup-epochs); --run.precision fp32 rules out rounding."
-        )
+        raise NonFiniteLossError(f"the loss became {loss} at step {step + 1}; {_DIVERGED}")
+
+
+def check_finite_weights(method: nn.Module, step: int) -> None:
+    """Check weights before they are stored: from others no run could continue.
+
+    Raises:
+        NonFiniteLossError: If one is NaN or infinite.
+    """
+    for name, weights in method.named_parameters():
+        if not weights.isfinite().all():
+            raise NonFiniteLossError(f"step {step} made {name} NaN or infinite; {_DIVERGED}")
 
 
 def check_loss_scale(scale: float, step: int) -> None:

@@ -1,6 +1,7 @@
 """Fingerprints of a run, settings and images: the same when continued, and in all processes."""
 
 import dataclasses
+import hashlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.files import names_sha256, read_json, write_json
+from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.records import RENAMED_SETTINGS, START, StartingWeights
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
@@ -39,8 +40,10 @@ def images_fingerprint(dataset: Any) -> Fingerprint:
     # The indices of a stream's images are not 0, 1, 2, ...
     if not hasattr(dataset, "filename") or isinstance(dataset, IterableDataset):
         return {"count": len(dataset), "names": None}
-    names = names_sha256(dataset.filename(index) for index in range(len(dataset)))
-    return {"count": len(dataset), "names": names}
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        digest.update(dataset.filename(index).encode("utf-8", "surrogateescape") + b"\0")
+    return {"count": len(dataset), "names": digest.hexdigest()}
 
 
 def write_settings(
@@ -54,10 +57,7 @@ def write_settings(
 
 
 def check_same_run(
-    config: TrainConfig,
-    out: Path,
-    images: Fingerprint | None = None,
-    source: Source | None = None,
+    config: TrainConfig, out: Path, images: Fingerprint | None = None, source: Source | None = None
 ) -> TrainConfig:
     """Check that `out` does not hold a run with other settings, `images` or starting weights.
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from cassle_zoo.augmentation.augment import AugmentConfig
-from cassle_zoo.common.bands import ToBands, open_channels
-from cassle_zoo.common.images import UnreadableImageError
+from cassle_zoo.common.bands import ToBands, open_channels, open_scaled
+from cassle_zoo.common.images import Array, UnreadableImageError
 from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.nearest import knn_predict
+from cassle_zoo.features.transform import reduction_for
 
 _BATCH = 100
 
@@ -23,13 +25,17 @@ _BATCH = 100
 class Monitor:
     """Classifies half of a fixed set of training images by their neighbours in the other half."""
 
-    def __init__(self, dataset: Any, augment: AugmentConfig, samples: int) -> None:
+    def __init__(
+        self, dataset: Any, augment: AugmentConfig, samples: int, *, fast: bool = False
+    ) -> None:
         """Choose up to `samples` images, evenly spread over the dataset (the first of a stream).
 
         Args:
             dataset: Yields (PIL image, label).
             augment: Size, mean and standard deviation of the network's input.
             samples: How many images to look at.
+            fast: Whether large JPEGs may be decoded smaller. Whole photographs can take longer than
+                other processes wait.
         """
         self.dataset = dataset
         self.samples = samples
@@ -41,6 +47,7 @@ class Monitor:
             mean=augment.mean,
             std=augment.std,
         )
+        self.reduction = reduction_for(self.transform) if fast else None
 
     def __call__(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
         """Measure a backbone; its mode (training or not) is restored.
@@ -79,11 +86,18 @@ class Monitor:
             pixels: Any = open_channels(image, self.channels)
             if not isinstance(pixels, Image.Image):
                 pixels = ToBands(self.channels)(pixels)
-            yield self.transform(pixels), -1 if label is None else int(label)
+            # Datasets of the Hub have labels of any kind, such as texts.
+            yield self.transform(pixels), int(label) if isinstance(label, Integral) else -1
 
-    def _spread(self) -> Iterator[tuple[Image.Image, int | None]]:
+    def _spread(self) -> Iterator[tuple[Image.Image | Array, Any]]:
         count = min(self.samples, len(self.dataset))
+        encoded = getattr(self.dataset, "encoded", lambda _: None)
         for index in range(count):
+            number = index * len(self.dataset) // count
             # The loop reports bad images; here they are only left out.
             with contextlib.suppress(UnreadableImageError, OSError):
-                yield self.dataset[index * len(self.dataset) // count]
+                if (source := encoded(number)) is None:
+                    yield self.dataset[number]
+                else:
+                    image, _ = open_scaled(source, self.channels, self.reduction)
+                    yield image, self.dataset.labels[number]

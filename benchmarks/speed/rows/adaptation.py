@@ -34,7 +34,8 @@ def measure(rounds: int) -> Row:
     decoded in this process. `adapt` is the recipe after its epoch with a frozen backbone; `SimCLR`
     is the same method as the peer's.
     """
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # OpenCV's threads, too
+    if hasattr(os, "sched_setaffinity"):  # not on macOS
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # OpenCV's threads, too
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = jpeg_folder(Path(folder, "images"), BATCH * STEPS)

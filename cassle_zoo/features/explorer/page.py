@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.templates import render
@@ -161,16 +161,16 @@ def explorer_page(
             }
         )
     folders, names = _split(sources)
-    listed = sorted(set(folders))
+    listed = {folder: number for number, folder in enumerate(sorted(set(folders)))}
     # Parents, too, so that choosing one shows everything below it.
     choices = sorted({folder[: m.end()] for folder in listed for m in re.finditer("[^/]+", folder)})
     data = {
         "names": names,
-        "folders": listed,
-        "folder": [listed.index(folder) for folder in folders],
+        "folders": list(listed),
+        "folder": [listed[folder] for folder in folders],
         "k": k,
         "spaces": shown,
-        "agreement": _rounded(agreement(*ranked)) if len(ranked) == 2 else [],
+        "agreement": (agreement(*ranked) * 1000).round().int().tolist() if ranked[1:] else [],
     }
     return render(
         "cassle_zoo.features",
@@ -190,7 +190,3 @@ def _split(sources: Sequence[str]) -> tuple[list[str], list[str]]:
     levels = zip(*(folders[:-1] for folders in parts), strict=False)
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
     return ["/".join(p[shared:-1]) for p in parts], [p[-1] for p in parts]
-
-
-def _rounded(values: Tensor) -> list[int]:
-    return (values * 1000).round().int().tolist()

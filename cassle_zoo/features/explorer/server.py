@@ -1,6 +1,7 @@
 """A server of one page on loopback."""
 
 import re
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -54,7 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            with suppress(ConnectionError):  # the reader went away
+                self.wfile.write(content)
 
     def log_message(self, *args: object) -> None:
         """Stay silent."""

@@ -9,7 +9,7 @@ const form = $('form'), list = $('#all ul'), panel = $('#panel');
 const canvas = $('canvas'), context = canvas.getContext('2d');
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
 const say = text => { $('[role=status]').textContent = text; };
-let space = 0, cursor = -1, chosen = -1;
+let cursor = -1, chosen = -1;
 
 function make(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
@@ -167,7 +167,6 @@ function moveTo(target) {
 }
 
 function setSpace(which) {
-  space = which;
   moveTo(Float32Array.from(spaces[which].points));
   $('#how').textContent = `Map: ${spaces[which].layout}.`;
 }
@@ -270,7 +269,7 @@ function neighbourItem(i, cosine, only) {
 }
 
 function choose(i, quiet = false) {
-  if (!(i >= 0 && i < count)) return;
+  if (!(i in names)) return;
   if (items[chosen]) items[chosen].firstChild.removeAttribute('aria-current');
   chosen = i;
   if (items[i]) items[i].firstChild.setAttribute('aria-current', 'true');
@@ -283,15 +282,14 @@ function choose(i, quiet = false) {
     return make('div', {className: which ? 'second' : 'first'},
       make('h3', {}, own.name), make('ol', {}, ...nearest));
   });
-  let summary = `${fullName(i)} chosen.`;
-  if (found.length === 2)
-    summary += ` ${found[0].filter(other => found[1].includes(other)).length} of ${k} neighbours in common.`;
+  const common = found.length < 2 ? ''
+    : `${found[0].filter(other => found[1].includes(other)).length} of ${k} neighbours in common.`;
   panel.replaceChildren(
     make('div', {className: 'chosen'}, picture(i, names[i]),
       make('div', {}, make('h2', {dir: 'auto'}, names[i]), make('div', {className: 'faint', dir: 'auto'}, data.folders[data.folder[i]]),
-        make('div', {}, found.length === 2 ? summary.slice(fullName(i).length + 9) : ''))),
+        make('div', {}, common))),
     make('div', {className: 'found'}, ...parts));
-  if (!quiet) { say(summary); toAddress(); show(i); }
+  if (!quiet) { say(`${fullName(i)} chosen. ${common}`.trim()); toAddress(); show(i); }
 }
 
 // ---- The list: its first part, which grows as one goes down ----
@@ -402,5 +400,4 @@ form.addEventListener('input', () => { filter(); toAddress(); });
 form.addEventListener('submit', event => event.preventDefault());
 if ($('#order')) $('#order').addEventListener('change', order);
 addEventListener('hashchange', fromAddress);
-$('#how').textContent = `Map: ${spaces[0].layout}.`;
 fromAddress();

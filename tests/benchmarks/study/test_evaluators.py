@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
 from benchmarks.study.evaluators import GALLERY_TASKS, MainDirections, mean_colours, neighbours
+from cassle_zoo.common.errors import DataError
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
 from cassle_zoo.eval.sources import open_source
 
@@ -50,6 +51,12 @@ def test_agrees_with_sklearn(context: EvalContext) -> None:
         assert found[f"variance_{count}"] == pytest.approx(fraction)
     assert found["r2_1"] < found["r2_3"] < found["r2_4"]
     assert found["r2_4"] == pytest.approx(1, abs=1e-3)
+
+
+def test_images_of_one_colour_have_no_r2(context: EvalContext) -> None:
+    context.data = dataclasses.replace(context.data, images=[context.data.images[0]] * 60)
+    with pytest.raises(DataError, match="not defined for output 0, output 1, output 2"):
+        MainDirections(components=(1,)).evaluate(context)
 
 
 def test_mean_colours_are_fractions() -> None:

@@ -263,17 +263,9 @@ def test_other_data_are_refused(runner: StudyRunner, record: Record, tmp_path: P
     record.save(runner.records / "other.json")
     with pytest.raises(ConfigError, match=r"a_simclr, seed 0.*other data.*sha256 is 0\b"):
         runner.run()
-    argv = [
-        "page",
-        "--data",
-        str(runner.data),
-        "--records",
-        str(runner.records),
-        "-o",
-        str(tmp_path),
-    ]
+    argv = ["page", "--data", str(runner.data), "--records", str(runner.records)]
     with pytest.raises(ConfigError, match="is of other data"):
-        main(argv)
+        main([*argv, "-o", str(tmp_path)])
     argv[4] = str(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         main(argv)

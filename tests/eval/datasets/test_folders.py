@@ -74,7 +74,7 @@ def test_folder_with_its_own_validation_images(name, tmp_path, save_image):
         ({"train/a": 9}, "test must hold a folder"),
         ({"train/a": 9, "test/b": 1}, "classes that are not in train: b"),
         ({"train/a": 3, "test/a": 1}, "fewer than five"),
-        ({"train/a": 9, "test/a": 1, "val/a": 1, "dev/a": 1}, "val and dev; use only one"),
+        ({"train/a": 9, "test/a": 1, "val/a": 1, "dev/a": 1}, "dev and val; use only one"),
         ({"train/a": 9, "train/b": 0, "test/a": 1}, "no images of the classes b"),
     ],
 )

@@ -9,14 +9,14 @@ from cassle_zoo.features.extract import FeatureSet
 datasets = pytest.importorskip("datasets")
 
 
-def make_split(save, folder, count):
+def make_split(save, folder, count, labels=()):
     paths = [folder / f"{number:03d}.png" for number in range(count)]
     for path in paths:
         save(path)
     features = datasets.Features(
         {"image": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
     )
-    rows = {"image": [str(path) for path in paths], "kind": [i % 2 for i in range(count)]}
+    rows = {"image": [str(path) for path in paths], "kind": labels or [i % 2 for i in range(count)]}
     return datasets.Dataset.from_dict(rows, features=features)
 
 
@@ -46,8 +46,9 @@ def test_recorded_datasets_stay_what_they_are(tmp_path, save_image, identity):
 
 
 def test_own_validation_split(tmp_path, save_image):
-    path = save_to_disk(tmp_path, save_image, train=4, validation=2, test=2)
-    (task,) = open_data("hf", path).tasks_of("classification")
+    path = save_to_disk(tmp_path, save_image, train=4, validation=2, test=2, hard=1)
+    with pytest.warns(UserWarning, match=r"splits of .* are left out: hard\."):
+        (task,) = open_data("hf", path).tasks_of("classification")
     assert [len(task.splits[s]) for s in ("train", "val", "test")] == [4, 2, 2]
 
 
@@ -92,7 +93,20 @@ def test_what_cannot_be_used(tmp_path, save_image):
     single.save_to_disk(str(tmp_path / "one"))
     with pytest.raises(DataError, match="single split"):
         open_data("hf", tmp_path / "one")
+    hidden = make_split(save_image, tmp_path / "hidden", 3, [None, -1, 0])
+    datasets.DatasetDict({"train": single, "test": hidden}).save_to_disk(str(tmp_path / "hid"))
+    with pytest.raises(DataError, match="2 of 7 images have no label"):
+        open_data("hf", tmp_path / "hid")
     bare = datasets.DatasetDict({"train": single.remove_columns("kind"), "test": single})
     bare.save_to_disk(str(tmp_path / "bare"))
     with pytest.raises(DataError, match="one column of type ClassLabel, found none"):
         open_data("hf", tmp_path / "bare")
+
+
+def test_whatever_datasets_raises_is_said(tmp_path, monkeypatch):
+    def fail(*_args, **_settings):
+        raise RuntimeError("An error occurred") from ValueError("a row is wrong")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=r"datasets cannot read .*: a row is wrong$"):
+        open_data("hf", tmp_path)

@@ -301,7 +301,9 @@ def test_splits_without_classes_are_no_classes(tmp_path: Path) -> None:
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    data = open_data("folder", fill(tmp_path, {"car": 5, "train": 5}))
+    data = open_data(
+        "folder", fill(tmp_path, {"car": 5, "train": 5, "train/.ipynb_checkpoints": 1})
+    )
     assert data.tasks[0].classes == ("car", "train")
 
 
@@ -350,6 +352,7 @@ def test_a_table_with_splits(tmp_path: Path) -> None:
         (["name,kind", "x/00.png,b"], r"not there, the first is 'name'.*may name its columns"),
         (["path,label", "x/00.png,a", "x/01.png,"], r"without a label: x/01\.png"),
         (["path,label", "x/00.png,a", "x/01.png"], "line 3: 1 columns, expected 2"),
+        (["path,label", "x/00.png,a", ",b"], "line 3: no path"),
         (["x/00.png,a,train,7"], "4 columns; name them in its first line"),
         (["path,label", "x/00.png,a", "x/01.png,a"], "only one class, a"),
         (["path,label,Label", "x/00.png,a,b"], "several columns label"),

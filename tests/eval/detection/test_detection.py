@@ -107,7 +107,7 @@ def test_diverging_and_broken_images(voc_root):
     for name in ("000000", "000001", "000002", "000003", "000004", "000005"):
         path = voc_root / "VOCdevkit" / "VOC2007" / "JPEGImages" / f"{name}.jpg"
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"image \d cannot be read"):
+    with pytest.raises(DataError, match=r"image VOC2007/00000\d\.jpg cannot be read"):
         run(voc_root, iterations=6)
 
 

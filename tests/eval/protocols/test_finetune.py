@@ -112,7 +112,13 @@ def test_learning_rate_is_chosen_on_validation():
     # What was found does not make it another measurement.
     other = {**result.protocol, "chosen lr": "colour 100% labels: 1e-09"}
     assert measurement(dataclasses.replace(result, protocol=other)) == measurement(result)
-    assert "lr of 0.1, 1e-09 by top-1 on validation" in result.protocol["final fit"]
+    assert "lr: (0.1, 1e-09)" in result.protocol["fine-tuning"]
+    assert "lr by top-1 on validation" in result.protocol["final fit"]
+
+
+def test_another_learning_rate_is_another_measurement():
+    first, second = (run(lr=(lr,), epochs=1) for lr in (0.1, 0.05))
+    assert measurement(first) != measurement(second)
 
 
 def test_few_labels():
@@ -171,10 +177,13 @@ def test_wrong_data(tmp_path):
     with pytest.raises(DataError, match="no test images"):
         run(plates(splits={**splits, "test": torch.tensor([], dtype=torch.long)}))
     for workers in (0, 1):
-        with pytest.raises(DataError, match=r"^image 3 cannot be read: truncated$"):
+        with pytest.raises(DataError, match=r"^image number 3 cannot be read: truncated$"):
             run(plates(broken=(3,)), compute=Compute(progress=False, workers=workers))
-    with pytest.raises(DataError, match="truncated"):
-        run(plates(broken=(30,)))
+    names = tuple(f"{index}.png" for index in range(36))
+    with pytest.raises(DataError, match=r"^image 3\.png cannot be read: truncated$"):
+        run(dataclasses.replace(plates(broken=(3,)), names=names))
+    with pytest.raises(DataError, match=r"1 of 9 images cannot be read: 30\.png \(.*truncated"):
+        run(dataclasses.replace(plates(broken=(30,)), names=names))
 
 
 def test_sources_without_a_network(tmp_path):
@@ -237,11 +246,10 @@ def test_layer_decay_and_weight_decay():
     assert scales[0] * 2 == scales[1]
     assert scales[1] * 2**5 == scales[2]
     assert of["head.weight"].get("lr_scale", 1.0) == 1.0
-    assert (
-        of["head.weight"]["weight_decay"] == of["backbone.blocks.0.mlp.fc1.weight"]["weight_decay"]
-    )
-    undecayed = ("head.bias", "backbone.pos_embed", "backbone.norm.weight")
-    assert [of[name]["weight_decay"] for name in undecayed] == [0, 0, 0]
+    for name in ("head.weight", "backbone.blocks.0.mlp.fc1.weight"):
+        assert of[name]["weight_decay"] == 0.1
+    for name in ("head.bias", "backbone.pos_embed", "backbone.norm.weight"):
+        assert of[name]["weight_decay"] == 0
 
 
 def test_one_step_of_sgd():

@@ -124,10 +124,15 @@ def test_few_shot_with_few_classes():
 
 def test_few_shot_says_what_was_left_out():
     labels = torch.arange(COUNT) % 8
-    labels[labels == 7] = 6
-    labels[7] = 7
+    rows = (labels == 7).nonzero().flatten()
+    labels[rows[1:]] = 6
+    one = "made, 1 shot: 1 classes of fewer than 7 images left out"
+    five = "made, 5 shots: 1 classes of fewer than 11 images left out"
     outcome = SMALL.evaluate(make_context(targets=labels))
-    assert "1 classes of fewer than 11 left out" in outcome.protocol["few-shot notes"]
+    assert outcome.protocol["few-shot notes"] == f"{one}; {five}"
+    labels[rows[:8]] = 7
+    outcome = SMALL.evaluate(make_context(targets=labels))
+    assert outcome.protocol["few-shot notes"] == five
 
 
 def test_semi_supervised_numbers():
@@ -135,6 +140,9 @@ def test_semi_supervised_numbers():
     assert list(values)[:3] == ["1%_top1", "1%_top1_std", "1%_mean_per_class"]
     assert 1 / 8 < values["1%_top1"] < values["10%_top1"] <= 1
     assert values["1%_top1_std"] > 0
+    # A single draw says nothing about the spread.
+    once = SemiSupervised(draws=1).evaluate(make_context()).metrics["made"]
+    assert list(once) == [name for name in values if not name.endswith("_std")]
 
 
 def test_semi_supervised_uses_no_other_label():

@@ -2,13 +2,13 @@
 
 import html
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from builders import encoded, make_image
+from chromium import BROWSER, NAMES, OPTIONS
 from PIL import Image
 from results import make_result
 
@@ -16,10 +16,7 @@ from cassle_zoo.eval.report.compare import Entry, compare
 from cassle_zoo.eval.report.page import render_report
 from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.features.gallery import GalleryItem, GalleryRow, gallery_page
-from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}")
 
 TYPE = """
@@ -40,13 +37,8 @@ def visit(
         page = page.replace("</body>", f"<script>{probe}</script></body>")
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
-    command = [
-        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync",  # it asks nothing of the network
-        f"--user-data-dir={folder / 'profile'}", f"--window-size={width},800", "--dump-dom",
-        f"{path.as_uri()}{fragment}",
-    ]  # fmt: skip
+    profile, size = f"--user-data-dir={folder / 'profile'}", f"--window-size={width},800"
+    command = [str(BROWSER), *OPTIONS, profile, size, "--dump-dom", f"{path.as_uri()}{fragment}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout
 
@@ -74,17 +66,12 @@ def gallery() -> str:
 @pytest.fixture(scope="module")
 def report() -> str:
     results = [
-        Result(
+        make_result(
+            name,
             task="sensitivity",
-            model=MeasuredModel(name=name, sha256=None),
-            data=MeasuredData(name="emoji64", sha256="b" * 64),
             protocol={"about": "long " * 50 + "x" * 300},
             metrics={task: {"knn_top1": 0.5} for task in ("vendor", "flags")},
-            seed=0,
-            versions={},
             command="cassle-zoo eval " + "y" * 300,
-            seconds={},
-            created="",
             series={"curve": [1.0, 2.0]},
         )
         for name in [f"a_model_with_a_long_name_{i}_{'z' * 40}" for i in range(6)]
@@ -110,8 +97,9 @@ def test_typing_filters(gallery: str, report: str, tmp_path: Path) -> None:
     typed = visit(tmp_path, gallery, probe=TYPE.replace("WORDS", "Cow"))
     assert "1 of 3" in typed
     assert len(shown(typed)) == 1
-    rows = shown(visit(tmp_path, report, probe=TYPE.replace("WORDS", "flags")))
-    assert rows == ["sensitivity flags knn_top1"] * 2  # a row and a figure
+    for words in ("flags", "flags k-NN", "flags knn_top1"):  # as it is shown, and recorded
+        rows = shown(visit(tmp_path, report, probe=TYPE.replace("WORDS", words)))
+        assert rows == ["sensitivity flags knn_top1 k-nn: top-1 accuracy"] * 2  # a row, a figure
 
 
 def test_sections_with_nothing_left_are_hidden(report: str, tmp_path: Path) -> None:

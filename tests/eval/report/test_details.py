@@ -1,6 +1,7 @@
 """Classes, confusions, images, maps, exports and words of the report."""
 
 import csv
+import dataclasses
 import importlib.util
 import io
 import re
@@ -14,7 +15,7 @@ from results import make_result
 from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.eval.report import sensitivity_figures
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare
-from cassle_zoo.eval.report.details import class_details, maps, require_umap
+from cassle_zoo.eval.report.details import class_details, maps
 from cassle_zoo.eval.report.evidence import Column, Row, columns_of, evidence
 from cassle_zoo.eval.report.export import CSV_HEADER, latex, to_csv, to_latex
 from cassle_zoo.eval.report.glossary import describe, format_difference
@@ -97,7 +98,7 @@ def test_classes_confusions_and_images(table) -> None:
 
 
 def test_many_classes_have_no_matrix() -> None:
-    labels = torch.arange(60) % 30
+    labels = 99_970 + torch.arange(60) % 30  # the matrix would fill the memory
     own = Scores(
         task="vendor", rows=torch.arange(60), labels=labels, predicted=labels.roll(1),
         confidence=torch.ones(60), values={"knn_top1": torch.zeros(60)},
@@ -107,7 +108,10 @@ def test_many_classes_have_no_matrix() -> None:
     [details] = class_details(evidence(part, columns), columns)
     assert not details["models"][0]["matrix"]
     assert len(details["models"][0]["confusions"]) == 12
-    assert details["classes"][0]["name"] == "class 0"
+    assert details["models"][0]["confusions"][0] == {
+        "label": "class 99970", "predicted": "class 99999", "count": 2, "percent": "100",
+    }  # fmt: skip
+    assert details["classes"][0]["name"] == "class 99970"
 
 
 def test_the_map_has_every_sampled_image_in_both_models(table) -> None:
@@ -125,12 +129,17 @@ def test_the_map_has_every_sampled_image_in_both_models(table) -> None:
     assert places[2][0] == 196
     assert found["images"][100]["name"] == f"{EVIL}100"
     assert not maps(rows, [Column(label="a", entries=(Entry(result=make_result(), label="a"),))])
+    sampled, three = torch.tensor([100, 101, 105]), torch.eye(3)
+    few = comparison(
+        {"one": dataclasses.replace(FILES["first"], sample=sampled, sample_features=three)}
+    )
+    assert not maps(rows, columns_of(few)), "UMAP fails with three"
 
 
-def test_umap_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umap_is_an_extra(table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"cassle-zoo\[umap\].*--map pca"):
-        require_umap()
+    with pytest.raises(MissingDependencyError, match=r"cassle-zoo\[umap\].*or use 'pca'"):
+        maps(table[2], table[1], "umap")
 
 
 @pytest.mark.slow
@@ -177,6 +186,13 @@ def test_csv_has_every_number(table) -> None:
     assert lines[0]["n"] == "80"
 
 
+def test_csv_rounds_no_small_number_to_zero() -> None:
+    [part] = compare([Entry(result=make_result(metrics={"t": {"mae": 3.25e-7}}), label="a")])
+    columns = columns_of(part)
+    [line] = csv.DictReader(io.StringIO(to_csv([(part, columns, evidence(part, columns))])))
+    assert float(line["value"]) == 3.25e-7
+
+
 def test_latex_is_escaped_and_balanced(table) -> None:
     text = to_latex([table])
     assert latex("a_b%{c}\\d~^$#&\nω") == (
@@ -196,7 +212,7 @@ METRICS = (
     *("5way_1shot_accuracy", "5way_1shot_accuracy_ci95", "recall@10", "mAP", "mAP50", "mAP75"),
     *("cat AP50", "r2", "mae", "r2_single", "r2_pair", "omega_top1", "omega_mrr", "alpha_req"),
     *("infonce_backbone", "infonce_projector", "cca_backbone", "mean_margin_projector"),
-    *("projector_cosine_right", "rankme", "components_95"),
+    *("projector_cosine_right", "rankme", "components_95", "mrr"),
 )
 
 

@@ -112,6 +112,12 @@ def test_dollar_signs_are_no_formulas():
     assert [text.text for text in ET.fromstring(svg).iter("text")] == [name, "1.0"]
 
 
+def test_letters_that_only_the_browser_can_draw_are_no_warning(recwarn):
+    curves = {"模型": ([0, 1], [1, 2]), "b": ([0, 1], [2, 2])}
+    assert "模型" in render_inline(line_panels({"": curves}, x_label="", y_label=""), "")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
 def test_an_inline_figure_takes_the_colours_of_its_page():
     lines = {"a": ([0, 1], [1, 2]), "b": ([0, 1], [2, 2])}
     svg, other = (

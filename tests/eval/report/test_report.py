@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from results import make_result
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
 from cassle_zoo.eval.report.evidence import columns_of, evidence
+from cassle_zoo.eval.report.export import CSV_HEADER
 from cassle_zoo.eval.report.page import curves, render_report
 from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
@@ -27,18 +29,15 @@ VOID = {"meta", "input", "img", "br", "wbr", "rect", "path", "polyline"}
 
 
 def result(name: str = "model", top1: float = 0.5, **fields: Any) -> Result:
-    base = Result(
+    base = make_result(
+        name, "a" * 64, "b" * 64,
         task="knn",
-        model=MeasuredModel(name=name, sha256="a" * 64),
-        data=MeasuredData(name="emoji64", sha256="b" * 64),
         protocol={"k-NN": "cosine, k=20"},
         metrics={"vendor": {"knn_top1": top1}},
-        seed=0,
         versions={"torch": "2.6"},
         command=f"cassle-zoo eval knn {name}",
-        seconds={"total": 3.0},
         created="2026-01-02T03:04:05+00:00",
-    )
+    )  # fmt: skip
     return dataclasses.replace(base, **fields)
 
 
@@ -214,6 +213,7 @@ def test_runs_of_a_model_have_a_mean_and_an_interval() -> None:
     assert [cell.mark for cell in row.cells] == ["best", ""]
     text = Page(render_report("", [part], figures=False)).text
     assert "a (seed 1" in text or "a (weights" in text
+    assert "against a (3 runs), b (3 runs): a single run cannot be tested against several" in text
 
 
 def test_of_other_networks_training_or_input_no_mean_is_taken() -> None:
@@ -447,6 +447,19 @@ def test_command_reads_files_and_folders(tmp_path: Path, capsys: pytest.CaptureF
     assert "one.html" in page.text
     assert str(tmp_path) not in output.read_text("utf-8")
     assert capsys.readouterr().out.strip() == str(output)
+
+
+def test_command_writes_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    result("one").save(tmp_path / "one.json")
+    page, table, tex = (tmp_path / name for name in ("page.html", "new/a.csv", "new/b.tex"))
+    arguments = ["report", str(tmp_path / "one.json"), "-o", str(page)]
+    assert run_from_cli([*arguments, "--csv", str(table), "--latex", str(tex)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(page), str(table), str(tex)]
+    assert table.read_text("utf-8").splitlines()[0] == ",".join(CSV_HEADER)
+    assert r"\begin{tabular}" in tex.read_text("utf-8")
+    for option in ("--csv", "--latex"):
+        with pytest.raises(ConfigError, match=f"{option} .*new is a folder"):
+            run_from_cli([*arguments, option, str(tmp_path / "new")])
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

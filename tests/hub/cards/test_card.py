@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,17 @@ def test_its_python_examples_are_python(folder: Path) -> None:
     assert len(examples) == 3
     for example in examples:
         compile(example, "card", "exec")
+
+
+@pytest.mark.parametrize(("channels", "modes"), [(1, ["L"]), (3, ["RGB"]), (5, [])])
+def test_the_example_for_timm_is_of_the_models_channels(
+    folder: Path, channels: int, modes: list[str]
+) -> None:
+    config = read_config(folder)
+    config["pretrained_cfg"]["input_size"] = [channels, 64, 64]
+    text = render_card(config).text
+    assert re.findall(r'convert\("(\w+)"\)', text) == modes
+    assert ("With timm alone" in text) == bool(modes)
 
 
 def test_results_round_trip_through_the_metadata(folder: Path) -> None:

@@ -39,6 +39,12 @@ NAME = "resnet18_cassle_simclr.emoji64"
 TOKEN = "hf_secretSecretSecret"
 
 
+def with_other_weights(folder: Path, new: Path) -> Path:
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    state = {key: value + 1 for key, value in load_file(folder / MODEL_FILE).items()}
+    return save_model_folder(new, config=config, backbone_state=state, projector=None)
+
+
 def test_cold_then_warm_then_offline(hub: Any, pinned: str, tiny_folder: Path) -> None:
     model = cassle_zoo.create_model(NAME, pretrained=True)
     assert has_weights_of(model, tiny_folder)
@@ -110,12 +116,7 @@ def test_without_weights_only_the_configuration_is_downloaded(
 def test_another_revision_of_a_registered_model(
     hub: Any, repo: str, pinned: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    newer = tmp_path / "newer"
-    shutil.copytree(tiny_folder, newer)
-    state = {k: v + 1 for k, v in load_file(newer / MODEL_FILE).items()}
-    config = json.loads((newer / CONFIG_FILE).read_text())
-    shutil.rmtree(newer)
-    save_model_folder(newer, config=config, backbone_state=state, projector=None)
+    newer = with_other_weights(tiny_folder, tmp_path / "newer")
     commit = make_repository(hub.mirrors, repo, newer)
     for revision in ("main", commit):
         model = cassle_zoo.create_model(f"{NAME}@{revision}", pretrained=True)
@@ -275,11 +276,7 @@ def test_that_a_model_has_no_whitening_is_remembered(hub: Any, repo: str, toy_fo
 def test_two_models_share_a_cache(
     hub: Any, repo: str, pinned: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(tiny_folder, tmp_path / "other")
-    state = {k: v + 1 for k, v in load_file(folder / MODEL_FILE).items()}
-    config = json.loads((folder / CONFIG_FILE).read_text())
-    shutil.rmtree(folder)
-    save_model_folder(folder, config=config, backbone_state=state, projector=None)
+    folder = with_other_weights(tiny_folder, tmp_path / "other")
     make_repository(hub.mirrors, f"{repo}-2", folder)
     names = {NAME: tiny_folder, f"hf-hub:{repo}-2": folder}
     for _ in range(2):

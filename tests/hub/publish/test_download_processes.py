@@ -1,9 +1,6 @@
 """Models from the Hub in processes of their own: environment variables, races, timm alone."""
 
 import json
-import os
-import pickle
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +8,10 @@ from typing import Any
 
 import pytest
 from builders import image_folder
-from olah_server import make_repository
 
 import cassle_zoo
 from cassle_zoo.cli.main import main
-from cassle_zoo.common.errors import ModelFolderError
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, PROJECTOR_FILE
+from cassle_zoo.store.folder import MODEL_FILE
 
 NAME = "resnet18_cassle_simclr.emoji64"
 
@@ -124,39 +119,6 @@ assert all(torch.equal(state[key], expected[key]) for key in state)
 assert model.num_classes == 0 and not timm.is_model({NAME!r})
 """
     run(code, hub.environment())
-
-
-class Malicious:
-    """Unpickling this makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("file", ["pytorch_model.bin", MODEL_FILE, PROJECTOR_FILE, CONFIG_FILE])
-def test_a_malicious_pickle_runs_nothing(
-    hub: Any, repo: str, tiny_folder: Path, tmp_path: Path, file: str
-) -> None:
-    harm = tmp_path / "harm"
-    folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    if file == "pytorch_model.bin":
-        (folder / MODEL_FILE).unlink()
-    (folder / file).write_bytes(pickle.dumps(Malicious(harm)))
-    make_repository(hub.mirrors, repo, folder)
-    for name in (f"hf-hub:{repo}", f"local-dir:{folder}"):
-        with pytest.raises(ModelFolderError) as caught:
-            if file == PROJECTOR_FILE:
-                cassle_zoo.create_projector(name, pretrained=True)
-            else:
-                cassle_zoo.create_model(name, pretrained=True)
-        if file == "pytorch_model.bin" and "hf-hub" in name:
-            assert "pytorch_model.bin is not loaded: reading a pickle" in str(caught.value)
-    assert not harm.exists()
-    pickle.loads(pickle.dumps(Malicious(harm)))  # it does work where pickles are loaded
-    assert harm.exists()
 
 
 def test_commands(hub: Any, repo: str, pinned: str, tmp_path: Path, capsys: Any) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -34,20 +35,6 @@ def inbox(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadServer]:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield server
-
-
-class At:
-    """Points the client at another server for the time of a `with` block."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-
-    def __enter__(self) -> None:
-        self.before = constants.ENDPOINT
-        constants.ENDPOINT = self.endpoint
-
-    def __exit__(self, *error: object) -> None:
-        constants.ENDPOINT = self.before
 
 
 TIMM_ALONE = """
@@ -80,7 +67,7 @@ sys.exit(main(["hub", "verify", sys.argv[1]]))
 def test_what_was_pushed_loads_by_name_in_a_fresh_process(
     hub: Any, inbox: UploadServer, repo: str, toy_folder: Path, tmp_path: Path
 ) -> None:
-    with At(inbox.endpoint):
+    with patch.object(constants, "ENDPOINT", inbox.endpoint):
         push(toy_folder, repo)
     environment = {**hub.environment(), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for script in (TIMM_ALONE, WITH_CASSLE_ZOO):
@@ -104,12 +91,14 @@ def test_what_was_pushed_loads_by_name_in_a_fresh_process(
 def test_verify_and_pull_a_repository(
     hub: Any, inbox: UploadServer, repo: str, toy_folder: Path, tmp_path: Path
 ) -> None:
-    with At(inbox.endpoint):
+    with patch.object(constants, "ENDPOINT", inbox.endpoint):
         commit = push(toy_folder, repo).commit
     checks = verify(repo)
     assert all(check.passed for check in checks), checks
     assert f"as in commit {commit} of {repo}" in checks[0].detail
     assert verify(repo, revision=commit) == checks
+    for revision, status in ((str(commit), 0), ("nope", 2)):
+        assert main(["hub", "verify", repo, "--revision", revision]) == status
     assert all(check.passed for check in verify(str(pull(repo))))
 
     target = pull(repo, tmp_path / "mine")
@@ -164,7 +153,7 @@ def test_the_zoo_is_published_and_pinned(
     monkeypatch.setattr(model_folder, "WEIGHTS_ROOT", weights)
     zoo = {name: released, "other": dataclasses.replace(TOY, sha256=None)}
     monkeypatch.setattr("cassle_zoo.hub.publish.push.MODEL_SPECS", zoo)
-    with At(inbox.endpoint):
+    with patch.object(constants, "ENDPOINT", inbox.endpoint):
         assert main(["hub", "publish", "--org", org, "--private", "--dry-run"]) == 0
         assert "COMMIT" in capsys.readouterr().out
         assert not inbox.repositories.exists(f"{org}/{name}")
@@ -196,7 +185,8 @@ def test_the_zoo_is_published_and_pinned(
     assert all(check.passed for check in checks), checks
     assert "and in the registry" in checks[2].detail
     assert verify(f"{org}/{name}@{commit}")[2] == checks[2]
-    with At(inbox.endpoint):  # to another organisation, from the Hub
+    # To another organisation, from the Hub.
+    with patch.object(constants, "ENDPOINT", inbox.endpoint):
         monkeypatch.setattr("cassle_zoo.hub.publish.push.MODEL_SPECS", {name: pinned})
         (copied,) = publish("another")
     assert copied.commit is not None
@@ -209,7 +199,7 @@ def test_commands(
     toy_folder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with At(inbox.endpoint):
+    with patch.object(constants, "ENDPOINT", inbox.endpoint):
         assert main(["hub", "push", str(toy_folder), repo, "--dry-run"]) == 0
         planned = capsys.readouterr().out
         assert "dry run: nothing was written; the commit would go to main" in planned

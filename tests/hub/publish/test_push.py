@@ -12,6 +12,7 @@ from safetensors.torch import load, save_file
 from toy import TOY, save_toy
 from upload_server import DROP, TOKEN, UploadServer
 
+from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import ConfigError, HubError, ModelFolderError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.publish.push import push
@@ -134,13 +135,19 @@ def test_what_the_folder_no_longer_has_is_removed(
     assert push(folder, REPO).commit == done.commit
 
 
-def test_a_pull_request_leaves_main(uploads: UploadServer, folder: Path, unverified: None) -> None:
+def test_a_pull_request_leaves_main(
+    uploads: UploadServer, folder: Path, unverified: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = push(folder, REPO)
     change_weights(folder)
-    done = push(folder, REPO, create_pr=True)
-    assert done.url == f"{uploads.endpoint}/{REPO}/discussions/1"
-    assert uploads.repositories.resolve(REPO, "refs/pr/1") == done.commit
-    assert uploads.repositories.resolve(REPO, "main") == first.commit
+    argv = ["hub", "push", str(folder), REPO, "--create-pr"]
+    assert main([*argv, "--dry-run"]) == 0
+    assert "the commit would go to a pull request" in capsys.readouterr().out
+    assert main(argv) == 0
+    commit = uploads.repositories.resolve(REPO, "refs/pr/1")
+    said = f"url:    {uploads.endpoint}/{REPO}/discussions/1\ncommit: {commit}\n"
+    assert capsys.readouterr().out.endswith(said)
+    assert uploads.repositories.resolve(REPO, "main") == first.commit != commit
 
 
 def test_a_pull_request_needs_a_repository(uploads: UploadServer, folder: Path) -> None:

@@ -1,9 +1,10 @@
 """What strangers' files and servers must not be able to do."""
 
-import contextlib
+import itertools
 import pickle
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_a_malicious_file_runs_nothing_here(
         assert not all(check.passed for check in verify_folder(folder))
         with pytest.raises(ModelFolderError, match="is not uploaded"):
             push(folder, "org/trapped")
-        with contextlib.suppress(CassleZooError):
+        with suppress(CassleZooError):
             write_reference(folder)
     assert uploads.steps == []
     beside = Path(shutil.copytree(toy_folder, tmp_path / "beside"))
@@ -104,15 +105,31 @@ def test_a_malicious_file_runs_nothing_here(
 def test_a_malicious_file_on_the_hub_runs_nothing(
     hub: Any, repo: str, toy_folder: Path, trap: Path, tmp_path: Path, mark: Path
 ) -> None:
+    model: Any = cassle_zoo.create_model
+    projector: Any = cassle_zoo.create_projector
+    refuses = {
+        f"as {MODEL_FILE}": model,
+        f"as {PROJECTOR_FILE}": projector,
+        "as config.json": model,
+        "in its place": model,
+    }
     for number, folder in enumerate(trapped_folders(toy_folder, trap, tmp_path)):
         trapped = f"{repo}-{number}"
         make_repository(hub.mirrors, trapped, folder)
         assert not all(check.passed for check in verify(trapped))
-        for load in (cassle_zoo.create_model, cassle_zoo.create_projector):
-            with contextlib.suppress(CassleZooError):
-                load(f"hf-hub:{trapped}", pretrained=True)
-        with contextlib.suppress(CassleZooError):
+        for load, name in itertools.product(
+            (model, projector), (f"hf-hub:{trapped}", f"local-dir:{folder}")
+        ):
+            refused = load is refuses.get(folder.name)
+            expected: AbstractContextManager[Any] = (
+                pytest.raises(ModelFolderError) if refused else suppress(CassleZooError)
+            )
+            with expected:
+                load(name, pretrained=True)
+        with suppress(CassleZooError):
             pull(trapped, tmp_path / f"pulled {number}")
+    with pytest.raises(ModelFolderError, match="is not loaded: reading a pickle"):
+        model(f"hf-hub:{trapped}", pretrained=True)  # the last one, without other weights
     assert not mark.exists()
 
 

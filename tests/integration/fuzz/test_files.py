@@ -14,6 +14,7 @@ import torch
 from builders import image_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from results import make_result
 from safetensors.torch import load, save
 from small_models import make_model
 
@@ -25,7 +26,7 @@ from cassle_zoo.features.files import load_features, load_parts, save_features
 from cassle_zoo.features.to_folder import extract_to_folder
 from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.records import MeasuredData, MeasuredModel, Result, RunExport
+from cassle_zoo.records import Result, RunExport
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store.folder import read_config
 from cassle_zoo.store.tensors import save_model_folder
@@ -133,13 +134,7 @@ def test_weights(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
     only_our_errors(lambda: create_projector(f"local-dir:{tmp_path}", True))
 
 
-RESULT = Result(
-    task="emoji64", model=MeasuredModel(name="m", sha256=None),
-    data=MeasuredData(name="d", sha256="0"),
-    protocol={"a": "b"}, metrics={"skin": {"top1": 0.5}}, seed=0, versions={"torch": "2"},
-    command="cassle-zoo eval", seconds={"a": 1.0}, created="2026", series={"x": [1.0]},
-    files=["a.png"],
-)  # fmt: skip
+RESULT = make_result(series={"x": [1.0]}, files=["a.png"])
 
 
 @given(st.data())

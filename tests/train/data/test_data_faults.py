@@ -16,11 +16,11 @@ from changes import change
 from PIL import Image
 from start_methods import spawning
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import DataError, MissingDependencyError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import loading as data
-from cassle_zoo.train.data.datasets import TimmImages, open_dataset
+from cassle_zoo.train.data.datasets import TorchImages, open_dataset
 from cassle_zoo.train.run.checkpoint import load_checkpoint
 
 
@@ -99,6 +99,14 @@ def test_vanishing_archive(
         loop.train(config, tmp_path / "run")
 
 
+class NeedsAPackage(TorchImages):
+    def __len__(self) -> int:
+        return 22
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        raise MissingDependencyError("these files need tifffile")
+
+
 def test_error_in_a_worker_is_one_line(config: TrainConfig, tmp_path: Path) -> None:
     for index in range(22):
         (tmp_path / f"{index}.jpg").write_bytes(b"not an image")
@@ -107,6 +115,8 @@ def test_error_in_a_worker_is_one_line(config: TrainConfig, tmp_path: Path) -> N
         list(data.batches(config, open_dataset(config.data), 0, 2))
     assert str(caught.value).startswith("image number ")
     assert "Traceback" not in str(caught.value)
+    with pytest.raises(MissingDependencyError, match=r"^these files need tifffile$"):
+        list(data.batches(config, NeedsAPackage(()), 0, 2))
 
 
 def test_spawned_workers_have_the_limit_of_pixels(
@@ -119,7 +129,7 @@ def test_spawned_workers_have_the_limit_of_pixels(
 
 
 def test_many_bad_neighbours_are_replaced(config: TrainConfig) -> None:
-    class Images(TimmImages):
+    class Images(TorchImages):
         def __init__(self) -> None:
             pass
 

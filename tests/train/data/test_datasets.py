@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bad_images import bomb
+from builders import make_image
 from PIL import Image
 from torchvision.datasets import STL10
 
@@ -23,7 +25,7 @@ from cassle_zoo.common.errors import DataError, MissingDependencyError, UnknownN
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
-from cassle_zoo.train.data.datasets import TarImages, TimmImages, open_dataset, open_folder
+from cassle_zoo.train.data.datasets import TarImages, TorchImages, open_dataset, open_folder
 from cassle_zoo.train.recipes import get_recipe
 from cassle_zoo.train.run.monitor import Monitor
 
@@ -53,8 +55,7 @@ def test_missing_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, fix: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    for reader in ("hfds", "tfds"):
-        monkeypatch.delitem(sys.modules, f"timm.data.readers.reader_{reader}", raising=False)
+    monkeypatch.delitem(sys.modules, "timm.data.readers.reader_tfds", raising=False)
     with pytest.raises(MissingDependencyError, match=rf"need {package}.*{fix}"):
         open_dataset(DataConfig(dataset=name, root=str(tmp_path)))
 
@@ -82,7 +83,7 @@ def test_whatever_a_decoder_raises_is_one_bad_image() -> None:
 
     for index in range(3):
         with pytest.raises(UnreadableImageError, match=f"number {index}"):
-            TimmImages(Source())[index]
+            TorchImages(Source())[index]
 
 
 def test_stl10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +124,14 @@ def test_a_split_that_takes_the_place_of_the_folder_is_named(
 def test_one_image_has_no_spread(config: TrainConfig) -> None:
     monitor = Monitor(open_dataset(config.data), config.augment, samples=1)
     assert monitor(torch.nn.Flatten(), torch.device("cpu")) == {}
+
+
+def test_labels_that_are_no_numbers_are_none(config: TrainConfig) -> None:
+    labels = ("cat", [1, 2], None, np.int64(3))
+    images = [(make_image(seed), label) for seed, label in enumerate(labels)]
+    backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    measured = Monitor(images, config.augment, samples=4)(backbone, torch.device("cpu"))
+    assert measured.keys() == {"feature_std"}
 
 
 def test_a_split_that_is_not_there(images: Path, tmp_path: Path) -> None:

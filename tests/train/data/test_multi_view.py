@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from builders import image_folder, write_tar
+from changes import change
 
 from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, params_from_uniforms
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
@@ -228,8 +229,7 @@ def test_a_stream_of_shards(config: TrainConfig, images: Path, tmp_path: Path) -
     write_tar(tmp_path / "train.tar", {f"{n:06d}.png": p.read_bytes() for n, p in enumerate(files)})
     split = {"name": "train", "num_samples": 22, "filenames": ["train.tar"], "shard_lengths": [22]}
     (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": split}}))
-    data = dataclasses.replace(config.data, dataset="wds/images", root=str(tmp_path))
-    config = dataclasses.replace(config, data=data)
+    config = change(config, "data", dataset="wds/images", root=str(tmp_path))
     more = dataclasses.replace(config, views=MULTI_CROP)
     for few, many in zip(read(config), read(more), strict=True):
         assert torch.equal(few["crops"], many["crops"][:, :2])
@@ -238,8 +238,7 @@ def test_a_stream_of_shards(config: TrainConfig, images: Path, tmp_path: Path) -
 
 def test_workers_do_not_matter(config: TrainConfig) -> None:
     config = dataclasses.replace(config, views=MULTI_CROP)
-    two = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2))
-    for one, other in zip(read(config), read(two), strict=True):
+    for one, other in zip(read(config), read(change(config, "data", workers=2)), strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(value, other[key]) for key, value in one.items())
 
@@ -247,8 +246,7 @@ def test_workers_do_not_matter(config: TrainConfig) -> None:
 def test_runs_from_before_there_were_views_are_continued(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, monitor_every=0))
-    loop.train(config, tmp_path)
+    loop.train(change(config, "run", monitor_every=0), tmp_path)
     path = tmp_path / fingerprint.CONFIG_FILE
     old = json.loads(path.read_text())
     del old["views"]

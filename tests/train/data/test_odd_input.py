@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from changes import change
 
 from cassle_zoo.common.errors import ConfigError, ModelFolderError, StorageError
 from cassle_zoo.train import loop
@@ -64,8 +65,7 @@ def test_spoilt_lines_of_the_log_are_dropped(tmp_path: Path, line: bytes) -> Non
 
 @pytest.mark.parametrize("step", ["abc", None, 3.5, -5, True])
 def test_checkpoint_with_an_impossible_step(config: TrainConfig, tmp_path: Path, step: Any) -> None:
-    optim = dataclasses.replace(config.optim, epochs=1)
-    config = dataclasses.replace(config, optim=optim)
+    config = change(config, "optim", epochs=1)
     loop.train(config, tmp_path)
     state, _ = load_checkpoint(tmp_path)
     assert state is not None

@@ -1,6 +1,5 @@
 """Views of large photographs: decoded smaller, cut at the same place, described alike."""
 
-import dataclasses
 import json
 import math
 import tarfile
@@ -10,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changes import change
 from PIL import Image
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.augmentation.crop import N_CROP_UNIFORMS, crop_box, reduction_for_crops, scale_boxes
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.train import loop
-from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import Crops, MapViews, batches
 from cassle_zoo.train.run.fingerprint import CONFIG_FILE
+from cassle_zoo.train.run.monitor import Monitor
 
 WIDTH, HEIGHT = 900, 700
 
@@ -36,8 +37,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on(config: TrainConfig, data: Path, decode: Any) -> TrainConfig:
-    changed = dataclasses.replace(config.data, root=str(data), decode=decode)
-    return dataclasses.replace(config, data=changed)
+    return change(config, "data", root=str(data), decode=decode)
 
 
 def packed(photos: Path, path: Path) -> Path:
@@ -45,6 +45,22 @@ def packed(photos: Path, path: Path) -> Path:
         for file in sorted(photos.iterdir()):
             tar.add(file, file.name)
     return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_the_check_of_the_features_decodes_smaller_too(
+    config: TrainConfig, photos: Path, tmp_path: Path, kind: str
+) -> None:
+    data = photos if kind == "folder" else packed(photos, tmp_path / "a.tar")
+    dataset = open_dataset(DataConfig(root=str(data)))
+    read: Any = (
+        zip(*Monitor(dataset, config.augment, 8, fast=fast)._spread(), strict=True)
+        for fast in (True, False)
+    )
+    (fast, labels), (exact, same) = read
+    assert {image.size for image in exact} == {(WIDTH, HEIGHT)}
+    assert max(image.width for image in fast) < WIDTH / 4
+    assert labels == same == tuple(dataset[index][1] for index in range(8))
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])

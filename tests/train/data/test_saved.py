@@ -73,6 +73,25 @@ def test_the_column_is_found_or_named(tmp_path: Path) -> None:
         open_dataset(DataConfig(root=without))
 
 
+def test_a_dataset_of_the_hub_needs_no_labels_and_no_certain_column(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "hub").mkdir()
+    made = rows(12, text=["a caption"] * 12, mask=[encoded(make_image())] * 12)
+    made = made.cast_column("mask", datasets.Image()).rename_column("image", "img")
+    made.to_parquet(tmp_path / "hub" / "train.parquet")
+    data = DataConfig(root=str(tmp_path / "cache"), dataset=f"hfds/{tmp_path}/hub", workers=0)
+    with pytest.raises(DataError, match=r"2 columns of type Image .*--data\.image-column"):
+        open_dataset(data)
+    data = dataclasses.replace(data, image_column="img")
+    assert loop.train(dataclasses.replace(config, data=data), tmp_path / "run").finished
+    image, label = open_dataset(data)[5]
+    assert image.tobytes() == make_image(5, (24, 20)).tobytes()
+    assert label == -1
+    with pytest.raises(DataError, match=r"cannot open dataset 'hfds/.*test"):
+        open_dataset(dataclasses.replace(data, split="test"))
+
+
 def test_rows_without_an_image_are_bad_images(tmp_path: Path) -> None:
     images = [{"bytes": b"no image", "path": None}, None]
     made = datasets.Dataset.from_dict({"image": images}).cast_column("image", datasets.Image())

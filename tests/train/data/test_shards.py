@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from builders import write_tar
+from changes import change
 from shard_files import LENGTH, NAMES, members, write_info, write_shards
 
 from cassle_zoo.common.errors import DataError
@@ -30,11 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(config: TrainConfig, folder: Path) -> TrainConfig:
-    return changed(config, dataset="wds/tiny", root=str(folder), max_bad_fraction=0.5)
-
-
-def changed(config: TrainConfig, **data: Any) -> TrainConfig:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
+    return change(config, "data", dataset="wds/tiny", root=str(folder), max_bad_fraction=0.5)
 
 
 def destroy_header(path: Path) -> None:
@@ -60,13 +57,13 @@ def test_a_lost_shard_is_named_counted_and_made_up_for(
 ) -> None:  # fmt: skip
     damage, expected, lost = DAMAGE[name]
     damage(folder / NAMES[1])
-    run = changed(config, workers=workers)
+    run = change(config, "data", workers=workers)
     assert loop.train(run, tmp_path / "run").finished
     said = re.findall("image '(.*)' cannot be read", capsys.readouterr().err)
     assert len(said) == 1
     assert re.fullmatch(f"{NAMES[1]} {expected}", said[0])
     with pytest.raises(DataError, match=rf"^{lost} of 24 images cannot.*--data\.max-bad-fraction"):
-        list(batches(changed(run, max_bad_fraction=0.2), open_dataset(run.data), 0, 12))
+        list(batches(change(run, "data", max_bad_fraction=0.2), open_dataset(run.data), 0, 12))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])
@@ -78,7 +75,7 @@ def test_a_lost_image_is_named(
     assert loop.train(config, tmp_path / "run").finished
     assert capsys.readouterr().err.count(f"image '{NAMES[1]}: 008.png' cannot be read") == 1
     with pytest.raises(DataError, match=r"^1 of 24 .*008\.png"):
-        loop.train(changed(config, max_bad_fraction=0.04), tmp_path / "strict")
+        loop.train(change(config, "data", max_bad_fraction=0.04), tmp_path / "strict")
 
 
 def test_a_sample_without_an_image_is_named(config: TrainConfig, folder: Path) -> None:
@@ -95,7 +92,7 @@ def test_a_sample_without_an_image_is_named(config: TrainConfig, folder: Path) -
 
 def test_no_labels_are_needed(config: TrainConfig, tmp_path: Path) -> None:
     write_shards(tmp_path / "plain", labels=False)
-    run = changed(config, root=str(tmp_path / "plain"), max_bad_fraction=0.0)
+    run = change(config, "data", root=str(tmp_path / "plain"), max_bad_fraction=0.0)
     assert loop.train(run, tmp_path / "run").finished
 
 
@@ -103,23 +100,30 @@ def test_nothing_can_be_read(config: TrainConfig, folder: Path) -> None:
     for name in NAMES:
         (folder / name).unlink()
     with pytest.raises(DataError, match=r"no image of the stream.*No such file"):
-        list(batches(changed(config, max_bad_fraction=1), open_dataset(config.data), 0, 1))
+        list(batches(change(config, "data", max_bad_fraction=1), open_dataset(config.data), 0, 1))
 
 
 def test_more_samples_than_there_are(config: TrainConfig) -> None:
     with pytest.raises(DataError, match=r"--data\.samples 100 .*24 images"):
-        open_dataset(changed(config, samples=100).data)
-    assert len(open_dataset(changed(config, samples=20).data)) == 20
+        open_dataset(change(config, "data", samples=100).data)
+    assert len(open_dataset(change(config, "data", samples=20).data)) == 20
 
 
 def test_more_workers_than_shards(config: TrainConfig) -> None:
-    run = changed(config, workers=2)
+    run = change(config, "data", workers=2)
     listed = list_shards(Path(run.data.root), "train", None)
     one = dataclasses.replace(listed, files=listed.files[:1], lengths=(LENGTH,), images=LENGTH)
     dataset = Shards(one, rank=0, world_size=1, workers=2)
     assert "workers without a shard have nothing to do (--data.workers 1)" in dataset.notes[0]
     assert len(list(batches(run, dataset, 0, 2))) == 2
     assert not Shards(listed, rank=0, world_size=2, workers=2).notes
+
+
+def test_an_image_that_is_shown_again_in_an_epoch_has_other_views(config: TrainConfig) -> None:
+    listed = list_shards(Path(config.data.root), "train", None)
+    half = dataclasses.replace(listed, files=listed.files[:2], lengths=(LENGTH,) * 2)
+    got = batches(config, Shards(half, rank=0, world_size=1, workers=0), 0, 6)
+    assert len(torch.cat([batch["uniforms"] for batch in got]).unique(dim=0)) == 24
 
 
 def test_shards_for_several_processes(config: TrainConfig) -> None:
@@ -158,6 +162,7 @@ SPLIT = {"filenames": ["a.tar"], "shard_lengths": [12], "num_samples": 12}
         ({"num_samples": 48}, "'num_samples' is 48, but its 'shard_lengths' add up to 12"),
         ({"num_samples": 0, "shard_lengths": []}, "--data.samples N"),
         ({"filenames": ["../a.tar"]}, "outside the dataset's folder"),
+        ({"filenames": ["/etc/a.tar"]}, "outside the dataset's folder"),
     ],
 )
 def test_lists_from_strangers(tmp_path: Path, text: Any, message: str) -> None:

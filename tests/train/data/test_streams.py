@@ -1,15 +1,16 @@
 """Images that are read in their own order: WebDataset shards, and streams of timm."""
 
-import dataclasses
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from builders import make_image
+from changes import change
 from PIL import Image
 from shard_files import write_shards
 from start_methods import forked
@@ -32,11 +33,7 @@ pytest.importorskip("webdataset")
 def config(config: TrainConfig, tmp_path: Path) -> TrainConfig:
     """A run of 2 epochs of 6 steps."""
     write_shards(tmp_path / "shards")
-    return changed(config, dataset="wds/tiny", root=str(tmp_path / "shards"))
-
-
-def changed(config: TrainConfig, **data: Any) -> TrainConfig:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **data))
+    return change(config, "data", dataset="wds/tiny", root=str(tmp_path / "shards"))
 
 
 def images_of(config: TrainConfig, first: int = 0, last: int = 6) -> list[int]:
@@ -47,14 +44,14 @@ def images_of(config: TrainConfig, first: int = 0, last: int = 6) -> list[int]:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_an_epoch_shows_every_image_once(config: TrainConfig, workers: int) -> None:
-    run = changed(config, workers=workers)
+    run = change(config, "data", workers=workers)
     assert len(set(images_of(run))) == 24
     assert set(images_of(run)).isdisjoint(images_of(run, 6, 12))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_look_at_the_features_changes_nothing(config: TrainConfig, workers: int) -> None:
-    run = changed(config, workers=workers)
+    run = change(config, "data", workers=workers)
     dataset = open_dataset(run.data)
     backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     monitor = Monitor(dataset, run.augment, 20)
@@ -71,7 +68,7 @@ def test_a_look_at_the_features_changes_nothing(config: TrainConfig, workers: in
 def test_a_continued_run_is_the_undisturbed_one(
     config: TrainConfig, tmp_path: Path, fault_at: Any, workers: int, stopped: int
 ) -> None:
-    run = changed(config, workers=workers)
+    run = change(config, "data", workers=workers)
     with fault_at(stopped, lambda: os.kill(os.getpid(), 15)):
         assert not loop.train(run, tmp_path / "a").finished
     assert loop.train(run, tmp_path / "a").finished
@@ -85,14 +82,18 @@ def test_a_continued_run_is_the_undisturbed_one(
 def test_the_workers_of_a_stream_stay_as_they_were(config: TrainConfig, tmp_path: Path) -> None:
     assert loop.train(config, tmp_path / "run").finished
     with pytest.raises(ConfigError, match=r"data\.workers: 0 there, 2 now"):
-        loop.train(changed(config, workers=2), tmp_path / "run")
+        loop.train(change(config, "data", workers=2), tmp_path / "run")
 
 
 class Remembering(IterableDataset[Any]):
     """Goes on where it was left, as some of timm's streams do."""
 
-    def __init__(self) -> None:
-        self.done = 0
+    def __init__(self, seed: int = 42) -> None:
+        self.seed, self.epoch, self.done = seed, 0, 0
+        self.reader = SimpleNamespace(dist_rank=0, dist_num_replicas=1)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         while self.done < 24:
@@ -111,7 +112,29 @@ def test_other_streams_are_opened_anew(config: TrainConfig) -> None:
         assert len({crops.numpy().tobytes() for batch in got for crops in batch["crops"]}) == 24
 
 
-class Broken(IterableDataset[Any]):
+def test_other_streams_have_the_seed_of_the_run_and_the_rank_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Remembering] = []
+
+    def open_stream(**options: Any) -> Remembering:
+        opened.append(Remembering(**options))
+        return opened[-1]
+
+    with monkeypatch.context() as patch:  # which a worker that is spawned does not inherit
+        patch.setattr(streams, "rank", lambda: 1)
+        patch.setattr(streams, "world_size", lambda: 2)
+        stream = TimmStream(open_stream, 24)
+    for seed, epoch, repeat in ((0, 0, 0), (0, 3, 0), (0, 0, 1), (1, 0, 0)):
+        assert len(list(stream.read(seed, epoch, repeat))) == 24
+    assert {(one.reader.dist_rank, one.reader.dist_num_replicas) for one in opened} == {(1, 2)}
+    assert [one.epoch for one in opened] == [0, 3, 0, 0]
+    first, second, repeated, other = (one.seed for one in opened)
+    assert first == second
+    assert len({first, repeated, other}) == 3
+
+
+class Broken(Remembering):
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         yield Image.new("RGB", (40, 40)), 0
         raise OSError("image file is truncated")
@@ -122,7 +145,7 @@ def test_a_stream_that_breaks_off(config: TrainConfig, workers: int) -> None:
     stream = TimmStream(Broken, 24)
     said = r"broke off after 1 images \(OSError: image file is truncated\)\. .* shards .* can\."
     with pytest.raises(DataError, match=f"^the stream {said}$"):
-        next(batches(changed(config, workers=workers), stream, 0, 1))
+        next(batches(change(config, "data", workers=workers), stream, 0, 1))
     with pytest.raises(DataError, match=said):
         list(stream)
 
@@ -137,7 +160,7 @@ def test_a_batch_in_the_making_holds_no_open_files(
         return default_collate(samples)
 
     monkeypatch.setattr(streams, "default_collate", collate)
-    run = changed(config, workers=1)
+    run = change(config, "data", workers=1)
     assert len(list(batches(run, open_dataset(run.data), 0, 1))) == 1
     assert len(shared) == 4 * len(("crops", "uniforms", "source", "bad"))
     assert not any(shared)
@@ -154,7 +177,7 @@ def test_a_stop_signal_at_a_workers_start_does_not_end_it(
         worker_loop(*args)
 
     monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_loop", stopped_at_once)
-    assert len(set(images_of(changed(config, workers=1)))) == 24
+    assert len(set(images_of(change(config, "data", workers=1)))) == 24
 
 
 @forked
@@ -168,4 +191,4 @@ def test_no_room_in_shared_memory_is_explained(
     monkeypatch.setattr(torch.Tensor, "share_memory_", share)
     said = r"\(28\)\)\. Enlarge /dev/shm.*--data\.workers"
     with pytest.raises(NotEnoughMemoryError, match=said):
-        loop.train(changed(config, workers=1), tmp_path / "run")
+        loop.train(change(config, "data", workers=1), tmp_path / "run")

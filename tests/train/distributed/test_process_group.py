@@ -16,11 +16,7 @@ from torch import Tensor, nn
 from cassle_zoo.common.errors import CassleZooError, ConfigError
 from cassle_zoo.projector import ProjectorConfig
 from cassle_zoo.train.distributed import process_group
-from cassle_zoo.train.distributed.process_group import (
-    agree_on_prefix,
-    all_gather,
-    all_gather_cpu,
-)
+from cassle_zoo.train.distributed.process_group import agree_on_prefix, all_gather, all_gather_cpu
 from cassle_zoo.train.methods import METHODS, Method, Views
 from cassle_zoo.train.methods.dino import DINO
 from cassle_zoo.train.methods.mocov2 import MoCoV2

@@ -64,6 +64,18 @@ def test_same_as_one_process(runs: dict[int, Path], processes: int, name: str) -
         torch.testing.assert_close(value, right[key], rtol=1e-3, atol=1e-4)
 
 
+def test_a_dry_run_is_that_of_all_processes(images: Path) -> None:
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 -m cassle_zoo"
+    options = "--dry-run --run.device cpu --run.threads 1 --augment.size 32 --data.workers 0"
+    train = f"train test_resnet_cassle_simclr {options} --data {images} --optim.batch-size"
+    for size, status, says in (4, 0, "(5 per epoch)"), (5, 1, "cannot be divided evenly"):
+        words = [sys.executable, *torchrun.split(), *train.split(), str(size)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == status, done.stderr[-3000:]
+        assert says in done.stdout + done.stderr
+        assert done.stdout.count("peak memory") == (status == 0)
+
+
 def test_a_killed_worker_is_replaced(images: Path, tmp_path: Path) -> None:
     for fault in ("killed", "none"):
         text = launch(2, "restarting.py", images, tmp_path / fault, fault)

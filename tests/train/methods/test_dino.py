@@ -20,7 +20,6 @@ from cassle_zoo.train.methods import ConditioningConfig, Views
 from cassle_zoo.train.methods.dino import DINO, DINOConfig
 from cassle_zoo.train.methods.losses import dino_loss
 from cassle_zoo.train.run.checkpoint import load_checkpoint
-from cassle_zoo.train.trainer import Trainer
 
 EPOCHS, PER_EPOCH = 4, 2
 PROTOTYPES = 10
@@ -279,7 +278,7 @@ def test_centring_and_sharpening_prevent_a_collapse() -> None:
 
 
 def test_a_run_with_local_crops_resumes_to_the_bit(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, tmp_path: Path, fault_at: Any
 ) -> None:
     """Interrupted in the first epoch, when the last layer is frozen, and in the third."""
     config = dataclasses.replace(
@@ -293,16 +292,8 @@ def test_a_run_with_local_crops_resumes_to_the_bit(
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert loop.train(config, whole).steps == 15
-    train_step = Trainer.train_step
     for stop in (3, 13):
-
-        def crash(self: Trainer, *args: Any, stop: int = stop) -> dict[str, float]:
-            if self.step == stop:
-                raise KeyboardInterrupt
-            return train_step(self, *args)
-
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Trainer, "train_step", crash)
+        with fault_at(stop), pytest.raises(KeyboardInterrupt):
             loop.train(config, broken)
     assert loop.train(config, broken).finished
     (first, _), (second, _) = load_checkpoint(whole), load_checkpoint(broken)

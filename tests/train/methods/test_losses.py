@@ -194,7 +194,6 @@ def test_order_and_sign_of_features_do_not_matter(name: str) -> None:
 def test_agreeing_views_are_better(name: str) -> None:
     loss, make = LOSSES[name]
     z1, z2 = make(6, 8), make(6, 8)
-    assert (loss(z1, z1) <= loss(z1, z2)).any()
     assert loss(z1, z1).sum() < loss(z1, z2).sum()
 
 

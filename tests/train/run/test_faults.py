@@ -53,11 +53,8 @@ def assert_continues(config: TrainConfig, out: Path, after: int) -> None:
 def test_out_of_memory_advises(
     config: TrainConfig, tmp_path: Path, fault_at: Any, error: Exception
 ) -> None:
-    def fail() -> None:
-        raise error
-
     advice = r"batches of 4.*torchrun.*--optim\.batch-size 2.*--dry-run"
-    with fault_at(7, fail), pytest.raises(NotEnoughMemoryError, match=advice) as caught:
+    with fault_at(7, error), pytest.raises(NotEnoughMemoryError, match=advice) as caught:
         loop.train(config, tmp_path)
     assert "\n" not in str(caught.value)
     assert_continues(config, tmp_path, after=7)
@@ -73,16 +70,14 @@ def test_out_of_memory_advises(
 def test_shared_memory_advises(
     config: TrainConfig, tmp_path: Path, fault_at: Any, reason: str
 ) -> None:
-    def fail() -> None:
-        raise RuntimeError(
-            "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent "
-            f"call last):\n  File ...\nRuntimeError: {reason}\n"
-        )
-
+    error = RuntimeError(
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent "
+        f"call last):\n  File ...\nRuntimeError: {reason}\n"
+    )
     advice = (
         rf"shared memory .*\({re.escape(reason)}\)\. Enlarge /dev/shm.*--data\.workers; 0 needs"
     )
-    with fault_at(7, fail), pytest.raises(NotEnoughMemoryError, match=advice) as caught:
+    with fault_at(7, error), pytest.raises(NotEnoughMemoryError, match=advice) as caught:
         loop.train(config, tmp_path)
     assert "\n" not in str(caught.value)
     assert_continues(config, tmp_path, after=7)
@@ -99,23 +94,16 @@ def test_shared_memory_advises(
 def test_lost_processes_are_reported(
     config: TrainConfig, tmp_path: Path, fault_at: Any, error: Exception
 ) -> None:
-    def fail() -> None:
-        raise error
-
     says = r"lost the other processes \(.*rror\)\. Under torchrun --max-restarts"
-    with fault_at(3, fail), pytest.raises(ProcessLostError, match=says):
+    with fault_at(3, error), pytest.raises(ProcessLostError, match=says):
         loop.train(config, tmp_path)
     assert_continues(config, tmp_path, after=3)
 
 
 def test_other_errors_pass(config: TrainConfig, tmp_path: Path, fault_at: Any) -> None:
     for error in (RuntimeError("shapes differ"), OSError(errno.EIO, "Input/output error")):
-
-        def fail(error: Exception = error) -> None:
-            raise error
-
         message = str(error.args[-1])
-        with fault_at(0, fail), pytest.raises(type(error), match=message) as caught:
+        with fault_at(0, error), pytest.raises(type(error), match=message) as caught:
             loop.train(config, tmp_path)
         assert caught.value is error
 

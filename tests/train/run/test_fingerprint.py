@@ -1,6 +1,5 @@
 """A run continues with the images it began with, wherever they are now, and no others."""
 
-import dataclasses
 import json
 import shutil
 import tarfile
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from changes import change
 from PIL import Image
 from torch.utils.data import IterableDataset
 
@@ -22,7 +22,7 @@ from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run, images
 
 
 def on(config: TrainConfig, folder: Path) -> TrainConfig:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(folder)))
+    return change(config, "data", root=str(folder))
 
 
 @pytest.fixture

@@ -23,11 +23,8 @@ from cassle_zoo.train.run.trackers import IDS_FILE, TRACKERS, InBackground, open
 
 
 def interrupted_and_continued(config: TrainConfig, out: Path, fault_at: Any) -> dict[str, str]:
-    def crash() -> None:
-        raise KeyboardInterrupt
-
     ids = []
-    with fault_at(6, crash), pytest.raises(KeyboardInterrupt):
+    with fault_at(6), pytest.raises(KeyboardInterrupt):
         loop.train(config, out)
     ids.append(json.loads((out / IDS_FILE).read_text()))
     assert loop.train(config, out).finished
@@ -242,10 +239,7 @@ def test_a_finished_run_stays_finished(
 def test_a_run_that_fails_is_marked_interrupted(
     config: TrainConfig, tmp_path: Path, closed: list[bool], fault_at: Any
 ) -> None:
-    def fail() -> None:
-        raise NonFiniteLossError("the loss became nan")
-
-    with fault_at(6, fail), pytest.raises(NonFiniteLossError):
+    with fault_at(6, NonFiniteLossError("the loss became nan")), pytest.raises(NonFiniteLossError):
         loop.train(logged(config, "wandb"), tmp_path)
     assert closed == [False]
 
