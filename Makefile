@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist
 .NOTPARALLEL: # two installs into one .venv at once would trip over each other
 # Two builds of a commit are the same to the byte.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
-.PHONY: help demo test test-slow test-oldest stress coverage bench quality lint format types layers documents style docs figures site dist audit release-check hub-publish clean
+.PHONY: help demo test test-slow test-oldest test-trackers stress coverage bench quality lint format types layers documents style docs figures site dist audit release-check hub-publish clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test-slow: $(VENV)/.installed-dev ## run the slow tests: many processes, faults,
 test-oldest: $(OLDEST)/.installed $(VENV)/.installed-dev ## run the quick tests with the oldest dependencies allowed
 	CASSLE_ZOO_OLAH_PYTHON=$(abspath $(BIN)/python) $(OLDEST)/bin/python -m pytest --numprocesses=logical \
 	  --maxprocesses=8 --dist=loadfile $(PYTEST_ARGS)
+
+test-trackers: $(VENV)/.installed-dev ## run the tests of W&B, MLflow and trackio with their packages
+	$(BIN)/python -m pip install --quiet --editable '.[mlflow,trackio,wandb]'
+	$(BIN)/python -m pytest -m "" tests/train/run/test_trackers.py $(PYTEST_ARGS)
 
 stress: $(VENV)/.installed-dev ## run fuzzing and faults for longer (some 10 minutes), show what was lost
 	CASSLE_ZOO_FUZZ=1000 CASSLE_ZOO_KILLS=50 CASSLE_ZOO_IMAGES=1000000 $(BIN)/python -m pytest -m slow tests/integration/fuzz tests/integration/stress $(PYTEST_ARGS)

@@ -73,7 +73,13 @@ def export_run(
     export, described_by = run.export, run.described_by
     if not timm.is_model(export.timm_arch):
         raise ModelFolderError(f"{described_by}: timm has no model {export.timm_arch!r}.")
-    backbone: Any = timm.create_model(export.timm_arch, num_classes=0, **export.model_args)
+    try:
+        backbone: Any = timm.create_model(export.timm_arch, num_classes=0, **export.model_args)
+    except Exception as error:  # timm may raise anything
+        raise ModelFolderError(
+            f"{described_by}: timm {timm.__version__} cannot build {export.timm_arch!r} with "
+            f"model_args {export.model_args} ({error}); use the version it was trained with."
+        ) from error
     load_strictly(backbone, run.backbone, run.backbone_file)
 
     try:

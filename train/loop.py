@@ -7,6 +7,7 @@ from pathlib import Path
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.faults import locked, stop_signals
 from cassle_zoo.common.files import remove_partials
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.records import SNAPSHOTS_FOLDER
 from cassle_zoo.train import init
 from cassle_zoo.train.config import TrainConfig
@@ -67,10 +68,11 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         stop_signals() as stop,
     ):
         first = process_group.rank() == 0
-        dataset = open_dataset(config.data, config.augment.channels)
+        with busy("opening the images") if first else contextlib.nullcontext():
+            dataset = open_dataset(config.data, config.augment.channels)
+            images = fingerprint.images_fingerprint(dataset)
         per_epoch = steps_per_epoch(dataset, config.optim.batch_size)
         total = config.optim.epochs * per_epoch
-        images = fingerprint.images_fingerprint(dataset)
         source = init.find(config)
         fingerprint.check_same_everywhere(config, images, source)
         with (
@@ -135,8 +137,14 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             reporting.close()
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
-                hashed = export.with_hash(images, dataset)
-                export.write(out / "final", trainer.result, config, total, command, images=hashed)
+                export.write(
+                    out / "final",
+                    trainer.result,
+                    config,
+                    total,
+                    command,
+                    images=export.with_hash(images, dataset),
+                )
             # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()
     return TrainResult(steps=trainer.step, finished=trainer.step == total, stopped=stop.requested)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
-from cassle_zoo.common.files import read_json, write_json
+from cassle_zoo.common.files import check_folder, read_json, write_json
 from cassle_zoo.specs import MODEL_SPECS, model_tags
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> ExitStatus:
     if args.threads is not None and args.threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {args.threads}.")
     recorded = find_recorded(args.name)
+    check_folder(args.output, "-o")
     found = reproduce(
         recorded,
         args.output,

@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from cassle_zoo.common.errors import CassleZooError, DataError
+from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError
 from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.common.files import atomic_write, check_folder, parse_json, sha256
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.data.emoji64 import (
     EMOJI64_SHA256,
     METADATA_FILE,
@@ -78,9 +79,13 @@ def build_emoji64(
 
     Raises:
         DataError: If a package is missing, of another version, damaged or unsafe.
-        ConfigError: If nothing can be written to the tar's folder, which is created.
+        ConfigError: If nothing can be written to the tar's folder, which is created, or `out` is a
+            folder.
     """
-    check_folder(Path(out).parent, "-o")
+    out = Path(out)
+    check_folder(out.parent, "-o")
+    if out.is_dir():
+        raise ConfigError(f"-o {out} is a folder; name the file, such as emoji64.tar.")
     contents = _read_packages([Path(package) for package in packages])
     try:
         emoji = json.loads(contents["noto"]["emoji.json"])
@@ -94,7 +99,7 @@ def build_emoji64(
     for record in records:
         source = images[record.vendor][_key(record.unified)]
         files[record.file_name] = _render(source, record.file_name)
-    _write_tar(files, Path(out))
+    _write_tar(files, out)
     return records
 
 
@@ -245,8 +250,9 @@ def main(argv: Sequence[str] | None = None) -> ExitStatus:
     parser.add_argument("-o", "--output", default="emoji64.tar", help="default: %(default)s")
     args = parser.parse_args(argv)
     try:
-        records = build_emoji64(args.packages, args.output)
-        found = Emoji64.open(args.output).sha256
+        with busy("building emoji64"):
+            records = build_emoji64(args.packages, args.output)
+            found = Emoji64.open(args.output).sha256
     except CassleZooError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitStatus.ERROR

@@ -195,7 +195,7 @@ def _part_files(folder: Path) -> list[Path]:
     if "parts" not in index:
         try:
             count = -(-index["images"]["count"] // index["part_images"])
-        except (KeyError, TypeError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ArithmeticError) as error:
             raise DataError(f"{str(folder / INDEX)!r} is damaged: {error!r}.") from error
         there = len(list(folder.glob("part-*")))
         raise DataError(

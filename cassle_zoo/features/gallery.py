@@ -16,6 +16,7 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import atomic_write, write_text
 from cassle_zoo.common.images import to_rgb
 from cassle_zoo.common.templates import render
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.features.explorer.spaces import (
     ReadImages,
     agreement,
@@ -181,9 +182,6 @@ def run_demo(
         return ImageOps.contain(image, (_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
 
     title = f"Nearest neighbours by {' and '.join(space.name for space in spaces)}"
-    rows = _rows(_queries(found, _SHEET_ROWS), read, found, opened, compared)
-    with atomic_write(outputs.sheet) as partial:
-        contact_sheet(title, rows).save(partial, "PNG")
     summary = (
         "Each row: the query, then the images with the most similar features and their cosine "
         "similarity."
@@ -194,8 +192,12 @@ def run_demo(
         )
     for space in spaces:
         summary += f" Features of {space.name}: {space.about}."
-    rows = _rows(_queries(found, _PAGE_ROWS), read, [*found, *raw], opened, compared)
-    write_text(outputs.page, gallery_page(title, rows, summary=summary))
+    with busy("drawing the neighbours"):
+        rows = _rows(_queries(found, _SHEET_ROWS), read, found, opened, compared)
+        with atomic_write(outputs.sheet) as partial:
+            contact_sheet(title, rows).save(partial, "PNG")
+        rows = _rows(_queries(found, _PAGE_ROWS), read, [*found, *raw], opened, compared)
+        write_text(outputs.page, gallery_page(title, rows, summary=summary))
     return outputs
 
 

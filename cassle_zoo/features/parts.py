@@ -107,9 +107,15 @@ def begin(folder: Path, stage: Path, plan: Plan) -> None:
         if key not in ("model_name", "samples")
         for name, before, now in _differences(key, stored.get(key), current)
     ]
-    # Folders begun by earlier versions have no samples.
-    pairs = list(zip(stored.get("samples") or [], plan.samples, strict=False))
-    if not differing and (other := sum(_samples_differ(*pair) for pair in pairs)):
+    try:
+        # Folders begun by earlier versions have no samples.
+        pairs = list(zip(stored.get("samples") or [], plan.samples, strict=False))
+        other = 0 if differing else sum(_samples_differ(*pair) for pair in pairs)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"{str(path)!r} is damaged (samples: {error}); give another folder."
+        ) from error
+    if other:
         differing.append(
             f"the features of {other} of {len(pairs)} sampled images differ: images of the same "
             "names but other content, another column, transform or model"

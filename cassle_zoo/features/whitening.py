@@ -126,7 +126,7 @@ class Whitening:
                     raise ValueError(f"format_version is not {_FORMAT_VERSION}")
                 mean, projection = (file.get_tensor(name) for name in ("mean", "projection"))
                 images = int(metadata["images"])
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path} is not a whitening, or damaged: {error}. `cassle-zoo whiten` fits one."
             ) from error

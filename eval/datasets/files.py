@@ -6,14 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from cassle_zoo.common.errors import DataError, MissingDependencyError
 from cassle_zoo.common.files import sha256
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData, Images, Task
+
+T = TypeVar("T")
 
 _READERS = 8  # threads: disks answer several requests faster than one by one
 
@@ -100,7 +104,7 @@ def hash_contents(images: ImageFiles) -> list[str]:
             f"{len(missing)} of {len(images)} images are not in {images.root}, the first is "
             f"{missing[0]}. Was the archive unpacked completely?"
         )
-    return list(content_hashes(images.root / name for name in images.names))
+    return content_hashes([images.root / name for name in images.names])
 
 
 def with_labels(digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, Tensor]) -> str:
@@ -111,17 +115,23 @@ def with_labels(digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, T
     return digest.hexdigest()
 
 
-def content_hashes(paths: Iterable[Path]) -> Iterator[str]:
-    """Yield the sha256 of each file's content, in order.
+def content_hashes(paths: Sequence[Path]) -> list[str]:
+    """Return the sha256 of each file's content, in order.
 
     Raises:
         DataError: If a file cannot be read.
     """
     with ThreadPoolExecutor(_READERS) as pool:
         try:
-            yield from pool.map(sha256, paths)
+            return list(hash_bar(pool.map(sha256, paths), len(paths)))
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}.") from error
+
+
+def hash_bar(items: Iterable[T], total: int) -> "tqdm[T]":
+    """Return a progress bar on standard error, shown on a terminal if it takes over a second."""
+    settings = {"unit": "img", "desc": "hashes", "leave": False, "delay": 1, "disable": None}
+    return tqdm(items, total=total, **settings)
 
 
 def published_name(

@@ -20,7 +20,7 @@ from cassle_zoo.data.saved import (
     undecoded,
 )
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.eval.datasets.files import classification
+from cassle_zoo.eval.datasets.files import classification, hash_bar
 from cassle_zoo.eval.datasets.split_rules import (
     HELD_OUT_RULE,
     VALIDATION_NAMES,
@@ -69,7 +69,7 @@ def open_hf(root: Path) -> EvalData:
         )
     indices = consecutive({name: len(part) for name, part in parts.items()})
     rule = "the dataset's own train / val / test"
-    hashes = [sha256(images.encoded(i)) for i in range(len(images))]
+    hashes = [sha256(images.encoded(i)) for i in hash_bar(range(len(images)), len(images))]
     if not validation:
         count = len(parts["train"])
         indices |= hold_out(labels[:count], hashes[:count])

@@ -127,6 +127,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"{TRAIN} --run.device gpu", "cannot be used", "'gpu'", "this machine has: cpu"),
     (f"{TRAIN} --data.dataset emoji46", "Unknown", "'emoji46'", "Did you mean 'emoji64'"),
     (f"{TRAIN} --init nothere.pth", "no such file", "'nothere.pth'", "check the path"),
+    (f"{TRAIN} --init ~no-such-user/w.pth", "no such home", "~no-such-user", "path in full"),
     (f"{TRAIN} --init broken.pth", "was not written by torch.save", "broken.pth", "torch.save("),
     (f"{TRAIN} --init odd.pth", "no dictionary of tensors", "odd.pth", "Save the weights alone"),
     (f"{TRAIN} --init resnet18.a1_in2k", "Unknown", "a1_in2k", "Did you mean 'resnet18.a1_in1k'"),
@@ -191,6 +192,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("reproduce nothing --data images -o run", "Unknown name", "'nothing'", "reproduce --list"),
     (f"{REPRODUCE} --init w.pth".replace(OURS, "raw-pixels"), "not trained", "w.pth", "leave it"),
     (REPRODUCE, "no metadata.csv", "images", "build it with"),
+    ("reproduce raw-pixels --data images -o notes.txt", "be written", "'notes.txt'", "with -o"),
     (f"{REPRODUCE} --tolerance -1", "--tolerance must be", "got -1.0", "at least 0"),
     (f"{REPRODUCE} --threads 0", "--threads must be", "got 0", "at least 1"),
 ]

@@ -11,17 +11,22 @@ import subprocess
 import sys
 import termios
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from builders import image_folder
+from small_models import make_model
 
 from cassle_zoo.cli import main as cli
 from cassle_zoo.cli.features import report_skipped
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.common.terminal import busy, printable
+from cassle_zoo.features.explorer.page import explore
+from cassle_zoo.features.gallery import run_demo
 from cassle_zoo.features.inputs import Skipped
 from cassle_zoo.hub.publish.verify import Check
 from cassle_zoo.specs import resolve_spec
@@ -103,6 +108,23 @@ def test_what_takes_longer_is_shown_on_terminals(
     assert not terminal or shown.split("\r")[-2].isspace(), "it is not overwritten"
     assert "\x1b[2J" not in shown
     assert terminal or not shown
+
+
+def test_pages_are_not_made_in_silence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neighbours, maps and decoding once more take minutes for many photos."""
+    said: list[str] = []
+
+    @contextmanager
+    def busy(what: str) -> Iterator[None]:
+        said.append(what)
+        yield
+
+    monkeypatch.setattr("cassle_zoo.features.explorer.page.busy", busy)
+    monkeypatch.setattr("cassle_zoo.features.gallery.busy", busy)
+    images = image_folder(tmp_path / "images", ["a.png", "b.png"])
+    explore(str(images), make_model())
+    run_demo(make_model(), tmp_path / "demo", [images])
+    assert said == ["comparing the images", "drawing the neighbours"]
 
 
 def on_a_terminal(command: list[str], status: int = 0, **environment: str) -> bytes:

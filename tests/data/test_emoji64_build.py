@@ -181,3 +181,5 @@ def test_command(packages, tmp_path, capsys):
     assert main([*map(str, packages), "-o", str(tmp_path / "new" / "emoji64.tar")]) == 0
     assert main([*map(str, packages), "-o", str(out / "emoji64.tar")]) == 2
     assert "nothing can be written to the folder" in capsys.readouterr().err
+    assert main([*map(str, packages), "-o", str(tmp_path)]) == 2
+    assert "is a folder; name the file" in capsys.readouterr().err

@@ -377,6 +377,15 @@ def test_damaged_index(
         load_features(tmp_path)
 
 
+@pytest.mark.parametrize("samples", [5, [5], ["ab"], [[1.0]], [[None]], [[10**400]]])
+def test_damaged_samples(extractor: Extractor, images: Path, tmp_path: Path, samples: Any) -> None:
+    extract(extractor, images, tmp_path)
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "samples": samples}))
+    with pytest.raises(ConfigError, match=r"index\.json' is damaged \(samples: "):
+        extract(extractor, images, tmp_path)
+
+
 def test_folders_of_other_things(extractor: Extractor, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no index of features"):
         load_features(tmp_path)

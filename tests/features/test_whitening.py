@@ -110,6 +110,18 @@ def test_files_that_hold_none(features: torch.Tensor, tmp_path: Path) -> None:
             Whitening.load(path)
 
 
+def test_a_file_that_may_not_be_read(
+    features: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:  # chmod does not keep root out
+        raise FileNotFoundError("No such file or directory: w.safetensors")  # as safetensors says
+
+    Whitening.fit(features, 2).save(tmp_path / "w.safetensors")
+    monkeypatch.setattr("cassle_zoo.features.whitening.safe_open", refuse)
+    with pytest.raises(DataError, match="not a whitening, or damaged: No such file"):
+        Whitening.load(tmp_path / "w.safetensors")
+
+
 MODEL = "resnet18_cassle_simclr"
 
 

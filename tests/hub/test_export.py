@@ -145,6 +145,7 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
         ({"method": 3}, "method is 3"),
         ({"timm_arch": "resnet19"}, "timm has no model 'resnet19'"),
         ({"timm_arch": "resnet34"}, r"backbone\.safetensors does not fit"),
+        ({"model_args": {"heads": 2}}, r"export\.json: timm .*cannot build.*\{'heads': 2\}"),
         ({"projector": {"in_features": 512, "depth": 3}}, r"projector\.safetensors does not fit"),
         ({"projector": {"in_features": 0}}, "in_features must be"),
         ({"projector": {"in_features": 512, "conditioning": "glue"}}, "glue"),

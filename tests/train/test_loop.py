@@ -1,9 +1,11 @@
+import contextlib
 import csv
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,21 @@ def test_a_run_leaves_everything(config: TrainConfig, undisturbed: Path) -> None
     after = load_file(undisturbed / "final" / "backbone.safetensors")
     assert before.keys() == after.keys()
     assert not torch.equal(before["conv1.0.weight"], after["conv1.0.weight"])
+
+
+def test_opening_the_images_is_shown(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    @contextlib.contextmanager
+    def busy(what: str) -> Iterator[None]:
+        said.append(what)
+        yield
+
+    monkeypatch.setattr(loop, "busy", busy)
+    loop.train(change(config, "optim", epochs=1), tmp_path)
+    assert said == ["opening the images"]
 
 
 def test_loss_falls(config: TrainConfig, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.templates import render
+from cassle_zoo.common.terminal import busy
 from cassle_zoo.features.explorer.layouts import check_layout, place
 from cassle_zoo.features.explorer.spaces import (
     Space,
@@ -92,25 +93,26 @@ def explore(
     size = min(most, max(fewest, _BUDGET // max(1, len(images))))
     side = 128 if len(images) <= 500 else 96 if len(images) <= 4000 else 64
     read = read_images(extractors, images, skipped=skipped, thumbnail=(side, size))
-    spaces = [
-        feature_space(f"Features of {model_name(model)}", outputs["pooled"])
-        for model, outputs in zip(given, read.outputs, strict=True)
-    ]
-    if "projected" in read.outputs[0]:
-        projected = read.outputs[0]["projected"]
-        counts = "what augmentation changes (crop, colour, blur) counts"
-        spaces[0] = replace(spaces[0], about=f"{counts}; {spaces[0].about}")
-        spaces.append(
-            Space(
-                name=f"Projections by {model_name(given[0])}",
-                about=f"{counts} for less",
-                vectors=projected,
-                raw=projected,
+    with busy("comparing the images"):
+        spaces = [
+            feature_space(f"Features of {model_name(model)}", outputs["pooled"])
+            for model, outputs in zip(given, read.outputs, strict=True)
+        ]
+        if "projected" in read.outputs[0]:
+            projected = read.outputs[0]["projected"]
+            counts = "what augmentation changes (crop, colour, blur) counts"
+            spaces[0] = replace(spaces[0], about=f"{counts}; {spaces[0].about}")
+            spaces.append(
+                Space(
+                    name=f"Projections by {model_name(given[0])}",
+                    about=f"{counts} for less",
+                    vectors=projected,
+                    raw=projected,
+                )
             )
+        page = explorer_page(
+            title, read.sources, read.thumbnails, spaces, layout=layout, neighbours=neighbours
         )
-    page = explorer_page(
-        title, read.sources, read.thumbnails, spaces, layout=layout, neighbours=neighbours
-    )
     return Explorer(
         page=page,
         images=len(read.sources),

@@ -75,6 +75,19 @@ EXPECTED: dict[str, list[str]] = {
 }
 
 
+def test_hashing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes minutes for gigabytes of images."""
+    shown: list[tuple[int, str]] = []
+
+    def bar(items: Any, total: int, **settings: Any) -> Any:
+        shown.append((total, settings["desc"]))
+        return items
+
+    monkeypatch.setattr("cassle_zoo.eval.datasets.files.tqdm", bar)
+    open_data("folder", fill(tmp_path / "photos", CLASSES))
+    assert shown == [(18, "hashes")]
+
+
 def test_the_split_is_of_contents_and_not_of_places(tmp_path: Path) -> None:
     first = fill(tmp_path / "photos", CLASSES)
     before = landed(open_data("folder", first))

@@ -12,7 +12,11 @@ from cassle_zoo.cli.main import main
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = ("list", "info", "features", "demo", "train", "eval", "hub", "hub export", "hub convert")
+# Not upgrade, which rewrites files in any folder that is named.
+COMMANDS = (
+    "list", "info", "features", "whiten", "demo", "train", "eval", "hub", "hub export",
+    "hub convert", "hub push", "hub verify", "reproduce", "env", "completion",
+)  # fmt: skip
 MODELS = ("resnet18_cassle_simclr.emoji64", "resnet18_cassle_simclr", "local-dir:nowhere", "raw")
 FLAGS = (
     "--out", "--data", "--optim.epochs", "--optim.batch-size", "--optim.base-lr", "--run.device",

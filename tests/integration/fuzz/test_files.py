@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import image_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from results import make_result
+from safetensors.torch import load, save
+from small_models import make_model
 
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.data.emoji64 import Record, format_metadata, parse_metadata
-from cassle_zoo.features.extract import FeatureSet
-from cassle_zoo.features.files import load_features, save_features
+from cassle_zoo.eval.scores import ScoreFile, Scores
+from cassle_zoo.features.extract import Extractor, FeatureSet
+from cassle_zoo.features.files import load_features, load_parts, save_features
+from cassle_zoo.features.to_folder import extract_to_folder
+from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.records import Result
+from cassle_zoo.records import Result, RunExport
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store.folder import read_config
 from cassle_zoo.store.tensors import save_model_folder
@@ -73,6 +80,14 @@ def altered(draw: st.DrawFn, value: Any) -> Any:
     return draw(JSON)
 
 
+@st.composite
+def damaged_json(draw: st.DrawFn, content: bytes) -> bytes:
+    """A JSON file whose bytes are damaged, or that holds something else."""
+    if draw(st.booleans()):
+        return draw(damaged(content))
+    return json.dumps(draw(altered(json.loads(content)))).encode()
+
+
 def only_our_errors(read: Callable[[], Any]) -> None:
     try:
         read()
@@ -101,11 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(st.data())
 def test_config_json(folder: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = (folder / "config.json").read_bytes()
-    if data.draw(st.booleans()):
-        content = data.draw(damaged(content))
-    else:
-        content = json.dumps(data.draw(altered(json.loads(content)))).encode()
-    (tmp_path / "config.json").write_bytes(content)
+    (tmp_path / "config.json").write_bytes(data.draw(damaged_json(content)))
     (tmp_path / "projector.safetensors").write_bytes(
         (folder / "projector.safetensors").read_bytes()
     )
@@ -128,17 +139,52 @@ RESULT = make_result(series={"x": [1.0]}, files=["a.png"])
 
 @given(st.data())
 def test_results(data: st.DataObject) -> None:
-    content = RESULT.to_json()
-    if data.draw(st.booleans()):
-        text = data.draw(damaged(content.encode())).decode("utf-8", "replace")
-    else:
-        text = json.dumps(data.draw(altered(json.loads(content))))
+    text = data.draw(damaged_json(RESULT.to_json().encode())).decode("utf-8", "replace")
 
     def read() -> None:
         result = Result.from_json(text)
         assert Result.from_json(result.to_json()) == result
 
     only_our_errors(read)
+
+
+EXPORT = RunExport(
+    name="resnet18_simclr.x", method="simclr", timm_arch="resnet18", projector={"depth": 2},
+    input_size=(3, 64, 64), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), training={"steps": 1},
+)  # fmt: skip
+
+
+@given(st.data())
+def test_exports_of_runs(tmp_path: Path, data: st.DataObject) -> None:
+    EXPORT.save(tmp_path, sync=False)
+    content = (tmp_path / "export.json").read_bytes()
+    (tmp_path / "export.json").write_bytes(data.draw(damaged_json(content)))
+    only_our_errors(lambda: RunExport.read(tmp_path))
+
+
+SCORES = ScoreFile(
+    scores=(
+        Scores(
+            task="skin", rows=torch.arange(3), values={"top1": torch.tensor([1, 0, 1])},
+            labels=torch.tensor([0, 1, 1]), predicted=torch.tensor([0, 0, 1]), classes=("a", "b"),
+        ),
+    ),
+    names={0: "a.png", 2: "c.png"}, thumbnails={0: b"xyz"},
+    sample=torch.arange(2), sample_features=torch.zeros(2, 2),
+)  # fmt: skip
+
+
+@given(st.data())
+def test_scores(tmp_path: Path, data: st.DataObject) -> None:
+    content = SCORES.to_bytes()
+    if data.draw(st.booleans()):
+        content = data.draw(damaged(content))
+    else:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about = data.draw(altered(json.loads(header["__metadata__"]["scores"])))
+        content = save(load(content), {"scores": json.dumps(about)})
+    (tmp_path / "scores.safetensors").write_bytes(content)
+    only_our_errors(lambda: ScoreFile.load(tmp_path / "scores.safetensors"))
 
 
 STATE = {"step": 3, "method": {"weight": torch.zeros(3)}, "rng": torch.zeros(2), "cuda_rng": None}
@@ -192,6 +238,41 @@ def test_npz_of_other_arrays(tmp_path: Path, name: str, array: str, shape: list[
     np.savez(buffer, **arrays)
     (tmp_path / "x.npz").write_bytes(buffer.getvalue())
     only_our_errors(lambda: load_features(tmp_path / "x.npz"))
+
+
+@given(st.data())
+def test_whitenings(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "whitening.safetensors"
+    Whitening(mean=torch.zeros(3), projection=torch.eye(3), images=6).save(path)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    only_our_errors(lambda: Whitening.load(path))
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Extractor, Path, Path]:
+    """An extractor, images, and a folder of their features in two parts."""
+    root = tmp_path_factory.mktemp("extracted")
+    images = image_folder(root / "images", ["a.png", "b.png", "c.png"])
+    extractor = Extractor(make_model(), device="cpu")
+    extract_to_folder(extractor, images, root / "parts", part_images=2, batch_size=2)
+    return extractor, images, root / "parts"
+
+
+@given(st.data())
+def test_folders_of_features(
+    extracted: tuple[Extractor, Path, Path], tmp_path: Path, data: st.DataObject
+) -> None:
+    extractor, images, whole = extracted
+    folder = tmp_path / "parts"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
+    (folder / "index.json").write_bytes(
+        data.draw(damaged_json((whole / "index.json").read_bytes()))
+    )
+    only_our_errors(lambda: load_features(folder))
+    only_our_errors(lambda: list(load_parts(folder)))
+    (folder / "part-000001.safetensors").unlink()  # the same call continues
+    only_our_errors(lambda: extract_to_folder(extractor, images, folder, batch_size=2))
 
 
 RECORDS = [
