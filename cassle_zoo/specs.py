@@ -338,6 +338,11 @@ def model_tags(name: str) -> tuple[str, ...]:
     return tuple(spec.tag for spec in MODEL_SPECS.values() if spec.name == name)
 
 
+def is_zoo_name(name: str) -> bool:
+    """Return whether a name, with or without tag and `@REVISION`, is of a model of the zoo."""
+    return bool(model_tags(name.partition("@")[0].partition(".")[0]))
+
+
 def resolve_spec(name: str) -> ModelSpec:
     """Find a model by name.
 

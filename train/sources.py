@@ -34,7 +34,7 @@ from cassle_zoo.records import (
     RunExport,
     StartingWeights,
 )
-from cassle_zoo.specs import MODEL_SPECS, STARTING_WEIGHTS
+from cassle_zoo.specs import MODEL_SPECS, STARTING_WEIGHTS, is_zoo_name
 from cassle_zoo.store.download import download
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, local_folder, resolve
@@ -118,8 +118,7 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
     if what.startswith(HUB_PREFIX):
         return _repository(what)
     own = what.removeprefix(TIMM_PREFIX)
-    ours = own.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}
-    if ours and own == what:
+    if own == what and is_zoo_name(own):
         return _model_folder(resolve(what))
     if split_model_name_tag(own)[0] in timm.list_models():
         return _timm_weights(own)

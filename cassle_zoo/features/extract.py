@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -38,8 +37,8 @@ from cassle_zoo.features.transform import Transform, eval_transform, reduction_f
 from cassle_zoo.features.whitening import Whitening, open_whitening
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.store.model_files import LOCAL_PREFIX
 from cassle_zoo.zoo import create
+from cassle_zoo.zoo.names import public_name
 
 DECODINGS = ("fast", "exact")
 
@@ -185,7 +184,7 @@ class Extractor:
         )
         self._found = unwrap(self.model)
         self._parsed = parse_outputs(outputs, self._found)
-        self.name = _public_name(name) if name is not None else type(self._found.network).__name__
+        self.name = public_name(name) if name is not None else type(self._found.network).__name__
         self.outputs = tuple(self._parsed)
         if projector is None and "projected" in self.outputs:
             raise ConfigError(
@@ -533,12 +532,6 @@ def _skipped(
         for index, reason in zip(indices, reasons, strict=True)
         if reason is not None
     ]
-
-
-def _public_name(name: str) -> str:
-    if not name.startswith(LOCAL_PREFIX):
-        return name
-    return f"{LOCAL_PREFIX}{Path(name.removeprefix(LOCAL_PREFIX)).resolve().name}"
 
 
 def _value_range(given: ValueRange | None) -> ValueRange | None:

@@ -14,6 +14,7 @@ from cassle_zoo.features.inference import as_input, check_pooled, pooled_feature
 from cassle_zoo.features.wrappers import Unwrapped
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.zoo.create import create_projector
+from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
 FORMS = ("pooled", "projected", "tokens", "stage:K", "stage:K:map")
 """All outputs; K counts the model's stages from 0, or from the end if negative."""
@@ -98,7 +99,7 @@ def open_projector(name: str) -> ConditionedProjector:
     try:
         return create_projector(name, pretrained=True)
     except UnknownNameError as error:
-        if not timm.is_model(name.removeprefix("timm:").removeprefix("timm/")):
+        if not timm.is_model(name.removeprefix(TIMM_PREFIX).removeprefix("timm/")):
             raise
         raise ConfigError(
             f"the output 'projected' needs a projector, and {name!r} is a model of timm, which has "
