@@ -30,6 +30,8 @@ SNAPSHOTS_FOLDER = "snapshots"
 EXPORT_FILE = "export.json"
 BACKBONE_FILE = "backbone.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
+CHECKPOINT_FILE = "checkpoint.pt"
+PREVIOUS_CHECKPOINT_FILE = "checkpoint.previous.pt"
 
 START = "starting_weights"
 """Key in a run's config.json that holds the fields of its `StartingWeights`."""

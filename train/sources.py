@@ -17,6 +17,7 @@ from cassle_zoo.checkpoints.identify import (
     identify_content,
     read_settings,
 )
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.common.errors import (
     CheckpointError,
     ConfigError,
@@ -28,8 +29,10 @@ from cassle_zoo.common.files import expand_home, read_json, sha256
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import (
     BACKBONE_FILE,
+    CHECKPOINT_FILE,
     EXPORT_FILE,
     FINAL_FOLDER,
+    PREVIOUS_CHECKPOINT_FILE,
     PROJECTOR_FILE,
     RunExport,
     StartingWeights,
@@ -39,7 +42,6 @@ from cassle_zoo.store.download import download
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, local_folder, resolve
 from cassle_zoo.store.tensors import load_strictly, read_tensors
-from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint
 from cassle_zoo.zoo.create import load_projector
 from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
@@ -267,11 +269,13 @@ def _run(folder: Path, facts: CheckpointFacts) -> Source:
     if state is None:
         raise ModelFolderError(
             f"{folder} holds neither a model folder ({MODEL_FILE}) nor a run ({FINAL_FOLDER}/ or "
-            f"{LATEST}); name the folder that has one of these, or a file of weights in it."
+            f"{CHECKPOINT_FILE}); name the folder that has one of these, or a file of weights in "
+            "it."
         )
     # A run killed between renaming the one before and the latest has only the one before.
-    is_latest = LATEST not in damaged and (folder / LATEST).is_file()
-    path = folder / (LATEST if is_latest else PREVIOUS)
+    latest = folder / CHECKPOINT_FILE
+    is_latest = CHECKPOINT_FILE not in damaged and latest.is_file()
+    path = latest if is_latest else folder / PREVIOUS_CHECKPOINT_FILE
     settings = read_settings(path)
     found = identify_content(state, settings, "", facts)
     name = settings.get("name", folder.name)

@@ -15,6 +15,7 @@ from cassle_zoo.accel.small_images import (
     small_attention_as_products,
     small_convolutions_as_products,
 )
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.common.seeds import seed_of
@@ -29,7 +30,6 @@ from cassle_zoo.train.frozen import Frozen
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.methods.augself import AugSelf
 from cassle_zoo.train.optim import build_optimizer, set_learning_rate
-from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.train.run.faults import check_finite, check_finite_weights, check_loss_scale
 from cassle_zoo.train.sources import Source
 

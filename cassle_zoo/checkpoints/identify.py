@@ -20,7 +20,6 @@ from cassle_zoo.checkpoints.backbones import (
     IdentifiedBackbone,
     find_weights,
     identify_backbone,
-    is_own_run,
     layers,
     without_copies,
 )
@@ -33,6 +32,7 @@ from cassle_zoo.checkpoints.projectors import (
     projector_prefixes,
     read_projector,
 )
+from cassle_zoo.checkpoints.run_checkpoint import averaged, is_own_run
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.common.files import read_json
 from cassle_zoo.projector import ConditionedProjector
@@ -234,11 +234,7 @@ def _own(
     checkpoint: dict[str, Any], settings: Mapping[str, Any], name: str, facts: CheckpointFacts
 ) -> IdentifiedCheckpoint:
     """Identify a checkpoint of our trainer by its run's settings or, without them, its tensors."""
-    averaged, method = checkpoint.get("ema"), checkpoint["method"]
-    if isinstance(averaged, dict) and isinstance(method, dict):  # a run with optim.ema_decay
-        rest = {key: value for key, value in checkpoint.items() if key != "ema"}
-        checkpoint = {**rest, "method": {**method, **averaged}}
-    weights = find_weights(checkpoint, prefix=facts.prefix or "backbone")
+    weights = find_weights(averaged(checkpoint), prefix=facts.prefix or "backbone")
     augment = settings.get("augment", {})
     size, arch, args, heads = augment.get("size"), facts.arch, dict[str, Any](), facts.num_heads
     if "arch" in settings:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import cassle_zoo
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.common.errors import CassleZooError, ConfigError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.projector import CONDITIONINGS
@@ -22,7 +23,6 @@ from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig, 
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
 from cassle_zoo.train.run import fingerprint
-from cassle_zoo.train.run.checkpoint import load_checkpoint
 from cassle_zoo.train.trainer import Trainer, build_method
 
 SMALL: dict[str, dict[str, int]] = {

@@ -12,12 +12,12 @@ from changes import change
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.hub.upgrade import upgrade
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
-from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run, images_fingerprint
 
 
