@@ -43,7 +43,7 @@ class DataConfig:
         split: Split to train on, as the dataset names it; in a folder, the sub-folder of this name
             (the whole folder if the name is empty, or `train` and there is no such sub-folder).
         image_column: Column of the images, of `hfds/NAME` or a folder written by `save_to_disk`;
-            by default the only one of type Image.
+            by default the only one of type Image, or of several the one called `image`.
         samples: Number of images of a streamed dataset (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
             stream are divided among them, so its order of images depends on their number.
