@@ -24,6 +24,9 @@ from cassle_zoo.version import __version__
 FORMAT_VERSION = 2
 """Format version of run exports, results and the study's records."""
 
+RESULTS_FOLDER = Path(__file__).resolve().parent / "eval" / "results"
+"""The recorded results of the zoo's models and baselines."""
+
 FINAL_FOLDER = "final"
 SNAPSHOTS_FOLDER = "snapshots"
 """Folder of a run with an export for each epoch that was asked for, named by the epoch."""
@@ -263,6 +266,15 @@ class Result:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
         return cls.from_json(text, str(path))
+
+
+def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
+    """Read all recorded results of a folder, in the order of their file names.
+
+    Raises:
+        DataError: If a file is not a result.
+    """
+    return [Result.load(path) for path in sorted(folder.glob("*.json"))]
 
 
 def take_format_version(values: dict[str, Any], source: str) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from cassle_zoo.records import Result
     from cassle_zoo.train.config import TrainConfig
 
-RESULTS = Path(__file__).resolve().parents[1] / "eval" / "results"
 TOLERANCES = "tolerances.json"  # beside this; from `python -m benchmarks.study tolerances`
 UNTRAINED_TOLERANCE = 0.005
 _STATUSES = {
@@ -106,10 +105,9 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
 def recorded_results() -> dict[str, "Result"]:
     """Return the recorded results by name of the model."""
-    from cassle_zoo.records import Result
+    from cassle_zoo.records import read_results
 
-    results = [Result.load(path) for path in sorted(RESULTS.glob("*.json"))]
-    return {result.model.name: result for result in results}
+    return {result.model.name: result for result in read_results()}
 
 
 def find_recorded(name: str) -> "Result":
