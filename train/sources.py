@@ -1,4 +1,4 @@
-"""What starting weights can be named by: names of models, folders, runs, and checkpoint files."""
+"""Sources of starting weights: names of models, folders, runs, and checkpoint files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds: which code wrote it, its backbone, and the projector if it has one.
+"""Content of a checkpoint file: the code that wrote it, its backbone, and its projector if any.
 
 Checkpoints of this library's trainer, of the paper's code, and of any code around a
 `ConditionedProjector` are read with their projector; of others, solo-learn's, lightly's and
