@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import atomic_write, write_text
 from cassle_zoo.common.images import to_rgb
-from cassle_zoo.common.templates import render
+from cassle_zoo.common.templates import encode_thumbnail, render
 from cassle_zoo.features.explorer.spaces import (
     ReadImages,
     agreement,
@@ -24,7 +24,6 @@ from cassle_zoo.features.explorer.spaces import (
     open_extractors,
     read_images,
 )
-from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
 from cassle_zoo.features.inputs import Skipped, expand_inputs

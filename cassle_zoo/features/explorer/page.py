@@ -133,8 +133,7 @@ def explorer_page(
     Args:
         title: The heading.
         sources: Names of N images; the page's filter has their folders.
-        thumbnails: One for each image, from
-            :func:`cassle_zoo.features.explorer.thumbnails.encode_thumbnail`.
+        thumbnails: One for each image, from :func:`cassle_zoo.common.templates.encode_thumbnail`.
         spaces: One or two, of N vectors each.
         layout: As for :func:`explore`.
         neighbours: As for :func:`explore`.

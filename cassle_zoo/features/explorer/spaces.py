@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError
-from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
+from cassle_zoo.common.templates import encode_thumbnail
 from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.inputs import Inputs, Skipped, nothing_read
 from cassle_zoo.features.nearest import nearest_neighbours
