@@ -247,7 +247,16 @@ def _stated_beside(args: Mapping[str, Any]) -> _Stated:
 def check_stated(
     what: str, sources: Mapping[str, str | None], possible: tuple[str, ...]
 ) -> str | None:
-    """Return the value of the first source that has one; none may contradict the tensors."""
+    """Return the value of the first source that has one.
+
+    Args:
+        what: What is stated, for the message.
+        sources: Stated values by source; `None` where it says nothing.
+        possible: What the tensors allow; anything if empty.
+
+    Raises:
+        CheckpointError: If a source contradicts the tensors.
+    """
     for source, value in sources.items():
         if value is not None and possible and value not in possible:
             raise CheckpointError(

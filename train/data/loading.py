@@ -189,6 +189,9 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         `local_crops` (B, L, C, local size, local size) uint8 if there are any, `uniforms`
         (B, V, U), `source` (B, 2) height and width, `bad` (B,) index of the image that could not be
         read and was replaced, or -1.
+
+    Raises:
+        DataError: If too many images, or all of a stream, cannot be read, or a worker was killed.
     """
     fast = config.data.decode != "exact"
     crops = Crops(config.augment, config.run.seed, config.views, fast)
