@@ -29,7 +29,7 @@ RESULTS_FOLDER = Path(__file__).resolve().parent / "eval" / "results"
 
 FINAL_FOLDER = "final"
 SNAPSHOTS_FOLDER = "snapshots"
-"""Folder of a run with an export for each epoch that was asked for, named by the epoch."""
+"""Folder of a run with an export for each epoch that was asked for; see `snapshot_folder`."""
 EXPORT_FILE = "export.json"
 BACKBONE_FILE = "backbone.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
@@ -275,6 +275,11 @@ def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
         DataError: If a file is not a result.
     """
     return [Result.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def snapshot_folder(run: Path, epoch: int) -> Path:
+    """Return the folder of a run's export after an epoch."""
+    return run / SNAPSHOTS_FOLDER / f"{epoch:04d}"
 
 
 def take_format_version(values: dict[str, Any], source: str) -> None:

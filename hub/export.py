@@ -22,8 +22,8 @@ from cassle_zoo.records import (
     FINAL_FOLDER,
     PREVIOUS_CHECKPOINT_FILE,
     PROJECTOR_FILE,
-    SNAPSHOTS_FOLDER,
     RunExport,
+    snapshot_folder,
 )
 from cassle_zoo.specs import ModelSpec
 from cassle_zoo.store.tensors import load_strictly, read_tensors, save_model_folder
@@ -140,7 +140,7 @@ class _Run:
 def _read_run(run: Path, epoch: int | None) -> _Run:
     """Read a snapshot, the final weights, or else those of the latest checkpoint."""
     if epoch is not None:
-        folder = run / SNAPSHOTS_FOLDER / f"{epoch:04d}"
+        folder = snapshot_folder(run, epoch)
         if not folder.is_dir():
             found = sorted(int(p.name) for p in folder.parent.glob("[0-9]*") if p.name.isdecimal())
             there = f"there are those of {', '.join(map(str, found))}" if found else "it has none"
