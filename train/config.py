@@ -13,7 +13,7 @@ from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, OneOf, Range, check
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.common.files import parse_json
-from cassle_zoo.train.backbone import feature_width
+from cassle_zoo.train.backbone import backbone_width
 from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
@@ -264,7 +264,7 @@ class TrainConfig:
         if self.init_projector == "yes" and not self.init:
             raise ConfigError("init_projector 'yes' needs starting weights; give init.")
         # First, or an unknown architecture would be reported as a wrong name.
-        width = feature_width(
+        width = backbone_width(
             self.arch, self.augment.size, self.augment.channels, self.views.local_size
         )
         if self.name == AUTO_NAME:

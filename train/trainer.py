@@ -20,7 +20,7 @@ from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.common.seeds import seed_of
 from cassle_zoo.train import init
-from cassle_zoo.train.backbone import build_backbone, feature_width
+from cassle_zoo.train.backbone import backbone_width, build_backbone
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.views import check_described, make_views
 from cassle_zoo.train.distributed import process_group
@@ -234,7 +234,7 @@ def build_method(config: TrainConfig, source: Source | None = None) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         backbone = build_backbone(config.arch, augment.size, augment.channels, local_size)
-        width = feature_width(config.arch, augment.size, augment.channels)
+        width = backbone_width(config.arch, augment.size, augment.channels)
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:
             method.augself = AugSelf(config.augself, width)
