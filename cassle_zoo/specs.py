@@ -292,13 +292,18 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
 _HUB: Mapping[str, tuple[str, str]] = {}
 
 
+def model_name(arch: str, method: str, *, conditioned: bool, tag: str) -> str:
+    """Return the full name of a model by the zoo's rule."""
+    return f"{arch}_{'cassle_' if conditioned else ''}{method}.{tag}"
+
+
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
-    name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
+    full_name = model_name(arch, method, conditioned=conditioned, tag=tag)
     data_name, init, side = _ADAPTED.get(tag, (tag, None, None))
     data = DATASETS[data_name]
-    hub_repo, hub_revision = _HUB.get(f"{name}.{tag}", (None, None))
+    hub_repo, hub_revision = _HUB.get(full_name, (None, None))
     return ModelSpec(
-        name=name,
+        name=full_name.partition(".")[0],
         tag=tag,
         arch=arch,
         **vars(BACKBONES.get(arch, _LITE0)),
@@ -308,9 +313,9 @@ def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
         mean=data.mean,
         std=data.std,
         data=data_name,
-        recipe=f"{name}.{tag}",
+        recipe=full_name,
         init=init,
-        sha256=_SHA256.get(f"{name}.{tag}"),
+        sha256=_SHA256.get(full_name),
         hub_repo=hub_repo,
         hub_revision=hub_revision,
     )

@@ -13,12 +13,13 @@ from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, OneOf, Range, check
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.common.files import parse_json
+from cassle_zoo.specs import model_name
 from cassle_zoo.train.backbone import backbone_width
 from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
-from cassle_zoo.zoo.names import contradictions, dataset_of, model_name, resolve_arch, short_arch
+from cassle_zoo.zoo.names import contradictions, dataset_of, resolve_arch, short_arch
 
 STREAMS = ("hfids/", "tfds/", "wds/")
 _DATASETS = (*STREAMS, "hfds/", "torch/")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import load_state_dict, split_model_name_tag
 from timm.models._hub import download_cached_file, load_model_config_from_path
 from torch import Tensor
@@ -367,7 +368,7 @@ def pretrained_cfg(name: str) -> dict[str, Any]:
 
 
 def _preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
-    usual = Preprocessing(size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    usual = Preprocessing(size=224, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     return Preprocessing(
         size=(cfg.get("input_size") or (3, usual.size, usual.size))[-1],
         mean=tuple(cfg.get("mean") or usual.mean),

@@ -59,11 +59,6 @@ def is_arch(name: str) -> bool:
     return "." not in name and not is_zoo_name(name) and timm.is_model(name)
 
 
-def model_name(arch: str, method: str, *, conditioned: bool, tag: str) -> str:
-    """Return the full name of a model by the zoo's rule."""
-    return f"{arch}_{'cassle_' if conditioned else ''}{method}.{tag}"
-
-
 def contradictions(
     name: str,
     *,

@@ -2,11 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.specs import MODEL_SPECS, model_name
 from cassle_zoo.zoo.names import (
     NameParts,
     contradictions,
-    model_name,
     parse_name,
     public_name,
     resolve_arch,
