@@ -1,5 +1,6 @@
 """The catalogue: models, datasets, backbones and projectors by name. Importable without torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -8,6 +9,8 @@ from typing import Any
 from cassle_zoo.common.errors import unknown_name
 
 PAPER_ID = "arXiv:2306.06082"
+ALLOWED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Names that a model, also a user's own, may have."""
 
 RAW_PIXELS = "raw-pixels"
 """Name in evaluations of the baseline without a network: mean-pooled pixels."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, OneOf, Range, check
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.common.files import parse_json
-from cassle_zoo.specs import model_name
+from cassle_zoo.specs import ALLOWED_NAME, model_name
 from cassle_zoo.train.backbone import backbone_width
 from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
@@ -29,7 +28,6 @@ _OPTIMIZERS = tuple(map(str, list_optimizers()))
 AUTO_NAME = "auto"
 OWN_TAG = "mine"
 """Default tag of a model trained on one's own images."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +268,7 @@ class TrainConfig:
         )
         if self.name == AUTO_NAME:
             object.__setattr__(self, "name", self.derived_name())
-        if not _NAME.fullmatch(self.name):
+        if not ALLOWED_NAME.fullmatch(self.name):
             raise ConfigError(
                 f"name {self.name!r} must be letters, digits, '_', '-' and '.' only, and begin "
                 "with a letter or digit; it is not a path (--out is)."
