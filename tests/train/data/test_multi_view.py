@@ -13,7 +13,7 @@ from changes import change
 
 from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, params_from_uniforms
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
-from cassle_zoo.augmentation.solarize import Solarize
+from cassle_zoo.augmentation.further import Solarize
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.train import loop
