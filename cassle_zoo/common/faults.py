@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, TextIO, TypeVar
 
 import torch
+from PIL import Image
 
 from cassle_zoo.common.errors import (
     CassleZooError,
@@ -249,12 +250,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or any(phrase in str(error) for phrase in phrases)
 
 
-def start_worker(niceness: int, _: int) -> None:
-    """Lower a worker's priority; let it outlast a stop signal, since its batch must end first."""
+def start_worker(niceness: int, max_pixels: int | None, _: int) -> None:
+    """Set up a data worker; pass it to the loader with the first two arguments.
+
+    Args:
+        niceness: By how much to lower the worker's priority.
+        max_pixels: The main process's `PIL.Image.MAX_IMAGE_PIXELS`: a worker that was spawned, not
+            forked, has Pillow's default.
+    """
+    Image.MAX_IMAGE_PIXELS = max_pixels
     # A worker inherits its parent's locks, and may outlive it by seconds.
     for file in _locks:
         file.close()
     os.nice(niceness)
+    # Its batch must end before a stop signal ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)

@@ -335,7 +335,7 @@ class Extractor:
             batch_sampler=ahead,
             num_workers=workers,
             collate_fn=unchanged,
-            worker_init_fn=functools.partial(start_worker, 0),
+            worker_init_fn=functools.partial(start_worker, 0, Image.MAX_IMAGE_PIXELS),
             # Tensors taken as they are may be on the GPU already, where nothing can be pinned.
             pin_memory=target.type == "cuda" and self.transform != "as_is",
             # Without its own generator the loader would advance the global one.

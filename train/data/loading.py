@@ -227,12 +227,6 @@ def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any
         dataset,
         num_workers=config.data.workers,
         generator=torch.Generator().manual_seed(config.run.seed),
-        worker_init_fn=functools.partial(_start_worker, niceness, Image.MAX_IMAGE_PIXELS),
+        worker_init_fn=functools.partial(start_worker, niceness, Image.MAX_IMAGE_PIXELS),
         **options,
     )
-
-
-def _start_worker(niceness: int, max_pixels: int | None, worker: int) -> None:
-    start_worker(niceness, worker)
-    # A worker that was spawned, not forked, has Pillow's default limit.
-    Image.MAX_IMAGE_PIXELS = max_pixels
