@@ -253,8 +253,8 @@ def recorded_settings(name: str) -> dict[str, Any]:
     return settings | {START: training["init"]} if training.get("init") else settings
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproducedNumber:
     """A number, recorded and reproduced.
 
     Attributes:
@@ -277,7 +277,7 @@ class Comparison:
 
 def compare(
     recorded: "Result", found: "Result", tolerance: float | None = None
-) -> list[Comparison]:
+) -> list[ReproducedNumber]:
     """Compare every recorded number with the reproduced one.
 
     Args:
@@ -300,5 +300,6 @@ def compare(
             allowed = tolerance
             if allowed is None:
                 allowed = of_seeds[task][metric] if of_seeds else UNTRAINED_TOLERANCE
-            rows.append(Comparison(name, value, found.metrics[task][metric], allowed))
+            again = found.metrics[task][metric]
+            rows.append(ReproducedNumber(name=name, recorded=value, found=again, tolerance=allowed))
     return rows
