@@ -20,7 +20,7 @@ from cassle_zoo.features.explorer.spaces import (
     ReadImages,
     agreement,
     feature_space,
-    model_name,
+    model_caption,
     open_extractors,
     read_images,
 )
@@ -150,7 +150,7 @@ def run_demo(
     read = read_images(extractors, images, skipped=skipped)
     spaces = [
         feature_space(
-            model_name(model),
+            model_caption(model),
             outputs["pooled"],
             model_whitening(model) if isinstance(model, str) else None,
         )

@@ -17,7 +17,7 @@ from cassle_zoo.features.explorer.spaces import (
     Space,
     agreement,
     feature_space,
-    model_name,
+    model_caption,
     open_extractors,
     read_images,
 )
@@ -93,7 +93,7 @@ def explore(
     side = 128 if len(images) <= 500 else 96 if len(images) <= 4000 else 64
     read = read_images(extractors, images, skipped=skipped, thumbnail=(side, size))
     spaces = [
-        feature_space(f"Features of {model_name(model)}", outputs["pooled"])
+        feature_space(f"Features of {model_caption(model)}", outputs["pooled"])
         for model, outputs in zip(given, read.outputs, strict=True)
     ]
     if "projected" in read.outputs[0]:
@@ -102,7 +102,7 @@ def explore(
         spaces[0] = replace(spaces[0], about=f"{counts}; {spaces[0].about}")
         spaces.append(
             Space(
-                name=f"Projections by {model_name(given[0])}",
+                name=f"Projections by {model_caption(given[0])}",
                 about=f"{counts} for less",
                 vectors=projected,
                 raw=projected,

@@ -75,7 +75,7 @@ class ReadImages:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def model_name(model: nn.Module | str) -> str:
+def model_caption(model: nn.Module | str) -> str:
     """Return a model's name for captions; for an object, the name of its class."""
     return model if isinstance(model, str) else type(model).__name__
 
@@ -105,7 +105,7 @@ def open_extractors(
         raise ConfigError(f"expected 1 to {most} models, got {len(models)}.")
     for first, second in itertools.combinations(models, 2):
         if first is second or first == second:
-            name = model_name(first)
+            name = model_caption(first)
             raise ConfigError(f"two models are {name}; give different ones, or it alone.")
     if projected and len(models) == 1 and isinstance(models[0], str):
         # If it has no projector; anything else that is wrong is raised again below.
