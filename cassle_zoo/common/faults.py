@@ -25,6 +25,7 @@ from cassle_zoo.common.errors import (
     NotEnoughMemoryError,
     StorageError,
 )
+from cassle_zoo.common.workers import HOW_TO_ENLARGE
 
 SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
 WORKER_GRACE = 30  # seconds
@@ -166,8 +167,8 @@ def translate_errors(folder: Path | None, batch_size: int, advice: Advice) -> It
             reason = str(error).rpartition("RuntimeError: ")[2].strip()
             raise NotEnoughMemoryError(
                 f"no room in shared memory for the batches of the data workers ({reason}). Enlarge "
-                "/dev/shm (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or pass "
-                f"fewer {advice.workers}; 0 needs none. {advice.afterwards}".rstrip()
+                f"/dev/shm {HOW_TO_ENLARGE}, or pass fewer {advice.workers}; 0 needs none. "
+                f"{advice.afterwards}".rstrip()
             ) from error
         if is_out_of_memory(error):
             raise _out_of_memory(error, batch_size, advice) from error
