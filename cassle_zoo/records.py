@@ -36,8 +36,10 @@ PROJECTOR_FILE = "projector.safetensors"
 CHECKPOINT_FILE = "checkpoint.pt"
 PREVIOUS_CHECKPOINT_FILE = "checkpoint.previous.pt"
 
+SETTINGS_FILE = "config.json"
+"""The settings of a run, in its folder."""
 START = "starting_weights"
-"""Key in a run's config.json that holds the fields of its `StartingWeights`."""
+"""Key in a run's settings that holds the fields of its `StartingWeights`."""
 
 RENAMED_SETTINGS: Mapping[str, str] = {
     "conditioning.how": "conditioning.mode",

@@ -27,6 +27,7 @@ from cassle_zoo.features.inference import inference
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.records import SETTINGS_FILE
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder, resolve
@@ -330,7 +331,7 @@ def _settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings that a model was trained with; empty if they are unknown."""
     config = training.get("config")
     if isinstance(config, dict):  # of a converted checkpoint its file is named, too
-        config = config.get("config.json", config)
+        config = config.get(SETTINGS_FILE, config)
     return config if isinstance(config, dict) else {}
 
 

@@ -37,11 +37,11 @@ from cassle_zoo.records import (
     FINAL_FOLDER,
     PREVIOUS_CHECKPOINT_FILE,
     PROJECTOR_FILE,
+    SETTINGS_FILE,
     code_version,
 )
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.recipes import RECIPES, get_recipe
-from cassle_zoo.train.run.fingerprint import CONFIG_FILE
 from cassle_zoo.train.run.logs import CSV_FILE
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import build_method
@@ -90,7 +90,7 @@ def same_after_resuming(name: str, data: Path, run: Path) -> bool:
     again = run.with_name(f"{run.name}-resumed")
     shutil.rmtree(again, ignore_errors=True)
     again.mkdir()
-    shutil.copy(run / CONFIG_FILE, again)
+    shutil.copy(run / SETTINGS_FILE, again)
     shutil.copy(run / PREVIOUS_CHECKPOINT_FILE, again / CHECKPOINT_FILE)
     train(name, data, again)
     same = all(

@@ -36,7 +36,7 @@ from cassle_zoo.checkpoints.run_checkpoint import averaged, is_own_run
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.common.files import read_json
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.records import START
+from cassle_zoo.records import SETTINGS_FILE, START
 from cassle_zoo.zoo.names import (
     contradictions,
     dataset_of,
@@ -262,7 +262,7 @@ def _own(
         training={
             "steps": checkpoint["step"],
             "init": start,
-            "config": {"config.json": public_settings(settings)} if settings else None,
+            "config": {SETTINGS_FILE: public_settings(settings)} if settings else None,
         },
         notes=(*backbone.notes, *notes),
         dropped=(*dropped, *backbone.dropped),
@@ -400,7 +400,7 @@ def read_settings(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: If they are not a JSON object.
     """
-    return _first_object(path.with_name("config.json"))
+    return _first_object(path.with_name(SETTINGS_FILE))
 
 
 def _first_object(*files: Path) -> Mapping[str, Any]:

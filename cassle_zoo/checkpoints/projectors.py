@@ -22,6 +22,7 @@ from cassle_zoo.augmentation.descriptors import (
 from cassle_zoo.checkpoints.backbones import State, difference
 from cassle_zoo.common.errors import CheckpointError, ConfigError
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.records import SETTINGS_FILE
 
 Notes = tuple[str, ...]
 """Assumptions, in sentences."""
@@ -227,7 +228,7 @@ def _stated_beside(args: Mapping[str, Any]) -> _Stated:
         mode = run.get("mode", run.get("how"))
         names = ("depth", "hidden_features", "out_features")
         return _Stated(
-            source="config.json",
+            source=SETTINGS_FILE,
             conditioning=mode,
             descriptors=tuple(run.get("descriptors") or ()),
             generated={k: method[k] for k in names} if set(names) <= method.keys() else None,

@@ -212,8 +212,9 @@ def training_config(
         ConfigError: If the recipe is no longer the one that the weights were trained with, `out`
             holds another training, or `init` is given for a model that starts from random weights.
     """
+    from cassle_zoo.records import SETTINGS_FILE
     from cassle_zoo.train.recipes import get_recipe
-    from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run
+    from cassle_zoo.train.run.fingerprint import check_same_run
 
     settings, recipe = recorded_settings(name), get_recipe(name)
     run = dataclasses.replace(
@@ -230,9 +231,9 @@ def training_config(
     config = dataclasses.replace(recipe, init=start, data=images, run=run)
     # Starting from the recorded settings makes the training refuse others.
     folder = out / "train"
-    if not (folder / CONFIG_FILE).exists():
+    if not (folder / SETTINGS_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG_FILE, settings, sync=True)
+        write_json(folder / SETTINGS_FILE, settings, sync=True)
     try:
         check_same_run(config, folder)
     except ConfigError as error:
