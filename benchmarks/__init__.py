@@ -1,1 +1,1 @@
-"""Measurements of speed and memory, side by side with peers."""
+"""Measurements: speed beside peers, the study of CASSLE against its baselines, near duplicates."""

@@ -24,15 +24,22 @@ from cassle_zoo.version import __version__
 FORMAT_VERSION = 2
 """Format version of run exports, results and the study's records."""
 
+RESULTS_FOLDER = Path(__file__).resolve().parent / "eval" / "results"
+"""The recorded results of the zoo's models and baselines."""
+
 FINAL_FOLDER = "final"
 SNAPSHOTS_FOLDER = "snapshots"
-"""Folder of a run with an export for each epoch that was asked for, named by the epoch."""
+"""Folder of a run with an export for each epoch that was asked for; see `snapshot_folder`."""
 EXPORT_FILE = "export.json"
 BACKBONE_FILE = "backbone.safetensors"
 PROJECTOR_FILE = "projector.safetensors"
+CHECKPOINT_FILE = "checkpoint.pt"
+PREVIOUS_CHECKPOINT_FILE = "checkpoint.previous.pt"
 
+SETTINGS_FILE = "config.json"
+"""The settings of a run, in its folder."""
 START = "starting_weights"
-"""Key in a run's config.json that holds the fields of its `StartingWeights`."""
+"""Key in a run's settings that holds the fields of its `StartingWeights`."""
 
 RENAMED_SETTINGS: Mapping[str, str] = {
     "conditioning.how": "conditioning.mode",
@@ -261,6 +268,20 @@ class Result:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
         return cls.from_json(text, str(path))
+
+
+def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
+    """Read all recorded results of a folder, in the order of their file names.
+
+    Raises:
+        DataError: If a file is not a result.
+    """
+    return [Result.load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def snapshot_folder(run: Path, epoch: int) -> Path:
+    """Return the folder of a run's export after an epoch."""
+    return run / SNAPSHOTS_FOLDER / f"{epoch:04d}"
 
 
 def take_format_version(values: dict[str, Any], source: str) -> None:

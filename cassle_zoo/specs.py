@@ -1,5 +1,6 @@
 """The catalogue: models, datasets, backbones and projectors by name. Importable without torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -8,6 +9,8 @@ from typing import Any
 from cassle_zoo.common.errors import unknown_name
 
 PAPER_ID = "arXiv:2306.06082"
+ALLOWED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Names that a model, also a user's own, may have."""
 
 RAW_PIXELS = "raw-pixels"
 """Name in evaluations of the baseline without a network: mean-pooled pixels."""
@@ -292,13 +295,18 @@ _SHA256: Mapping[str, Mapping[str, str]] = {
 _HUB: Mapping[str, tuple[str, str]] = {}
 
 
+def model_name(arch: str, method: str, *, conditioned: bool, tag: str) -> str:
+    """Return the full name of a model by the zoo's rule."""
+    return f"{arch}_{'cassle_' if conditioned else ''}{method}.{tag}"
+
+
 def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
-    name = f"{arch}_cassle_{method}" if conditioned else f"{arch}_{method}"
+    full_name = model_name(arch, method, conditioned=conditioned, tag=tag)
     data_name, init, side = _ADAPTED.get(tag, (tag, None, None))
     data = DATASETS[data_name]
-    hub_repo, hub_revision = _HUB.get(f"{name}.{tag}", (None, None))
+    hub_repo, hub_revision = _HUB.get(full_name, (None, None))
     return ModelSpec(
-        name=name,
+        name=full_name.partition(".")[0],
         tag=tag,
         arch=arch,
         **vars(BACKBONES.get(arch, _LITE0)),
@@ -308,9 +316,9 @@ def _spec(arch: str, method: str, *, conditioned: bool, tag: str) -> ModelSpec:
         mean=data.mean,
         std=data.std,
         data=data_name,
-        recipe=f"{name}.{tag}",
+        recipe=full_name,
         init=init,
-        sha256=_SHA256.get(f"{name}.{tag}"),
+        sha256=_SHA256.get(full_name),
         hub_repo=hub_repo,
         hub_revision=hub_revision,
     )
@@ -336,6 +344,11 @@ def projector_shape(spec: ModelSpec) -> ProjectorShape:
 def model_tags(name: str) -> tuple[str, ...]:
     """Return the tags of a model's name, the default first; empty if there is no such name."""
     return tuple(spec.tag for spec in MODEL_SPECS.values() if spec.name == name)
+
+
+def is_zoo_name(name: str) -> bool:
+    """Return whether a name, with or without tag and `@REVISION`, is of a model of the zoo."""
+    return bool(model_tags(name.partition("@")[0].partition(".")[0]))
 
 
 def resolve_spec(name: str) -> ModelSpec:

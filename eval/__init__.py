@@ -1,1 +1,1 @@
-"""Evaluation of frozen backbones: datasets, protocols and recorded results."""
+"""Evaluation of backbones: datasets, protocols and recorded results."""

@@ -41,6 +41,7 @@ from cassle_zoo.eval.sources import (
 from cassle_zoo.features.whitening import OWN
 from cassle_zoo.records import Result
 from cassle_zoo.specs import DATASETS as SPECS
+from cassle_zoo.store.model_files import LOCAL_PREFIX
 
 REPORT = "report"
 DEFAULT_DATASET = "emoji64"
@@ -337,8 +338,8 @@ def _public(path: str | Path) -> str:
 
 
 def _public_model(model: str) -> str:
-    prefix, colon, rest = model.partition(":")
-    return f"{prefix}:{_public(rest)}" if colon and prefix in ("local-dir", "features") else model
+    prefix = next((own for own in (LOCAL_PREFIX, FEATURES) if model.startswith(own)), None)
+    return model if prefix is None else prefix + _public(model.removeprefix(prefix))
 
 
 def _usage() -> str:

@@ -27,6 +27,7 @@ from cassle_zoo.features.inference import inference
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.records import SETTINGS_FILE
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder, resolve
@@ -294,6 +295,7 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
     network = f"{files.spec.timm_arch} {arguments}".removesuffix(" {}")
     weights = files.sha256(MODEL_FILE)
     training = files.config["cassle_zoo"]["training"]
+    augment = _settings(training).get("augment")
     return lambda: FeatureSource(
         name=files.spec.full_name,
         argument=argument,
@@ -303,18 +305,21 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
         trained=_trained(training, weights),
         projector=load_own_projector if has_projector else None,
         whitening=partial(open_whitening, OWN, projector_of),
-        augment=_augment_settings(training),
+        augment=augment if isinstance(augment, dict) else {},
     )
 
 
 def _trained(training: Mapping[str, Any], weights: str | None) -> str:
-    config = training.get("config")
-    if not isinstance(config, dict):
+    config = _settings(training)
+    if not config:
         return _unknown_training(weights)
     settings = {name: value for name, value in config.items() if name not in _OF_ONE_RUN}
-    data = {**config.get("data", {}), "root": "", "workers": 0}
+    data = config.get("data", {})
+    data = {**data, "root": "", "workers": 0} if isinstance(data, dict) else data
     start = (training.get("init") or {}).get("sha256")
     known = [training.get("data"), training.get("images"), start, data, settings]
+    if "total_steps" in training or "source" in training:  # a snapshot, or perhaps unfinished
+        known.append(training.get("steps"))
     return f"training {sha256(to_json(known))[:_MARK]}"
 
 
@@ -322,12 +327,12 @@ def _unknown_training(weights: str | None) -> str:
     return f"weights {str(weights)[:_MARK]}"
 
 
-def _augment_settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
+def _settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings that a model was trained with; empty if they are unknown."""
     config = training.get("config")
     if isinstance(config, dict):  # of a converted checkpoint its file is named, too
-        config = config.get("config.json", config)
-    augment = config.get("augment") if isinstance(config, dict) else None
-    return augment if isinstance(augment, dict) else {}
+        config = config.get(SETTINGS_FILE, config)
+    return config if isinstance(config, dict) else {}
 
 
 def _timm(model: str, size: int | None) -> Callable[[], FeatureSource]:

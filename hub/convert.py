@@ -1,7 +1,6 @@
 """Model folders from checkpoint files, whatever code wrote them: see `cassle_zoo.checkpoints`."""
 
 import dataclasses
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,11 @@ from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.export import check_dtype
 from cassle_zoo.hub.provenance import with_licenses
 from cassle_zoo.hub.reference import write_reference
-from cassle_zoo.specs import DATASETS, ModelSpec
+from cassle_zoo.specs import ALLOWED_NAME, DATASETS, ModelSpec
 from cassle_zoo.store.tensors import save_model_folder
 from cassle_zoo.version import __version__
 from cassle_zoo.zoo.registry import make_config
 from cassle_zoo.zoo.width import feature_width
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +89,7 @@ def convert_checkpoint(
     """
     options = options or ConvertOptions()
     check_dtype(dtype)
-    if not _NAME.fullmatch(name):
+    if not ALLOWED_NAME.fullmatch(name):
         raise ConfigError(f"name {name!r} must be letters, digits, '_', '-' and '.' only.")
     path = Path(path)
     found = identify(path, options, name=name)

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor
 
+from cassle_zoo.checkpoints.run_checkpoint import averaged, load_checkpoint
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.cards.card import render_card, results_of_folder, write_card
 from cassle_zoo.hub.provenance import data_of, license_of, problems, with_licenses
@@ -16,14 +17,15 @@ from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import (
     BACKBONE_FILE,
+    CHECKPOINT_FILE,
     EXPORT_FILE,
     FINAL_FOLDER,
+    PREVIOUS_CHECKPOINT_FILE,
     PROJECTOR_FILE,
-    SNAPSHOTS_FOLDER,
     RunExport,
+    snapshot_folder,
 )
 from cassle_zoo.specs import ModelSpec
-from cassle_zoo.store.run_checkpoint import LATEST, PREVIOUS, load_checkpoint
 from cassle_zoo.store.tensors import load_strictly, read_tensors, save_model_folder
 from cassle_zoo.zoo.registry import make_config
 from cassle_zoo.zoo.width import feature_width
@@ -144,7 +146,7 @@ class _Run:
 def _read_run(run: Path, epoch: int | None) -> _Run:
     """Read a snapshot, the final weights, or else those of the latest checkpoint."""
     if epoch is not None:
-        folder = run / SNAPSHOTS_FOLDER / f"{epoch:04d}"
+        folder = snapshot_folder(run, epoch)
         if not folder.is_dir():
             found = sorted(int(p.name) for p in folder.parent.glob("[0-9]*") if p.name.isdecimal())
             there = f"there are those of {', '.join(map(str, found))}" if found else "it has none"
@@ -174,7 +176,8 @@ def _read_folder(folder: Path) -> _Run:
 
 def _read_checkpoint(run: Path) -> _Run:
     if not (run / EXPORT_FILE).is_file():
-        has_some = any((run / name).is_file() for name in (LATEST, PREVIOUS))
+        files = (CHECKPOINT_FILE, PREVIOUS_CHECKPOINT_FILE)
+        has_some = any((run / name).is_file() for name in files)
         raise ModelFolderError(
             f"{run} is not a finished run"
             + (
@@ -188,9 +191,8 @@ def _read_checkpoint(run: Path) -> _Run:
         )
     export = RunExport.read(run)
     state, _ = load_checkpoint(run)
-    found = state or {}
-    # A run with an average of the weights (optim.ema_decay) exports that.
-    method, step = found.get("ema") or found.get("method"), found.get("step")
+    found = averaged(state or {})
+    method, step = found.get("method"), found.get("step")
     if not isinstance(method, dict) or not isinstance(step, int):
         raise ModelFolderError(
             f"{run} holds no checkpoint of a run. Repeat its `cassle-zoo train` command to "
@@ -210,8 +212,8 @@ def _read_checkpoint(run: Path) -> _Run:
     return _Run(
         export=replace(export, training=training),
         described_by=run / EXPORT_FILE,
-        backbone_file=run / LATEST,
-        projector_file=run / LATEST,
+        backbone_file=run / CHECKPOINT_FILE,
+        projector_file=run / CHECKPOINT_FILE,
         **states,
     )
 

@@ -1,4 +1,4 @@
-"""What a model folder says about how it was made: derived from the run, and checked against it."""
+"""Provenance in a model folder: derived from the run, and checked against it."""
 
 from collections.abc import Mapping
 from typing import Any

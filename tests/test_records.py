@@ -8,7 +8,14 @@ from results import make_result
 
 from cassle_zoo import records
 from cassle_zoo.common.errors import DataError, ModelFolderError
-from cassle_zoo.records import EXPORT_FILE, FORMAT_VERSION, Result, RunExport, software_versions
+from cassle_zoo.records import (
+    EXPORT_FILE,
+    FORMAT_VERSION,
+    Result,
+    RunExport,
+    read_results,
+    software_versions,
+)
 
 EXPORT = RunExport(
     name="resnet18_cassle_simclr.emoji64",
@@ -30,6 +37,15 @@ def test_a_result_round_trips(tmp_path: Path) -> None:
     assert path.read_text() == original.to_json()
     assert json.loads(path.read_text())["format_version"] == FORMAT_VERSION
     assert [p.name for p in path.parent.iterdir()] == ["raw-pixels.json"]
+
+
+def test_reads_results_sorted_by_file_name(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        make_result(name).save(tmp_path / f"{name}.json")
+    assert [r.model.name for r in read_results(tmp_path)] == ["a", "b"]
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(DataError, match=r"c\.json is not a JSON object"):
+        read_results(tmp_path)
 
 
 def test_versions() -> None:

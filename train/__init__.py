@@ -2,5 +2,5 @@
 
 Follow an image from file to loss: `data.loading` (decode and crop) -> `data.views` (augment and
 describe on the device) -> `methods` (backbone, conditioned projector, loss) -> `trainer`
-(optimiser) -> `run.checkpoint`.
+(optimiser, checkpoints).
 """

@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.zoo import width
 from cassle_zoo.zoo.names import resolve_arch, short_arch
 from cassle_zoo.zoo.vit import MOCOV3_VITS, freeze_fixed_parts, mocov3_vit
-from cassle_zoo.zoo.width import without_weights
+from cassle_zoo.zoo.width import feature_width, without_weights
 
 
 @functools.lru_cache
-def feature_width(arch: str, size: int, channels: int = 3, local_size: int | None = None) -> int:
+def backbone_width(arch: str, size: int, channels: int = 3, local_size: int | None = None) -> int:
     """Return the width of a network's features, after checking that it takes views of these sizes.
 
     The network is built and run without allocating its weights, in a fraction of a second.
@@ -50,7 +49,7 @@ def feature_width(arch: str, size: int, channels: int = 3, local_size: int | Non
             )
     if local_size is not None:
         _check_local(arch, size, channels, local_size)
-    return width.feature_width(timm_arch, args, (channels, size, size))
+    return feature_width(timm_arch, args, (channels, size, size))
 
 
 def _check_local(arch: str, size: int, channels: int, local_size: int) -> None:

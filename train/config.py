@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -13,12 +12,13 @@ from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, OneOf, Range, check
 from cassle_zoo.common.devices import PRECISIONS
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 from cassle_zoo.common.files import parse_json
-from cassle_zoo.train.backbone import feature_width
+from cassle_zoo.specs import ALLOWED_NAME, model_name
+from cassle_zoo.train.backbone import backbone_width
 from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.simclr import SimCLRConfig
-from cassle_zoo.zoo.names import contradictions, dataset_of, model_name, resolve_arch, short_arch
+from cassle_zoo.zoo.names import contradictions, dataset_of, resolve_arch, short_arch
 
 STREAMS = ("hfids/", "tfds/", "wds/")
 _DATASETS = (*STREAMS, "hfds/", "torch/")
@@ -28,7 +28,6 @@ _OPTIMIZERS = tuple(map(str, list_optimizers()))
 AUTO_NAME = "auto"
 OWN_TAG = "mine"
 """Default tag of a model trained on one's own images."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class DataConfig:
         split: Split to train on, as the dataset names it; in a folder, the sub-folder of this name
             (the whole folder if the name is empty, or `train` and there is no such sub-folder).
         image_column: Column of the images, of `hfds/NAME` or a folder written by `save_to_disk`;
-            by default the only one of type Image.
+            by default the only one of type Image, or of several the one called `image`.
         samples: Number of images of a streamed dataset (`wds/`) that does not state it.
         workers: Processes that decode and crop; 0 does it in the main process. The shards of a
             stream are divided among them, so its order of images depends on their number.
@@ -264,12 +263,12 @@ class TrainConfig:
         if self.init_projector == "yes" and not self.init:
             raise ConfigError("init_projector 'yes' needs starting weights; give init.")
         # First, or an unknown architecture would be reported as a wrong name.
-        width = feature_width(
+        width = backbone_width(
             self.arch, self.augment.size, self.augment.channels, self.views.local_size
         )
         if self.name == AUTO_NAME:
             object.__setattr__(self, "name", self.derived_name())
-        if not _NAME.fullmatch(self.name):
+        if not ALLOWED_NAME.fullmatch(self.name):
             raise ConfigError(
                 f"name {self.name!r} must be letters, digits, '_', '-' and '.' only, and begin "
                 "with a letter or digit; it is not a path (--out is)."

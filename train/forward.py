@@ -1,4 +1,4 @@
-"""How a method's backbones run in training: compiled, and part by part to save memory."""
+"""Forward passes of a method's backbones in training: compiled, and by parts to save memory."""
 
 import contextlib
 from collections.abc import Callable, Iterator

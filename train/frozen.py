@@ -1,4 +1,4 @@
-"""Which parts of a backbone are frozen, and when, in training from starting weights."""
+"""Freezing of parts of a backbone in training from starting weights."""
 
 from torch.nn.modules.batchnorm import _BatchNorm
 

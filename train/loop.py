@@ -8,7 +8,7 @@ from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.faults import locked, stop_signals
 from cassle_zoo.common.files import remove_partials
 from cassle_zoo.common.terminal import busy
-from cassle_zoo.records import SNAPSHOTS_FOLDER
+from cassle_zoo.records import FINAL_FOLDER, SNAPSHOTS_FOLDER, snapshot_folder
 from cassle_zoo.train import init
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
@@ -62,6 +62,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         ProcessLostError: If another process, or the network to it, is gone.
     """
     out = Path(out)
+    final = out / FINAL_FOLDER
     with (
         translate_errors(out, config.optim.batch_size),
         process_group.init(config.run.device, config.run.timeout) as device,
@@ -80,15 +81,13 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             contextlib.ExitStack() as reporting,
         ):
             config = fingerprint.check_same_run(config, out, images, source)
-            for folder in (
-                (out, out / "final", *(out / SNAPSHOTS_FOLDER).glob("*")) if first else ()
-            ):
+            for folder in (out, final, *(out / SNAPSHOTS_FOLDER).glob("*")) if first else ():
                 remove_partials(folder)
-            export.check_folder(out / "final")
+            export.check_folder(final)
             trainer = Trainer(config, per_epoch, device, source)
             notes = trainer.restore(out)
             _check_progress(trainer.step, total, out)
-            finished_before = trainer.step == total and export.is_written(out / "final")
+            finished_before = trainer.step == total and export.is_written(final)
             report = Reporter(config, out, trainer.step, total)
             reporting.callback(report.close)  # even if the run fails: trackers must learn of it
             if first:
@@ -114,9 +113,8 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                     measured = monitor(trainer.result.backbone, trainer.device) if check else {}
                     report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
                     if _due(config.run.snapshot_every, epoch):
-                        folder = out / SNAPSHOTS_FOLDER / f"{epoch:04d}"
                         export.write(
-                            folder,
+                            snapshot_folder(out, epoch),
                             trainer.result,
                             config,
                             trainer.step,
@@ -138,7 +136,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             # Not again: it records the command, commit and versions that finished the run.
             if first and trainer.step == total and not finished_before:
                 export.write(
-                    out / "final",
+                    final,
                     trainer.result,
                     config,
                     total,
@@ -157,7 +155,7 @@ def _check_progress(step: int, total: int, out: Path) -> None:
             f"and settings it has {total}; point --data at the images it began with, or use "
             "another --out."
         )
-    if step == 0 and export.is_written(out / "final"):
+    if step == 0 and export.is_written(out / FINAL_FOLDER):
         raise ConfigError(
             f"{str(out)!r} holds a finished run without its checkpoints, which would be trained "
             "once more; take what is in its folder final, or use another --out."

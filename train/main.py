@@ -17,6 +17,7 @@ import tyro
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.terminal import busy, printable
+from cassle_zoo.records import FINAL_FOLDER
 from cassle_zoo.specs import BACKBONES
 from cassle_zoo.train import augment_options, init
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
@@ -200,5 +201,5 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:
         return ExitStatus.STOPPED
-    _note(f"finished: {arguments.out / 'final'}")
+    _note(f"finished: {arguments.out / FINAL_FOLDER}")
     return ExitStatus.OK

@@ -1,4 +1,4 @@
-"""What starting weights can be named by: names of models, folders, runs, and checkpoint files."""
+"""Sources of starting weights: names of models, folders, runs, and checkpoint files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import load_state_dict, split_model_name_tag
 from timm.models._hub import download_cached_file, load_model_config_from_path
 from torch import Tensor
@@ -17,6 +18,7 @@ from cassle_zoo.checkpoints.identify import (
     identify_content,
     read_settings,
 )
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.common.errors import (
     CheckpointError,
     ConfigError,
@@ -28,18 +30,19 @@ from cassle_zoo.common.files import expand_home, read_json, sha256
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import (
     BACKBONE_FILE,
+    CHECKPOINT_FILE,
     EXPORT_FILE,
     FINAL_FOLDER,
+    PREVIOUS_CHECKPOINT_FILE,
     PROJECTOR_FILE,
     RunExport,
     StartingWeights,
 )
-from cassle_zoo.specs import MODEL_SPECS, STARTING_WEIGHTS
+from cassle_zoo.specs import MODEL_SPECS, STARTING_WEIGHTS, is_zoo_name
 from cassle_zoo.store.download import download
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, local_folder, resolve
 from cassle_zoo.store.tensors import load_strictly, read_tensors
-from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint
 from cassle_zoo.zoo.create import load_projector
 from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
@@ -118,8 +121,7 @@ def read_source(what: str, facts: CheckpointFacts) -> Source:
     if what.startswith(HUB_PREFIX):
         return _repository(what)
     own = what.removeprefix(TIMM_PREFIX)
-    ours = own.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}
-    if ours and own == what:
+    if own == what and is_zoo_name(own):
         return _model_folder(_files(what))
     if split_model_name_tag(own)[0] in timm.list_models():
         return _timm_weights(own)
@@ -274,11 +276,13 @@ def _run(folder: Path, facts: CheckpointFacts) -> Source:
     if state is None:
         raise ModelFolderError(
             f"{folder} holds neither a model folder ({MODEL_FILE}) nor a run ({FINAL_FOLDER}/ or "
-            f"{LATEST}); name the folder that has one of these, or a file of weights in it."
+            f"{CHECKPOINT_FILE}); name the folder that has one of these, or a file of weights in "
+            "it."
         )
     # A run killed between renaming the one before and the latest has only the one before.
-    is_latest = LATEST not in damaged and (folder / LATEST).is_file()
-    path = folder / (LATEST if is_latest else PREVIOUS)
+    latest = folder / CHECKPOINT_FILE
+    is_latest = CHECKPOINT_FILE not in damaged and latest.is_file()
+    path = latest if is_latest else folder / PREVIOUS_CHECKPOINT_FILE
     settings = read_settings(path)
     found = identify_content(state, settings, "", facts)
     name = settings.get("name", folder.name)
@@ -370,7 +374,7 @@ def pretrained_cfg(name: str) -> dict[str, Any]:
 
 
 def _preprocessing(cfg: Mapping[str, Any]) -> Preprocessing:
-    usual = Preprocessing(size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    usual = Preprocessing(size=224, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
     return Preprocessing(
         size=(cfg.get("input_size") or (3, usual.size, usual.size))[-1],
         mean=tuple(cfg.get("mean") or usual.mean),

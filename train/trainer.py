@@ -15,11 +15,12 @@ from cassle_zoo.accel.small_images import (
     small_attention_as_products,
     small_convolutions_as_products,
 )
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.common.devices import autocast_dtype, pick_device
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.common.seeds import seed_of
 from cassle_zoo.train import init
-from cassle_zoo.train.backbone import build_backbone, feature_width
+from cassle_zoo.train.backbone import backbone_width, build_backbone
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.views import check_described, make_views
 from cassle_zoo.train.distributed import process_group
@@ -29,7 +30,6 @@ from cassle_zoo.train.frozen import Frozen
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.methods.augself import AugSelf
 from cassle_zoo.train.optim import build_optimizer, set_learning_rate
-from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.train.run.faults import check_finite, check_finite_weights, check_loss_scale
 from cassle_zoo.train.sources import Source
 
@@ -234,7 +234,7 @@ def build_method(config: TrainConfig, source: Source | None = None) -> Method:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         backbone = build_backbone(config.arch, augment.size, augment.channels, local_size)
-        width = feature_width(config.arch, augment.size, augment.channels)
+        width = backbone_width(config.arch, augment.size, augment.channels)
         method = config.method.build(backbone, config.method.projector(width, config.conditioning))
         if config.augself.weights:
             method.augself = AugSelf(config.augself, width)

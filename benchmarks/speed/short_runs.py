@@ -31,16 +31,25 @@ import cassle_zoo
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.common.markdown import table as markdown_table
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.records import code_version
+from cassle_zoo.records import (
+    BACKBONE_FILE,
+    CHECKPOINT_FILE,
+    FINAL_FOLDER,
+    PREVIOUS_CHECKPOINT_FILE,
+    PROJECTOR_FILE,
+    SETTINGS_FILE,
+    code_version,
+)
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.recipes import RECIPES, get_recipe
+from cassle_zoo.train.run.logs import CSV_FILE
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import build_method
 
 EPOCHS = 3
 WARMUP_EPOCHS = 0.5
 CHECKPOINT_EVERY = 30
-WEIGHTS = ("backbone.safetensors", "projector.safetensors")
+WEIGHTS = (BACKBONE_FILE, PROJECTOR_FILE)
 UNTRAINED = "untrained"
 
 
@@ -69,7 +78,7 @@ def train(name: str, data: Path, run: Path) -> float:
 def monitored(run: Path) -> list[dict[str, float]]:
     """Return the monitor's measurements after each epoch."""
     epochs: dict[str, dict[str, float]] = {}
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / CSV_FILE).open(newline="") as file:
         for row in csv.DictReader(file):
             if row["name"] in ("feature_std", "knn_top1"):
                 epochs.setdefault(row["step"], {})[row["name"]] = float(row["value"])
@@ -81,11 +90,11 @@ def same_after_resuming(name: str, data: Path, run: Path) -> bool:
     again = run.with_name(f"{run.name}-resumed")
     shutil.rmtree(again, ignore_errors=True)
     again.mkdir()
-    shutil.copy(run / "config.json", again)
-    shutil.copy(run / "checkpoint.previous.pt", again / "checkpoint.pt")
+    shutil.copy(run / SETTINGS_FILE, again)
+    shutil.copy(run / PREVIOUS_CHECKPOINT_FILE, again / CHECKPOINT_FILE)
     train(name, data, again)
     same = all(
-        (run / "final" / file).read_bytes() == (again / "final" / file).read_bytes()
+        (run / FINAL_FOLDER / file).read_bytes() == (again / FINAL_FOLDER / file).read_bytes()
         for file in WEIGHTS
     )
     shutil.rmtree(again)
@@ -102,7 +111,7 @@ def loads_by_name(run: Path) -> bool:
         cassle_zoo.create_projector(name, pretrained=True),
     )
     for module, file in zip(modules, WEIGHTS, strict=True):
-        saved, loaded = load_file(run / "final" / file), module.state_dict()
+        saved, loaded = load_file(run / FINAL_FOLDER / file), module.state_dict()
         if saved.keys() != loaded.keys():
             return False
         if not all(torch.equal(saved[key], loaded[key]) for key in saved):

@@ -123,8 +123,8 @@ def compare(
     return found
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Return a confidence interval of a distribution's median, from independent draws.
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return a 95 % confidence interval of a distribution's median, from independent draws.
 
     It is made of two of the draws (order statistics) and assumes nothing about the distribution;
     with fewer than six draws it is the whole range, and less certain than asked for.
@@ -133,7 +133,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     outside, rank = 2 * 0.5**count, 0  # probability that the median is beyond the ends
     while rank + 1 < count // 2:
         more = outside + 2 * math.comb(count, rank + 1) * 0.5**count
-        if more > 1 - confidence:
+        if more > 0.05:
             break
         outside, rank = more, rank + 1
     return ordered[rank], ordered[count - 1 - rank]

@@ -17,11 +17,9 @@ from benchmarks.study.runner import Machine, StudyRunner
 from benchmarks.study.summary import course_table
 from benchmarks.study.tolerances import TOLERANCES, seed_tolerances
 from cassle_zoo.common.errors import CassleZooError
+from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.common.files import write_json
 from cassle_zoo.eval.datasets import open_data
-
-STOPPED = 143  # as `cassle-zoo train`
-
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
@@ -84,7 +82,7 @@ def _run(runner: StudyRunner, only_list: bool) -> int:
     if only_list:
         print("\n".join(job.name for job in runner.todo()))
         return 0
-    return 0 if runner.run() else STOPPED
+    return ExitStatus.OK if runner.run() else ExitStatus.STOPPED
 
 
 def page(

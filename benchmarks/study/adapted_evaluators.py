@@ -1,4 +1,4 @@
-"""What is measured of adapted weights: validation images of emoji64, and what was forgotten."""
+"""Measurements of adapted weights: validation images of emoji64, and what was forgotten."""
 
 import dataclasses
 from dataclasses import dataclass, field

@@ -11,6 +11,7 @@ import tyro
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS
 from cassle_zoo.common.config import Range
 from cassle_zoo.eval.base import Settings
+from cassle_zoo.specs import RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
@@ -204,8 +205,8 @@ class Design(Settings):
         yield self._arm(f"{self._baseline}-augself", MAIN, augself, self._baseline)
 
     def _untrained(self) -> Iterator[Job]:
-        sources = [(f"random-init:{self.base.arch}", seed) for seed in range(self.seeds)]
-        for source, seed in (*sources, ("raw-pixels", 0)):
+        sources = [(f"{RANDOM_INIT}{self.base.arch}", seed) for seed in range(self.seeds)]
+        for source, seed in (*sources, (RAW_PIXELS, 0)):
             name = source.replace(":", "_")
             arm = Arm(name=name, group=UNTRAINED, config=self.base, source=source)
             yield Job(arm=arm, seed=seed)

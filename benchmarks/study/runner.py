@@ -50,7 +50,7 @@ from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import open_source
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.records import EXPORT_FILE, SNAPSHOTS_FOLDER
+from cassle_zoo.records import EXPORT_FILE, FINAL_FOLDER, SNAPSHOTS_FOLDER
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.run.fingerprint import check_same_run
@@ -315,7 +315,7 @@ def train_job(job: Job, folder: Path, data: Path, machine: Machine, command: str
 
 def is_trained(folder: Path) -> bool:
     """Return whether the folder of a job holds a finished training."""
-    return (folder / "train" / "final" / EXPORT_FILE).exists()
+    return (folder / "train" / FINAL_FOLDER / EXPORT_FILE).exists()
 
 
 def snapshots(folder: Path) -> list[str]:
@@ -415,7 +415,7 @@ def make_record(
 
 def _made(folder: Path) -> dict[str, Any]:
     """Return what a job's training says about how it was made, if it is finished."""
-    path = folder / "train" / "final" / EXPORT_FILE
+    path = folder / "train" / FINAL_FOLDER / EXPORT_FILE
     if not path.exists():
         return {}
     training: dict[str, Any] = read_json(path)["training"]

@@ -1,1 +1,1 @@
-"""Faster computation of the same numbers; may be deleted without changing a result."""
+"""The same numbers up to rounding, sooner; every caller works without it."""

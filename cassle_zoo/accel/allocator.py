@@ -11,8 +11,8 @@ def keep_freed_memory() -> bool:
     """Let glibc's allocator keep what is freed; for processes that compute on the CPU.
 
     By default it gives every large tensor back to the system and asks for the next one anew, whose
-    pages are then filled with zeros one by one: `python -m benchmarks.allocator` measures what that
-    costs. The process gets no larger than its peak, but never shrinks.
+    pages are then filled with zeros one by one: `python -m benchmarks.speed.allocator` measures
+    what that costs. The process gets no larger than its peak, but never shrinks.
 
     Returns:
         Whether it was set. It is not without glibc, nor if environment variables choose an

@@ -28,6 +28,8 @@ from cassle_zoo.common.config import POSITIVE, Range, check_fields
 from cassle_zoo.common.devices import to_device
 from cassle_zoo.common.errors import ConfigError
 
+JITTER_FACTORS = ("brightness", "contrast", "saturation", "hue")
+"""Settings of the colour jitter, in the order of `AugmentParams.factors` and the descriptor."""
 _N_UNIFORMS = N_CROP_UNIFORMS + 13
 _JITTER_OPS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     pixels.adjust_brightness,

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from cassle_zoo.augmentation import rotation, solarize, vertical_flip  # noqa: F401 - they register
+from cassle_zoo.augmentation import further  # noqa: F401 - it registers them
 from cassle_zoo.augmentation.base import Augmentation, register_augmentation, registered
 from cassle_zoo.common.errors import ConfigError, UnknownNameError, unknown_name
 

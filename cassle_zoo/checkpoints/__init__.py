@@ -1,1 +1,1 @@
-"""From a foreign checkpoint file to the weights of a timm model and, if it has one, a projector."""
+"""From a checkpoint file, our own or foreign, to a timm model's weights and, if any, projector."""

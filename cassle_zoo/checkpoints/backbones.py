@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cassle_zoo.checkpoints import efficientnet
+from cassle_zoo.checkpoints.run_checkpoint import is_own_run
 from cassle_zoo.common.errors import CassleZooError, CheckpointError, ConfigError, unknown_name
 from cassle_zoo.zoo.vit import has_sincos_positions
 from cassle_zoo.zoo.width import feature_width
@@ -153,11 +154,6 @@ def find_weights(
         method=method,
         entries=entries,
     )
-
-
-def is_own_run(checkpoint: Any) -> bool:
-    """Whether the content of a file is the `checkpoint.pt` of a run of our trainer."""
-    return isinstance(checkpoint, dict) and {"method", "optimizer", "step"} <= checkpoint.keys()
 
 
 def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from cassle_zoo.checkpoints.run_checkpoint import own_content
 from cassle_zoo.common.errors import CheckpointError
-from cassle_zoo.common.files import sha256
 
 
 class Inert:
@@ -92,7 +92,7 @@ def read_checkpoint(path: str | Path) -> Any:
             raise CheckpointError(f"{path} is damaged, or no safetensors file ({error}).") from None
     safe: list[Any] = [(Inert, name) for name in INERT_TYPES]
     safe += [(OrderedDict, name) for name in DICT_TYPES]
-    own = _own_content(path)
+    own = own_content(path)
     try:
         with torch.serialization.safe_globals(safe):
             content = torch.load(
@@ -115,25 +115,6 @@ def read_checkpoint(path: str | Path) -> Any:
         ) from error
 
     _check_tensors(content, path)
-    return content
-
-
-def _own_content(path: Path) -> bytes | None:
-    """Return what follows the first line if that is a SHA-256, as in our trainer's checkpoints.
-
-    Raises:
-        CheckpointError: If the content does not have that hash.
-    """
-    with path.open("rb") as file:
-        digest = re.fullmatch(rb"([0-9a-f]{64})\n", file.read(65))
-        if digest is None:
-            return None
-        content = file.read()
-    if sha256(content).encode() != digest[1]:
-        raise CheckpointError(
-            f"{path} is damaged: its content does not have the SHA-256 on its first line. Take "
-            "checkpoint.previous.pt beside it, or continue the run, which writes the file again."
-        )
     return content
 
 

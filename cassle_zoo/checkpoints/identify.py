@@ -1,4 +1,4 @@
-"""What a checkpoint file holds: which code wrote it, its backbone, and the projector if it has one.
+"""Content of a checkpoint file: the code that wrote it, its backbone, and its projector if any.
 
 Checkpoints of this library's trainer, of the paper's code, and of any code around a
 `ConditionedProjector` are read with their projector; of others, solo-learn's, lightly's and
@@ -20,7 +20,6 @@ from cassle_zoo.checkpoints.backbones import (
     IdentifiedBackbone,
     find_weights,
     identify_backbone,
-    is_own_run,
     layers,
     without_copies,
 )
@@ -33,10 +32,11 @@ from cassle_zoo.checkpoints.projectors import (
     projector_prefixes,
     read_projector,
 )
+from cassle_zoo.checkpoints.run_checkpoint import averaged, is_own_run
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.common.files import read_json
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.records import START
+from cassle_zoo.records import SETTINGS_FILE, START
 from cassle_zoo.zoo.names import (
     contradictions,
     dataset_of,
@@ -234,11 +234,7 @@ def _own(
     checkpoint: dict[str, Any], settings: Mapping[str, Any], name: str, facts: CheckpointFacts
 ) -> IdentifiedCheckpoint:
     """Identify a checkpoint of our trainer by its run's settings or, without them, its tensors."""
-    averaged, method = checkpoint.get("ema"), checkpoint["method"]
-    if isinstance(averaged, dict) and isinstance(method, dict):  # a run with optim.ema_decay
-        rest = {key: value for key, value in checkpoint.items() if key != "ema"}
-        checkpoint = {**rest, "method": {**method, **averaged}}
-    weights = find_weights(checkpoint, prefix=facts.prefix or "backbone")
+    weights = find_weights(averaged(checkpoint), prefix=facts.prefix or "backbone")
     augment = settings.get("augment", {})
     size, arch, args, heads = augment.get("size"), facts.arch, dict[str, Any](), facts.num_heads
     if "arch" in settings:
@@ -266,7 +262,7 @@ def _own(
         training={
             "steps": checkpoint["step"],
             "init": start,
-            "config": {"config.json": public_settings(settings)} if settings else None,
+            "config": {SETTINGS_FILE: public_settings(settings)} if settings else None,
         },
         notes=(*backbone.notes, *notes),
         dropped=(*dropped, *backbone.dropped),
@@ -408,7 +404,7 @@ def read_settings(path: Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: If they are not a JSON object.
     """
-    return _first_object(path.with_name("config.json"))
+    return _first_object(path.with_name(SETTINGS_FILE))
 
 
 def _first_object(*files: Path) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from cassle_zoo.augmentation.descriptors import (
 from cassle_zoo.checkpoints.backbones import State, difference
 from cassle_zoo.common.errors import CheckpointError, ConfigError
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.records import SETTINGS_FILE
 
 Notes = tuple[str, ...]
 """Assumptions, in sentences."""
@@ -227,7 +228,7 @@ def _stated_beside(args: Mapping[str, Any]) -> _Stated:
         mode = run.get("mode", run.get("how"))
         names = ("depth", "hidden_features", "out_features")
         return _Stated(
-            source="config.json",
+            source=SETTINGS_FILE,
             conditioning=mode,
             descriptors=tuple(run.get("descriptors") or ()),
             generated={k: method[k] for k in names} if set(names) <= method.keys() else None,
@@ -247,7 +248,16 @@ def _stated_beside(args: Mapping[str, Any]) -> _Stated:
 def check_stated(
     what: str, sources: Mapping[str, str | None], possible: tuple[str, ...]
 ) -> str | None:
-    """Return the value of the first source that has one; none may contradict the tensors."""
+    """Return the value of the first source that has one.
+
+    Args:
+        what: What is stated, for the message.
+        sources: Stated values by source; `None` where it says nothing.
+        possible: What the tensors allow; anything if empty.
+
+    Raises:
+        CheckpointError: If a source contradicts the tensors.
+    """
     for source, value in sources.items():
         if value is not None and possible and value not in possible:
             raise CheckpointError(

@@ -78,8 +78,9 @@ def _no_match(pattern: str, pretrained: bool) -> str:
 
 def _info(args: argparse.Namespace) -> ExitStatus:
     import cassle_zoo
+    from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
-    if args.name.startswith("timm:"):
+    if args.name.startswith(TIMM_PREFIX):
         raise ConfigError(
             f"{args.name!r} is a model of timm; info is of models of the zoo (cassle-zoo list), "
             "hf-hub:ORG/NAME and local-dir:FOLDER. timm.get_pretrained_cfg() has timm's facts."

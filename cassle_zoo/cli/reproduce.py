@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from cassle_zoo.records import Result
     from cassle_zoo.train.config import TrainConfig
 
-RESULTS = Path(__file__).resolve().parents[1] / "eval" / "results"
 TOLERANCES = "tolerances.json"  # beside this; from `python -m benchmarks.study tolerances`
 UNTRAINED_TOLERANCE = 0.005
 _STATUSES = {
@@ -107,10 +106,9 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
 def recorded_results() -> dict[str, "Result"]:
     """Return the recorded results by name of the model."""
-    from cassle_zoo.records import Result
+    from cassle_zoo.records import read_results
 
-    results = [Result.load(path) for path in sorted(RESULTS.glob("*.json"))]
-    return {result.model.name: result for result in results}
+    return {result.model.name: result for result in read_results()}
 
 
 def find_recorded(name: str) -> "Result":
@@ -215,8 +213,9 @@ def training_config(
         ConfigError: If the recipe is no longer the one that the weights were trained with, `out`
             holds another training, or `init` is given for a model that starts from random weights.
     """
+    from cassle_zoo.records import SETTINGS_FILE
     from cassle_zoo.train.recipes import get_recipe
-    from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run
+    from cassle_zoo.train.run.fingerprint import check_same_run
 
     settings, recipe = recorded_settings(name), get_recipe(name)
     run = dataclasses.replace(
@@ -233,9 +232,9 @@ def training_config(
     config = dataclasses.replace(recipe, init=start, data=images, run=run)
     # Starting from the recorded settings makes the training refuse others.
     folder = out / "train"
-    if not (folder / CONFIG_FILE).exists():
+    if not (folder / SETTINGS_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG_FILE, settings, sync=True)
+        write_json(folder / SETTINGS_FILE, settings, sync=True)
     try:
         check_same_run(config, folder)
     except ConfigError as error:
@@ -256,8 +255,8 @@ def recorded_settings(name: str) -> dict[str, Any]:
     return settings | {START: training["init"]} if training.get("init") else settings
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReproducedNumber:
     """A number, recorded and reproduced.
 
     Attributes:
@@ -280,7 +279,7 @@ class Comparison:
 
 def compare(
     recorded: "Result", found: "Result", tolerance: float | None = None
-) -> list[Comparison]:
+) -> list[ReproducedNumber]:
     """Compare every recorded number with the reproduced one.
 
     Args:
@@ -303,5 +302,6 @@ def compare(
             allowed = tolerance
             if allowed is None:
                 allowed = of_seeds[task][metric] if of_seeds else UNTRAINED_TOLERANCE
-            rows.append(Comparison(name, value, found.metrics[task][metric], allowed))
+            again = found.metrics[task][metric]
+            rows.append(ReproducedNumber(name=name, recorded=value, found=again, tolerance=allowed))
     return rows

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, TextIO, TypeVar
 
 import torch
+from PIL import Image
 
 from cassle_zoo.common.errors import (
     CassleZooError,
@@ -24,6 +25,7 @@ from cassle_zoo.common.errors import (
     NotEnoughMemoryError,
     StorageError,
 )
+from cassle_zoo.common.workers import HOW_TO_ENLARGE
 
 SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
 WORKER_GRACE = 30  # seconds
@@ -165,8 +167,8 @@ def translate_errors(folder: Path | None, batch_size: int, advice: Advice) -> It
             reason = str(error).rpartition("RuntimeError: ")[2].strip()
             raise NotEnoughMemoryError(
                 f"no room in shared memory for the batches of the data workers ({reason}). Enlarge "
-                "/dev/shm (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or pass "
-                f"fewer {advice.workers}; 0 needs none. {advice.afterwards}".rstrip()
+                f"/dev/shm {HOW_TO_ENLARGE}, or pass fewer {advice.workers}; 0 needs none. "
+                f"{advice.afterwards}".rstrip()
             ) from error
         if is_out_of_memory(error):
             raise _out_of_memory(error, batch_size, advice) from error
@@ -249,12 +251,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or any(phrase in str(error) for phrase in phrases)
 
 
-def start_worker(niceness: int, _: int) -> None:
-    """Lower a worker's priority; let it outlast a stop signal, since its batch must end first."""
+def start_worker(niceness: int, max_pixels: int | None, _: int) -> None:
+    """Set up a data worker; pass it to the loader with the first two arguments.
+
+    Args:
+        niceness: By how much to lower the worker's priority.
+        max_pixels: The main process's `PIL.Image.MAX_IMAGE_PIXELS`: a worker that was spawned, not
+            forked, has Pillow's default.
+    """
+    Image.MAX_IMAGE_PIXELS = max_pixels
     # A worker inherits its parent's locks, and may outlive it by seconds.
     for file in _locks:
         file.close()
     os.nice(niceness)
+    # Its batch must end before a stop signal ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)

@@ -1,15 +1,23 @@
-"""Pages and cards from jinja2 templates. HTML is escaped; Markdown has its own filters."""
+"""Pages and cards from jinja2 templates, and the images in them.
+
+HTML is escaped; Markdown has its own filters.
+"""
 
 import base64
 import hashlib
+import io
 import re
 from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
+from PIL import Image
 
 from cassle_zoo.common import markdown
+from cassle_zoo.common.images import to_rgb
+
+_QUALITIES = (80, 60, 40, 20, 5)  # of thumbnails
 
 
 def render(package: str, template: str, **values: Any) -> str:
@@ -35,6 +43,35 @@ def render(package: str, template: str, **values: Any) -> str:
 def data_uri(content: bytes, kind: str) -> str:
     """Return the address that embeds an image; `kind` is `webp`, `png`, `svg+xml`, ..."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def encode_thumbnail(image: Image.Image, side: int, most: int) -> str:
+    """Shrink an image and encode it as WebP, in base64.
+
+    Args:
+        image: Of any mode; it is not changed.
+        side: The longer side, in pixels; smaller images stay as they are.
+        most: Largest size in bytes. The best of a few qualities that fits is chosen, or else the
+            lowest.
+
+    Returns:
+        Base64 of the file.
+    """
+    small = to_rgb(image)
+    width, height = small.size
+    longer = max(width, height)
+    if longer > side:
+        # Image.thumbnail would make the shorter side of long images 0.
+        size = (max(1, round(width * side / longer)), max(1, round(height * side / longer)))
+        small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
+    content = b""
+    for quality in _QUALITIES:
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=quality, method=4)
+        content = buffer.getvalue()
+        if len(content) <= most:
+            break
+    return base64.b64encode(content).decode("ascii")
 
 
 @cache

@@ -11,6 +11,7 @@ from torch.utils.data import get_worker_info
 from cassle_zoo.common.errors import NotEnoughMemoryError
 
 _SHARED_MEMORY = Path("/dev/shm")
+HOW_TO_ENLARGE = "(docker run --shm-size=8g; mount -o remount,size=8g /dev/shm)"
 _PREFETCHED = 2  # batches of each worker that are ready or being made
 T = TypeVar("T")
 
@@ -50,8 +51,8 @@ def share_batch(batch: T) -> T:
             raise
         raise NotEnoughMemoryError(
             f"no room in shared memory for the batches of the data workers ({error}). Enlarge "
-            "/dev/shm (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or use fewer "
-            "workers or smaller batches; 0 workers need none."
+            f"/dev/shm {HOW_TO_ENLARGE}, or use fewer workers or smaller batches; 0 workers need "
+            "none."
         ) from error
     return batch
 
@@ -86,9 +87,8 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
     if needed > free:
         raise NotEnoughMemoryError(
             f"{workers} data workers need {_mib(needed)} of shared memory for their batches, but "
-            f"{_SHARED_MEMORY} has {_mib(free)} left. Enlarge it (docker run --shm-size=8g; "
-            f"mount -o remount,size=8g {_SHARED_MEMORY}), or pass fewer workers (--workers, "
-            "num_workers) or a smaller --batch-size; 0 workers need none."
+            f"{_SHARED_MEMORY} has {_mib(free)} left. Enlarge it {HOW_TO_ENLARGE}, or pass fewer "
+            "workers (--workers, num_workers) or a smaller --batch-size; 0 workers need none."
         )
 
 

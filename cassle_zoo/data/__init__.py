@@ -1,1 +1,1 @@
-"""Datasets and listings of images that training and evaluation both read."""
+"""Datasets, and listings of images that features, training and evaluation read."""

@@ -116,6 +116,12 @@ def undecoded(part: Any, column: str) -> Any:
         raise DataError(f"column {column!r} does not hold images: {reason:.300}") from error
 
 
+def image_columns(part: Any) -> list[str]:
+    """Return the names of the columns of images; only `image` if that is one of them."""
+    found = columns_of(part, "Image")
+    return ["image"] if "image" in found else found
+
+
 def columns_of(part: Any, kind: str) -> list[str]:
     """Return the names of the columns of a given type of `datasets`, such as `Image`."""
     return [name for name, feature in part.features.items() if type(feature).__name__ == kind]

@@ -6,6 +6,12 @@ import io
 
 from cassle_zoo.common.errors import DataError
 
+TABLES = (".csv", ".tsv")
+PATH_COLUMNS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img",
+)  # fmt: skip
+"""Names of the column of files, in lower case; the first that a table has counts."""
+
 
 def unmarked(content: bytes) -> bytes:
     """Return the content of a text file without its byte order mark; one in UTF-16 as UTF-8."""

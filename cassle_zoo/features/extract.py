@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,17 +25,22 @@ from cassle_zoo.common.images import ValueRange
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
 from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs, nothing_read
-from cassle_zoo.features.outputs import compute_outputs, open_projector, parse_outputs
+from cassle_zoo.features.outputs import (
+    cast_output,
+    compute_outputs,
+    open_projector,
+    parse_dtype,
+    parse_outputs,
+)
 from cassle_zoo.features.reader import ReadyImages, unchanged
 from cassle_zoo.features.transform import Transform, eval_transform, reduction_for, takes_bands
 from cassle_zoo.features.whitening import Whitening, open_whitening
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.store.model_files import LOCAL_PREFIX
 from cassle_zoo.zoo import create
+from cassle_zoo.zoo.names import public_name
 
 DECODINGS = ("fast", "exact")
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +171,7 @@ class Extractor:
             raise unknown_name("precision", precision, PRECISIONS)
         if decode not in DECODINGS:
             raise unknown_name("decode", decode, DECODINGS)
-        self.dtype = _dtype(dtype)
+        self.dtype = parse_dtype(dtype)
         name = model if isinstance(model, str) else None
         self.whitening = (
             whiten if isinstance(whiten, Whitening | None) else open_whitening(whiten, name)
@@ -180,7 +184,7 @@ class Extractor:
         )
         self._found = unwrap(self.model)
         self._parsed = parse_outputs(outputs, self._found)
-        self.name = _public_name(name) if name is not None else type(self._found.network).__name__
+        self.name = public_name(name) if name is not None else type(self._found.network).__name__
         self.outputs = tuple(self._parsed)
         if projector is None and "projected" in self.outputs:
             raise ConfigError(
@@ -275,7 +279,7 @@ class Extractor:
             outputs = compute_outputs(found, images, self._parsed, self.projector)
         if self.whitening is not None:
             outputs["pooled"] = self.whitening(outputs["pooled"].float())
-        return {name: _cast(value, self.dtype, name) for name, value in outputs.items()}
+        return {name: cast_output(value, self.dtype, name) for name, value in outputs.items()}
 
     def stream(
         self,
@@ -330,7 +334,7 @@ class Extractor:
             batch_sampler=ahead,
             num_workers=workers,
             collate_fn=unchanged,
-            worker_init_fn=functools.partial(start_worker, 0),
+            worker_init_fn=functools.partial(start_worker, 0, Image.MAX_IMAGE_PIXELS),
             # Tensors taken as they are may be on the GPU already, where nothing can be pinned.
             pin_memory=target.type == "cuda" and self.transform != "as_is",
             # Without its own generator the loader would advance the global one.
@@ -529,12 +533,6 @@ def _skipped(
     ]
 
 
-def _public_name(name: str) -> str:
-    if not name.startswith(LOCAL_PREFIX):
-        return name
-    return f"{LOCAL_PREFIX}{Path(name.removeprefix(LOCAL_PREFIX)).resolve().name}"
-
-
 def _value_range(given: ValueRange | None) -> ValueRange | None:
     if given is None:
         return None
@@ -542,20 +540,3 @@ def _value_range(given: ValueRange | None) -> ValueRange | None:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(f"value_range must be two finite numbers LOW < HIGH, got {given}.")
     return low, high
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise unknown_name("dtype", name, DTYPES)
-    return DTYPES[name]
-
-
-def _cast(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    cast = value.to(dtype)
-    if dtype == torch.float16 and (cast.isinf() & value.isfinite()).any():
-        raise ConfigError(
-            f"{name!r} has values of up to {float(value.abs().max()):g}, but float16 ends at "
-            "65504: pass dtype='float32' (--dtype)."
-        )
-    return cast

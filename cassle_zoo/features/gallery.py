@@ -15,17 +15,16 @@ from torch import Tensor, nn
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import atomic_write, write_text
 from cassle_zoo.common.images import to_rgb
-from cassle_zoo.common.templates import render
+from cassle_zoo.common.templates import encode_thumbnail, render
 from cassle_zoo.common.terminal import busy
 from cassle_zoo.features.explorer.spaces import (
     ReadImages,
     agreement,
     feature_space,
-    model_name,
+    model_caption,
     open_extractors,
     read_images,
 )
-from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
 from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
 from cassle_zoo.features.inputs import Skipped, expand_inputs
@@ -152,7 +151,7 @@ def run_demo(
     read = read_images(extractors, images, skipped=skipped)
     spaces = [
         feature_space(
-            model_name(model),
+            model_caption(model),
             outputs["pooled"],
             model_whitening(model) if isinstance(model, str) else None,
         )

@@ -37,11 +37,7 @@ def nearest_neighbours(
         ConfigError: If ``k`` is out of range, or ``exclude_self`` does not apply.
         DataError: If shapes do not fit, features are not finite, or the gallery is empty.
     """
-    if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
-        raise DataError(
-            f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} do not fit: "
-            "expected (M, D) and (N, D)."
-        )
+    check_shapes(queries, gallery)
     if not len(gallery):
         raise DataError("there is nothing to compare with: no training or gallery features.")
     if exclude_self and len(queries) != len(gallery):
@@ -126,6 +122,15 @@ def knn_predict(
     Ties go to the smallest label.
     """
     return knn_votes(train_features, train_labels, test_features, **settings).argmax(1)
+
+
+def check_shapes(queries: Tensor, gallery: Tensor) -> None:
+    """Raise a `DataError` if queries and gallery are not (M, D) and (N, D)."""
+    if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
+        raise DataError(
+            f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} do not fit: "
+            "expected (M, D) and (N, D)."
+        )
 
 
 def _unit(features: Tensor, out: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model computes for an image besides its pooled features: tokens, stages, projections."""
+"""Outputs of a model for an image: pooled features, tokens, stages, projections; their types."""
 
 import re
 from collections.abc import Sequence
@@ -14,10 +14,12 @@ from cassle_zoo.features.inference import as_input, check_pooled, pooled_feature
 from cassle_zoo.features.wrappers import Unwrapped
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.zoo.create import create_projector
+from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
 FORMS = ("pooled", "projected", "tokens", "stage:K", "stage:K:map")
 """All outputs; K counts the model's stages from 0, or from the end if negative."""
 
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _STAGE = re.compile(r"stage:(-?\d+)(:map)?")
 
 
@@ -73,6 +75,18 @@ def parse_outputs(names: Sequence[str], found: Unwrapped) -> dict[str, Stage | N
     return parsed
 
 
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the type to store outputs in.
+
+    Raises:
+        UnknownNameError: It is neither float32 nor float16.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise unknown_name("dtype", name, _DTYPES)
+    return _DTYPES[name]
+
+
 def open_projector(name: str) -> ConditionedProjector:
     """Build the projector of a model of the zoo, with its weights.
 
@@ -85,7 +99,7 @@ def open_projector(name: str) -> ConditionedProjector:
     try:
         return create_projector(name, pretrained=True)
     except UnknownNameError as error:
-        if not timm.is_model(name.removeprefix("timm:").removeprefix("timm/")):
+        if not timm.is_model(name.removeprefix(TIMM_PREFIX).removeprefix("timm/")):
             raise
         raise ConfigError(
             f"the output 'projected' needs a projector, and {name!r} is a model of timm, which has "
@@ -124,6 +138,21 @@ def compute_outputs(
     if projector is not None and "projected" in outputs:
         values["projected"] = project_unaugmented(projector, pooled)
     return {name: values[name].float().cpu() for name in outputs}
+
+
+def cast_output(value: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Convert an output to a type.
+
+    Raises:
+        ConfigError: It has values beyond the type's range.
+    """
+    cast = value.to(dtype)
+    if dtype == torch.float16 and (cast.isinf() & value.isfinite()).any():
+        raise ConfigError(
+            f"{name!r} has values of up to {float(value.abs().max()):g}, but float16 ends at "
+            "65504: pass dtype='float32' (--dtype)."
+        )
+    return cast
 
 
 def project_unaugmented(projector: ConditionedProjector, features: Tensor) -> Tensor:

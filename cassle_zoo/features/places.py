@@ -22,8 +22,8 @@ from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyEr
 from cassle_zoo.common.images import UnreadableImageError, image_endings
 from cassle_zoo.data.listing import counts_as_image, list_images, walk
 from cassle_zoo.data.readers import TarFiles, find_members
-from cassle_zoo.data.saved import columns_of, has_splits, is_saved, load_saved, undecoded
-from cassle_zoo.data.tables import read_rows, unmarked
+from cassle_zoo.data.saved import has_splits, image_columns, is_saved, load_saved, undecoded
+from cassle_zoo.data.tables import PATH_COLUMNS, TABLES, read_rows, unmarked
 
 OnSkip: TypeAlias = Callable[[str, str], None]
 """Takes the name of something that is left out, and the reason."""
@@ -31,11 +31,8 @@ OnSkip: TypeAlias = Callable[[str, str], None]
 _Wanted: TypeAlias = Callable[[PurePosixPath], bool]
 
 STDIN = "-"
-_LISTS = (".txt", ".lst", ".csv", ".tsv")
-_PATH_COLUMNS = (
-    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img",
-    "source", "url",
-)  # fmt: skip
+_LISTS = (".txt", ".lst", *TABLES)
+_PATH_COLUMNS = (*PATH_COLUMNS, "source", "url")
 _ARCHIVES = (".zip", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".zst")
 # What HTTP and S3 answer about one file; other answers concern the next file, too, or pass.
 _STATUSES = frozenset(range(400, 500)) - {401, 407, 408, 425, 429}
@@ -342,7 +339,7 @@ def _in_list(path: str, skip: OnSkip, column: str | None) -> list[Source]:
     except OSError as error:
         skip(path, _reason(error))
         return []
-    is_table = path.lower().endswith((".csv", ".tsv"))
+    is_table = path.lower().endswith(TABLES)
     entries = _cells(path, content, skip, column) if is_table else _entries(content)
     beside = Path(path).parent
     for entry in entries:
@@ -395,16 +392,16 @@ def image_column(dataset: Any, column: str | None = None) -> str:
     Raises:
         ConfigError: There is no such column, or not exactly one image column.
     """
-    features, found = dataset.features, columns_of(dataset, "Image")
+    features, found = dataset.features, image_columns(dataset)
     if column is not None:
         found = [column] if column in features else []
-    if len(found) != 1 and "image" not in found:
+    if len(found) != 1:
         asked = f"no column {column!r}" if column is not None else f"{len(found)} columns of images"
         raise ConfigError(
             f"the dataset has {asked}; its columns are {', '.join(features)}: pass --column NAME "
             "(column=)."
         )
-    return "image" if "image" in found else found[0]
+    return found[0]
 
 
 def _at_address(address: str, skip: OnSkip) -> list[Source]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError
 from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
@@ -35,7 +35,6 @@ class ReadyImages(Dataset[Any]):
         self.images = images
         self.reduction = reduction
         self.value_range = value_range
-        self.max_pixels = Image.MAX_IMAGE_PIXELS
         self.bands = takes_bands(transform)
         self.transform = transform
         self.threads = threads
@@ -44,9 +43,6 @@ class ReadyImages(Dataset[Any]):
         return len(self.images)
 
     def __getitems__(self, indices: list[int]) -> Batch | CassleZooError:
-        # A worker that was spawned, not forked, has Pillow's default limit.
-        if get_worker_info() is not None:
-            Image.MAX_IMAGE_PIXELS = self.max_pixels
         # If a worker raised it, the error would arrive as text, with the worker's traceback.
         try:
             return share_batch(self.read(indices))

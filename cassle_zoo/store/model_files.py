@@ -21,6 +21,7 @@ from cassle_zoo.common.errors import (
 )
 from cassle_zoo.common.files import expand_home, sha256
 from cassle_zoo.common.hub_client import endpoint, is_offline
+from cassle_zoo.records import CHECKPOINT_FILE
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec, resolve_spec
 from cassle_zoo.store.download import download, download_all
 from cassle_zoo.store.folder import (
@@ -224,8 +225,6 @@ def _place(name: str) -> ModelSpec | _Repository | Path:
 
 def _as_a_path(name: str) -> str | None:
     """Say how to name what a path leads to; `None` if there is nothing."""
-    from cassle_zoo.store.run_checkpoint import LATEST  # it imports torch
-
     path = expand_home(name)
     own = shlex.quote(name)
     if path.is_file():
@@ -235,7 +234,7 @@ def _as_a_path(name: str) -> str | None:
         )
     if not path.is_dir():
         return None
-    if not (path / CONFIG_FILE).is_file() or (path / LATEST).is_file():
+    if not (path / CONFIG_FILE).is_file() or (path / CHECKPOINT_FILE).is_file():
         return (
             f"{name!r} is a folder, but no model folder. If it is a run, make one: `cassle-zoo hub "
             f"export {own} -o DIR`; then write '{LOCAL_PREFIX}DIR'."

@@ -1,10 +1,11 @@
-"""What a model's name claims, and whether it is true: `{arch}_cassle_{method}.{tag}`.
+"""Claims in a model's name, `{arch}_cassle_{method}.{tag}`, and whether they are true.
 
 Any name is allowed, but one that begins with an architecture, ends with a method, contains
 `cassle`, or has the tag of a known dataset makes a claim, which must be true. Also here: the timm
 model of an architecture's name, and names without the user's folders.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import timm
 
 from cassle_zoo.common.errors import unknown_name
-from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS, PROJECTORS
+from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS, PROJECTORS, is_zoo_name
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX
 from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
@@ -55,13 +56,7 @@ def is_arch(name: str) -> bool:
     """Return whether a name is a short name of `BACKBONES`, or a timm model without weights."""
     if name in BACKBONES:
         return True
-    ours = any(name == spec.name for spec in MODEL_SPECS.values())
-    return "." not in name and not ours and timm.is_model(name)
-
-
-def model_name(arch: str, method: str, *, conditioned: bool, tag: str) -> str:
-    """Return the full name of a model by the zoo's rule."""
-    return f"{arch}_{'cassle_' if conditioned else ''}{method}.{tag}"
+    return "." not in name and not is_zoo_name(name) and timm.is_model(name)
 
 
 def contradictions(
@@ -145,12 +140,12 @@ def short_arch(arch: str) -> str:
     return next((spec.arch for spec in MODEL_SPECS.values() if spec.name == arch), arch)
 
 
-def public_name(weights: str) -> str:
-    """Return the name of starting weights (the setting `init`) without the user's folders."""
-    if weights.startswith((HUB_PREFIX, TIMM_PREFIX)):
-        return weights
-    prefix = LOCAL_PREFIX if weights.startswith(LOCAL_PREFIX) else ""
-    return prefix + Path(weights.removeprefix(prefix)).name
+def public_name(name: str) -> str:
+    """Return the name of a model or of starting weights without the user's folders."""
+    if not name or name.startswith((HUB_PREFIX, TIMM_PREFIX)) or is_zoo_name(name):
+        return name
+    prefix = LOCAL_PREFIX if name.startswith(LOCAL_PREFIX) else ""
+    return prefix + Path(os.path.abspath(name.removeprefix(prefix))).name
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from cassle_zoo.common.errors import (
     unknown_name,
 )
 from cassle_zoo.common.hub_client import is_unreachable, redacted, unreachable_error
-from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.specs import is_zoo_name
 from cassle_zoo.store.config import SOURCE_FIELDS
 from cassle_zoo.store.folder import MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder
@@ -40,8 +40,7 @@ def timm_name(name: str) -> str | None:
     own = name.removeprefix(TIMM_PREFIX).removeprefix("timm/")
     if own == name and name.startswith((HUB_PREFIX, LOCAL_PREFIX)):
         return None
-    ours = own.partition("@")[0].partition(".")[0] in {spec.name for spec in MODEL_SPECS.values()}
-    if timm.is_model(own) and (own != name or not ours):
+    if timm.is_model(own) and (own != name or not is_zoo_name(own)):
         check_timm_tag(own)
         return own
     if name.startswith(TIMM_PREFIX):

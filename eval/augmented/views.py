@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset
 
 from cassle_zoo.augmentation.augment import (
+    JITTER_FACTORS,
     AugmentConfig,
     AugmentParams,
     apply_params,
@@ -30,8 +31,7 @@ from cassle_zoo.eval.base import EvalContext, EvalData, Images
 from cassle_zoo.eval.batches import read_batches
 from cassle_zoo.features.inference import choose_device, embed, inference
 
-FACTORS: tuple[str, ...] = ("brightness", "contrast", "saturation", "hue")
-GRADED: tuple[str, ...] = ("crop", "color", *FACTORS, "blur")
+GRADED: tuple[str, ...] = ("crop", "color", *JITTER_FACTORS, "blur")
 SWITCHES: tuple[str, ...] = ("grayscale", "flip")
 ORIGINAL, RECIPE = "original", "recipe"
 AUGMENTATIONS: tuple[str, ...] = (*GRADED, *SWITCHES)
@@ -120,8 +120,8 @@ def make_view(name: str, recipe: AugmentConfig, strength: float = 1) -> View:
     elif name == "blur":
         value = strength * recipe.blur_sigma[1]
         still = replace(still, blur_p=1, blur_sigma=(value, value))
-    elif name == "color" or name in FACTORS:
-        parts = FACTORS if name == "color" else (name,)
+    elif name == "color" or name in JITTER_FACTORS:
+        parts = JITTER_FACTORS if name == "color" else (name,)
         reach = {part: strength * getattr(recipe, part) for part in parts}
         value = reach[parts[0]]
         still = replace(still, jitter_p=1, **reach)
@@ -195,7 +195,7 @@ def as_trained(omega: Tensor, recipe: AugmentConfig, context: EvalContext) -> Te
     """
     scaled = omega.clone()
     trained = context.source.augment
-    for column, name in enumerate(FACTORS, start=recipe.layout.slices()["color"].start):
+    for column, name in enumerate(JITTER_FACTORS, start=recipe.layout.slices()["color"].start):
         here = getattr(recipe, name)
         own = trained.get(name, here)
         scaled[:, column] *= here / own if own > 0 else 0.0

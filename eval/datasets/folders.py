@@ -153,7 +153,11 @@ def list_within(
     *,
     on_unread: Callable[[str], None] | None = None,
 ) -> ClassFolders:
-    """List a part, as `list_classes` does, with some of `classes`."""
+    """List a part, as `list_classes` does, with some of `classes`.
+
+    Raises:
+        DataError: If the part has another class, or cannot be listed.
+    """
     found = list_classes(root, part, on_unread=on_unread)
     unknown = sorted(set(found.classes) - set(classes))
     if unknown:

@@ -14,6 +14,7 @@ from cassle_zoo.data.saved import (
     SavedImages,
     columns_of,
     has_splits,
+    image_columns,
     import_datasets,
     is_saved,
     load_saved,
@@ -33,7 +34,7 @@ def open_hf(root: Path) -> EvalData:
     """Open a dataset written by `DatasetDict.save_to_disk`, or a folder that `imagefolder` reads.
 
     The splits `train` and `test` are required; `val`, `validation`, `valid` or `dev` is optional.
-    There must be exactly one column of type Image and one of type ClassLabel.
+    There must be exactly one column of type Image, or one called `image`, and one of ClassLabel.
 
     Raises:
         DataError: If splits, columns or labels are missing, or columns are not unique.
@@ -118,7 +119,7 @@ def _load(root: Path) -> Mapping[str, Any]:
 
 
 def _only_column(part: Any, kind: str) -> str:
-    found = columns_of(part, kind)
+    found = image_columns(part) if kind == "Image" else columns_of(part, kind)
     if len(found) != 1:
         raise DataError(
             f"expected one column of type {kind}, found {first_few(found) or 'none'} among "

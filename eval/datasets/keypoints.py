@@ -149,7 +149,7 @@ def _assemble(
     images: ImageFiles,
     points: Tensor,
     splits: Mapping[str, Tensor],
-    notes: dict[str, str],
+    notes: Mapping[str, str],
 ) -> EvalData:
     """Assemble a dataset from points (N, K, 2) in pixels."""
     boxes = torch.tensor(images.boxes, dtype=torch.float64)
@@ -160,14 +160,13 @@ def _assemble(
     empty = [split for split, indices in splits.items() if not len(indices)]
     if empty:
         raise DataError(f"{name}: no images to {' and '.join(empty)} on.")
-    notes["targets"] = "x, y of each keypoint as fractions of the square that is seen"
     task = Task(name="keypoints", kind="regression", targets=targets, splits=splits, metric="r2")
     return EvalData(
         name=name,
         sha256=with_labels(hash_files(images), targets, splits),
         images=images,
         tasks=(task,),
-        notes=notes,
+        notes={**notes, "targets": "x, y of each keypoint as fractions of the square that is seen"},
         names=images.names,
         root=images.root,
     )

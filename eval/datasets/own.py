@@ -16,7 +16,7 @@ from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.images import open_image
 from cassle_zoo.data.listing import ClassFolders, first_few, list_classes, list_images
 from cassle_zoo.data.readers import ImageFiles
-from cassle_zoo.data.tables import read_rows, unmarked
+from cassle_zoo.data.tables import PATH_COLUMNS, TABLES, read_rows, unmarked
 from cassle_zoo.eval.base import EvalData, leave_out
 from cassle_zoo.eval.datasets.files import classification, hash_contents, hash_files
 from cassle_zoo.eval.datasets.folders import assemble, files_of, list_within, part_sizes
@@ -36,7 +36,6 @@ from cassle_zoo.eval.datasets.split_rules import (
     split_by_class,
 )
 
-TABLES = (".csv", ".tsv")
 LAYOUTS = (
     "folders of classes (CLASS/*.jpg), train/CLASS/* with test/CLASS/* or val/CLASS/*, a .csv file "
     "of path,label or path,label,split, or images without labels"
@@ -44,9 +43,6 @@ LAYOUTS = (
 """What a folder may hold, for messages."""
 
 _TRAIN, _TEST = ("train", "training"), ("test", "testing")
-_PATHS = (
-    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img",
-)  # fmt: skip
 _LABELS = ("label", "labels", "class", "classname", "class_name", "category", "target")
 _SPLITS = ("split", "subset", "partition", "fold", "set")
 _FULL_TABLE = 3  # columns
@@ -263,7 +259,7 @@ def _open_table(
         raise DataError(
             f"{table}: {len(missing)} of {len(names)} images are not there, the first is "
             f"{missing[0]!r} in {root}. Paths are relative to the table's folder. (A table's first "
-            f"line may name its columns: {_PATHS[0]}, {_LABELS[0]}, {_SPLITS[0]}.)"
+            f"line may name its columns: {PATH_COLUMNS[0]}, {_LABELS[0]}, {_SPLITS[0]}.)"
         )
     if not any(row.label for row in rows):
         _refuse(split, f"{table} has no labels")
@@ -356,17 +352,17 @@ def _read_rows(table: Path) -> list[_Row]:
     if not rows:
         raise DataError(f"{table} is empty.")
     head = [cell.lower() for cell in rows[0][1]]
-    places = [_place(head, names) for names in (_PATHS, _LABELS, _SPLITS)]
+    places = [_place(head, names) for names in (PATH_COLUMNS, _LABELS, _SPLITS)]
     if places[0] is None:
         width = len(head)
         if width > _FULL_TABLE:
             raise DataError(
-                f"{table} has {width} columns; name them in its first line: {_PATHS[0]}, "
+                f"{table} has {width} columns; name them in its first line: {PATH_COLUMNS[0]}, "
                 f"{_LABELS[0]} and perhaps {_SPLITS[0]}."
             )
         places = [0, 1 if width > 1 else None, 2 if width == _FULL_TABLE else None]
     else:
-        if twice := [own for own in (*_PATHS, *_LABELS, *_SPLITS) if head.count(own) > 1]:
+        if twice := [own for own in (*PATH_COLUMNS, *_LABELS, *_SPLITS) if head.count(own) > 1]:
             raise DataError(f"{table} has several columns {first_few(twice)}; rename all but one.")
         rows = rows[1:]
     found = []

@@ -36,7 +36,7 @@ from cassle_zoo.features.gallery import (
     contact_sheet,
     gallery_page,
 )
-from cassle_zoo.features.nearest import nearest_neighbours
+from cassle_zoo.features.nearest import check_shapes, nearest_neighbours
 
 TIE = 2.0**-22
 """Cosines no further apart are tied: in float32 they may be those of equal images."""
@@ -129,11 +129,7 @@ def retrieve(
 
 
 def _check(queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor) -> None:
-    if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
-        raise DataError(
-            f"queries {tuple(queries.shape)} and gallery {tuple(gallery.shape)} do not fit: "
-            "expected (M, D) and (N, D)."
-        )
+    check_shapes(queries, gallery)
     if query_labels.shape != queries.shape[:1] or gallery_labels.shape != gallery.shape[:1]:
         raise DataError(
             f"{len(queries)} queries and {len(gallery)} gallery features have "

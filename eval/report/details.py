@@ -1,4 +1,4 @@
-"""What stands behind a classification's numbers: classes, confusions, images, and maps of features.
+"""Details behind a classification's numbers: classes, confusions, images, and maps of features.
 
 Everything comes from the scores recorded beside the results; thumbnails are those recorded there.
 """

@@ -1,4 +1,4 @@
-"""What can be said of a comparison, and how surely: intervals, paired differences, and marks."""
+"""Evidence in a comparison: intervals, paired differences, and marks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

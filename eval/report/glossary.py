@@ -1,4 +1,4 @@
-"""What each metric means, in words: label, a line of explanation, unit, and which way is better."""
+"""Meaning of each metric, in words: label, a line of explanation, unit, and which way is better."""
 
 import re
 from dataclasses import dataclass

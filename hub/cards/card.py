@@ -13,7 +13,7 @@ from cassle_zoo.common.files import sha256, write_text
 from cassle_zoo.common.markdown import inline, table
 from cassle_zoo.common.templates import render
 from cassle_zoo.features.whitening import Whitening
-from cassle_zoo.records import Result
+from cassle_zoo.records import Result, read_results
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import (
     CARD_FILE,
@@ -27,8 +27,6 @@ from cassle_zoo.version import __version__
 
 CARD_REPO = "hf-hub:ORG/NAME"
 """Placeholder of the repository's name, which `hub push` fills in."""
-
-RESULTS_FOLDER = Path(__file__).resolve().parents[2] / "eval" / "results"
 
 REPOSITORY = "https://github.com/cassle-zoo/cassle-zoo"
 TASK_TYPE = "image-feature-extraction"
@@ -51,15 +49,6 @@ _TRAINING_SHOWN_APART = (
     *("data", "data_license", "source", "cassle_zoo", "command", "config"),
     *("images", "init", "total_steps"),
 )
-
-
-def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
-    """Read all recorded results of a folder, in the order of their file names.
-
-    Raises:
-        DataError: If a file is not a result.
-    """
-    return [Result.load(path) for path in sorted(folder.glob("*.json"))]
 
 
 def own_and_baselines(name: str, architecture: str, results: Sequence[Result]) -> list[Result]:

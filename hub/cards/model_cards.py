@@ -19,10 +19,9 @@ from cassle_zoo.hub.cards.card import (
     bundled_cards,
     fact_line,
     own_and_baselines,
-    read_results,
     settings_lines,
 )
-from cassle_zoo.records import Result
+from cassle_zoo.records import Result, read_results
 from cassle_zoo.specs import DATASETS, MODEL_SPECS, STARTING_WEIGHTS, ModelSpec
 from cassle_zoo.store.folder import MODEL_FILE, bundled_folder, read_config
 

@@ -11,13 +11,14 @@ from torch import nn
 
 from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
 from cassle_zoo.features.whitening import Whitening
-from cassle_zoo.hub.cards.card import CARD_REPO, read_results, render_card, whitening_of
+from cassle_zoo.hub.cards.card import CARD_REPO, render_card, whitening_of
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
 from cassle_zoo.hub.provenance import problems
 from cassle_zoo.hub.publish.pull import model_name
 from cassle_zoo.hub.publish.remote import inspect_repository
 from cassle_zoo.hub.reference import HASHED_FILES, TOLERANCE, recorded_hashes, reference_errors
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.records import read_results
 from cassle_zoo.specs import MODEL_SPECS, ModelSpec
 from cassle_zoo.store.folder import (
     ALLOWED_FILES,

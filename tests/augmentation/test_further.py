@@ -20,10 +20,8 @@ from cassle_zoo.augmentation.augment import (
 )
 from cassle_zoo.augmentation.base import Augmentation
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
+from cassle_zoo.augmentation.further import Rotation, Solarize, VerticalFlip
 from cassle_zoo.augmentation.registry import find_augmentation
-from cassle_zoo.augmentation.rotation import Rotation
-from cassle_zoo.augmentation.solarize import Solarize
-from cassle_zoo.augmentation.vertical_flip import VerticalFlip
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
 
 ALL: tuple[Augmentation, ...] = (Rotation(p=0.5), Solarize(p=0.3), VerticalFlip(p=0.5))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import cassle_zoo
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.checkpoints.identify import CheckpointFacts, identify
+from cassle_zoo.checkpoints.run_checkpoint import save_checkpoint
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
 from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorConfig
@@ -23,7 +24,6 @@ from cassle_zoo.records import StartingWeights
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig
 from cassle_zoo.train.methods.byol import BYOLConfig
-from cassle_zoo.train.run.checkpoint import save_checkpoint
 from cassle_zoo.train.run.fingerprint import write_settings
 from cassle_zoo.train.trainer import build_method
 

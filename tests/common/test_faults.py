@@ -65,7 +65,7 @@ def test_stop_signal_at_a_workers_start_does_not_end_it(
         range(8),  # type: ignore[arg-type]
         batch_size=2,
         num_workers=2,
-        worker_init_fn=functools.partial(start_worker, 0),
+        worker_init_fn=functools.partial(start_worker, 0, None),
         multiprocessing_context="fork",
     )
     batches = receive(loader, ADVICE)

@@ -9,6 +9,7 @@ import torch
 from builders import make_image
 from start_methods import forked, spawning
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import pil_to_tensor
 
 from cassle_zoo.common import workers as common_workers
 from cassle_zoo.common.errors import DataError, NotEnoughMemoryError
@@ -105,3 +106,7 @@ def test_spawned_workers_have_the_limit_of_pixels(
     images = ImageFiles(tmp_path, ["a.png"])
     with spawning(), pytest.raises(DataError, match="more than 2,000 pixels"):
         list(read_batches(images, [[0]], workers=1, collate=list))
+    with spawning(), pytest.raises(DataError, match="more than 2,000 pixels"):
+        extract_features(
+            torch.nn.Flatten(), tmp_path / "a.png", num_workers=1, transform=pil_to_tensor
+        )

@@ -135,6 +135,24 @@ def test_how_it_was_trained_is_all_but_the_run(tmp_path):
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         found[name] = open_source(f"local-dir:{tmp_path / name}").trained
     assert found["one"] == found["two"] == found["elsewhere"] != found["longer"]
+    # Snapshots of one run are no runs of one model; converted runs are, if only the seed differs.
+    of_code = {"steps": 20, "source": "a run of cassle-zoo"}
+    for name, seed, facts in (
+        ("early", 1, {"steps": 10, "total_steps": 20}),
+        ("later", 1, {"steps": 15, "total_steps": 20}),
+        ("converted", 1, of_code),
+        ("again", 2, of_code),
+    ):
+        config = json.loads((folder / "config.json").read_text())
+        training = config["cassle_zoo"]["training"]
+        training["config"]["run"]["seed"] = seed
+        if facts is of_code:
+            training["config"] = {"config.json": training["config"]}
+        training.update(facts)
+        (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+        found[name] = open_source(f"local-dir:{tmp_path / 'one'}").trained
+    assert len({found[name] for name in ("one", "early", "later", "converted")}) == 4
+    assert found["converted"] == found["again"]
     seeds = [open_source("random-init:test_resnet", seed=own) for own in (0, 1)]
     assert seeds[0].network == seeds[1].network
     assert seeds[0].trained == seeds[1].trained == "not trained"

@@ -25,12 +25,12 @@ from cassle_zoo.common.errors import (
     UnknownNameError,
 )
 from cassle_zoo.common.images import open_image
+from cassle_zoo.common.templates import encode_thumbnail
 from cassle_zoo.features.explorer import page, spaces
 from cassle_zoo.features.explorer.layouts import place
 from cassle_zoo.features.explorer.page import explore, explorer_page
 from cassle_zoo.features.explorer.server import PageServer
 from cassle_zoo.features.explorer.spaces import Space, agreement, feature_space
-from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.inputs import expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours

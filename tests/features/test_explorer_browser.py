@@ -9,9 +9,9 @@ import torch
 from builders import make_image
 from chromium import BROWSER, NAMES, Chromium
 
+from cassle_zoo.common.templates import encode_thumbnail
 from cassle_zoo.features.explorer.page import explorer_page
 from cassle_zoo.features.explorer.spaces import Space
-from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
 
 pytestmark = [
     pytest.mark.slow,

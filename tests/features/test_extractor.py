@@ -90,8 +90,9 @@ def test_float16(model: nn.Module) -> None:
 
 
 def test_features_beyond_float16() -> None:
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2))
-    torch.nn.init.constant_(model[1].weight, 1e5)
+    linear = torch.nn.Linear(3 * 8 * 8, 2)
+    torch.nn.init.constant_(linear.weight, 1e5)
+    model = torch.nn.Sequential(torch.nn.Flatten(), linear)
     images = torch.ones(2, 3, 8, 8)
     assert extract_features(model, images, transform="as_is").features.isfinite().all()
     with pytest.raises(ConfigError, match=r"'pooled' has values of up to 1.92e\+07.*float32"):

@@ -16,8 +16,8 @@ from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.hub.publish.verify import verify_folder
+from cassle_zoo.records import CHECKPOINT_FILE
 from cassle_zoo.store.folder import MODEL_FILE, read_config
-from cassle_zoo.store.run_checkpoint import LATEST
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.run import faults
@@ -63,7 +63,7 @@ def test_the_weights_are_those_of_the_checkpoint(
     assert main(["hub", "export", str(stopped), "-o", str(out), "--dtype", "float32"]) == 0
     assert capsys.readouterr().out.splitlines() == ["unfinished: 5 of 8 steps", str(out)]
     assert all(check.passed for check in verify_folder(out))
-    content = (stopped / LATEST).read_bytes().partition(b"\n")[2]
+    content = (stopped / CHECKPOINT_FILE).read_bytes().partition(b"\n")[2]
     (tmp_path / "content").write_bytes(content)
     method = torch.load(tmp_path / "content", weights_only=True)["method"]
     exported = load_file(out / MODEL_FILE)

@@ -1,4 +1,4 @@
-"""A data set of any size whose images are made when they are read, and a network for them."""
+"""A dataset of any size whose images are made when they are read, and a network for them."""
 
 import numpy as np
 import torch

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.common.errors import CassleZooError
+from cassle_zoo.records import CHECKPOINT_FILE
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
-from cassle_zoo.train.run.checkpoint import LATEST, load_checkpoint
 
 EPOCHS = 12
 KILLS = int(os.environ.get("CASSLE_ZOO_KILLS", "5"))
@@ -60,7 +61,7 @@ class Run:
 def checkpoint_time(out: Path) -> int:
     """Return when the latest checkpoint was written; 0 if there is none (or not for a moment)."""
     try:
-        return (out / LATEST).stat().st_mtime_ns
+        return (out / CHECKPOINT_FILE).stat().st_mtime_ns
     except FileNotFoundError:
         return 0
 

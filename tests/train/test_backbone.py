@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.errors import CassleZooError, UnknownNameError
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.train.backbone import build_backbone, feature_width
+from cassle_zoo.train.backbone import backbone_width, build_backbone
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Views
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
@@ -45,7 +45,7 @@ def test_bad_networks_fail_when_the_configuration_is_made(
 
 @pytest.mark.parametrize("arch", ["test_resnet", "vit_small", "convnext_atto"])
 def test_width_of_features(arch: str) -> None:
-    assert feature_width(arch, 32) == build_backbone(arch, 32).num_features
+    assert backbone_width(arch, 32) == build_backbone(arch, 32).num_features
 
 
 def test_mocov3_vits_are_frozen_where_they_should_be() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.checkpoints.identify import CheckpointFacts
+from cassle_zoo.checkpoints.run_checkpoint import save_checkpoint
 from cassle_zoo.common.errors import (
     CassleZooError,
     CheckpointError,
@@ -28,12 +29,12 @@ from cassle_zoo.common.errors import (
 )
 from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.export import export_run
+from cassle_zoo.records import CHECKPOINT_FILE
 from cassle_zoo.train import init
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import ConditioningConfig, Method
 from cassle_zoo.train.methods.mocov3 import MoCoV3Config
-from cassle_zoo.train.run.checkpoint import LATEST, save_checkpoint
 from cassle_zoo.train.run.fingerprint import check_same_run, write_settings
 from cassle_zoo.train.sources import read_source
 from cassle_zoo.train.trainer import build_method
@@ -108,7 +109,7 @@ def test_an_older_folder_of_timm(config: TrainConfig, tmp_path: Path) -> None:
     assert_starts_from(build_method(starting(config, tmp_path)), donor())
 
 
-@pytest.mark.parametrize("part", ["", "final", "snapshots/0002", LATEST])
+@pytest.mark.parametrize("part", ["", "final", "snapshots/0002", CHECKPOINT_FILE])
 def test_a_run(config: TrainConfig, finished: Path, part: str) -> None:
     method = build_method(starting(config, finished / part))
     backbone = load_file(finished / "final" / "backbone.safetensors")
@@ -121,15 +122,15 @@ def test_a_run(config: TrainConfig, finished: Path, part: str) -> None:
 
 def test_an_unfinished_run_and_a_lost_checkpoint(config: TrainConfig, finished: Path) -> None:
     shutil.rmtree(finished / "final")
-    (finished / LATEST).write_bytes(b"damaged")
+    (finished / CHECKPOINT_FILE).write_bytes(b"damaged")
     start = build_method(starting(config, finished)).starting_weights
     assert start is not None
     assert start.name == f"{config.name} (step 8)"
-    (finished / LATEST).unlink()  # as if killed while it was written
+    (finished / CHECKPOINT_FILE).unlink()  # as if killed while it was written
     assert build_method(starting(config, finished)).starting_weights == start
 
 
-@pytest.mark.parametrize("part", ["", LATEST])
+@pytest.mark.parametrize("part", ["", CHECKPOINT_FILE])
 def test_an_unfinished_run_with_an_average(config: TrainConfig, tmp_path: Path, part: str) -> None:
     train(change(config, "optim", ema_decay=0.9), tmp_path)
     (tmp_path / "final").rename(tmp_path / "expected")
@@ -325,7 +326,7 @@ def test_an_unfinished_run_whose_weights_have_the_shapes_of_its_size(tmp_path: P
     assert all(torch.equal(v, expected[k]) for k, v in method.backbone.state_dict().items())
 
 
-@pytest.mark.parametrize("part", ["", LATEST])
+@pytest.mark.parametrize("part", ["", CHECKPOINT_FILE])
 @pytest.mark.parametrize("archs", [*itertools.permutations(["vit_small", VIT_S])])
 def test_heads_of_an_unfinished_run_must_agree(
     tmp_path: Path, archs: tuple[str, str], part: str

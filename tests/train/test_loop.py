@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from cassle_zoo.common.errors import ConfigError, NonFiniteLossError
 from cassle_zoo.common.faults import locked
+from cassle_zoo.records import CHECKPOINT_FILE
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.run.checkpoint import LATEST
 from cassle_zoo.train.trainer import Trainer, build_method
 
 
@@ -159,7 +159,7 @@ def test_sigterm_saves_and_stops(
     before = signal.getsignal(signal.SIGTERM)
     with fault_at(3, lambda: signal.raise_signal(signal.SIGTERM)):
         assert loop.train(config, out) == loop.TrainResult(steps=4, finished=False, stopped=True)
-    assert (out / LATEST).exists()
+    assert (out / CHECKPOINT_FILE).exists()
     assert signal.getsignal(signal.SIGTERM) == before
     assert loop.train(config, out).finished
     assert_same_weights(out, undisturbed)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.augmentation.descriptors import DescriptorLayout
-from cassle_zoo.augmentation.rotation import Rotation
+from cassle_zoo.augmentation.further import Rotation
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset

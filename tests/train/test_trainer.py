@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.common.errors import ConfigError, NonFiniteLossError
 from cassle_zoo.train import forward, loop
 from cassle_zoo.train.config import OptimConfig, TrainConfig
@@ -24,7 +25,6 @@ from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.methods.byol import BYOLConfig
 from cassle_zoo.train.methods.dino import DINOConfig
 from cassle_zoo.train.methods.simsiam import SimSiamConfig
-from cassle_zoo.train.run.checkpoint import load_checkpoint
 from cassle_zoo.train.trainer import Trainer
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -287,7 +287,7 @@ def test_a_feature_changes_the_result(config: TrainConfig, feature: str) -> None
 
 def test_runs_from_before_these_settings_continue(config: TrainConfig, tmp_path: Path) -> None:
     """Their checkpoints have neither a scaler nor an average."""
-    from cassle_zoo.train.run.checkpoint import save_checkpoint
+    from cassle_zoo.checkpoints.run_checkpoint import save_checkpoint
 
     loop.train(config, tmp_path)
     state, _ = load_checkpoint(tmp_path)

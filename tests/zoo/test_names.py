@@ -1,10 +1,11 @@
+from pathlib import Path
+
 import pytest
 
-from cassle_zoo.specs import MODEL_SPECS
+from cassle_zoo.specs import MODEL_SPECS, model_name
 from cassle_zoo.zoo.names import (
     NameParts,
     contradictions,
-    model_name,
     parse_name,
     public_name,
     resolve_arch,
@@ -90,7 +91,10 @@ def test_timm_models_of_architectures(
     assert resolve_arch(arch, size) == (timm_arch, model_args)
 
 
-def test_public_names() -> None:
+def test_public_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert public_name("local-dir:.") == f"local-dir:{tmp_path.name}"
+    assert public_name("resnet18_cassle_simclr@refs/pr/1") == "resnet18_cassle_simclr@refs/pr/1"
     assert public_name("hf-hub:org/name@main") == "hf-hub:org/name@main"
     assert public_name("local-dir:/somewhere/else/folder") == "local-dir:folder"
     assert public_name("/somewhere/else/weights.pth") == "weights.pth"

@@ -20,6 +20,7 @@ from cassle_zoo.data.saved import (
     SavedImages,
     columns_of,
     has_splits,
+    image_columns,
     is_saved,
     load_saved,
     undecoded,
@@ -258,7 +259,7 @@ def _images_of(parts: list[Any], column: str, name: str) -> SavedDataset:
     first = parts[0]
     if column and column not in first.features:
         raise unknown_name("data.image_column", column, first.features)
-    columns = [column] if column else columns_of(first, "Image")
+    columns = [column] if column else image_columns(first)
     if len(columns) != 1:
         raise DataError(
             f"{name!r} has {len(columns) or 'no'} columns of type Image among "

@@ -189,6 +189,9 @@ def batches(config: TrainConfig, dataset: Any, first: int, last: int) -> Iterato
         `local_crops` (B, L, C, local size, local size) uint8 if there are any, `uniforms`
         (B, V, U), `source` (B, 2) height and width, `bad` (B,) index of the image that could not be
         read and was replaced, or -1.
+
+    Raises:
+        DataError: If too many images, or all of a stream, cannot be read, or a worker was killed.
     """
     fast = config.data.decode != "exact"
     crops = Crops(config.augment, config.run.seed, config.views, fast)
@@ -224,12 +227,6 @@ def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any
         dataset,
         num_workers=config.data.workers,
         generator=torch.Generator().manual_seed(config.run.seed),
-        worker_init_fn=functools.partial(_start_worker, niceness, Image.MAX_IMAGE_PIXELS),
+        worker_init_fn=functools.partial(start_worker, niceness, Image.MAX_IMAGE_PIXELS),
         **options,
     )
-
-
-def _start_worker(niceness: int, max_pixels: int | None, worker: int) -> None:
-    start_worker(niceness, worker)
-    # A worker that was spawned, not forked, has Pillow's default limit.
-    Image.MAX_IMAGE_PIXELS = max_pixels

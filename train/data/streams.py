@@ -120,6 +120,9 @@ def stream_batches(
         rows: Images in a batch.
         steps: Consecutive steps of the run. The batches before them in their epoch are read too.
         per_epoch: Steps in an epoch.
+
+    Raises:
+        DataError: If no image of a pass can be read, or `bad` has counted too many.
     """
     unreported: list[int] = []
 

@@ -1,17 +1,13 @@
-"""How many views a run makes of each image, and how some of them differ."""
+"""Settings of the views of an image: their number, and how some of them differ."""
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.augmentation.augment import JITTER_FACTORS, AugmentConfig, Fraction
 from cassle_zoo.augmentation.registry import find_augmentation
 from cassle_zoo.common.config import POSITIVE, Range, check_fields
 from cassle_zoo.common.errors import ConfigError
-
-Fraction = Annotated[float, Range(0, 1)]
-
-_SCALES_OF_OMEGA = ("brightness", "contrast", "saturation", "hue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +65,7 @@ class ViewChanges:
         names = {field.name for field in dataclasses.fields(AugmentConfig)}
         values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
         own: dict[str, Any] = {k: v for k, v in values if k in names and v is not None}
-        for name in _SCALES_OF_OMEGA:
+        for name in JITTER_FACTORS:
             if own.get(name) and not getattr(augment, name):
                 raise ConfigError(
                     f"{self.prefix}{name} is {own[name]}, but augment.{name}, by which omega is "

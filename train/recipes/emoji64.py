@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any
 
 from cassle_zoo.augmentation.augment import AugmentConfig
-from cassle_zoo.specs import MODEL_SPECS, STARTING_WEIGHTS
+from cassle_zoo.specs import DATASETS, MODEL_SPECS, STARTING_WEIGHTS, model_name
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.data.view_config import LocalViews, ViewsConfig
 from cassle_zoo.train.methods import MethodConfig
@@ -27,9 +27,9 @@ from cassle_zoo.train.methods.vicreg import VICRegConfig
 from cassle_zoo.train.recipes.adapt import TAG, adapt_recipe
 from cassle_zoo.train.recipes.recipe import Recipe
 
-_HALF = (0.5, 0.5, 0.5)
+_DATA = DATASETS["emoji64"]
 _LITE0 = "efficientnet_lite0_cassle_simclr.in1k_emoji64"
-_AUGMENT = AugmentConfig(size=64, mean=_HALF, std=_HALF)
+_AUGMENT = AugmentConfig(size=64, mean=_DATA.mean, std=_DATA.std)
 _ONE_CORE = "one core with AVX512-BF16 (--run.threads 1)"
 _TWO_CORES = "CPU, 2 cores with AVX512-BF16"
 
@@ -49,7 +49,7 @@ def _pair(
     """Return a CASSLE recipe and its baseline; `optim` holds the changes to SimCLR's."""
     simclr = OptimConfig(epochs=25, batch_size=128, base_lr=0.12, warmup_epochs=1)
     config = TrainConfig(
-        name=f"{arch}_cassle_{method.name}.emoji64",
+        name=model_name(arch, method.name, conditioned=True, tag="emoji64"),
         arch=arch,
         method=method,
         augment=augment,

@@ -6,6 +6,7 @@ assumes a GPU that sustains 100 TFLOP/s and never waits for images. `--dry-run` 
 """
 
 from cassle_zoo.common.workers import usable_workers
+from cassle_zoo.specs import model_name
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.methods import MethodConfig
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
@@ -34,7 +35,7 @@ def _pair(
     notes: str = "",
 ) -> tuple[Recipe, Recipe]:
     config = TrainConfig(
-        name=f"{arch}_cassle_{method.name}.in100",
+        name=model_name(arch, method.name, conditioned=True, tag="in100"),
         arch=arch,
         method=method,
         optim=optim,

@@ -2,15 +2,17 @@
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.workers import usable_workers
+from cassle_zoo.specs import DATASETS
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.recipes.recipe import Recipe
 
+_DATA = DATASETS["stl10"]
 _SIMCLR = Recipe(
     title="CASSLE-SimCLR, resnet18, unlabelled images of STL-10, 96 px, 200 epochs, batch 256",
     config=TrainConfig(
         name="resnet18_cassle_simclr.stl10",
         arch="resnet18",
-        augment=AugmentConfig(size=96, mean=(0.43, 0.42, 0.39), std=(0.27, 0.26, 0.27)),
+        augment=AugmentConfig(size=96, mean=_DATA.mean, std=_DATA.std),
         data=DataConfig(dataset="torch/stl10", split="unlabeled", workers=usable_workers(8)),
         optim=OptimConfig(epochs=200),
     ),

@@ -11,13 +11,12 @@ from torch.utils.data import IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import read_json, write_json
-from cassle_zoo.records import RENAMED_SETTINGS, START, StartingWeights
+from cassle_zoo.records import RENAMED_SETTINGS, SETTINGS_FILE, START, StartingWeights
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.sources import Source
 from cassle_zoo.zoo.names import contradictions, resolve_arch
 
-CONFIG_FILE = "config.json"
 _IMAGES = "images"
 _DECODE = "data.decode"
 _DECODED_BEFORE = "exact"  # by runs older than the setting
@@ -53,7 +52,7 @@ def write_settings(
     values = {**config.to_dict(), _IMAGES: images}
     if start is not None:
         values[START] = dataclasses.asdict(start)
-    write_json(out / CONFIG_FILE, values, sync=True)
+    write_json(out / SETTINGS_FILE, values, sync=True)
 
 
 def check_same_run(
@@ -74,7 +73,7 @@ def check_same_run(
         ConfigError: Naming each setting that differs, with both values, or how the images differ;
             or if an older version began the run and gave settings other names.
     """
-    path = out / CONFIG_FILE
+    path = out / SETTINGS_FILE
     if not path.exists():
         return _with_decoding(config, "fast")
     # A setting that did not exist when the run began had its present default.

@@ -1,4 +1,4 @@
-"""What conditioning adds to a training step, and logs and checkpoints at the default intervals."""
+"""Additional time of conditioning, and of logs and checkpoints at the default intervals."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How the speed of training grows with the batch size and with the number of processes."""
+"""Growth of the speed of training with the batch size and with the number of processes."""
 
 import json
 import os

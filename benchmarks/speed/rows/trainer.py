@@ -1,4 +1,4 @@
-"""What the trainer's options cost: all off beside a step written out, each on, and the trackers.
+"""Cost of the trainer's options: all off beside a step written out, each on, and the trackers.
 
 All off is compared by processor time, back to back with a step written out, to resolve differences
 below one percent: the interval of the median shows whether it does.

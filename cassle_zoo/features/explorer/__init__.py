@@ -1,1 +1,1 @@
-"""A page for exploring images by their features: spaces to compare them in, a map, thumbnails."""
+"""A page for exploring images by their features: spaces to compare them in, and a map."""

@@ -18,7 +18,7 @@ from cassle_zoo.features.explorer.spaces import (
     Space,
     agreement,
     feature_space,
-    model_name,
+    model_caption,
     open_extractors,
     read_images,
 )
@@ -95,7 +95,7 @@ def explore(
     read = read_images(extractors, images, skipped=skipped, thumbnail=(side, size))
     with busy("comparing the images"):
         spaces = [
-            feature_space(f"Features of {model_name(model)}", outputs["pooled"])
+            feature_space(f"Features of {model_caption(model)}", outputs["pooled"])
             for model, outputs in zip(given, read.outputs, strict=True)
         ]
         if "projected" in read.outputs[0]:
@@ -104,7 +104,7 @@ def explore(
             spaces[0] = replace(spaces[0], about=f"{counts}; {spaces[0].about}")
             spaces.append(
                 Space(
-                    name=f"Projections by {model_name(given[0])}",
+                    name=f"Projections by {model_caption(given[0])}",
                     about=f"{counts} for less",
                     vectors=projected,
                     raw=projected,
@@ -135,8 +135,7 @@ def explorer_page(
     Args:
         title: The heading.
         sources: Names of N images; the page's filter has their folders.
-        thumbnails: One for each image, from
-            :func:`cassle_zoo.features.explorer.thumbnails.encode_thumbnail`.
+        thumbnails: One for each image, from :func:`cassle_zoo.common.templates.encode_thumbnail`.
         spaces: One or two, of N vectors each.
         layout: As for :func:`explore`.
         neighbours: As for :func:`explore`.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError
-from cassle_zoo.features.explorer.thumbnails import encode_thumbnail
+from cassle_zoo.common.templates import encode_thumbnail
 from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.inputs import Inputs, Skipped, nothing_read
 from cassle_zoo.features.nearest import nearest_neighbours
@@ -75,7 +75,7 @@ class ReadImages:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def model_name(model: nn.Module | str) -> str:
+def model_caption(model: nn.Module | str) -> str:
     """Return a model's name for captions; for an object, the name of its class."""
     return model if isinstance(model, str) else type(model).__name__
 
@@ -105,7 +105,7 @@ def open_extractors(
         raise ConfigError(f"expected 1 to {most} models, got {len(models)}.")
     for first, second in itertools.combinations(models, 2):
         if first is second or first == second:
-            name = model_name(first)
+            name = model_caption(first)
             raise ConfigError(f"two models are {name}; give different ones, or it alone.")
     if projected and len(models) == 1 and isinstance(models[0], str):
         # If it has no projector; anything else that is wrong is raised again below.

@@ -17,7 +17,7 @@ function make(tag, properties = {}, ...children) {
   return node;
 }
 
-function picture(i, alt = '') {
+function thumbnail(i, alt = '') {
   const image = make('img', {alt, decoding: 'async'});
   image.dataset.image = i;
   near.observe(image);
@@ -262,7 +262,7 @@ new ResizeObserver(() => {
 function neighbourItem(i, cosine, only) {
   const label = `${fullName(i)}, cosine ${cosine}${only ? ', only found here' : ''}`;
   const button = make('button', {type: 'button', title: fullName(i), className: only ? 'only' : ''},
-    picture(i), make('b', {}, `${cosine}${only ? ' ◆' : ''}`), make('span', {dir: 'auto'}, names[i]));
+    thumbnail(i), make('b', {}, `${cosine}${only ? ' ◆' : ''}`), make('span', {dir: 'auto'}, names[i]));
   button.setAttribute('aria-label', label);
   button.addEventListener('click', () => { choose(i); panel.focus(); });
   return make('li', {}, button);
@@ -285,7 +285,7 @@ function choose(i, quiet = false) {
   const common = found.length < 2 ? ''
     : `${found[0].filter(other => found[1].includes(other)).length} of ${k} neighbours in common.`;
   panel.replaceChildren(
-    make('div', {className: 'chosen'}, picture(i, names[i]),
+    make('div', {className: 'chosen'}, thumbnail(i, names[i]),
       make('div', {}, make('h2', {dir: 'auto'}, names[i]), make('div', {className: 'faint', dir: 'auto'}, data.folders[data.folder[i]]),
         make('div', {}, common))),
     make('div', {className: 'found'}, ...parts));
@@ -301,7 +301,7 @@ let sorted = [...names.keys()], shown = [];
 function itemOf(i) {
   if (items[i]) return items[i];
   const button = make('button', {type: 'button', tabIndex: -1, title: fullName(i)},
-    picture(i), make('span', {dir: 'auto'}, names[i]));
+    thumbnail(i), make('span', {dir: 'auto'}, names[i]));
   button.setAttribute('aria-label', fullName(i));
   if (i === chosen) button.setAttribute('aria-current', 'true');
   items[i] = make('li', {}, button);

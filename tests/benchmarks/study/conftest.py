@@ -102,7 +102,7 @@ def with_course(record: Record) -> Record:
 
 @pytest.fixture
 def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that carries two pictures in place of those that carry photographs."""
+    """A package that carries two images in place of those that carry photographs."""
     package = tmp_path / "packages" / "carries_photographs"
     (package / "data").mkdir(parents=True)
     (package / "__init__.py").touch()

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from benchmarks.study import runner as runner_module
-from benchmarks.study.__main__ import STOPPED, main
+from benchmarks.study.__main__ import main
 from benchmarks.study.design import GRID, MAIN, UNTRAINED, Design, Job
 from benchmarks.study.evaluators import EVALUATORS
 from benchmarks.study.records import Record, choose, load_records, validation_score
 from benchmarks.study.runner import Machine, StudyRunner, make_record
 from cassle_zoo.common.errors import ConfigError, DataError, NonFiniteLossError, UnknownNameError
+from cassle_zoo.common.exit_status import ExitStatus
 from cassle_zoo.common.faults import locked
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.records import MeasuredData
@@ -368,7 +369,7 @@ def test_two_processes_share_a_folder_and_a_signal_loses_no_work(
         shared=str(Path(__file__).parents[2] / "shared"),
         out=str(tmp_path),
         data=str(emoji_folder),
-        stopped=STOPPED,
+        stopped=ExitStatus.STOPPED.value,
     )
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -381,7 +382,7 @@ def test_two_processes_share_a_folder_and_a_signal_loses_no_work(
         process.send_signal(signal.SIGTERM)
     for process in processes:
         _, said = process.communicate(timeout=120)
-        assert process.returncode == STOPPED
+        assert process.returncode == ExitStatus.STOPPED
         assert said.count("stopped; the same command continues") == 1
     assert not list(tmp_path.glob("records/*"))
 

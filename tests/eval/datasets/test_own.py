@@ -22,7 +22,7 @@ from cassle_zoo.eval.runner import evaluate
 SPLITS = ("train", "val", "test")
 
 
-def picture(seed: int, side: int = 48) -> Image.Image:
+def random_waves(seed: int, side: int = 48) -> Image.Image:
     """Waves of random colours: different seeds are not alike, and resizing changes little."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
@@ -38,7 +38,7 @@ def picture(seed: int, side: int = 48) -> Image.Image:
 def save(path: Path, seed: int, side: int = 48) -> None:
     """Write an image without an encoder whose version could change its bytes: a PPM."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = picture(seed, side)
+    image = random_waves(seed, side)
     path.write_bytes(b"P6 %d %d 255\n" % image.size + image.tobytes())
 
 
@@ -129,7 +129,7 @@ def test_fractions_are_those_asked_for(tmp_path: Path) -> None:
 def test_near_duplicates_stay_together(tmp_path: Path) -> None:
     fill(tmp_path, {"a": 12, "b": 12})
     for index in range(12):
-        image = picture(index)  # those of a, smaller and as JPEG
+        image = random_waves(index)  # those of a, smaller and as JPEG
         image.resize((32, 32)).save(tmp_path / "a" / f"{index:02d}_copy.jpg", quality=60)
     data = open_data("folder", tmp_path)
     place = {name: split for split, names in landed(data).items() for name in names}
@@ -153,7 +153,7 @@ def test_what_is_alike() -> None:
         image.save(buffer, "JPEG", quality=quality)
         return Image.open(buffer).convert("RGB")
 
-    images = [picture(seed, 96) for seed in range(20)]
+    images = [random_waves(seed, 96) for seed in range(20)]
     black = Image.new("RGB", (96, 96))
     alike = [
         *(jpeg(image, 50) for image in images[:5]),

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 from results import make_result
 
-from cassle_zoo.common.errors import DataError, ModelFolderError
+from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.hub.cards import model_cards as cards
-from cassle_zoo.hub.cards.card import read_results
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store import folder as model_folder
 
@@ -116,15 +115,6 @@ def test_what_is_not_bundled_is_not_read(monkeypatch, tmp_path):
 def test_values_cannot_break_tables():
     text = cards.render_model_cards([result("a|b\nc", 0.5)], [], {})
     assert "| a\\|b c | 50.0 |" in text
-
-
-def test_reads_results_sorted_by_file_name(tmp_path):
-    for name in ("b", "a"):
-        make_result(name).save(tmp_path / f"{name}.json")
-    assert [r.model.name for r in read_results(tmp_path)] == ["a", "b"]
-    (tmp_path / "c.json").write_text("{")
-    with pytest.raises(DataError, match=r"c\.json is not a JSON object"):
-        read_results(tmp_path)
 
 
 @pytest.mark.parametrize("options", [[], ["--bundled"]])

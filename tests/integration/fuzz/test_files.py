@@ -18,6 +18,7 @@ from results import make_result
 from safetensors.torch import load, save
 from small_models import make_model
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.common.errors import CassleZooError
 from cassle_zoo.data.emoji64 import Record, format_metadata, parse_metadata
 from cassle_zoo.eval.scores import ScoreFile, Scores
@@ -26,11 +27,10 @@ from cassle_zoo.features.files import load_features, load_parts, save_features
 from cassle_zoo.features.to_folder import extract_to_folder
 from cassle_zoo.features.whitening import Whitening
 from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-from cassle_zoo.records import Result, RunExport
+from cassle_zoo.records import CHECKPOINT_FILE, Result, RunExport
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store.folder import read_config
 from cassle_zoo.store.tensors import save_model_folder
-from cassle_zoo.train.run.checkpoint import LATEST, load_checkpoint, save_checkpoint
 from cassle_zoo.zoo.create import create_projector
 from cassle_zoo.zoo.registry import make_config
 
@@ -193,13 +193,13 @@ STATE = {"step": 3, "method": {"weight": torch.zeros(3)}, "rng": torch.zeros(2),
 @given(st.data())
 def test_checkpoints(tmp_path: Path, data: st.DataObject) -> None:
     save_checkpoint(tmp_path, STATE)
-    content = (tmp_path / LATEST).read_bytes()
+    content = (tmp_path / CHECKPOINT_FILE).read_bytes()
     if data.draw(st.booleans()):
         changed = data.draw(damaged(content))
     else:  # somebody computes the hash anew
         inner = data.draw(damaged(content.partition(b"\n")[2]))
         changed = hashlib.sha256(inner).hexdigest().encode() + b"\n" + inner
-    (tmp_path / LATEST).write_bytes(changed)
+    (tmp_path / CHECKPOINT_FILE).write_bytes(changed)
     for path in tmp_path.glob("*.previous.pt"):
         path.unlink()
     only_our_errors(lambda: load_checkpoint(tmp_path))

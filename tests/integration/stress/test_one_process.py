@@ -27,9 +27,9 @@ from stress_runs import (
     steps_saved,
 )
 
+from cassle_zoo.records import CHECKPOINT_FILE, PREVIOUS_CHECKPOINT_FILE
 from cassle_zoo.train import trainer
 from cassle_zoo.train.config import TrainConfig
-from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS
 from cassle_zoo.train.trainer import Trainer
 
 pytestmark = pytest.mark.slow
@@ -231,13 +231,13 @@ def test_checkpoints_cut_short(
     line = row("latest checkpoint cut short")
     for _ in range(TIMES):
         saved = steps_saved(out)
-        cut(out / LATEST)
+        cut(out / CHECKPOINT_FILE)
         line.injected += 1
         line.steps_lost += saved - steps_saved(out)
         step = a_later_step(out)
         run = start(config, out, at_step(step, terminate))
         assert run.wait() in (STOPPED, 0), run.said()
-        assert f"{LATEST} is damaged; using the one before" in run.said()
+        assert f"{CHECKPOINT_FILE} is damaged; using the one before" in run.said()
         line.survived += 1
     last = start(config, out)
     assert last.wait() == 0, last.said()
@@ -247,7 +247,7 @@ def test_checkpoints_cut_short(
     line = row("both checkpoints cut short: an error")
     for _ in range(TIMES):
         line.injected += 1
-        for name in (LATEST, PREVIOUS):
+        for name in (CHECKPOINT_FILE, PREVIOUS_CHECKPOINT_FILE):
             cut(out / name)
         run = start(config, out)
         assert run.wait() == EXPLAINED, run.said()

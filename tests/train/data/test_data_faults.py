@@ -16,12 +16,12 @@ from changes import change
 from PIL import Image
 from start_methods import spawning
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.common.errors import DataError, MissingDependencyError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data import loading as data
 from cassle_zoo.train.data.datasets import TorchImages, open_dataset
-from cassle_zoo.train.run.checkpoint import load_checkpoint
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from changes import change
 
 from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, params_from_uniforms
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
-from cassle_zoo.augmentation.solarize import Solarize
+from cassle_zoo.augmentation.further import Solarize
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
 from cassle_zoo.hub.export import export_run
+from cassle_zoo.records import SETTINGS_FILE
 from cassle_zoo.train import loop
 from cassle_zoo.train.backbone import build_backbone
 from cassle_zoo.train.config import TrainConfig
@@ -29,7 +30,6 @@ from cassle_zoo.train.main import parse
 from cassle_zoo.train.methods import METHODS, Views
 from cassle_zoo.train.methods.augself import AugSelf, AugSelfConfig
 from cassle_zoo.train.methods.losses import nt_xent
-from cassle_zoo.train.run import fingerprint
 from cassle_zoo.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -247,7 +247,7 @@ def test_runs_from_before_there_were_views_are_continued(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     loop.train(change(config, "run", monitor_every=0), tmp_path)
-    path = tmp_path / fingerprint.CONFIG_FILE
+    path = tmp_path / SETTINGS_FILE
     old = json.loads(path.read_text())
     del old["views"]
     path.write_text(json.dumps(old))

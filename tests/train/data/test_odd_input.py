@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from changes import change
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.common.errors import ConfigError, ModelFolderError, StorageError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import OptimConfig, RunConfig, TrainConfig
-from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.train.run.logs import CSV_FILE, CsvLogger
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.augmentation.crop import N_CROP_UNIFORMS, crop_box, reduction_for_crops, scale_boxes
 from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.records import SETTINGS_FILE
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import Crops, MapViews, batches
-from cassle_zoo.train.run.fingerprint import CONFIG_FILE
 from cassle_zoo.train.run.monitor import Monitor
 
 WIDTH, HEIGHT = 900, 700
@@ -131,15 +131,15 @@ def test_a_run_continues_as_it_decoded_before(
 ) -> None:
     out = tmp_path / "run"
     loop.train(on(config, photos, None), out)
-    stored = json.loads((out / CONFIG_FILE).read_text())
+    stored = json.loads((out / SETTINGS_FILE).read_text())
     assert stored["data"]["decode"] == "fast"
     with pytest.raises(ConfigError, match=r"data\.decode: 'fast' there, 'exact' now"):
         loop.train(on(config, photos, "exact"), out)
     # One from before the setting decoded in full, and still does.
     del stored["data"]["decode"]
-    (out / CONFIG_FILE).write_text(json.dumps(stored))
+    (out / SETTINGS_FILE).write_text(json.dumps(stored))
     with pytest.raises(ConfigError, match=r"data\.decode: 'exact' there, 'fast' now"):
         loop.train(on(config, photos, "fast"), out)
     for _ in range(2):
         loop.train(on(config, photos, None), out)
-        assert json.loads((out / CONFIG_FILE).read_text())["data"]["decode"] == "exact"
+        assert json.loads((out / SETTINGS_FILE).read_text())["data"]["decode"] == "exact"

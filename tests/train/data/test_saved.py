@@ -68,6 +68,8 @@ def test_the_column_is_found_or_named(tmp_path: Path) -> None:
         open_dataset(DataConfig(root=root, image_column="imgae"))
     with pytest.raises(DataError, match="column 'number' does not hold images"):
         open_dataset(DataConfig(root=root, image_column="number"))
+    two = made.cast_column("file", datasets.Image())
+    assert len(open_dataset(DataConfig(root=saved(tmp_path / "two", two)))) == 3
     without = saved(tmp_path / "without", made.remove_columns("image"))
     with pytest.raises(DataError, match=r"no columns of type Image among number, file; pass one"):
         open_dataset(DataConfig(root=without))

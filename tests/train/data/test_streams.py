@@ -16,6 +16,7 @@ from shard_files import write_shards
 from start_methods import forked
 from torch.utils.data import IterableDataset, default_collate
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.common.errors import ConfigError, DataError, NotEnoughMemoryError
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
@@ -23,7 +24,6 @@ from cassle_zoo.train.data import streams
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.data.streams import TimmStream
-from cassle_zoo.train.run.checkpoint import load_checkpoint
 from cassle_zoo.train.run.monitor import Monitor
 
 pytest.importorskip("webdataset")

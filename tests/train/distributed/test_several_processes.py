@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cassle_zoo.records import CHECKPOINT_FILE
 from cassle_zoo.train.methods import METHODS
-from cassle_zoo.train.run.checkpoint import LATEST
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +91,7 @@ def test_a_signal_to_all_that_torchrun_hands_on(images: Path, tmp_path: Path) ->
     words = command(2, "restarting.py", images, out, "slow")
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as torchrun:
         try:
-            while not (out / LATEST).exists():
+            while not (out / CHECKPOINT_FILE).exists():
                 assert torchrun.poll() is None
                 time.sleep(0.05)
             workers = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text()

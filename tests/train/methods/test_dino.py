@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.projector import ProjectorConfig
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
@@ -19,7 +20,6 @@ from cassle_zoo.train.data.view_config import LocalViews, ViewsConfig
 from cassle_zoo.train.methods import ConditioningConfig, Views
 from cassle_zoo.train.methods.dino import DINO, DINOConfig
 from cassle_zoo.train.methods.losses import dino_loss
-from cassle_zoo.train.run.checkpoint import load_checkpoint
 
 EPOCHS, PER_EPOCH = 4, 2
 PROTOTYPES = 10

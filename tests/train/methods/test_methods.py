@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 import cassle_zoo
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint
 from cassle_zoo.common.errors import CassleZooError, ConfigError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.projector import CONDITIONINGS
+from cassle_zoo.records import SETTINGS_FILE
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
@@ -21,8 +23,6 @@ from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig, Views
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
-from cassle_zoo.train.run import fingerprint
-from cassle_zoo.train.run.checkpoint import load_checkpoint
 from cassle_zoo.train.trainer import Trainer, build_method
 
 SMALL: dict[str, dict[str, int]] = {
@@ -233,7 +233,7 @@ def test_runs_from_before_a_setting_existed_are_continued(
 ) -> None:
     config = short(config)
     loop.train(config, tmp_path)
-    path = tmp_path / fingerprint.CONFIG_FILE
+    path = tmp_path / SETTINGS_FILE
     old = json.loads(path.read_text())
     del old["augself"], old["method"]["depth"]
     path.write_text(json.dumps(old))

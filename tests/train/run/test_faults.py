@@ -13,6 +13,7 @@ import pytest
 import torch
 from changes import change
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import (
     ModelFolderError,
@@ -20,10 +21,10 @@ from cassle_zoo.common.errors import (
     ProcessLostError,
     StorageError,
 )
+from cassle_zoo.records import CHECKPOINT_FILE, PREVIOUS_CHECKPOINT_FILE
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.run import logs
-from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
 from cassle_zoo.train.trainer import Trainer
 
 
@@ -209,7 +210,7 @@ def test_checkpoint_cut_short(
 ) -> None:
     loop.train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    cut(tmp_path / "cut" / LATEST)
+    cut(tmp_path / "cut" / CHECKPOINT_FILE)
     capsys.readouterr()
     assert loop.train(config, tmp_path / "cut").finished
     said = capsys.readouterr().err
@@ -221,7 +222,7 @@ def test_checkpoint_cut_short(
             for run in ("whole", "cut")
         )
         assert left == right
-    for name in (LATEST, PREVIOUS):
+    for name in (CHECKPOINT_FILE, PREVIOUS_CHECKPOINT_FILE):
         cut(tmp_path / "cut" / name, fraction=0.1)
     with pytest.raises(ModelFolderError, match=r"all checkpoints.*are damaged"):
         loop.train(config, tmp_path / "cut")
@@ -231,14 +232,14 @@ def test_a_damaged_checkpoint_does_not_push_out_the_intact_one(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     loop.train(config, tmp_path)
-    cut(tmp_path / LATEST)
+    cut(tmp_path / CHECKPOINT_FILE)
     trainer = Trainer(config, per_epoch=5)
     trainer.restore(tmp_path)
     trainer.save(tmp_path)
-    cut(tmp_path / LATEST)
+    cut(tmp_path / CHECKPOINT_FILE)
     state, damaged = load_checkpoint(tmp_path)
     assert state is not None
-    assert (state["step"], damaged) == (9, [LATEST])
+    assert (state["step"], damaged) == (9, [CHECKPOINT_FILE])
 
 
 def test_checkpoint_that_does_not_fit(config: TrainConfig, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from changes import change
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.hub.upgrade import upgrade
+from cassle_zoo.records import SETTINGS_FILE
 from cassle_zoo.train import loop
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
-from cassle_zoo.train.run.checkpoint import load_checkpoint, save_checkpoint
-from cassle_zoo.train.run.fingerprint import CONFIG_FILE, check_same_run, images_fingerprint
+from cassle_zoo.train.run.fingerprint import check_same_run, images_fingerprint
 
 
 def on(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -67,17 +68,17 @@ def test_other_images_are_refused(
 
 
 def test_runs_without_a_record_continue(config: TrainConfig, finished: Path, own: Path) -> None:
-    settings = json.loads((finished / CONFIG_FILE).read_text())
+    settings = json.loads((finished / SETTINGS_FILE).read_text())
     recorded = settings.pop("images")
-    (finished / CONFIG_FILE).write_text(json.dumps(settings))
+    (finished / SETTINGS_FILE).write_text(json.dumps(settings))
     assert loop.train(on(config, own), finished).finished
-    assert json.loads((finished / CONFIG_FILE).read_text())["images"] == recorded
+    assert json.loads((finished / SETTINGS_FILE).read_text())["images"] == recorded
 
 
 def test_a_run_of_0_1_0_is_refused_until_it_is_upgraded(
     config: TrainConfig, finished: Path, own: Path
 ) -> None:
-    path = finished / CONFIG_FILE
+    path = finished / SETTINGS_FILE
     text = path.read_text()
     for old, new in (
         ("how", "mode"),
@@ -133,7 +134,7 @@ def test_streams_have_a_number_only() -> None:
 def test_a_run_with_an_untrue_name_continues(
     config: TrainConfig, finished: Path, own: Path
 ) -> None:
-    path = finished / CONFIG_FILE
+    path = finished / SETTINGS_FILE
     stored = json.loads(path.read_text())
     path.write_text(json.dumps({**stored, "name": "resnet18_cassle_simclr.emoji64"}))
     assert loop.train(on(config, own), finished).finished

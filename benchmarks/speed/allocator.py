@@ -1,4 +1,4 @@
-"""What `cassle_zoo.accel.allocator` saves: `python -m benchmarks.allocator`.
+"""Time that `cassle_zoo.accel.allocator` saves: `python -m benchmarks.speed.allocator`.
 
 Each row runs in processes of its own, alternately with and without it, on one thread.
 """
@@ -58,7 +58,7 @@ def main() -> None:
     for arch, size, batch, work in ROWS:
         best: dict[str, float] = {}
         for kept in ("freed", "kept") * TURNS:
-            words = (sys.executable, "-m", "benchmarks.allocator", kept, arch, str(size))
+            words = (sys.executable, "-m", "benchmarks.speed.allocator", kept, arch, str(size))
             command = [*words, str(batch), work]
             said = subprocess.run(
                 command, check=True, stdout=subprocess.PIPE, text=True, env=environment

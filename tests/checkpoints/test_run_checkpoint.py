@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.common.files import sha256
-from cassle_zoo.train.run.checkpoint import LATEST, PREVIOUS, load_checkpoint, save_checkpoint
+from cassle_zoo.records import CHECKPOINT_FILE, PREVIOUS_CHECKPOINT_FILE
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
@@ -15,13 +16,13 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None
     save_checkpoint(tmp_path, {"step": 1})
     save_checkpoint(tmp_path, {"step": 2})
     assert load_checkpoint(tmp_path)[0] == {"step": 2}
-    content = bytearray((tmp_path / LATEST).read_bytes())
+    content = bytearray((tmp_path / CHECKPOINT_FILE).read_bytes())
     content[200] ^= 1
-    (tmp_path / LATEST).write_bytes(content)
-    assert load_checkpoint(tmp_path) == ({"step": 1}, [LATEST])
-    (tmp_path / LATEST).unlink()
+    (tmp_path / CHECKPOINT_FILE).write_bytes(content)
+    assert load_checkpoint(tmp_path) == ({"step": 1}, [CHECKPOINT_FILE])
+    (tmp_path / CHECKPOINT_FILE).unlink()
     assert load_checkpoint(tmp_path) == ({"step": 1}, [])
-    (tmp_path / PREVIOUS).write_bytes(b"")
+    (tmp_path / PREVIOUS_CHECKPOINT_FILE).write_bytes(b"")
     with pytest.raises(ModelFolderError, match="damaged"):
         load_checkpoint(tmp_path)
 
@@ -36,7 +37,7 @@ def test_failed_write_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(tmp_path, {"step": 2})
     assert load_checkpoint(tmp_path) == ({"step": 1}, [])
-    assert [path.name for path in tmp_path.iterdir()] == [LATEST]
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_FILE]
 
 
 def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
 
     content = pickle.dumps(Evil())
     digest = sha256(content).encode()
-    (tmp_path / LATEST).write_bytes(digest + b"\n" + content)
+    (tmp_path / CHECKPOINT_FILE).write_bytes(digest + b"\n" + content)
     with pytest.raises(ModelFolderError, match="not a checkpoint") as caught:
         load_checkpoint(tmp_path)
     assert "weights_only" not in str(caught.value)  # torch's advice is to run it

@@ -1,4 +1,4 @@
-"""Rotation, as a further augmentation."""
+"""Further augmentations of the library: rotation, solarisation, and the vertical flip."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -50,3 +50,53 @@ class Rotation(Augmentation):
     def describe(self, parameters: Tensor) -> Tensor:
         """Return sine, and 1 - cosine: continuous at half a turn, and 0 without rotation."""
         return torch.cat([parameters.sin(), 1 - parameters.cos()], dim=1)
+
+
+@register_augmentation
+@dataclass(frozen=True, kw_only=True)
+class Solarize(Augmentation):
+    """Invert the bright pixels, as in BYOL (arXiv 2006.07733, there p 0.2 for one of two views).
+
+    Attributes:
+        threshold: Values of at least this are inverted.
+    """
+
+    name: ClassVar[str] = "solarize"
+    columns: ClassVar[tuple[str, ...]] = ("1 if the view was solarised, else 0",)
+    threshold: Annotated[float, Range(0, 1)] = 0.5
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """Invert values of at least the threshold."""
+        del parameters
+        return torch.where(images >= self.threshold, 1 - images, images)
+
+    def describe(self, parameters: Tensor) -> Tensor:
+        """Return 1."""
+        return parameters.new_ones(len(parameters), 1)
+
+
+@register_augmentation
+@dataclass(frozen=True, kw_only=True)
+class VerticalFlip(Augmentation):
+    """Turn the view upside down by mirroring it, for images without a right way up."""
+
+    name: ClassVar[str] = "vertical_flip"
+    columns: ClassVar[tuple[str, ...]] = (
+        "1 if the view was flipped vertically, else 0; `crop` then has 1 - y for y",
+    )
+    after: ClassVar[str] = "flip"
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """Mirror the rows."""
+        del parameters
+        return images.flip(2)
+
+    def describe(self, parameters: Tensor) -> Tensor:
+        """Return 1."""
+        return parameters.new_ones(len(parameters), 1)
+
+    def describe_crop(self, crop: Tensor, parameters: Tensor) -> Tensor:
+        """Mirror the centre's y, as the horizontal flip mirrors its x."""
+        del parameters
+        y, rest = crop.split([1, 3], dim=1)
+        return torch.cat([1 - y, rest], dim=1)
