@@ -231,7 +231,7 @@ def complete(**changes: Any) -> Any:
         ({"after": "mixup"}, "after must be one of flip, jitter, grayscale, blur, got 'mixup'"),
         ({"apply": Augmentation.apply, "describe": Augmentation.describe}, "no apply and no descr"),
         ({"__annotations__": {"stops": float}}, "give every setting a default; stops has none"),
-        ({"name": "rotation"}, "rotation.Rotation has the name 'rotation' already"),
+        ({"name": "rotation"}, "further.Rotation has the name 'rotation' already"),
     ],
 )
 @pytest.mark.usefixtures("_registry")

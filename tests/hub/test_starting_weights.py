@@ -91,7 +91,7 @@ def test_a_model_of_ours(
         assert same_backbone(start, tiny_folder)
 
 
-def test_without_a_network_what_is_read_must_be_cached_and_no_more(
+def test_offline_only_what_is_read_must_be_cached(
     hub: Any, repo: str, tiny_folder: Path, config: TrainConfig
 ) -> None:
     make_repository(hub.mirrors, repo, tiny_folder)
