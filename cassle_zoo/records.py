@@ -279,6 +279,14 @@ def read_results(folder: Path = RESULTS_FOLDER) -> list[Result]:
     return [Result.load(path) for path in sorted(folder.glob("*.json"))]
 
 
+def training_settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings in `training` of an export or a model folder; empty if unknown."""
+    config = training.get("config")
+    if isinstance(config, Mapping):  # of a converted checkpoint its file is named, too
+        config = config.get(SETTINGS_FILE, config)
+    return config if isinstance(config, Mapping) else {}
+
+
 def snapshot_folder(run: Path, epoch: int) -> Path:
     """Return the folder of a run's export after an epoch."""
     return run / SNAPSHOTS_FOLDER / f"{epoch:04d}"

@@ -27,7 +27,7 @@ from cassle_zoo.features.inference import inference
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.records import SETTINGS_FILE
+from cassle_zoo.records import training_settings
 from cassle_zoo.specs import DATASETS, RANDOM_INIT, RAW_PIXELS
 from cassle_zoo.store.folder import MODEL_FILE, PROJECTOR_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, local_folder, resolve
@@ -295,7 +295,7 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
     network = f"{files.spec.timm_arch} {arguments}".removesuffix(" {}")
     weights = files.sha256(MODEL_FILE)
     training = files.config["cassle_zoo"]["training"]
-    augment = _settings(training).get("augment")
+    augment = training_settings(training).get("augment")
     return lambda: FeatureSource(
         name=files.spec.full_name,
         argument=argument,
@@ -310,7 +310,7 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
 
 
 def _trained(training: Mapping[str, Any], weights: str | None) -> str:
-    config = _settings(training)
+    config = training_settings(training)
     if not config:
         return _unknown_training(weights)
     settings = {name: value for name, value in config.items() if name not in _OF_ONE_RUN}
@@ -325,14 +325,6 @@ def _trained(training: Mapping[str, Any], weights: str | None) -> str:
 
 def _unknown_training(weights: str | None) -> str:
     return f"weights {str(weights)[:_MARK]}"
-
-
-def _settings(training: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the settings that a model was trained with; empty if they are unknown."""
-    config = training.get("config")
-    if isinstance(config, dict):  # of a converted checkpoint its file is named, too
-        config = config.get(SETTINGS_FILE, config)
-    return config if isinstance(config, dict) else {}
 
 
 def _timm(model: str, size: int | None) -> Callable[[], FeatureSource]:

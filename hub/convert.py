@@ -13,8 +13,9 @@ from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.common.files import sha256
 from cassle_zoo.hub.cards.card import render_card
 from cassle_zoo.hub.export import check_dtype
-from cassle_zoo.hub.provenance import with_licenses
+from cassle_zoo.hub.provenance import data_of, with_licenses
 from cassle_zoo.hub.reference import write_reference
+from cassle_zoo.records import training_settings
 from cassle_zoo.specs import ALLOWED_NAME, DATASETS, ModelSpec
 from cassle_zoo.store.tensors import save_model_folder
 from cassle_zoo.version import __version__
@@ -106,6 +107,8 @@ def convert_checkpoint(
         "command": _command(path.name, name, options, dtype),
         "cassle_zoo": __version__,
     }
+    if options.data is None and "data" in training_settings(training):  # a run of ours
+        training["data"] = data_of(name, training)
     projector = found.projector
     config = make_config(
         spec,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cassle_zoo.records import training_settings
 from cassle_zoo.specs import BACKBONES, DATASETS, MODEL_SPECS, STARTING_WEIGHTS, DatasetInfo
 from cassle_zoo.zoo.names import contradictions, dataset_of
 
@@ -27,7 +28,7 @@ def data_of(name: str, training: Training) -> str:
     known = dataset_of(reader) or (tag if tag in DATASETS and DATASETS[tag].reader == "" else None)
     if known is not None and not _is_other_data(training, DATASETS[known]):
         return known
-    count = training.get("images", {}).get("count")
+    count = _images(training).get("count")
     number = "" if count is None else f" ({count:,} images)"
     if known is not None and reader:
         return f"images in the form of {known}, but not the published ones{number}"
@@ -73,15 +74,14 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     """
     own = config["cassle_zoo"]
     training, projector = own["training"], own["projector"]
-    settings, data = training.get("config", {}), _settings(training, "data")
     found = contradictions(
         own["name"],
         timm_arch=config["architecture"],
         method=own["method"],
         conditioned=None if projector is None else projector.get("conditioning") != "none",
-        reader=data.get("dataset"),
+        reader=_settings(training, "data").get("dataset"),
     )
-    arch = settings.get("arch")
+    arch = training_settings(training).get("arch")
     if arch is not None:
         known = {spec.name: spec.timm_arch for spec in MODEL_SPECS.values()}
         known |= {name: backbone.timm_arch for name, backbone in BACKBONES.items()}
@@ -101,9 +101,9 @@ def _is_other_data(training: Training, data: DatasetInfo) -> str:
     reader = _settings(training, "data").get("dataset")
     if reader is not None and data.reader not in ("", reader):
         return f"the images were {reader or 'a folder or archive'}"
-    images = training.get("images")
-    if images is None:
-        return _are_other_steps(training, data)
+    images = _images(training)
+    if not images:  # the steps of a converted checkpoint may be those of an unfinished run
+        return "" if "source" in training else _are_other_steps(training, data)
     if images["count"] != data.images:
         return f"there were {images['count']:,} images and not {data.images:,}"
     if None not in (data.sha256, images.get("sha256")) and images["sha256"] != data.sha256:
@@ -123,7 +123,12 @@ def _are_other_steps(training: Training, data: DatasetInfo) -> str:
     return f"an epoch of {steps / epochs:g} steps of {batch} images is not one of {data.images:,}"
 
 
+def _images(training: Training) -> Mapping[str, Any]:
+    """Return what is recorded of the images; of a converted run it is among the settings."""
+    return training.get("images") or _settings(training, "images")
+
+
 def _settings(training: Training, group: str) -> Mapping[str, Any]:
     """Return a group of a training's settings; empty if not written by cassle-zoo."""
-    found = training.get("config", {}).get(group, {})
+    found = training_settings(training).get(group)
     return found if isinstance(found, Mapping) else {}

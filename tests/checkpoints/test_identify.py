@@ -19,8 +19,10 @@ from cassle_zoo.checkpoints.identify import CheckpointFacts, identify
 from cassle_zoo.checkpoints.run_checkpoint import save_checkpoint
 from cassle_zoo.common.errors import CheckpointError
 from cassle_zoo.hub.convert import ConvertOptions, convert_checkpoint
+from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.projector import CONDITIONINGS, ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import StartingWeights
+from cassle_zoo.specs import DATASETS
 from cassle_zoo.train.config import DataConfig, TrainConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig
 from cassle_zoo.train.methods.byol import BYOLConfig
@@ -48,7 +50,7 @@ def save_run(folder: Path, settings: TrainConfig) -> nn.Module:
     rest = {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": []}}
     state = {"method": method.state_dict(), **rest, "step": 7, "rng": torch.get_rng_state()}
     save_checkpoint(folder, {**state, "cuda_rng": None})
-    write_settings(settings, {"count": 1, "names": None}, folder)
+    write_settings(settings, {"count": DATASETS["emoji64"].images, "names": None}, folder)
     return method
 
 
@@ -73,6 +75,28 @@ def test_the_checkpoint_of_an_unfinished_run(tmp_path: Path) -> None:
     text = (folder / "config.json").read_text()
     assert '"steps": 7' in text
     assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("count", "data", "says", "wrong"),
+    [
+        (DATASETS["emoji64"].images, None, "emoji64", ""),
+        (200, None, "images in the form of emoji64, but not the published ones (200 images)", ""),
+        (200, "emoji64", "emoji64", "there were 200 images and not 8,718"),
+    ],
+)
+def test_the_data_of_a_converted_run_is_verified(
+    tmp_path: Path, count: int, data: str | None, says: str, wrong: str
+) -> None:
+    save_run(tmp_path / "run", config())
+    write_settings(config(), {"count": count, "names": None}, tmp_path / "run")
+    folder = tmp_path / "out"
+    options = ConvertOptions(data=data)
+    convert_checkpoint(tmp_path / "run/checkpoint.pt", folder, name="mine", options=options)
+    assert cassle_zoo.model_info(f"local-dir:{folder}").data == says
+    failed = [check.detail for check in verify_folder(folder) if not check.passed]
+    assert len(failed) == bool(wrong), failed
+    assert wrong in "".join(failed)
 
 
 def test_the_users_folders_are_not_published(tmp_path: Path) -> None:

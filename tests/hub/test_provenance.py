@@ -15,6 +15,7 @@ from cassle_zoo.hub.export import export_run
 from cassle_zoo.hub.provenance import data_of, license_of, problems, with_licenses
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.hub.reference import write_reference
+from cassle_zoo.records import SETTINGS_FILE
 from cassle_zoo.specs import DATASETS, MODEL_SPECS
 from cassle_zoo.store.folder import CONFIG_FILE, bundled_folder, read_config
 
@@ -118,6 +119,27 @@ def test_contradictions_in_folders_made_earlier(changes: dict[str, Any], says: s
             own["training"][key] = value
     found = "; ".join(problems(config))
     assert re.search(says, found), found
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, None),
+        ({"images": PUBLISHED}, None),
+        ({"images": OTHER}, r"but there were 200 images and not 8,718"),
+        ({"arch": "resnet34"}, "trained as resnet34, but the architecture is resnet18"),
+        ({"data": {"dataset": ""}}, r"the tag 'emoji64' says .*, but the images are a folder"),
+    ],
+)
+def test_the_settings_of_converted_runs_are_compared_too(
+    changes: dict[str, Any], says: str | None
+) -> None:
+    config = read_config(bundled_folder(MODEL_SPECS[NAME]))
+    made = config["cassle_zoo"]["training"]
+    made["config"] = {SETTINGS_FILE: {**made["config"], **changes}}
+    made.update(source="a run of cassle-zoo", steps=7)  # perhaps unfinished
+    found = "; ".join(problems(config))
+    assert re.search(says, found) if says else not found, found
 
 
 def test_verify_compares_again(tmp_path: Path) -> None:
