@@ -187,7 +187,10 @@ def identify_content(
         reader=args.get("data", {}).get("dataset") if is_own_run(checkpoint) else None,
     )
     if wrong:
-        raise CheckpointError(f"{'; '.join(wrong)}; give another name.")
+        said, other = parse_name(name).method, ""
+        if len(wrong) == 1 and said not in (None, found.method):  # such as mocov2plus
+            other = f", or --method {said} if {found.method} is another word for it"
+        raise CheckpointError(f"{'; '.join(wrong)}; give another name{other}.")
     return found
 
 

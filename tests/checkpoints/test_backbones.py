@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import cassle_zoo
 from cassle_zoo.checkpoints.backbones import find_weights, identify_backbone
-from cassle_zoo.checkpoints.identify import IdentifiedCheckpoint
+from cassle_zoo.checkpoints.identify import CheckpointFacts, IdentifiedCheckpoint, identify
 from cassle_zoo.common.errors import (
     CheckpointError,
     ConfigError,
@@ -117,6 +117,18 @@ def test_solo_learn(tmp_path: Path, prefix: str) -> None:
     assert (found.format, found.in_words()) == ("solo-learn", "resnet18, mocov2plus, no projector")
     assert "classifier (2 tensors)" in found.dropped
     assert "optimizer_states" in found.dropped[-1]
+
+
+def test_another_word_for_the_method_in_the_name(tmp_path: Path) -> None:
+    state = prefixed("backbone.", resnet18()) | prefixed("classifier.", nn.Linear(512, 10))
+    settings = {"hyper_parameters": {"method": "mocov2plus"}}
+    torch.save({**LIGHTNING, "state_dict": state, **settings}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"another name, or --method mocov2 if mocov2plus is"):
+        identify(tmp_path / "c.pth", name="resnet18_mocov2")
+    with pytest.raises(CheckpointError, match=r"says mocov2, .*; give another name\.$"):
+        identify(tmp_path / "c.pth", name="resnet34_mocov2")
+    facts = CheckpointFacts(method="mocov2")
+    assert identify(tmp_path / "c.pth", facts, name="resnet18_mocov2").method == "mocov2"
 
 
 @pytest.mark.parametrize(("positions", "heads"), [("sincos", 12), ("learned", 6)])
