@@ -1,5 +1,6 @@
 """Batches of images, read by workers or in this process, and a training loop over them."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
@@ -7,13 +8,15 @@ from typing import Any, TypeAlias
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from cassle_zoo.common.errors import DataError, NonFiniteLossError, NotEnoughMemoryError
+from cassle_zoo.common.faults import receive, start_worker
 from cassle_zoo.common.images import UnreadableImageError, to_rgb
 from cassle_zoo.common.seeds import seed_of
 from cassle_zoo.common.workers import share_batch
+from cassle_zoo.features.inference import ADVICE
 
 Collate = Callable[[list[Any]], Any]
 Draw: TypeAlias = tuple[int, int]
@@ -67,8 +70,9 @@ def read_batches(
         The batches.
 
     Raises:
-        DataError: As the dataset raises it. (A DataLoader would add the worker's traceback to the
-            message, and turn an error with several arguments into a RuntimeError.)
+        DataError: As the dataset raises it (a DataLoader would add the worker's traceback to the
+            message, and turn an error with several arguments into a RuntimeError); or a worker died
+            while it sent a batch.
         NotEnoughMemoryError: If the workers' batches do not fit into shared memory.
     """
     loader: DataLoader[Any] = DataLoader(
@@ -76,10 +80,11 @@ def read_batches(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_unchanged,
+        worker_init_fn=functools.partial(start_worker, 0, Image.MAX_IMAGE_PIXELS),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise the loader would advance the global one
     )
-    for batch in loader:
+    for batch in receive(loader, ADVICE):
         if isinstance(batch, DataError | NotEnoughMemoryError):
             raise batch
         yield batch
@@ -161,12 +166,8 @@ class _Batches(Dataset[Any]):
     def __init__(self, dataset: Any, collate: Collate) -> None:
         self.dataset = dataset
         self.collate = collate
-        self.max_pixels = Image.MAX_IMAGE_PIXELS
 
     def __getitems__(self, keys: list[Any]) -> Any:
-        # A worker that was spawned, not forked, has Pillow's default limit.
-        if get_worker_info() is not None:
-            Image.MAX_IMAGE_PIXELS = self.max_pixels
         try:
             return share_batch(self.collate([self.dataset[key] for key in keys]))
         except (DataError, NotEnoughMemoryError) as error:

@@ -1,5 +1,6 @@
 """Workers whose batches do not fit into shared memory say so; the main process never waits."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ class Samples(Dataset[Any]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return torch.full((3, 8, 8), index / 10)
+
+
+class Handlers(Dataset[Any]):
+    def __getitem__(self, _: int) -> Any:
+        return signal.getsignal(signal.SIGINT)
 
 
 def stack(samples: list[Any]) -> Any:
@@ -86,6 +92,11 @@ def test_evaluation_explains_it() -> None:
     with pytest.raises(NotEnoughMemoryError, match="Enlarge /dev/shm"):
         list(read_batches(Samples(), [[0, 1]], workers=1, collate=stack))
     assert len(list(read_batches(Samples(), [[0, 1]], workers=0, collate=stack))) == 1
+
+
+def test_evaluations_workers_leave_stop_signals_to_the_main_process() -> None:
+    [[handler]] = read_batches(Handlers(), [[0]], workers=1, collate=list)
+    assert handler is signal.SIG_IGN
 
 
 def test_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
