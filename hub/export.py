@@ -190,10 +190,10 @@ def _read_checkpoint(run: Path) -> _Run:
             )
         )
     export = RunExport.read(run)
-    state, _ = load_checkpoint(run)
+    state, _, path = load_checkpoint(run)
     found = averaged(state or {})
     method, step = found.get("method"), found.get("step")
-    if not isinstance(method, dict) or not isinstance(step, int):
+    if path is None or not isinstance(method, dict) or not isinstance(step, int):
         raise ModelFolderError(
             f"{run} holds no checkpoint of a run. Repeat its `cassle-zoo train` command to "
             "continue it."
@@ -212,8 +212,8 @@ def _read_checkpoint(run: Path) -> _Run:
     return _Run(
         export=replace(export, training=training),
         described_by=run / EXPORT_FILE,
-        backbone_file=run / CHECKPOINT_FILE,
-        projector_file=run / CHECKPOINT_FILE,
+        backbone_file=path,
+        projector_file=path,
         **states,
     )
 

@@ -33,7 +33,6 @@ from cassle_zoo.records import (
     CHECKPOINT_FILE,
     EXPORT_FILE,
     FINAL_FOLDER,
-    PREVIOUS_CHECKPOINT_FILE,
     PROJECTOR_FILE,
     RunExport,
     StartingWeights,
@@ -272,17 +271,13 @@ def _run(folder: Path, facts: CheckpointFacts) -> Source:
     exported = next((p for p in (folder, folder / FINAL_FOLDER) if _is_export(p)), None)
     if exported is not None:
         return _export(exported)
-    state, damaged = load_checkpoint(folder)
-    if state is None:
+    state, _, path = load_checkpoint(folder)
+    if state is None or path is None:
         raise ModelFolderError(
             f"{folder} holds neither a model folder ({MODEL_FILE}) nor a run ({FINAL_FOLDER}/ or "
             f"{CHECKPOINT_FILE}); name the folder that has one of these, or a file of weights in "
             "it."
         )
-    # A run killed between renaming the one before and the latest has only the one before.
-    latest = folder / CHECKPOINT_FILE
-    is_latest = CHECKPOINT_FILE not in damaged and latest.is_file()
-    path = latest if is_latest else folder / PREVIOUS_CHECKPOINT_FILE
     settings = read_settings(path)
     found = identify_content(state, settings, "", facts)
     name = settings.get("name", folder.name)

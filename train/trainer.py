@@ -179,7 +179,7 @@ class Trainer:
             ConfigError: If the processes do not see the same checkpoint.
             ModelFolderError: If all checkpoints are damaged, or do not fit.
         """
-        state, damaged = load_checkpoint(out)
+        state, damaged, _ = load_checkpoint(out)
         found = 0 if state is None else state.get("step")
         if type(found) is not int or found < 0:
             raise ModelFolderError(

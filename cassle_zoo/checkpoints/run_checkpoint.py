@@ -38,12 +38,13 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             os.replace(latest, folder / PREVIOUS_CHECKPOINT_FILE)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str], Path | None]:
     """Read the latest checkpoint that is intact. No code in it is run.
 
     Returns:
         state: The saved state, on the CPU; `None` if the folder has no checkpoint at all.
         damaged: Names of damaged checkpoints that were skipped.
+        path: The file of the state; `None` without one.
 
     Raises:
         ModelFolderError: If there are checkpoints, but all of them are damaged, or an intact one
@@ -58,14 +59,14 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         except CheckpointError:
             content = None
         if content is not None:
-            return _unpack(content, path), damaged
+            return _unpack(content, path), damaged, path
         damaged.append(path.name)
     if damaged:
         raise ModelFolderError(
             f"all checkpoints in {str(folder)!r} are damaged ({', '.join(damaged)}); "
             "remove the folder to train from the start."
         )
-    return None, damaged
+    return None, damaged, None
 
 
 def own_content(path: Path) -> bytes | None:

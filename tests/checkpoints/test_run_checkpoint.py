@@ -12,17 +12,18 @@ from cassle_zoo.records import CHECKPOINT_FILE, PREVIOUS_CHECKPOINT_FILE
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path) == (None, [])
+    latest, previous = tmp_path / CHECKPOINT_FILE, tmp_path / PREVIOUS_CHECKPOINT_FILE
+    assert load_checkpoint(tmp_path) == (None, [], None)
     save_checkpoint(tmp_path, {"step": 1})
     save_checkpoint(tmp_path, {"step": 2})
-    assert load_checkpoint(tmp_path)[0] == {"step": 2}
-    content = bytearray((tmp_path / CHECKPOINT_FILE).read_bytes())
+    assert load_checkpoint(tmp_path) == ({"step": 2}, [], latest)
+    content = bytearray(latest.read_bytes())
     content[200] ^= 1
-    (tmp_path / CHECKPOINT_FILE).write_bytes(content)
-    assert load_checkpoint(tmp_path) == ({"step": 1}, [CHECKPOINT_FILE])
-    (tmp_path / CHECKPOINT_FILE).unlink()
-    assert load_checkpoint(tmp_path) == ({"step": 1}, [])
-    (tmp_path / PREVIOUS_CHECKPOINT_FILE).write_bytes(b"")
+    latest.write_bytes(content)
+    assert load_checkpoint(tmp_path) == ({"step": 1}, [CHECKPOINT_FILE], previous)
+    latest.unlink()
+    assert load_checkpoint(tmp_path) == ({"step": 1}, [], previous)
+    previous.write_bytes(b"")
     with pytest.raises(ModelFolderError, match="damaged"):
         load_checkpoint(tmp_path)
 
@@ -36,7 +37,7 @@ def test_failed_write_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(tmp_path, {"step": 2})
-    assert load_checkpoint(tmp_path) == ({"step": 1}, [])
+    assert load_checkpoint(tmp_path)[:2] == ({"step": 1}, [])
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_FILE]
 
 

@@ -12,11 +12,12 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from cassle_zoo.augmentation.augment import AugmentConfig
+from cassle_zoo.checkpoints.run_checkpoint import load_checkpoint, save_checkpoint
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.export import export_run
 from cassle_zoo.hub.publish.verify import verify_folder
-from cassle_zoo.records import CHECKPOINT_FILE
+from cassle_zoo.records import CHECKPOINT_FILE, PREVIOUS_CHECKPOINT_FILE
 from cassle_zoo.store.folder import MODEL_FILE, read_config
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cassle_zoo.train.loop import train
@@ -92,6 +93,17 @@ def test_what_is_not_there(stopped: Path, tmp_path: Path) -> None:
     (older / "export.json").unlink()
     with pytest.raises(ModelFolderError, match=r"an older version began it.*to continue it"):
         export_run(older, tmp_path / "model")
+
+
+def test_the_checkpoint_that_was_read_is_named(stopped: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    state = load_checkpoint(run)[0]
+    assert state is not None
+    del state["method"]["backbone.conv1.0.weight"]
+    save_checkpoint(run, state)
+    (run / CHECKPOINT_FILE).replace(run / PREVIOUS_CHECKPOINT_FILE)
+    with pytest.raises(ModelFolderError, match=r"checkpoint\.previous\.pt does not fit"):
+        export_run(run, tmp_path / "model")
 
 
 def test_a_finished_run_is_not_unfinished(stopped: Path, tmp_path: Path) -> None:

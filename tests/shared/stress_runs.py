@@ -88,7 +88,7 @@ def start(config: TrainConfig, out: Path, before: Callable[[], Any] = lambda: No
 
 def steps_saved(out: Path) -> int:
     """Return the step after which the next start continues."""
-    state, _ = load_checkpoint(out)
+    state = load_checkpoint(out)[0]
     return 0 if state is None else int(state["step"])
 
 

@@ -213,7 +213,7 @@ def test_the_average_is_the_result(config: TrainConfig, tmp_path: Path) -> None:
     loop.train(config, tmp_path)
     exported = load_file(tmp_path / "final" / "backbone.safetensors")
     torch.testing.assert_close(exported["conv1.0.weight"], expected)
-    state, _ = load_checkpoint(tmp_path)
+    state = load_checkpoint(tmp_path)[0]
     assert state is not None
     assert set(state["ema"]) == {
         key for key in state["method"] if key.startswith(("backbone.", "projector."))
@@ -290,7 +290,7 @@ def test_runs_from_before_these_settings_continue(config: TrainConfig, tmp_path:
     from cassle_zoo.checkpoints.run_checkpoint import save_checkpoint
 
     loop.train(config, tmp_path)
-    state, _ = load_checkpoint(tmp_path)
+    state = load_checkpoint(tmp_path)[0]
     assert state is not None
     save_checkpoint(tmp_path, {k: v for k, v in state.items() if k not in ("scaler", "ema")})
     assert loop.train(config, tmp_path).finished

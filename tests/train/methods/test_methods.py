@@ -53,7 +53,7 @@ def short(config: TrainConfig, **changes: Any) -> TrainConfig:
 
 
 def state(run: Path) -> dict[str, Any]:
-    found, damaged = load_checkpoint(run)
+    found, damaged, _ = load_checkpoint(run)
     assert found is not None
     assert damaged == []
     return found

@@ -34,7 +34,7 @@ def config(config: TrainConfig) -> TrainConfig:
 
 
 def assert_continues(config: TrainConfig, out: Path, after: int) -> None:
-    state, damaged = load_checkpoint(out)
+    state, damaged, _ = load_checkpoint(out)
     assert state is not None
     assert (state["step"], damaged) == (after, [])
     assert loop.train(config, out) == loop.TrainResult(steps=10, finished=True)
@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint_does_not_push_out_the_intact_one(
     trainer.restore(tmp_path)
     trainer.save(tmp_path)
     cut(tmp_path / CHECKPOINT_FILE)
-    state, damaged = load_checkpoint(tmp_path)
+    state, damaged, _ = load_checkpoint(tmp_path)
     assert state is not None
     assert (state["step"], damaged) == (9, [CHECKPOINT_FILE])
 

@@ -98,7 +98,7 @@ def test_a_run_of_0_1_0_is_refused_until_it_is_upgraded(
 
 
 def test_step_beyond_the_end_is_an_error(config: TrainConfig, finished: Path, own: Path) -> None:
-    state, _ = load_checkpoint(finished)
+    state = load_checkpoint(finished)[0]
     assert state is not None
     save_checkpoint(finished, {**state, "step": 11})
     with pytest.raises(ConfigError, match=r"11 steps long already, but .* has 10"):
