@@ -63,7 +63,7 @@ def tasks_figure(
 
 
 def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figure":
-    """Draw a panel per metric: what each training reached by epoch, a line per seed.
+    """Draw a panel per metric: what each training reached by epoch, a line each.
 
     Args:
         records: Those of :func:`benchmarks.study.records.load_courses`.
