@@ -39,6 +39,7 @@ from cassle_zoo.train.trainer import build_method
 
 DOC = Path(__file__).parent.parent / "docs" / "extending.md"
 SECTION = DOC.read_text("utf-8").partition("## A new augmentation\n")[2].partition("\n## ")[0]
+EVALUATOR = DOC.read_text("utf-8").partition("## A protocol\n")[2].partition("\n## ")[0]
 FILE, SCRIPT = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 CHANGES = {
     "epochs=100, batch_size=128": "epochs=2, batch_size=8",
@@ -68,6 +69,21 @@ def folder_of_classes(root: Path, count: int) -> Path:
     parts = {"train": count, "test": count // 3}
     names = [f"{part}/{n % 2}/{n}.png" for part, own in parts.items() for n in range(own)]
     return image_folder(root, names)
+
+
+def test_the_evaluator(tmp_path: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": __name__}
+    exec(
+        compile(re.findall(r"^```python\n(.*?)^```", EVALUATOR, re.M | re.S)[0], DOC, "exec"),
+        namespace,
+    )
+    data = open_data("folder", folder_of_classes(tmp_path, 12))
+    context = EvalContext(open_source("raw-pixels"), data, Compute(no_cache=True))
+    outcome = namespace["NearestMean"]().evaluate(context)
+    metrics = outcome.metrics["class"]
+    assert set(metrics) == {"nearest_mean_top1", "nearest_mean_mean_per_class"}
+    assert 0 <= metrics["nearest_mean_top1"] <= 1
+    assert len(outcome.scores[0].rows) == 4
 
 
 def test_the_file_is_short() -> None:
