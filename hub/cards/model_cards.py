@@ -67,12 +67,16 @@ def render_model_cards(
     """
     specs = list(specs)
     released = [spec for spec in specs if spec.released]
+    models = [_model(spec, results, configs) for spec in released]
+    protocols = [own["recorded"].protocol for model in models for own in model["results"]]
+    first = protocols[0] if protocols else {}
     return render(
         "cassle_zoo.hub.cards",
         "model_cards.md",
         comparison=_comparison(results, released),
         seeds=sorted({result.seed for result in results}),
-        models=[_model(spec, results, configs) for spec in released],
+        models=models,
+        protocol={k: v for k, v in first.items() if all(p.get(k) == v for p in protocols)},
         waiting=[spec.full_name for spec in specs if not spec.released],
     )
 
