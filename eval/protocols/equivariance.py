@@ -135,7 +135,7 @@ class Equivariance(Settings):
         candidates: Number of ω among which the right one is to be found.
         extra: Further augmentations of the views, by name, such as `rotation`; with the settings
             that the model was trained with, or else their defaults, and probability 0.5.
-        figures: Whether to draw figures, which needs the extra `figures`.
+        figures: Draw figures, which needs the extra `figures`; `--no-figures` does without.
     """
 
     images: Annotated[int, Range(1)] = 4000

@@ -225,7 +225,7 @@ class Sensitivity(Settings):
             training if known, else the default.
         strengths: Fractions of the training range, for augmentations that have a strength.
         measure: Compares features of images and their augmented versions.
-        figures: Whether to draw figures, which needs the extra `figures`.
+        figures: Draw figures, which needs the extra `figures`; `--no-figures` does without.
     """
 
     images: Annotated[int, Range(2)] = 512

@@ -124,7 +124,7 @@ class Spectrum(Settings):
 
     Attributes:
         components: First and last component that alpha-ReQ's power law is fitted to.
-        figures: Whether to draw the spectrum, which needs the extra `figures`.
+        figures: Draw the spectrum, which needs the extra `figures`; `--no-figures` does without.
     """
 
     components: Annotated[tuple[int, int], Range(1)] = (5, 50)

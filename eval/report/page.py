@@ -58,7 +58,7 @@ class ReportArguments:
             recorded with a result are read from the same folder.
         output: The HTML file to write.
         title: Heading of the page.
-        figures: Whether to draw bars and curves, which needs the extra `figures`.
+        figures: Draw bars and curves, which needs the extra `figures`; `--no-figures` does without.
         map: How the features of test images are laid out in two dimensions: `pca`, or `umap`,
             which needs the extra `umap`.
         csv: Also write the numbers to this CSV file, a line per metric and model.
