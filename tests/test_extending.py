@@ -80,7 +80,7 @@ def test_the_evaluator(tmp_path: Path) -> None:
     data = open_data("folder", folder_of_classes(tmp_path, 12))
     context = EvalContext(open_source("raw-pixels"), data, Compute(no_cache=True))
     outcome = namespace["NearestMean"]().evaluate(context)
-    metrics = outcome.metrics["class"]
+    metrics = outcome.metrics["classes"]
     assert set(metrics) == {"nearest_mean_top1", "nearest_mean_mean_per_class"}
     assert 0 <= metrics["nearest_mean_top1"] <= 1
     assert len(outcome.scores[0].rows) == 4
