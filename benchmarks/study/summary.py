@@ -35,13 +35,11 @@ class Difference:
         half_width: Half the width of the 95 % t interval around the mean; None for a single pair,
             and for equal differences, since counts of few images may agree by chance.
         p: Two-sided p-value of the t test that the mean is 0; None in the same cases.
-        count: Number of pairs.
     """
 
     mean: float
     half_width: float | None
     p: float | None
-    count: int
 
     @property
     def sign(self) -> int:
@@ -73,12 +71,12 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     if not differences:
         return None
-    count, mean = len(differences), statistics.fmean(differences)
+    mean = statistics.fmean(differences)
     if max(differences) - min(differences) <= _ROUNDING * max(1.0, abs(mean)):
-        return Difference(mean=mean, half_width=None, p=None, count=count)
+        return Difference(mean=mean, half_width=None, p=None)
     found = mean_of_runs(differences)
-    p = 2 * (1 - t_below(abs(mean) / found.error, count - 1))
-    return Difference(mean=mean, half_width=found.high - mean, p=p, count=count)
+    p = 2 * (1 - t_below(abs(mean) / found.error, len(differences) - 1))
+    return Difference(mean=mean, half_width=found.high - mean, p=p)
 
 
 def holm(found: Sequence[Difference | None]) -> list[int]:

@@ -103,7 +103,7 @@ def test_equal_differences_prove_nothing() -> None:
 
 def test_holm_corrects_for_the_number_of_tests() -> None:
     def made(p: float | None, mean: float = 1.0) -> Difference:
-        return Difference(mean=mean, half_width=None if p is None else 1.0, p=p, count=3)
+        return Difference(mean=mean, half_width=None if p is None else 1.0, p=p)
 
     # Bounds from the smallest p on: 0.05/4, 0.05/3, 0.05/2, 0.05.
     family = [made(0.06), None, made(0.012, -2.0), made(None), made(0.016), made(0.001)]
