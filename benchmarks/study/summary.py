@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from benchmarks.study.metrics import Metric, number_of, values
 from benchmarks.study.records import Record, course_of
-from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.markdown import table
 from cassle_zoo.eval.statistics import LEVEL, mean_of_runs, t_below
 
@@ -50,13 +49,7 @@ class Difference:
 
 
 def spread(sample: Sequence[float]) -> Spread:
-    """Summarise values, one per seed.
-
-    Raises:
-        ConfigError: If there are none.
-    """
-    if not sample:
-        raise ConfigError("there are no values to summarise.")
+    """Summarise values, one per seed; at least one."""
     std = statistics.stdev(sample) if len(sample) > 1 else None
     return Spread(mean=statistics.fmean(sample), std=std)
 
