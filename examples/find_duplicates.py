@@ -20,13 +20,7 @@ from torchvision.transforms import v2
 
 from cassle_zoo import Extractor
 from cassle_zoo.common.images import UnreadableImageError
-from cassle_zoo.features.gallery import (
-    SAMPLES,
-    GalleryItem,
-    GalleryList,
-    GalleryRow,
-    contact_sheet,
-)
+from cassle_zoo.features.gallery import SAMPLES, GalleryItem, GalleryList, GalleryRow, contact_sheet
 from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
 from cassle_zoo.features.whitening import Whitening
