@@ -266,7 +266,7 @@ def contact_sheet(title: str, rows: Sequence[GalleryRow], *, marked: bool = Fals
     draw.rounded_rectangle(panel, radius=gap // 2, fill=_PANEL)
     head_y, font = top - gap // 2 - round(1.5 * small), ImageFont.load_default(small)
     draw.text((margin, head_y), "query", fill=_FAINT, font=font)
-    for column, part in enumerate(max((row.lists for row in rows), key=len)):
+    for column, part in enumerate(max(rows, key=lambda row: len(row.lists)).lists):
         words = ", ".join(filter(None, (part.title, "most similar first")))
         shown = _fit(words, font, wide - gap)
         draw.text((first + column * wide, head_y), shown, fill=_FAINT, font=font)
