@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cassle_zoo.common.errors import DataError
-from cassle_zoo.common.files import home_folder, sha256, write_bytes
+from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.files import sha256, write_bytes
 from cassle_zoo.features.extract import FeatureSet
 
 CACHE_VARIABLE = "CASSLE_ZOO_CACHE"
@@ -21,12 +21,17 @@ def cache_folder() -> Path:
     """Return `$CASSLE_ZOO_CACHE`, or `cassle_zoo/features` in the user's cache folder.
 
     Raises:
-        ConfigError: If neither is set and the user has no home folder.
+        ConfigError: If neither is set and the user has no home folder, as in some containers.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)
-    advice = f"pass --cache DIR or set {CACHE_VARIABLE}; --no-cache needs no folder"
-    base = os.environ.get("XDG_CACHE_HOME") or home_folder(advice) / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise ConfigError(
+            "the user has no home folder (HOME is not set); pass --cache DIR or set "
+            f"{CACHE_VARIABLE}; --no-cache needs no folder."
+        ) from None
     return Path(base) / "cassle_zoo" / "features"
 
 

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 from cassle_zoo import Extractor
 from cassle_zoo.common.images import UnreadableImageError
-from cassle_zoo.features.gallery import SAMPLES, GalleryItem, GalleryRow, contact_sheet
+from cassle_zoo.features.gallery import SAMPLES, GalleryItem, GalleryList, GalleryRow, contact_sheet
 from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
 from cassle_zoo.features.whitening import Whitening
@@ -102,7 +102,10 @@ def main() -> None:
             seen.add((i, j))
             partner = GalleryItem(image=images[j], label=names[j], cosine=cosines[i, 0].item())
             rows.append(
-                GalleryRow(query=GalleryItem(image=images[i], label=names[i]), found=[partner])
+                GalleryRow(
+                    query=GalleryItem(image=images[i], label=names[i]),
+                    lists=[GalleryList(found=[partner])],
+                )
             )
     contact_sheet(f"Most similar by {by}", rows).save(args.out)
     print(f"the {len(rows)} most similar pairs by {by}: {args.out}")

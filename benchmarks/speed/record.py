@@ -1,7 +1,6 @@
 """The record of a row: what was measured, with which versions, on which machine, and when."""
 
 import datetime
-import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 
 from benchmarks.machine import machine
 from benchmarks.speed.timing import Row
+from cassle_zoo.cli.env import installed_version
 from cassle_zoo.common.files import write_json
 
 PACKAGES = (
@@ -27,14 +27,9 @@ def record_row(measure: Callable[[int], Row], rounds: int, file: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed packages."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    """Return the versions of Python and of the packages."""
+    packages = {name: installed_version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **packages}
 
 
 def in_words(measured: Mapping[str, Any]) -> str:

@@ -35,12 +35,12 @@ def photo(seed: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
-def jpeg_folder(folder: Path, count: int) -> Path:
+def jpeg_folder(folder: Path, count: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
     """Write `count` images as JPEG of quality 90 into a class folder, and return `folder`."""
     place = folder / "class"
     place.mkdir(parents=True)
     for index in range(count):
-        photo(index).save(place / f"{index:05d}.jpg", quality=90)
+        photo(index, *size).save(place / f"{index:05d}.jpg", quality=90)
     return folder
 
 

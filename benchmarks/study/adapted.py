@@ -21,8 +21,7 @@ from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.recipes import get_recipe, without_conditioning
 
 ADAPT_GRID, ORIGINAL, ADAPTED = "adapt-grid", "original", "adapted"
-ADAPTED_GROUPS = (ADAPT_GRID, ORIGINAL, ADAPTED)
-"""The parts of the study of adapted weights."""
+"""The groups, which are the parts of the study of adapted weights."""
 
 SIZE, GRID_SIZE = 96, 64
 """Height and width in pixels of the views, and of the images that are measured."""
@@ -75,11 +74,6 @@ class AdaptedDesign(Settings):
     epochs: Annotated[int, Range(1)] = 20
     grid_epochs: Annotated[int, Range(1)] = 2
     seeds: Annotated[int, Range(1)] = 3
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The parts of the study."""
-        return ADAPTED_GROUPS
 
     def command(self) -> str:
         """Return the words of the command line that make this design."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.study.original import original_network
 from benchmarks.study.photographs import crops_of, photograph_files
+from cassle_zoo.common.files import sha256
 from cassle_zoo.eval.base import EvalContext, EvalData, Evaluator, Outcome, Settings
 from cassle_zoo.eval.protocols.equivariance import L2_GRID, Equivariance
 from cassle_zoo.eval.protocols.knn import KNN
@@ -92,21 +93,23 @@ class Forgetting(Settings):
         Raises:
             MissingDependencyError: If a package with the weights or photographs is missing.
         """
-        crops = crops_of(photograph_files())
-        size = context.transform(crops.images[0]).shape[-1]
+        files = photograph_files()
+        crops = [crop for file in files for crop in crops_of(file)]
+        size = context.transform(crops[0]).shape[-1]
         network: Any = original_network(size)
         device = context.compute.device
         adapted, original = (
-            extract_features(model, crops.images, device=device, progress=False).features
+            extract_features(model, crops, device=device, progress=False).features
             for model in (context.model, network)
         )
         with torch.inference_mode():
             now, before = (network.classifier(f).argmax(1) for f in (adapted, original))
         agreement = float((now == before).double().mean())
         metrics = {"cka": linear_cka(adapted, original), "top1_agreement": agreement}
+        digest = sha256("".join(map(sha256, files)))
         rule = (
-            f"{len(crops.images)} crops of {crops.photographs} photographs in foolbox, "
-            f"scikit-image and scikit-learn (sha256 {crops.sha256[:12]}...); linear CKA, "
+            f"{len(crops)} crops of {len(files)} photographs in foolbox, "
+            f"scikit-image and scikit-learn (sha256 {digest[:12]}...); linear CKA, "
             "debiased; agreement of the original classifier's top-1 given adapted and given "
             "original features"
         )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import tyro
 
@@ -19,8 +19,7 @@ from cassle_zoo.train.recipes import get_recipe, without_conditioning
 
 GRID, MAIN, UNTRAINED, METHODS = "grid", "main", "untrained", "methods"
 REFERENCE, CONDITIONING, OMEGA, DEPTH = "reference", "conditioning", "omega", "depth"
-GROUPS = (GRID, MAIN, UNTRAINED, METHODS, REFERENCE, CONDITIONING, OMEGA, DEPTH)
-"""The parts of the study, the most important first."""
+"""The groups, which are the parts of the study."""
 
 GRID_LR = (0.12, 0.24, 0.48)
 GRID_WEIGHT_DECAY = (1e-4, 5e-4)
@@ -61,7 +60,7 @@ class Arm:
 
     Attributes:
         name: Unique; its models are called `NAME.emoji64`.
-        group: One of `GROUPS`.
+        group: The part of the study.
         against: Name of the arm that it is compared with, seed by seed; empty if none.
         config: All settings except the seed and the path of the data.
         source: A source that is evaluated without training, such as `raw-pixels`; `config` is then
@@ -86,23 +85,6 @@ class Job:
     def name(self) -> str:
         """Name of its folder and its record."""
         return f"{self.arm.name}-seed{self.seed}"
-
-
-class Plan(Protocol):
-    """What a study consists of."""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The parts of the study, the most important first."""
-
-    def grid(self) -> tuple[Job, ...]:
-        """Return the jobs that all others wait for; there may be none."""
-
-    def jobs(self, chosen: HyperParameters | None = None) -> tuple[Job, ...]:
-        """Return all other jobs, with the hyper-parameters chosen on the grid or the recipe's."""
-
-    def command(self) -> str:
-        """Return the words of the command line that make this plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +116,6 @@ class Design(Settings):
     base: Annotated[TrainConfig, tyro.conf.Suppress] = field(
         default_factory=lambda: get_recipe("resnet18_cassle_simclr.emoji64")
     )
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The parts of the study, the most important first."""
-        return GROUPS
 
     def command(self) -> str:
         """Return the words of the command line that make this design."""

@@ -35,8 +35,8 @@ def tasks_figure(
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
-    figure, axes = _panels(len(metrics), margin=0.6)
-    for position, (axis, metric) in enumerate(zip(axes, metrics, strict=True)):
+    figure, axes = _panels([metric.title for metric in metrics], "%", size=9, margin=0.6)
+    for axis, metric in zip(axes, metrics, strict=True):
         for number, arm in enumerate(arms):
             sample = list(values(records, arm, metric).values())
             if not sample:
@@ -48,12 +48,8 @@ def tasks_figure(
                 number, found.mean, yerr=found.std, fmt=MARKERS[number % len(MARKERS)],
                 color=colour, capsize=4, markersize=6, label=arm,
             )  # fmt: skip
-        axis.set_title(metric.title, fontsize=9.5)
         axis.set_xticks([])
-        if position % _PER_ROW == 0:
-            axis.set_ylabel("%", fontsize=9)
         axis.margins(x=0.3, y=0.2)
-        axis.tick_params(labelsize=8)
     span = max(high - low for low, high in (axis.get_ylim() for axis in axes))
     for axis in axes:
         middle = sum(axis.get_ylim()) / 2
@@ -72,9 +68,9 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
-    figure, axes = _panels(len(metrics), margin=0.6)
+    figure, axes = _panels([metric.title for metric in metrics], "%", size=9, margin=0.6)
     arms = list(dict.fromkeys(record.arm for record in records))
-    for position, (axis, metric) in enumerate(zip(axes, metrics, strict=True)):
+    for axis, metric in zip(axes, metrics, strict=True):
         for record in records:
             course, number = course_of(record), arms.index(record.arm)
             is_first = record is next(r for r in records if r.arm == record.arm)
@@ -83,11 +79,7 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
                 color=PALETTE[number % len(PALETTE)], marker=MARKERS[number % len(MARKERS)],
                 markersize=4, linewidth=1.2, label=record.arm if is_first else None,
             )  # fmt: skip
-        axis.set_title(metric.title, fontsize=9.5)
         axis.set_xlabel("epoch", fontsize=8)
-        if position % _PER_ROW == 0:
-            axis.set_ylabel("%", fontsize=9)
-        axis.tick_params(labelsize=8)
     _legend(figure, len(arms))
     return figure
 
@@ -139,9 +131,10 @@ def stages_figure(records: Sequence[Record], panels: Sequence[StagePanel]) -> "F
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
-    figure, axes = _panels(len(panels), margin=0.5)
+    titles = [panel.title for panel in panels]
+    figure, axes = _panels(titles, "InfoNCE above original", size=8, margin=0.5)
     labels = list(dict.fromkeys(label for panel in panels for label in panel.arms))
-    for position, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
+    for axis, panel in zip(axes, panels, strict=True):
         for label, arm in panel.arms.items():
             found = sensitivity_by_stage(records, arm, panel.augmentation)
             number = labels.index(label)
@@ -151,13 +144,9 @@ def stages_figure(records: Sequence[Record], panels: Sequence[StagePanel]) -> "F
                 marker=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)],
                 markersize=4, linewidth=1.2, capsize=2,
             )  # fmt: skip
-        axis.set_title(panel.title, fontsize=9.5)
         axis.axhline(0, color="#444444", linewidth=0.6)
-        axis.tick_params(labelsize=7)
         crowded = len(axis.get_xticks()) > _MANY_STAGES
         axis.tick_params(axis="x", rotation=90 if crowded else 60)
-        if position % _PER_ROW == 0:
-            axis.set_ylabel("InfoNCE above original", fontsize=8)
     _legend(figure, len(labels))
     return figure
 
@@ -234,16 +223,26 @@ def _pixels(data: EvalData, index: int) -> bytes:
     return data.images[index][0].convert("RGBA").tobytes()
 
 
-def _panels(count: int, margin: float) -> "tuple[Figure, list[Axes]]":
-    """Return a figure with `count` axes in rows, and `margin` inches for a legend."""
+def _panels(
+    titles: Sequence[str], label: str, *, size: float, margin: float
+) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with titled axes in rows, and `margin` inches for a legend.
+
+    `label` is at the left of each row, in points of `size`.
+    """
+    count = len(titles)
     rows = -(-count // _PER_ROW)
     figure = new_figure(11.0, 2.9 * rows + margin)
     axes = list(figure.subplots(rows, _PER_ROW, squeeze=False).flat)
     for axis in axes[count:]:
         axis.set_visible(False)
-    for axis in axes[:count]:
+    for axis, title in zip(axes[:count], titles, strict=True):
+        axis.set_title(title, fontsize=9.5)
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=size - 1)
+    for axis in axes[:count:_PER_ROW]:
+        axis.set_ylabel(label, fontsize=size)
     return figure, axes[:count]
 
 

@@ -1,14 +1,12 @@
 """Photographs that packages contain, and crops of them, to measure what adaptation forgets."""
 
 import importlib.util
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
 from cassle_zoo.common.errors import MissingDependencyError
-from cassle_zoo.common.files import sha256
 from cassle_zoo.common.images import to_rgb
 
 PHOTOGRAPHS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -23,21 +21,6 @@ PHOTOGRAPHS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 _INSTALL = "pip install --no-deps foolbox scikit-image"
 _CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crops:
-    """Crops of photographs.
-
-    Attributes:
-        images: The crops, RGB.
-        photographs: Number of photographs.
-        sha256: Hash of the files that they are from.
-    """
-
-    images: tuple[Image.Image, ...]
-    photographs: int
-    sha256: str
 
 
 def photograph_files() -> list[Path]:
@@ -60,18 +43,8 @@ def photograph_files() -> list[Path]:
     return found
 
 
-def crops_of(files: Sequence[Path]) -> Crops:
-    """Return 6 crops of every photograph: its central square, and 5 squares of half that side.
-
-    Args:
-        files: The photographs.
-    """
-    images = [crop for file in files for crop in _crops(file)]
-    hashes = "".join(sha256(file) for file in files)
-    return Crops(images=tuple(images), photographs=len(files), sha256=sha256(hashes))
-
-
-def _crops(file: Path) -> Iterator[Image.Image]:
+def crops_of(file: Path) -> Iterator[Image.Image]:
+    """Yield 6 RGB crops of a photograph: its central square, and 5 squares of half that side."""
     with Image.open(file) as opened:
         image = to_rgb(opened)
     side = min(image.size)

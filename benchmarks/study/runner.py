@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import torch
 
 from benchmarks.machine import machine
-from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL
+from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL, AdaptedDesign
 from benchmarks.study.adapted_evaluators import TEST_EVALUATORS, VALIDATION_EVALUATORS
-from benchmarks.study.design import GRID, Design, Job, Plan
+from benchmarks.study.design import GRID, Design, Job
 from benchmarks.study.evaluators import EVALUATORS, GRID_EVALUATORS, neighbours
 from benchmarks.study.original import PACKAGE, original_file, original_network
 from benchmarks.study.records import (
@@ -100,7 +100,7 @@ class StudyRunner:
     data: Path
     output: Path
     only: tuple[str, ...] = ("*",)
-    design: Plan = field(default_factory=Design)
+    design: Design | AdaptedDesign = field(default_factory=Design)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> bool:
@@ -163,7 +163,8 @@ class StudyRunner:
             if not any(fnmatch(name, pattern) for job in known for name in _names(job)):
                 arms = {name for job in known for name in _names(job)[1:]}
                 error = unknown_name("job, arm or group", pattern, arms)
-                raise UnknownNameError(f"{error} Groups: {', '.join(self.design.groups)}.")
+                groups = dict.fromkeys(job.arm.group for job in known)
+                raise UnknownNameError(f"{error} Groups: {', '.join(groups)}.")
         if self.grid_is_open():
             return grid
         records = [Record.load(self.record_path(job)) for job in grid]

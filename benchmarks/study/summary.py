@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from benchmarks.study.metrics import Metric, number_of, values
 from benchmarks.study.records import Record, course_of
-from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.markdown import table
 from cassle_zoo.eval.statistics import LEVEL, mean_of_runs, t_below
 
@@ -35,13 +34,11 @@ class Difference:
         half_width: Half the width of the 95 % t interval around the mean; None for a single pair,
             and for equal differences, since counts of few images may agree by chance.
         p: Two-sided p-value of the t test that the mean is 0; None in the same cases.
-        count: Number of pairs.
     """
 
     mean: float
     half_width: float | None
     p: float | None
-    count: int
 
     @property
     def sign(self) -> int:
@@ -52,13 +49,7 @@ class Difference:
 
 
 def spread(sample: Sequence[float]) -> Spread:
-    """Summarise values, one per seed.
-
-    Raises:
-        ConfigError: If there are none.
-    """
-    if not sample:
-        raise ConfigError("there are no values to summarise.")
+    """Summarise values, one per seed; at least one."""
     std = statistics.stdev(sample) if len(sample) > 1 else None
     return Spread(mean=statistics.fmean(sample), std=std)
 
@@ -73,12 +64,12 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     if not differences:
         return None
-    count, mean = len(differences), statistics.fmean(differences)
+    mean = statistics.fmean(differences)
     if max(differences) - min(differences) <= _ROUNDING * max(1.0, abs(mean)):
-        return Difference(mean=mean, half_width=None, p=None, count=count)
+        return Difference(mean=mean, half_width=None, p=None)
     found = mean_of_runs(differences)
-    p = 2 * (1 - t_below(abs(mean) / found.error, count - 1))
-    return Difference(mean=mean, half_width=found.high - mean, p=p, count=count)
+    p = 2 * (1 - t_below(abs(mean) / found.error, len(differences) - 1))
+    return Difference(mean=mean, half_width=found.high - mean, p=p)
 
 
 def holm(found: Sequence[Difference | None]) -> list[int]:

@@ -41,11 +41,6 @@ DESCRIPTOR_COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Meaning of each number of the paper's descriptors. A colour factor's range is the upper minus the
 lower bound of its interval; `color` and `color_diff` are 0 if the jitter was not applied."""
 
-DESCRIPTOR_WIDTHS: Mapping[str, int] = MappingProxyType(
-    {name: len(columns) for name, columns in DESCRIPTOR_COLUMNS.items()}
-)
-"""Number of columns of each descriptor."""
-
 PAPER_DESCRIPTORS: tuple[str, ...] = ("blur", "color", "color_diff", "crop", "grayscale")
 """The paper's main setting: 13 numbers (section 4)."""
 
@@ -161,10 +156,10 @@ def _find_columns(name: str) -> tuple[str, ...]:
 
     further = registry.augmentations()
     if name not in further:
-        error = unknown_name("descriptor", name, (*DESCRIPTOR_WIDTHS, *further))
+        error = unknown_name("descriptor", name, (*DESCRIPTOR_COLUMNS, *further))
         raise UnknownNameError(f"{error} {registry.HOW_TO_REGISTER}")
     return further[name].columns
 
 
-ALL_DESCRIPTORS = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
+ALL_DESCRIPTORS = DescriptorLayout(tuple(DESCRIPTOR_COLUMNS))
 """All descriptors of the paper's augmentations: 14 numbers."""

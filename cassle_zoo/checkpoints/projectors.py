@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from cassle_zoo.augmentation.descriptors import (
-    DESCRIPTOR_WIDTHS,
+    ALL_DESCRIPTORS,
     PAPER_DESCRIPTORS,
     DescriptorLayout,
 )
@@ -191,7 +191,7 @@ def _shape(
         return fields, ("add", "mul")
     if not encoder and extra == 0:
         return fields | {"omega": in_features}, ("none", "raw_add", "raw_mul")
-    if not encoder and 0 < extra <= sum(DESCRIPTOR_WIDTHS.values()):
+    if not encoder and 0 < extra <= ALL_DESCRIPTORS.width:
         return fields | {"omega": extra}, ("raw_cat",)
     raise NoProjectorError(
         f"the projector takes {layers[0][0]} numbers, but the backbone has {in_features} features"
@@ -294,8 +294,8 @@ def _choose_descriptors(
         return layout.names, ()
     fitting = [
         names
-        for count in range(1, len(DESCRIPTOR_WIDTHS) + 1)
-        for names in combinations(sorted(DESCRIPTOR_WIDTHS), count)
+        for count in range(1, len(ALL_DESCRIPTORS.names) + 1)
+        for names in combinations(ALL_DESCRIPTORS.names, count)
         if DescriptorLayout(names).width == width
     ]
     if len(fitting) == 1:

@@ -50,7 +50,7 @@ def environment() -> dict[str, str]:
         "commit": code_version()["commit"] or "none: installed as a package",
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
-        **{name: _version(name) for name in _dependencies()},
+        **{name: installed_version(name) for name in _dependencies()},
         "cpu": f"{usable_cores()} cores usable, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}",
         "gpu": _gpus(),
@@ -89,7 +89,8 @@ def _dependencies() -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "cassle-zoo"]
 
 
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
+    """Return the version of a package, or that there is none."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

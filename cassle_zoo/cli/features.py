@@ -83,18 +83,6 @@ def add_parser(subparsers: Any) -> None:
         help="whiten the pooled features: a file of 'cassle-zoo whiten', or 'model' for the one in "
         "the model's folder",
     )
-    add_model_options(parser)
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
-    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or auto; default: fp32")
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read images"
-    )
-    parser.set_defaults(run=run)
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of what is computed, and of how images are read."""
     parser.add_argument(
         "--outputs",
         nargs="+",
@@ -123,6 +111,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--column", metavar="NAME", help="column of a list or dataset that holds the images"
     )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
+    parser.add_argument("--device", help="such as cpu or cuda:0; default: a GPU if there is one")
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or auto; default: fp32")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read images"
+    )
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> ExitStatus:
@@ -131,7 +126,7 @@ def run(args: argparse.Namespace) -> ExitStatus:
 
     if args.max_pixels is not None:
         limit_pixels(args.max_pixels)
-    if args.output.endswith(os.sep) or os.path.isdir(args.output):
+    if args.output.endswith("/") or os.path.isdir(args.output):
         return _to_folder(args)
     return _to_file(args)
 
@@ -141,10 +136,10 @@ def _to_file(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.features.files import check_feature_path, save_features
     from cassle_zoo.features.inputs import nothing_read
 
-    if _place(args)[1] > 1 or args.kind or args.part_images:
+    if _place(args)[1] > 1 or args.kind or args.part_images is not None:
         raise ConfigError(
             "several processes, --kind and --part-images need a folder as output: "
-            f"-o {args.output}{os.sep}"
+            f"-o {args.output}/"
         )
     check_feature_path(args.output, outputs=args.outputs)
     images, skipped = _open(args)

@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
-from cassle_zoo.common.image_objects import channels_last_array, image_of
 from cassle_zoo.common.images import (
     Array,
     Reduction,
     UnreadableImageError,
     ValueRange,
+    channels_last_array,
     check_regular_file,
+    image_of,
     open_image,
     open_reduced,
     readable_formats,
@@ -34,9 +35,8 @@ def open_channels(source: Any, channels: int, name: str | None = None) -> Image.
     """Read an image with a number of channels, in 8 bits.
 
     Args:
-        source: A file, an image or an array: as for `cassle_zoo.common.images.open_image` and
-            `cassle_zoo.common.image_objects.image_of` if it is read as RGB or grey, else as for
-            :class:`ToBands`.
+        source: A file, an image or an array: as for `cassle_zoo.common.images.image_of` if it is
+            read as RGB or grey, else as for :class:`ToBands`.
         channels: Number of channels: 3 are RGB, 1 is grey (the luma of RGB, or the values of a
             `.npy` file), any other must be the image's own number.
         name: What to call it in messages.

@@ -52,21 +52,6 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
             partial.unlink()
 
 
-def home_folder(advice: str) -> Path:
-    """Return the user's home folder.
-
-    Args:
-        advice: What to do without one.
-
-    Raises:
-        ConfigError: If there is none, as in containers whose user has no name.
-    """
-    try:
-        return Path.home()
-    except RuntimeError:
-        raise ConfigError(f"the user has no home folder (HOME is not set); {advice}.") from None
-
-
 def expand_home(path: str | Path) -> Path:
     """Return a path with a leading `~` or `~USER` replaced by that user's home folder.
 

@@ -1,4 +1,4 @@
-"""Images of every kind, read as plain 8-bit RGB."""
+"""Images in any form that Python users have them in, read as plain 8-bit RGB."""
 
 import contextlib
 import functools
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
+import torch
 from PIL import (
     ExifTags,
     Image,
@@ -20,6 +21,7 @@ from PIL import (
     TiffImagePlugin,
     UnidentifiedImageError,
 )
+from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError, DataError
 
@@ -231,6 +233,53 @@ def array_to_image(array: Array, value_range: ValueRange | None = None) -> Image
     if array.shape[-1] == 1:
         array = array[..., 0]
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def image_of(
+    value: Any,
+    name: str,
+    value_range: ValueRange | None = None,
+    reduction: Reduction | None = None,
+) -> Image.Image:
+    """Return an image as 8-bit RGB.
+
+    Args:
+        value: A file, the bytes of one, a PIL image, an array ((H, W) or (H, W, C)), or a tensor
+            ((H, W) or (C, H, W)); types and ranges as for :func:`array_to_image`.
+        name: What to call it in messages.
+        value_range: As for :func:`to_rgb`.
+        reduction: As for :func:`open_image`.
+
+    Raises:
+        UnreadableImageError: It cannot be read, or its values are out of range.
+        ConfigError: It is an object of an unknown type.
+    """
+    if isinstance(value, str | os.PathLike | bytes | Image.Image):
+        try:
+            return open_image(value, value_range, reduction=reduction)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(name, error.reason) from error
+    if isinstance(value, Tensor):
+        value = channels_last_array(value)
+    if not isinstance(value, np.ndarray):
+        raise ConfigError(
+            f"{name} is a {type(value).__name__}; expected a file, PIL image, array or tensor."
+        )
+    try:
+        return array_to_image(value, value_range)
+    except DataError as error:
+        raise UnreadableImageError(name, str(error)) from error
+
+
+def channels_last_array(tensor: Tensor) -> Array:
+    """Return a tensor (H, W) or (C, H, W) as an array (H, W) or (H, W, C) on the CPU."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    if tensor.ndim == 3:
+        tensor = tensor.permute(1, 2, 0)
+    array: Array = tensor.numpy()
+    return array
 
 
 def warn_if_dim(low: float, high: float) -> None:

@@ -77,7 +77,7 @@ def list_images(
     if not is_folder:
         return [root]
     unread: Counter[str] = Counter()
-    files = _files_below(root, set(), on_error, unread, endings)
+    files = _files_below(root, set(), unread, on_error, endings)
     if unread and on_unread is not None:
         on_unread(_unread_text(unread))
     return files
@@ -118,7 +118,7 @@ def list_classes(
     if missing := [name for name in classes if name not in found]:
         raise DataError(f"{folder} has no folders of the classes {first_few(missing)}.")
     unread: Counter[str] = Counter()
-    files = {name: _files_below(folder / name, entered, None, unread) for name in sorted(classes)}
+    files = {name: _files_below(folder / name, entered, unread) for name in sorted(classes)}
     if empty := [name for name, own in files.items() if not own]:
         formats = f" {_unread_text(unread)}." if unread else ""
         raise DataError(
@@ -186,8 +186,8 @@ def first_few(names: Sequence[object], most: int = 5) -> str:
 def _files_below(
     root: Path,
     entered: set[tuple[int, int]],
+    unread: Counter[str],
     on_error: OnError | None = None,
-    unread: Counter[str] | None = None,
     endings: frozenset[str] | None = None,
 ) -> list[Path]:
     """Return the images below a folder that are not in a folder `entered` before.
@@ -207,7 +207,7 @@ def _files_below(
             # Broken links and the like are listed too, so that reading reports them.
             if counts_as_image((name,), endings):
                 found.append(Path(folder, name))
-            elif unread is not None and (end := os.path.splitext(name)[1].lower()) in _UNREAD:
+            elif (end := os.path.splitext(name)[1].lower()) in _UNREAD:
                 unread[end] += 1
     return sorted(found, key=lambda file: file.parts)
 

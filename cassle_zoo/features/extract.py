@@ -241,8 +241,8 @@ class Extractor:
         values = images if columns is None else columns.pop(self.column)
         inputs, skipped = expand_inputs(values)
         reader = self._reader(inputs, 0)
-        ready, reasons = reader.read(list(range(len(inputs))))
-        skipped += _skipped(inputs, range(len(inputs)), reasons)
+        ready, unread = reader.read(list(range(len(inputs))))
+        skipped += filter(None, unread)
         if skipped or ready is None:
             raise DataError(
                 nothing_read(skipped, "An image of the batch cannot be read", fix="Leave it out.")
@@ -356,14 +356,14 @@ class Extractor:
             for batch, indices in zip(receive(loader, ADVICE), batches, strict=True):
                 if isinstance(batch, CassleZooError):
                     raise batch
-                ready, reasons = batch
-                read = [index for index, why in zip(indices, reasons, strict=True) if why is None]
+                ready, unread = batch
+                read = [index for index, skip in zip(indices, unread, strict=True) if skip is None]
                 yield ExtractedBatch(
                     indices=read,
                     sources=[inputs[index].source for index in read],
                     outputs={} if ready is None else compute(ready),
-                    skipped=[*skipped, *_skipped(inputs, indices, reasons)],
-                    size=len(reasons),
+                    skipped=[*skipped, *filter(None, unread)],
+                    size=len(unread),
                 )
                 skipped = []
 
@@ -521,16 +521,6 @@ def collect(
         raise DataError(nothing_read(skipped))
     found = {name: torch.cat(rows.pop(name)) for name in extractor.outputs}
     return FeatureSet(found.get("pooled", found[extractor.outputs[0]]), sources, skipped, found)
-
-
-def _skipped(
-    inputs: Inputs, indices: Sequence[int], reasons: Sequence[str | None]
-) -> list[Skipped]:
-    return [
-        Skipped(inputs[index].source, reason)
-        for index, reason in zip(indices, reasons, strict=True)
-        if reason is not None
-    ]
 
 
 def _value_range(given: ValueRange | None) -> ValueRange | None:

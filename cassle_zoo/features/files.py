@@ -14,7 +14,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.common.files import atomic_write, check_folder, read_json
@@ -107,8 +107,9 @@ def load_features(path: str | os.PathLike[str], *, part: int | None = None) -> F
 
 def load_part_file(path: Path) -> FeatureSet:
     """Read a part of a folder, its tensors mapped into memory if it is a .safetensors file."""
-    mapped = path.suffix == ".safetensors"
-    return _load(path, _map_safetensors if mapped else _format(path)[1])
+    if path.suffix == ".safetensors":
+        return _load(path, lambda file: _load_safetensors(file, mapped=True))
+    return _load(path, _format(path)[1])
 
 
 def part_counts(path: Path) -> tuple[int, list[Skipped]]:
@@ -277,7 +278,7 @@ def check_feature_path(
     ):
         raise ConfigError(
             f"{path.name!r} holds one vector an image, but the outputs are {', '.join(outputs)}; "
-            f"save them as .safetensors, or as parts in a folder (FOLDER{os.sep})."
+            "save them as .safetensors, or as parts in a folder (FOLDER/)."
         )
     if path.suffix.lower() == ".safetensors":
         # As the header has them: in JSON, within JSON.
@@ -342,20 +343,12 @@ def _check_names(size: int) -> None:
         )
 
 
-def _load_safetensors(path: Path) -> FeatureSet:
+def _load_safetensors(path: Path, *, mapped: bool = False) -> FeatureSet:
     with safe_open(path, framework="pt") as file:
         names = _names(file.metadata())
-        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    return _from_tensors(tensors, names)
-
-
-def _map_safetensors(path: Path) -> FeatureSet:
-    with safe_open(path, framework="pt") as file:
-        names = _names(file.metadata())
-    return _from_tensors(load_file(path), names)
-
-
-def _from_tensors(tensors: dict[str, torch.Tensor], names: dict[str, Any]) -> FeatureSet:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if not mapped:
+        tensors = {key: values.clone() for key, values in tensors.items()}
     features = tensors.pop("features")
     outputs = {names["output"]: features, **tensors}
     return FeatureSet(features, names["sources"], names["skipped"], outputs)
@@ -470,7 +463,7 @@ def _format(path: Path) -> _Format:
     if suffix not in _FORMATS:
         raise ConfigError(
             f"{path.name!r} has the extension {path.suffix!r}; files of features have "
-            f"{', '.join(_FORMATS)}, and folders of features end with {os.sep!r} (FOLDER{os.sep})."
+            f"{', '.join(_FORMATS)}, and folders of features end with '/' (FOLDER/)."
         )
     if suffix == ".parquet":
         _pyarrow()

@@ -65,15 +65,15 @@ class GalleryItem:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GalleryList:
-    """A caption, and the neighbours found in one space.
+    """The neighbours found in one space.
 
     Attributes:
-        title: The caption.
         found: The neighbours, most similar first.
+        title: The caption.
     """
 
-    title: str
     found: Sequence[GalleryItem]
+    title: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,20 +82,11 @@ class GalleryRow:
 
     Attributes:
         query: The query.
-        found: Its neighbours, most similar first.
-        title: Caption of these neighbours.
-        beside: Neighbours found in other spaces.
+        lists: Its neighbours in one or several spaces.
     """
 
     query: GalleryItem
-    found: Sequence[GalleryItem]
-    title: str = ""
-    beside: Sequence[GalleryList] = ()
-
-    @property
-    def lists(self) -> list[GalleryList]:
-        """All lists of neighbours."""
-        return [GalleryList(title=self.title, found=self.found), *self.beside]
+    lists: Sequence[GalleryList]
 
     def mark(self, item: GalleryItem) -> str:
         """Return `right` if an item has the query's label, else `wrong`."""
@@ -275,7 +266,7 @@ def contact_sheet(title: str, rows: Sequence[GalleryRow], *, marked: bool = Fals
     draw.rounded_rectangle(panel, radius=gap // 2, fill=_PANEL)
     head_y, font = top - gap // 2 - round(1.5 * small), ImageFont.load_default(small)
     draw.text((margin, head_y), "query", fill=_FAINT, font=font)
-    for column, part in enumerate(max(rows, key=lambda row: len(row.beside)).lists):
+    for column, part in enumerate(max(rows, key=lambda row: len(row.lists)).lists):
         words = ", ".join(filter(None, (part.title, "most similar first")))
         shown = _fit(words, font, wide - gap)
         draw.text((first + column * wide, head_y), shown, fill=_FAINT, font=font)
@@ -344,16 +335,13 @@ def _rows(
         pairs = zip(indices[query].tolist(), cosines[query].tolist(), strict=True)
         return [item(index, cosine, known) for index, cosine in pairs]
 
-    rows = []
-    for query in queries:
-        first, *beside = (
+    def lists(query: int) -> list[GalleryList]:
+        return [
             GalleryList(title=title, found=items(place, query))
             for place, (title, _, _) in enumerate(shown)
-        )
-        rows.append(
-            GalleryRow(query=item(query), found=first.found, title=first.title, beside=beside)
-        )
-    return rows
+        ]
+
+    return [GalleryRow(query=item(query), lists=lists(query)) for query in queries]
 
 
 def _framed(item: GalleryItem, mark: str) -> GalleryItem:

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
-from cassle_zoo.common.image_objects import image_of
-from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
+from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange, image_of
 from cassle_zoo.features.places import (
     Files,
     Items,

@@ -1,9 +1,9 @@
 """Images, read and transformed in batches: what data workers do for extraction."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from PIL import Image
@@ -13,16 +13,17 @@ from torch.utils.data import Dataset
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError
 from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
 from cassle_zoo.common.workers import share_batch
-from cassle_zoo.features.inputs import InputImage
+from cassle_zoo.features.inputs import InputImage, Skipped
 from cassle_zoo.features.transform import Transform, takes_bands
 
 # A network drive is gone (with it all other images), or too many files are open.
 _LOST = {errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EMFILE}
-Batch: TypeAlias = tuple[Tensor | None, list[str | None]]
+Batch: TypeAlias = tuple[Tensor | None, list[Skipped | None]]
+T = TypeVar("T")
 
 
 class ReadyImages(Dataset[Any]):
-    """Batches of transformed images, with the reasons why some cannot be read."""
+    """Batches of transformed images, and why some cannot be read."""
 
     def __init__(
         self,
@@ -50,37 +51,46 @@ class ReadyImages(Dataset[Any]):
             return error
 
     def read(self, indices: list[int]) -> Batch:
-        """Return the readable images, (B, C, H, W), and why each index is unreadable, or None."""
+        """Return the readable images, (B, C, H, W), and for each index why it is not, or None."""
         # Pillow decodes and resizes without holding the GIL.
         if self.threads == 1:
             return _collate([self[index] for index in indices])
         with ThreadPoolExecutor(self.threads) as pool:
             return _collate(list(pool.map(self.__getitem__, indices)))
 
-    def __getitem__(self, index: int) -> tuple[Tensor | None, str | None]:
-        image = self.images[index]
-        try:
-            if not isinstance(self.transform, str):
-                if self.bands:
-                    return self.transform(image.raw()), None
-                value = image.image(self.value_range, self.reduction)
-                return self.transform(value), None
-            tensor = image.raw()
-        except UnreadableImageError as error:
-            if _is_place_lost(error):
-                raise DataError(f"cannot read {image.source!r}: {error.reason}.") from error
-            return None, error.reason
-        except Image.DecompressionBombError as error:  # by the transform, of a larger model input
-            return None, str(error).rstrip(".")
+    def __getitem__(self, index: int) -> Tensor | Skipped:
+        return read_image(self.images[index], self._ready)
+
+    def _ready(self, image: InputImage) -> Tensor:
+        if not isinstance(self.transform, str):
+            if self.bands:
+                return self.transform(image.raw())
+            return self.transform(image.image(self.value_range, self.reduction))
+        tensor = image.raw()
         if not isinstance(tensor, Tensor):
             raise ConfigError(
                 f"{image.source} is a {type(tensor).__name__}; transform='as_is' takes tensors."
             )
-        return tensor, None
+        return tensor
+
+
+def read_image(image: InputImage, use: Callable[[InputImage], T]) -> T | Skipped:
+    """Return what a function makes of an image, or why it cannot be read.
+
+    Raises:
+        DataError: The storage failed, so that images would be left out that are whole.
+    """
+    try:
+        return use(image)
+    except UnreadableImageError as error:
+        if _is_place_lost(error):
+            raise DataError(f"cannot read {image.source!r}: {error.reason}.") from error
+        return Skipped(image.source, error.reason)
+    except Image.DecompressionBombError as error:  # by the transform, of a larger model input
+        return Skipped(image.source, str(error).rstrip("."))
 
 
 def _is_place_lost(error: BaseException | None) -> bool:
-    """Return whether the storage failed, so that images would be left out that are whole."""
     return error is not None and (
         getattr(error, "errno", None) in _LOST or _is_place_lost(error.__cause__)
     )
@@ -91,9 +101,10 @@ def unchanged(batch: Any) -> Any:
     return batch
 
 
-def _collate(samples: list[tuple[Tensor | None, str | None]]) -> Batch:
-    tensors = [tensor for tensor, _ in samples if tensor is not None]
+def _collate(samples: list[Tensor | Skipped]) -> Batch:
+    tensors = [sample for sample in samples if isinstance(sample, Tensor)]
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         raise ConfigError(f"Transformed images differ in shape: {sorted(shapes)}.")
-    return torch.stack(tensors) if tensors else None, [reason for _, reason in samples]
+    unread = [sample if isinstance(sample, Skipped) else None for sample in samples]
+    return torch.stack(tensors) if tensors else None, unread

@@ -238,7 +238,7 @@ class _Writer:
         self.next += batch.size
         if self.next == self.plan.range_of(self.part).stop:
             save = save_parquet if self.plan.kind == "parquet" else save_part_safetensors
-            self._write(self.plan.file(self.part), save)
+            self._write(self.folder / self.plan.file(self.part), save)
             (self.stage / parts.UNFINISHED).unlink(missing_ok=True)
             self._start()
 
@@ -246,18 +246,16 @@ class _Writer:
         """Save the part in the making for the next call."""
         if self.next > self.plan.range_of(self.part).start:
             save = partial(save_part_safetensors, part=self.part, next=self.next)
-            self._write(parts.UNFINISHED, save, self.stage)
+            self._write(self.stage / parts.UNFINISHED, save)
 
-    def _write(
-        self, name: str, save: Callable[[FeatureSet, Path], None], folder: Path | None = None
-    ) -> None:
+    def _write(self, file: Path, save: Callable[[FeatureSet, Path], None]) -> None:
         outputs = {
             key: torch.cat(rows) if rows else self.shapes[key][:0]
             for key, rows in self.rows.items()
         }
         first = next(iter(outputs.values()))
         features = FeatureSet(outputs.get("pooled", first), self.sources, self.skipped, outputs)
-        parts.put((folder or self.folder) / name, self.stage, partial(save, features))
+        parts.put(file, self.stage, partial(save, features))
 
 
 def _check(

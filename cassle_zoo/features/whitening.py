@@ -22,7 +22,7 @@ from cassle_zoo.store.model_files import resolve_optional
 OWN = "model"
 """Given instead of a file, it means the whitening in the model's folder."""
 
-CHUNK = 8192
+_CHUNK = 8192  # rows at a time
 _FORMAT_VERSION = "1"
 _DTYPES = (torch.float32, torch.float64)  # on disk; version 0.2.0 writes the first
 _ENOUGH = 2  # images per component; with fewer, the smallest variances are near 0 by chance
@@ -48,13 +48,12 @@ class Whitening:
         return self.projection.shape[1]
 
     @classmethod
-    def fit(cls, features: Tensor, components: int, *, chunk: int = CHUNK) -> "Whitening":
+    def fit(cls, features: Tensor, components: int) -> "Whitening":
         """Fit to features, for example of the gallery to be searched; no labels are used.
 
         Args:
             features: (N, D), N at least 2 K.
             components: K, the number of principal components; at most D.
-            chunk: Rows at a time.
 
         Raises:
             ConfigError: If `components` is not in [1, D].
@@ -71,7 +70,7 @@ class Whitening:
                 f"whitening to {components} components needs {_ENOUGH * components} images, got "
                 f"{count}; use at most {count // _ENOUGH} components."
             )
-        mean, covariance = mean_and_covariance(features, chunk)
+        mean, covariance = mean_and_covariance(features)
         variances, directions = (found.flip(-1) for found in torch.linalg.eigh(covariance))
         # Even equal features have some variance, from rounding.
         noise = torch.finfo(torch.float64).eps * width * torch.trace(covariance + mean.outer(mean))
@@ -141,12 +140,11 @@ class Whitening:
             )
         return cls(mean=mean.double(), projection=projection.double(), images=images)
 
-    def __call__(self, features: Tensor, *, chunk: int = CHUNK) -> Tensor:
+    def __call__(self, features: Tensor) -> Tensor:
         """Return whitened features.
 
         Args:
             features: (N, D), on the device of the whitening.
-            chunk: Rows at a time.
 
         Returns:
             (N, K) float32.
@@ -159,7 +157,7 @@ class Whitening:
                 f"features {tuple(features.shape)}: expected (N, {len(self.mean)}), as the "
                 "whitening was fitted to."
             )
-        parts = features.split(chunk)
+        parts = features.split(_CHUNK)
         return torch.cat([((x.double() - self.mean) @ self.projection).float() for x in parts])
 
 
@@ -208,35 +206,29 @@ def check_features(features: Tensor) -> None:
     if features.ndim != 2 or len(features) < 2 or features.shape[1] < 1:
         raise DataError(f"features {tuple(features.shape)}: expected (N, D) with N at least 2.")
     # In chunks, since torch makes copies of what it checks.
-    if not all(bool(torch.isfinite(part).all()) for part in features.split(CHUNK)):
+    if not all(bool(torch.isfinite(part).all()) for part in features.split(_CHUNK)):
         raise DataError("features are NaN or infinite.")
 
 
-def mean_and_covariance(features: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """Return mean (D,) and covariance (D, D), with N - 1 in the denominator, in float64.
-
-    Args:
-        features: (N, D).
-        chunk: Rows at a time.
-    """
+def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean (D,) and covariance (D, D), with N - 1 in the denominator, in float64."""
     total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for part in features.split(chunk):
+    for part in features.split(_CHUNK):
         total += part.double().sum(0)
     mean = total / len(features)
-    return mean, second_moments(features, mean, chunk) / (len(features) - 1)
+    return mean, second_moments(features, mean) / (len(features) - 1)
 
 
-def second_moments(features: Tensor, centre: Tensor, chunk: int = CHUNK) -> Tensor:
+def second_moments(features: Tensor, centre: Tensor) -> Tensor:
     """Return the sum over rows of (x - centre) (x - centre)ᵀ as (D, D) float64.
 
     Args:
         features: (N, D).
         centre: (D,) float64.
-        chunk: Rows at a time.
     """
     width = features.shape[1]
     total = torch.zeros(width, width, dtype=torch.float64, device=features.device)
-    for part in features.split(chunk):
+    for part in features.split(_CHUNK):
         centred = part.double() - centre
         total += centred.T @ centred
     return total

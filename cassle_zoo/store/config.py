@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cassle_zoo.augmentation.descriptors import DESCRIPTOR_WIDTHS
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError
 
 _LARGEST_SIDE = 2048  # of images in pixels: anything larger is a mistake or an attack
@@ -54,7 +54,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"model_args sets {name} to {value!r}; the limit is {_MOST_LAYERS}.")
     own = config["cassle_zoo"]
     widths = {d["name"]: d.get("width") for d in own["descriptors"]}
-    known = {**_described_widths(own["projector"]), **DESCRIPTOR_WIDTHS}
+    known = {**_described_widths(own["projector"]), **ALL_DESCRIPTORS.widths}
     for name, width in widths.items():
         if known.get(name) != width:
             raise ConfigError(

@@ -270,7 +270,7 @@ def _recall(counts: Tensor, k: int) -> Tensor:
 def _sheet(title: str, found: Sequence[GalleryRow]) -> bytes:
     buffer = io.BytesIO()
     shown = found[:: -(-len(found) // _SHEET_ROWS)]
-    shown = [replace(row, beside=()) for row in shown]  # the page has the others, too
+    shown = [replace(row, lists=row.lists[:1]) for row in shown]  # the page has the others, too
     contact_sheet(title, shown, marked=True).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
@@ -431,11 +431,6 @@ class Retrieval(Settings):
                 ]
                 row.append(GalleryList(title=title, found=others[: self.shown]))
         return [
-            GalleryRow(
-                query=_shown(data, task, query),
-                found=first.found,
-                title=first.title,
-                beside=beside,
-            )
-            for query, (first, *beside) in zip(chosen.tolist(), rows, strict=True)
+            GalleryRow(query=_shown(data, task, query), lists=row)
+            for query, row in zip(chosen.tolist(), rows, strict=True)
         ]

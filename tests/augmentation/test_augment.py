@@ -25,14 +25,13 @@ from cassle_zoo.augmentation.augment import (
 )
 from cassle_zoo.augmentation.crop import crop_box, cut_crops
 from cassle_zoo.augmentation.descriptors import (
-    DESCRIPTOR_WIDTHS,
+    ALL_DESCRIPTORS,
     PAPER_DESCRIPTORS,
     DescriptorLayout,
 )
 from cassle_zoo.common.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "c_augment_96.npz"
-ALL = DescriptorLayout(tuple(DESCRIPTOR_WIDTHS))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -80,8 +79,8 @@ def test_equals_official(view: str) -> None:
     torch.testing.assert_close(exact.float(), expected, rtol=0, atol=1e-6)
     omega = describe(params, color_diff, DescriptorLayout(PAPER_DESCRIPTORS), config)
     torch.testing.assert_close(omega, g["desc_cat_readme"], rtol=0, atol=1e-6)
-    omega = describe(params, color_diff, ALL, config)
-    for name, columns in ALL.slices().items():
+    omega = describe(params, color_diff, ALL_DESCRIPTORS, config)
+    for name, columns in ALL_DESCRIPTORS.slices().items():
         torch.testing.assert_close(omega[:, columns], g[f"desc/{name}"].float(), rtol=0, atol=1e-6)
 
 
@@ -99,7 +98,7 @@ def test_same_generator_same_pixels() -> None:
     for _ in range(2):
         config, params = sample(16)
         images, color_diff = apply_params(crops, params, config)
-        results.append((images, describe(params, color_diff, ALL, config)))
+        results.append((images, describe(params, color_diff, ALL_DESCRIPTORS, config)))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
 
@@ -161,8 +160,8 @@ def test_descriptor_of_an_untouched_view() -> None:
     params = sample_params(config, torch.tensor([[50, 50]]), generator=generator())
     crops = torch.rand(1, 3, 32, 32)
     images, color_diff = apply_params(crops, params, config)
-    omega = describe(params, color_diff, ALL, config)
-    columns = ALL.slices()
+    omega = describe(params, color_diff, ALL_DESCRIPTORS, config)
+    columns = ALL_DESCRIPTORS.slices()
     assert torch.equal(omega[:, columns["crop"]], torch.tensor([[0.5, 0.5, 1.0, 1.0]]))
     assert omega.sum() == 3  # everything but the crop is 0
     restored = images * torch.tensor(config.std).view(3, 1, 1) + torch.tensor(config.mean).view(
@@ -174,10 +173,10 @@ def test_descriptor_of_an_untouched_view() -> None:
 def test_flip_mirrors_the_crop_centre() -> None:
     config, params = sample(8, flip_p=1.0, crop_scale=(0.2, 0.4))
     unflipped = dataclasses.replace(params, flip=torch.zeros(8, dtype=torch.bool))
-    columns = ALL.slices()["crop"]
+    columns = ALL_DESCRIPTORS.slices()["crop"]
     zeros = torch.zeros(8, 3)
-    flipped_crop = describe(params, zeros, ALL, config)[:, columns]
-    crop = describe(unflipped, zeros, ALL, config)[:, columns]
+    flipped_crop = describe(params, zeros, ALL_DESCRIPTORS, config)[:, columns]
+    crop = describe(unflipped, zeros, ALL_DESCRIPTORS, config)[:, columns]
     torch.testing.assert_close(flipped_crop[:, 1], 1 - crop[:, 1])
     assert torch.equal(flipped_crop[:, [0, 2, 3]], crop[:, [0, 2, 3]])
 
@@ -291,8 +290,8 @@ def test_default_blur_kernels() -> None:
 def test_a_kernel_of_one_tap_does_not_blur_and_omega_says_so() -> None:
     config, params = sample(size=16, blur_p=1)
     assert config.kernel == 1
-    omega = describe(params, torch.zeros(len(params), 3), ALL, config)
-    assert not omega[:, ALL.slices()["blur"]].any()
+    omega = describe(params, torch.zeros(len(params), 3), ALL_DESCRIPTORS, config)
+    assert not omega[:, ALL_DESCRIPTORS.slices()["blur"]].any()
     assert sample(size=20, blur_p=1)[1].blur.all()
 
 
@@ -308,8 +307,8 @@ def test_grey_images_are_augmented_like_grey_rgb() -> None:
     # The luma of the contrast has weights that sum to 0.9999.
     torch.testing.assert_close(images.expand(-1, 3, -1, -1), expected, rtol=0, atol=2e-4)
     torch.testing.assert_close(
-        describe(params, grey_diff, ALL, grey),
-        describe(params, rgb_diff, ALL, rgb),
+        describe(params, grey_diff, ALL_DESCRIPTORS, grey),
+        describe(params, rgb_diff, ALL_DESCRIPTORS, rgb),
         rtol=0,
         atol=1e-4,
     )
@@ -325,7 +324,9 @@ def test_many_channels_are_augmented_alike() -> None:
     torch.testing.assert_close(images, (flipped * params.factors[:, :1, None, None]).clamp(0, 1))
     difference = (crops.mean((1, 2, 3)) - images.mean((1, 2, 3))).unsqueeze(1)
     torch.testing.assert_close(color_diff, difference.expand(-1, 3))
-    omega = describe(params, color_diff, ALL, config)[:, ALL.slices()["color"]]
+    omega = describe(params, color_diff, ALL_DESCRIPTORS, config)[
+        :, ALL_DESCRIPTORS.slices()["color"]
+    ]
     torch.testing.assert_close(omega[:, 0], (params.factors[:, 0] - 1) / 0.8)
     assert not omega[:, 1:].any()
     order = params.order[:, [0]] == 1  # contrast first

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 import torch
 from builders import image_folder
-from small_models import make_model
+from small_models import count_computed, make_model
 
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Outcome, Task
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.runner import evaluate
-from cassle_zoo.features.extract import Extractor
 
 COUNT, BAD = 30, (4, 11)
 
@@ -53,14 +52,7 @@ COMPUTE: dict[str, Any] = {"no_cache": True, "device": "cpu"}
 
 
 def test_the_result_is_that_of_the_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed: list[int] = []
-    compute = Extractor.compute
-
-    def counting(self: Extractor, ready: Any) -> Any:
-        computed.append(len(ready))
-        return compute(self, ready)
-
-    monkeypatch.setattr(Extractor, "compute", counting)
+    computed = count_computed(monkeypatch)
     settings = Compute(max_bad_fraction=0.1, **COMPUTE)
     with pytest.warns(UserWarning, match=r"2 of 30 images cannot be read: 04\.png \(.*11\.png"):
         found, _ = evaluate("knn", KNN(), make_model(), data(root, NAMES), settings)

@@ -211,7 +211,7 @@ def test_explore_compares_two_models(images: Path, monkeypatch: pytest.MonkeyPat
         opened.append(str(source))
         return open_image(source, *options, **others)
 
-    monkeypatch.setattr("cassle_zoo.common.image_objects.open_image", counted)
+    monkeypatch.setattr("cassle_zoo.common.images.open_image", counted)
     models = [make_model().eval(), make_model("test_vit").eval()]
     found = explore(str(images), models)
     assert len(opened) == len(set(opened)) == 4

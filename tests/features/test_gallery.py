@@ -15,6 +15,7 @@ from PIL import Image
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.features.gallery import (
     GalleryItem,
+    GalleryList,
     GalleryRow,
     contact_sheet,
     gallery_page,
@@ -36,13 +37,12 @@ def named(
     query: Image.Image, *found: tuple[Image.Image, float], labels: list[str], name: str = ""
 ) -> GalleryRow:
     own, *others = labels
-    return GalleryRow(
-        query=GalleryItem(image=query, label=own, name=name),
-        found=[
-            GalleryItem(image=image, cosine=cosine, label=label, name=name)
-            for (image, cosine), label in zip(found, others * len(found), strict=False)
-        ],
-    )
+    neighbours = [
+        GalleryItem(image=image, cosine=cosine, label=label, name=name)
+        for (image, cosine), label in zip(found, others * len(found), strict=False)
+    ]
+    query_item = GalleryItem(image=query, label=own, name=name)
+    return GalleryRow(query=query_item, lists=[GalleryList(found=neighbours)])
 
 
 def test_sheet_shows_every_image() -> None:

@@ -20,8 +20,9 @@ from cassle_zoo.cli.main import main
 from cassle_zoo.common import images as common_images
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.data.readers import TarFiles
+from cassle_zoo.features.explorer.page import explore
 from cassle_zoo.features.extract import extract_features
-from cassle_zoo.features.inputs import Inputs, expand_inputs
+from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
 from cassle_zoo.features.places import is_address
 
 NAMES = ("a.png", "b.jpg", "sub/c.png")
@@ -412,9 +413,24 @@ def test_a_server_that_refuses(
     assert [Path(skip.source).name for skip in found.skipped] == ["1.png"]
 
 
+def extracted(folder: Path) -> tuple[int, list[Skipped]]:
+    found = extract_features(make_model(), folder)
+    return len(found), found.skipped
+
+
+def explored(folder: Path) -> tuple[int, list[Skipped]]:
+    found = explore(folder, make_model())
+    return found.images, found.skipped
+
+
+@pytest.mark.parametrize("read", [extracted, explored])
 @pytest.mark.parametrize(("number", "is_lost"), [(errno.ENOTCONN, True), (errno.EIO, False)])
 def test_a_drive_that_is_lost_ends_the_extraction(
-    root: Path, number: int, is_lost: bool, monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    number: int,
+    is_lost: bool,
+    read: Callable[[Path], tuple[int, list[Skipped]]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check = common_images.check_regular_file
 
@@ -426,11 +442,11 @@ def test_a_drive_that_is_lost_ends_the_extraction(
     monkeypatch.setattr(common_images, "check_regular_file", failing)
     if is_lost:
         with pytest.raises(DataError, match=rf"cannot read '.*b\.jpg': {os.strerror(number)}"):
-            extract_features(make_model(), root / "images")
+            read(root / "images")
         return
-    found = extract_features(make_model(), root / "images")
-    assert [skip.reason for skip in found.skipped] == [os.strerror(number)]
-    assert len(found) == 2
+    count, skipped = read(root / "images")
+    assert [skip.reason for skip in skipped] == [os.strerror(number)]
+    assert count == 2
 
 
 def test_a_list_of_addresses(memory: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from builders import image_folder, make_image
 from safetensors.torch import load_file
-from small_models import make_model
+from small_models import count_computed, make_model
 
 from cassle_zoo import extract_features, extract_to_folder, load_features, load_parts
 from cassle_zoo.common import workers
@@ -161,14 +161,7 @@ def test_sigterm_loses_nothing(
         assert (first.images, first.skipped) == [(0, 0), (5, 1), (9, 3)][done]
         with pytest.raises(DataError, match=r"incomplete: \d of 3 parts"):
             load_features(tmp_path / "out")
-        computed: list[int] = []
-        compute = Extractor.compute
-
-        def counting(self: Extractor, ready: Any) -> Any:
-            computed.append(len(ready))
-            return compute(self, ready)
-
-        monkeypatch.setattr(Extractor, "compute", counting)
+        computed = count_computed(monkeypatch)
         assert extract(extractor, images, tmp_path / "out", **options).complete
         # The probe; batches that were done are not done again.
         assert len(computed) - 1 <= 6 - (batches - 1)
@@ -352,14 +345,7 @@ def test_batches_are_large_in_parts_of_any_size(
     extractor: Extractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_folder, "_SAMPLES", 1)  # the first of the batches that are counted
-    sizes: list[int] = []
-    compute = Extractor.compute
-
-    def counting(self: Extractor, ready: Any) -> Any:
-        sizes.append(len(ready))
-        return compute(self, ready)
-
-    monkeypatch.setattr(Extractor, "compute", counting)
+    sizes = count_computed(monkeypatch)
     images = [make_image(i) for i in range(14)]
     extract(extractor, images, tmp_path, part_images=7, batch_size=4)
     assert sizes == [1, 4, 3, 4, 3]

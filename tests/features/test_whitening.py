@@ -34,10 +34,13 @@ def features() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("components", [1, 5, 8])
-def test_agrees_with_sklearn(features: torch.Tensor, components: int) -> None:
+def test_agrees_with_sklearn(
+    features: torch.Tensor, components: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whitening, "_CHUNK", 7)
     reference = PCA(components, whiten=True, svd_solver="full").fit(features[:40].double().numpy())
     expected = torch.from_numpy(reference.transform(features.double().numpy())).float()
-    found = Whitening.fit(features[:40], components, chunk=7)(features, chunk=11)
+    found = Whitening.fit(features[:40], components)(features)
     signs = (found * expected).sum(0).sign()  # a direction's sign is free
     torch.testing.assert_close(found * signs, expected, rtol=1e-5, atol=1e-5)
 
@@ -75,7 +78,7 @@ def test_features_are_checked_in_chunks(
         return isfinite(part)
 
     monkeypatch.setattr(torch, "isfinite", counting)
-    monkeypatch.setattr(whitening, "CHUNK", 16)
+    monkeypatch.setattr(whitening, "_CHUNK", 16)
     whitening.check_features(features)
     assert sizes == [16, 16, 16, 12]
 

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import pytest
 import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.transform import eval_transform
 
 _SMALL = {"input_size": (3, 32, 32), "crop_pct": 1.0}
@@ -18,6 +20,19 @@ def make_model(name: str = "test_resnet", **options: Any) -> nn.Module:
     return timm.create_model(
         name, **{"num_classes": 0, "pretrained_cfg_overlay": _SMALL, **options}
     )
+
+
+def count_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the size of each batch that an extractor computes from now on."""
+    sizes: list[int] = []
+    compute = Extractor.compute
+
+    def counting(self: Extractor, ready: Tensor) -> dict[str, Tensor]:
+        sizes.append(len(ready))
+        return compute(self, ready)
+
+    monkeypatch.setattr(Extractor, "compute", counting)
+    return sizes
 
 
 def reference(model: nn.Module, images: list[Image.Image]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DESCRIPTOR_WIDTHS
+from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.config import NOT_NEGATIVE, check_fields
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.projector import build_mlp
@@ -86,7 +86,7 @@ class AugSelf(nn.Module):
         hidden = in_features if hidden_features is None else hidden_features
         self.heads = nn.ModuleDict(
             {
-                name: build_mlp((2 * in_features, hidden, hidden, DESCRIPTOR_WIDTHS[name]))
+                name: build_mlp((2 * in_features, hidden, hidden, ALL_DESCRIPTORS.widths[name]))
                 for name in config.weights
             }
         )

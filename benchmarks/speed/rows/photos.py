@@ -21,7 +21,7 @@ from torch.nn.functional import cosine_similarity
 
 from benchmarks.speed.lightly_train import Embedder
 from benchmarks.speed.timing import Check, Row, medians, take_turns, times_faster
-from benchmarks.speed.workloads import jpeg_folder, photo
+from benchmarks.speed.workloads import jpeg_folder
 from cassle_zoo import create_model, extract_features
 from cassle_zoo.common.devices import autocast_dtype
 from cassle_zoo.features.extract import Extractor
@@ -35,12 +35,7 @@ LARGE, LARGE_FILES, SMALL_FILES = (4032, 3024), 20, 48
 def measure_large(rounds: int) -> Row:
     """Measure on a folder of phone photos."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder, "images")
-        place = root / "class"
-        place.mkdir(parents=True)
-        for seed in range(LARGE_FILES):
-            image = photo(seed, *LARGE)
-            image.save(place / f"{seed:05d}.jpg", quality=90)
+        root = jpeg_folder(Path(folder, "images"), LARGE_FILES, LARGE)
         return _measure(rounds, root, LARGE_FILES, "JPEGs of 4032x3024", 3)
 
 

@@ -1,6 +1,5 @@
 """An HTML page that shows images on a map, and the neighbours of each in one or two spaces."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -185,7 +184,7 @@ def explorer_page(
 
 def _split(sources: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return folders, without what all have in common, and names of files."""
-    parts = [re.split(r"[/\\]" if os.sep == "\\" else "/", source) for source in sources]
+    parts = [source.split("/") for source in sources]
     levels = zip(*(folders[:-1] for folders in parts), strict=False)
     shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
     return ["/".join(p[shared:-1]) for p in parts], [p[-1] for p in parts]

@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, UnknownNameError
-from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.common.templates import encode_thumbnail
 from cassle_zoo.features.extract import Extractor
-from cassle_zoo.features.inputs import Inputs, Skipped, nothing_read
+from cassle_zoo.features.inputs import InputImage, Inputs, Skipped, nothing_read
 from cassle_zoo.features.nearest import nearest_neighbours
+from cassle_zoo.features.reader import read_image
 from cassle_zoo.features.transform import reduction_for, takes_bands
 from cassle_zoo.features.whitening import Whitening
 
@@ -131,7 +130,7 @@ def read_images(
             no thumbnails.
 
     Raises:
-        DataError: Fewer than two images could be read.
+        DataError: Fewer than two images could be read, or their storage failed.
     """
     left_out = list(skipped)
     indices: list[int] = []
@@ -146,19 +145,12 @@ def read_images(
 
     reduction = least if len(reductions) == len(extractors) else None
 
-    def read(index: int) -> tuple[list[Tensor], str] | Skipped:
-        item = inputs[index]
-        try:
-            image = item.image(reduction=reduction)
-            ready = [
-                transform(item.raw() if takes_bands(transform) else image)
-                for transform in transforms
-            ]
-        except UnreadableImageError as error:
-            return Skipped(item.source, error.reason)
-        except Image.DecompressionBombError as error:
-            return Skipped(item.source, str(error).rstrip("."))
-        return ready, encode_thumbnail(image, *thumbnail) if thumbnail else ""
+    def ready(item: InputImage) -> tuple[list[Tensor], str]:
+        image = item.image(reduction=reduction)
+        tensors = [
+            transform(item.raw() if takes_bands(transform) else image) for transform in transforms
+        ]
+        return tensors, encode_thumbnail(image, *thumbnail) if thumbnail else ""
 
     threads = torch.get_num_threads() if inputs.in_threads else 1
     with (
@@ -167,14 +159,18 @@ def read_images(
     ):
         for first in range(0, len(inputs), _BATCH):
             batch = range(first, min(first + _BATCH, len(inputs)))
-            found = list(zip(batch, pool.map(read, batch), strict=True))
-            left_out += [result for _, result in found if isinstance(result, Skipped)]
-            good = [(index, *result) for index, result in found if not isinstance(result, Skipped)]
-            indices += [index for index, _, _ in good]
-            thumbnails += [small for _, _, small in good if thumbnail]
+            good = []
+            read = pool.map(lambda index: read_image(inputs[index], ready), batch)
+            for index, found in zip(batch, read, strict=True):
+                if isinstance(found, Skipped):
+                    left_out.append(found)
+                else:
+                    indices.append(index)
+                    good.append(found)
+            thumbnails += [small for _, small in good if thumbnail]
             for number, extractor in enumerate(extractors if good else ()):
-                ready = torch.stack([tensors[number] for _, tensors, _ in good])
-                rows[number].append(extractor.compute(ready))
+                stacked = torch.stack([tensors[number] for tensors, _ in good])
+                rows[number].append(extractor.compute(stacked))
             bar.update(len(batch))
     if not indices:
         raise DataError(nothing_read(left_out))

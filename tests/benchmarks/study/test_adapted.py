@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.study import adapted as module
 from benchmarks.study.__main__ import main
-from benchmarks.study.adapted import ADAPTED_GROUPS, GRID, NAME, AdaptedDesign, Care
+from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, GRID, NAME, ORIGINAL, AdaptedDesign, Care
 from benchmarks.study.adapted_tables import careful, grid_table
 from benchmarks.study.design import Job
 from benchmarks.study.original import PACKAGE, original_file
@@ -36,7 +36,7 @@ def differing(first: Job, second: Job) -> set[str]:
 
 def test_jobs_have_names_and_groups_of_their_own() -> None:
     assert len({job.name for job in JOBS}) == len(JOBS) == 2 + len(GRID) + 2 * 3
-    assert list(dict.fromkeys(job.arm.group for job in JOBS)) == list(ADAPTED_GROUPS)
+    assert list(dict.fromkeys(job.arm.group for job in JOBS)) == [ADAPT_GRID, ORIGINAL, ADAPTED]
     assert DESIGN.grid() == ()
 
 

@@ -3,7 +3,18 @@ import json
 
 import pytest
 
-from benchmarks.study.design import GROUPS, Design, HyperParameters, Job
+from benchmarks.study.design import (
+    CONDITIONING,
+    DEPTH,
+    MAIN,
+    METHODS,
+    OMEGA,
+    REFERENCE,
+    UNTRAINED,
+    Design,
+    HyperParameters,
+    Job,
+)
 from cassle_zoo.common.errors import ConfigError
 
 CHOICE = HyperParameters(base_lr=0.111, weight_decay=3e-4)
@@ -26,7 +37,8 @@ def test_the_most_important_come_first() -> None:
         "resnet18_simclr-seed1",
     ]
     assert len({job.name for job in JOBS}) == len(JOBS) == 9 + 4 + 2 * 11 + 2 + 14
-    assert {job.arm.group for job in JOBS} == set(GROUPS) - {"grid"}
+    groups = {MAIN, UNTRAINED, METHODS, REFERENCE, CONDITIONING, OMEGA, DEPTH}
+    assert {job.arm.group for job in JOBS} == groups
 
 
 def test_budgets_are_equal() -> None:

@@ -16,7 +16,6 @@ from benchmarks.study.summary import (
     show_spread,
     spread,
 )
-from cassle_zoo.common.errors import ConfigError
 
 
 def test_spread_is_that_of_a_sample() -> None:
@@ -27,8 +26,6 @@ def test_spread_is_that_of_a_sample() -> None:
     assert show_spread(found) == "70.6 ± 1.6"
     assert show_spread(spread([70.5])) == "70.5"
     assert show_spread(spread([-0.01])) == "0.0"
-    with pytest.raises(ConfigError, match="no values"):
-        spread([])
 
 
 def test_a_course_is_in_the_order_of_epochs_with_seeds_together(
@@ -93,7 +90,7 @@ def test_equal_differences_prove_nothing() -> None:
     # One more query of 259 is right with either seed.
     alike = paired({0: 2000 / 259, 1: 3000 / 259}, {0: 1900 / 259, 1: 2900 / 259})
     assert alike is not None
-    assert (alike.half_width, alike.p, alike.sign, alike.count) == (None, None, 0, 2)
+    assert (alike.half_width, alike.p, alike.sign) == (None, None, 0)
     assert alike.mean == pytest.approx(100 / 259)
     assert holm([alike]) == [0]
     same = paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
@@ -103,7 +100,7 @@ def test_equal_differences_prove_nothing() -> None:
 
 def test_holm_corrects_for_the_number_of_tests() -> None:
     def made(p: float | None, mean: float = 1.0) -> Difference:
-        return Difference(mean=mean, half_width=None if p is None else 1.0, p=p, count=3)
+        return Difference(mean=mean, half_width=None if p is None else 1.0, p=p)
 
     # Bounds from the smallest p on: 0.05/4, 0.05/3, 0.05/2, 0.05.
     family = [made(0.06), None, made(0.012, -2.0), made(None), made(0.016), made(0.001)]

@@ -15,7 +15,7 @@ from results import make_result
 from cassle_zoo.eval.report.compare import Entry, compare
 from cassle_zoo.eval.report.page import render_report
 from cassle_zoo.eval.scores import ScoreFile, Scores
-from cassle_zoo.features.gallery import GalleryItem, GalleryRow, gallery_page
+from cassle_zoo.features.gallery import GalleryItem, GalleryList, GalleryRow, gallery_page
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}")
 
@@ -57,7 +57,7 @@ def gallery() -> str:
         return GalleryItem(image=image, name=f"folder/{label}.png", label=label, cosine=0.9)
 
     rows = [
-        GalleryRow(query=item(query), found=[item(found)] * 8)
+        GalleryRow(query=item(query), lists=[GalleryList(found=[item(found)] * 8)])
         for query, found in [("Cat <b>", "Cat <b>"), ("dog", "horse"), ("horse", "cow")]
     ]
     return gallery_page("A title", rows, summary="A summary", marked=True)
