@@ -167,7 +167,7 @@ class ScoreFile:
     sample_features: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     def to_bytes(self) -> bytes:
-        """Return the content of a safetensors file; floats are rounded to 16 or 32 bits."""
+        """Return the content of a safetensors file; all floats but `values` are rounded."""
         tensors: dict[str, Tensor] = {
             "sample": self.sample.int(),
             "sample_features": self.sample_features.half(),
@@ -279,9 +279,11 @@ class ScoreFile:
 
 def _compact(tensor: Tensor, name: str) -> Tensor:
     """Return a tensor in the smallest type that holds its content."""
-    if name == "confidence":
-        return tensor.half()
-    return tensor.float() if tensor.is_floating_point() else _smallest(tensor)
+    if not tensor.is_floating_point():
+        return _smallest(tensor)
+    # Differences of rounded values would not tie, and p-values of permutations be too small.
+    kinds = {"values": torch.float64, "confidence": torch.float16}
+    return tensor.to(kinds.get(name, torch.float32))
 
 
 def _smallest(tensor: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ def open_hf(root: Path) -> EvalData:
 
     The splits `train` and `test` are required; `val`, `validation`, `valid` or `dev` is optional.
     There must be exactly one column of type Image, or one called `image`, and one of ClassLabel.
+    Classes without images are left out.
 
     Raises:
         DataError: If splits, columns or labels are missing, or columns are not unique.
@@ -57,7 +58,6 @@ def open_hf(root: Path) -> EvalData:
     parts = {"train": splits["train"], "test": splits["test"]}
     if validation:
         parts["val"] = splits[validation[0]]
-    classes = tuple(parts["train"].features[label].names)
     for name, part in parts.items():
         if part.features.get(label) != parts["train"].features[label]:
             raise DataError(f"{root}: the classes of {name} are not those of train.")
@@ -68,6 +68,9 @@ def open_hf(root: Path) -> EvalData:
             f"{root}: {bad} of {len(labels)} images have no label, but None or a negative number; "
             "remove them, or the split that has none."
         )
+    # Of a dataset that was filtered the label still names all classes.
+    used = sorted(set(labels))
+    labels = [used.index(y) for y in labels]
     indices = consecutive({name: len(part) for name, part in parts.items()})
     rule = "the dataset's own train / val / test"
     hashes = [sha256(images.encoded(i)) for i in hash_bar(range(len(images)), len(images))]
@@ -80,7 +83,7 @@ def open_hf(root: Path) -> EvalData:
         images=images,
         labels=labels,
         splits=indices,
-        classes=classes,
+        classes=[parts["train"].features[label].names[y] for y in used],
         notes={"splits": rule},
         task=label,
         digest=hashlib.sha256("\n".join(hashes).encode()),

@@ -147,7 +147,7 @@ def split_by_class(
             f"{len(few)} of {len(classes)} classes have fewer than three different images, one "
             f"each to train with, to validate and to test (near-duplicates count once): "
             f"{first_few(few, 20)}. Add images, or leave a class out: begin the name of its folder "
-            "with a dot."
+            "with a dot, or remove its rows from the table."
         )
     found: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for own in by_class.values():

@@ -87,9 +87,9 @@ def split_images(data: EvalData, indices: Tensor) -> dict[str, Tensor]:
     rest = places[~test]
     fifth = torch.arange(len(rest)) % 5 == 4
     splits = {"train": rest[~fifth], "val": rest[fifth], "test": places[test]}
-    small = {name: len(part) for name, part in splits.items() if len(part) < 10}
+    small = [f"{len(part)} {name}" for name, part in splits.items() if len(part) < 10]
     if small:
-        raise DataError(f"too few images to fit and test: {small}; each part needs 10.")
+        raise DataError(f"too few images to fit and test: {', '.join(small)}; 10 of each needed.")
     return splits
 
 

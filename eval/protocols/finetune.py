@@ -6,6 +6,7 @@ seed, epoch and image, so the number of workers does not matter.
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -220,7 +221,9 @@ class _Run:
 
     def test(self, model: Classifier, split: str) -> Tensor:
         """Return the logits (N, C) of the images of a split."""
-        return self.context.extract(model, self.rows[split])
+        with warnings.catch_warnings():  # of features that are not the backbone's
+            warnings.filterwarnings("ignore", "Classifier does more")
+            return self.context.extract(model, self.rows[split])
 
     def _transform(self) -> Any:
         """Return timm's training augmentation, at the size and statistics of evaluation."""

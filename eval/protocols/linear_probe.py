@@ -144,6 +144,7 @@ def linear_probe(
     test: Samples,
     *,
     num_classes: int | None = None,
+    names: Sequence[str] = (),
     metric: str = "top1",
     l2_grid: Sequence[float] = L2_GRID,
     sweep_tolerance: float = TOLERANCE,
@@ -156,6 +157,7 @@ def linear_probe(
         val: Samples to choose w on.
         test: Samples to report on.
         num_classes: Number of classes C; by default one more than the largest training label.
+        names: Names of the classes, for messages.
         metric: One of `METRICS`, by which w is chosen.
         l2_grid: Values of w to try.
         sweep_tolerance: Proven bound on how far (relatively) the objectives of the sweep over w are
@@ -175,7 +177,7 @@ def linear_probe(
     """
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    classes = _check(train, val, test, num_classes)
+    classes = _check(train, val, test, num_classes, names)
     check_l2_grid(l2_grid)
     device = train.features.device
     train, val, test = train.to(device), val.to(device), test.to(device)
@@ -248,7 +250,9 @@ def _largest(data: Samples) -> float:
     return float(data.features.abs().max())
 
 
-def _check(train: Samples, val: Samples, test: Samples, num_classes: int | None) -> int:
+def _check(
+    train: Samples, val: Samples, test: Samples, num_classes: int | None, names: Sequence[str]
+) -> int:
     """Return the number of classes, after checking that the data can be used."""
     _check_part("training", train, train.features.shape[-1], None)
     classes = int(train.targets.max()) + 1 if num_classes is None else num_classes
@@ -259,7 +263,8 @@ def _check(train: Samples, val: Samples, test: Samples, num_classes: int | None)
     counts = torch.bincount(train.targets, minlength=classes)
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:
-        raise DataError(f"classes without a training sample: {first_few(empty)}.")
+        named = [names[label] for label in empty] if names else empty
+        raise DataError(f"classes without a training sample: {first_few(named)}.")
     return classes
 
 
@@ -303,6 +308,7 @@ class LinearProbe(Settings):
                 probe = linear_probe(
                     *Samples.of(features, task),
                     num_classes=len(task.classes),
+                    names=task.classes,
                     metric=task.metric,
                     sweep_tolerance=self.sweep_tolerance,
                     on_fit=bar.update,

@@ -131,6 +131,7 @@ class SemiSupervised(Settings):
             probe = linear_probe(
                 *(Samples(context.features[r], task.targets[r]) for r in rows),
                 num_classes=len(task.classes),
+                names=task.classes,
                 metric=task.metric,
                 sweep_tolerance=self.sweep_tolerance,
             )

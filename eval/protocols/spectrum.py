@@ -81,7 +81,7 @@ def alpha_req(variances: Tensor, *, first: int = 5, last: int = 50) -> float:
     if rank < last:
         raise DataError(
             f"only {rank} components have any variance; the power law is fitted to components "
-            f"{first} to {last}. Choose an end of at most {rank}, or more images."
+            f"{first} to {last}. Choose an end of at most {rank} (--components), or more images."
         )
     x = torch.arange(first, last + 1, dtype=torch.float64).log()
     y = variances[first - 1 : last].double().cpu().log()

@@ -10,6 +10,7 @@ from cassle_zoo.common.errors import ConfigError, unknown_name
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, check_distinct
 from cassle_zoo.eval.protocols.retrieval import retrieve
+from cassle_zoo.eval.scores import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,12 @@ class ViewRetrieval(Settings):
         kinds = [views.make_view(name, recipe) for name in names]
         features, _ = views.embed_views(context, indices, kinds)
         own = torch.arange(len(indices))
-        metrics = {}
+        scores = []
         for name, queries in zip(names[1:], features[1:], strict=True):
-            scores = retrieve(queries, own, features[0], own, ks=self.ks)
-            metrics[name] = {
-                **{f"recall@{k}": float(scores.recall[k].mean()) for k in self.ks},
-                "mrr": float(scores.average_precision.mean()),
-            }
+            found = retrieve(queries, own, features[0], own, ks=self.ks)
+            recalls = {f"recall@{k}": found.recall[k] for k in self.ks}
+            values = {**recalls, "mrr": found.average_precision}
+            scores.append(Scores(task=name, unit="query", rows=indices, values=values))
         protocol = {
             "view retrieval": (
                 f"{len(indices)} images drawn from the test parts (from all if there are none); "
@@ -68,4 +68,5 @@ class ViewRetrieval(Settings):
                 f"{recipe.size} px"
             )
         }
-        return Outcome(metrics=metrics, protocol=protocol)
+        metrics = {of_view.task: of_view.means() for of_view in scores}
+        return Outcome(metrics=metrics, protocol=protocol, scores=tuple(scores))

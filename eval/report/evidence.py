@@ -60,6 +60,7 @@ class Cell:
         value: Its value, the mean of several runs; None if it was not measured.
         interval: Its 95 % interval; None where none can honestly be given.
         runs: Number of runs.
+        is_scored: Whether the scores of single images were recorded; not of several runs.
         mark: `best` if better than all others beyond chance; `tied` if it cannot be told from the
             best value, and for the best value if another cannot be told from it.
     """
@@ -67,6 +68,7 @@ class Cell:
     value: float | None
     interval: Interval | None = None
     runs: int = 1
+    is_scored: bool = False
     mark: Mark = ""
 
 
@@ -198,6 +200,7 @@ def _row(task: str, metric: str, columns: Sequence[Column]) -> Row:
             value=mean,
             interval=interval,
             runs=max(1, len(own)),
+            is_scored=scores[place] is not None,
             mark=_mark(place, best, differences, len(known)),
         )
         for place, (mean, interval, own) in enumerate(zip(means, intervals, values, strict=True))

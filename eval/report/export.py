@@ -136,4 +136,4 @@ def _minus(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.9g}"  # an error in the targets' unit may be tiny
+    return f"{value + 0:.9g}"  # no "-0"; an error in the targets' unit may be tiny

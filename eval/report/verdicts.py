@@ -115,8 +115,10 @@ def _untested(row: Row) -> str:
         return "runs of equal values do not say how far apart others would be"
     if len({cell.runs > 1 for cell in known}) > 1:
         return "a single run cannot be tested against several"
-    if all(cell.interval is None for cell in known):
+    if not any(cell.is_scored for cell in known):
         return "no scores of single images were recorded, from which that could be computed"
-    if any(cell.interval is None for cell in known):
+    if not all(cell.is_scored for cell in known):
         return "of some of these models no scores of single images were recorded"
+    if all(cell.interval is None for cell in known):
+        return "there are too few images for an interval"
     return "they were not measured in the same way on the same images"

@@ -21,6 +21,7 @@ from cassle_zoo.eval.protocols.semi_supervised import SemiSupervised
 from cassle_zoo.eval.runner import evaluate, score_file, write
 from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.eval.sources import FeatureSource
+from cassle_zoo.eval.statistics import permutation_test
 from cassle_zoo.features.extract import FeatureSet
 
 COUNT = 300
@@ -119,6 +120,18 @@ def test_a_file_gives_back_scores_names_and_thumbnails(tmp_path: Path) -> None:
     # Two models: the same images, for maps side by side.
     other = make_context(seed=1)
     assert torch.equal(score_file(other, KNN().evaluate(other).scores).sample, file.sample)
+
+
+def test_p_values_are_the_same_after_saving(tmp_path: Path) -> None:
+    """Rounded fifths would differ by 0.2 and not quite 0.2, so that no swap would tie."""
+    generator = torch.Generator().manual_seed(0)
+    both = torch.randint(6, (2, 10), generator=generator).double() / 5
+    expected = permutation_test(*both[:, :, None], generator=generator)
+    own = [Scores(task="t", rows=torch.arange(10), values={"top1": values}) for values in both]
+    path = tmp_path / "a.scores.safetensors"
+    path.write_bytes(ScoreFile(scores=tuple(own)).to_bytes())
+    again = [scores.columns("top1")[0] for scores in ScoreFile.load(path).scores]
+    assert permutation_test(*again, generator=generator) == expected
 
 
 def test_names_that_are_not_utf8_are_given_back(tmp_path: Path) -> None:

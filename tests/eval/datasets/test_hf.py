@@ -45,6 +45,21 @@ def test_recorded_datasets_stay_what_they_are(tmp_path, save_image, identity):
     assert identity(open_data("hf", path)) == "79db78cafdb325ef"
 
 
+def test_classes_without_images_are_left_out(tmp_path, save_image):
+    kind = datasets.ClassLabel(names=["bird", "cat", "cow", "dog"])
+    parts = {
+        name: make_split(save_image, tmp_path / name, 4)
+        .cast_column("kind", datasets.Value("int64"))
+        .map(lambda row: {"kind": 2 * row["kind"] + 1})
+        .cast_column("kind", kind)
+        for name in ("train", "val", "test")
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "filtered"))
+    (task,) = open_data("hf", tmp_path / "filtered").tasks_of("classification")
+    assert task.classes == ("cat", "dog")
+    assert task.targets.tolist() == [0, 1] * 6
+
+
 def test_own_validation_split(tmp_path, save_image):
     path = save_to_disk(tmp_path, save_image, train=4, validation=2, test=2, hard=1)
     with pytest.warns(UserWarning, match=r"splits of .* are left out: hard\."):

@@ -392,11 +392,12 @@ def test_images_without_labels(layout: str, tmp_path: Path) -> None:
     assert (len(data.images), data.tasks) == (12, ())
     with pytest.raises(DataError, match=r"has no labels: .*sensitivity, equivariance, spectrum"):
         data.tasks_of("classification")
-    result, _ = evaluate(
+    result, outcome = evaluate(
         "view-retrieval", ViewRetrieval(augmentations=("flip",), ks=(1,)),
         "random-init:test_resnet", data, Compute(size=32, **COMPUTE),
     )  # fmt: skip
     assert set(result.metrics) == {"flip", "recipe"}
+    assert [len(own.values["mrr"]) for own in outcome.scores] == [12, 12]
     assert "3x32x32" in result.protocol["input"]
     evaluate("spectrum", Spectrum(components=(1, 4), figures=False), "random-init:test_resnet",
              data, Compute(**COMPUTE))  # fmt: skip

@@ -61,6 +61,7 @@ def run(data=None, source=SOURCE, *, compute=None, **settings):
     )[0]
 
 
+@pytest.mark.filterwarnings("error:Classifier")
 def test_it_learns():
     result = run(epochs=6)
     assert result.metrics["colour"] == {"finetune_top1": 1.0, "finetune_mean_per_class": 1.0}

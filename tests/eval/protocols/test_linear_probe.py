@@ -209,6 +209,12 @@ def test_wrong_data(part, features, labels, message):
         linear_probe(**data)
 
 
+def test_a_class_without_images_is_named():
+    part = Samples(features=torch.ones(2, 2), targets=torch.tensor([0, 2]))
+    with pytest.raises(DataError, match="without a training sample: cow"):
+        linear_probe(part, part, part, names=("cat", "cow", "dog"))
+
+
 def test_one_class_and_bad_weights():
     part = Samples(features=torch.ones(3, 2), targets=torch.zeros(3).long())
     with pytest.raises(DataError, match="at least two classes"):
