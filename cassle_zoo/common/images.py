@@ -108,6 +108,8 @@ def open_reduced(
             image = to_rgb(source, value_range)
             return image, image.size
         if isinstance(source, bytes):
+            if not source:
+                raise DataError("the file is empty")
             source = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike):
             check_regular_file(source)
