@@ -125,7 +125,7 @@ def test_one_name_is_one_output(model: nn.Module) -> None:
 
 
 def test_an_empty_batch_says_what_to_give(model: nn.Module) -> None:
-    with pytest.raises(DataError, match="were given.*Give images"):
+    with pytest.raises(DataError, match=r"were given.*Give images"):
         Extractor(model)([])
 
 
