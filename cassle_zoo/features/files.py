@@ -47,8 +47,9 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
         path: The file; missing folders are created.
 
     Raises:
-        ConfigError: The extension is none of the above, ``path`` is a folder, or the format cannot
-            hold the outputs: only ``.safetensors`` takes several, or any that is not (N, D).
+        ConfigError: The extension is none of the above, ``path`` is a folder, there is not one name
+            for each row, or the format cannot hold the outputs: only ``.safetensors`` takes
+            several, or any that is not (N, D).
         MissingDependencyError: ``.parquet`` without pyarrow.
         DataError: The file cannot be written, or there are too many names for ``.safetensors``.
 
