@@ -142,8 +142,9 @@ class ToBands:
         if array.ndim == 2:
             array = array[..., None]
         if array.ndim != 3 or array.shape[-1] != self.channels or 0 in array.shape:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else array.shape
             text = (
-                f"the model takes {self.channels} channels, but the image is {array.shape}; arrays "
+                f"the model takes {self.channels} channels, but the image is {shape}; arrays "
                 f"are (H, W, {self.channels}), tensors ({self.channels}, H, W)"
             )
             if is_file:

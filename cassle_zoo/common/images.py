@@ -110,6 +110,8 @@ def open_reduced(
             image = to_rgb(source, value_range)
             return image, image.size
         if isinstance(source, bytes):
+            if not source:
+                raise DataError("the file is empty")
             source = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike):
             check_regular_file(source)
@@ -260,6 +262,10 @@ def image_of(
         except UnreadableImageError as error:
             raise UnreadableImageError(name, error.reason) from error
     if isinstance(value, Tensor):
+        if value.ndim == 3 and value.shape[0] > 4:
+            text = f"a tensor of shape {tuple(value.shape)}; expected (H, W) or (C, H, W) with C"
+            fix = "if its channels come last: tensor.permute(2, 0, 1)"
+            raise UnreadableImageError(name, f"{text} from 1-4; {fix}")
         value = channels_last_array(value)
     if not isinstance(value, np.ndarray):
         raise ConfigError(

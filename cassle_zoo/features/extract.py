@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from cassle_zoo.accel.fused import can_fuse, fuse_for_inference, parts_and_values
@@ -308,7 +308,8 @@ class Extractor:
         check_batches(batch_size, workers)
         inputs, skipped = expand_inputs(images)
         wanted = range(len(inputs)) if indices is None else indices
-        batches = BatchSampler(wanted, batch_size, drop_last=False)
+        starts = range(0, len(wanted), batch_size)
+        batches = (list(wanted[start : start + batch_size]) for start in starts)
         return self.stream_batches(inputs, batches, workers=workers, skipped=skipped)
 
     def stream_batches(
@@ -526,7 +527,10 @@ def collect(
 def _value_range(given: ValueRange | None) -> ValueRange | None:
     if given is None:
         return None
-    low, high = map(float, given)
+    try:
+        low, high = map(float, given)
+    except (TypeError, ValueError):
+        low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ConfigError(f"value_range must be two finite numbers LOW < HIGH, got {given}.")
     return low, high

@@ -47,8 +47,9 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
         path: The file; missing folders are created.
 
     Raises:
-        ConfigError: The extension is none of the above, ``path`` is a folder, or the format cannot
-            hold the outputs: only ``.safetensors`` takes several, or any that is not (N, D).
+        ConfigError: The extension is none of the above, ``path`` is a folder, there is not one name
+            for each row, or the format cannot hold the outputs: only ``.safetensors`` takes
+            several, or any that is not (N, D).
         MissingDependencyError: ``.parquet`` without pyarrow.
         DataError: The file cannot be written, or there are too many names for ``.safetensors``.
 
@@ -62,6 +63,7 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     check_feature_path(path)
+    _check_rows(features)
     if path.suffix.lower() != ".safetensors" and (
         len(outputs_of(features)) > 1 or features.features.ndim != 2
     ):
@@ -242,15 +244,22 @@ def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
     # Foreign or damaged bytes make the parsers raise errors of many types.
     try:
         loaded = reader(path)
-        for name, values in outputs_of(loaded).items():
-            if values.ndim < 2 or len(values) != len(loaded.sources):
-                raise ValueError(f"{len(loaded.sources)} names, {tuple(values.shape)} {name}")
+        _check_rows(loaded)
     except Exception as error:
         raise DataError(
             f"{str(path)!r} is not a file of features, or it is damaged: {error}. Write it again "
             "with `cassle-zoo features`."
         ) from error
     return loaded
+
+
+def _check_rows(features: FeatureSet) -> None:
+    for name, values in outputs_of(features).items():
+        if values.ndim < 2 or len(values) != len(features):
+            raise ConfigError(
+                f"{name!r} is {tuple(values.shape)}, but there are {len(features)} names in "
+                "'sources'; a row is needed for each."
+            )
 
 
 def check_feature_path(
@@ -481,7 +490,8 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def _matrix(features: FeatureSet) -> torch.Tensor:
-    return features.features.detach().cpu().contiguous()
+    matrix = features.features.detach().cpu().contiguous()
+    return matrix.float() if matrix.dtype == torch.bfloat16 else matrix  # NumPy has no such type
 
 
 def _floats(values: Any) -> Any:

@@ -199,7 +199,7 @@ def nothing_read(
 ) -> str:
     """Say why there are no images to extract, naming a few, and what to do."""
     if not skipped:
-        return f"No images were given. {fix}"
+        return "No images were given. Give images, or folders, archives or lists that hold some."
     shown = "; ".join(f"{skip.source!r}: {skip.reason}" for skip in skipped[:5])
     more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
     return f"{what}: {shown}{more}. {fix}"

@@ -85,6 +85,8 @@ def eval_transform(
     steps: list[Any] = [partial(to_rgb, value_range=value_range) if value_range else to_rgb]
     if config["crop_mode"] == "center":
         steps.append(_limit_aspect)
+    elif config["crop_mode"] == "border":  # else resizing leaves no pixels of the short side
+        steps.append(partial(_limit_aspect, most=min(size)))
     if channels == 1:
         steps.append(transforms.Grayscale())
     return transforms.Compose([*steps, *timm_transform.transforms])
@@ -142,10 +144,10 @@ def _built_for_size(model: nn.Module) -> tuple[int, int] | None:
     return (int(size[0]), int(size[1])) if isinstance(size, tuple | list) else None
 
 
-def _limit_aspect(image: Image.Image) -> Image.Image:
+def _limit_aspect(image: Image.Image, most: int = _MAX_ASPECT) -> Image.Image:
     """Cut off the ends of very long images, which the centre crop would drop after resizing."""
     width, height = image.size
-    limit = _MAX_ASPECT * min(width, height)
+    limit = most * min(width, height)
     if max(width, height) <= limit:
         return image
     left, top = max(0, (width - limit) // 2), max(0, (height - limit) // 2)

@@ -185,6 +185,8 @@ def test_unreadable(tmp_path: Path, content: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=reason) as caught:
         open_image(path)
     assert str(path) in str(caught.value)
+    with pytest.raises(DataError, match=reason):
+        open_image(content)  # as it comes from tar files and addresses
     assert limit == Image.MAX_IMAGE_PIXELS
 
 

@@ -31,6 +31,13 @@ def test_long_images_are_cropped_as_before(model: nn.Module) -> None:
     assert torch.equal(eval_transform(model)(image), eval_transform(model)(middle))
 
 
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
+def test_very_long_images_with_a_border(size: tuple[int, int]) -> None:
+    config = {"input_size": (3, 32, 48), "crop_mode": "border"}
+    model = timm.create_model("resnet10t", pretrained_cfg_overlay=config)
+    assert eval_transform(model)(Image.new("RGB", size, "red")).shape == (3, 32, 48)
+
+
 def test_transform_is_timms(model: nn.Module) -> None:
     config = timm.data.resolve_model_data_config(model)
     expected = timm.data.create_transform(**config, is_training=False)

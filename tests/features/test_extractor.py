@@ -110,6 +110,8 @@ def test_features_beyond_float16() -> None:
         ({"dtype": "float64"}, "float64"),
         ({"precision": "fp8"}, "fp8"),
         ({"value_range": (5, 5)}, "LOW < HIGH"),
+        ({"value_range": (1, 2, 3)}, r"got \(1, 2, 3\)"),
+        ({"value_range": 255}, "got 255"),
         ({"value_range": (0, float("nan"))}, "finite"),
     ],
 )
@@ -120,6 +122,15 @@ def test_wrong_settings(model: nn.Module, options: dict[str, Any], message: str)
 
 def test_one_name_is_one_output(model: nn.Module) -> None:
     assert Extractor(model, outputs="tokens").outputs == ("tokens",)
+
+
+def test_an_empty_batch_says_what_to_give(model: nn.Module) -> None:
+    with pytest.raises(DataError, match=r"were given.*Give images"):
+        Extractor(model)([])
+
+
+def test_batch_size_of_numpy(model: nn.Module) -> None:
+    assert len(extract_features(model, IMAGES, batch_size=np.int64(3))) == len(IMAGES)  # type: ignore[arg-type]
 
 
 def test_all_forms_of_a_batch_agree(model: nn.Module) -> None:

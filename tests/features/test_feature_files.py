@@ -180,9 +180,20 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
 
 
 def test_names_and_rows_must_agree(tmp_path: Path) -> None:
-    save_features(FeatureSet(torch.ones(3, 2), ["a"]), tmp_path / "in.npz")
+    with pytest.raises(ConfigError, match=r"'features' is \(3, 2\), but there are 1 names"):
+        save_features(FeatureSet(torch.ones(3, 2), ["a"]), tmp_path / "out.npz")
+    assert not os.listdir(tmp_path)
+    names = np.array(["a"])
+    np.savez(tmp_path / "in.npz", features=np.ones((3, 2), "f4"), sources=names, skipped=[])
     with pytest.raises(DataError, match="1 names"):
         load_features(tmp_path / "in.npz")
+
+
+@endings
+def test_bfloat16_is_saved(tmp_path: Path, ending: str) -> None:
+    features = example().features.bfloat16()
+    save_features(FeatureSet(features, NAMES), tmp_path / f"out{ending}")
+    assert torch.equal(load_features(tmp_path / f"out{ending}").features.float(), features.float())
 
 
 def test_complex_numbers_are_not_features(tmp_path: Path) -> None:

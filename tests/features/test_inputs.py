@@ -10,7 +10,7 @@ from small_models import make_model, reference
 from torch import nn
 from torch.utils.data import Dataset
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.inputs import Skipped
 
@@ -80,6 +80,12 @@ def test_bad_arrays_are_left_out(model: nn.Module) -> None:
     assert result.sources == ["input[1]"]
     assert result.skipped[0].source == "input[0]"
     assert "200" in result.skipped[0].reason
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_shapes_of_tensors_are_named_as_given(channels: int) -> None:
+    with pytest.raises((DataError, ConfigError), match=rf"\(40, 50, {channels}\)"):
+        extract_features(make_model(in_chans=channels), torch.rand(40, 50, channels))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (3, 5000)])
