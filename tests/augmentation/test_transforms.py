@@ -108,9 +108,7 @@ def test_transparent_is_white() -> None:
 
 
 def test_spawned_workers_get_the_generator() -> None:
-    views = DescribedViews(
-        config=AugmentConfig(size=8), generator=torch.Generator().manual_seed(5)
-    )
+    views = DescribedViews(config=AugmentConfig(size=8), generator=torch.Generator().manual_seed(5))
     views(make_image())  # moves the generator on
     workers: dict[str, Any] = {"num_workers": 1, "multiprocessing_context": "spawn"}
     spawned, forked = (
