@@ -69,9 +69,9 @@ class DescribedViews:
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Restore the generator."""
-        stored, own = state["generator"], None
-        if stored is not None:
-            own = torch.Generator()
+        stored = state["generator"]
+        own = None if stored is None else torch.Generator()
+        if own is not None:
             own.set_state(torch.frombuffer(bytearray(stored), dtype=torch.uint8))
         vars(self).update({**state, "generator": own})
 
