@@ -337,13 +337,18 @@ def apply_params(
             For images that are not RGB, the mean over the channels, repeated three times.
 
     Raises:
-        ConfigError: If the shape of `crops` does not fit `params` and `config`.
+        ConfigError: If the shape of `crops` does not fit `params` and `config`, or their type is
+            another.
     """
     expected = (len(params), config.channels, config.size, config.size)
     if crops.shape != expected:
         raise ConfigError(
             f"the crops are {tuple(crops.shape)}, but by their parameters and configuration they "
             f"must be {expected}: (views, channels, size, size)."
+        )
+    if crops.dtype != torch.uint8 and not crops.is_floating_point():
+        raise ConfigError(
+            f"the crops are {crops.dtype}; they must be torch.uint8, or floating point in [0, 1]."
         )
     narrow = crops.dtype in (torch.uint8, torch.float16, torch.bfloat16)
     images = crops.float() if narrow else crops.clone()

@@ -1,7 +1,9 @@
 """A transform from an image to views with their omegas, for any training loop."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, describ
 from cassle_zoo.augmentation.crop import cut_crops
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.common.bands import height_and_width, open_channels
-from cassle_zoo.common.errors import ConfigError
+from cassle_zoo.common.config import Range, check_fields
 
 _MOST = 2**63 - 1  # the largest of torch's random integers
 
@@ -35,7 +37,7 @@ class DescribedViews:
 
     Raises:
         UnknownNameError: If a descriptor does not exist.
-        ConfigError: If there are no views.
+        ConfigError: If a value is of another type, or there are no views.
 
     Examples:
         >>> views = cassle_zoo.DescribedViews()
@@ -47,14 +49,31 @@ class DescribedViews:
 
     config: AugmentConfig = field(default_factory=AugmentConfig)
     descriptors: tuple[str, ...] = PAPER_DESCRIPTORS
-    views: int = 2
+    views: Annotated[int, Range(1)] = 2
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of views; the layout checks the descriptors."""
-        if self.views < 1:
-            raise ConfigError(f"views must be at least 1, got {self.views}.")
+        """Check every field; the layout checks the descriptors."""
         DescriptorLayout(self.descriptors)
+        check_fields(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Store the generator by its state as bytes.
+
+        torch stores it as a tensor in shared memory, which is gone before a spawned worker reads
+        it.
+        """
+        own = self.generator
+        state = None if own is None else own.get_state().numpy().tobytes()
+        return {**vars(self), "generator": state}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Restore the generator."""
+        stored = state["generator"]
+        own = None if stored is None else torch.Generator()
+        if own is not None:
+            own.set_state(torch.frombuffer(bytearray(stored), dtype=torch.uint8))
+        vars(self).update({**state, "generator": own})
 
     @property
     def layout(self) -> DescriptorLayout:
@@ -76,7 +95,8 @@ class DescribedViews:
             UnreadableImageError: The image cannot be read, or its values are out of range.
             ConfigError: It is an object of another type.
         """
-        image = open_channels(image, self.config.channels, "the image")
+        is_file = isinstance(image, str | os.PathLike)
+        image = open_channels(image, self.config.channels, None if is_file else "the image")
         source = torch.tensor([height_and_width(image)]).expand(self.views, 2)
         generator = self.generator
         if generator is None or get_worker_info() is not None:

@@ -127,6 +127,8 @@ def test_crops_of_other_parameters_are_refused(shape: tuple[int, ...]) -> None:
     config, params = sample(4)
     with pytest.raises(ConfigError, match=r"they must be \(4, 3, 32, 32\)"):
         apply_params(torch.rand(shape), params, config)
+    with pytest.raises(ConfigError, match=r"torch\.int16; they must be torch\.uint8"):
+        apply_params(torch.zeros(4, 3, 32, 32, dtype=torch.int16), params, config)
 
 
 def test_frequencies_and_ranges() -> None:

@@ -1,3 +1,4 @@
+import pickle
 from typing import Any
 
 import pytest
@@ -86,6 +87,12 @@ def test_other_modes(mode: str) -> None:
 def test_bad_settings() -> None:
     with pytest.raises(ConfigError, match="views"):
         DescribedViews(views=0)
+    with pytest.raises(ConfigError, match=r"views must be a whole number of at least 1, got 2\.5"):
+        DescribedViews(views=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"config must be AugmentConfig, got \{'size': 64\}"):
+        DescribedViews(config={"size": 64})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="generator must be Generator, got 3"):
+        DescribedViews(generator=3)  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="colour"):
         DescribedViews(descriptors=("colour",))
     with pytest.raises(ConfigError, match="not the string 'crop'"):
@@ -98,6 +105,20 @@ def test_transparent_is_white() -> None:
     [expected], _ = DescribedViews(config=PLAIN, views=1)(white)
     [found], _ = DescribedViews(config=PLAIN, views=1)(clear)
     assert torch.equal(found, expected)
+
+
+def test_spawned_workers_get_the_generator() -> None:
+    views = DescribedViews(config=AugmentConfig(size=8), generator=torch.Generator().manual_seed(5))
+    views(make_image())  # moves the generator on
+    workers: dict[str, Any] = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    spawned, forked = (
+        next(iter(DataLoader(Mapped([make_image()], views), generator=seeds, **kind)))
+        for kind in (workers, {**workers, "multiprocessing_context": "fork"})
+        for seeds in [torch.Generator().manual_seed(0)]
+    )
+    assert torch.equal(spawned[1][0], forked[1][0])
+    again = pickle.loads(pickle.dumps(views))
+    assert torch.equal(again(make_image())[1][0], views(make_image())[1][0])
 
 
 @pytest.mark.parametrize("given", [None, 5])
@@ -129,5 +150,7 @@ def test_images_in_any_form(tmp_path: Any) -> None:
     assert all(torch.equal(views(form)[0][0], expected) for form in forms)
     with pytest.raises(DataError, match="from 0 to 255; expected 0 to 1"):
         views(pixels.float())
+    with pytest.raises(DataError, match=r"Cannot read image '.*gone\.png': No such file"):
+        views(tmp_path / "gone.png")
     with pytest.raises(ConfigError, match=r"the image is a dict; expected a file, PIL image"):
         views({"image": image})
