@@ -131,8 +131,8 @@ def find_weights(
     """Find the weights of the trained backbone.
 
     The names of nested dictionaries are joined by dots. If the checkpoint has a `state_dict` or
-    `model`, only that is read, and its name is left out; like timm, we prefer the moving average
-    in `state_dict_ema` or `model_ema` to either.
+    `model`, the backbone is in it, and its name is left out; like timm, we prefer the moving
+    average in `state_dict_ema` or `model_ema` to either.
 
     Args:
         checkpoint: Content of the file.
@@ -142,25 +142,26 @@ def find_weights(
     Raises:
         CheckpointError: If there are none, or several backbones and no `prefix` to choose one.
     """
-    weights, entries = _weights(checkpoint)
+    weights, beside, entries = _weights(checkpoint)
     keys = set(weights)
     chosen = _find_prefix(keys, arch) if prefix is None else _given_prefix(keys, prefix)
     name, method = _origin(checkpoint, weights, chosen)
     return FoundWeights(
         state={k.removeprefix(chosen): v for k, v in weights.items() if k.startswith(chosen)},
         prefix=chosen,
-        others={k: v for k, v in weights.items() if not k.startswith(chosen)},
+        others={k: v for k, v in weights.items() if not k.startswith(chosen)} | beside,
         format=name,
         method=method,
         entries=entries,
     )
 
 
-def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:
-    """Return the weights by name, and the names of everything else."""
+def _weights(checkpoint: Any) -> tuple[State, State, tuple[str, ...]]:
+    """Return the weights by name, those beside their container, and the names of all else."""
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"the file holds a {type(checkpoint).__name__}, not a dictionary.")
-    containers = ("method",) if is_own_run(checkpoint) else _CONTAINERS
+    own = is_own_run(checkpoint)
+    containers = ("method",) if own else _CONTAINERS
     inner = next((c for c in containers if isinstance(checkpoint.get(c), dict)), None)
     weights = _flat(checkpoint if inner is None else checkpoint[inner])
     if not weights:
@@ -170,11 +171,12 @@ def _weights(checkpoint: Any) -> tuple[State, tuple[str, ...]]:
             "alone: torch.save(model.state_dict(), 'weights.pth')."
         )
     if inner is None:
-        tops = {key.partition(".")[0] for key in weights}
-        others = [k for k in checkpoint if k not in weights and k not in tops]
+        beside, read = {}, {key.partition(".")[0] for key in weights} | set(weights)
     else:
-        others = [k for k in checkpoint if k != inner]
-    return weights, tuple(map(str, others))
+        parts = {k: v for k, v in checkpoint.items() if isinstance(v, dict) and k not in containers}
+        beside = {} if own else _flat(parts)
+        read = {key.partition(".")[0] for key in beside} | {inner}
+    return weights, beside, tuple(str(k) for k in checkpoint if k not in read)
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 4) -> State:

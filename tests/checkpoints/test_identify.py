@@ -357,6 +357,17 @@ def test_a_loop_that_names_its_parts_as_the_papers_code_does(tmp_path: Path) -> 
     assert found.dropped == ("epoch",)
 
 
+def test_a_projector_beside_the_container_of_the_backbone(tmp_path: Path) -> None:
+    projector = randomise(ConditionedProjector(ProjectorConfig(in_features=512)))
+    parts = {"model": resnet18().state_dict(), "head": projector.state_dict()}
+    ema = {"ema": prefixed("head.", ConditionedProjector(ProjectorConfig(in_features=512)))}
+    torch.save({**parts, **ema, "epoch": 3}, tmp_path / "c.pth")
+    found = identify(tmp_path / "c.pth")
+    assert found.projector is not None
+    assert same(projector, found.projector.state_dict())
+    assert found.dropped == (f"ema ({len(projector.state_dict())} tensors)", "epoch")
+
+
 def test_a_loop_with_another_projector(tmp_path: Path) -> None:
     backbone = timm.create_model("resnet18", num_classes=0)
     head = nn.Sequential(nn.Linear(512, 8), nn.GELU(), nn.Linear(8, 4))
