@@ -220,7 +220,7 @@ def test_other_resnets(tmp_path: Path, arch: str) -> None:
 
 @pytest.mark.parametrize("arch", [None, "resnet18"])
 def test_weights_of_old_pytorch(tmp_path: Path, arch: str | None) -> None:
-    """Its BatchNorms did not count batches; torchvision's older files are such."""
+    """BatchNorms did not count batches before PyTorch 0.4.1."""
     network = resnet18()
     state = {k: v for k, v in network.state_dict().items() if not k.endswith("batches_tracked")}
     convert(tmp_path, state, arch=arch)
