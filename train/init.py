@@ -44,7 +44,16 @@ def find(config: TrainConfig) -> Source | None:
     if not what:
         return None
     timm_arch, args = _network(config)
-    source = read_source(what, CheckpointFacts(arch=timm_arch, num_heads=args.get("num_heads")))
+    facts = CheckpointFacts(arch=timm_arch, num_heads=args.get("num_heads"))
+    try:
+        source = read_source(what, facts)
+    except CheckpointError as error:
+        if " --" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{error} These are options of `cassle-zoo hub convert`; run it, and give --init the "
+            "folder that it writes."
+        ) from error
     if source.timm_arch != timm_arch:
         raise ConfigError(
             f"init {what!r} holds weights of {source.timm_arch}, but the run trains arch {arch!r}"

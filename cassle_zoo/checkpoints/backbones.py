@@ -331,7 +331,7 @@ def identify_backbone(
         named = state
         if efficientnet.SIGNATURE[0] in state:
             named = efficientnet.timm_names(state, model)
-        backbone = _without_heads(named, model)
+        backbone = _with_counters(_without_heads(named, model), model)
         problem = difference(backbone, model)
         if named is not state and not problem and not candidate.startswith("tf_"):
             problem = "it pads as PyTorch does, but the weights are for TensorFlow's padding"
@@ -389,6 +389,14 @@ def _without_heads(state: State, model: Any) -> State:
     heads = (*_HEADS, *(f"{name}." for name in names))
     own = model.state_dict()
     return {k: v for k, v in state.items() if k in own or not k.startswith(heads)}
+
+
+def _with_counters(state: State, model: nn.Module) -> State:
+    """Add BatchNorms' counters of batches, which old PyTorch lacks and features do not need."""
+    counter = "num_batches_tracked"
+    norms = [k.removesuffix("running_mean") for k in state if k.endswith(".running_mean")]
+    lacking = {norm + counter for norm in norms} & (model.state_dict().keys() - state.keys())
+    return state | {key: torch.tensor(0) for key in lacking}
 
 
 def _timm_names(state: State) -> State:
@@ -465,8 +473,9 @@ def _vit(state: State, num_heads: int | None) -> tuple[tuple[str, ...], dict[str
 
 
 def difference(state: State, model: nn.Module) -> str:
-    """Say how weights differ from a model's, in names and shapes; empty if they do not."""
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    """Say how weights differ from a model's, in names, shapes and kind; empty if they do not."""
+    own = model.state_dict()
+    expected = {key: tuple(value.shape) for key, value in own.items()}
     parts = [
         f"{len(keys)} {what}: {', '.join(sorted(keys)[:3])}"
         for what, keys in (
@@ -480,6 +489,11 @@ def difference(state: State, model: nn.Module) -> str:
         for key, shape in expected.items()
         if key in state and tuple(state[key].shape) != shape
     ][:3]
+    parts += [
+        f"{key} is {str(state[key].dtype).removeprefix('torch.')}, as quantised weights are"
+        for key, value in own.items()
+        if key in state and value.is_floating_point() and not state[key].is_floating_point()
+    ][:1]
     return "; ".join(parts)
 
 

@@ -218,6 +218,15 @@ def test_other_resnets(tmp_path: Path, arch: str) -> None:
     assert (info.input_size, info.mean[0], info.data) == ((3, 96, 96), 0.43, "stl10")
 
 
+@pytest.mark.parametrize("arch", [None, "resnet18"])
+def test_weights_of_old_pytorch(tmp_path: Path, arch: str | None) -> None:
+    """BatchNorms did not count batches before PyTorch 0.4.1."""
+    network = resnet18()
+    state = {k: v for k, v in network.state_dict().items() if not k.endswith("batches_tracked")}
+    convert(tmp_path, state, arch=arch)
+    assert same_features(tmp_path / "out", network)
+
+
 def test_any_timm_model_by_name(tmp_path: Path) -> None:
     model = randomise(timm.create_model("resnet10t", num_classes=0))
     state = {"net": 3, **prefixed("my.net.", model)}
@@ -265,6 +274,10 @@ def small(**changes: Any) -> dict[str, Tensor]:
         (
             small(**{"backbone.layer2.0.bn1.bias": torch.zeros(7)}), {},
             r"layer2\.0\.bn1\.bias is \(7,\), not \(128,\)",
+        ),
+        (
+            small(**{"backbone.bn1.weight": torch.ones(64, dtype=torch.int8)}), {},
+            r"bn1\.weight is int8, as quantised weights are",
         ),
         (small(**{"backbone.layer3.2.conv1.weight": torch.zeros(1)}), {}, "2, 3, 2.*not known"),
         (

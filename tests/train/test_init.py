@@ -276,6 +276,14 @@ def test_all_weights_or_an_error(config: TrainConfig, tmp_path: Path, kind: str)
         build_method(starting(config, tmp_path / "weights.pth"))
 
 
+def test_a_choice_that_only_converting_offers(config: TrainConfig, tmp_path: Path) -> None:
+    state = donor().state_dict()
+    torch.save({"student": state, "teacher": state}, tmp_path / "weights.pth")
+    advice = r"choose one with --prefix\. These are options of `cassle-zoo hub convert`; run it,"
+    with pytest.raises(CheckpointError, match=advice):
+        build_method(starting(config, tmp_path / "weights.pth"))
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_all_weights_of_a_folder_or_an_error(config: TrainConfig, folder: Path, kind: str) -> None:
     state = load_file(folder / "model.safetensors")
