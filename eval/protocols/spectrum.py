@@ -15,23 +15,17 @@ from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings
 from cassle_zoo.eval.report.figures import render, require_matplotlib
 from cassle_zoo.eval.report.sensitivity_figures import spectrum_figure
-from cassle_zoo.features.whitening import (
-    CHUNK,
-    check_features,
-    mean_and_covariance,
-    second_moments,
-)
+from cassle_zoo.features.whitening import check_features, mean_and_covariance, second_moments
 
 RANKME_EPSILON = 1e-7
 PERCENTS = (90, 95, 99)
 
 
-def covariance_spectrum(features: Tensor, *, chunk: int = CHUNK) -> Tensor:
+def covariance_spectrum(features: Tensor) -> Tensor:
     """Return the variances of the principal components.
 
     Args:
         features: (N, D), N at least 2.
-        chunk: Rows at a time.
 
     Returns:
         (min(N - 1, D),) float64, descending, not negative: eigenvalues of the covariance, with
@@ -41,7 +35,7 @@ def covariance_spectrum(features: Tensor, *, chunk: int = CHUNK) -> Tensor:
         DataError: If there are too few features, they are not finite, or all are equal.
     """
     check_features(features)
-    mean, covariance = mean_and_covariance(features, chunk)
+    mean, covariance = mean_and_covariance(features)
     values: Tensor = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
     values = values[: min(len(features) - 1, features.shape[1])]
     # The variance of equal features is only the rounding error of their mean.
@@ -95,7 +89,7 @@ def alpha_req(variances: Tensor, *, first: int = 5, last: int = 50) -> float:
     return -float((x * (y - y.mean())).sum() / x.square().sum())
 
 
-def rankme(features: Tensor, *, chunk: int = CHUNK) -> float:
+def rankme(features: Tensor) -> float:
     """Return RankMe, a smooth rank (Garrido et al., ICML 2023, arXiv 2210.02885, equation 1).
 
     exp(-Σ_k p_k log p_k) with p_k = σ_k / Σ_j σ_j + 1e-7, of the min(N, D) singular values σ of
@@ -103,14 +97,13 @@ def rankme(features: Tensor, *, chunk: int = CHUNK) -> float:
 
     Args:
         features: (N, D).
-        chunk: Rows at a time.
 
     Raises:
         DataError: If there are too few features, they are not finite, or all are zero.
     """
     check_features(features)
     zero = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    squares = torch.linalg.eigvalsh(second_moments(features, zero, chunk)).flip(0).clamp(min=0)
+    squares = torch.linalg.eigvalsh(second_moments(features, zero)).flip(0).clamp(min=0)
     singular = squares[: min(features.shape)].sqrt()
     if not singular[0] > 0:
         raise DataError("all features are zero, they have no spectrum.")
