@@ -156,7 +156,7 @@ def render_report(
             "heading": f"{own.task} on {own.data.name} ({own.data.sha256[:8]})",
             "notes": own.notes,
             "seen": list(
-                dict.fromkeys(says for row in _firsts(rows) if (says := detectable_text(row)))
+                dict.fromkeys(text for row in _firsts(rows) if (text := detectable_text(row)))
             ),
             "verdicts": [
                 {"task": row.task, "label": describe(row.metric).label, "says": says}
