@@ -420,10 +420,8 @@ def whitened(
     return _fitted(whiten, source)(features)
 
 
-def whitening_rule(whiten: int | Path | None, source: FeatureSource) -> str:
-    """Return how features are whitened, for the protocol; empty if they are not."""
-    if whiten is None:
-        return ""
+def whitening_rule(whiten: int | Path, source: FeatureSource) -> str:
+    """Return how features are whitened, for the protocol."""
     if isinstance(whiten, int):
         return f"whitened to {whiten} principal components of the images compared with, unlabelled"
     found = _fitted(whiten, source)

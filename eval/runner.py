@@ -184,9 +184,7 @@ def score_file(context: EvalContext, scores: Sequence[Scores]) -> ScoreFile:
 def _confident_mistakes(scores: Scores) -> Tensor:
     if scores.predicted is None or scores.confidence is None:
         return scores.rows[:0]
-    wrong = scores.predicted != scores.labels
-    order = scores.confidence[wrong].argsort(descending=True, stable=True)
-    return scores.rows[wrong][order[:_MISTAKES]]
+    return scores.rows[scores.by_confidence(scores.wrong)[:_MISTAKES]]
 
 
 def _thumbnail(image: Image.Image) -> bytes:

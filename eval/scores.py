@@ -91,6 +91,13 @@ class Scores:
         labels, predicted = self.answers
         return labels != predicted
 
+    def by_confidence(self, chosen: Tensor) -> Tensor:
+        """Return the positions of chosen (N,) bool, the most confident predictions first."""
+        at = chosen.nonzero().flatten()
+        if self.confidence is None:
+            return at
+        return at[self.confidence[at].argsort(descending=True, stable=True)]
+
     def columns(self, metric: str) -> tuple[Tensor, Statistic, Tensor | None]:
         """Return the columns, statistic and strata of a metric: see `eval.statistics`."""
         if metric == _R2 and self.outputs is not None and self.targets is not None:

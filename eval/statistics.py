@@ -87,16 +87,6 @@ def r2_columns(predicted: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([(predicted - targets).square(), centred, centred.square()], dim=1)
 
 
-def difference(statistic: Statistic) -> Statistic:
-    """Return the statistic of two models side by side: that of the second minus the first."""
-
-    def of_both(means: Tensor) -> Tensor:
-        first, second = means.chunk(2, dim=-1)
-        return statistic(second) - statistic(first)
-
-    return of_both
-
-
 def bootstrap(
     columns: Tensor,
     statistics: Sequence[tuple[Statistic, float]],
@@ -156,7 +146,11 @@ def permutation_test(
     Returns:
         In (0, 1]. With random swaps the measured assignment counts too (Phipson and Smyth, 2010).
     """
-    _check_pair(first, second)
+    if first.shape != second.shape or not len(first):
+        raise DataError(
+            f"paired values must have one shape, got {tuple(first.shape)} and "
+            f"{tuple(second.shape)}."
+        )
     one, two = _Table(first, strata), _Table(second, strata)
     exact = len(first) <= math.log2(draws)
     total = 2 ** len(first) if exact else draws
@@ -178,26 +172,19 @@ def permutation_test(
     return reached / total if exact else (reached + 1) / (total + 1)
 
 
-def mcnemar(first: Tensor, second: Tensor) -> float:
+def mcnemar(only_first: int, only_second: int) -> float:
     """Return the two-sided p-value of McNemar's test that two models are right equally often.
 
     The observed table counts half (mid-p; Fagerland et al., 2013): the exact test is too
     cautious, this one is not, and it keeps its level in practice.
 
     Args:
-        first: (N,) whether one model is right.
-        second: (N,) whether the other one is, of the same images.
+        only_first: How many images only one model gets right.
+        only_second: How many only the other one gets right.
 
     Returns:
         In (0, 1].
     """
-    _check_pair(first, second)
-    first, second = first.bool(), second.bool()
-    return mcnemar_of_counts(int((first & ~second).sum()), int((~first & second).sum()))
-
-
-def mcnemar_of_counts(only_first: int, only_second: int) -> float:
-    """Return :func:`mcnemar`'s p-value from how many images only one model gets right."""
     total, fewer = only_first + only_second, min(only_first, only_second)
     if not total:
         return 1.0
@@ -392,11 +379,3 @@ def _bca_tails(
     skew = float(influences.pow(3).sum()) / (6 * spread**1.5)
     shifted = [bias + normal.inv_cdf(tail) for tail in tails]
     return [normal.cdf(bias + own / (1 - skew * own)) for own in shifted]
-
-
-def _check_pair(first: Tensor, second: Tensor) -> None:
-    if first.shape != second.shape or not len(first):
-        raise DataError(
-            f"paired values must have one shape, got {tuple(first.shape)} and "
-            f"{tuple(second.shape)}."
-        )

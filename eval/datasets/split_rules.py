@@ -39,17 +39,6 @@ class RandomSplit:
     val: int
     seed: int
 
-    def apply(self, count: int) -> dict[str, Tensor]:
-        """Return the indices of `train` and `val` among `count` images.
-
-        Raises:
-            DataError: If nothing is left for one of them.
-        """
-        val = self.val
-        if count != self.train + self.val:
-            val = round(count * self.val / (self.train + self.val))
-        return split_randomly(count, val, self.seed)
-
     def split(self, sizes: Mapping[str, int]) -> tuple[dict[str, Tensor], str]:
         """Return the splits of a dataset with the parts `trainval` and `test`, and a description.
 
@@ -57,14 +46,15 @@ class RandomSplit:
             sizes: Number of images in each part.
 
         Raises:
-            DataError: See `apply`.
+            DataError: If nothing is left for one of them.
         """
-        count = sizes["trainval"]
-        splits = {**self.apply(count), "test": consecutive(sizes)["test"]}
+        count, published, val = sizes["trainval"], self.train + self.val, self.val
         text = f"{self.train:,} / {self.val:,} of train by torch random_split, seed {self.seed}"
-        if count != self.train + self.val:
+        if count != published:
+            val = round(count * self.val / published)
             text += f" (of {count:,} images the same fraction)"
-        return splits, f"{text} / test"
+        splits = split_randomly(count, val, self.seed)
+        return splits | {"test": consecutive(sizes)["test"]}, f"{text} / test"
 
 
 def split_randomly(count: int, val: int, seed: int) -> dict[str, Tensor]:

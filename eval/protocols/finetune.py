@@ -34,8 +34,6 @@ from cassle_zoo.eval.protocols.semi_supervised import choose_labelled
 from cassle_zoo.eval.scores import classification
 from cassle_zoo.features.inference import choose_device, embed, inference
 
-_MIN_CLASSES = 2
-
 
 class Classifier(nn.Module):
     """A copy of a backbone with a linear layer on its features."""
@@ -245,7 +243,7 @@ class _Run:
 
     def _check(self) -> None:
         count, name = len(self.task.classes), self.task.name
-        if count < _MIN_CLASSES:
+        if count < 2:
             raise DataError(f"task {name} has {count} classes; fine-tuning needs at least two.")
         for split, rows in self.rows.items():
             if not len(rows):

@@ -38,7 +38,7 @@ class KNN(Settings):
             DataError: If there is only one class, features are zero, or there are too few images
                 to whiten.
         """
-        metrics, scores = {}, []
+        scores = []
         tasks = context.data.tasks_of("classification")
         features = whitened(context.features, context.data, self.whiten, context.source)
         galleries: dict[str, int] = {}
@@ -79,11 +79,11 @@ class KNN(Settings):
                 top5=False, confidence=votes.amax(1) / votes.sum(1),
             )  # fmt: skip
             scores.append(own)
-            metrics[task.name] = own.means()
         rule = f"cosine, k={self.k}, votes weighted exp(cosine / {self.temperature:g})"
         for name, size in galleries.items():
             if size < self.k:
                 rule += f"; all {size} neighbours of {name}, as there are no more"
         if self.whiten is not None:
             rule += f", {whitening_rule(self.whiten, context.source)}"
+        metrics = {own.task: own.means() for own in scores}
         return Outcome(metrics=metrics, protocol={"k-NN": rule}, scores=tuple(scores))

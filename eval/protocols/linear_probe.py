@@ -33,8 +33,6 @@ L2_GRID: tuple[float, ...] = tuple(10 ** (-6 + step / 4) for step in range(45))
 METRICS: Mapping[str, str] = MappingProxyType({"top1": "top-1", "mean_per_class": "mean per class"})
 """Accuracies that w may be chosen by, in words."""
 
-_MIN_CLASSES = 2
-
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -104,38 +102,31 @@ class ProbeResult:
 
     Attributes:
         top1: Accuracy on the test data.
-        top5: How often the right class is in the top five; None with at most five classes.
         mean_per_class: Mean over the test classes of the accuracy in each.
         best_l2: The chosen w.
-        l2_grid: All w that were tried.
-        validation_top1: Accuracy on the validation data for each of `l2_grid`.
-        validation_mean_per_class: Mean per-class accuracy on the validation data, likewise.
-        objectives: Objective on the training data for each of `l2_grid`.
+        validation: Accuracy on the validation data for each w that was tried.
+        objectives: Objective on the training data, likewise.
         test_logits: (N, C) of the test data.
     """
 
     top1: float
-    top5: float | None
     mean_per_class: float
     best_l2: float
-    l2_grid: tuple[float, ...]
-    validation_top1: tuple[float, ...]
-    validation_mean_per_class: tuple[float, ...]
+    validation: tuple[float, ...]
     objectives: tuple[float, ...]
     test_logits: Tensor = field(compare=False, repr=False)
 
 
-def protocol(metrics: Iterable[str]) -> dict[str, object]:
+def protocol(metrics: Iterable[str], sweep_tolerance: float) -> str:
     """Describe the protocol, with w chosen by some of `METRICS`."""
     words = " or ".join(sorted({METRICS[metric] for metric in metrics}))
-    return {
-        "features": "not normalised",
-        "objective": "sum of cross-entropies + w * (|weight|^2 + |bias|^2)",
-        "w": "45 log-spaced values in [1e-6, 1e5]",
-        "selection": f"{words} on validation data, ties: smallest w",
-        "final_fit": "train + validation data, tested once",
-        "tolerance": TOLERANCE,
-    }
+    return (
+        "features: not normalised, objective: sum of cross-entropies + w * (|weight|^2 + "
+        "|bias|^2), w: 45 log-spaced values in [1e-6, 1e5], "
+        f"selection: {words} on validation data, ties: smallest w, "
+        f"final_fit: train + validation data, tested once, tolerance: {TOLERANCE}, "
+        f"tolerance of the sweep: {sweep_tolerance}"
+    )
 
 
 def linear_probe(
@@ -143,7 +134,7 @@ def linear_probe(
     val: Samples,
     test: Samples,
     *,
-    num_classes: int | None = None,
+    num_classes: int,
     names: Sequence[str] = (),
     metric: str = "top1",
     l2_grid: Sequence[float] = L2_GRID,
@@ -156,7 +147,7 @@ def linear_probe(
         train: Samples to fit, on the device to compute on.
         val: Samples to choose w on.
         test: Samples to report on.
-        num_classes: Number of classes C; by default one more than the largest training label.
+        num_classes: Number of classes C.
         names: Names of the classes, for messages.
         metric: One of `METRICS`, by which w is chosen.
         l2_grid: Values of w to try.
@@ -177,16 +168,15 @@ def linear_probe(
     """
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    classes = _check(train, val, test, num_classes, names)
-    check_l2_grid(l2_grid)
+    _check(train, val, test, num_classes, names)
     device = train.features.device
     train, val, test = train.to(device), val.to(device), test.to(device)
-    fits = _fit(train, classes, l2_grid, sweep_tolerance, on_fit)
-    scores = [accuracies(fit.logits(val.features), val.targets) for fit in fits]
-    ranks = [(score[metric], -fit.l2) for score, fit in zip(scores, fits, strict=True)]
+    fits = _fit(train, num_classes, l2_grid, sweep_tolerance, on_fit)
+    scores = [accuracies(fit.logits(val.features), val.targets)[metric] for fit in fits]
+    ranks = [(score, -fit.l2) for score, fit in zip(scores, fits, strict=True)]
     best = fits[ranks.index(max(ranks))]
     both = train + val
-    (final,) = _fit(both, classes, [best.l2], TOLERANCE, on_fit, best.coefficients)
+    (final,) = _fit(both, num_classes, [best.l2], TOLERANCE, on_fit, best.coefficients)
     inexact = [fit for fit in fits if not fit.excess <= sweep_tolerance]
     inexact += [final] if not final.excess <= TOLERANCE else []
     if inexact:
@@ -202,25 +192,12 @@ def linear_probe(
     found = accuracies(test_logits, test.targets)
     return ProbeResult(
         top1=found["top1"],
-        top5=found.get("top5"),
         mean_per_class=found["mean_per_class"],
         best_l2=best.l2,
-        l2_grid=tuple(l2_grid),
-        validation_top1=tuple(score["top1"] for score in scores),
-        validation_mean_per_class=tuple(score["mean_per_class"] for score in scores),
+        validation=tuple(scores),
         objectives=tuple(fit.objective for fit in fits),
         test_logits=test_logits,
     )
-
-
-def check_l2_grid(l2_grid: Sequence[float]) -> None:
-    """Check the values of w to try.
-
-    Raises:
-        DataError: If there are none, or one is not positive.
-    """
-    if not l2_grid or not all(l2 > 0 for l2 in l2_grid):
-        raise DataError(f"the l2 penalties must be positive, at least one: {l2_grid!r}.")
 
 
 def _fit(
@@ -251,32 +228,25 @@ def _largest(data: Samples) -> float:
 
 
 def _check(
-    train: Samples, val: Samples, test: Samples, num_classes: int | None, names: Sequence[str]
-) -> int:
-    """Return the number of classes, after checking that the data can be used."""
-    _check_part("training", train, train.features.shape[-1], None)
-    classes = int(train.targets.max()) + 1 if num_classes is None else num_classes
+    train: Samples, val: Samples, test: Samples, classes: int, names: Sequence[str]
+) -> None:
     for name, part in {"training": train, "validation": val, "test": test}.items():
-        _check_part(name, part, train.features.shape[1], classes)
-    if classes < _MIN_CLASSES:
+        part.check(name, train.features.shape[-1])
+        labels = part.targets
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise DataError(f"{name} labels are {labels.dtype}, expected integers.")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise DataError(
+                f"{name} labels are in [{low}, {high}], expected in [0, {classes - 1}]."
+            )
+    if classes < 2:
         raise DataError("a linear probe needs at least two classes.")
     counts = torch.bincount(train.targets, minlength=classes)
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:
         named = [names[label] for label in empty] if names else empty
         raise DataError(f"classes without a training sample: {first_few(named)}.")
-    return classes
-
-
-def _check_part(name: str, part: Samples, width: int, classes: int | None) -> None:
-    part.check(name, width)
-    labels = part.targets
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise DataError(f"{name} labels are {labels.dtype}, expected integers.")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (classes is not None and high >= classes):
-        expected = "from 0" if classes is None else f"in [0, {classes - 1}]"
-        raise DataError(f"{name} labels are in [{low}, {high}], expected {expected}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +266,6 @@ class LinearProbe(Settings):
         # float64 needs CPU or CUDA.
         device = pick_device(context.compute.device)
         features = context.features.to(device if device.type == "cuda" else "cpu")
-        metrics: dict[str, dict[str, float]] = {}
         chosen: dict[str, float] = {}
         series: dict[str, list[float]] = {}
         scores = []
@@ -320,13 +289,10 @@ class LinearProbe(Settings):
                 classes=task.classes,
             )  # fmt: skip
             scores.append(own)
-            metrics[task.name] = own.means()
-            name = f"{task.name}: validation {METRICS[task.metric]} by w"
-            series[name] = list(getattr(probe, f"validation_{task.metric}"))
-        rules = protocol(task.metric for task in tasks)
-        rules["tolerance of the sweep"] = self.sweep_tolerance
+            series[f"{task.name}: validation {METRICS[task.metric]} by w"] = list(probe.validation)
         words = {
-            "linear probe": ", ".join(f"{key}: {value}" for key, value in rules.items()),
+            "linear probe": protocol((task.metric for task in tasks), self.sweep_tolerance),
             "chosen w": ", ".join(f"{name} {l2:.3g}" for name, l2 in chosen.items()),
         }
+        metrics = {own.task: own.means() for own in scores}
         return Outcome(metrics=metrics, protocol=words, series=series, scores=tuple(scores))

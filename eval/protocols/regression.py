@@ -7,7 +7,6 @@ result is an exact optimum, independent of seed and order. The mean absolute err
 loss, is reported as well.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,17 +14,15 @@ from torch import Tensor
 
 from cassle_zoo.eval.base import EvalContext, Outcome
 from cassle_zoo.eval.metrics import r2_scores
-from cassle_zoo.eval.protocols.linear_probe import L2_GRID, Samples, check_l2_grid
+from cassle_zoo.eval.protocols.linear_probe import L2_GRID, Samples
 from cassle_zoo.eval.scores import Scores
 
-PROTOCOL: dict[str, object] = {
-    "features": "not normalised",
-    "objective": "sum of squared errors + w * |weight|^2, bias free (the paper: L1 loss)",
-    "w": "45 log-spaced values in [1e-6, 1e5]",
-    "selection": "R2 on validation data, ties: smallest w",
-    "final_fit": "train + validation data, tested once",
-    "R2": "1 - SS_res / SS_tot on test data, mean over outputs",
-}
+PROTOCOL = (
+    "features: not normalised, objective: sum of squared errors + w * |weight|^2, bias free (the "
+    "paper: L1 loss), w: 45 log-spaced values in [1e-6, 1e5], selection: R2 on validation data, "
+    "ties: smallest w, final_fit: train + validation data, tested once, R2: 1 - SS_res / SS_tot "
+    "on test data, mean over outputs"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +35,7 @@ class RegressionResult:
         r2_of_outputs: R² of each output.
         mean_absolute_error: Over images and outputs, in the targets' unit.
         best_l2: The chosen w.
-        l2_grid: All w that were tried.
-        validation_r2: R² on the validation data for each of `l2_grid`.
+        validation_r2: R² on the validation data for each of `L2_GRID`.
         predicted: (N, K) of the test data.
     """
 
@@ -47,35 +43,30 @@ class RegressionResult:
     r2_of_outputs: tuple[float, ...]
     mean_absolute_error: float
     best_l2: float
-    l2_grid: tuple[float, ...]
     validation_r2: tuple[float, ...]
     predicted: Tensor = field(compare=False, repr=False)
 
 
-def linear_regression(
-    train: Samples, val: Samples, test: Samples, *, l2_grid: Sequence[float] = L2_GRID
-) -> RegressionResult:
+def linear_regression(train: Samples, val: Samples, test: Samples) -> RegressionResult:
     """Measure how well targets are predicted linearly from features.
 
     Args:
         train: Samples to fit.
         val: Samples to choose w on.
         test: Samples to report on.
-        l2_grid: Values of w to try.
 
     Raises:
         DataError: If shapes do not fit, values are not finite, there are no samples, or a target
             is constant on validation or test data.
     """
-    check_l2_grid(l2_grid)
     width, outputs = train.features.shape[-1], train.targets.shape[-1]
     for name, part in {"training": train, "validation": val, "test": test}.items():
         part.check(name, width, (outputs,))
     ridge = _Ridge(train)
     scores = tuple(
-        float(r2_scores(ridge.predict(val.features, l2), val.targets).mean()) for l2 in l2_grid
+        float(r2_scores(ridge.predict(val.features, l2), val.targets).mean()) for l2 in L2_GRID
     )
-    best = max(zip(scores, l2_grid, strict=True), key=lambda pair: (pair[0], -pair[1]))[1]
+    best = max(zip(scores, L2_GRID, strict=True), key=lambda pair: (pair[0], -pair[1]))[1]
     predicted = _Ridge(train + val).predict(test.features, best)
     found = r2_scores(predicted, test.targets)
     return RegressionResult(
@@ -83,7 +74,6 @@ def linear_regression(
         r2_of_outputs=tuple(found.tolist()),
         mean_absolute_error=float((predicted - test.targets.double()).abs().mean()),
         best_l2=best,
-        l2_grid=tuple(l2_grid),
         validation_r2=scores,
         predicted=predicted,
     )
@@ -141,7 +131,7 @@ class Regression:
             series[f"{task.name}: validation R2 by w"] = list(found.validation_r2)
             series[f"{task.name}: R2 of each output"] = list(found.r2_of_outputs)
         protocol = {
-            "regression": ", ".join(f"{key}: {value}" for key, value in PROTOCOL.items()),
+            "regression": PROTOCOL,
             "chosen w": ", ".join(f"{name} {l2:.3g}" for name, l2 in chosen.items()),
         }
         return Outcome(metrics=metrics, protocol=protocol, series=series, scores=tuple(scores))

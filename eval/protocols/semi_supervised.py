@@ -98,13 +98,11 @@ class SemiSupervised(Settings):
                     classes=task.classes,
                 )
             )
-        rules = protocol(task.metric for task in tasks)
-        text = ", ".join(f"{key}: {value}" for key, value in rules.items())
         words = {
             "known labels": "of train and of val the same fraction of every class (rounded, at "
             f"least one image), {self.draws} draws by hash of seed and name; no other label is "
             f"used; images: {', '.join(counts)}",
-            "linear probe": f"{text}, tolerance of the sweep: {self.sweep_tolerance:g}",
+            "linear probe": protocol((task.metric for task in tasks), self.sweep_tolerance),
         }
         return Outcome(metrics=metrics, protocol=words, scores=tuple(scores))
 

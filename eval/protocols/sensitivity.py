@@ -38,33 +38,25 @@ PROJECTOR = "projector"
 _Values = tuple[dict[str, float], dict[str, float]]
 
 
-def infonce(
-    first: Tensor, second: Tensor, *, temperature: float = TEMPERATURE, chunk: int = 1024
-) -> float:
+def infonce(first: Tensor, second: Tensor, *, chunk: int = 1024) -> float:
     """Return InfoNCE times 2T: how hard it is to recognise an image's augmented version.
 
-    2T · mean_i[-log(exp(cos(a_i, b_i)/T) / Σ_j exp(cos(a_i, b_j)/T))]. The higher, the less
-    invariant. It grows with the number of images N, so compare values of equal N only.
+    2T · mean_i[-log(exp(cos(a_i, b_i)/T) / Σ_j exp(cos(a_i, b_j)/T))] with T = 0.2. The higher,
+    the less invariant. It grows with the number of images N, so compare values of equal N only.
 
     Args:
         first: (N, D) features of images.
         second: (N, D) features of their augmented versions, in the same order.
-        temperature: T > 0.
         chunk: Rows of the similarity matrix at a time, which bounds the memory.
 
     Raises:
         DataError: If shapes differ, or features are not finite.
-        ConfigError: If the temperature or chunk is not positive.
     """
-    if not (temperature > 0 and chunk > 0):
-        raise ConfigError(
-            f"temperature={temperature} and chunk={chunk}: positive numbers are needed."
-        )
     a, b = _directions(first, second)
     total = 0.0
     for rows in torch.arange(len(a), device=a.device).split(chunk):
-        total += float(F.cross_entropy(a[rows] @ b.T / temperature, rows, reduction="sum"))
-    return 2 * temperature * total / len(a)
+        total += float(F.cross_entropy(a[rows] @ b.T / TEMPERATURE, rows, reduction="sum"))
+    return 2 * TEMPERATURE * total / len(a)
 
 
 def mean_positive_cosine(first: Tensor, second: Tensor) -> float:

@@ -60,11 +60,6 @@ class Entry:
     pages: tuple[str, ...] = ()
     scores: ScoreFile | None = None
 
-    @property
-    def is_baseline(self) -> bool:
-        """Whether nothing was learned: raw pixels or an untrained network."""
-        return self.result.is_baseline
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -132,7 +127,7 @@ def compare(entries: Sequence[Entry]) -> list[Comparison]:
         Comparison(
             task=task,
             data=MeasuredData(name=name, sha256=sha256),
-            entries=tuple(sorted(_distinguish(own), key=lambda e: (e.is_baseline, e.label))),
+            entries=tuple(sorted(_distinguish(own), key=lambda e: (e.result.is_baseline, e.label))),
             notes=tuple(_notes(own, versions[name])),
         )
         for (task, name, sha256), own in sorted(groups.items(), key=lambda item: item[0])

@@ -81,13 +81,8 @@ def _class_rows(scores: Sequence[Scores]) -> list[dict[str, Any]]:
     for label in labels.unique().tolist():
         own = labels == label
         rates = [float((~s.wrong[own]).double().mean()) for s in scores]
-        found.append(
-            {
-                "name": _class_name(scores[0], label),
-                "count": int(own.sum()),
-                "rates": rates,
-            }
-        )
+        name = _class_name(scores[0], label)
+        found.append({"name": name, "count": int(own.sum()), "rates": rates})
     return sorted(found, key=lambda row: (row["rates"][0], row["name"]))
 
 
@@ -127,8 +122,7 @@ def _confusion(scores: Scores) -> dict[str, Any]:
 def _mistakes(scores: Scores, column: Column) -> list[Shown]:
     if scores.confidence is None:
         return []
-    wrong = scores.wrong.nonzero().flatten()
-    order = wrong[scores.confidence[wrong].argsort(descending=True, stable=True)]
+    order = scores.by_confidence(scores.wrong)
     return list(_shown(order, [(column, scores)], _thumbnails([column])))
 
 
@@ -150,9 +144,7 @@ def _disagreements(
             (columns[row.best], ~best.wrong & other.wrong, other),
             (columns[place], best.wrong & ~other.wrong, best),
         ):
-            at = only.nonzero().flatten()
-            if loser.confidence is not None:
-                at = at[loser.confidence[at].argsort(descending=True, stable=True)]
+            at = loser.by_confidence(only)
             sides.append(
                 {
                     "label": winner.label,

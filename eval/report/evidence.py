@@ -35,7 +35,7 @@ class Column:
     @property
     def is_baseline(self) -> bool:
         """Whether nothing was learned."""
-        return self.entries[0].is_baseline
+        return self.entries[0].result.is_baseline
 
     def values(self, task: str, metric: str) -> list[float]:
         """Return the metric of every run that has it."""
@@ -275,11 +275,10 @@ def _of_images(
     for place, interval in zip(others, found[len(group) :], strict=True):
         first, second = (parts[group.index(own)][0] for own in (best or 0, place))
         binary = first.shape[1] == 1 and all(_is_binary(own) for own in (first, second))
-        counts: tuple[int | None, int | None] = (None, None)
-        if binary:
-            counts = (int((first > second).sum()), int((first < second).sum()))
+        only_best = int((first > second).sum())
+        only_other = int((first < second).sum())
         if binary and strata is None:
-            p = statistics.mcnemar(first[:, 0], second[:, 0])
+            p = statistics.mcnemar(only_best, only_other)
         else:
             p = statistics.permutation_test(
                 second,
@@ -293,8 +292,8 @@ def _of_images(
                 other=place,
                 interval=interval,
                 p=p,
-                only_best=counts[0],
-                only_other=counts[1],
+                only_best=only_best if binary else None,
+                only_other=only_other if binary else None,
                 level=level,
             )
         )

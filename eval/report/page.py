@@ -105,8 +105,10 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     check_layout(arguments.map)
     with busy("comparing the results"):
         entries, problems = read_entries(arguments.results)
-        tables = _tables(compare(entries))
-        page = _render(arguments.title, tables, problems, arguments.figures, arguments.map)
+        tables = tables_of(compare(entries))
+        page = render_report(
+            arguments.title, tables, problems, figures=arguments.figures, map=arguments.map
+        )
     write_text(arguments.output, page)
     written = [arguments.output]
     for file, write in ((arguments.csv, to_csv), (arguments.latex, to_latex)):
@@ -119,9 +121,15 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     return ExitStatus.INCOMPLETE if problems else ExitStatus.OK
 
 
+def tables_of(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Return the models and metrics of each comparison with their evidence."""
+    found = [(own, columns_of(own)) for own in comparisons]
+    return [(own, columns, evidence(own, columns)) for own, columns in found]
+
+
 def render_report(
     title: str,
-    comparisons: Sequence[Comparison],
+    tables: Sequence[Table],
     problems: Sequence[str] = (),
     *,
     figures: bool = True,
@@ -131,7 +139,7 @@ def render_report(
 
     Args:
         title: The heading.
-        comparisons: At least one.
+        tables: At least one.
         problems: Descriptions of results that were left out.
         figures: Whether to draw bars and curves.
         map: How the features of test images are laid out in two dimensions.
@@ -143,26 +151,13 @@ def render_report(
         MissingDependencyError: With `figures`, if matplotlib is not installed; with `umap`, if
             umap-learn is not.
     """
-    return _render(title, _tables(comparisons), problems, figures, map)
-
-
-def _tables(comparisons: Sequence[Comparison]) -> list[Table]:
-    found = [(own, columns_of(own)) for own in comparisons]
-    return [(own, columns, evidence(own, columns)) for own, columns in found]
-
-
-def _render(
-    title: str,
-    tables: Sequence[Table],
-    problems: Sequence[str],
-    figures: bool,
-    map_kind: MapKind,
-) -> str:
     parts = [
         {
             "heading": f"{own.task} on {own.data.name} ({own.data.sha256[:8]})",
             "notes": own.notes,
-            "seen": list(dict.fromkeys(filter(None, map(detectable_text, _firsts(rows))))),
+            "seen": list(
+                dict.fromkeys(text for row in _firsts(rows) if (text := detectable_text(row)))
+            ),
             "verdicts": [
                 {"task": row.task, "label": describe(row.metric).label, "says": says}
                 for row in _firsts(rows)
@@ -181,7 +176,7 @@ def _render(
             "overlays": list(_overlays(own)) if figures else [],
             "curves": list(_curves(own)) if figures else [],
             "details": list(class_details(rows, columns)),
-            "map": maps(rows, columns, map_kind),
+            "map": maps(rows, columns, map),
             "images": sorted(
                 ((image, e.label) for e in own.entries for image in e.images),
                 key=lambda pair: pair[0].name,

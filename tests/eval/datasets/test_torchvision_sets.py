@@ -273,6 +273,6 @@ def test_official_index_lists_are_partitions(name, sizes, total):
 )
 def test_random_split_of_the_published_size(train, val, seed, first_train, first_val):
     rule = split_rules.RandomSplit(train=train, val=val, seed=seed)
-    splits = rule.apply(train + val)
+    splits, _ = rule.split({"trainval": train + val, "test": 0})
     assert (len(splits["train"]), len(splits["val"])) == (train, val)
     assert (int(splits["train"][0]), int(splits["val"][0])) == (first_train, first_val)

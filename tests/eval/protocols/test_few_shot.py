@@ -4,7 +4,12 @@ from sklearn.linear_model import LogisticRegression
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.protocols import few_shot
-from cassle_zoo.eval.protocols.few_shot import draw_episodes, episode_accuracies, mean_and_interval
+from cassle_zoo.eval.protocols.few_shot import (
+    FewShot,
+    draw_episodes,
+    episode_accuracies,
+    mean_and_interval,
+)
 from cassle_zoo.eval.solvers.few_shot import solve_episodes
 
 
@@ -117,17 +122,15 @@ def test_interval():
     assert half == pytest.approx(1.96 * 0.2581989 / 2)
 
 
-@pytest.mark.parametrize("name", ["ways", "shots", "queries", "episodes"])
+@pytest.mark.parametrize("name", ["ways", "shots", "queries", "episodes", "l2"])
 def test_numbers_are_checked(name):
-    with pytest.raises(ConfigError, match=f"{name} must be at least"):
-        draw_episodes(torch.arange(4), torch.arange(4), **{name: 0}, generator=seeded())
+    with pytest.raises(ConfigError, match=f"{name} must be .*, got"):
+        FewShot(**{name: (0,) if name == "shots" else 0})
 
 
 def test_bad_features():
     features, labels = make_features()
     drawn = draw_episodes(labels, torch.arange(600), episodes=5, generator=seeded())
-    with pytest.raises(ConfigError, match="l2 must be positive"):
-        episode_accuracies(features, drawn, l2=0)
     features[drawn.query[0, 0, 0], 3] = float("nan")
     with pytest.raises(DataError, match=r"1 of .* feature vectors are NaN"):
         episode_accuracies(features, drawn)

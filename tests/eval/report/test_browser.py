@@ -13,7 +13,7 @@ from PIL import Image
 from results import make_result
 
 from cassle_zoo.eval.report.compare import Entry, compare
-from cassle_zoo.eval.report.page import render_report
+from cassle_zoo.eval.report.page import render_report, tables_of
 from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.features.gallery import GalleryItem, GalleryList, GalleryRow, gallery_page
 
@@ -77,7 +77,7 @@ def report() -> str:
         for name in [f"a_model_with_a_long_name_{i}_{'z' * 40}" for i in range(6)]
     ]
     entries = [Entry(result=own, label=own.model.name) for own in results]
-    return render_report("Title", compare(entries))
+    return render_report("Title", tables_of(compare(entries)))
 
 
 def test_gallery_filters(gallery: str, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def scored() -> str:
         )
         result = make_result(name, task="knn", metrics={"vendor": {"knn_top1": 0.0}})
         entries.append(Entry(result=result, label=name, scores=scores))
-    return render_report("Title", compare(entries))
+    return render_report("Title", tables_of(compare(entries)))
 
 
 def test_a_dot_of_the_map_shows_its_image(scored: str, tmp_path: Path) -> None:

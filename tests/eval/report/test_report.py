@@ -20,7 +20,7 @@ from cassle_zoo.eval.main import run_from_cli
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
 from cassle_zoo.eval.report.evidence import columns_of, evidence
 from cassle_zoo.eval.report.export import CSV_HEADER
-from cassle_zoo.eval.report.page import curves, render_report
+from cassle_zoo.eval.report.page import curves, render_report, tables_of
 from cassle_zoo.eval.scores import ScoreFile, Scores
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
@@ -93,16 +93,22 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.tags)
 
 
+def page_of(*results: Result, scores: Mapping[str, ScoreFile] | None = None) -> Page:
+    return Page(render_report("", tables_of(comparisons(*results, scores=scores)), figures=False))
+
+
 def test_table_marks_the_best_and_sets_baselines_apart() -> None:
     metrics = {"vendor": {"knn_top1": 0.75, "infonce": 2.0}, "flags": {"error": 0.25}}
     page = Page(
         render_report(
             "Title",
-            comparisons(
-                result("raw-pixels", 0.9),
-                result("zeta", metrics=metrics),
-                result("alpha", 0.75),
-                scores={"raw-pixels": right(900), "zeta": right(750), "alpha": right(750)},
+            tables_of(
+                comparisons(
+                    result("raw-pixels", 0.9),
+                    result("zeta", metrics=metrics),
+                    result("alpha", 0.75),
+                    scores={"raw-pixels": right(900), "zeta": right(750), "alpha": right(750)},
+                )
             ),
         )
     )
@@ -123,7 +129,7 @@ def marks(*values: float, metric: str, scores: Mapping[str, ScoreFile] | None = 
         result(chr(97 + place), metrics={"t": {metric: value}})
         for place, value in enumerate(values)
     ]
-    cells = Page(render_report("", comparisons(*results, scores=scores), figures=False)).rows[1][1:]
+    cells = page_of(*results, scores=scores).rows[1][1:]
     return "".join("b" if "★" in cell else "t" if "≈" in cell else "-" for cell in cells)
 
 
@@ -185,7 +191,7 @@ def test_what_was_measured_differently_is_not_compared() -> None:
         "The protocols differ in k-NN: “k=20” of a, but “k=5” of b. What was not measured in the "
         "same way is not compared, and no winner is marked.",
     )
-    page = Page(render_report("", found, figures=False))
+    page = Page(render_report("", tables_of(found), figures=False))
     assert "★" not in "".join(page.rows[1])
     assert "not measured in the same way" in page.text
     # One that is always right has scores, though no interval.
@@ -216,7 +222,7 @@ def test_runs_of_a_model_have_a_mean_and_an_interval() -> None:
     assert [cell.mark for cell in row.cells] == ["", "", ""]  # a single run against several
     [row] = evidence(part, columns[:2])
     assert [cell.mark for cell in row.cells] == ["best", ""]
-    text = Page(render_report("", [part], figures=False)).text
+    text = Page(render_report("", tables_of([part]), figures=False)).text
     assert "a (seed 1" in text or "a (weights" in text
     assert "against a (3 runs), b (3 runs): a single run cannot be tested against several" in text
 
@@ -266,7 +272,7 @@ def test_equal_runs_are_no_certainty() -> None:
     [row] = evidence(part, columns)
     assert [(cell.interval, cell.mark) for cell in row.cells] == [(None, ""), (None, "")]
     assert not row.differences
-    text = " ".join(Page(render_report("", [part], figures=False)).text.split())
+    text = " ".join(Page(render_report("", tables_of([part]), figures=False)).text.split())
     assert "a (2 runs) has the highest value, 80.0 %; whether that is chance is not known" in text
     assert "not tested against b (2 runs): runs of equal values do not say" in text
 
@@ -277,7 +283,7 @@ def test_sensitivity_by_several_measures_is_drawn_apart() -> None:
         return result(name, series={"strength/crop": [0.0, 0.5], "value/crop": [1.0, 0.6], **curve})
 
     def drawn(*results: Result) -> list[str | None]:
-        page = Page(render_report("", comparisons(*results)))
+        page = Page(render_report("", tables_of(comparisons(*results))))
         labels = [own["aria-label"] for _, own in page.tags if own.get("role") == "img"]
         return [label for label in labels if label and label.startswith("Sensitivity")]
 
@@ -294,25 +300,19 @@ def test_sensitivity_by_several_measures_is_drawn_apart() -> None:
 def test_the_page_says_what_is_better_by_how_much_and_how_surely() -> None:
     results = [result("a", 0.80), result("b", 0.79), result("raw-pixels", 0.3)]
     scores = {"a": right(800), "b": right(790), "raw-pixels": right(300)}
-    text = Page(render_report("", comparisons(*results, scores=scores), figures=False)).text
+    text = page_of(*results, scores=scores).text
     text = " ".join(text.split())
     assert "a is better than all others: 80.0 % (95 % interval 77." in text
     assert "better than b: +1.0 points, interval +0." in text
     assert "vendor, k-NN: top-1 accuracy: 1,000 images; a true difference of 1.0 points" in text
     scores["b"] = right(798)
-    tied = " ".join(
-        Page(render_report("", comparisons(*results, scores=scores), figures=False)).text.split()
-    )
+    tied = " ".join(page_of(*results, scores=scores).text.split())
     assert "No winner. a has the highest value, 80.0 %" in tied
-    alone = " ".join(
-        Page(
-            render_report("", comparisons(*results[:1], scores=scores), figures=False)
-        ).text.split()
-    )
+    alone = " ".join(page_of(*results[:1], scores=scores).text.split())
     assert "a: 80.0 % (95 % interval" in alone
     # On images of its own another model would have twice the variance: 2.8 * sqrt(2 * 0.16 / n).
     assert re.search(r"difference of (4\.9|5\.\d) points would be found in 4 of 5", alone)
-    old = " ".join(Page(render_report("", comparisons(*results), figures=False)).text.split())
+    old = " ".join(page_of(*results).text.split())
     assert "no scores of single images were recorded" in old
 
 
@@ -320,7 +320,7 @@ def test_six_of_six_are_no_certainty() -> None:
     """All resamples of images that are all right are right; that is no interval from 100 to 100."""
     results = [result("a", 1.0), result("b", 1.0), result("raw-pixels", 2 / 6)]
     scores = {"a": right(6, of=6), "b": right(6, of=6), "raw-pixels": right(2, of=6)}
-    text = Page(render_report("", comparisons(*results, scores=scores), figures=False)).text
+    text = page_of(*results, scores=scores).text
     text = " ".join(text.split())
     assert "No winner. a and b have the same value, 100.0 %." in text
     assert "not told apart from b: +0.0 points on every image" in text
@@ -329,7 +329,7 @@ def test_six_of_six_are_no_certainty() -> None:
 
 
 def test_protocol_command_and_versions_are_there() -> None:
-    page = Page(render_report("", comparisons(result("one"), result("two"))))
+    page = Page(render_report("", tables_of(comparisons(result("one"), result("two")))))
     methods = {own["id"] for tag, own in page.tags if tag == "details" and "id" in own}
     links = {(own["href"] or "")[1:] for tag, own in page.tags if tag == "a"}
     assert len(methods) == 2
@@ -384,7 +384,7 @@ def test_everything_is_escaped() -> None:
         created=EVIL,
         series={EVIL: [1.0, 2.0]},
     )
-    text = render_report(EVIL, comparisons(evil), [EVIL])
+    text = render_report(EVIL, tables_of(comparisons(evil)), [EVIL])
     page = Page(text)
     assert page.count("script") == 1
     assert text.count("alert(1)") > 10
@@ -394,7 +394,7 @@ def test_everything_is_escaped() -> None:
 
 def test_page_needs_nothing_else_and_is_always_the_same() -> None:
     series = {"curve": [3.0, 2.0, 1.0], "short": [1.0]}
-    made = [render_report("T", comparisons(result(series=series))) for _ in range(2)]
+    made = [render_report("T", tables_of(comparisons(result(series=series)))) for _ in range(2)]
     assert made[0] == made[1]
     assert not re.search(r"https?:|//[a-z]+\.|url\(|@import", made[0])
     labels = [own["aria-label"] for _, own in Page(made[0]).tags if own.get("role") == "img"]
@@ -414,7 +414,7 @@ def test_curves_stand_over_their_strengths() -> None:
 
 
 def test_the_script_is_the_one_that_the_page_allows() -> None:
-    text = render_report("T", comparisons(result()))
+    text = render_report("T", tables_of(comparisons(result())))
     [script] = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert "default-src 'none'; img-src data:" in text
