@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cassle_zoo.checkpoints.backbones import difference, layers
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import atomic_write
 from cassle_zoo.zoo.create import create_model
+from cassle_zoo.zoo.width import without_weights
 
 ENDING = ".pth"
 _PIXEL_MAX = 255.0
@@ -51,8 +51,7 @@ def detectron2_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ConfigError: If it is not a ResNet-50.
     """
     names = [name for name in state if not name.endswith("num_batches_tracked")]
-    expected = _resnet50()
-    if difference(dict(state), expected):
+    if difference(dict(state), without_weights("resnet50", {})):
         raise ConfigError(
             "Detectron2's R50-C4 takes a ResNet-50 like timm's resnet50; these "
             f"{len(state)} weights ({', '.join(names[:3])}, ...) are those of another network."
@@ -82,7 +81,7 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
         )
     network: Any = create_model(model, pretrained=True)
     weights = detectron2_state(network.state_dict())
-    found, usual = layers(network), layers(_resnet50())
+    found, usual = layers(network), layers(without_weights("resnet50", {}))
     if found != usual:
         name, _ = min(found.items() ^ usual.items())
         raise ConfigError(
@@ -105,9 +104,3 @@ def export_detectron2(model: str, path: str | Path) -> Mapping[str, object]:
 
 def _pixels(values: Iterable[float]) -> list[float]:
     return [round(_PIXEL_MAX * value, 3) for value in values]
-
-
-def _resnet50() -> nn.Module:
-    with torch.device("meta"):
-        network: nn.Module = timm.create_model("resnet50", num_classes=0)
-    return network

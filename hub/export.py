@@ -14,7 +14,6 @@ from cassle_zoo.common.errors import ConfigError, ModelFolderError
 from cassle_zoo.hub.cards.card import render_card, results_of_folder, write_card
 from cassle_zoo.hub.provenance import data_of, license_of, problems, with_licenses
 from cassle_zoo.hub.reference import write_reference
-from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 from cassle_zoo.records import (
     BACKBONE_FILE,
     CHECKPOINT_FILE,
@@ -27,6 +26,7 @@ from cassle_zoo.records import (
 )
 from cassle_zoo.specs import ModelSpec
 from cassle_zoo.store.tensors import load_strictly, read_tensors, save_model_folder
+from cassle_zoo.zoo.create import build_projector
 from cassle_zoo.zoo.registry import make_config
 from cassle_zoo.zoo.width import feature_width
 
@@ -84,10 +84,7 @@ def export_run(
         ) from error
     load_strictly(backbone, run.backbone, run.backbone_file)
 
-    try:
-        projector = ConditionedProjector(ProjectorConfig.from_dict(export.projector))
-    except (TypeError, ValueError) as error:
-        raise ModelFolderError(f"{described_by}: {error}") from error
+    projector = build_projector(export.projector, described_by)
     load_strictly(projector, run.projector, run.projector_file)
 
     name, _, tag = export.name.partition(".")

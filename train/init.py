@@ -15,7 +15,7 @@ from cassle_zoo.accel.initialisation import skip_random_weights
 from cassle_zoo.checkpoints.identify import CheckpointFacts
 from cassle_zoo.common.errors import CheckpointError, ConfigError
 from cassle_zoo.projector import ConditionedProjector
-from cassle_zoo.store.tensors import load_strictly
+from cassle_zoo.store.tensors import layer_prefixes, load_strictly, structure_sha256
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
 from cassle_zoo.train.methods.teacher import EMATeacher
@@ -63,24 +63,15 @@ def find(config: TrainConfig) -> Source | None:
     theirs, ours = (
         {k: v for k, v in a.items() if k not in _ADAPTED} for a in (source.model_args, args)
     )
-    if theirs != ours and _parts(timm_arch, theirs) != _parts(timm_arch, ours):
+    if theirs != ours and (
+        structure_sha256(without_weights(timm_arch, theirs))
+        != structure_sha256(without_weights(timm_arch, ours))
+    ):
         raise ConfigError(
             f"init {what!r} holds weights of {timm_arch} built with {theirs or 'no arguments'}, "
             f"but arch {arch!r} is built with {ours or 'none'}; the features would be wrong."
         )
     return source
-
-
-def _parts(timm_arch: str, args: Mapping[str, Any]) -> list[Any]:
-    """Return a network's modules: name, type, and attributes that are numbers or strings."""
-    return [
-        (
-            name,
-            type(part),
-            {k: v for k, v in vars(part).items() if isinstance(v, int | float | str)},
-        )
-        for name, part in without_weights(timm_arch, dict(args)).named_modules()
-    ]
 
 
 def load(source: Source, method: Method, config: TrainConfig) -> None:
@@ -189,7 +180,9 @@ def fit(source: Source, timm_arch: str, args: Mapping[str, Any], size: int) -> S
     state = {k: v.float() if v.is_floating_point() else v for k, v in source.state.items()}
     classes = source.cfg.get("num_classes") or 0
     if not classes:
-        state = {k: v for k, v in state.items() if not k.startswith(_prefixes(used, "classifier"))}
+        state = {
+            k: v for k, v in state.items() if not k.startswith(layer_prefixes(used, "classifier"))
+        }
     overlay: dict[str, Any] = {
         "state_dict": state,
         "custom_load": False,
@@ -226,14 +219,9 @@ def fit(source: Source, timm_arch: str, args: Mapping[str, Any], size: int) -> S
     return fitted
 
 
-def _prefixes(cfg: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    layers = cfg.get(name) or ()
-    return tuple(f"{layer}." for layer in ((layers,) if isinstance(layers, str) else layers))
-
-
 def _channels(cfg: Mapping[str, Any], state: State, wanted: int) -> int:
     """Return the input channels that weights are for, after checking that timm can adapt them."""
-    first = [state[k] for p in _prefixes(cfg, "first_conv") if (k := f"{p}weight") in state]
+    first = [state[k] for p in layer_prefixes(cfg, "first_conv") if (k := f"{p}weight") in state]
     channels = int((cfg.get("input_size") or (3,))[0])
     if "input_size" not in cfg or not first:
         return channels

@@ -1,6 +1,7 @@
 """The training loop. It reads top to bottom and never asks which method it trains."""
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,11 +89,16 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
             notes = trainer.restore(out)
             _check_progress(trainer.step, total, out)
             finished_before = trainer.step == total and export.is_written(final)
-            report = Reporter(config, out, trainer.step, total)
-            reporting.callback(report.close)  # even if the run fails: trackers must learn of it
+            describe = functools.partial(
+                export.describe, trainer.result, config, total=total, command=command
+            )
+            report = reporting.enter_context(  # closed even if the run fails: trackers must know
+                contextlib.closing(Reporter(config, out, trainer.step, total))
+            )
             if first:
                 fingerprint.write_settings(config, images, out, trainer.method.starting_weights)
-                export.write_description(out, trainer.method, config, total, command, images)
+                # Of the weights in checkpoints.
+                describe(total, images=images).save(out, sync=False)
             monitor = Monitor(
                 dataset,
                 config.augment,
@@ -116,11 +122,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                         export.write(
                             snapshot_folder(out, epoch),
                             trainer.result,
-                            config,
-                            trainer.step,
-                            command,
-                            total=total,
-                            images=images,
+                            describe(trainer.step, images=images),
                         )
                 done = trainer.step == total
                 stopping = process_group.any_rank(stop.requested, device)
@@ -138,10 +140,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 export.write(
                     final,
                     trainer.result,
-                    config,
-                    total,
-                    command,
-                    images=export.with_hash(images, dataset),
+                    describe(total, images=export.with_hash(images, dataset)),
                 )
             # Here a second signal does not yet end a process that others wait for.
             process_group.barrier()

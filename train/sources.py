@@ -27,7 +27,7 @@ from cassle_zoo.common.errors import (
     unknown_name,
 )
 from cassle_zoo.common.files import expand_home, read_json, sha256
-from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.records import (
     BACKBONE_FILE,
     CHECKPOINT_FILE,
@@ -42,7 +42,7 @@ from cassle_zoo.store.download import download
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, local_folder, resolve
 from cassle_zoo.store.tensors import load_strictly, read_tensors
-from cassle_zoo.zoo.create import load_projector
+from cassle_zoo.zoo.create import build_projector, load_projector
 from cassle_zoo.zoo.timm_names import TIMM_PREFIX
 
 _PICKLED = "pytorch_model.bin"
@@ -290,7 +290,7 @@ def _is_export(folder: Path) -> bool:
 
 def _export(folder: Path) -> Source:
     export = RunExport.read(folder)
-    projector = ConditionedProjector(ProjectorConfig.from_dict(export.projector))
+    projector = build_projector(export.projector, folder / EXPORT_FILE)
     path = folder / PROJECTOR_FILE
     load_strictly(projector, read_tensors(path), path)
     own = Preprocessing(

@@ -13,14 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from cassle_zoo.checkpoints import efficientnet
 from cassle_zoo.checkpoints.run_checkpoint import is_own_run
 from cassle_zoo.common.errors import CassleZooError, CheckpointError, ConfigError, unknown_name
 from cassle_zoo.zoo.vit import has_sincos_positions
-from cassle_zoo.zoo.width import feature_width
+from cassle_zoo.zoo.width import feature_width, without_weights
 
 State = dict[str, Tensor]
 
@@ -209,8 +208,7 @@ def _find_prefix(keys: set[str], arch: str | None = None) -> str:
     if arch is None:
         known = "no ResNet with torchvision's names and no ViT with timm's names"
     elif timm.is_model(arch):
-        with torch.device("meta"):
-            names = dict(timm.create_model(arch, num_classes=0).named_parameters())
+        names = dict(without_weights(arch, {}).named_parameters())
         if found := _backbone_prefixes(keys, [tuple(names)]):
             return _trained(found)
     if found := _backbone_prefixes(keys):
@@ -361,8 +359,7 @@ def _built_for(
     state: State, arch: str, args: Mapping[str, Any], num_heads: int | None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build a timm model for the channels, image size and heads of weights, without memory."""
-    with torch.device("meta"):
-        model: Any = timm.create_model(arch, num_classes=0, **args)
+    model: Any = without_weights(arch, args)
     found: dict[str, Any] = {}
     stem = f"{model.pretrained_cfg.get('first_conv')}.weight"
     if stem in state and model.get_parameter(stem).shape[1] == 3 != state[stem].shape[1]:
@@ -377,10 +374,7 @@ def _built_for(
         heads = _MOCOV3_HEADS.get(positions.shape[2], 0)
         if heads not in (0, model.blocks[0].attn.num_heads):
             found["num_heads"] = heads
-    if not found:
-        return model, dict(args)
-    with torch.device("meta"):
-        return timm.create_model(arch, num_classes=0, **{**args, **found}), {**args, **found}
+    return without_weights(arch, {**args, **found}), {**args, **found}
 
 
 def _without_heads(state: State, model: Any) -> State:
@@ -450,8 +444,7 @@ def _vit(state: State, num_heads: int | None) -> tuple[tuple[str, ...], dict[str
             f"pos_embed, flat patches, and a width of {', '.join(map(str, _VITS))}. Name the timm "
             "model with --arch."
         )
-    with torch.device("meta"):
-        usual: Any = timm.create_model(_VITS[width], num_classes=0)
+    usual: Any = without_weights(_VITS[width], {})
     defaults = {
         "patch_size": usual.patch_embed.patch_size[0],
         "img_size": usual.patch_embed.img_size[0],

@@ -63,12 +63,10 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Return the prefixes of the names of a timm model's classifier weights."""
-    cfg: Any = model.pretrained_cfg
-    classifier = cfg.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else classifier
-    return tuple(f"{head}." for head in heads)
+def layer_prefixes(cfg: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return the prefixes of weights of the layers that timm's configuration names under `key`."""
+    layers = cfg.get(key) or ()
+    return tuple(f"{layer}." for layer in ((layers,) if isinstance(layers, str) else layers))
 
 
 def check_backbone_keys(keys: Iterable[str], model: nn.Module, *, is_part: bool = False) -> None:
@@ -82,7 +80,8 @@ def check_backbone_keys(keys: Iterable[str], model: nn.Module, *, is_part: bool 
     Raises:
         ModelFolderError: If names are missing or unexpected.
     """
-    heads = classifier_prefixes(model)
+    cfg: Any = model.pretrained_cfg
+    heads = layer_prefixes(cfg, "classifier")
     expected = {key for key in model.state_dict() if not key.startswith(heads)}
     given = set(keys)
     wrong = {"missing": expected - given, "unexpected": given - expected if not is_part else set()}

@@ -9,6 +9,7 @@ built.
 
 import fnmatch
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,34 +239,44 @@ def load_projector(files: ModelFiles) -> "ConditionedProjector":
 
     from cassle_zoo.store.tensors import check_fit, read_tensors
 
-    # First without memory for the weights, since the configuration may come from anybody.
+    # Without memory for weights, since the configuration may come from anybody.
     with torch.device("meta"):
-        without_weights = _build_projector(files)
+        projector = _build_projector(files)
     path = files.folder / PROJECTOR_FILE
     state = read_tensors(path)
-    check_fit(without_weights, state, path)
-    projector = _build_projector(files)
-    projector.load_state_dict(state)
-    return projector
+    check_fit(projector, state, path)
+    projector.load_state_dict(state, assign=True)
+    return projector.float()
 
 
 def _build_projector(files: ModelFiles) -> "ConditionedProjector":
-    from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
-
     path = files.folder / CONFIG_FILE
     if not files.has_projector:
         raise ModelFolderError(f"{path}: the model has no projector, only a backbone.")
+    return build_projector(files.config["cassle_zoo"]["projector"], path)
+
+
+def build_projector(fields: Mapping[str, Any], path: Path) -> "ConditionedProjector":
+    """Build an untrained projector.
+
+    Args:
+        fields: Those of its `ProjectorConfig`.
+        path: The file that they are from.
+
+    Raises:
+        ModelFolderError: If they do not describe a projector that can be built.
+    """
+    from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
+
     try:
-        config = ProjectorConfig.from_dict(files.config["cassle_zoo"]["projector"])
+        config = ProjectorConfig.from_dict(fields)
     except (TypeError, ValueError) as error:
         raise ModelFolderError(f"{path}: {error}") from error
     try:
         return ConditionedProjector(config)
     except (RuntimeError, TypeError) as error:  # torch's for sizes that it cannot represent
         reason = " ".join(str(error).split())[:200]
-        raise ModelFolderError(
-            f"{path}: cassle_zoo.projector cannot be built ({reason})."
-        ) from error
+        raise ModelFolderError(f"{path}: the projector cannot be built ({reason}).") from error
 
 
 def list_models(pattern: str = "", *, pretrained: bool = False) -> list[str]:

@@ -218,11 +218,11 @@ def _checked(
         ModelFolderError: If a weight of the backbone is missing or unexpected, or the weights have
             a classifier that their configuration does not mention and the model has another.
     """
-    from cassle_zoo.store.tensors import check_backbone_keys, classifier_prefixes
+    from cassle_zoo.store.tensors import check_backbone_keys, layer_prefixes
 
     construction.close()
     own, cfg = model.state_dict(), cast(Any, model.pretrained_cfg)
-    heads = classifier_prefixes(model)
+    heads = layer_prefixes(cfg, "classifier")
     backbone = {k: v for k, v in state.items() if not k.startswith(heads)}
     check_backbone_keys(backbone, model, is_part=is_part)
     if not cfg["num_classes"]:

@@ -63,7 +63,7 @@ def test_a_trained_vit_is_exported_with_its_heads_and_size(tmp_path: Path) -> No
     method = build_method(dataclasses.replace(config))
     run = tmp_path / "run"
     run.mkdir()
-    final.write(run / "final", method, config, steps=1)
+    final.write(run / "final", method, final.describe(method, config, steps=1, total=1))
     folder = export_run(run, tmp_path / "out", dtype=torch.float32)
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.randn(2, 3, 32, 32)

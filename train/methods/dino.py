@@ -74,8 +74,8 @@ class DINO(Method):
             teacher_layer = self.teacher.get_submodule("last_layer")
             theirs = torch.stack([teacher_layer(z) for z in self.teacher(views.without_local())])
             targets = dino_targets(theirs, self.center, self._temperature)
-            mean = _over_processes(theirs.mean(dim=(0, 1)))
-            marginal = _over_processes(targets.mean(dim=(0, 1)))
+            mean = all_reduce(theirs.mean(dim=(0, 1))) / world_size()
+            marginal = all_reduce(targets.mean(dim=(0, 1))) / world_size()
             logs = {
                 "teacher_entropy": _entropy(targets).mean(),
                 "marginal_entropy": _entropy(marginal),
@@ -95,10 +95,6 @@ class DINO(Method):
         momentum = self.config.center_momentum
         self.center.mul_(momentum).add_(torch.stack(self._means).mean(dim=0), alpha=1 - momentum)
         self._means.clear()
-
-
-def _over_processes(mean: Tensor) -> Tensor:
-    return mean if world_size() == 1 else all_reduce(mean) / world_size()
 
 
 def _entropy(probabilities: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from cassle_zoo.common.errors import UnknownNameError
 from cassle_zoo.common.workers import usable_workers
 from cassle_zoo.specs import BACKBONES
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
-from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig
+from cassle_zoo.train.methods import METHODS, MethodConfig
 from cassle_zoo.train.recipes.recipe import Recipe
 from cassle_zoo.zoo.names import is_arch, resolve_arch
 from cassle_zoo.zoo.width import without_weights
@@ -70,11 +70,10 @@ def own_recipe(name: str) -> Recipe:
     arch = base.removesuffix("_cassle")
     if method is None or not is_arch(arch):
         raise _unknown_recipe(name)
-    conditioned = base != arch
-    config = _config(arch, METHODS[method](**_METHODS.get(method, {})), conditioned)
-    title = f"{'CASSLE-' if conditioned else ''}{method}, {arch}, your own images"
-    return Recipe(
-        title=f"{title}, {config.augment.size} px, {config.optim.epochs} epochs",
+    config = _config(arch, METHODS[method](**_METHODS.get(method, {})))
+    length = f"{config.augment.size} px, {config.optim.epochs} epochs"
+    cassle = Recipe(
+        title=f"CASSLE-{method}, {arch}, your own images, {length}",
         config=config,
         data="DIR",
         hardware="any; --dry-run measures memory and time",
@@ -84,6 +83,7 @@ def own_recipe(name: str) -> Recipe:
         notes="--data is a folder or tar of images; no labels are needed. The learning rate is the "
         "best one on emoji64; --optim.epochs matters most for what comes out.",
     )
+    return cassle.baseline(cassle.result) if base == arch else cassle
 
 
 def _unknown_recipe(name: str) -> UnknownNameError:
@@ -110,18 +110,16 @@ def _unknown_recipe(name: str) -> UnknownNameError:
     )
 
 
-def _config(arch: str, method: MethodConfig, conditioned: bool) -> TrainConfig:
+def _config(arch: str, method: MethodConfig) -> TrainConfig:
     timm_arch, args = resolve_arch(arch, _SIZE)
     with_norm = any(
         isinstance(module, nn.modules.batchnorm._BatchNorm)
         for module in without_weights(timm_arch, args).modules()
     )
     optim = dataclasses.replace(_SGD, **_OPTIM.get(method.name, {})) if with_norm else _ADAMW
-    plain = ConditioningConfig(mode="none", descriptors=())
     return TrainConfig(
         arch=arch,
         method=method,
-        conditioning=ConditioningConfig() if conditioned else plain,
         data=DataConfig(workers=usable_workers(4)),
         optim=optim,
     )

@@ -33,60 +33,40 @@ def is_written(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (BACKBONE_FILE, PROJECTOR_FILE, EXPORT_FILE))
 
 
-def write(
-    folder: Path,
-    method: Method,
-    config: TrainConfig,
-    steps: int,
-    command: str | None = None,
-    *,
-    total: int | None = None,
-    images: Fingerprint | None = None,
-) -> None:
-    """Write backbone and projector in float32, then :class:`~cassle_zoo.records.RunExport`.
-
-    Args:
-        folder: Folder to write.
-        method: The trained method.
-        config: All settings.
-        steps: Optimiser steps done.
-        command: The command line that started the run.
-        total: Optimiser steps of the whole run, if that is more.
-        images: Which images it was trained on.
-    """
+def write(folder: Path, method: Method, export: RunExport) -> None:
+    """Write backbone and projector in float32, then their description."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in ((BACKBONE_FILE, method.backbone), (PROJECTOR_FILE, method.projector)):
         state = {key: value.contiguous().cpu() for key, value in module.state_dict().items()}
         write_bytes(folder / name, save(state), sync=True)  # save_file would ignore the umask
-    _describe(method, config, steps, command, total, images).save(folder)
+    export.save(folder)
 
 
-def write_description(
-    run: Path,
-    method: Method,
-    config: TrainConfig,
-    total: int,
-    command: str | None,
-    images: Fingerprint,
-) -> None:
-    """Write the `export.json` in a run's own folder, which describes the weights in checkpoints."""
-    _describe(method, config, total, command, None, images).save(run, sync=False)
-
-
-def _describe(
+def describe(
     method: Method,
     config: TrainConfig,
     steps: int,
-    command: str | None,
-    total: int | None,
-    images: Fingerprint | None,
+    total: int,
+    *,
+    command: str | None = None,
+    images: Fingerprint | None = None,
 ) -> RunExport:
+    """Describe the weights of a run.
+
+    Args:
+        method: The trained method.
+        config: All settings.
+        steps: Optimiser steps done.
+        total: Optimiser steps of the whole run.
+        command: The command line that started the run.
+        images: Which images it was trained on.
+    """
     augment = config.augment
     timm_arch, model_args = resolve_arch(config.arch, augment.size, augment.channels)
     training = {"config": public_settings(config.to_dict()), "steps": steps, **code_version()}
     if (start := method.starting_weights) is not None:
         training["init"] = dataclasses.asdict(start)
-    if total is not None and total > steps:
+    if total > steps:
         training["total_steps"] = total
     if images is not None:
         training["images"] = images
