@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from cassle_zoo.checkpoints import efficientnet

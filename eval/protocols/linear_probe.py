@@ -227,9 +227,7 @@ def _largest(data: Samples) -> float:
     return float(data.features.abs().max())
 
 
-def _check(
-    train: Samples, val: Samples, test: Samples, classes: int, names: Sequence[str]
-) -> None:
+def _check(train: Samples, val: Samples, test: Samples, classes: int, names: Sequence[str]) -> None:
     for name, part in {"training": train, "validation": val, "test": test}.items():
         part.check(name, train.features.shape[-1])
         labels = part.targets
