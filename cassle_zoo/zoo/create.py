@@ -245,8 +245,8 @@ def load_projector(files: ModelFiles) -> "ConditionedProjector":
     path = files.folder / PROJECTOR_FILE
     state = read_tensors(path)
     check_fit(projector, state, path)
-    projector.load_state_dict(state, assign=True)
-    return projector.float()
+    projector.to_empty(device="cpu").load_state_dict(state)
+    return projector
 
 
 def _build_projector(files: ModelFiles) -> "ConditionedProjector":

@@ -126,12 +126,13 @@ def test_p_values_are_the_same_after_saving(tmp_path: Path) -> None:
     """Rounded fifths would differ by 0.2 and not quite 0.2, so that no swap would tie."""
     generator = torch.Generator().manual_seed(0)
     both = torch.randint(6, (2, 10), generator=generator).double() / 5
-    expected = permutation_test(*both[:, :, None], generator=generator)
+    first, second = both[:, :, None]
+    expected = permutation_test(first, second, generator=generator)
     own = [Scores(task="t", rows=torch.arange(10), values={"top1": values}) for values in both]
     path = tmp_path / "a.scores.safetensors"
     path.write_bytes(ScoreFile(scores=tuple(own)).to_bytes())
-    again = [scores.columns("top1")[0] for scores in ScoreFile.load(path).scores]
-    assert permutation_test(*again, generator=generator) == expected
+    first, second = (scores.columns("top1")[0] for scores in ScoreFile.load(path).scores)
+    assert permutation_test(first, second, generator=generator) == expected
 
 
 def test_names_that_are_not_utf8_are_given_back(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_what_was_measured_differently_is_not_compared() -> None:
     # One that is always right has scores, though no interval.
     scores = {"a": right(1000), "b": right(200)}
     found = comparisons(result("a", 1.0), result("b", 0.2, protocol=own), scores=scores)
-    page = Page(render_report("", found, figures=False))
+    page = Page(render_report("", tables_of(found), figures=False))
     assert "not tested against b: they were not measured in the same way" in page.text
 
 
