@@ -57,7 +57,7 @@ def test_split_follows_the_tasks(data):
     untested = replace(data, tasks=())
     splits = split_images(untested, indices)
     assert [len(splits[name]) for name in ("train", "val", "test")] == [52, 12, 16]
-    with pytest.raises(DataError, match="'test': 4"):
+    with pytest.raises(DataError, match="3 val, 4 test"):
         split_images(untested, indices[:20])
 
 
