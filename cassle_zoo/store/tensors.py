@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.common.files import to_json
@@ -69,13 +70,44 @@ def layer_prefixes(cfg: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(f"{layer}." for layer in ((layers,) if isinstance(layers, str) else layers))
 
 
-def check_backbone_keys(keys: Iterable[str], model: nn.Module, *, is_part: bool = False) -> None:
+class CopiedTensors(TorchFunctionMode):
+    """Notes which tensors others are copied into, as loading weights does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._addresses: set[int] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is Tensor.copy_:
+            self._addresses.add(args[0].data_ptr())
+        return func(*args, **(kwargs or {}))
+
+    def names(self, model: nn.Module) -> list[str]:
+        """Return the names of a model's weights that are among them.
+
+        So are empty ones, and BatchNorms' counters of batches, which old PyTorch lacks.
+        """
+        return [
+            name
+            for name, value in model.state_dict().items()
+            if not value.numel()
+            or value.data_ptr() in self._addresses
+            or name.endswith("num_batches_tracked")
+        ]
+
+
+def check_backbone_keys(
+    keys: Iterable[str], model: nn.Module, *, is_part: bool = False, source: str = ""
+) -> None:
     """Check that weights are exactly those of a timm model without its classifier.
 
     Args:
         keys: Names of the weights.
         model: The timm model that they are loaded into.
         is_part: Whether it may lack layers, as some of timm's feature extractors do.
+        source: What holds the weights, for the message.
 
     Raises:
         ModelFolderError: If names are missing or unexpected.
@@ -88,8 +120,9 @@ def check_backbone_keys(keys: Iterable[str], model: nn.Module, *, is_part: bool 
     parts = [f"{len(k)} {what}: {', '.join(sorted(k)[:5])}" for what, k in wrong.items() if k]
     if parts:
         raise ModelFolderError(
-            f"The weights do not fit the model ({'; '.join(parts)}). Weights are loaded completely "
-            "or not at all; omit arguments that change the architecture, or use pretrained=False."
+            f"The weights{source and f' of {source}'} do not fit the model ({'; '.join(parts)}). "
+            "Weights are loaded completely or not at all; omit arguments that change the "
+            "architecture, or use pretrained=False."
         )
 
 

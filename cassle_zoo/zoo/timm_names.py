@@ -61,28 +61,28 @@ def timm_model(
 
     Raises:
         WeightsUnavailableError: timm has no weights, or they cannot be loaded.
-        ModelFolderError: A folder does not hold weights that fit.
+        ModelFolderError: A folder, repository or file of the caller's does not hold all weights.
     """
     import timm
+
+    from cassle_zoo.store.tensors import CopiedTensors, check_backbone_keys
 
     own = {"num_classes": 0, **kwargs}
     if own.get("features_only"):
         del own["num_classes"]
     if name.startswith(LOCAL_PREFIX):
         return _of_folder(local_folder(name), pretrained, own)
-    if not name.startswith(HUB_PREFIX):
-        overlay = own.get("pretrained_cfg_overlay") or {}
-        # Weights of the caller's own choice are not replaced by the usual ones.
-        if (
-            pretrained
-            and not own.get("pretrained_cfg")
-            and overlay.keys().isdisjoint(SOURCE_FIELDS)
-        ):
-            cached = _cached_if_offline(name, advice, own.get("cache_dir"))
-            own["pretrained_cfg_overlay"] = {**overlay, **cached} or None
+    overlay = own.get("pretrained_cfg_overlay") or {}
+    is_own = name.startswith(HUB_PREFIX) or bool(own.get("pretrained_cfg"))
+    is_own |= not overlay.keys().isdisjoint(SOURCE_FIELDS)
+    if pretrained and not is_own:
+        cached = _cached_if_offline(name, advice, own.get("cache_dir"))
+        own["pretrained_cfg_overlay"] = {**overlay, **cached} or None
+    loaded = CopiedTensors()  # timm is not strict once the number of classes differs
     # The Hub's client, the network and timm raise errors of many types.
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **own)
+        with loaded:
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **own)
     except Exception as error:
         if not pretrained:
             raise
@@ -91,6 +91,8 @@ def timm_model(
             f"timm's pretrained weights of {name} cannot be loaded: {reason} They come from the "
             f"network once and are cached by the Hub's client (HF_HOME){advice and f'; {advice}'}."
         ) from (error if reason == str(error) else None)  # a traceback would show the secret
+    if pretrained and is_own:
+        check_backbone_keys(loaded.names(model), model, is_part=True, source=name)
     return model
 
 
@@ -115,15 +117,21 @@ def _cached_if_offline(name: str, advice: str, cache_dir: str | Path | None) -> 
 def _of_folder(folder: Path, pretrained: bool, kwargs: dict[str, Any]) -> "nn.Module":
     import timm
 
+    from cassle_zoo.store.tensors import CopiedTensors, check_backbone_keys
+
+    loaded = CopiedTensors()
     try:
-        model: nn.Module = timm.create_model(
-            f"{LOCAL_PREFIX}{folder}", pretrained=pretrained, **kwargs
-        )
+        with loaded:
+            model: nn.Module = timm.create_model(
+                f"{LOCAL_PREFIX}{folder}", pretrained=pretrained, **kwargs
+            )
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelFolderError(
             f"timm cannot load its model folder {folder} with {kwargs}: {reason}"
         ) from error
+    if pretrained:
+        check_backbone_keys(loaded.names(model), model, is_part=True, source=str(folder))
     return model
 
 

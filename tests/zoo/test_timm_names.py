@@ -6,9 +6,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 
 from cassle_zoo.cli.main import main
-from cassle_zoo.common.errors import UnknownNameError, WeightsUnavailableError
+from cassle_zoo.common.errors import ModelFolderError, UnknownNameError, WeightsUnavailableError
 from cassle_zoo.eval.sources import find_source
 from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.zoo.create import create_model
@@ -77,3 +78,27 @@ def test_without_network_cache_dir_and_own_weights_count(
     for built, expected in ((usual, cached), (chosen, own)):
         state = built.state_dict()
         assert all(torch.equal(value, expected[key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize("classes", [1000, 0])
+@pytest.mark.parametrize("arguments", [{}, {"num_classes": 10}, {"features_only": True}])
+@pytest.mark.parametrize("wrong", ["missing", "prefixed"])
+def test_weights_that_lack_some_of_the_backbone_are_refused(
+    classes: int, arguments: dict[str, Any], wrong: str, tmp_path: Path
+) -> None:
+    """timm is not strict if the number of classes differs, and leaves random weights."""
+    model = timm.create_model("test_resnet", num_classes=classes)
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    name = f"local-dir:{tmp_path}"
+    assert create_model(name, pretrained=True, **arguments)
+    state = model.state_dict()
+    if wrong == "missing":
+        state = {k: v for k, v in state.items() if not k.startswith("layer4.")}
+    else:
+        state = {f"net.{k}": v for k, v in state.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(ModelFolderError, match="issing"):
+        create_model(name, pretrained=True, **arguments)
+    overlay = {"file": str(tmp_path / "model.safetensors")}
+    with pytest.raises((ModelFolderError, WeightsUnavailableError), match="issing"):
+        create_model("test_resnet", pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
