@@ -41,6 +41,7 @@ DOC = Path(__file__).parent.parent / "docs" / "extending.md"
 SECTION = DOC.read_text("utf-8").partition("## A new augmentation\n")[2].partition("\n## ")[0]
 EVALUATOR = DOC.read_text("utf-8").partition("## A protocol\n")[2].partition("\n## ")[0]
 FILE, SCRIPT = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+[EVALUATOR_CODE] = re.findall(r"^```python\n(.*?)^```", EVALUATOR, re.MULTILINE | re.DOTALL)
 CHANGES = {
     "epochs=100, batch_size=128": "epochs=2, batch_size=8",
     "resnet18": "test_resnet",
@@ -73,10 +74,7 @@ def folder_of_classes(root: Path, count: int) -> Path:
 
 def test_the_evaluator(tmp_path: Path) -> None:
     namespace: dict[str, Any] = {"__name__": __name__}
-    exec(
-        compile(re.findall(r"^```python\n(.*?)^```", EVALUATOR, re.M | re.S)[0], DOC, "exec"),
-        namespace,
-    )
+    exec(compile(EVALUATOR_CODE, DOC, "exec"), namespace)
     data = open_data("folder", folder_of_classes(tmp_path, 12))
     context = EvalContext(open_source("raw-pixels"), data, Compute(no_cache=True))
     outcome = namespace["NearestMean"]().evaluate(context)

@@ -337,8 +337,8 @@ def apply_params(
             For images that are not RGB, the mean over the channels, repeated three times.
 
     Raises:
-        ConfigError: If the shape of `crops` does not fit `params` and `config`, or their type is
-            another.
+        ConfigError: If the shape of `crops` does not fit `params` and `config`, or they are neither
+            uint8 nor floating point.
     """
     expected = (len(params), config.channels, config.size, config.size)
     if crops.shape != expected:

@@ -37,7 +37,7 @@ class DescribedViews:
 
     Raises:
         UnknownNameError: If a descriptor does not exist.
-        ConfigError: If a value is of another type, or there are no views.
+        ConfigError: If a value has the wrong type, or there are no views.
 
     Examples:
         >>> views = cassle_zoo.DescribedViews()

@@ -75,7 +75,8 @@ class IdentifiedBackbone:
     Attributes:
         timm_arch: Name of the timm model.
         model_args: Arguments for timm to build it.
-        model: That model without weights (on torch's `meta` device), classifier left out.
+        model: That model without weights (on torch's `meta` device), classifier left out; shared,
+            so not to be changed.
         state: Weights, exactly those of `model`.
         dropped: Weights of heads that were left out.
         notes: Assumptions, in sentences.

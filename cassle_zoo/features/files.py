@@ -247,8 +247,8 @@ def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
         _check_rows(loaded)
     except Exception as error:
         raise DataError(
-            f"{str(path)!r} is not a file of features, or it is damaged: {error}. Write it again "
-            "with `cassle-zoo features`."
+            f"{str(path)!r} is not a file of features, or it is damaged: "
+            f"{str(error).rstrip('.')}. Write it again with `cassle-zoo features`."
         ) from error
     return loaded
 
@@ -257,8 +257,8 @@ def _check_rows(features: FeatureSet) -> None:
     for name, values in outputs_of(features).items():
         if values.ndim < 2 or len(values) != len(features):
             raise ConfigError(
-                f"{name!r} is {tuple(values.shape)}, but there are {len(features)} names in "
-                "'sources'; a row is needed for each."
+                f"{name!r} is {tuple(values.shape)}; expected ({len(features)}, ...), a row for "
+                "each name in 'sources'."
             )
 
 

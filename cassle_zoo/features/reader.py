@@ -102,7 +102,7 @@ def unchanged(batch: Any) -> Any:
 
 
 def _collate(samples: list[Tensor | Skipped]) -> Batch:
-    tensors = [sample for sample in samples if isinstance(sample, Tensor)]
+    tensors = [sample for sample in samples if not isinstance(sample, Skipped)]
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         raise ConfigError(f"Transformed images differ in shape: {sorted(shapes)}.")

@@ -68,9 +68,10 @@ def open_hf(root: Path) -> EvalData:
             f"{root}: {bad} of {len(labels)} images have no label, but None or a negative number; "
             "remove them, or the split that has none."
         )
-    # Of a dataset that was filtered the label still names all classes.
+    # In a filtered dataset the label still names all classes.
     used = sorted(set(labels))
-    labels = [used.index(y) for y in labels]
+    numbers = {y: number for number, y in enumerate(used)}
+    labels = [numbers[y] for y in labels]
     indices = consecutive({name: len(part) for name, part in parts.items()})
     rule = "the dataset's own train / val / test"
     hashes = [sha256(images.encoded(i)) for i in hash_bar(range(len(images)), len(images))]

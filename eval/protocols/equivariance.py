@@ -89,7 +89,9 @@ def split_images(data: EvalData, indices: Tensor) -> dict[str, Tensor]:
     splits = {"train": rest[~fifth], "val": rest[fifth], "test": places[test]}
     small = [f"{len(part)} {name}" for name, part in splits.items() if len(part) < 10]
     if small:
-        raise DataError(f"too few images to fit and test: {', '.join(small)}; 10 of each needed.")
+        raise DataError(
+            f"too few images to fit and test: {', '.join(small)}; use at least 10 of each."
+        )
     return splits
 
 

@@ -219,7 +219,7 @@ class _Run:
 
     def test(self, model: Classifier, split: str) -> Tensor:
         """Return the logits (N, C) of the images of a split."""
-        with warnings.catch_warnings():  # of features that are not the backbone's
+        with warnings.catch_warnings():  # its outputs are logits on purpose, not features
             warnings.filterwarnings("ignore", "Classifier does more")
             return self.context.extract(model, self.rows[split])
 

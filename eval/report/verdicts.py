@@ -120,5 +120,5 @@ def _untested(row: Row) -> str:
     if not all(cell.is_scored for cell in known):
         return "of some of these models no scores of single images were recorded"
     if all(cell.interval is None for cell in known):
-        return "there are too few images for an interval"
+        return "no interval can be given, as there are too few images or all score alike"
     return "they were not measured in the same way on the same images"

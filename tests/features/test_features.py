@@ -94,6 +94,11 @@ def test_model_is_left_as_it_was() -> None:
     model(torch.rand(2, 3, 32, 32)).sum().backward()
 
 
+def test_a_transform_that_gives_no_tensor(model: nn.Module) -> None:
+    with pytest.raises(TypeError):
+        extract_features(model, make_image(0), transform=np.asarray)
+
+
 def broken_transform(_: Image.Image) -> Tensor:
     raise RuntimeError("broken transform")
 

@@ -88,7 +88,7 @@ def test_weights_that_lack_some_of_the_backbone_are_refused(
 ) -> None:
     """timm is not strict if the number of classes differs, and leaves random weights."""
     model = timm.create_model("test_resnet", num_classes=classes)
-    save_for_hf(model, tmp_path, safe_serialization=True)
+    save_for_hf(model, str(tmp_path), safe_serialization=True)
     name = f"local-dir:{tmp_path}"
     assert create_model(name, pretrained=True, **arguments)
     state = model.state_dict()

@@ -199,6 +199,10 @@ def test_what_was_measured_differently_is_not_compared() -> None:
     found = comparisons(result("a", 1.0), result("b", 0.2, protocol=own), scores=scores)
     page = Page(render_report("", tables_of(found), figures=False))
     assert "not tested against b: they were not measured in the same way" in page.text
+    scores = {"a": right(1000), "b": right(1000)}
+    found = comparisons(result("a", 1.0), result("b", 1.0, protocol=own), scores=scores)
+    page = Page(render_report("", tables_of(found), figures=False))
+    assert "as there are too few images or all score alike" in page.text
 
 
 def test_runs_of_a_model_have_a_mean_and_an_interval() -> None:
