@@ -8,7 +8,12 @@ from typing import Annotated
 import tyro
 
 from benchmarks.study.adapted import ADAPT_GRID, AdaptedDesign
-from benchmarks.study.adapted_tables import ADAPTED_RECORDS, arms_table, grid_table
+from benchmarks.study.adapted_tables import (
+    ADAPTED_RECORDS,
+    arms_table,
+    differences_table,
+    grid_table,
+)
 from benchmarks.study.design import Design
 from benchmarks.study.metrics import COURSE
 from benchmarks.study.page import FINDINGS, write_page
@@ -125,7 +130,7 @@ def adapted_tables(*, records: Path = ADAPTED_RECORDS) -> int:
     found = load_records(records)
     print(grid_table(found))
     if any(record.group != ADAPT_GRID for record in found):
-        print(f"\n{arms_table(found)}")
+        print(f"\n{arms_table(found)}\n\n{differences_table(found)}")
     if any(record.course for record in found):
         print(f"\n{course_table(found, COURSE)}")
     return 0

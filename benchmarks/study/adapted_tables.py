@@ -3,12 +3,13 @@
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.study.adapted import ADAPT_GRID, ADAPTED, ORIGINAL, Care
 from benchmarks.study.metrics import TASKS, number_of, percent
-from benchmarks.study.records import RECORDS, Record, arms_of
-from benchmarks.study.summary import number_table, spread_table
+from benchmarks.study.records import RECORDS, Record, arms_of, pairs_of
+from benchmarks.study.summary import difference_table, number_table, spread_table
 from cassle_zoo.common.errors import DataError
 
 ADAPTED_RECORDS = RECORDS / "adapted"
@@ -87,6 +88,14 @@ def arms_table(records: Sequence[Record]) -> str:
     """Return the original weights and the adapted arms on test images, over seeds."""
     found = [*_of(records, ORIGINAL), *_of(records, ADAPTED)]
     return spread_table(found, [*arms_of(found, ORIGINAL), *arms_of(found, ADAPTED)], ARM_METRICS)
+
+
+def differences_table(records: Sequence[Record]) -> str:
+    """Return how the adapted arms differ from their baseline, and CASSLE from AugSelf."""
+    found = list(_of(records, ADAPTED))
+    pairs = pairs_of(found, ADAPTED)
+    against_baseline = [first for first, _ in pairs]
+    return difference_table(found, [*pairs, *pairwise(against_baseline)], ARM_METRICS)
 
 
 def _cells(record: Record) -> list[str]:
