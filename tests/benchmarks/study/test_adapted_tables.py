@@ -11,6 +11,7 @@ from benchmarks.study.adapted_tables import (
     STANDARD_ERROR,
     arms_table,
     careful,
+    differences_table,
     gained,
     grid_table,
 )
@@ -101,11 +102,30 @@ def test_the_table_of_arms_has_means_over_seeds_at_their_size() -> None:
     ]
 
 
+def test_the_table_of_differences_compares_with_the_baseline_and_with_augself() -> None:
+    baseline = f"{NAME}_simclr"
+    arms = {f"{NAME}_cassle_simclr": 0.6, f"{baseline}-augself": 0.55, baseline: 0.5}
+    records = [
+        dataclasses.replace(
+            recorded(arm, "adapted", score, 0.5), against="" if arm == baseline else baseline
+        )
+        for arm, score in arms.items()
+    ]
+    lines = differences_table([*BEFORE, *records]).splitlines()[2:]
+    cassle, augself, _ = arms
+    assert [line.split(" | ")[:2] for line in lines] == [
+        [f"| {cassle} - {baseline}", "+10.0"],
+        [f"| {augself} - {baseline}", "+5.0"],
+        [f"| {cassle} - {augself}", "+5.0"],
+    ]
+
+
 def test_the_published_grid_is_in_the_documentation_and_in_the_recipe() -> None:
     records = load_records(ADAPTED_RECORDS)
     document = (Path(__file__).parents[3] / "docs" / "adapt_tables.md").read_text("utf-8")
     assert grid_table(records) in document
     assert arms_table(records) in document
+    assert differences_table(records) in document
     assert course_table(records, COURSE) in document
     chosen = careful(records).settings["optim"]
     optim = get_recipe("resnet18_cassle_simclr.adapt").optim
