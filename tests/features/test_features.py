@@ -96,7 +96,7 @@ def test_model_is_left_as_it_was() -> None:
 
 def test_a_transform_that_gives_no_tensor(model: nn.Module) -> None:
     with pytest.raises(TypeError):
-        extract_features(model, make_image(0), transform=np.asarray)
+        extract_features(model, make_image(0), transform=np.asarray)  # type: ignore[arg-type]
 
 
 def broken_transform(_: Image.Image) -> Tensor:
