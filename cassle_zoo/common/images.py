@@ -263,9 +263,11 @@ def image_of(
             raise UnreadableImageError(name, error.reason) from error
     if isinstance(value, Tensor):
         if value.ndim == 3 and value.shape[0] > 4:
-            text = f"a tensor of shape {tuple(value.shape)}; expected (H, W) or (C, H, W) with C"
-            fix = "if its channels come last: tensor.permute(2, 0, 1)"
-            raise UnreadableImageError(name, f"{text} from 1-4; {fix}")
+            shape = tuple(value.shape)
+            text = f"a tensor of shape {shape}; expected (H, W) or (C, H, W) with C from 1-4"
+            raise UnreadableImageError(
+                name, f"{text}; if its channels come last: tensor.permute(2, 0, 1)"
+            )
         value = channels_last_array(value)
     if not isinstance(value, np.ndarray):
         raise ConfigError(

@@ -75,7 +75,7 @@ def timm_model(
     overlay = own.get("pretrained_cfg_overlay") or {}
     is_own = name.startswith(HUB_PREFIX) or bool(own.get("pretrained_cfg"))
     is_own |= not overlay.keys().isdisjoint(SOURCE_FIELDS)
-    if pretrained and not is_own:
+    if pretrained and not is_own:  # weights of the caller's choice are not replaced
         cached = _cached_if_offline(name, advice, own.get("cache_dir"))
         own["pretrained_cfg_overlay"] = {**overlay, **cached} or None
     loaded = CopiedTensors()  # timm is not strict once the number of classes differs
