@@ -78,10 +78,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "timm"
 
 
+@pytest.fixture(scope="module")
+def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that tests must not change."""
+    out = tmp_path_factory.mktemp("trained") / "first"
+    train(change(config, "run", snapshot_every=1), out)
+    return out
+
+
 @pytest.fixture
-def finished(config: TrainConfig, tmp_path: Path) -> Path:
-    train(change(config, "run", snapshot_every=1), tmp_path / "first")
-    return tmp_path / "first"
+def finished(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "first"))
 
 
 @pytest.mark.parametrize("spelling", ["local-dir:{}", "{}"])

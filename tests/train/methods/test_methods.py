@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from changes import small_method as small
 from torch import Tensor
 
 import cassle_zoo
@@ -20,26 +21,12 @@ from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
-from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig, Views
+from cassle_zoo.train.methods import METHODS, ConditioningConfig, Views
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
 from cassle_zoo.train.trainer import Trainer, build_method
 
-SMALL: dict[str, dict[str, int]] = {
-    "simclr": {},
-    "mocov2": {"queue_size": 10},
-    "mocov3": {"predictor_features": 8},
-    "barlow_twins": {},
-    "byol": {"predictor_features": 8},
-    "simsiam": {"predictor_features": 8},
-    "vicreg": {},
-    "dino": {"prototypes": 16, "warmup_teacher_epochs": 1, "freeze_last_layer_epochs": 0},
-}
 PLAIN = ConditioningConfig(mode="none", descriptors=())
-
-
-def small(name: str) -> MethodConfig:
-    return METHODS[name](hidden_features=12, out_features=8, **SMALL[name])
 
 
 def short(config: TrainConfig, **changes: Any) -> TrainConfig:
