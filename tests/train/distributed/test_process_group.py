@@ -87,7 +87,9 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES
     )
-    result = {name: gradients(name, part(views(), rank), average_over_processes) for name in METHODS}
+    result = {
+        name: gradients(name, part(views(), rank), average_over_processes) for name in METHODS
+    }
     x = torch.full((2, 3), float(rank), requires_grad=True)
     joint = all_gather(x)
     (joint * torch.arange(12.0).view(4, 3) * (rank + 1)).sum().backward()
