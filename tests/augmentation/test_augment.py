@@ -198,16 +198,24 @@ def test_rows_map_to_rows() -> None:
         assert params.box[index].tolist() == list(box)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 1000)])
-def test_crop_of_extreme_images(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((1, 1), (0, 0, 1, 1)),
+        ((1, 500), (0, 249, 1, 1)),
+        ((500, 1), (249, 0, 1, 1)),
+        ((3, 1000), (0, 498, 3, 4)),
+        ((90, 30), (25, 0, 40, 30)),
+    ],
+)
+def test_of_extreme_images_the_crop_is_central(
+    size: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
     height, width = size
     uniforms = draw_uniforms(1, generator())[0].tolist()
-    top, left, h, w = crop_box(height, width, uniforms, (0.2, 1.0), (3 / 4, 4 / 3))
-    assert 0 <= top <= top + h <= height
-    assert 0 <= left <= left + w <= width
-    assert min(h, w) >= 1
+    assert crop_box(height, width, uniforms, (0.9, 1.0), (3 / 4, 4 / 3)) == box
     image = Image.new("RGB", (width, height), (10, 20, 30))
-    (crop,) = cut_crops(image, [(top, left, h, w)], 8)
+    (crop,) = cut_crops(image, [box], 8)
     assert crop.shape == (3, 8, 8)
     assert crop[:, 0, 0].tolist() == [10, 20, 30]
 

@@ -64,15 +64,6 @@ def test_parts_that_there_are_not(
     assert f"--part {part}: expected I/N" in line
 
 
-@pytest.mark.parametrize("option", [("--part", "1/2"), ("--kind", "parquet"),
-    ("--part-images", "8")])  # fmt: skip
-def test_files_have_no_parts(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, str]
-) -> None:
-    line = fails_with(lambda: features(images, "-o", tmp_path / "a.npz", *option), capsys)
-    assert "need a folder as output" in line
-
-
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize("output", ["file/a.npz", "file/below/a.npz", "file/out/", "/proc/a.npz"])
 def test_outputs_that_cannot_be_written_are_found_first(

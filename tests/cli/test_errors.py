@@ -84,6 +84,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"{FEATURES} --max-pixels 0", "number of pixels", "got 0", "at least 1"),
     (f"{FEATURES} --part 1/2", "need a folder", "o.npz", "-o o.npz/"),
     (f"{FEATURES} --part-images 0", "need a folder", "o.npz", "-o o.npz/"),
+    (f"{FEATURES} --kind parquet", "need a folder", "o.npz", "-o o.npz/"),
     (f"features {OURS} images -o o/ --part 3/2", "expected I/N", "3/2", "such as 1/8"),
     (f"features {OURS} images -o o/ --kind csv", "Unknown kind", "'csv'", "parquet, safetensors"),
     (f"{FEATURES} --whiten absent", "no whitening", "absent", "`cassle-zoo whiten` fits one"),

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import re
+import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,12 @@ TINY_CHANGES: dict[str, Any] = {"timm_arch": "test_resnet", "num_features": 96}
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model folder of 1.5 MB that tests must not change."""
     return save_toy(tmp_path_factory.mktemp("toy") / "model")
+
+
+@pytest.fixture
+def folder(toy_folder: Path, tmp_path: Path) -> Path:
+    """Return a copy of it that a test may change."""
+    return Path(shutil.copytree(toy_folder, tmp_path / "folder"))
 
 
 @pytest.fixture

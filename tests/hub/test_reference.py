@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -35,11 +34,6 @@ def reference_errors(folder: Path) -> dict[str, float]:
     files = resolve(f"local-dir:{folder}")
     projector = load_projector(files) if files.has_projector else None
     return errors_of_loaded(files, load_backbone(files), projector)
-
-
-@pytest.fixture
-def folder(toy_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(toy_folder, tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("name", RELEASED)

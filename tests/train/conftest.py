@@ -20,7 +20,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return image_folder(tmp_path_factory.mktemp("images"), names)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config(images: Path) -> TrainConfig:
     """A run of 2 epochs of 5 steps."""
     return TrainConfig(

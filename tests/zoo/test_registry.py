@@ -1,5 +1,6 @@
 """What timm users expect of a model works with ours, and wrong weights never load silently."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -31,13 +32,19 @@ UNRELEASED = "resnet50_cassle_simclr.in100"
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
 
 
+@functools.cache
+def _weights() -> dict[str, Tensor]:
+    with torch.device("meta"):
+        shapes = timm.create_model("resnet18", num_classes=0).state_dict()
+    return {
+        key: torch.rand(value.shape).half() if value.is_floating_point() else torch.tensor(3)
+        for key, value in shapes.items()
+    }
+
+
 def backbone_state() -> dict[str, Tensor]:
     """Random weights, running statistics included, exact in half precision."""
-    model = timm.create_model("resnet18", num_classes=0)
-    return {
-        key: torch.rand_like(value).half() if value.is_floating_point() else value + 3
-        for key, value in model.state_dict().items()
-    }
+    return dict(_weights())
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,8 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
     """Random weights, exact in half precision."""
-    shapes = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
+    with torch.device("meta"):
+        shapes = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
     return {key: torch.randn(value.shape).half() * 0.1 for key, value in shapes.items()}
 
 

@@ -15,15 +15,16 @@ def fill(root, save, layout):
 
 
 def test_folder_holds_out_a_tenth_of_every_class(tmp_path, save_image):
-    fill(tmp_path, save_image, {"train/a": 20, "train/b": 7, "train/c": 3, "test/b": 2})
+    layout = {"train/a": 20, "train/b": 7, "train/c": 3, "train/d": 5, "test/b": 2}
+    fill(tmp_path, save_image, layout)
     data = open_data("folder", tmp_path)
     (task,) = data.tasks_of("classification")
     counts = {
-        split: task.targets[rows].bincount(minlength=3) for split, rows in task.splits.items()
+        split: task.targets[rows].bincount(minlength=4) for split, rows in task.splits.items()
     }
-    assert counts["val"].tolist() == [2, 1, 0]
-    assert counts["train"].tolist() == [18, 6, 3]
-    assert counts["test"].tolist() == [0, 2, 0]
+    assert counts["val"].tolist() == [2, 1, 0, 1]
+    assert counts["train"].tolist() == [18, 6, 3, 4]
+    assert counts["test"].tolist() == [0, 2, 0, 0]
     assert data.name == f"folder:{tmp_path.name}"
     assert "smallest sha256" in data.notes["splits"]
     for split, rows in task.splits.items():

@@ -103,24 +103,6 @@ for arguments in ({}, {"pretrained_cfg": cfg}, {"pretrained_cfg_overlay": {"crop
     run(PIN + code, hub.environment(), pin_argument())
 
 
-def test_timm_without_cassle_zoo_loads_the_repository(
-    hub: Any, repo: str, pinned: str, tiny_folder: Path
-) -> None:
-    code = f"""
-import sys
-sys.modules["cassle_zoo"] = None  # importing it fails, as if it were not installed
-import timm, torch
-from safetensors.torch import load_file
-model = timm.create_model("hf-hub:{repo}", pretrained=True)
-expected = load_file({str(tiny_folder / MODEL_FILE)!r})
-state = model.state_dict()
-assert state.keys() == expected.keys()
-assert all(torch.equal(state[key], expected[key]) for key in state)
-assert model.num_classes == 0 and not timm.is_model({NAME!r})
-"""
-    run(code, hub.environment())
-
-
 def test_commands(hub: Any, repo: str, pinned: str, tmp_path: Path, capsys: Any) -> None:
     images = str(image_folder(tmp_path / "images", ["a.png", "b.png"]))
     assert main(["info", f"hf-hub:{repo}@v1"]) == 0

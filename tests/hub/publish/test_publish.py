@@ -39,11 +39,12 @@ def inbox(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadServer]:
 
 TIMM_ALONE = """
 import sys
-sys.modules["cassle_zoo"] = None
+sys.modules["cassle_zoo"] = None  # importing it fails, as if it were not installed
 import timm, torch
 from safetensors.torch import load_file
 stored = load_file(sys.argv[2])
 model = timm.create_model(f"hf-hub:{sys.argv[1]}", pretrained=True).eval()
+assert model.num_classes == 0
 cfg = timm.data.resolve_model_data_config(model)
 mean, std = (torch.tensor(cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
 with torch.no_grad():

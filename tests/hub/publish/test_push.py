@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,6 @@ from cassle_zoo.store.folder import CONFIG_FILE, FOLDER_FILES, MODEL_FILE, WHITE
 
 REPO = "org/toy"
 WRITING = {"create", "yaml", "preupload", "batch", "put", "verify", "commit"}
-
-
-@pytest.fixture
-def folder(toy_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(toy_folder, tmp_path / "folder"))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Checks of folders; those of repositories are in test_publish.py."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,6 @@ from cassle_zoo.store.folder import CARD_FILE, CONFIG_FILE, MODEL_FILE
 
 RELEASED = [name for name, spec in MODEL_SPECS.items() if spec.released]
 ALL = ["files", "config", "hashes", "backbone", "projector", "reference", "card"]
-
-
-@pytest.fixture
-def folder(toy_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(toy_folder, tmp_path / "folder"))
 
 
 def failures(folder: Path) -> dict[str, str]:

@@ -134,6 +134,23 @@ def test_labels_that_are_no_numbers_are_none(config: TrainConfig) -> None:
     assert measured.keys() == {"feature_std"}
 
 
+def test_what_the_monitor_measures(config: TrainConfig) -> None:
+    """Of 40 images every other one is looked at, and half of these are the others' neighbours."""
+    colours = np.array([[250, 0, 0], [0, 250, 0]], np.uint8)
+    images = []
+    for number in range(40):
+        label = number // 4 % 2
+        own = number % 4 == 0 or number in (2, 18)  # all neighbours, two of ten classified
+        image = Image.new("RGB", (9, 9), tuple(colours[label].tolist()))
+        images.append((image, None if number % 2 else label if own else 1 - label))
+    backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    measured = Monitor(images, config.augment, samples=20)(backbone, torch.device("cpu"))
+    assert measured["knn_top1"] == pytest.approx(0.2)
+    pixels = (colours / 255 - config.augment.mean) / config.augment.std
+    rows = (pixels / np.linalg.norm(pixels, axis=1, keepdims=True)).repeat(10, axis=0)
+    assert measured["feature_std"] == pytest.approx(rows.std(0, ddof=1).mean() * 3**0.5, rel=1e-5)
+
+
 def test_a_split_that_is_not_there(images: Path, tmp_path: Path) -> None:
     archive = tmp_path / "images.tar"
     with tarfile.open(archive, "w") as tar:

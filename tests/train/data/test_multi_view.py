@@ -16,7 +16,6 @@ from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayou
 from cassle_zoo.augmentation.further import Solarize
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
 from cassle_zoo.hub.export import export_run
-from cassle_zoo.records import SETTINGS_FILE
 from cassle_zoo.train import loop
 from cassle_zoo.train.backbone import build_backbone
 from cassle_zoo.train.config import TrainConfig
@@ -241,20 +240,6 @@ def test_workers_do_not_matter(config: TrainConfig) -> None:
     for one, other in zip(read(config), read(change(config, "data", workers=2)), strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(value, other[key]) for key, value in one.items())
-
-
-def test_runs_from_before_there_were_views_are_continued(
-    config: TrainConfig, tmp_path: Path
-) -> None:
-    loop.train(change(config, "run", monitor_every=0), tmp_path)
-    path = tmp_path / SETTINGS_FILE
-    old = json.loads(path.read_text())
-    del old["views"]
-    path.write_text(json.dumps(old))
-    other = dataclasses.replace(config, views=ViewsConfig(count=3))
-    with pytest.raises(ConfigError, match=r"views\.count: 2 there, 3 now"):
-        loop.train(other, tmp_path)
-    assert loop.train(config, tmp_path).finished
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from changes import small_method
 from torch import Tensor
 
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
@@ -16,7 +17,6 @@ from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.data.views import make_views
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.methods.augself import AugSelf, AugSelfConfig, differences
-from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.trainer import Trainer, build_method
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -105,12 +105,9 @@ def test_it_adds_to_the_loss_and_reaches_the_backbone(config: TrainConfig) -> No
 
 @pytest.mark.parametrize("name", METHODS)
 def test_any_method(config: TrainConfig, name: str) -> None:
-    method = METHODS[name](hidden_features=8, out_features=8)
-    if isinstance(method, MoCoV2Config):
-        method = dataclasses.replace(method, queue_size=16)
     config = dataclasses.replace(
         config,
-        method=method,
+        method=small_method(name),
         augself=AugSelfConfig(crop=1, color=1, color_diff=1, flip=1, blur=1),
     )
     trainer = Trainer(config, 5)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from changes import small_method as small
 from torch import Tensor
 
 import cassle_zoo
@@ -20,26 +21,12 @@ from cassle_zoo.train import loop
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches
-from cassle_zoo.train.methods import METHODS, ConditioningConfig, MethodConfig, Views
+from cassle_zoo.train.data.view_config import ViewsConfig
+from cassle_zoo.train.methods import METHODS, ConditioningConfig, Views
 from cassle_zoo.train.methods.augself import AugSelfConfig
-from cassle_zoo.train.methods.barlow_twins import BarlowTwinsConfig
 from cassle_zoo.train.trainer import Trainer, build_method
 
-SMALL: dict[str, dict[str, int]] = {
-    "simclr": {},
-    "mocov2": {"queue_size": 10},
-    "mocov3": {"predictor_features": 8},
-    "barlow_twins": {},
-    "byol": {"predictor_features": 8},
-    "simsiam": {"predictor_features": 8},
-    "vicreg": {},
-    "dino": {"prototypes": 16, "warmup_teacher_epochs": 1, "freeze_last_layer_epochs": 0},
-}
 PLAIN = ConditioningConfig(mode="none", descriptors=())
-
-
-def small(name: str) -> MethodConfig:
-    return METHODS[name](hidden_features=12, out_features=8, **SMALL[name])
 
 
 def short(config: TrainConfig, **changes: Any) -> TrainConfig:
@@ -214,20 +201,6 @@ def test_the_terms_of_a_loss_are_weighted(
     torch.testing.assert_close(loss, expected)
 
 
-def test_biases_of_barlow_twins_have_a_learning_rate_of_their_own(config: TrainConfig) -> None:
-    method = BarlowTwinsConfig(hidden_features=12, out_features=8, bias_lr_scale=0.5)
-    built = build_method(short(config, method=method))
-    groups = {group.get("lr_scale"): group["params"] for group in built.param_groups()}
-    assert groups.keys() == {None, 0.5}
-    for scale, vectors in ((None, False), (0.5, True)):
-        expected = {id(p) for p in built.parameters() if (p.ndim <= 1) == vectors}
-        assert {id(p) for p in groups[scale]} == expected
-
-
-def test_names() -> None:
-    assert all(config().name == name for name, config in METHODS.items())
-
-
 def test_runs_from_before_a_setting_existed_are_continued(
     config: TrainConfig, tmp_path: Path
 ) -> None:
@@ -235,10 +208,12 @@ def test_runs_from_before_a_setting_existed_are_continued(
     loop.train(config, tmp_path)
     path = tmp_path / SETTINGS_FILE
     old = json.loads(path.read_text())
-    del old["augself"], old["method"]["depth"]
+    del old["augself"], old["views"], old["method"]["depth"]
     path.write_text(json.dumps(old))
     assert loop.train(config, tmp_path).finished
     path.write_text(json.dumps(old))
     newer = dataclasses.replace(config, method=METHODS["simclr"](depth=3))
-    with pytest.raises(ConfigError, match=r"method\.depth: 2 there, 3 now"):
-        loop.train(newer, tmp_path)
+    more = dataclasses.replace(config, views=ViewsConfig(count=3))
+    for other, says in ((newer, r"method\.depth: 2"), (more, r"views\.count: 2")):
+        with pytest.raises(ConfigError, match=f"{says} there, 3 now"):
+            loop.train(other, tmp_path)

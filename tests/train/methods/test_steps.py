@@ -258,14 +258,15 @@ def test_simsiam_predictor_keeps_its_learning_rate() -> None:
         assert all(r == (0.5 if p in predictor else lr) for p, r in rates.items())
 
 
-@pytest.mark.parametrize("decay_all", [True, False])
-def test_barlow_twins_biases_are_slower(decay_all: bool) -> None:
-    method = build(BarlowTwinsConfig(hidden_features=8, out_features=8))
+@pytest.mark.parametrize(("decay_all", "scale"), [(True, 0.024), (False, 0.5)])
+def test_barlow_twins_biases_are_slower(decay_all: bool, scale: float) -> None:
+    assert BarlowTwinsConfig().bias_lr_scale == 0.024
+    method = build(BarlowTwinsConfig(hidden_features=8, out_features=8, bias_lr_scale=scale))
     config = OptimConfig(epochs=10, base_lr=0.5, decay_all=decay_all)
     optimizer = build_optimizer(method.param_groups(), config)
     lr = set_learning_rate(optimizer, 25, 5, config)
     groups = {p: g for g in optimizer.param_groups for p in g["params"]}
     assert groups.keys() == set(method.parameters())
     for p, group in groups.items():
-        assert math.isclose(group["lr"], lr * (0.024 if p.ndim == 1 else 1))
+        assert math.isclose(group["lr"], lr * (scale if p.ndim == 1 else 1))
         assert group["weight_decay"] == (5e-4 if decay_all or p.ndim > 1 else 0)

@@ -32,10 +32,16 @@ def own(images: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(images, tmp_path / "own"))
 
 
+@pytest.fixture(scope="module")
+def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    loop.train(config, out)
+    return out
+
+
 @pytest.fixture
-def finished(config: TrainConfig, tmp_path: Path, own: Path) -> Path:
-    loop.train(on(config, own), tmp_path / "run")
-    return tmp_path / "run"
+def finished(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def content(run: Path) -> dict[str, bytes]:

@@ -1,5 +1,7 @@
+import csv
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from changes import change
@@ -7,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cassle_zoo.common.errors import MissingDependencyError
 from cassle_zoo.train.config import TrainConfig
+from cassle_zoo.train.run import logs
 from cassle_zoo.train.run.logs import CSV_FILE, LOGGERS, Reporter
 
 
@@ -41,3 +44,19 @@ def test_a_run_has_ten_entries_whatever_its_length(
         report.step(step, {"loss": 1.0})
     report.close()
     assert (tmp_path / CSV_FILE).read_text().count(",loss,") == entries
+
+
+def test_the_speed_is_that_of_steps_since_the_last_entry_or_epoch(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter((0.0, 2.0, 10.0, 14.0))  # at the start, at step 2, after the epoch, at step 4
+    monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    report = Reporter(change(config, "run", log_every=2), tmp_path, 0, 40)
+    for step in range(1, 5):
+        report.step(step, {"loss": 1.0})
+        if step == 2:
+            report.epoch(step, 1, {})
+    report.close()
+    with (tmp_path / CSV_FILE).open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["name"] == "images_per_second"]
+    assert [(row["step"], float(row["value"])) for row in rows] == [("2", 4.0), ("4", 2.0)]
