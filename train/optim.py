@@ -145,6 +145,8 @@ def _split(
         part["params"].append(p)
         if not decays:
             part["weight_decay"] = 0.0
+        elif config.weight_decay == 0:  # where timm's LARS and LAMB would not adapt the steps
+            part["always_adapt"] = True
         if scale:
             part["backbone"] = True
             part["lr_scale"] = group.get("lr_scale", 1.0) * scale

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 
 from cassle_zoo.train.config import OptimConfig
 from cassle_zoo.train.optim import build_optimizer, learning_rate
@@ -38,6 +39,23 @@ def test_optimizer_follows_the_paper() -> None:
     groups = method.param_groups()
     split = build_optimizer(groups, dataclasses.replace(config.optim, decay_all=False))
     assert {g["weight_decay"] for g in split.param_groups} == {0.0, 5e-4}
+
+
+@pytest.mark.parametrize("decay_all", [True, False])
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_steps_are_adapted_without_weight_decay_too(name: str, decay_all: bool) -> None:
+    """As with almost none; timm takes a weight decay of 0 for "do not adapt"."""
+    moved = []
+    for weight_decay in (1e-12, 0.0):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 4)
+        before = [p.detach().clone() for p in layer.parameters()]
+        config = OptimConfig(optimizer=name, weight_decay=weight_decay, decay_all=decay_all)
+        optimizer = build_optimizer([{"params": [*layer.parameters()]}], config)
+        layer(torch.ones(2, 4)).square().sum().backward()
+        optimizer.step()
+        moved.append([p.detach() - was for p, was in zip(layer.parameters(), before, strict=True)])
+    torch.testing.assert_close(moved[1], moved[0])
 
 
 def test_weight_decay_spares_what_timm_names_by_a_pattern() -> None:

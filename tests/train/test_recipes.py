@@ -3,6 +3,7 @@ import pytest
 from cassle_zoo.common.errors import UnknownNameError
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.train.methods import METHODS
+from cassle_zoo.train.methods.dino import DINOConfig
 from cassle_zoo.train.recipes import RECIPES, find_recipe, get_recipe, shortened
 from cassle_zoo.zoo.width import feature_width
 
@@ -65,6 +66,15 @@ def test_a_name_without_tag_is_for_own_images(
 def test_every_method_has_a_recipe_for_own_images(method: str) -> None:
     assert get_recipe(f"resnet18_cassle_{method}").method.name == method
     assert get_recipe(f"resnet18_{method}").conditioning.mode == "none"
+
+
+@pytest.mark.parametrize("name", ["resnet18_dino", "resnet18_dino.adapt", "resnet18_dino.emoji64"])
+def test_dinos_teacher_reaches_its_temperature(name: str) -> None:
+    config = get_recipe(name)
+    assert isinstance(config.method, DINOConfig)
+    early, late = (round(part * config.optim.epochs) for part in (0.2, 0.4))
+    assert config.method.teacher_temperature_at(early) < 0.07
+    assert config.method.teacher_temperature_at(late) == 0.07
 
 
 def test_features_wider_than_the_last_feature_map() -> None:

@@ -8,11 +8,13 @@ images at the usual rates destroys what good weights know.
   still more slowly.
 - Its BatchNorms keep the statistics, weights and biases of the starting weights: those of a few
   augmented images would differ.
-- 20 epochs: most of what adaptation gains comes early, and what it forgets grows with time.
+- 20 epochs: most of what adaptation gains comes early, and what it forgets grows with time. DINO's
+  teacher warms up in a shorter time, too, or it would never reach its temperature.
 """
 
 import dataclasses
 
+from cassle_zoo.train.methods.dino import DINOConfig
 from cassle_zoo.train.recipes.own import own_recipe
 from cassle_zoo.train.recipes.recipe import Recipe
 
@@ -35,11 +37,14 @@ def adapt_recipe(name: str) -> Recipe:
         layer_decay=0.9,
         backbone_bn="frozen",
     )
+    method = own.config.method
+    if isinstance(method, DINOConfig):
+        method = dataclasses.replace(method, warmup_teacher_epochs=6)
     title, _, _ = own.title.partition(",")
     return dataclasses.replace(
         own,
         title=f"{title} from the weights that --init names, on your own images",
-        config=dataclasses.replace(own.config, optim=optim),
+        config=dataclasses.replace(own.config, method=method, optim=optim),
         called=name,
         notes="--data is a folder or tar of images; no labels are needed. The size and "
         "normalisation of the views are those of the starting weights unless said "
