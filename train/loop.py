@@ -16,7 +16,7 @@ from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
 from cassle_zoo.train.distributed import process_group
 from cassle_zoo.train.run import export, fingerprint
-from cassle_zoo.train.run.faults import BadImages, translate_errors
+from cassle_zoo.train.run.faults import BadImages, check_finite_weights, translate_errors
 from cassle_zoo.train.run.logs import Reporter
 from cassle_zoo.train.run.monitor import Monitor
 from cassle_zoo.train.trainer import Trainer
@@ -115,6 +115,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 report.step(trainer.step, values)
                 epoch, position = divmod(trainer.step, per_epoch)
                 if position == 0 and first:
+                    check_finite_weights(trainer.method, trainer.step)
                     check = _due(config.run.monitor_every, epoch)
                     measured = monitor(trainer.result.backbone, trainer.device) if check else {}
                     report.epoch(trainer.step, epoch, {"loss": values["loss"], **measured})
@@ -124,12 +125,11 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                             trainer.result,
                             describe(trainer.step, images=images),
                         )
-                done = trainer.step == total
                 stopping = process_group.any_rank(stop.requested, device)
                 due = position == 0 or trainer.step % config.run.checkpoint_every == 0
-                if first and (done or stopping or due):
+                if first and (stopping or due):
                     trainer.save(out)
-                if stopping and not done:
+                if stopping and trainer.step < total:
                     report.message(
                         f"stopped after step {trainer.step}; the same command continues."
                     )

@@ -203,22 +203,29 @@ def test_non_finite_loss(config: TrainConfig, tmp_path: Path) -> None:
         loop.train(config, tmp_path)
 
 
-def test_weights_that_are_not_finite_are_no_checkpoint(
-    config: TrainConfig, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", [4, 5], ids=["in an epoch", "at its end"])
+def test_weights_that_are_not_finite_are_not_stored(
+    config: TrainConfig,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
 ) -> None:
+    config = change(config, "run", snapshot_every=1)
     train_step = Trainer.train_step
 
     def diverge(self: Trainer, *args: Any) -> dict[str, float]:
         values = train_step(self, *args)
-        if self.step == 4:
+        if self.step == step:
             self.method.backbone.get_parameter("conv1.0.weight").data.fill_(torch.nan)
         return values
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", diverge)
-        said = r"step 4 made backbone\.conv1\.0\.weight NaN .* from before\..*--optim\.base-lr"
+        said = rf"step {step} made backbone\.conv1\.0\.weight NaN .* before\..*--optim\.base-lr"
         with pytest.raises(NonFiniteLossError, match=said):
             loop.train(config, tmp_path / "run")
+    assert not (tmp_path / "run/snapshots").exists()
     assert loop.train(config, tmp_path / "run").finished
     assert_same_weights(tmp_path / "run", undisturbed)
 

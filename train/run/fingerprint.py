@@ -62,9 +62,9 @@ def check_same_run(
 
     A name that is not true, which older versions allowed, may differ. So may settings that do not
     change the result: `data.root`, `data.workers` (but not of a stream, whose order depends on it),
-    and all of `run` but the seed. Starting weights may have another name or place, but not another
-    content, which is compared if `source` is given. A run without a record of its images predates
-    such records.
+    `data.max_bad_fraction`, and all of `run` but `seed`, `precision` and `channels_last`. Starting
+    weights may have another name or place, but not another content, which is compared if `source`
+    is given. A run without a record of its images predates such records.
 
     Returns:
         The settings; a `data.decode` of None becomes what the run began with, `fast` if it is new.
