@@ -85,8 +85,10 @@ class TarFiles:
         self.path = path
         self._file: BinaryIO | None = None
         if not path.is_file():
+            address = str(path).split("/")[0].endswith(":")  # s3://bucket, as pathlib writes it
+            advice = "only local data are read; copy or mount them" if address else "check the path"
             raise DataError(
-                f"cannot open {str(path)!r}: there is no such folder or archive; check the path."
+                f"cannot open {str(path)!r}: there is no such folder or archive; {advice}."
             )
         try:
             with path.open("rb") as file:

@@ -132,9 +132,13 @@ def test_all_images_bad(config: TrainConfig, tmp_path: Path) -> None:
         read(change(config, "data", root=str(tmp_path)))
 
 
-def test_missing_data(config: TrainConfig) -> None:
-    with pytest.raises(DataError, match="does/not/exist"):
-        open_dataset(change(config, "data", dataset="emoji64", root="does/not/exist").data)
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [("does/not/exist", "'does/not/exist'.* check the path"), ("s3://bucket", "only local data")],
+)
+def test_missing_data(config: TrainConfig, root: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        open_dataset(change(config, "data", dataset="emoji64", root=root).data)
 
 
 def test_folder_without_images(config: TrainConfig, tmp_path: Path) -> None:
