@@ -1,5 +1,6 @@
 """The command line of the evaluation, on a tiny dataset."""
 
+import dataclasses
 import json
 import shlex
 import weakref
@@ -246,7 +247,7 @@ def test_json_is_all_that_goes_to_standard_output(arguments, tmp_path, capsys):
 def test_long_names_lose_no_result(tmp_path):
     data = MeasuredData(name="folder:" + "d" * 250, sha256="d" * 64)
     for seed in range(2):
-        result = make_result("m" * 250, data=data, seed=seed)
+        result = dataclasses.replace(make_result("m" * 250, seed=seed), data=data)
         path, _ = place_for(tmp_path, result)
-        write(path, result, Outcome(metrics={}, files={"flags.knn.html": b"page"}))
+        write(path, result, Outcome(metrics={}, protocol={}, files={"flags.knn.html": b"page"}))
     assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.html"))) == 2

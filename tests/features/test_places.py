@@ -224,16 +224,18 @@ def test_damaged_and_empty_archives(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("size", [-1024, -512, -2048])
+@pytest.mark.parametrize("size", [-1024, -512])
 def test_a_tar_whose_sizes_are_negative(tmp_path: Path, size: int) -> None:
     header = bytearray(tarfile.TarInfo("a.png").tobuf())
     header[124:136] = size.to_bytes(12, "big", signed=True)
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    (tmp_path / "a.tar").write_bytes(header + bytes(10240))
+    whole = tarfile.TarInfo("b.png").tobuf()
+    (tmp_path / "a.tar").write_bytes(whole + header + bytes(10240))
     inputs, [skipped] = expand_inputs(tmp_path / "a.tar")
     assert not inputs
-    assert "damaged" in skipped.reason or "cannot open" in skipped.reason
+    assert "damaged or cut off after 1 images, at byte" in skipped.reason
+    assert "'a.png' has a negative size" in skipped.reason
 
 
 @pytest.mark.parametrize("workers", [0, 2])
