@@ -43,6 +43,7 @@ DECIMALS = 6
 _CHOSEN = "chosen"  # parts of a protocol that were found, not set
 _STRENGTHS = "strength/"
 _MARK = 8  # hexadecimal digits
+_LONGEST = 80  # letters of a name in a file's name, which may have 255 in all
 _MAP_IMAGES = 600
 _MISTAKES = 48  # of a task
 _THUMBNAIL = 64  # pixels of the long side
@@ -258,7 +259,7 @@ def place_for(output: Path, result: Result) -> tuple[Path, str]:
     parts = (result.task, result.data.name, result.model.name)
     first = output
     if output.suffix != ".json":
-        first = output / f"{'--'.join(map(slug, parts))}.json"
+        first = output / f"{'--'.join(slug(part)[:_LONGEST] for part in parts)}.json"
     if not first.exists():
         return first, "recorded"
     with contextlib.suppress(DataError):  # another file is another measurement

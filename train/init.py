@@ -15,6 +15,7 @@ from cassle_zoo.accel.initialisation import skip_random_weights
 from cassle_zoo.checkpoints.identify import CheckpointFacts
 from cassle_zoo.common.errors import CheckpointError, ConfigError
 from cassle_zoo.projector import ConditionedProjector
+from cassle_zoo.store.config import check_model_args
 from cassle_zoo.store.tensors import layer_prefixes, load_strictly, structure_sha256
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.methods import Method
@@ -63,10 +64,17 @@ def find(config: TrainConfig) -> Source | None:
     theirs, ours = (
         {k: v for k, v in a.items() if k not in _ADAPTED} for a in (source.model_args, args)
     )
-    if theirs != ours and (
-        structure_sha256(without_weights(timm_arch, theirs))
-        != structure_sha256(without_weights(timm_arch, ours))
-    ):
+    try:
+        check_model_args(theirs)
+        differ = theirs != ours and (
+            structure_sha256(without_weights(timm_arch, theirs))
+            != structure_sha256(without_weights(timm_arch, ours))
+        )
+    except Exception as error:  # a network may raise anything
+        raise ConfigError(
+            f"init {what!r}: {timm_arch} cannot be built as its configuration says: {error!s:.200}"
+        ) from error
+    if differ:
         raise ConfigError(
             f"init {what!r} holds weights of {timm_arch} built with {theirs or 'no arguments'}, "
             f"but arch {arch!r} is built with {ours or 'none'}; the features would be wrong."

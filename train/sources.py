@@ -209,6 +209,7 @@ def _folder(folder: Path) -> Source:
 def _timm_folder(folder: Path, weights: Path, origin: str | None) -> Source:
     try:
         cfg, timm_arch, args = load_model_config_from_path(folder)
+        args = dict(args or {})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFolderError(
             f"{folder / CONFIG_FILE} is no configuration of a timm model ({error!r})."

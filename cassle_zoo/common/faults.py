@@ -71,23 +71,14 @@ def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> I
         ConfigError: If it is not a folder.
         StorageError: If it is not writable, or its file system has no locks.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(
-            f"{option} {str(folder)!r} is a file or a broken link, or is below one; name a folder."
-        ) from None
-    except OSError as error:
-        raise _not_writable(folder, error, option) from error
-    with lock as file:
-        deadline = time.monotonic() + _DYING
-        while not _acquired(file, option):
-            if time.monotonic() > deadline:
-                raise FolderInUseError(
-                    f"another process is {doing} in {str(folder)!r}; wait, or use another {option}."
-                )
-            time.sleep(0.02)
+    deadline = time.monotonic() + _DYING
+    while (file := _acquired(folder, option)) is None:
+        if time.monotonic() > deadline:
+            raise FolderInUseError(
+                f"another process is {doing} in {str(folder)!r}; wait, or use another {option}."
+            )
+        time.sleep(0.02)
+    with file:
         _locks.add(file)
         try:
             yield
@@ -95,18 +86,32 @@ def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> I
             _locks.discard(file)
 
 
-def _acquired(file: TextIO, option: str) -> bool:
+def _acquired(folder: Path, option: str) -> TextIO | None:
+    """Return the locked file; `None` if another process holds it, or has just removed it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")  # "w" would empty the file that a link leads to
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"{option} {str(folder)!r} is a file or a broken link, or is below one; name a folder."
+        ) from None
+    except OSError as error:
+        raise _not_writable(folder, error, option) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
     except OSError as error:
+        file.close()
         raise StorageError(
             f"cannot lock {file.name!r} ({error.strerror}), without which two processes could "
             f"write there at once; use another {option}, or mount its file system with locks "
             "(Lustre: -o flock)."
         ) from error
-    return True
+    file.close()
+    return None
 
 
 class StopRequest:

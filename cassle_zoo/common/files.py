@@ -46,6 +46,9 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         # A second failure must not take the place of the first, which says why.
         with suppress(OSError):
@@ -113,8 +116,17 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
             os.replace(old, folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        _name(error, folder)
+        raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Say what could not be written, as the system does not if the disk is full."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def check_folder(folder: Path, option: str) -> None:

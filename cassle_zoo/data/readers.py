@@ -150,6 +150,8 @@ def find_members(
     try:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # else each takes a kilobyte
+            if tar.offset <= member.offset:  # older Pythons would read it again, for ever
+                raise tarfile.ReadError(f"{member.name!r} has a negative size")
             if member.isdir() or not wanted(PurePosixPath(member.name)):
                 continue
             if member.isfile() and not member.issparse():
@@ -160,12 +162,13 @@ def find_members(
     except (OSError, ValueError, tarfile.TarError) as error:
         reason = f" ({error})"
     # tarfile takes an unreadable header, or the end of the file, for the archive's end.
-    file.seek(tar.offset)
+    end = max(tar.offset, 0)
+    file.seek(end)
     mark = file.read(tarfile.BLOCKSIZE)
-    if reason or mark.strip(b"\0") or tar.offset > size:
+    if reason or mark.strip(b"\0") or end > size:
         raise DataError(
             f"the archive {name!r} is damaged or cut off after {len(names)} images, at byte "
-            f"{min(tar.offset, size):,} of {size:,}{reason}; copy it again, or unpack what is "
+            f"{min(end, size):,} of {size:,}{reason}; copy it again, or unpack what is "
             "whole (tar --ignore-zeros -xf) and pass the folder."
         )
     if left_out:

@@ -40,6 +40,8 @@ _CODES = frozenset({"403", "404", "AccessDenied", "InvalidObjectState", "NoSuchK
 _OF_ONE_FILE = (FileNotFoundError, PermissionError, IsADirectoryError)
 _BRACES = re.compile(r"\{[^{}]*(,|\.\.)[^{}]*\}")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*(://|::)", re.IGNORECASE)
+# fsspec fills in templates that such a file holds; older versions let them run anything.
+_REFERENCE = re.compile(r"(^|::)reference(:|$)", re.IGNORECASE)
 
 
 class Lazy(ABC):
@@ -457,6 +459,11 @@ def _whole(fs: Any, name: str, address: str) -> str:
 
 
 def _open_address(address: str) -> tuple[Any, str]:
+    if _REFERENCE.search(address):
+        raise DataError(
+            f"{address!r} is not read: a file of references can run code. Give the addresses of "
+            "the images themselves."
+        )
     try:
         core = importlib.import_module("fsspec.core")
         fs, path = core.url_to_fs(address)

@@ -47,11 +47,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"pretrained_cfg.{key} must be {count} {words}, not {value!r}.")
     if outside := sorted(set(config["pretrained_cfg"]) & set(SOURCE_FIELDS)):
         raise ConfigError(f"pretrained_cfg points outside the folder with {', '.join(outside)}.")
-    for name, value in config.get("model_args", {}).items():
-        if name in _LOADING_ARGS or name.startswith("pretrained"):
-            raise ConfigError(f"model_args must not set {name}.")
-        if ("layers" in name or "depth" in name) and _largest(value) > _MOST_LAYERS:
-            raise ConfigError(f"model_args sets {name} to {value!r}; the limit is {_MOST_LAYERS}.")
+    check_model_args(config.get("model_args", {}))
     own = config["cassle_zoo"]
     widths = {d["name"]: d.get("width") for d in own["descriptors"]}
     known = {**_described_widths(own["projector"]), **ALL_DESCRIPTORS.widths}
@@ -65,6 +61,19 @@ def check_config(config: Mapping[str, Any]) -> None:
         names = own["projector"].get("descriptors")
         if names != sorted(widths) or names != list(widths):
             raise ConfigError(f"descriptors {list(widths)} contradict the projector's {names}.")
+
+
+def check_model_args(args: Mapping[str, Any]) -> None:
+    """Check that a file's arguments of a timm model only describe an architecture.
+
+    Raises:
+        ConfigError: If one loads something, or asks for too many layers.
+    """
+    for name, value in args.items():
+        if name in _LOADING_ARGS or name.startswith("pretrained"):
+            raise ConfigError(f"model_args must not set {name}.")
+        if ("layers" in name or "depth" in name) and _largest(value) > _MOST_LAYERS:
+            raise ConfigError(f"model_args sets {name} to {value!r}; the limit is {_MOST_LAYERS}.")
 
 
 def _described_widths(projector: Mapping[str, Any] | None) -> dict[str, int]:

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, get_token
 
 REQUIRED = ("license", "library_name", "pipeline_tag", "tags")
 
+_MOST_ALIASES = 20  # in YAML; some dozens can stand for more values than the memory holds
 _FRONT_MATTER = re.compile(r"\s*---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
@@ -38,6 +39,9 @@ def card_problems(content: bytes) -> list[str]:
     if metadata_text is None:
         return [*problems, "the card has no metadata between two lines of '---'"]
     try:
+        tokens = yaml.scan(metadata_text[1])
+        if sum(isinstance(token, yaml.AliasToken) for token in tokens) > _MOST_ALIASES:
+            return [*problems, f"the card's metadata has over {_MOST_ALIASES} aliases (*NAME)"]
         card: Any = ModelCard(text)
         again: Any = ModelCard(str(card))
     except Exception as error:  # the YAML reader's are not ValueErrors

@@ -4,11 +4,13 @@ import errno
 import fcntl
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cassle_zoo.common.errors import DataError, StorageError
+from cassle_zoo.common.errors import DataError, FolderInUseError, StorageError
 from cassle_zoo.common.faults import Advice, locked, receive, start_worker
 
 ADVICE = Advice(output="-o", workers="--workers", memory="", storage="")
@@ -94,6 +96,30 @@ def test_a_lock_that_a_dying_worker_still_holds_is_waited_for(tmp_path: Path) ->
         process.stdout.readline()
         with locked(tmp_path):
             assert (tmp_path / ".lock.held").exists()
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("precious")
+    (tmp_path / ".lock").symlink_to("notes.txt")
+    with locked(tmp_path):
+        assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
+def test_a_lock_that_its_holder_removes_is_made_anew(tmp_path: Path) -> None:
+    def third() -> None:
+        with pytest.raises(FolderInUseError), locked(tmp_path / "a"):
+            pass
+
+    def second() -> None:
+        with locked(tmp_path / "a"), ThreadPoolExecutor() as pool:
+            pool.submit(third).result()
+
+    with ThreadPoolExecutor() as pool:
+        with locked(tmp_path / "a"):
+            waiting = pool.submit(second)
+            time.sleep(0.2)
+            shutil.rmtree(tmp_path / "a")
+        waiting.result()
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Files are the old ones or the new ones, whatever happens while they are written."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ def test_an_interrupted_folder_leaves_the_old_one(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"page\.html"):
+            write_bytes(tmp_path / "page.html", bytes(2000))
+        with pytest.raises(OSError, match="model"), atomic_folder(tmp_path / "model") as staged:
+            (staged / "a").write_bytes(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(

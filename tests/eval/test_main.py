@@ -1,5 +1,6 @@
 """The command line of the evaluation, on a tiny dataset."""
 
+import dataclasses
 import json
 import shlex
 import weakref
@@ -9,17 +10,19 @@ import pytest
 import timm
 import tyro
 from PIL import Image
+from results import make_result
 from timm.models import save_for_hf
 
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError, UnknownNameError
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.eval import main as main_module
 from cassle_zoo.eval import sources
-from cassle_zoo.eval.base import Compute
+from cassle_zoo.eval.base import Compute, Outcome
 from cassle_zoo.eval.main import Arguments, public_command, run_from_cli
 from cassle_zoo.eval.protocols import EVALUATORS
+from cassle_zoo.eval.runner import place_for, write
 from cassle_zoo.eval.scores import ScoreFile
-from cassle_zoo.records import Result
+from cassle_zoo.records import MeasuredData, Result
 
 
 @pytest.fixture
@@ -239,3 +242,12 @@ def test_json_is_all_that_goes_to_standard_output(arguments, tmp_path, capsys):
     [recorded] = [json.loads(path.read_text()) for path in out.glob("*.json")]
     assert printed == [recorded]
     assert printed[0]["format_version"] == 2
+
+
+def test_long_names_lose_no_result(tmp_path):
+    data = MeasuredData(name="folder:" + "d" * 250, sha256="d" * 64)
+    for seed in range(2):
+        result = dataclasses.replace(make_result("m" * 250, seed=seed), data=data)
+        path, _ = place_for(tmp_path, result)
+        write(path, result, Outcome(metrics={}, protocol={}, files={"flags.knn.html": b"page"}))
+    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.html"))) == 2

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import sys
 import tarfile
@@ -221,6 +222,20 @@ def test_damaged_and_empty_archives(tmp_path: Path) -> None:
         "the archive holds no images",
         "an archive",
     ]
+
+
+@pytest.mark.parametrize("size", [-1024, -512])
+def test_a_tar_whose_sizes_are_negative(tmp_path: Path, size: int) -> None:
+    header = bytearray(tarfile.TarInfo("a.png").tobuf())
+    header[124:136] = size.to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    whole = tarfile.TarInfo("b.png").tobuf()
+    (tmp_path / "a.tar").write_bytes(whole + header + bytes(10240))
+    inputs, [skipped] = expand_inputs(tmp_path / "a.tar")
+    assert not inputs
+    assert "damaged or cut off after 1 images, at byte" in skipped.reason
+    assert "'a.png' has a negative size" in skipped.reason
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -454,6 +469,16 @@ def test_a_list_of_addresses(memory: Any, tmp_path: Path) -> None:
     found = extract_features(make_model(), tmp_path / "l.txt")
     assert found.sources == ["memory://images/sub/2.png"]
     assert found.skipped[0].source == "memory://images/gone.png"
+
+
+def test_a_list_cannot_name_templates(memory: Any, tmp_path: Path) -> None:
+    template = "{{ cycler.__init__.__globals__.os.system('touch %s') }}" % (tmp_path / "run")
+    gen = [{"key": template, "url": "a", "dimensions": {"i": [0]}}]
+    (tmp_path / "r.json").write_text(json.dumps({"version": 1, "gen": gen, "refs": {"a.png": "x"}}))
+    (tmp_path / "l.txt").write_text(f"reference://a.png::file://{tmp_path}/r.json\n")
+    with pytest.raises(DataError, match="can run code"):
+        extract_features(make_model(), tmp_path / "l.txt")
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

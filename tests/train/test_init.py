@@ -326,6 +326,26 @@ def test_heads_of_a_vit_must_agree(tmp_path: Path) -> None:
         init.find(config)
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"checkpoint_path": "other.pth"}, "must not set checkpoint_path"),
+        ({"pretrained": True}, "must not set pretrained"),
+        ({"layers": [2, 2, 2, 10**6]}, "the limit is 1000"),
+        ({"nonsense": 1}, "cannot be built as its configuration says: .*nonsense"),
+        ([1], "no configuration of a timm model"),
+    ],
+)
+def test_arguments_of_a_strangers_timm_folder(
+    config: TrainConfig, folder: Path, tmp_path: Path, args: Any, message: str
+) -> None:
+    theirs = shutil.copytree(folder, tmp_path / "theirs")
+    known = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps({**known, "model_args": args}))
+    with pytest.raises((ConfigError, ModelFolderError), match=message):
+        init.find(starting(config, theirs))
+
+
 def unfinished(config: TrainConfig, out: Path) -> Method:
     method = build_method(config)
     out.mkdir()

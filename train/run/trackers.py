@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from cassle_zoo.common.errors import ConfigError, MissingDependencyError
 from cassle_zoo.common.files import read_json, write_json
+from cassle_zoo.common.hub_client import redacted
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.run.fingerprint import flat_settings
 from cassle_zoo.zoo.names import public_settings
@@ -82,9 +83,9 @@ class MlflowTracker:
             except Exception as error:
                 raise ConfigError(
                     f"run.loggers: {str(out / IDS_FILE)!r} says that this run continues MLflow's "
-                    f"run {known}, but the store {self._client.tracking_uri!r} does not have it "
-                    f"({error}); set MLFLOW_TRACKING_URI to the one it began in, or remove that "
-                    "file to begin another."
+                    f"run {known}, but the store {redacted(self._client.tracking_uri)!r} does not "
+                    f"have it ({redacted(str(error))}); set MLFLOW_TRACKING_URI to the one it "
+                    "began in, or remove that file to begin another."
                 ) from error
             return
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
@@ -168,7 +169,7 @@ def open_tracker(name: str, config: TrainConfig, out: Path) -> Tracker:
             f"pip install 'cassle-zoo[{name}]'"
         ) from error
     except Exception as error:  # of any class, by the tracker or what it talks to
-        reason = str(error).strip().partition("\n")[0]
+        reason = redacted(str(error)).strip().partition("\n")[0]
         raise ConfigError(
             f"run.loggers: {name} cannot start ({type(error).__name__}: {reason:.300}); set it up, "
             f"or leave {name} out."
@@ -223,7 +224,7 @@ class InBackground:
                 self._tracker.log(*entry)
             self._tracker.close(self._finished)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = redacted(str(error)).strip().partition("\n")[0]
             self._fail(f"{type(error).__name__}: {reason:.300}")
 
     def _fail(self, reason: str) -> None:

@@ -132,6 +132,7 @@ tags:
 
 # A model
 """
+BOMB = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(4))
 INDEX = """model-index:
 - name: {name}
   results:
@@ -168,6 +169,7 @@ INDEX = """model-index:
             "says value twice",
         ),
         (CARD.format(extra="a: &x {b: 1}\nc: *x\n"), None),
+        (CARD.format(extra="a0: &a0 [1]\n" + BOMB), "over 20 aliases"),
         (CARD.format(extra="") + "a\x00b", "control characters"),
         (CARD.format(extra="") + "```python\nimport timm\n", "has no end"),
         (CARD.format(extra="") + "````\n```\n````\n", None),

@@ -158,7 +158,7 @@ class Faulty:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if self.logged:
-            raise ConnectionError("no route to host\nat ...")
+            raise ConnectionError("no route to http://me:secret@host\nat ...")
         self.logged.append(step)
 
     def close(self, finished: bool) -> None:
@@ -175,7 +175,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(
     assert loop.train(logged(config, "wandb"), tmp_path).finished
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(said) == 1
-    assert "wandb takes no more numbers (ConnectionError: no route to host)" in said[0]
+    assert "wandb takes no more numbers (ConnectionError: no route to http://***@host)" in said[0]
 
 
 def test_a_tracker_that_hangs_does_not_hold_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,10 +248,11 @@ def test_one_that_cannot_start(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
-        raise RuntimeError("No API key configured.\nUse `wandb login`")
+        raise RuntimeError("No API key for http://me:secret@host.\nUse `wandb login`")
 
     monkeypatch.setitem(TRACKERS, "wandb", refuse)
-    with pytest.raises(ConfigError, match=r"wandb cannot start \(RuntimeError: No API key"):
+    said = r"wandb cannot start \(RuntimeError: No API key for http://\*\*\*@host"
+    with pytest.raises(ConfigError, match=said):
         loop.train(logged(config, "wandb"), tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
     (tmp_path / IDS_FILE).write_text("{")
