@@ -306,7 +306,7 @@ class EvalContext:
             DataError: If images cannot be read, a feature file does not match the images, or the
                 features cannot be used: NaN, infinite, all zero, or of width 0.
         """
-        features = self._features()
+        features = self._features().float()  # a file may hold others, whose lengths overflow
         self._check(features)
         return features
 

@@ -18,7 +18,9 @@ def hits(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """
     found = {"top1": logits.argmax(1) == labels}
     if logits.shape[1] > TOP:
-        found["top5"] = (logits.topk(TOP, dim=1).indices == labels[:, None]).any(1)
+        # Ties go to the smaller class, as in argmax: `topk` may leave out the one that it takes.
+        best = logits.argsort(dim=1, descending=True, stable=True)[:, :TOP]
+        found["top5"] = (best == labels[:, None]).any(1)
     return {name: own.to(torch.uint8) for name, own in found.items()}
 
 

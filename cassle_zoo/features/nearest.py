@@ -9,7 +9,7 @@ from cassle_zoo.common.errors import ConfigError, DataError
 
 _CHUNK = 512  # queries at a time
 _GALLERY_CHUNK = 16_384  # gallery vectors at a time
-_SHORTEST = 1e-12
+_SAFE = 1e-12, 1e12  # lengths whose squares float32 holds
 
 
 def nearest_neighbours(
@@ -137,9 +137,9 @@ def _unit(features: Tensor, out: Tensor) -> Tensor:
     """Write features (N, D) as float32 of length 1 into the first rows of `out`."""
     features = features.detach().float()
     lengths = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    if not lengths.isfinite().all():
+    if not ((lengths > _SAFE[0]) & (lengths < _SAFE[1])).all():
         if not features.isfinite().all():
             raise DataError("features are not finite: NaN or infinite.")
-        # Only the squares overflowed.
-        lengths = torch.linalg.vector_norm(features.double(), dim=1, keepdim=True).float()
-    return torch.div(features, lengths.clamp_min_(_SHORTEST), out=out[: len(features)])
+        lengths = torch.linalg.vector_norm(features.double(), dim=1, keepdim=True)
+        lengths = lengths.masked_fill_(lengths == 0, 1)
+    return torch.div(features, lengths, out=out[: len(features)])

@@ -60,7 +60,7 @@ class Cell:
         value: Its value, the mean of several runs; None if it was not measured.
         interval: Its 95 % interval; None where none can honestly be given.
         runs: Number of runs.
-        is_scored: Whether the scores of single images were recorded; not of several runs.
+        count: Number of images, queries or episodes; None if not recorded, and of several runs.
         mark: `best` if better than all others beyond chance; `tied` if it cannot be told from the
             best value, and for the best value if another cannot be told from it.
     """
@@ -68,7 +68,7 @@ class Cell:
     value: float | None
     interval: Interval | None = None
     runs: int = 1
-    is_scored: bool = False
+    count: int | None = None
     mark: Mark = ""
 
 
@@ -109,8 +109,7 @@ class Row:
         task: The sub-task.
         metric: The metric.
         cells: One per column.
-        count: Number of images, queries or episodes; None if not recorded.
-        unit: What is counted.
+        unit: What the cells count.
         best: Place of the best value; None if neither way is better or there is only one.
         differences: Of the best from every other that it can be compared with.
         detectable: Smallest true difference between the best two that would be found in four of
@@ -122,7 +121,6 @@ class Row:
     task: str
     metric: str
     cells: tuple[Cell, ...]
-    count: int | None = None
     unit: Unit = "image"
     best: int | None = None
     differences: tuple[Difference, ...] = ()
@@ -130,10 +128,15 @@ class Row:
     level: float = statistics.LEVEL
 
     @property
+    def counts(self) -> list[int]:
+        """The numbers of images, queries or episodes that cells have, ascending; mostly one."""
+        return sorted({cell.count for cell in self.cells if cell.count is not None})
+
+    @property
     def counted(self) -> str:
         """How many images, queries or episodes there are, in words; empty if not recorded."""
         plural = "queries" if self.unit == "query" else f"{self.unit}s"
-        return "" if self.count is None else f"{self.count:,} {plural}"
+        return f"{' or '.join(f'{n:,}' for n in self.counts)} {plural}" if self.counts else ""
 
     @property
     def is_told_apart(self) -> bool:
@@ -194,23 +197,23 @@ def _row(task: str, metric: str, columns: Sequence[Column]) -> Row:
         differences += _of_images(group, scores, metric, best, level, intervals)
     differences.sort(key=lambda own: known.index(own.other))
 
-    first = next((own for own in scores if own is not None), None)
     cells = [
         Cell(
             value=mean,
             interval=interval,
             runs=max(1, len(own)),
-            is_scored=scores[place] is not None,
+            count=None if scored is None else len(scored.rows),
             mark=_mark(place, best, differences, len(known)),
         )
-        for place, (mean, interval, own) in enumerate(zip(means, intervals, values, strict=True))
+        for place, (mean, interval, own, scored) in enumerate(
+            zip(means, intervals, values, scores, strict=True)
+        )
     ]
     return Row(
         task=task,
         metric=metric,
         cells=tuple(cells),
-        count=None if first is None else len(first.rows),
-        unit="image" if first is None else first.unit,
+        unit=next((own.unit for own in scores if own is not None), "image"),
         best=best,
         differences=tuple(differences),
         detectable=_detectable(differences, intervals, means, sign, level),

@@ -76,7 +76,7 @@ def to_csv(tables: Iterable[Table]) -> str:
                         *(row.task, row.metric, column.label),
                         *("yes" if column.is_baseline else "no", cell.runs, _number(cell.value)),
                         *limits,
-                        *(("", "") if row.count is None else (row.count, row.unit)),
+                        *(("", "") if cell.count is None else (cell.count, row.unit)),
                         cell.mark,
                         *against,
                     ]

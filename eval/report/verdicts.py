@@ -73,11 +73,11 @@ def verdict(row: Row, labels: Sequence[str]) -> Verdict | None:
 
 def detectable_text(row: Row) -> str:
     """Return how small a difference a test set can show, as a sentence; empty if unknown."""
-    if row.detectable is None or row.count is None:
+    if row.detectable is None or not row.counts:
         return ""
     size = format_difference(row.metric, row.detectable).lstrip("+")
     size = f"{size} {difference_unit(row.metric)}".strip()
-    small = "a small test; " if row.count < _SMALL and row.unit == "image" else ""
+    small = "a small test; " if row.counts[0] < _SMALL and row.unit == "image" else ""
     return (
         f"{row.task}, {describe(row.metric).label}: {row.counted}; {small}a true "
         f"difference of {size} would be found in 4 of 5 such tests, a smaller one is easily missed."
@@ -115,9 +115,9 @@ def _untested(row: Row) -> str:
         return "runs of equal values do not say how far apart others would be"
     if len({cell.runs > 1 for cell in known}) > 1:
         return "a single run cannot be tested against several"
-    if not any(cell.is_scored for cell in known):
+    if not any(cell.count is not None for cell in known):
         return "no scores of single images were recorded, from which that could be computed"
-    if not all(cell.is_scored for cell in known):
+    if not all(cell.count is not None for cell in known):
         return "of some of these models no scores of single images were recorded"
     if all(cell.interval is None for cell in known):
         return "no interval can be given, as there are too few images or all score alike"

@@ -12,6 +12,8 @@ def test_accuracies_of_a_small_case():
     assert found == {"top1": 0.5, "top5": 1.0, "mean_per_class": pytest.approx((1 / 3 + 1) / 2)}
     logits = torch.arange(7.0).expand(2, 7)
     assert accuracies(logits, torch.tensor([2, 1]))["top5"] == 0.5
+    tied = accuracies(torch.zeros(2, 10), torch.tensor([0, 4]))
+    assert (tied["top1"], tied["top5"]) == (0.5, 1.0), "the first, as in argmax"
     assert set(accuracies(logits[:, :5], torch.tensor([2, 1]))) == {"top1", "mean_per_class"}
 
 

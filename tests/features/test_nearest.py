@@ -47,10 +47,12 @@ def test_as_many_neighbours_as_there_are(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(own not in row for own, row in enumerate(index.tolist()))
 
 
-def test_squares_beyond_the_range_of_float32() -> None:
+@pytest.mark.parametrize("scale", [1e38, 1e25, 1e-13, 1e-30])
+def test_squares_beyond_the_range_of_float32(scale: float) -> None:
     gallery = features(20)
+    gallery /= gallery.abs().max()
     expected = nearest_neighbours(gallery, gallery, 3)
-    cosine, index = nearest_neighbours(gallery, gallery * 1e25, 3)
+    cosine, index = nearest_neighbours(gallery * scale, gallery * (3 * scale), 3)
     torch.testing.assert_close(cosine, expected[0], atol=1e-5, rtol=0)
     assert torch.equal(index, expected[1])
 

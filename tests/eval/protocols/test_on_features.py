@@ -117,6 +117,18 @@ def test_few_shot_settings_matter():
         FewShot(shots=(1, 1))
 
 
+def test_few_shot_of_features_whose_length_half_precision_cannot_hold():
+    context = make_context()
+    exact = context.source.features.features
+    found = []
+    for features in (exact, (exact * (60_000 / exact.abs().max())).half()):
+        context = make_context()
+        known = dataclasses.replace(context.source.features, features=features, outputs={})
+        context.source = dataclasses.replace(context.source, features=known)
+        found.append(FewShot(episodes=20, normalize=True).evaluate(context).metrics["made"])
+    assert found[1] == pytest.approx(found[0], abs=0.01)
+
+
 def test_few_shot_with_few_classes():
     with pytest.raises(DataError, match=r"made .*few-shot: .*left out.*5-way"):
         FewShot(episodes=2).evaluate(make_context(classes=3))

@@ -193,6 +193,24 @@ def test_csv_rounds_no_small_number_to_zero() -> None:
     assert float(line["value"]) == 3.25e-7
 
 
+def test_every_model_has_its_own_count() -> None:
+    files = {}
+    for name, count in (("few", 40), ("many", 2000)):
+        values = {"knn_top1": torch.arange(count) % 7 / 7}
+        own = Scores(task="vendor", unit="episode", rows=torch.arange(count), values=values)
+        files[name] = ScoreFile(scores=(own,))
+    entries = [
+        Entry(result=make_result(name, metrics={"vendor": {"knn_top1": 0.4}}), label=name, scores=s)
+        for name, s in files.items()
+    ]
+    [part] = compare(entries)
+    columns = columns_of(part)
+    [row] = evidence(part, columns)
+    assert row.counted == "40 or 2,000 episodes"
+    lines = csv.DictReader(io.StringIO(to_csv([(part, columns, [row])])))
+    assert [(line["model"], line["n"]) for line in lines] == [("few", "40"), ("many", "2000")]
+
+
 def test_latex_is_escaped_and_balanced(table) -> None:
     text = to_latex([table])
     assert latex("a_b%{c}\\d~^$#&\nω") == (
