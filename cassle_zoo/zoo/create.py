@@ -9,7 +9,7 @@ built.
 
 import fnmatch
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,9 +93,10 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
         ModelFolderError: If a file does not fit config.json, or timm cannot build the model.
     """
     import timm
+    from timm.models import NaFlexVit
 
     from cassle_zoo.accel.initialisation import skip_random_weights
-    from cassle_zoo.store.tensors import check_backbone_keys, tensor_names
+    from cassle_zoo.store.tensors import CopiedTensors, check_backbone_keys, tensor_names
     from cassle_zoo.zoo.width import feature_width, without_weights
 
     path, config = files.folder / CONFIG_FILE, files.config
@@ -105,13 +106,14 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
             f"{path}: timm {timm.__version__} has no model {architecture!r}; use the timm version "
             "it was trained with."
         )
-    names = tensor_names(files.folder / MODEL_FILE) if pretrained else frozenset[str]()
+    names: Iterable[str] = tensor_names(files.folder / MODEL_FILE) if pretrained else ()
     features_only = timm_kwargs.get("features_only")
     if features_only:
         timm_kwargs = {**timm_kwargs, "num_classes": 0}
     complete = pretrained and not timm_kwargs.get("num_classes") and not features_only
+    loaded = CopiedTensors()
     try:
-        with skip_random_weights(complete):
+        with skip_random_weights(complete), loaded:
             model = _timm_model(files, pretrained, timm_kwargs)
     except Exception as error:
         _check_buildable(files)
@@ -122,6 +124,8 @@ def load_backbone(files: ModelFiles, pretrained: bool = True, **timm_kwargs: Any
     if pretrained:
         # timm's feature extractors lack layers, or name them otherwise, and not all load strictly.
         whole = without_weights(architecture, model_args) if features_only else model
+        if isinstance(model, NaFlexVit):  # whose weights timm renames
+            names = loaded.names(model)
         check_backbone_keys(names, whole)
     if not features_only:
         stated = config["num_features"]

@@ -96,7 +96,7 @@ def timm_model(
     return model
 
 
-def _cached_if_offline(name: str, advice: str, cache_dir: str | Path | None) -> dict[str, str]:
+def _cached_if_offline(name: str, advice: str, cache_dir: str | Path | None) -> dict[str, Any]:
     """Return, for timm, where a model's weights are cached; empty if the Hub can be reached."""
     from huggingface_hub import try_to_load_from_cache
     from timm.models import get_pretrained_cfg
@@ -108,7 +108,8 @@ def _cached_if_offline(name: str, advice: str, cache_dir: str | Path | None) -> 
     for file in filter(None, (cfg.hf_hub_filename, MODEL_FILE, "pytorch_model.bin")):
         cached = try_to_load_from_cache(repo, file, cache_dir, revision or None)
         if isinstance(cached, str):
-            return {"file": cached}
+            # timm 1.0.29 would take the file for the .npz that some models come from.
+            return {"file": cached, "custom_load": False}
     what = f"the file of timm's pretrained weights of {name}"
     error = unreachable_error(what, cache_dir)
     raise WeightsUnavailableError(f"{error}{advice and f' Or {advice}.'}")

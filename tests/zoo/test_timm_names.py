@@ -57,23 +57,31 @@ def test_weights_that_cannot_be_loaded_are_an_error_that_tells_no_secret(
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("test_resnet", {}),
+        # timm's own weights are an .npz, those on the Hub are not.
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", {"depth": 1}),
+    ],
+)
 def test_without_network_cache_dir_and_own_weights_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg: Any = timm.get_pretrained_cfg("test_resnet")
+    cfg: Any = timm.get_pretrained_cfg(name)
     repo = tmp_path / f"models--{cfg.hf_hub_id.replace('/', '--')}"
     snapshot = repo / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("a" * 40)
-    cached, own = (timm.create_model("test_resnet").state_dict() for _ in range(2))
+    cached, own = (timm.create_model(name, **options).state_dict() for _ in range(2))
     save_file(cached, snapshot / "model.safetensors")
     save_file(own, tmp_path / "own.safetensors")
     monkeypatch.setattr("cassle_zoo.zoo.timm_names.is_unreachable", lambda: True)
-    usual = create_model("test_resnet", pretrained=True, cache_dir=tmp_path)
-    overlay = {"file": str(tmp_path / "own.safetensors")}
+    usual = create_model(name, pretrained=True, cache_dir=tmp_path, **options)
+    overlay = {"file": str(tmp_path / "own.safetensors"), "custom_load": False}
     chosen = create_model(
-        "test_resnet", pretrained=True, cache_dir=tmp_path, pretrained_cfg_overlay=overlay
+        name, pretrained=True, cache_dir=tmp_path, pretrained_cfg_overlay=overlay, **options
     )
     for built, expected in ((usual, cached), (chosen, own)):
         state = built.state_dict()

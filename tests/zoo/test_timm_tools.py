@@ -1,5 +1,6 @@
 """timm's own tools on our models: saving and loading with a classifier, pooling, meta device."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import cassle_zoo
 from cassle_zoo.common.errors import ModelFolderError
 from cassle_zoo.specs import MODEL_SPECS
 from cassle_zoo.store.folder import bundled_folder
+from cassle_zoo.store.tensors import save_model_folder
+from cassle_zoo.zoo.registry import make_config
 from cassle_zoo.zoo.vit import has_sincos_positions
 
 # A ViT of three blocks keeps it quick.
@@ -191,6 +194,29 @@ def test_naflex_gives_the_same_features(options: dict[str, Any], tmp_path: Path)
     with torch.no_grad():
         torch.testing.assert_close(flexible.eval()(images), model(images), rtol=0, atol=1e-5)
         assert flexible(images[:, :, :32]).shape == (2, 384)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"num_classes": 5}])
+def test_naflex_of_a_model_folder(kwargs: dict[str, Any], tmp_path: Path) -> None:
+    args = {"num_heads": 12, "depth": 1, "img_size": 64}
+    model: Any = timm.create_model("vit_small_patch16_224", num_classes=0, **args).eval()
+    spec = dataclasses.replace(
+        MODEL_SPECS["vit_small_cassle_mocov3.in100"], model_args=args, input_size=(3, 64, 64)
+    )
+    folder, state = tmp_path / "model", model.state_dict()
+    config = make_config(spec, model, projector=None, training={})
+    save_model_folder(folder, config=config, backbone_state=state, projector=None)
+    kwargs = {"use_naflex": True, **kwargs}
+    flexible: Any = cassle_zoo.create_model(f"local-dir:{folder}", pretrained=True, **kwargs).eval()
+    assert isinstance(flexible, timm.models.NaFlexVit)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        found = flexible.forward_head(flexible.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(found, model(images), rtol=0, atol=1e-5)
+    del state["blocks.0.norm1.bias"]
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(ModelFolderError, match=r"blocks\.0\.norm1\.bias"):
+        cassle_zoo.create_model(f"local-dir:{folder}", pretrained=True, **kwargs)
 
 
 def test_naflex_by_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
