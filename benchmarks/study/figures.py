@@ -62,7 +62,7 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
     """Draw a panel per metric: what each training reached by epoch, a line each.
 
     Args:
-        records: Those of :func:`benchmarks.study.records.load_courses`.
+        records: Those of :func:`benchmarks.study.records.load_courses`, named by length.
         metrics: Of the evaluations in the course.
 
     Raises:
@@ -72,16 +72,16 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
     # An arm looks as in the other figures; dashes tell the lengths of its trainings apart.
     records = sorted(records, key=lambda record: (record.against != "", record.arm))
     arms = list(dict.fromkeys(record.arm.partition(",")[0] for record in records))
-    lengths = sorted({record.settings["optim"]["epochs"] for record in records}, reverse=True)
+    lengths = sorted({record.arm.partition(",")[2] for record in records}, reverse=True)
     for axis, metric in zip(axes, metrics, strict=True):
         for record in records:
-            course, number = course_of(record), arms.index(record.arm.partition(",")[0])
-            length = lengths.index(record.settings["optim"]["epochs"])
+            arm, _, length = record.arm.partition(",")
+            course, number = course_of(record), arms.index(arm)
             is_first = record is next(r for r in records if r.arm == record.arm)
             axis.plot(
                 list(course), [metric.scale * number_of(r, metric) for r in course.values()],
                 color=PALETTE[number % len(PALETTE)], marker=MARKERS[number % len(MARKERS)],
-                linestyle=DASHES[length % len(DASHES)], markersize=4, linewidth=1.2,
+                linestyle=DASHES[lengths.index(length) % len(DASHES)], markersize=4, linewidth=1.2,
                 label=record.arm if is_first else None,
             )  # fmt: skip
         axis.set_xlabel("epoch", fontsize=8)

@@ -14,7 +14,7 @@ from benchmarks.study.figures import (
     tasks_figure,
 )
 from benchmarks.study.metrics import COURSE, TASKS
-from benchmarks.study.records import Record, named_by_length
+from benchmarks.study.records import Record
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.report.figures import MARKERS, PALETTE
@@ -169,11 +169,12 @@ def test_a_course_is_a_line_per_seed_and_one_label_per_arm(
 
 def test_a_course_looks_as_its_arm_elsewhere_and_has_dashes_by_length(with_course: Record) -> None:
     """Whatever the order and lengths of the trainings: else a figure swaps the arms' colours."""
-    plain = dataclasses.replace(with_course, arm="simclr", against="")
-    cassle = dataclasses.replace(with_course, arm="cassle_simclr", against="simclr")
-    longer = {**plain.settings, "optim": {**plain.settings["optim"], "epochs": 99}}
-    long = [dataclasses.replace(record, settings=longer) for record in (cassle, plain)]
-    figure = course_figure(named_by_length([*long, cassle, plain]), COURSE)
+    records = [
+        dataclasses.replace(with_course, arm=f"{arm}, {epochs} epochs", against=against)
+        for epochs in (60, 25)
+        for arm, against in (("cassle_simclr", f"simclr, {epochs} epochs"), ("simclr", ""))
+    ]
+    figure = course_figure(records, COURSE)
     lines = figure.axes[0].lines
     looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines]
     assert looks == [
