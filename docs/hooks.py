@@ -85,7 +85,11 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
 
 
 def _relink(text: str, folder: Path, config: Any, page: str) -> str:
-    """Let the links of a text point from its page; `#source` is the file in the repository."""
+    """Let the links of a text point from its page; `#source` is the file in the repository.
+
+    An image becomes a link to itself, as on GitHub: on a phone it is too small to read.
+    """
+    text = re.sub(r"^(!\[[^\]]*\]\(([^)\s]+)\))$", r"[\1](\2)", text, flags=re.MULTILINE)
 
     def target(match: re.Match[str]) -> str:
         name, anchor = match[1], match[2] or ""

@@ -85,6 +85,8 @@ def test_pages_fit_a_phone_and_ask_nothing_of_the_network(site: Path, browser: C
         assert browser.run("document.documentElement.scrollWidth") <= 390, path.name
         broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).length"
         assert browser.run(broken) == 0, path.name
+        unlinked = "[...document.images].filter(i => i.src.startsWith('file') && !i.closest('a'))"
+        assert browser.run(f"{unlinked}.length") == 0, path.name
         asked = [url for url in browser.requests() if url.startswith("http")]
         assert not asked, path.name
 

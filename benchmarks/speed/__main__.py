@@ -141,7 +141,6 @@ def show(rows: Mapping[str, Any]) -> bool:
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Lay rows out in Markdown; the letter after a title refers to a line of `measured`."""
-    signs = {True: "yes", False: "no", None: "-"}
     letters = _letters(rows)
     cells = []
     for row in rows.values():
@@ -154,10 +153,9 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{row['title']} ({how})",
                 "<br>".join([*parts, *filter(None, [row["note"]])]),
                 "<br>".join(_stated(check) for check in checks),
-                "<br>".join(signs[check.met] for check in checks),
             ]
         )
-    return markdown_table(["work", "measured", "numbers and goals", "met"], cells)
+    return markdown_table(["work", "measured", "numbers and goals"], cells)
 
 
 def measured(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -179,7 +177,8 @@ def _stated(check: Check) -> str:
         goals.append(f"≥ {check.at_least:g}")
     if check.at_most is not None:
         goals.append(f"≤ {check.at_most:g}")
-    goal = f" ({' and '.join(goals)})" if goals else ""
+    missed = ", missed" if check.met is False else ""
+    goal = f" ({' and '.join(goals)}{missed})" if goals else ""
     return f"{check.name}: **{_short(check.value)}**{goal}"
 
 

@@ -37,7 +37,7 @@ def in_words(measured: Mapping[str, Any]) -> str:
     own, packaged = measured["machine"], measured["versions"]
     packages = ("torch", "timm", "kornia", "lightly", "lightly-train")
     return (
-        f"{own['cores']} cores of {own['processor']} with "
+        f"{own['cores']} core{'s' * (own['cores'] != 1)} of {own['processor']} with "
         f"{', '.join(own['instructions']) or 'no AVX2'}, "
         f"{', '.join(f'{name} {packaged[name]}' for name in packages if name in packaged)}"
     )

@@ -11,7 +11,7 @@ from benchmarks.study.records import Record, course_of
 from benchmarks.study.summary import Spread, spread
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.base import EvalData, Task
-from cassle_zoo.eval.report.figures import MARKERS, PALETTE, new_figure
+from cassle_zoo.eval.report.figures import DASHES, MARKERS, PALETTE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,25 +62,30 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
     """Draw a panel per metric: what each training reached by epoch, a line each.
 
     Args:
-        records: Those of :func:`benchmarks.study.records.load_courses`.
+        records: Those of :func:`benchmarks.study.records.load_courses`, named by length.
         metrics: Of the evaluations in the course.
 
     Raises:
         MissingDependencyError: If matplotlib is not installed.
     """
     figure, axes = _panels([metric.title for metric in metrics], "%", size=9, margin=0.6)
-    arms = list(dict.fromkeys(record.arm for record in records))
+    # An arm looks as in the other figures; dashes tell the lengths of its trainings apart.
+    records = sorted(records, key=lambda record: (record.against != "", record.arm))
+    arms = list(dict.fromkeys(record.arm.partition(",")[0] for record in records))
+    lengths = sorted({record.arm.partition(",")[2] for record in records}, reverse=True)
     for axis, metric in zip(axes, metrics, strict=True):
         for record in records:
-            course, number = course_of(record), arms.index(record.arm)
+            arm, _, length = record.arm.partition(",")
+            course, number = course_of(record), arms.index(arm)
             is_first = record is next(r for r in records if r.arm == record.arm)
             axis.plot(
                 list(course), [metric.scale * number_of(r, metric) for r in course.values()],
                 color=PALETTE[number % len(PALETTE)], marker=MARKERS[number % len(MARKERS)],
-                markersize=4, linewidth=1.2, label=record.arm if is_first else None,
+                linestyle=DASHES[lengths.index(length) % len(DASHES)], markersize=4, linewidth=1.2,
+                label=record.arm if is_first else None,
             )  # fmt: skip
         axis.set_xlabel("epoch", fontsize=8)
-    _legend(figure, len(arms))
+    _legend(figure, len({record.arm for record in records}))
     return figure
 
 

@@ -137,7 +137,7 @@ def test_an_interrupted_benchmark_continues(
     assert measurements.asked == ["loading", "gpu", "gpu"]
     assert list(json.loads(out.read_text())["rows"]) == ["loading", "gpu"]
     assert list(tmp_path.iterdir()) == [out]
-    assert "| row gpu (a) |  | part: **0.5** (≥ 0.9) | no |" in capsys.readouterr().out
+    assert "| row gpu (a) |  | part: **0.5** (≥ 0.9, missed) |" in capsys.readouterr().out
 
 
 def test_rows_are_measured_again_without_the_others(
