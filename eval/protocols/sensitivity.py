@@ -341,5 +341,5 @@ class Sensitivity(Settings):
             "strengths.png": render(strength_figure(series, name)),
         }
         if any(f"{PROJECTOR}_cosine_right" in values for values in metrics.values()):
-            files["projector.png"] = render(projector_figure({name: metrics}))
+            files["projector.png"] = render(projector_figure(metrics, name))
         return files
