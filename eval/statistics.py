@@ -295,7 +295,8 @@ class _Table:
             raise DataError("values of images are NaN or infinite.")
         if len(columns) < _FEWEST:
             raise DataError(f"an interval needs two images, got {len(columns)}.")
-        self.members: list[Tensor] = []
+        self.members = [torch.arange(len(columns))]
+        self.fewer = 0 if strata is None else 1  # images in a resample of a class than in the class
         if strata is not None:
             _, stratum, counts = strata.cpu().unique(return_inverse=True, return_counts=True)
             if int(counts.min()) < _FEWEST:
@@ -317,13 +318,11 @@ class _Table:
         step = max(1, _RESAMPLED // n)
         for start in range(0, draws, step):
             size = min(step, draws - start)
-            if self.members:
-                means = torch.zeros(size, self.columns.shape[1], dtype=torch.float64)
-                for own in self.members:
-                    counts = self._counts(size, len(own), len(own) - 1, generator)
-                    means += counts @ self.columns[own] * (len(own) / (len(own) - 1) / n)
-            else:
-                means = self._counts(size, n, n, generator) @ self.columns / n
+            means = torch.zeros(size, self.columns.shape[1], dtype=torch.float64)
+            for own in self.members:
+                drawn = len(own) - self.fewer
+                counts = self._counts(size, len(own), drawn, generator)
+                means += counts @ self.columns[own] * (len(own) / drawn / n)
             found.append(means)
         return torch.cat(found)
 
@@ -336,15 +335,11 @@ class _Table:
 
     def influences(self, statistic: Statistic) -> Tensor:
         """Return the jackknife's (N,): how much leaving out each image moves the statistic."""
-        means = self.means.expand_as(self.columns)
-        if self.members:
-            means = means.clone()
-            left_out = torch.empty(len(self.columns), 1, dtype=torch.float64)
-            for own in self.members:
-                means[own] = self.columns[own].mean(0)
-                left_out[own] = len(own) / len(self.columns) / (len(own) - 1)
-        else:
-            left_out = torch.full((len(means), 1), 1 / (len(means) - 1), dtype=torch.float64)
+        means = torch.empty_like(self.columns)
+        left_out = torch.empty(len(self.columns), 1, dtype=torch.float64)
+        for own in self.members:
+            means[own] = self.columns[own].mean(0)
+            left_out[own] = len(own) / len(self.columns) / (len(own) - 1)
         values = statistic(self.means - (self.columns - means) * left_out)
         return values.mean() - values
 
