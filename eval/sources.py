@@ -49,10 +49,6 @@ _OF_ONE_RUN = ("run", "data", "init")
 _MARK = 8  # hexadecimal digits
 
 
-def _no_whitening() -> Whitening:
-    return open_whitening(OWN, None)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSource:
     """A source of features: a network, or a file of features.
@@ -82,7 +78,7 @@ class FeatureSource:
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
     projector: Callable[[], ConditionedProjector] | None = None
-    whitening: Callable[[], Whitening] = _no_whitening
+    whitening: Callable[[], Whitening] = lambda: open_whitening(OWN, None)
     augment: Mapping[str, Any] = field(default_factory=dict)
 
 
