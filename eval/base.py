@@ -306,7 +306,12 @@ class EvalContext:
             DataError: If images cannot be read, a feature file does not match the images, or the
                 features cannot be used: NaN, infinite, all zero, or of width 0.
         """
-        features = self._features()
+        source, data = self.source, self.data
+        if source.features is not None:
+            features = features_of(source.features, data.names, len(data.images), data.root)
+        else:
+            steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
+            features = self.cached([steps], lambda: self.extract(self.model))
         self._check(features)
         return features
 
@@ -319,13 +324,6 @@ class EvalContext:
         self._check(features)
         self.__dict__["features"] = features  # where cached_property looks
         return self
-
-    def _features(self) -> Tensor:
-        if self.source.features is not None:
-            data = self.data
-            return features_of(self.source.features, data.names, len(data.images), data.root)
-        steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
-        return self.cached([steps], lambda: self.extract(self.model))
 
     def cached(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
         """Return features of the images, cached on disk if the model has a name.
