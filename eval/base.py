@@ -326,14 +326,14 @@ class EvalContext:
         return self
 
     def cached(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
-        """Return features of the images, cached on disk if the model has a name.
+        """Return features of the images, cached on disk if the source allows it.
 
         Args:
             key: Everything they depend on besides network, data and device.
             extract: Computes the features.
         """
         source, compute = self.source, self.compute
-        if compute.no_cache or source.argument is None:
+        if compute.no_cache or not source.cacheable:
             return extract()
         own = (
             source.sha256 or source.name,
