@@ -316,22 +316,19 @@ class _Table:
             raise ConfigError(f"draws must be at least 1, got {draws}.")
         found, n = [], len(self.columns)
         step = max(1, _RESAMPLED // n)
+        one = torch.ones(1, 1, dtype=torch.float64)
         for start in range(0, draws, step):
             size = min(step, draws - start)
             means = torch.zeros(size, self.columns.shape[1], dtype=torch.float64)
             for own in self.members:
                 drawn = len(own) - self.fewer
-                counts = self._counts(size, len(own), drawn, generator)
+                # How often each image of the class is in each resample.
+                indices = torch.randint(len(own), (size, drawn), generator=generator)
+                counts = torch.zeros(size, len(own), dtype=torch.float64)
+                counts.scatter_add_(1, indices, one.expand(size, drawn))
                 means += counts @ self.columns[own] * (len(own) / drawn / n)
             found.append(means)
         return torch.cat(found)
-
-    @staticmethod
-    def _counts(size: int, n: int, drawn: int, generator: torch.Generator) -> Tensor:
-        """Return (size, n): how often each of n images is in each resample of `drawn`."""
-        indices = torch.randint(n, (size, drawn), generator=generator)
-        one = torch.ones(1, 1, dtype=torch.float64).expand(size, drawn)
-        return torch.zeros(size, n, dtype=torch.float64).scatter_add_(1, indices, one)
 
     def influences(self, statistic: Statistic) -> Tensor:
         """Return the jackknife's (N,): how much leaving out each image moves the statistic."""
