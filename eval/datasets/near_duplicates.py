@@ -109,9 +109,3 @@ def _read(file: Path) -> Bytes | str:
         return fingerprint(open_image(file, reduction=lambda w, h: min(w, h) / _DECODED_SIDE))
     except UnreadableImageError as error:
         return error.reason
-
-
-def count_grouped(groups: Sequence[int]) -> int:
-    """Return how many images are in groups of several."""
-    _, counts = np.unique(np.asarray(groups), return_counts=True)
-    return int(counts[counts > 1].sum())

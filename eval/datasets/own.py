@@ -20,7 +20,6 @@ from cassle_zoo.eval.datasets.files import classification, hash_contents, hash_f
 from cassle_zoo.eval.datasets.folders import assemble, files_of, list_within, part_sizes
 from cassle_zoo.eval.datasets.near_duplicates import (
     RULE,
-    count_grouped,
     fingerprints_of,
     group_alike,
 )
@@ -181,7 +180,7 @@ def _open_unsplit(
     _warn_of_conflicts(names, labels, groups)
     splits = split_by_class(labels, [keys[i] for i in rows], groups, found.classes, split)
     counts = " / ".join(f"{len(splits[own]):,} {own}" for own in ("train", "val", "test"))
-    grouped = count_grouped(groups)
+    grouped = sum(count for count in Counter(groups).values() if count > 1)
     notes = {
         "splits": (
             f"{counts}; of every class {split.test:g} to test and {split.val:g} for validation, "
