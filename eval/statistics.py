@@ -326,7 +326,7 @@ class _Table:
                 indices = torch.randint(len(own), (size, drawn), generator=generator)
                 counts = torch.zeros(size, len(own), dtype=torch.float64)
                 counts.scatter_add_(1, indices, one.expand(size, drawn))
-                means += counts @ self.columns[own] * (len(own) / drawn / n)
+                means += counts @ self.columns[own] * (len(own) / drawn) / n
             found.append(means)
         return torch.cat(found)
 
