@@ -306,7 +306,13 @@ class EvalContext:
             DataError: If images cannot be read, a feature file does not match the images, or the
                 features cannot be used: NaN, infinite, all zero, or of width 0.
         """
-        features = self._features().float()  # a file may hold others, whose lengths overflow
+        source, data = self.source, self.data
+        if source.features is not None:
+            features = features_of(source.features, data.names, len(data.images), data.root)
+            features = features.float()  # lengths of float16 ones may overflow
+        else:
+            steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
+            features = self.cached([steps], lambda: self.extract(self.model))
         self._check(features)
         return features
 
@@ -320,22 +326,15 @@ class EvalContext:
         self.__dict__["features"] = features  # where cached_property looks
         return self
 
-    def _features(self) -> Tensor:
-        if self.source.features is not None:
-            data = self.data
-            return features_of(self.source.features, data.names, len(data.images), data.root)
-        steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
-        return self.cached([steps], lambda: self.extract(self.model))
-
     def cached(self, key: Sequence[str], extract: Callable[[], Tensor]) -> Tensor:
-        """Return features of the images, cached on disk if the model has a name.
+        """Return features of the images, cached on disk if the source allows it.
 
         Args:
             key: Everything they depend on besides network, data and device.
             extract: Computes the features.
         """
         source, compute = self.source, self.compute
-        if compute.no_cache or source.argument is None:
+        if compute.no_cache or not source.cacheable:
             return extract()
         own = (
             source.sha256 or source.name,
@@ -396,43 +395,33 @@ Whiten: TypeAlias = Annotated[int | Path | None, Range(1)]
 """A number of components to fit, the file of a whitening, or `model` for the model's own."""
 
 
-def whitened(
-    features: Tensor, data: EvalData, whiten: int | Path | None, source: FeatureSource | None = None
-) -> Tensor:
-    """Return whitened features of a dataset; unchanged if `whiten` is None.
+def whitened(context: EvalContext, whiten: int | Path | None) -> tuple[Tensor, str]:
+    """Return the features of a context whitened, and in words how; unchanged if `whiten` is None.
 
     Args:
-        features: (N, D) features of all images.
-        data: The dataset.
+        context: The features and the dataset.
         whiten: The number of principal components of a whitening that is fitted to
             `EvalData.seen_images`, without labels; or the file of a fitted one, or `model`.
-        source: Where the features are from, for `model`.
 
     Raises:
         ConfigError: See `Whitening.fit`.
         DataError: See `Whitening.fit` and `Whitening.load`.
         ModelFolderError: If the model has no whitening.
     """
+    features = context.features
     if whiten is None:
-        return features
+        return features, ""
     if isinstance(whiten, int):
-        return Whitening.fit(features[data.seen_images()], whiten)(features)
-    return _fitted(whiten, source)(features)
-
-
-def whitening_rule(whiten: int | Path, source: FeatureSource) -> str:
-    """Return how features are whitened, for the protocol."""
-    if isinstance(whiten, int):
-        return f"whitened to {whiten} principal components of the images compared with, unlabelled"
-    found = _fitted(whiten, source)
-    return (
-        f"whitened to {found.components} principal components of {found.images:,} other images, "
-        f"whitening {found.sha256()[:12]}"
-    )
-
-
-def _fitted(whiten: Path, source: FeatureSource | None) -> Whitening:
-    return source.whitening() if source and str(whiten) == OWN else open_whitening(whiten, None)
+        found = Whitening.fit(features[context.data.seen_images()], whiten)
+        rule = f"{whiten} principal components of the images compared with, unlabelled"
+    else:
+        own = str(whiten) == OWN
+        found = context.source.whitening() if own else open_whitening(whiten, None)
+        rule = (
+            f"{found.components} principal components of {found.images:,} other images, "
+            f"whitening {found.sha256()[:12]}"
+        )
+    return found(features), f"whitened to {rule}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

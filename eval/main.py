@@ -240,20 +240,15 @@ def _measure(
     results: list[Result],
 ) -> None:
     """Evaluate one model, add the result to `results`, and record it if asked to."""
-    settings, compute = arguments.settings, arguments.compute
-    command = public_command(
-        task,
-        model,
-        arguments.data,
-        dataset=None if arguments.dataset == DEFAULT_DATASET else arguments.dataset,
-        download=arguments.download,
-        settings=[compute, settings],
-        split=arguments.split,
-    )
     result, outcome = evaluate(
-        task, settings, source, data, compute, command=command,
+        task,
+        arguments.settings,
+        source,
+        data,
+        arguments.compute,
+        command=public_command(task, model, arguments),
         record=arguments.output is not None,
-    )  # fmt: skip
+    )
     results.append(result)
     if arguments.output is not None:
         path, remark = place_for(arguments.output, result)
@@ -275,32 +270,15 @@ def _naming(model: str, *, among: Sequence[str]) -> Iterator[None]:
             raise kind(f"{model}: {error}") from error
 
 
-def public_command(
-    task: str,
-    model: str,
-    data: Path,
-    *,
-    dataset: str | None,
-    download: bool,
-    settings: list[Any],
-    split: SplitConfig | None = None,
-) -> str:
-    """Return the command that repeats a measurement from the same folder, without defaults.
-
-    Args:
-        task: Name of the evaluation.
-        model: The model as on the command line.
-        data: Path of the dataset.
-        dataset: Name of the dataset; None for the default.
-        download: Whether it may be downloaded.
-        settings: Dataclasses whose fields are options.
-        split: How the images are split.
-    """
-    words = ["cassle-zoo", "eval", task, _public_model(model), "--data", _public(data)]
-    words += ["--dataset", dataset] if dataset is not None else []
-    words += ["--download"] if download else []
-    words += [] if split is None else _options(split, "split.")
-    return shlex.join(words + [word for own in settings for word in _options(own)])
+def public_command(task: str, model: str, arguments: Arguments[Any]) -> str:
+    """Return the command that repeats the measurement of one model, without defaults."""
+    words = ["cassle-zoo", "eval", task, _public_model(model), "--data", _public(arguments.data)]
+    if arguments.dataset != DEFAULT_DATASET:
+        words += ["--dataset", arguments.dataset]
+    if arguments.download:
+        words.append("--download")
+    words += _options(arguments.split, "split.")
+    return shlex.join([*words, *_options(arguments.compute), *_options(arguments.settings)])
 
 
 def _options(settings: Any, prefix: str = "") -> list[str]:

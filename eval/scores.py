@@ -286,14 +286,10 @@ class ScoreFile:
 
 def _compact(tensor: Tensor, name: str) -> Tensor:
     """Return a tensor in the smallest type that holds its content."""
-    if not tensor.is_floating_point():
-        return _smallest(tensor)
-    # Differences of rounded values would not tie, and p-values of permutations be too small.
-    kinds = {"values": torch.float64, "confidence": torch.float16}
-    return tensor.to(kinds.get(name, torch.float32))
-
-
-def _smallest(tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point():
+        # Differences of rounded values would not tie, and p-values of permutations be too small.
+        kinds = {"values": torch.float64, "confidence": torch.float16}
+        return tensor.to(kinds.get(name, torch.float32))
     if tensor.dtype == torch.uint8 or not len(tensor):
         return tensor
     fits = int(tensor.max()) <= torch.iinfo(torch.int16).max

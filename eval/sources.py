@@ -49,17 +49,12 @@ _OF_ONE_RUN = ("run", "data", "init")
 _MARK = 8  # hexadecimal digits
 
 
-def _no_whitening() -> Whitening:
-    return open_whitening(OWN, None)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureSource:
     """A source of features: a network, or a file of features.
 
     Attributes:
         name: Name in results, without folders.
-        argument: Name on the command line; None if it has none.
         sha256: Hash of the weights; None without weights.
         network: The architecture: timm's name and arguments, such as the number of heads, which
             the weights do not show.
@@ -71,10 +66,10 @@ class FeatureSource:
         projector: Loads the projector that the model was trained with, if there is one.
         whitening: Loads the whitening in the model's folder, or raises a ModelFolderError.
         augment: Settings of the views that the model was trained with, if they are known.
+        cacheable: Whether its features may be cached on disk.
     """
 
     name: str
-    argument: str | None
     sha256: str | None
     model: nn.Module | None
     network: str = ""
@@ -82,8 +77,9 @@ class FeatureSource:
     transform: Callable[[Image.Image], Tensor] | None = None
     features: FeatureSet | None = None
     projector: Callable[[], ConditionedProjector] | None = None
-    whitening: Callable[[], Whitening] = _no_whitening
+    whitening: Callable[[], Whitening] = lambda: open_whitening(OWN, None)
     augment: Mapping[str, Any] = field(default_factory=dict)
+    cacheable: bool = True
 
 
 def open_source(
@@ -110,7 +106,7 @@ def open_source(
     """
     if isinstance(model, nn.Module):
         named = name or type(model).__name__
-        return dataclasses.replace(_unverified(named, model, "module"), argument=None)
+        return dataclasses.replace(_unverified(named, model, "module"), cacheable=False)
     return find_source(model, seed=seed, size=size)()
 
 
@@ -199,7 +195,6 @@ def find_source(
         return partial(
             FeatureSource,
             name=model,
-            argument=model,
             sha256=None,
             model=MeanPool(),
             transform=_to_unit_tensor,
@@ -279,16 +274,15 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
     except TimmFolderError:
         return _timm(model, size)
     if files.verified:
-        argument = projector_of = files.spec.full_name
+        projector_of = files.spec.full_name
         has_projector = PROJECTOR_FILE in (files.spec.sha256 or {})
     elif files.commit is not None:
         # The commit, because branches move, and the projector must be from the same one.
-        argument = projector_of = f"hf-hub:{files.spec.hub_repo}@{files.commit}"
+        projector_of = f"hf-hub:{files.spec.hub_repo}@{files.commit}"
         # It is downloaded when it is asked for.
         has_projector = files.has_projector
     else:
-        # No path, because results are published.
-        argument, projector_of = f"local-dir:{files.folder.resolve().name}", model
+        projector_of = model
         has_projector = files.has_projector and (files.folder / PROJECTOR_FILE).is_file()
     load_own_projector = partial(create_projector, projector_of, pretrained=True)
     arguments = json.dumps(dict(files.spec.model_args), sort_keys=True)
@@ -298,7 +292,6 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
     augment = training_settings(training).get("augment")
     return lambda: FeatureSource(
         name=files.spec.full_name,
-        argument=argument,
         sha256=weights,
         model=_at_size(partial(load_backbone, files), model, size),
         network=network,
@@ -373,7 +366,6 @@ def _unverified(name: str, module: nn.Module, network: str, trained: str = "") -
     weights = state_sha256(module)
     return FeatureSource(
         name=name,
-        argument=name,
         sha256=weights,
         model=module,
         # The arguments it was built with, which folders and repositories of timm may set.
@@ -391,7 +383,6 @@ def _feature_file(model: str) -> Callable[[], FeatureSource]:
     return partial(
         FeatureSource,
         name=f"{FEATURES}{path.name}",
-        argument=f"{FEATURES}{path.name}",
         sha256=content,
         model=None,
         trained=_unknown_training(content),

@@ -295,7 +295,8 @@ class _Table:
             raise DataError("values of images are NaN or infinite.")
         if len(columns) < _FEWEST:
             raise DataError(f"an interval needs two images, got {len(columns)}.")
-        self.members: list[Tensor] = []
+        self.members = [torch.arange(len(columns))]
+        self.fewer = 0 if strata is None else 1  # images in a resample of a class than in the class
         if strata is not None:
             _, stratum, counts = strata.cpu().unique(return_inverse=True, return_counts=True)
             if int(counts.min()) < _FEWEST:
@@ -315,36 +316,27 @@ class _Table:
             raise ConfigError(f"draws must be at least 1, got {draws}.")
         found, n = [], len(self.columns)
         step = max(1, _RESAMPLED // n)
+        one = torch.ones(1, 1, dtype=torch.float64)
         for start in range(0, draws, step):
             size = min(step, draws - start)
-            if self.members:
-                means = torch.zeros(size, self.columns.shape[1], dtype=torch.float64)
-                for own in self.members:
-                    counts = self._counts(size, len(own), len(own) - 1, generator)
-                    means += counts @ self.columns[own] * (len(own) / (len(own) - 1) / n)
-            else:
-                means = self._counts(size, n, n, generator) @ self.columns / n
+            means = torch.zeros(size, self.columns.shape[1], dtype=torch.float64)
+            for own in self.members:
+                drawn = len(own) - self.fewer
+                # How often each image of the class is in each resample.
+                indices = torch.randint(len(own), (size, drawn), generator=generator)
+                counts = torch.zeros(size, len(own), dtype=torch.float64)
+                counts.scatter_add_(1, indices, one.expand(size, drawn))
+                means += counts @ self.columns[own] * (len(own) / drawn) / n
             found.append(means)
         return torch.cat(found)
 
-    @staticmethod
-    def _counts(size: int, n: int, drawn: int, generator: torch.Generator) -> Tensor:
-        """Return (size, n): how often each of n images is in each resample of `drawn`."""
-        indices = torch.randint(n, (size, drawn), generator=generator)
-        one = torch.ones(1, 1, dtype=torch.float64).expand(size, drawn)
-        return torch.zeros(size, n, dtype=torch.float64).scatter_add_(1, indices, one)
-
     def influences(self, statistic: Statistic) -> Tensor:
         """Return the jackknife's (N,): how much leaving out each image moves the statistic."""
-        means = self.means.expand_as(self.columns)
-        if self.members:
-            means = means.clone()
-            left_out = torch.empty(len(self.columns), 1, dtype=torch.float64)
-            for own in self.members:
-                means[own] = self.columns[own].mean(0)
-                left_out[own] = len(own) / len(self.columns) / (len(own) - 1)
-        else:
-            left_out = torch.full((len(means), 1), 1 / (len(means) - 1), dtype=torch.float64)
+        means = torch.empty_like(self.columns)
+        left_out = torch.empty(len(self.columns), 1, dtype=torch.float64)
+        for own in self.members:
+            means[own] = self.columns[own].mean(0)
+            left_out[own] = len(own) / len(self.columns) / (len(own) - 1)
         values = statistic(self.means - (self.columns - means) * left_out)
         return values.mean() - values
 

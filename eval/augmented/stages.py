@@ -1,6 +1,6 @@
 """Features after every stage of a network, and projections."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,11 +51,14 @@ def embed_stages(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
     pooled: dict[str, Tensor] = {}
     handles = []
+
+    def pool(name: str, channels: int, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        skip = 0 if name == "patch_embed" else prefix
+        pooled[name] = _pool(output, channels, skip, name).float().cpu()
+
     try:
         for name, (module, channels) in stage_modules(model).items():
-            skip = 0 if name == "patch_embed" else prefix
-            hook = _pooling_hook(pooled, name, channels, skip)
-            handles.append(module.register_forward_hook(hook))
+            handles.append(module.register_forward_hook(partial(pool, name, channels)))
         features = embed(model, images)
     finally:
         for handle in handles:
@@ -88,15 +91,6 @@ def project(
             for part, own in zip(features.split(_ROWS), chosen.split(_ROWS), strict=True)
         ]
     return torch.cat(parts)
-
-
-def _pooling_hook(
-    pooled: dict[str, Tensor], name: str, channels: int, prefix: int
-) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        pooled[name] = _pool(output, channels, prefix, name).float().cpu()
-
-    return hook
 
 
 def _pool(output: Any, channels: int, prefix: int, name: str) -> Tensor:

@@ -257,13 +257,7 @@ def derangement(count: int, seed: int, steps: int = 1) -> Tensor:
 
 
 def read_crops(
-    images: Images,
-    indices: Tensor,
-    uniforms: Tensor,
-    views: Sequence[View],
-    *,
-    batch_size: int,
-    workers: int,
+    context: EvalContext, indices: Tensor, uniforms: Tensor, views: Sequence[View]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Read images and cut the crops of each view.
 
@@ -273,9 +267,9 @@ def read_crops(
     Raises:
         DataError: If an image cannot be read.
     """
-    crops = _Crops(images, indices.tolist(), uniforms, views)
-    batches = BatchSampler(range(len(indices)), batch_size, drop_last=False)
-    return read_batches(crops, batches, workers=workers)
+    crops = _Crops(context.data.images, indices.tolist(), uniforms, views)
+    batches = BatchSampler(range(len(indices)), context.compute.batch_size, drop_last=False)
+    return read_batches(crops, batches, workers=context.compute.workers)
 
 
 def embed_views(
@@ -295,10 +289,7 @@ def embed_views(
     model, compute = context.model, context.compute
     device = choose_device(model, compute.device)
     uniforms = image_uniforms(indices, compute.seed)
-    batches = read_crops(
-        context.data.images, indices, uniforms, views,
-        batch_size=compute.batch_size, workers=compute.workers,
-    )  # fmt: skip
+    batches = read_crops(context, indices, uniforms, views)
     features: list[Tensor] = []
     omegas: list[Tensor] = []
     start = 0
@@ -316,12 +307,12 @@ def embed_views(
     return torch.cat(features, dim=1), torch.cat(omegas, dim=1)
 
 
+@dataclass(eq=False)
 class _Crops(Dataset[tuple[Tensor, Tensor]]):
-    def __init__(
-        self, images: Images, indices: list[int], uniforms: Tensor, views: Sequence[View]
-    ) -> None:
-        self.images, self.indices = images, indices
-        self.uniforms, self.views = uniforms, views
+    images: Images
+    indices: list[int]
+    uniforms: Tensor
+    views: Sequence[View]
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         image = open_image(self.images[self.indices[row]][0])

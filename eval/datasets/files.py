@@ -104,7 +104,12 @@ def hash_contents(images: ImageFiles) -> list[str]:
             f"{len(missing)} of {len(images)} images are not in {images.root}, the first is "
             f"{missing[0]}. Was the archive unpacked completely?"
         )
-    return content_hashes([images.root / name for name in images.names])
+    with ThreadPoolExecutor(_READERS) as pool:
+        try:
+            files = (images.root / name for name in images.names)
+            return list(hash_bar(pool.map(sha256, files), len(images)))
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}.") from error
 
 
 def with_labels(digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, Tensor]) -> str:
@@ -113,19 +118,6 @@ def with_labels(digest: "hashlib._Hash", targets: Tensor, splits: Mapping[str, T
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
         digest.update(values.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def content_hashes(paths: Sequence[Path]) -> list[str]:
-    """Return the sha256 of each file's content, in order.
-
-    Raises:
-        DataError: If a file cannot be read.
-    """
-    with ThreadPoolExecutor(_READERS) as pool:
-        try:
-            return list(hash_bar(pool.map(sha256, paths), len(paths)))
-        except OSError as error:
-            raise DataError(f"cannot read {error.filename}: {error.strerror}.") from error
 
 
 def hash_bar(items: Iterable[T], total: int) -> "tqdm[T]":

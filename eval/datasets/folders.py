@@ -19,15 +19,15 @@ from cassle_zoo.eval.datasets.files import (
     read_pairs,
 )
 from cassle_zoo.eval.datasets.split_rules import (
-    RandomSplit,
     consecutive,
     imagenet100_classes,
     index_lists,
     split_randomly,
+    split_trainval,
 )
 
 _IMAGENET100_SEED = 42
-_MIT67_RULE = RandomSplit(train=4690, val=670, seed=51)
+_MIT67_SIZES = {"trainval": 5360, "test": 1340}
 _CUB200_SIZES = (5990, 5994)
 _SUN_LISTS = ("Training_01.txt", "Testing_01.txt")
 _SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
@@ -82,8 +82,8 @@ def open_mit67(root: Path) -> EvalData:
         layout = "Images/CLASS/*.jpg, TrainImages.txt, TestImages.txt"
         parts = _train_and_test(root, "mit67", layout)
     sizes = part_sizes(parts)
-    name, notes = published_name("mit67", sizes, {"trainval": 5360, "test": 1340})
-    splits, notes["splits"] = _MIT67_RULE.split(sizes)
+    name, notes = published_name("mit67", sizes, _MIT67_SIZES)
+    splits, notes["splits"] = split_trainval(sizes, _MIT67_SIZES["trainval"], val=670, seed=51)
     return assemble(name, root, parts, splits, notes)
 
 

@@ -5,9 +5,9 @@ of brightness gradients) and their colours agree. Copies in another size, format
 alike, and so are frames of one moment; crops, mirrored and recoloured copies are not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cassle_zoo.common.images import UnreadableImageError
+from cassle_zoo.common.images import UnreadableImageError, open_image
 
 MAX_BITS = 24
 """Near-duplicates differ in at most this many of the 256 bits of their hashes,"""
@@ -27,9 +27,7 @@ RULE = (
     f"thumbnails by at most {MAX_COLOUR:g} of 255 on average; also over several steps)"
 )
 
-DECODED_SIDE = 64
-"""Shorter side that JPEGs may be decoded at for :func:`fingerprint`."""
-
+_DECODED_SIDE = 64  # shorter side that JPEGs may be decoded at
 _SIDE = 16
 _GRADIENT = 2  # of 255; compression noise stays below it
 _COLOUR_SIDE = 8
@@ -86,22 +84,18 @@ def _unite(group: NDArray[np.int64], members: Tensor) -> None:
         group[np.isin(group, own)] = own[0]
 
 
-def fingerprints_of(read: Callable[[int], Image.Image], count: int) -> tuple[Bytes, dict[int, str]]:
-    """Return the fingerprints of images, read in threads.
-
-    Args:
-        read: Returns an image by its index, of mode RGB.
-        count: Number of images.
+def fingerprints_of(files: Sequence[Path]) -> tuple[Bytes, dict[int, str]]:
+    """Return the fingerprints of N images, read in threads.
 
     Returns:
         (N, 448), zeros for images that cannot be read, and the reasons of those by index.
     """
-    found = np.zeros((count, _SIDE**2 + 3 * _COLOUR_SIDE**2), dtype=np.uint8)
+    found = np.zeros((len(files), _SIDE**2 + 3 * _COLOUR_SIDE**2), dtype=np.uint8)
     bad: dict[int, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        done = pool.map(partial(_read, read), range(count))
+        done = pool.map(_read, files)
         for index, own in enumerate(
-            tqdm(done, total=count, unit="img", desc="splits", disable=None)
+            tqdm(done, total=len(files), unit="img", desc="splits", disable=None)
         ):
             if isinstance(own, str):
                 bad[index] = own
@@ -110,14 +104,8 @@ def fingerprints_of(read: Callable[[int], Image.Image], count: int) -> tuple[Byt
     return found, bad
 
 
-def _read(read: Callable[[int], Image.Image], index: int) -> Bytes | str:
+def _read(file: Path) -> Bytes | str:
     try:
-        return fingerprint(read(index))
+        return fingerprint(open_image(file, reduction=lambda w, h: min(w, h) / _DECODED_SIDE))
     except UnreadableImageError as error:
         return error.reason
-
-
-def count_grouped(groups: Sequence[int]) -> int:
-    """Return how many images are in groups of several."""
-    _, counts = np.unique(np.asarray(groups), return_counts=True)
-    return int(counts[counts > 1].sum())

@@ -9,11 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cassle_zoo.common.errors import ConfigError, DataError
-from cassle_zoo.common.images import open_image
 from cassle_zoo.data.listing import ClassFolders, first_few, list_classes, list_images
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.data.tables import PATH_COLUMNS, TABLES, read_rows, unmarked
@@ -21,9 +19,7 @@ from cassle_zoo.eval.base import EvalData, leave_out
 from cassle_zoo.eval.datasets.files import classification, hash_contents, hash_files
 from cassle_zoo.eval.datasets.folders import assemble, files_of, list_within, part_sizes
 from cassle_zoo.eval.datasets.near_duplicates import (
-    DECODED_SIDE,
     RULE,
-    count_grouped,
     fingerprints_of,
     group_alike,
 )
@@ -173,9 +169,7 @@ def _open_unsplit(
     split = split or SplitConfig()
     _check_classes(found.classes)
     keys = hash_contents(ImageFiles(root, found.names))
-    fingerprints, bad = fingerprints_of(
-        lambda index: _open_small(root / found.names[index]), len(found.names)
-    )
+    fingerprints, bad = fingerprints_of([root / name for name in found.names])
     left_out: dict[str, str] = {}
     if bad:
         named = [(found.names[index], reason) for index, reason in bad.items()]
@@ -186,7 +180,7 @@ def _open_unsplit(
     _warn_of_conflicts(names, labels, groups)
     splits = split_by_class(labels, [keys[i] for i in rows], groups, found.classes, split)
     counts = " / ".join(f"{len(splits[own]):,} {own}" for own in ("train", "val", "test"))
-    grouped = count_grouped(groups)
+    grouped = sum(count for count in Counter(groups).values() if count > 1)
     notes = {
         "splits": (
             f"{counts}; of every class {split.test:g} to test and {split.val:g} for validation, "
@@ -204,10 +198,6 @@ def _open_unsplit(
         notes=notes,
         contents=[keys[i] for i in rows],
     )
-
-
-def _open_small(path: Path) -> Image.Image:
-    return open_image(path, reduction=lambda width, height: min(width, height) / DECODED_SIDE)
 
 
 def _warn_of_conflicts(names: Sequence[str], labels: Sequence[int], groups: Sequence[int]) -> None:

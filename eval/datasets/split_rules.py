@@ -25,36 +25,27 @@ HELD_OUT_RULE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RandomSplit:
-    """`torch.utils.data.random_split` with `torch.Generator().manual_seed(seed)`.
+def split_trainval(
+    sizes: Mapping[str, int], published: int, val: int, seed: int
+) -> tuple[dict[str, Tensor], str]:
+    """Split the part `trainval` by :func:`split_randomly`; return all splits and a description.
 
-    Attributes:
-        train: Number of training images of the published dataset.
-        val: Number of validation images; the same fraction of a dataset of another size.
+    Args:
+        sizes: Number of images in `trainval` and `test`.
+        published: That of `trainval` in the published dataset.
+        val: Number of images for validation then; the same fraction of another number.
         seed: Seed of the generator.
+
+    Raises:
+        DataError: If nothing is left for one of them.
     """
-
-    train: int
-    val: int
-    seed: int
-
-    def split(self, sizes: Mapping[str, int]) -> tuple[dict[str, Tensor], str]:
-        """Return the splits of a dataset with the parts `trainval` and `test`, and a description.
-
-        Args:
-            sizes: Number of images in each part.
-
-        Raises:
-            DataError: If nothing is left for one of them.
-        """
-        count, published, val = sizes["trainval"], self.train + self.val, self.val
-        text = f"{self.train:,} / {self.val:,} of train by torch random_split, seed {self.seed}"
-        if count != published:
-            val = round(count * self.val / published)
-            text += f" (of {count:,} images the same fraction)"
-        splits = split_randomly(count, val, self.seed)
-        return splits | {"test": consecutive(sizes)["test"]}, f"{text} / test"
+    count = sizes["trainval"]
+    text = f"{published - val:,} / {val:,} of train by torch random_split, seed {seed}"
+    if count != published:
+        val = round(count * val / published)
+        text += f" (of {count:,} images the same fraction)"
+    splits = split_randomly(count, val, seed)
+    return splits | {"test": consecutive(sizes)["test"]}, f"{text} / test"
 
 
 def split_randomly(count: int, val: int, seed: int) -> dict[str, Tensor]:

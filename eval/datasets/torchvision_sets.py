@@ -17,7 +17,7 @@ from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData, Images
 from cassle_zoo.eval.datasets.files import classification, published_name, require_scipy
-from cassle_zoo.eval.datasets.split_rules import RandomSplit, consecutive, index_lists
+from cassle_zoo.eval.datasets.split_rules import consecutive, index_lists, split_trainval
 
 
 class _STL10(datasets.STL10):  # type: ignore[misc]
@@ -36,7 +36,8 @@ class _Recipe:
         contents: Files in this folder.
         parts: Arguments of the class for each part.
         sizes: Published number of images of each part.
-        rule: How `trainval` is split; None if the parts are the splits, or lists give them.
+        held_out: How many images of `trainval` are for validation, and the seed that they are drawn
+            with; None if the parts are the splits, or lists give them.
         metric: The metric that is usually reported.
         fetch: Whether torchvision can still download it.
     """
@@ -46,7 +47,7 @@ class _Recipe:
     contents: tuple[str, ...]
     parts: Mapping[str, Mapping[str, Any]]
     sizes: tuple[int, ...]
-    rule: RandomSplit | None = None
+    held_out: tuple[int, int] | None = None
     metric: str = "top1"
     fetch: bool = True
 
@@ -64,7 +65,7 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             contents=("data_batch_1",),
             parts=_CIFAR,
             sizes=(50000, 10000),
-            rule=RandomSplit(train=45000, val=5000, seed=43),
+            held_out=(5000, 43),
         ),
         "cifar100": _Recipe(
             reader=datasets.CIFAR100,
@@ -72,7 +73,7 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             contents=("train",),
             parts=_CIFAR,
             sizes=(50000, 10000),
-            rule=RandomSplit(train=45000, val=5000, seed=44),
+            held_out=(5000, 44),
         ),
         "food101": _Recipe(
             reader=datasets.Food101,
@@ -80,7 +81,7 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             contents=("meta/train.json", "images/CLASS/*.jpg"),
             parts=_TRAINVAL_TEST,
             sizes=(75750, 25250),
-            rule=RandomSplit(train=68175, val=7575, seed=42),
+            held_out=(7575, 42),
         ),
         "pets": _Recipe(
             reader=datasets.OxfordIIITPet,
@@ -88,7 +89,7 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             contents=("images/*.jpg", "annotations/trainval.txt"),
             parts={"trainval": {"split": "trainval"}, "test": {"split": "test"}},
             sizes=(3680, 3669),
-            rule=RandomSplit(train=2940, val=740, seed=49),
+            held_out=(740, 49),
             metric="mean_per_class",
         ),
         "flowers": _Recipe(
@@ -119,7 +120,7 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             ),
             parts=_TRAINVAL_TEST,
             sizes=(8144, 8041),
-            rule=RandomSplit(train=7000, val=1144, seed=51),
+            held_out=(1144, 51),
             fetch=False,
         ),
         "aircraft": _Recipe(
@@ -143,7 +144,7 @@ _RECIPES: Mapping[str, _Recipe] = MappingProxyType(
             contents=("train_X.bin", "class_names.txt"),
             parts=_TRAINVAL_TEST,
             sizes=(5000, 8000),
-            rule=RandomSplit(train=4500, val=500, seed=50),
+            held_out=(500, 50),
         ),
     }
 )
@@ -227,8 +228,8 @@ def _splits(name: str, recipe: _Recipe, sizes: dict[str, int]) -> tuple[dict[str
                 "there hidden files in the class folders?"
             )
         return {split: torch.tensor(lists[split]) for split in lists}, _LISTS
-    if recipe.rule is not None:
-        return recipe.rule.split(sizes)
+    if recipe.held_out is not None:
+        return split_trainval(sizes, recipe.sizes[0], *recipe.held_out)
     return consecutive(sizes), "the dataset's own train / val / test"
 
 

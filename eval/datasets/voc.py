@@ -11,7 +11,7 @@ from torchvision.datasets import VOCDetection
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import EvalData, Task
-from cassle_zoo.eval.datasets.files import content_hashes, downloading
+from cassle_zoo.eval.datasets.files import downloading, hash_contents
 
 NAME = "voc07+12"
 CLASSES = (
@@ -56,7 +56,8 @@ def open_data(root: Path, download: bool = False) -> EvalData:
                 images.append(image)
                 objects.append(_objects(content, annotation))
         splits[split] = torch.arange(start, len(images))
-    digest.update("\n".join(content_hashes(images)).encode())
+    files = ImageFiles(root, [path.relative_to(root).as_posix() for path in images])
+    digest.update("\n".join(hash_contents(files)).encode())
     task = Task(
         name="objects",
         kind="detection",
@@ -72,7 +73,7 @@ def open_data(root: Path, download: bool = False) -> EvalData:
     return EvalData(
         name=NAME,
         sha256=digest.hexdigest(),
-        images=ImageFiles(root, [path.relative_to(root).as_posix() for path in images]),
+        images=files,
         tasks=(task,),
         notes={"splits": f"{rule} ({', '.join(f'{len(rows)}' for rows in splits.values())})"},
         names=tuple(f"{path.parents[1].name}/{path.name}" for path in images),

@@ -187,10 +187,9 @@ class Equivariance(Settings):
                 "image itself under its own ω; omega_top1: how often the right ω is first; "
                 "omega_mrr: mean of 1/rank"
             )
-        name = context.source.name
         files = {}
         if self.figures:
-            files["r2.png"] = render(equivariance_figure({name: metrics}))
+            files["r2.png"] = render(equivariance_figure(metrics, context.source.name))
         return Outcome(metrics=metrics, protocol=protocol, files=files)
 
     def _find_omega(

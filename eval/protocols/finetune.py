@@ -53,21 +53,14 @@ class Classifier(nn.Module):
         return logits
 
 
+@dataclass(eq=False)
 class Augmented(Dataset[tuple[Tensor, int]]):
-    """Labelled images; seed, epoch and image decide how each is augmented."""
+    """Images and their (N,) labels; seed, epoch and image decide how each is augmented."""
 
-    def __init__(
-        self,
-        images: Any,
-        labels: Tensor,
-        transform: Callable[[Image.Image], Tensor],
-        seed: int,
-    ) -> None:
-        """Take images and the (N,) labels of all of them."""
-        self.images = images
-        self.labels = labels
-        self.transform = transform
-        self.seed = seed
+    images: Any
+    labels: Tensor
+    transform: Callable[[Image.Image], Tensor]
+    seed: int
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         """Return the image (3, H, W) as augmented in an epoch, and its label.

@@ -8,7 +8,7 @@ import torch
 from cassle_zoo.common.config import POSITIVE, Range
 from cassle_zoo.common.errors import DataError
 from cassle_zoo.data.listing import first_few
-from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Whiten, whitened, whitening_rule
+from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Whiten, whitened
 from cassle_zoo.eval.scores import classification
 from cassle_zoo.features.nearest import knn_votes
 
@@ -40,7 +40,7 @@ class KNN(Settings):
         """
         scores = []
         tasks = context.data.tasks_of("classification")
-        features = whitened(context.features, context.data, self.whiten, context.source)
+        features, whitening = whitened(context, self.whiten)
         galleries: dict[str, int] = {}
         for task in tasks:
             gallery = torch.cat([task.splits["train"], task.splits["val"]])
@@ -83,7 +83,7 @@ class KNN(Settings):
         for name, size in galleries.items():
             if size < self.k:
                 rule += f"; all {size} neighbours of {name}, as there are no more"
-        if self.whiten is not None:
-            rule += f", {whitening_rule(self.whiten, context.source)}"
+        if whitening:
+            rule += f", {whitening}"
         metrics = {own.task: own.means() for own in scores}
         return Outcome(metrics=metrics, protocol={"k-NN": rule}, scores=tuple(scores))

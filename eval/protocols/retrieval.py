@@ -26,7 +26,6 @@ from cassle_zoo.eval.base import (
     Whiten,
     check_distinct,
     whitened,
-    whitening_rule,
 )
 from cassle_zoo.eval.scores import Scores
 from cassle_zoo.features.gallery import (
@@ -332,8 +331,8 @@ class Retrieval(Settings):
             if self.classification == "none"
             else data.tasks_of("retrieval", "classification")
         )
-        features = whitened(context.features, data, self.whiten, context.source)
-        metrics, protocol, files, rows = {}, dict(self._protocol(context)), {}, []
+        features, whitening = whitened(context, self.whiten)
+        metrics, protocol, files, rows = {}, self._protocol(whitening), {}, []
         for task in tasks:
             queries, gallery, left_out = self._sides(task)
             if len(gallery) and len(task.targets[torch.cat([queries, gallery])].unique()) == 1:
@@ -366,27 +365,27 @@ class Retrieval(Settings):
                 numbers = (f"{name} {100 * v:.1f} %" for name, v in metrics[task.name].items())
                 sides = f"{len(queries)} queries among {len(gallery)} images"
                 spaces = {"": features}
-                if self.whiten is not None:
+                if whitening:
                     spaces = {"whitened": features, "raw": context.features}
                 found = self._examples(context.data, spaces, task, queries, gallery)
                 title = f"{task.name} of {data.name}, {context.source.name}"
                 text = f"{', '.join(numbers)} of {sides}; {len(found)} queries are shown."
-                if self.whiten is not None:
-                    text += f" Above: {whitening_rule(self.whiten, context.source)}; raw below."
+                if whitening:
+                    text += f" Above: {whitening}; raw below."
                 files[f"{task.name}.html"] = gallery_page(
                     title, found, summary=text, marked=True
                 ).encode()
                 files[f"{task.name}.png"] = _sheet(title, found)
         return Outcome(metrics=metrics, protocol=protocol, files=files, scores=tuple(rows))
 
-    def _protocol(self, context: EvalContext) -> dict[str, str]:
+    def _protocol(self, whitening: str) -> dict[str, str]:
         rule = (
             "cosine; relevant is what has the query's label; recall@k: one of them is among the k "
             "nearest; mAP: average precision over the whole ranking; both are means over all "
             "orders of ties"
         )
-        if self.whiten is not None:
-            rule += f"; {whitening_rule(self.whiten, context.source)}"
+        if whitening:
+            rule += f"; {whitening}"
         sides = {
             "train": "query test, gallery train + validation",
             "test": "query test, gallery all other test images",

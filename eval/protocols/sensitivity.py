@@ -183,12 +183,7 @@ class _Encoder:
         # The others look at the same central square as the original.
         cut = [v for v in plan if v.name in (views.ORIGINAL, "crop", views.RECIPE)]
         self.place = {view: place for place, view in enumerate(cut)}
-        parts = list(
-            views.read_crops(
-                context.data.images, indices, self.uniforms, cut,
-                batch_size=self.batch_size, workers=context.compute.workers,
-            )
-        )  # fmt: skip
+        parts = list(views.read_crops(context, indices, self.uniforms, cut))
         self.crops = torch.cat([crops for crops, _ in parts])
         self.source = torch.cat([source for _, source in parts])
 
@@ -341,5 +336,5 @@ class Sensitivity(Settings):
             "strengths.png": render(strength_figure(series, name)),
         }
         if any(f"{PROJECTOR}_cosine_right" in values for values in metrics.values()):
-            files["projector.png"] = render(projector_figure({name: metrics}))
+            files["projector.png"] = render(projector_figure(metrics, name))
         return files

@@ -136,10 +136,10 @@ class Spectrum(Settings):
         for percent in PERCENTS:
             values[f"components_{percent}"] = components_for(variances, percent / 100)
         count, width = context.features.shape
-        series = {"explained_variance": explained_variance(variances).tolist()}
+        fractions = explained_variance(variances).tolist()
         files = {}
         if self.figures:
-            files["spectrum.png"] = render(spectrum_figure({context.source.name: series}))
+            files["spectrum.png"] = render(spectrum_figure(fractions, context.source.name))
         return Outcome(
             metrics={"spectrum": values},
             protocol={
@@ -148,6 +148,6 @@ class Spectrum(Settings):
                 f"variance over log index, components {first} to {last}; rankme: exp of the "
                 "entropy of the normalised singular values (+1e-7) of the features, not centred"
             },
-            series=series,
+            series={"explained_variance": fractions},
             files=files,
         )

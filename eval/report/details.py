@@ -4,7 +4,6 @@ Everything comes from the scores recorded beside the results; thumbnails are tho
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -24,23 +23,6 @@ _CONFUSIONS = 12
 _GOLDEN_ANGLE = 137.508
 _FEWEST_POINTS = 4  # UMAP fails with fewer
 _NEIGHBOURS = 15  # UMAP's default
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A test image with what models predict for it.
-
-    Attributes:
-        thumbnail: WebP bytes.
-        name: Name of the image in the dataset.
-        label: Its class.
-        answers: By model, the predicted class and the confidence in it, in percent.
-    """
-
-    thumbnail: bytes
-    name: str
-    label: str
-    answers: tuple[tuple[str, str, str], ...]
 
 
 def class_details(rows: Sequence[Row], columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
@@ -119,7 +101,7 @@ def _confusion(scores: Scores) -> dict[str, Any]:
     return {"confusions": pairs, "matrix": matrix}
 
 
-def _mistakes(scores: Scores, column: Column) -> list[Shown]:
+def _mistakes(scores: Scores, column: Column) -> list[dict[str, Any]]:
     if scores.confidence is None:
         return []
     order = scores.by_confidence(scores.wrong)
@@ -158,7 +140,8 @@ def _disagreements(
 
 def _shown(
     order: Tensor, models: Sequence[tuple[Column, Scores]], thumbnails: Mapping[int, bytes]
-) -> Iterator[Shown]:
+) -> Iterator[dict[str, Any]]:
+    """Yield the first images that have a thumbnail, with what models predict and how surely."""
     scores, count = models[0][1], 0
     names = _names([column for column, _ in models])
     labels, _ = scores.answers
@@ -166,12 +149,12 @@ def _shown(
         index = int(scores.rows[position])
         if index not in thumbnails:
             continue
-        yield Shown(
-            thumbnail=thumbnails[index],
-            name=names.get(index, f"image {index}"),
-            label=_class_name(scores, int(labels[position])),
-            answers=tuple(_answer(column, own, position) for column, own in models),
-        )
+        yield {
+            "thumbnail": thumbnails[index],
+            "name": names.get(index, f"image {index}"),
+            "label": _class_name(scores, int(labels[position])),
+            "answers": [_answer(column, own, position) for column, own in models],
+        }
         count += 1
         if count == SHOWN:
             return

@@ -122,43 +122,40 @@ def line_panels(
 
 
 def grouped_bars(
-    panels: Mapping[str, Mapping[str, Mapping[str, float]]], *, y_label: str
+    groups: Mapping[str, Mapping[str, float]], *, y_label: str, title: str = ""
 ) -> "Figure":
-    """Draw groups of bars, one panel below the other, with values above the bars.
+    """Draw groups of bars, with values above the bars.
 
     Args:
-        panels: By panel title, values by group and bar; equal bars look the same everywhere.
-        y_label: Label of each panel's y axis.
+        groups: Values by group and bar; equal bars look the same everywhere.
+        y_label: Label of the y axis.
+        title: Title of the axes.
 
     Raises:
         ConfigError: If there is nothing to draw.
     """
-    labels = _labels(
-        {f"{p}/{g}": bars for p, groups in panels.items() for g, bars in groups.items()}
-    )
-    groups = max(len(groups) for groups in panels.values())
-    width = min(max(4.0, 0.42 * groups * (len(labels) + 0.8)), 13.0)
-    figure, axes = _grid(len(panels), 1, height=2.7, width=width)
+    labels = _labels(groups)
+    width = min(max(4.0, 0.42 * len(groups) * (len(labels) + 0.8)), 13.0)
+    figure, [axis] = _grid(1, 1, height=2.7, width=width)
     bar_width = 0.84 / len(labels)
     handles: dict[str, Any] = {}
-    for axis, (name, content) in zip(axes, panels.items(), strict=True):
-        for place, label in enumerate(labels):
-            at = [i for i, bars in enumerate(content.values()) if label in bars]
-            values = [bars[label] for bars in content.values() if label in bars]
-            offset = (place - (len(labels) - 1) / 2) * bar_width
-            handles[label] = axis.bar(
-                [i + offset for i in at], values, bar_width * 0.94, label=label,
-                color=PALETTE[place % len(PALETTE)], hatch=HATCHES[place % len(HATCHES)],
-                edgecolor="white", linewidth=0.6,
-            )  # fmt: skip
-            axis.bar_label(
-                handles[label], fmt=_two_decimals, fontsize=6.5, padding=1.5,
-                rotation=90 if groups * len(labels) > FLAT_LABELS else 0,
-            )  # fmt: skip
-        axis.set_xticks(range(len(content)), list(map(_plain, content)))
-        axis.axhline(0, color="#444444", linewidth=0.8)
-        axis.margins(y=0.2)
-        _decorate(axis, name, y_label)
+    for place, label in enumerate(labels):
+        at = [i for i, bars in enumerate(groups.values()) if label in bars]
+        values = [bars[label] for bars in groups.values() if label in bars]
+        offset = (place - (len(labels) - 1) / 2) * bar_width
+        handles[label] = axis.bar(
+            [i + offset for i in at], values, bar_width * 0.94, label=label,
+            color=PALETTE[place % len(PALETTE)], hatch=HATCHES[place % len(HATCHES)],
+            edgecolor="white", linewidth=0.6,
+        )  # fmt: skip
+        axis.bar_label(
+            handles[label], fmt=_two_decimals, fontsize=6.5, padding=1.5,
+            rotation=90 if len(groups) * len(labels) > FLAT_LABELS else 0,
+        )  # fmt: skip
+    axis.set_xticks(range(len(groups)), list(map(_plain, groups)))
+    axis.axhline(0, color="#444444", linewidth=0.8)
+    axis.margins(y=0.2)
+    _decorate(axis, title, y_label)
     _finish(figure, handles)
     return figure
 

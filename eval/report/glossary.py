@@ -1,7 +1,10 @@
 """Meaning of each metric, in words: label, a line of explanation, unit, and which way is better."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from cassle_zoo.eval.statistics import Interval
 
 _TOP1 = "The fraction of test images whose class is predicted right."
 _TOP5 = "The fraction of test images whose class is among the five likeliest."
@@ -186,9 +189,17 @@ def format_difference(metric: str, value: float) -> str:
     return text.replace("-", "−")
 
 
-def difference_unit(metric: str) -> str:
-    """Return the unit of differences."""
-    return "points" if is_fraction(metric) else ""
+def format_interval(
+    metric: str, interval: Interval, format_limit: Callable[[str, float], str] = format_value
+) -> str:
+    """Format the limits of an interval, of values or of differences."""
+    low, high = (format_limit(metric, limit) for limit in (interval.low, interval.high))
+    return f"{low} to {high}".replace("-", "−")
+
+
+def with_unit(metric: str, difference: str) -> str:
+    """Return a formatted difference with its unit."""
+    return f"{difference} points" if is_fraction(metric) else difference
 
 
 def _words(metric: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from cassle_zoo.common.files import check_folder, write_text
 from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.eval.report.compare import Comparison, Entry, compare, read_entries
 from cassle_zoo.eval.report.details import MapKind, class_details, maps
-from cassle_zoo.eval.report.evidence import Cell, Column, Row, columns_of, evidence
+from cassle_zoo.eval.report.evidence import Column, Row, columns_of, evidence
 from cassle_zoo.eval.report.export import Table, to_csv, to_latex
 from cassle_zoo.eval.report.figures import (
     Bar,
@@ -29,10 +30,11 @@ from cassle_zoo.eval.report.figures import (
 )
 from cassle_zoo.eval.report.glossary import (
     describe,
-    difference_unit,
     format_difference,
+    format_interval,
     format_value,
     is_fraction,
+    with_unit,
 )
 from cassle_zoo.eval.report.sensitivity_figures import (
     measure_name,
@@ -253,7 +255,11 @@ def _rows(comparison: Comparison, rows: Sequence[Row]) -> Iterator[dict[str, Any
             "count": row.counted,
             "text": _words(comparison, row),
             "cells": [
-                (format_value(row.metric, cell.value), _limits(row.metric, cell), cell)
+                (
+                    format_value(row.metric, cell.value),
+                    "" if cell.interval is None else format_interval(row.metric, cell.interval),
+                    cell,
+                )
                 for cell in row.cells
             ],
         }
@@ -264,31 +270,20 @@ def _words(comparison: Comparison, row: Row) -> str:
     return f"{comparison.task} {row.task} {row.metric} {describe(row.metric).label}"
 
 
-def _limits(metric: str, cell: Cell) -> str:
-    if cell.interval is None:
-        return ""
-    low, high = cell.interval.low, cell.interval.high
-    return f"{format_value(metric, low)} to {format_value(metric, high)}".replace("-", "−")
-
-
 def _differences(
     comparison: Comparison, rows: Sequence[Row], columns: Sequence[Column]
 ) -> Iterator[dict[str, Any]]:
     for row in rows:
         for own in row.differences:
             assert row.best is not None
-            unit = difference_unit(row.metric)
-            low, high = (
-                format_difference(row.metric, value)
-                for value in (own.interval.low, own.interval.high)
-            )
+            value = format_difference(row.metric, own.interval.value)
             yield {
                 "task": row.task,
                 "label": describe(row.metric).label,
                 "best": columns[row.best].label,
                 "other": columns[own.other].label,
-                "value": f"{format_difference(row.metric, own.interval.value)} {unit}".strip(),
-                "limits": f"{low} to {high}",
+                "value": with_unit(row.metric, value),
+                "limits": format_interval(row.metric, own.interval, format_difference),
                 "p": "" if own.p is None else p_text(own.p),
                 "only_best": own.only_best,
                 "only_other": own.only_other,
@@ -316,10 +311,7 @@ def _bars(
             for column, cell in zip(columns, row.cells, strict=True)
             if cell.value is not None
         ]
-
-        def show(value: float, metric: str = metric) -> str:
-            return format_value(metric, value)
-
+        show = partial(format_value, metric)
         perfect = 1.0 if is_fraction(metric) or metric.startswith("r2") else None
         figure = bar_chart(bars, show, full=perfect)
         values = ", ".join(f"{bar.label} {show(bar.value)}" for bar in bars)

@@ -1,7 +1,4 @@
-"""Figures of sensitivity, equivariance and spectrum.
-
-Each takes the `series` or `metrics` of recorded results, by the name that a model is shown under.
-"""
+"""Figures of sensitivity, equivariance and spectrum, from the `series` or `metrics` of results."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -99,71 +96,48 @@ def stage_figure(results: Mapping[str, Series], title: str = "") -> "Figure":
     )
 
 
-def projector_figure(results: Mapping[str, Metrics]) -> "Figure":
-    """Draw the similarity of projections under right, zero and shuffled ω; a panel per model.
+def projector_figure(metrics: Metrics, title: str = "") -> "Figure":
+    """Draw the similarity of projections under right, zero and shuffled ω.
 
     Args:
-        results: Metrics of `sensitivity` by model; models without projector are left out.
-
-    Raises:
-        DataError: If no model has such metrics.
+        metrics: Metrics of `sensitivity` of a model with a projector.
+        title: Title of the figure.
     """
-    panels: dict[str, dict[str, dict[str, float]]] = {}
-    for model, metrics in results.items():
-        groups = {
-            augmentation: {
-                f"{condition} ω": values[f"projector_cosine_{condition}"]
-                for condition in CONDITIONS
-                if f"projector_cosine_{condition}" in values
-            }
-            for augmentation, values in metrics.items()
+    groups = {
+        augmentation: {
+            f"{condition} ω": values[f"projector_cosine_{condition}"]
+            for condition in CONDITIONS
+            if f"projector_cosine_{condition}" in values
         }
-        if any(groups.values()):
-            panels[model] = groups
-    if not panels:
-        raise DataError("no result has similarities of projections.")
-    return grouped_bars(panels, y_label="cosine of projections")
+        for augmentation, values in metrics.items()
+    }
+    return grouped_bars(groups, y_label="cosine of projections", title=title)
 
 
-def equivariance_figure(results: Mapping[str, Metrics]) -> "Figure":
+def equivariance_figure(metrics: Metrics, title: str = "") -> "Figure":
     """Draw R² per descriptor from one view, and from the image and its view.
 
     Args:
-        results: Metrics of `equivariance` by model. A single model has one panel; several have a
-            panel for each kind of features, and a bar each.
-
-    Raises:
-        DataError: If no model has such metrics.
+        metrics: Metrics of `equivariance` of a model.
+        title: Title of the figure.
     """
-    panels: dict[str, dict[str, dict[str, float]]] = {}
-    for metric, kind in (("r2_single", "from one view"), ("r2_pair", "from image and view")):
-        for model, metrics in results.items():
-            panel, label = (model, kind) if len(results) == 1 else (kind, model)
-            for descriptor, values in metrics.items():
-                if metric in values:
-                    bars = panels.setdefault(panel, {}).setdefault(descriptor, {})
-                    bars[label] = values[metric]
-    if not panels:
-        raise DataError("no result has R² of descriptors.")
-    return grouped_bars(panels, y_label="R² on held-out images")
+    groups = {
+        descriptor: {"from one view": own["r2_single"], "from image and view": own["r2_pair"]}
+        for descriptor, own in metrics.items()
+        if "r2_single" in own
+    }
+    return grouped_bars(groups, y_label="R² on held-out images", title=title)
 
 
-def spectrum_figure(results: Mapping[str, Series]) -> "Figure":
-    """Draw the explained variance by component, on logarithmic axes, a line per model.
+def spectrum_figure(fractions: Sequence[float], label: str) -> "Figure":
+    """Draw the explained variance by component, on logarithmic axes.
 
     Args:
-        results: Series of `spectrum` by model.
-
-    Raises:
-        DataError: If a result has no such series.
+        fractions: Each component's fraction of the variance.
+        label: Name of the model.
     """
-    curves: dict[str, Line] = {}
-    for model, series in results.items():
-        if "explained_variance" not in series:
-            raise DataError(f"the result of {model} has no explained variance.")
-        # Recorded fractions are rounded; zeros have no logarithm.
-        values = [value for value in series["explained_variance"] if value > 0]
-        curves[model] = (list(range(1, len(values) + 1)), values)
+    values = [value for value in fractions if value > 0]  # zeros have no logarithm
+    curves = {label: (list(range(1, len(values) + 1)), values)}
     return line_panels({"": curves}, x_label="component", y_label="fraction of variance", log=True)
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from cassle_zoo.eval.report.evidence import Row
 from cassle_zoo.eval.report.glossary import (
     describe,
-    difference_unit,
     format_difference,
+    format_interval,
     format_value,
+    with_unit,
 )
 from cassle_zoo.eval.statistics import Interval
 
@@ -75,8 +76,7 @@ def detectable_text(row: Row) -> str:
     """Return how small a difference a test set can show, as a sentence; empty if unknown."""
     if row.detectable is None or not row.counts:
         return ""
-    size = format_difference(row.metric, row.detectable).lstrip("+")
-    size = f"{size} {difference_unit(row.metric)}".strip()
+    size = with_unit(row.metric, format_difference(row.metric, row.detectable).lstrip("+"))
     small = "a small test; " if row.counts[0] < _SMALL and row.unit == "image" else ""
     return (
         f"{row.task}, {describe(row.metric).label}: {row.counted}; {small}a true "
@@ -95,18 +95,16 @@ def _value(row: Row, place: int) -> str:
     text = f"{format_value(row.metric, cell.value)} {unit}".strip()
     if cell.interval is None:
         return text
-    low, high = (format_value(row.metric, v) for v in (cell.interval.low, cell.interval.high))
+    limits = format_interval(row.metric, cell.interval)
     runs = f"mean of {cell.runs} runs, " if cell.runs > 1 else ""
-    return f"{text} ({runs}95 % interval {low} to {high})".replace("-", "−")
+    return f"{text} ({runs}95 % interval {limits})".replace("-", "−")
 
 
 def _gap(row: Row, interval: Interval) -> str:
-    unit = difference_unit(row.metric)
-    value, low, high = (
-        format_difference(row.metric, v) for v in (interval.value, interval.low, interval.high)
-    )
-    text = f"{value} {unit}".strip()
-    return f"{text} on every image" if interval.is_constant else f"{text}, interval {low} to {high}"
+    text = with_unit(row.metric, format_difference(row.metric, interval.value))
+    if interval.is_constant:
+        return f"{text} on every image"
+    return f"{text}, interval {format_interval(row.metric, interval, format_difference)}"
 
 
 def _untested(row: Row) -> str:

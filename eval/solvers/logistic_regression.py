@@ -81,7 +81,9 @@ def fit_path(
         the tolerance is the best found, and says so in its ``excess``.
     """
     problem = _Problem(features, labels, num_classes)
-    theta = problem.to_axes(start)
+    theta = problem.axes.new_zeros(num_classes, problem.axes.shape[1])
+    if start is not None:
+        theta = start.T @ problem.axes
     fits: dict[float, Fit] = {}
     path: list[tuple[float, Tensor]] = []
     for l2 in sorted(set(l2_grid), reverse=True):
@@ -90,12 +92,8 @@ def fit_path(
             theta = _extrapolate(path[-_EXTRAPOLATION_POINTS:], position)
         theta, objective, excess = _minimise(problem, theta, l2, tolerance)
         path.append((position, theta))
-        fits[l2] = Fit(
-            l2=l2,
-            objective=objective,
-            excess=excess,
-            coefficients=problem.axes @ theta.T,
-        )
+        coefficients = problem.axes @ theta.T
+        fits[l2] = Fit(l2=l2, objective=objective, excess=excess, coefficients=coefficients)
         on_fit()
     return [fits[l2] for l2 in l2_grid]
 
@@ -114,12 +112,6 @@ class _Problem:
         self.targets = torch.nn.functional.one_hot(labels, num_classes).double().T.contiguous()
         self.labels = labels
         self.hard = False
-
-    def to_axes(self, coefficients: Tensor | None) -> Tensor:
-        if coefficients is not None:
-            projected: Tensor = coefficients.T @ self.axes
-            return projected
-        return self.axes.new_zeros(len(self.targets), self.axes.shape[1])
 
     def evaluate(self, theta: Tensor, l2: float) -> tuple[float, Tensor]:
         """Return the objective and the predicted probabilities (C, N)."""

@@ -20,6 +20,7 @@ from cassle_zoo.eval import sources
 from cassle_zoo.eval.base import Compute, Outcome
 from cassle_zoo.eval.main import Arguments, public_command, run_from_cli
 from cassle_zoo.eval.protocols import EVALUATORS
+from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.runner import place_for, write
 from cassle_zoo.eval.scores import ScoreFile
 from cassle_zoo.records import MeasuredData, Result
@@ -197,10 +198,9 @@ def test_every_model_is_opened_once_and_only_one_at_a_time(arguments, monkeypatc
     assert opened == models
 
 
-def command(task, model, data, *settings, dataset=None):
-    return public_command(
-        task, model, Path(data), dataset=dataset, download=False, settings=[*settings]
-    )
+def command(model, data, **given):
+    arguments = Arguments(models=(model,), data=Path(data), settings=KNN(), **given)
+    return public_command("knn", model, arguments)
 
 
 @pytest.mark.parametrize(
@@ -221,18 +221,19 @@ def test_the_command_gives_the_same_settings(task, options):
         )
 
     given = parse(["raw-pixels", "--data", "cars", *options])
-    written = command(task, "raw-pixels", "cars", given.compute, given.settings)
+    written = public_command(task, "raw-pixels", given)
     assert parse(shlex.split(written)[3:]) == given
 
 
 def test_folders_of_the_user_are_not_shown():
-    assert command("knn", "features:/me/a=b.npz", "/me/c d") == (
+    assert command("features:/me/a=b.npz", "/me/c d") == (
         "cassle-zoo eval knn features:a=b.npz --data 'c d'"
     )
-    assert command("knn", "local-dir:/me/mine", ".", Compute(cache=Path("/me"), no_cache=True)) == (
+    compute = Compute(cache=Path("/me"), no_cache=True)
+    assert command("local-dir:/me/mine", ".", compute=compute) == (
         "cassle-zoo eval knn local-dir:mine --data ."
     )
-    assert command("knn", "raw-pixels", "x", dataset="folder").endswith("--dataset folder")
+    assert command("raw-pixels", "x", dataset="folder").endswith("--dataset folder")
 
 
 def test_json_is_all_that_goes_to_standard_output(arguments, tmp_path, capsys):

@@ -56,7 +56,7 @@ def make_context(kind: str = "classification", seed: int = 0) -> EvalContext:
     )
     data = EvalData(name="made", sha256="0", images=Images(), tasks=(task,), names=NAMES)
     known = FeatureSet(features=features, sources=list(NAMES))
-    source = FeatureSource(name="f", argument=None, sha256=None, model=None, features=known)
+    source = FeatureSource(name="f", sha256=None, model=None, features=known)
     return EvalContext(source, data, Compute())
 
 

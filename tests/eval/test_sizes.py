@@ -121,10 +121,12 @@ def test_on_the_command_line(
 def test_the_command_names_folders_below_this_one(
     larger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cassle_zoo.eval.main import public_command
+    from cassle_zoo.eval.main import Arguments, public_command
+    from cassle_zoo.eval.protocols.knn import KNN
 
     def command(model: str, data: str) -> str:
-        return public_command("knn", model, Path(data), dataset=None, download=False, settings=[])
+        arguments = Arguments(models=(model,), data=Path(data), settings=KNN())
+        return public_command("knn", model, arguments)
 
     monkeypatch.chdir(tmp_path)
     assert command(larger, f"{tmp_path}/a/b") == ("cassle-zoo eval knn local-dir:larger --data a/b")

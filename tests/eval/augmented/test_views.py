@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -9,6 +11,7 @@ from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, DataError, UnknownNameError
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.augmented.views import make_view
+from cassle_zoo.eval.base import Compute
 
 RECIPE = AugmentConfig(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
 
@@ -18,12 +21,15 @@ INDICES = torch.tensor([4, 1, 5])
 UNIFORMS = views.image_uniforms(INDICES, seed=3)
 
 
+def context_of(images, **compute):
+    return SimpleNamespace(data=SimpleNamespace(images=images), compute=Compute(**compute))
+
+
 def rendered(view, indices=INDICES, batch_size=2):
     uniforms = views.image_uniforms(indices, seed=3)
     images, omegas, start = [], [], 0
-    for crops, source in views.read_crops(
-        IMAGES, indices, uniforms, [view], batch_size=batch_size, workers=0
-    ):
+    context = context_of(IMAGES, batch_size=batch_size)
+    for crops, source in views.read_crops(context, indices, uniforms, [view]):
         rows = uniforms[start : start + len(crops)]
         start += len(crops)
         image, omega = view.render(crops[:, 0], rows, source)
@@ -126,9 +132,7 @@ def test_images_that_are_not_square():
     wide = [(Image.new("RGB", (60, 20)), None)]
     view = make_view(views.ORIGINAL, RECIPE)
     uniforms = views.image_uniforms(torch.tensor([0]), 0)
-    (crops, source), = views.read_crops(
-        wide, torch.tensor([0]), uniforms, [view], batch_size=1, workers=0
-    )  # fmt: skip
+    [(crops, source)] = views.read_crops(context_of(wide), torch.tensor([0]), uniforms, [view])
     assert crops.shape == (1, 1, 3, 32, 32)
     assert view.params(uniforms, source).box.tolist() == [[0, 20, 20, 20]]
 
@@ -137,9 +141,8 @@ def test_images_that_are_not_square():
 def test_images_that_cannot_be_read(workers):
     view = make_view(views.ORIGINAL, RECIPE)
     empty = [(Image.new("RGB", (0, 0)), None)]
-    crops = views.read_crops(
-        empty, torch.tensor([0]), views.image_uniforms(torch.tensor([0]), 0), [view],
-        batch_size=1, workers=workers,
-    )  # fmt: skip
+    uniforms = views.image_uniforms(torch.tensor([0]), 0)
+    context = context_of(empty, workers=workers)
+    crops = views.read_crops(context, torch.tensor([0]), uniforms, [view])
     with pytest.raises(DataError, match=r"^Cannot read image .*is empty: 0x0 pixels.$"):
         list(crops)

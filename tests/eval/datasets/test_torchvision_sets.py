@@ -272,7 +272,7 @@ def test_official_index_lists_are_partitions(name, sizes, total):
     [(45000, 5000, 43, 5588, 22846), (2940, 740, 49, 3050, 622)],
 )
 def test_random_split_of_the_published_size(train, val, seed, first_train, first_val):
-    rule = split_rules.RandomSplit(train=train, val=val, seed=seed)
-    splits, _ = rule.split({"trainval": train + val, "test": 0})
+    sizes = {"trainval": train + val, "test": 0}
+    splits, _ = split_rules.split_trainval(sizes, train + val, val, seed)
     assert (len(splits["train"]), len(splits["val"])) == (train, val)
     assert (int(splits["train"][0]), int(splits["val"][0])) == (first_train, first_val)

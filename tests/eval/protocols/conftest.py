@@ -61,7 +61,6 @@ def make_context(data, tmp_path):
         transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
         source = FeatureSource(
             name="tiny",
-            argument="tiny",
             sha256="tiny",
             model=TinyNet(),
             transform=transform,

@@ -34,9 +34,7 @@ OF_FEATURES = [
 
 def context(data: EvalData, features: torch.Tensor) -> EvalContext:
     known = FeatureSet(features=features, sources=[f"{i}.png" for i in range(len(features))])
-    source = FeatureSource(
-        name="given", argument=None, sha256=None, model=None, features=known, transform=None
-    )
+    source = FeatureSource(name="given", sha256=None, model=None, features=known, transform=None)
     return EvalContext(source, data, Compute())
 
 

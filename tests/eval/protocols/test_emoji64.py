@@ -62,9 +62,7 @@ class Label(nn.Module):
 
 
 def source(features):
-    return FeatureSource(
-        name="given", argument=None, sha256=None, model=Label(features), transform=to_tensor
-    )
+    return FeatureSource(name="given", sha256=None, model=Label(features), transform=to_tensor)
 
 
 def test_perfect_features_are_perfect(emoji_tar):

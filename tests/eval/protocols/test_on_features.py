@@ -41,7 +41,7 @@ def make_context(*, kind="classification", classes=8, noise=1.5, compute=None, t
     )
     data = EvalData(name="made", sha256="0", images=range(COUNT), tasks=(task,))
     known = FeatureSet(features=features, sources=[str(i) for i in range(COUNT)])
-    source = FeatureSource(name="f", argument=None, sha256=None, model=None, features=known)
+    source = FeatureSource(name="f", sha256=None, model=None, features=known)
     return EvalContext(source, data, compute or Compute())
 
 

@@ -143,7 +143,7 @@ def test_wrong_settings(make_context, data):
     broken.model.stem[0].weight.data.fill_(float("nan"))
     with pytest.raises(DataError, match="NaN"):
         QUICK.evaluate(broken)
-    file = FeatureSource(name="file", argument=None, sha256=None, model=None)
+    file = FeatureSource(name="file", sha256=None, model=None)
     with pytest.raises(ConfigError, match="runs the network"):
         QUICK.evaluate(EvalContext(file, data, Compute()))
 

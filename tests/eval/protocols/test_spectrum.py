@@ -19,7 +19,7 @@ from cassle_zoo.features.extract import FeatureSet
 
 def context(features, data):
     known = FeatureSet(features, [str(row) for row in range(len(features))])
-    source = FeatureSource(name="file", argument=None, sha256=None, model=None, features=known)
+    source = FeatureSource(name="file", sha256=None, model=None, features=known)
     return EvalContext(source, data, Compute())
 
 

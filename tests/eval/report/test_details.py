@@ -88,13 +88,13 @@ def test_classes_confusions_and_images(table) -> None:
         "label": EVIL, "predicted": "dog", "count": 2, "percent": "10",
     }  # fmt: skip
     assert [cells for cells, _ in worse["matrix"][0]["cells"]] == [18, 2, 0]
-    assert [image.name for image in worse["mistakes"]] == [
+    assert [image["name"] for image in worse["mistakes"]] == [
         f"{EVIL}{index}" for index in (179, 102, 101, 100)
     ]
-    assert worse["mistakes"][0].answers == ((EVIL, "dog", "79 %"),)
+    assert worse["mistakes"][0]["answers"] == [(EVIL, "dog", "79 %")]
     [pair] = own["disagreements"]
     assert [(side["label"], side["count"]) for side in pair["sides"]] == [("first", 3), (EVIL, 1)]
-    assert [image.name for image in pair["sides"][1]["images"]] == [f"{EVIL}107"]
+    assert [image["name"] for image in pair["sides"][1]["images"]] == [f"{EVIL}107"]
 
 
 def test_many_classes_have_no_matrix() -> None:

@@ -46,7 +46,7 @@ def test_curves_differ_without_colour():
 
 def test_bars_differ_without_colour():
     figure = figures.grouped_bars(
-        {"": {"crop": {"right": 0.9, "zero": 0.5}, "blur": {"zero": 0.4}}}, y_label="y"
+        {"crop": {"right": 0.9, "zero": 0.5}, "blur": {"zero": 0.4}}, y_label="y"
     )
     bars = {bar.get_hatch(): bar.get_height() for bar in figure.axes[0].patches}
     assert set(bars) == set(figures.HATCHES[:2])
@@ -163,22 +163,19 @@ def test_figures_of_one_and_several_models():
     assert lines(one)[-1].get_ydata().tolist() == [0.1, 0.9]
     ticks = [tick.get_text() for tick in stages.axes[0].get_xticklabels()]
     assert ticks == ["stem", "backbone"]
-    assert [axis.get_title() for axis in drawn.projector_figure({"m": METRICS}).axes] == ["m"]
-    assert [axis.get_title() for axis in drawn.equivariance_figure({"m": METRICS}).axes] == ["m"]
-    panels = drawn.equivariance_figure({"m": METRICS, "n": METRICS}).axes
-    assert [axis.get_title() for axis in panels] == ["from one view", "from image and view"]
-    spectrum = drawn.spectrum_figure({"m": {"explained_variance": [0.9, 0.1, 0.0]}})
+    assert [axis.get_title() for axis in drawn.projector_figure(METRICS, "m").axes] == ["m"]
+    [axis] = drawn.equivariance_figure(METRICS, "m").axes
+    assert axis.get_title() == "m"
+    assert [bar.get_height() for bar in axis.patches] == [0.3, -0.1]
+    spectrum = drawn.spectrum_figure([0.9, 0.1, 0.0], "m")
     assert lines(spectrum)[0].get_xdata().tolist() == [1, 2]
 
 
 def test_results_of_another_kind():
     with pytest.raises(DataError, match="not one of `sensitivity`"):
         drawn.strength_figure({"explained_variance": [1.0]})
-    with pytest.raises(DataError, match="similarities of projections"):
-        drawn.projector_figure({"m": {"blur": {"r2_single": 1.0}}})
-    with pytest.raises(DataError, match="no result has R²"):
-        drawn.equivariance_figure({"m": {}})
-    with pytest.raises(DataError, match="m has no explained variance"):
-        drawn.spectrum_figure({"m": SERIES})
+    for draw in (drawn.projector_figure, drawn.equivariance_figure):
+        with pytest.raises(ConfigError, match="nothing to draw"):
+            draw({"blur": {"infonce_backbone": 1.0}})
     with pytest.raises(ConfigError, match="nothing to draw"):
         figures.line_panels({}, x_label="x", y_label="y")
