@@ -198,7 +198,7 @@ def test_naflex_gives_the_same_features(options: dict[str, Any], tmp_path: Path)
 
 @pytest.mark.parametrize("kwargs", [{}, {"num_classes": 5}])
 def test_naflex_of_a_model_folder(kwargs: dict[str, Any], tmp_path: Path) -> None:
-    args = {"num_heads": 12, "depth": 1, "img_size": 64}
+    args: dict[str, Any] = {"num_heads": 12, "depth": 1, "img_size": 64}
     model: Any = timm.create_model("vit_small_patch16_224", num_classes=0, **args).eval()
     spec = dataclasses.replace(
         MODEL_SPECS["vit_small_cassle_mocov3.in100"], model_args=args, input_size=(3, 64, 64)
@@ -208,7 +208,7 @@ def test_naflex_of_a_model_folder(kwargs: dict[str, Any], tmp_path: Path) -> Non
     save_model_folder(folder, config=config, backbone_state=state, projector=None)
     kwargs = {"use_naflex": True, **kwargs}
     flexible: Any = cassle_zoo.create_model(f"local-dir:{folder}", pretrained=True, **kwargs).eval()
-    assert isinstance(flexible, timm.models.NaFlexVit)
+    assert type(flexible).__name__ == "NaFlexVit"
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         found = flexible.forward_head(flexible.forward_features(images), pre_logits=True)
