@@ -133,12 +133,16 @@ def test_all_images_bad(config: TrainConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("root", "said"),
-    [("does/not/exist", "'does/not/exist'.* check the path"), ("s3://bucket", "only local data")],
+    ("dataset", "root", "said"),
+    [
+        ("emoji64", "does/not/exist", "does/not/exist"),
+        ("", "does/not/exist", "check the path"),
+        ("", "s3://bucket", "only local data"),
+    ],
 )
-def test_missing_data(config: TrainConfig, root: str, said: str) -> None:
+def test_missing_data(config: TrainConfig, dataset: str, root: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        open_dataset(change(config, "data", dataset="emoji64", root=root).data)
+        open_dataset(change(config, "data", dataset=dataset, root=root).data)
 
 
 def test_folder_without_images(config: TrainConfig, tmp_path: Path) -> None:
