@@ -300,7 +300,7 @@ class EvalContext:
     def features(self) -> Tensor:
         """Features (N, D) of all images, float32 on the CPU; extracted once.
 
-        Features of models with a name are cached on disk.
+        Features of a network are cached on disk if the source allows it.
 
         Raises:
             DataError: If images cannot be read, a feature file does not match the images, or the
@@ -309,7 +309,7 @@ class EvalContext:
         source, data = self.source, self.data
         if source.features is not None:
             features = features_of(source.features, data.names, len(data.images), data.root)
-            features = features.float()  # lengths of float16 ones may overflow
+            features = features.float()  # norms of float16 features may overflow
         else:
             steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
             features = self.cached([steps], lambda: self.extract(self.model))
@@ -396,7 +396,7 @@ Whiten: TypeAlias = Annotated[int | Path | None, Range(1)]
 
 
 def whitened(context: EvalContext, whiten: int | Path | None) -> tuple[Tensor, str]:
-    """Return the features of a context whitened, and in words how; unchanged if `whiten` is None.
+    """Return a context's features whitened, and how, in words; as they are, and "", without.
 
     Args:
         context: The features and the dataset.

@@ -66,7 +66,8 @@ class FeatureSource:
         projector: Loads the projector that the model was trained with, if there is one.
         whitening: Loads the whitening in the model's folder, or raises a ModelFolderError.
         augment: Settings of the views that the model was trained with, if they are known.
-        cacheable: Whether its features may be cached on disk.
+        cacheable: Whether its features may be cached on disk; `sha256`, or else `name`, must then
+            stand for one network.
     """
 
     name: str
@@ -79,7 +80,7 @@ class FeatureSource:
     projector: Callable[[], ConditionedProjector] | None = None
     whitening: Callable[[], Whitening] = lambda: open_whitening(OWN, None)
     augment: Mapping[str, Any] = field(default_factory=dict)
-    cacheable: bool = True
+    cacheable: bool = False
 
 
 def open_source(
@@ -198,6 +199,7 @@ def find_source(
             sha256=None,
             model=MeanPool(),
             transform=_to_unit_tensor,
+            cacheable=True,
         )
     if model.startswith(FEATURES):
         return _feature_file(model)
@@ -299,6 +301,7 @@ def _pretrained(model: str, size: int | None) -> Callable[[], FeatureSource]:
         projector=load_own_projector if has_projector else None,
         whitening=partial(open_whitening, OWN, projector_of),
         augment=augment if isinstance(augment, dict) else {},
+        cacheable=True,
     )
 
 
@@ -371,6 +374,7 @@ def _unverified(name: str, module: nn.Module, network: str, trained: str = "") -
         # The arguments it was built with, which folders and repositories of timm may set.
         network=f"{network}, structure {structure_sha256(module)[:_MARK]}",
         trained=trained or _unknown_training(weights),
+        cacheable=True,
     )
 
 

@@ -66,13 +66,17 @@ def find(config: TrainConfig) -> Source | None:
     )
     try:
         check_model_args(theirs)
+    except ConfigError as error:
+        raise ConfigError(f"init {what!r}: {error}") from error
+    try:
         differ = theirs != ours and (
             structure_sha256(without_weights(timm_arch, theirs))
             != structure_sha256(without_weights(timm_arch, ours))
         )
     except Exception as error:  # a network may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(
-            f"init {what!r}: {timm_arch} cannot be built as its configuration says: {error!s:.200}"
+            f"init {what!r}: {timm_arch} cannot be built as its configuration says: {reason:.200}"
         ) from error
     if differ:
         raise ConfigError(

@@ -25,6 +25,7 @@ from cassle_zoo.common.errors import (
     NotEnoughMemoryError,
     StorageError,
 )
+from cassle_zoo.common.files import DISK_FULL
 from cassle_zoo.common.workers import HOW_TO_ENLARGE
 
 SAME_REQUEST = 10  # seconds in which further SIGTERMs are the first one, sent again
@@ -32,7 +33,6 @@ WORKER_GRACE = 30  # seconds
 DEATH_NOTICE = 2  # seconds that a dead worker's SIGCHLD may take on a busy machine
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DYING = 2.0  # seconds for which workers killed with their parent may still hold its lock
 _locks: set[TextIO] = set()  # that are open in this process
 T = TypeVar("T")
@@ -91,7 +91,9 @@ def _acquired(folder: Path, option: str) -> TextIO | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a")  # "w" would empty the file that a link leads to
-    except (FileExistsError, NotADirectoryError):
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        if not isinstance(error, NotADirectoryError) and not os.path.lexists(folder):
+            return None
         raise ConfigError(
             f"{option} {str(folder)!r} is a file or a broken link, or is below one; name a folder."
         ) from None
@@ -184,7 +186,7 @@ def translate_errors(folder: Path | None, batch_size: int, advice: Advice) -> It
     except OSError as error:
         if error.errno == errno.ENOMEM:
             raise _out_of_memory(error, batch_size, advice) from error
-        if error.errno in _DISK_FULL and folder is not None:
+        if error.errno in DISK_FULL and folder is not None:
             raise StorageError(
                 f"cannot write in {str(folder)!r}: {error.strerror}; {advice.storage}"
             ) from error

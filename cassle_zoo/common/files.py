@@ -1,5 +1,6 @@
 """Atomic writes of files and folders, hashes, and JSON from untrusted sources."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cassle_zoo.common.errors import ConfigError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 
@@ -124,8 +127,8 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def _name(error: OSError, path: Path) -> None:
-    """Say what could not be written, as the system does not if the disk is full."""
-    if error.errno is not None and error.filename is None:
+    """Say what did not fit on the disk, as the system does not."""
+    if error.errno in DISK_FULL and error.filename is None:
         error.filename = str(path)
 
 

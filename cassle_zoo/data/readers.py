@@ -85,10 +85,11 @@ class TarFiles:
         self.path = path
         self._file: BinaryIO | None = None
         if not path.is_file():
-            address = str(path).split("/")[0].endswith(":")  # s3://bucket, as pathlib writes it
-            advice = "only local data are read; copy or mount them" if address else "check the path"
+            is_address = str(path).split("/")[0].endswith(":")  # s3://bucket, as pathlib writes it
+            advice = "addresses are not read here; copy or mount the data"
             raise DataError(
-                f"cannot open {str(path)!r}: there is no such folder or archive; {advice}."
+                f"cannot open {str(path)!r}: there is no such folder or archive; "
+                f"{advice if is_address else 'check the path'}."
             )
         try:
             with path.open("rb") as file:

@@ -127,7 +127,7 @@ def grouped_bars(
     """Draw groups of bars, with values above the bars.
 
     Args:
-        groups: Values by group and bar; equal bars look the same everywhere.
+        groups: Values by group and bar; equal bars look the same in all groups.
         y_label: Label of the y axis.
         title: Title of the axes.
 

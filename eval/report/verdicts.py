@@ -77,7 +77,9 @@ def detectable_text(row: Row) -> str:
     if row.detectable is None or not row.counts:
         return ""
     size = with_unit(row.metric, format_difference(row.metric, row.detectable).lstrip("+"))
-    small = "a small test; " if row.counts[0] < _SMALL and row.unit == "image" else ""
+    own = None if row.best is None else row.cells[row.best].count
+    is_small = (own or row.counts[0]) < _SMALL and row.unit == "image"
+    small = "a small test; " if is_small else ""
     return (
         f"{row.task}, {describe(row.metric).label}: {row.counted}; {small}a true "
         f"difference of {size} would be found in 4 of 5 such tests, a smaller one is easily missed."

@@ -82,7 +82,7 @@ def test_goals(goal: dict[str, float], met: bool | None) -> None:
     assert Check(name="number", value=2.0, **goal).met is met
 
 
-def test_rows_are_imported_without_the_peers() -> None:
+def test_no_module_imports_the_peers_at_its_top() -> None:
     assert all(map(callable, bench.ROWS.values()))
     files = [*Path(bench.__file__).parent.rglob("*.py")]
     at_the_top = re.compile(r"^(?:import|from) (?:kornia|lightly)", re.MULTILINE)

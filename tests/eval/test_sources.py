@@ -19,6 +19,7 @@ from cassle_zoo.store.tensors import state_sha256
 
 def test_raw_pixels_by_hand():
     source = open_source("raw-pixels")
+    assert source.cacheable
     image = Image.new("RGB", (64, 64), (255, 0, 51))
     image.putpixel((0, 0), (0, 255, 51))
     features = source.model(source.transform(image)[None])[0].reshape(3, 16, 16)
@@ -75,6 +76,7 @@ def test_modules_and_names():
     model = nn.Flatten()
     assert open_source(model).name == "Flatten"
     assert open_source(model, name="mine").name == "mine"
+    assert not open_source(model).cacheable  # its name may be another module's
     with pytest.raises(UnknownNameError, match="architecture 'resnet1'"):
         open_source("random-init:resnet1")
     with pytest.raises(UnknownNameError, match=r"mean 'resnet5.*timm.list_models.*raw-pixels") as e:

@@ -38,7 +38,7 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(toy_folder: Path, tmp_path: Path) -> Path:
-    """Return a copy of it that a test may change."""
+    """Return a copy of `toy_folder` that a test may change."""
     return Path(shutil.copytree(toy_folder, tmp_path / "folder"))
 
 

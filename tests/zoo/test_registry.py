@@ -44,7 +44,7 @@ def _weights() -> dict[str, Tensor]:
 
 def backbone_state() -> dict[str, Tensor]:
     """Random weights, running statistics included, exact in half precision."""
-    return dict(_weights())
+    return {key: value.clone() for key, value in _weights().items()}
 
 
 @pytest.fixture(scope="module")

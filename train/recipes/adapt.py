@@ -8,8 +8,8 @@ images at the usual rates destroys what good weights know.
   still more slowly.
 - Its BatchNorms keep the statistics, weights and biases of the starting weights: those of a few
   augmented images would differ.
-- 20 epochs: most of what adaptation gains comes early, and what it forgets grows with time. DINO's
-  teacher warms up in a shorter time, too, or it would never reach its temperature.
+- 20 epochs: most of what adaptation gains comes early, and what it forgets grows with time.
+- DINO's teacher warms up for 6 epochs: with the usual 30 it would never reach its temperature.
 """
 
 import dataclasses

@@ -65,7 +65,7 @@ def check_finite(loss: float, step: int) -> None:
 
 
 def check_finite_weights(method: nn.Module, step: int) -> None:
-    """Check weights before they are stored: from others no run could continue.
+    """Check weights before they are measured or stored: from others no run could continue.
 
     Raises:
         NonFiniteLossError: If one is NaN or infinite.

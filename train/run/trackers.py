@@ -86,7 +86,7 @@ class MlflowTracker:
                     f"run {known}, but the store {redacted(self._client.tracking_uri)!r} does not "
                     f"have it ({redacted(str(error))}); set MLFLOW_TRACKING_URI to the one it "
                     "began in, or remove that file to begin another."
-                ) from error
+                ) from (error if redacted(str(error)) == str(error) else None)
             return
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = self._client.get_experiment_by_name(experiment)
@@ -169,11 +169,11 @@ def open_tracker(name: str, config: TrainConfig, out: Path) -> Tracker:
             f"pip install 'cassle-zoo[{name}]'"
         ) from error
     except Exception as error:  # of any class, by the tracker or what it talks to
-        reason = redacted(str(error)).strip().partition("\n")[0]
+        said = redacted(str(error))
         raise ConfigError(
-            f"run.loggers: {name} cannot start ({type(error).__name__}: {reason:.300}); set it up, "
-            f"or leave {name} out."
-        ) from error
+            f"run.loggers: {name} cannot start ({type(error).__name__}: "
+            f"{said.strip().partition(chr(10))[0]:.300}); set it up, or leave {name} out."
+        ) from (error if said == str(error) else None)  # a traceback would show the secret
     if ids.get(name) != tracker.id:
         write_json(out / IDS_FILE, {**ids, name: tracker.id})
     opened: Tracker = tracker

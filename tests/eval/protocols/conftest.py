@@ -65,6 +65,7 @@ def make_context(data, tmp_path):
             model=TinyNet(),
             transform=transform,
             projector=None if projector is None else lambda: projector,
+            cacheable=True,
         )
         return EvalContext(source, data, Compute(device="cpu", cache=tmp_path, **compute))
 

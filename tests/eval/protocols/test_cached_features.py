@@ -42,7 +42,7 @@ def test_networks_of_equal_weights_share_nothing(make_context, tmp_path, evaluat
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
-def test_nothing_is_cached_of_modules_without_a_name(make_context, tmp_path, evaluator):
+def test_nothing_is_cached_if_the_source_forbids_it(make_context, tmp_path, evaluator):
     first = with_source(make_context(), cacheable=False)
     expected = evaluator.evaluate(first).metrics
     assert not list(tmp_path.iterdir())

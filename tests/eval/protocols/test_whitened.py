@@ -94,4 +94,6 @@ def test_fitted_to_what_may_be_seen() -> None:
         expected = Whitening.fit(features[rows], 4)(features)
         own: Any = SimpleNamespace(data=data, features=features)
         torch.testing.assert_close(whitened(own, 4)[0], expected, rtol=0, atol=0)
-        assert whitened(own, None)[0] is features
+        same, rule = whitened(own, None)
+        assert same is features
+        assert rule == ""

@@ -1,4 +1,4 @@
-"""Models from the Hub in processes of their own: environment variables, races, timm alone."""
+"""Models from the Hub in processes of their own: environment variables and races."""
 
 import json
 import subprocess
@@ -119,7 +119,7 @@ def test_commands(hub: Any, repo: str, pinned: str, tmp_path: Path, capsys: Any)
         assert "cassle-zoo: error: There is no repository" in capsys.readouterr().err
 
 
-def test_measured_models_are_named_by_commit(hub: Any, repo: str, pinned: str) -> None:
+def test_a_measured_model_takes_its_commits_projector(hub: Any, repo: str, pinned: str) -> None:
     from cassle_zoo.eval.sources import open_source
 
     source = open_source(f"hf-hub:{repo}")

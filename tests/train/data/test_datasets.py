@@ -135,7 +135,7 @@ def test_labels_that_are_no_numbers_are_none(config: TrainConfig) -> None:
 
 
 def test_what_the_monitor_measures(config: TrainConfig) -> None:
-    """Of 40 images every other one is looked at, and half of these are the others' neighbours."""
+    """Every other one of 40 images is looked at; half of these are the neighbours of the others."""
     colours = np.array([[250, 0, 0], [0, 250, 0]], np.uint8)
     images = []
     for number in range(40):

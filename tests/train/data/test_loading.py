@@ -137,7 +137,7 @@ def test_all_images_bad(config: TrainConfig, tmp_path: Path) -> None:
     [
         ("emoji64", "does/not/exist", "does/not/exist"),
         ("", "does/not/exist", "check the path"),
-        ("", "s3://bucket", "only local data"),
+        ("", "s3://bucket", "addresses are not read"),
     ],
 )
 def test_missing_data(config: TrainConfig, dataset: str, root: str, said: str) -> None:
