@@ -88,16 +88,17 @@ def locked(folder: Path, *, option: str = "--out", doing: str = "training") -> I
 
 def _acquired(folder: Path, option: str) -> TextIO | None:
     """Return the locked file; `None` if another process holds it, or has just removed it."""
+    lock = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")  # "w" would empty the file that a link leads to
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        if not isinstance(error, NotADirectoryError) and not os.path.lexists(folder):
-            return None
+        file = lock.open("a")  # "w" would empty the file that a link leads to
+    except (FileExistsError, NotADirectoryError):
         raise ConfigError(
             f"{option} {str(folder)!r} is a file or a broken link, or is below one; name a folder."
         ) from None
     except OSError as error:
+        if str(error.filename) == str(lock) and not folder.exists():
+            return None
         raise _not_writable(folder, error, option) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -122,6 +122,22 @@ def test_a_lock_that_its_holder_removes_is_made_anew(tmp_path: Path) -> None:
         waiting.result()
 
 
+def test_a_folder_that_is_removed_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = Path.mkdir, []
+
+    def mkdir(path: Path, **options: Any) -> None:
+        make(path, **options)
+        made.append(path)
+        if len(made) == 1:
+            path.rmdir()  # as its holder does at the end
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with locked(tmp_path / "a"):
+        assert made == 2 * [tmp_path / "a"]
+
+
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
