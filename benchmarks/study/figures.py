@@ -72,7 +72,9 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
     # An arm looks as in the other figures; dashes tell the lengths of its trainings apart.
     records = sorted(records, key=lambda record: (record.against != "", record.arm))
     arms = list(dict.fromkeys(record.arm.partition(",")[0] for record in records))
-    lengths = sorted({record.arm.partition(",")[2] for record in records}, key=len)[::-1]
+    lengths = sorted(
+        {record.arm.partition(",")[2] for record in records}, key=lambda own: (len(own), own)
+    )[::-1]
     for axis, metric in zip(axes, metrics, strict=True):
         for record in records:
             arm, _, length = record.arm.partition(",")

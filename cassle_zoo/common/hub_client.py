@@ -30,6 +30,11 @@ def redacted(text: str) -> str:
     return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
+def public_cause(error: Exception) -> Exception | None:
+    """Return an error to name as a cause; None if its traceback would show a secret."""
+    return error if redacted(str(error)) == str(error) else None
+
+
 def endpoint() -> str:
     """Return the address of the Hub, or of the mirror that stands for it."""
     from huggingface_hub import constants

@@ -9,7 +9,7 @@ from cassle_zoo.common.errors import (
     WeightsUnavailableError,
     unknown_name,
 )
-from cassle_zoo.common.hub_client import is_unreachable, redacted, unreachable_error
+from cassle_zoo.common.hub_client import is_unreachable, public_cause, redacted, unreachable_error
 from cassle_zoo.specs import is_zoo_name
 from cassle_zoo.store.config import SOURCE_FIELDS
 from cassle_zoo.store.folder import MODEL_FILE
@@ -86,11 +86,11 @@ def timm_model(
     except Exception as error:
         if not pretrained:
             raise
-        reason = redacted(str(error))
         raise WeightsUnavailableError(
-            f"timm's pretrained weights of {name} cannot be loaded: {reason} They come from the "
-            f"network once and are cached by the Hub's client (HF_HOME){advice and f'; {advice}'}."
-        ) from (error if reason == str(error) else None)  # a traceback would show the secret
+            f"timm's pretrained weights of {name} cannot be loaded: {redacted(str(error))} They "
+            "come from the network once and are cached by the Hub's client (HF_HOME)"
+            f"{advice and f'; {advice}'}."
+        ) from public_cause(error)
     if pretrained and is_own:
         check_backbone_keys(loaded.names(model), model, is_part=True, source=name)
     return model

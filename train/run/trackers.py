@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from cassle_zoo.common.errors import ConfigError, MissingDependencyError
 from cassle_zoo.common.files import read_json, write_json
-from cassle_zoo.common.hub_client import redacted
+from cassle_zoo.common.hub_client import public_cause, redacted
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.run.fingerprint import flat_settings
 from cassle_zoo.zoo.names import public_settings
@@ -86,7 +86,7 @@ class MlflowTracker:
                     f"run {known}, but the store {redacted(self._client.tracking_uri)!r} does not "
                     f"have it ({redacted(str(error))}); set MLFLOW_TRACKING_URI to the one it "
                     "began in, or remove that file to begin another."
-                ) from (error if redacted(str(error)) == str(error) else None)
+                ) from public_cause(error)
             return
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = self._client.get_experiment_by_name(experiment)
@@ -169,11 +169,9 @@ def open_tracker(name: str, config: TrainConfig, out: Path) -> Tracker:
             f"pip install 'cassle-zoo[{name}]'"
         ) from error
     except Exception as error:  # of any class, by the tracker or what it talks to
-        said = redacted(str(error))
         raise ConfigError(
-            f"run.loggers: {name} cannot start ({type(error).__name__}: "
-            f"{said.strip().partition(chr(10))[0]:.300}); set it up, or leave {name} out."
-        ) from (error if said == str(error) else None)  # a traceback would show the secret
+            f"run.loggers: {name} cannot start ({_reason(error)}); set it up, or leave {name} out."
+        ) from public_cause(error)
     if ids.get(name) != tracker.id:
         write_json(out / IDS_FILE, {**ids, name: tracker.id})
     opened: Tracker = tracker
@@ -224,8 +222,7 @@ class InBackground:
                 self._tracker.log(*entry)
             self._tracker.close(self._finished)
         except Exception as error:
-            reason = redacted(str(error)).strip().partition("\n")[0]
-            self._fail(f"{type(error).__name__}: {reason:.300}")
+            self._fail(_reason(error))
 
     def _fail(self, reason: str) -> None:
         if not self._failed:
@@ -234,6 +231,12 @@ class InBackground:
                 f"warning: {self._name} takes no more numbers ({reason}); training goes on, and "
                 "the same numbers are in metrics.csv if csv is among run.loggers."
             )
+
+
+def _reason(error: Exception) -> str:
+    """Return the class of an error, and the first line of what it says, without passwords."""
+    line, _, _ = redacted(str(error)).strip().partition("\n")
+    return f"{type(error).__name__}: {line:.300}"
 
 
 def _ids(out: Path) -> dict[str, str]:

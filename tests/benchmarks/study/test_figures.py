@@ -17,7 +17,7 @@ from benchmarks.study.metrics import COURSE, TASKS
 from benchmarks.study.records import Record
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.eval.datasets import open_data
-from cassle_zoo.eval.report.figures import MARKERS, PALETTE
+from cassle_zoo.eval.report.figures import DASHES, MARKERS, PALETTE
 
 
 def with_stages(record: Record, seed: int, last: list[float]) -> Record:
@@ -168,18 +168,16 @@ def test_a_course_is_a_line_per_seed_and_one_label_per_arm(
 
 
 def test_a_course_looks_as_its_arm_elsewhere_and_has_dashes_by_length(with_course: Record) -> None:
-    """Whatever the order and lengths of the trainings: else a figure swaps the arms' colours."""
+    """The longest is solid; else a figure of several lengths swaps the arms' colours."""
     records = [
         dataclasses.replace(with_course, arm=f"{arm}, {epochs} epochs", against=against)
-        for epochs in (60, 25)
+        for epochs in (60, 100, 25)
         for arm, against in (("cassle_simclr", f"simclr, {epochs} epochs"), ("simclr", ""))
     ]
     figure = course_figure(records, COURSE)
     lines = figure.axes[0].lines
     looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines]
     assert looks == [
-        (PALETTE[0], MARKERS[0], "--"),
-        (PALETTE[0], MARKERS[0], "-"),
-        (PALETTE[1], MARKERS[1], "--"),
-        (PALETTE[1], MARKERS[1], "-"),
+        *((PALETTE[0], MARKERS[0], DASHES[place]) for place in (0, 2, 1)),
+        *((PALETTE[1], MARKERS[1], DASHES[place]) for place in (0, 2, 1)),
     ]

@@ -6,6 +6,7 @@ import sqlite3
 import struct
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -252,8 +253,9 @@ def test_one_that_cannot_start(
 
     monkeypatch.setitem(TRACKERS, "wandb", refuse)
     said = r"wandb cannot start \(RuntimeError: No API key for http://\*\*\*@host"
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as caught:
         loop.train(logged(config, "wandb"), tmp_path)
+    assert "me:secret" not in "".join(traceback.format_exception(caught.value))
     assert not (tmp_path / "checkpoint.pt").exists()
     (tmp_path / IDS_FILE).write_text("{")
     with pytest.raises(ConfigError, match="damaged"):
