@@ -22,8 +22,8 @@ from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.recipes import get_recipe
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-DOCUMENTS += sorted((ROOT / "examples").glob("*.md"))
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+DOCUMENTS += [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.md"))]
 DOC = ROOT / "docs" / "use_in_your_loop.md"
 SECTIONS = dict(
     re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", DOC.read_text("utf-8"), re.MULTILINE | re.DOTALL)
@@ -152,6 +152,14 @@ def test_documents_name_files_that_exist(document: Path) -> None:
     named = set(re.findall(r"(?<![\w/.-])((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|md|slurm))\b", text))
     roots = (ROOT, ROOT / "cassle_zoo", document.parent)
     assert not {name for name in named if not any((root / name).exists() for root in roots)}
+    # `NAME` of `FILE.py`, or `FILE.py`: `NAME`, `NAME`
+    file = r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`"
+    said = [(path, name) for name, path in re.findall(rf"`(\w+)`\s+(?:in|of)\s+{file}", text)]
+    for path, names in re.findall(rf"{file}:\s+((?:`[\w.]+`(?:,\s+)?)+)", text):
+        said += [(path, name) for name in re.findall(r"(\w+)`", names)]
+    for path, name in said:
+        [source] = {(root / path).resolve() for root in roots if (root / path).exists()}
+        assert re.search(rf"\b{name}\b", source.read_text("utf-8")), f"{name} in {path}"
     modules = re.findall(r"-m\s+((?:cassle_zoo|benchmarks|docs)(?:\.\w+)*)", text)
     paths = {module: ROOT / module.replace(".", "/") for module in modules}
     assert not {
