@@ -1,6 +1,5 @@
 """Batches of images, read by workers or in this process, and a training loop over them."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from cassle_zoo.common.errors import DataError, NonFiniteLossError, NotEnoughMemoryError
-from cassle_zoo.common.faults import receive, start_worker
+from cassle_zoo.common.faults import receive, worker_setup
 from cassle_zoo.common.images import UnreadableImageError, to_rgb
 from cassle_zoo.common.seeds import seed_of
 from cassle_zoo.common.workers import share_batch
@@ -80,7 +79,7 @@ def read_batches(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_unchanged,
-        worker_init_fn=functools.partial(start_worker, 0, Image.MAX_IMAGE_PIXELS),
+        worker_init_fn=worker_setup(),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise the loader would advance the global one
     )

@@ -381,7 +381,8 @@ def _unverified(name: str, module: nn.Module, network: str, trained: str = "") -
 def _feature_file(model: str) -> Callable[[], FeatureSource]:
     path = expand_home(model.removeprefix(FEATURES))
     features = load_features(path)
-    files = sorted(own for own in path.iterdir() if own.is_file()) if path.is_dir() else [path]
+    found = (own for own in path.glob("[!.]*") if own.is_file())  # without .DS_Store of macOS
+    files = sorted(found) if path.is_dir() else [path]
     hashes = [sha256(own) for own in files]
     content = hashes[0] if path.is_file() else sha256("\n".join(hashes))
     return partial(

@@ -44,7 +44,7 @@ _INERT = {
     "omegaconf.listconfig": "ListConfig",
     "omegaconf.nodes": "AnyNode BooleanNode FloatNode IntegerNode StringNode",
     "pathlib": "PosixPath PurePosixPath WindowsPath",
-    "pathlib._local": "PosixPath WindowsPath",
+    "pathlib._local": "PosixPath PurePosixPath WindowsPath",
     "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
     "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
     "typing": "Any",

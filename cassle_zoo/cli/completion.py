@@ -60,7 +60,8 @@ def _add_what_is_known_later(parser: argparse.ArgumentParser) -> None:
     tasks = subparsers.choices["eval"].add_subparsers()
     common = list(_options(EvalArguments))
     for task, evaluator in EVALUATORS.items():
-        own = tasks.add_parser(task, help=(evaluator.__doc__ or "").partition("\n")[0])
+        about = (evaluator.__doc__ or "").partition("\n")[0]
+        own = tasks.add_parser(task, description=about, help=about.replace("%", "%%"))
         own.add_argument("models", nargs="*")
         _add_options(own, [*common, *_options(evaluator)])
     report = tasks.add_parser("report", help="compare recorded results")

@@ -3,11 +3,12 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -15,7 +16,7 @@ from types import FrameType
 from typing import Any, TextIO, TypeVar
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from cassle_zoo.common.errors import (
     CassleZooError,
@@ -35,6 +36,13 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DYING = 2.0  # seconds for which workers killed with their parent may still hold its lock
 _locks: set[TextIO] = set()  # that are open in this process
+_PILLOW: tuple[tuple[Any, str], ...] = (
+    (Image, "MAX_IMAGE_PIXELS"),
+    (ImageFile, "LOAD_TRUNCATED_IMAGES"),
+    (PngImagePlugin, "MAX_TEXT_CHUNK"),
+    (PngImagePlugin, "MAX_TEXT_MEMORY"),
+)
+"""Settings that decide which images can be read."""
 T = TypeVar("T")
 
 
@@ -191,14 +199,13 @@ def translate_errors(folder: Path | None, batch_size: int, advice: Advice) -> It
             raise StorageError(
                 f"cannot write in {str(folder)!r}: {error.strerror}; {advice.storage}"
             ) from error
-        path = "" if error.filename is None else os.fsdecode(error.filename)
-        if folder is not None and Path(path).is_relative_to(folder):
+        if folder is not None and error.filename and _is_below(os.fsdecode(error.filename), folder):
             raise _not_writable(folder, error, advice.output) from error
         raise
 
 
 def receive(loader: Iterable[T], advice: Advice) -> Iterator[T]:
-    """Yield the batches of a loader, whose workers must be set up by `start_worker`.
+    """Yield the batches of a loader, whose `worker_init_fn` must be that of `worker_setup`.
 
     Args:
         loader: A `torch.utils.data.DataLoader`.
@@ -259,15 +266,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or any(phrase in str(error) for phrase in phrases)
 
 
-def start_worker(niceness: int, max_pixels: int | None, _: int) -> None:
-    """Set up a data worker; pass it to the loader with the first two arguments.
+def worker_setup(niceness: int = 0) -> Callable[[int], None]:
+    """Return what sets up a data worker, the `worker_init_fn` of a loader.
 
     Args:
         niceness: By how much to lower the worker's priority.
-        max_pixels: The main process's `PIL.Image.MAX_IMAGE_PIXELS`: a worker that was spawned, not
-            forked, has Pillow's default.
     """
-    Image.MAX_IMAGE_PIXELS = max_pixels
+    pillow = tuple(getattr(module, name) for module, name in _PILLOW)
+    return functools.partial(_set_up, niceness, pillow)
+
+
+def _set_up(niceness: int, pillow: tuple[Any, ...], _: int) -> None:
+    # A worker that was spawned, not forked, has Pillow's defaults.
+    for (module, name), value in zip(_PILLOW, pillow, strict=True):
+        setattr(module, name, value)
     # A worker inherits its parent's locks, and may outlive it by seconds.
     for file in _locks:
         file.close()
@@ -276,6 +288,14 @@ def start_worker(niceness: int, max_pixels: int | None, _: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+def _is_below(path: str, folder: Path) -> bool:
+    """Return whether a path is below a folder, either of which may be relative or below links."""
+    return any(
+        Path(full(path)).is_relative_to(full(folder))
+        for full in (os.path.abspath, os.path.realpath)
+    )
 
 
 def _not_writable(folder: Path, error: OSError, option: str) -> StorageError:
@@ -289,9 +309,11 @@ def _not_writable(folder: Path, error: OSError, option: str) -> StorageError:
 
 
 def _worker_advice(advice: Advice) -> str:
+    forked = multiprocessing.get_start_method() == "fork"
+    script = "" if forked else ", or a script whose code is not below `if __name__ == '__main__':`"
     return (
         f"Usual reasons: not enough memory (pass fewer {advice.workers}) or shared memory "
-        f"(/dev/shm). {advice.afterwards}".rstrip()
+        f"(/dev/shm){script}. {advice.afterwards}".rstrip()
     )
 
 

@@ -4,7 +4,7 @@ import os
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 from torch.utils.data import Dataset
 
@@ -83,7 +83,6 @@ class TarFiles:
             DataError: If there is no such file, or see :func:`find_members`.
         """
         self.path = path
-        self._file: BinaryIO | None = None
         if not path.is_file():
             is_address = str(path).split("/")[0].endswith(":")  # s3://bucket, as pathlib writes it
             advice = "addresses are not read here; copy or mount the data"
@@ -97,15 +96,6 @@ class TarFiles:
         except OSError as error:
             raise DataError(f"cannot open {str(path)!r}: {error.strerror or error}.") from error
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the open file: each process opens its own."""
-        return {**self.__dict__, "_file": None}
-
-    def __del__(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
     def read(self, index: int) -> bytes:
         """Return the content of a file.
 
@@ -113,12 +103,10 @@ class TarFiles:
             OSError: If the archive cannot be read.
         """
         start, size = self._extents[index]
-        # Another thread may open it at the same moment, which closes the file that it replaces.
-        file = self._file
-        if file is None:
-            file = self._file = self.path.open("rb")
-        # Forked processes share an open file's position, which pread does not use.
-        return os.pread(file.fileno(), size, start)
+        # Closed again: a dataset can have more shards than a process may have files open.
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
 
 
 def find_members(

@@ -1,6 +1,5 @@
 """From images to features: `Extractor`, and `extract_features` for what fits into memory."""
 
-import functools
 import itertools
 import math
 import os
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from cassle_zoo.accel.fused import can_fuse, fuse_for_inference, parts_and_values
 from cassle_zoo.common.devices import PRECISIONS, to_device
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
-from cassle_zoo.common.faults import receive, start_worker, translate_errors
+from cassle_zoo.common.faults import receive, translate_errors, worker_setup
 from cassle_zoo.common.images import ValueRange
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
@@ -335,7 +334,7 @@ class Extractor:
             batch_sampler=ahead,
             num_workers=workers,
             collate_fn=unchanged,
-            worker_init_fn=functools.partial(start_worker, 0, Image.MAX_IMAGE_PIXELS),
+            worker_init_fn=worker_setup(),
             # Tensors taken as they are may be on the GPU already, where nothing can be pinned.
             pin_memory=target.type == "cuda" and self.transform != "as_is",
             # Without its own generator the loader would advance the global one.

@@ -187,7 +187,7 @@ def check_target(folder: str | Path, *, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is a file; give a folder.")
-    found = {path.name for path in folder.iterdir()}
+    found = {path.name for path in folder.iterdir()} - {".DS_Store"}  # of macOS's Finder
     if found and not overwrite:
         raise ModelFolderError(
             f"{folder} is not empty; give another folder, or replace it (`--overwrite`, or "

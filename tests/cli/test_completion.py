@@ -1,8 +1,10 @@
 """The completion script, asked by a shell."""
 
+import argparse
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,4 +87,20 @@ def test_files(script: Path, line: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
 def test_other_shells(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
-    assert "resnet18_cassle_simclr.emoji64" in capsys.readouterr().out
+    script = capsys.readouterr().out
+    assert "resnet18_cassle_simclr.emoji64" in script
+    assert "%%" not in script
+
+
+def test_help_is_a_format_as_python_3_14_checks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_parser = argparse._SubParsersAction.add_parser
+
+    def checked(self: Any, name: str, *, help: str = "-", **options: Any) -> Any:
+        assert help % {"prog": name}
+        return add_parser(self, name, help=help, **options)
+
+    monkeypatch.setattr(argparse._SubParsersAction, "add_parser", checked)
+    assert main(["completion", "bash"]) == 0
+    assert "semi-supervised" in capsys.readouterr().out

@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 import torch
+from start_methods import spawning
 from torch.utils.data import DataLoader
 
 from cassle_zoo.common.errors import DataError, FolderInUseError, StorageError
-from cassle_zoo.common.faults import Advice, locked, receive, start_worker
+from cassle_zoo.common.faults import Advice, locked, receive, translate_errors, worker_setup
+from cassle_zoo.common.files import write_text
 
 ADVICE = Advice(output="-o", workers="--workers", memory="", storage="")
 DELAY = 0.2  # seconds
@@ -67,7 +69,7 @@ def test_stop_signal_at_a_workers_start_does_not_end_it(
         range(8),  # type: ignore[arg-type]
         batch_size=2,
         num_workers=2,
-        worker_init_fn=functools.partial(start_worker, 0, None),
+        worker_init_fn=worker_setup(),
         multiprocessing_context="fork",
     )
     batches = receive(loader, ADVICE)
@@ -85,6 +87,25 @@ def test_spawned_workers_start_with_stop_signals_held_back() -> None:
     )
     [held] = receive(loader, ADVICE)
     assert {signal.SIGINT, signal.SIGTERM} <= held
+
+
+def test_spawned_workers_that_end_may_have_run_the_script_again() -> None:
+    advised = pytest.raises(DataError, match="below `if __name__ == '__main__':`")
+    with spawning(), advised, translate_errors(None, 1, ADVICE):
+        raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1.")
+
+
+@pytest.mark.parametrize("folder", ["run", "link/run"])
+def test_errors_in_a_folder_are_explained_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (tmp_path / "run" / "a.json").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(".")  # as /tmp is on macOS
+    monkeypatch.chdir(tmp_path)
+    for named in (Path(folder), tmp_path / folder):
+        explained = pytest.raises(StorageError, match="cannot write in")
+        with explained, translate_errors(named, 1, ADVICE):
+            write_text(named / "a.json", "")
 
 
 def test_a_lock_that_a_dying_worker_still_holds_is_waited_for(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import make_image
+from builders import encoded, make_image
 from start_methods import forked, spawning
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
@@ -121,3 +121,14 @@ def test_spawned_workers_have_the_limit_of_pixels(
         extract_features(
             torch.nn.Flatten(), tmp_path / "a.png", num_workers=1, transform=pil_to_tensor
         )
+
+
+def test_spawned_workers_read_truncated_images_if_the_main_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(make_image(0, (64, 64)), "JPEG")[:-100])
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    images = ImageFiles(tmp_path, ["a.jpg"])
+    with spawning():
+        [[(image, _)]] = read_batches(images, [[0]], workers=1, collate=list)
+    assert image.tobytes() == images[0][0].tobytes()

@@ -183,6 +183,7 @@ def test_a_folder_of_features_is_a_file_of_features(tmp_path):
         torch.manual_seed(seed)
         extractor = Extractor(timm.create_model("test_resnet", num_classes=0))
         extract_to_folder(extractor, sorted(tmp_path.glob("*.png")), tmp_path / name)
+        (tmp_path / name / ".DS_Store").write_text(name)
         source = open_source(f"features:{tmp_path / name}/")
         assert (source.name, len(source.features)) == (f"features:{name}", 3)
         hashes.append(source.sha256)

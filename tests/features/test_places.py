@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import resource
 import sys
 import tarfile
 from collections.abc import Callable
@@ -20,7 +21,6 @@ from start_methods import FORKS
 from cassle_zoo.cli.main import main
 from cassle_zoo.common import images as common_images
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
-from cassle_zoo.data.readers import TarFiles
 from cassle_zoo.features.explorer.page import explore
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs
@@ -196,18 +196,18 @@ def test_links_in_a_tar_are_named(tmp_path: Path) -> None:
     assert "1 of its files are links" in skipped[0].reason
 
 
-def test_threads_may_open_a_tar_in_the_same_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tar = TarFiles(tar_of(tmp_path / "t.tar"), lambda _: True)
-    pread = os.pread
-
-    def after_another_thread(file: int, size: int, start: int) -> bytes:
-        tar._file = tar.path.open("rb")
-        return pread(file, size, start)
-
-    monkeypatch.setattr(os, "pread", after_another_thread)
-    assert tar.read(0) == encoded(make_image(0), "PNG")
+def test_more_shards_than_a_process_may_have_open(tmp_path: Path) -> None:
+    for number in range(40):
+        tar_of(tmp_path / f"{number}.tar")
+    inputs, _ = expand_inputs(tmp_path / "*.tar")
+    last = max(int(name) for name in os.listdir("/dev/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 8, limits[1]))
+    try:
+        read = [image.image() for image in inputs]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(read) >= 40
 
 
 def test_damaged_and_empty_archives(tmp_path: Path) -> None:

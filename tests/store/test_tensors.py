@@ -127,6 +127,13 @@ def test_a_folder_with_content_is_kept(tmp_path: Path, contents: dict[str, Any])
         save_model_folder(tmp_path / "notes.txt", **contents)
 
 
+def test_what_finder_leaves_is_no_content(tmp_path: Path, contents: dict[str, Any]) -> None:
+    (tmp_path / ".DS_Store").write_text("of macOS")
+    save_model_folder(tmp_path, **contents)
+    (tmp_path / ".DS_Store").write_text("of macOS")
+    save_model_folder(tmp_path, **contents, overwrite=True)
+
+
 def test_overwrite_replaces_a_model_folder_whole(tmp_path: Path, contents: dict[str, Any]) -> None:
     folder = save_model_folder(tmp_path / "m", **contents, card="old")
     contents["backbone_state"]["conv1.bias"].fill_(7)

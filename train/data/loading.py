@@ -19,7 +19,7 @@ from cassle_zoo.augmentation.crop import crop_box, cut_crops, reduction_for_crop
 from cassle_zoo.common.bands import open_scaled
 from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import CassleZooError, DataError
-from cassle_zoo.common.faults import receive, start_worker
+from cassle_zoo.common.faults import receive, worker_setup
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.shards import Shards
@@ -227,6 +227,6 @@ def _loader(config: TrainConfig, dataset: Any, **options: Any) -> DataLoader[Any
         dataset,
         num_workers=config.data.workers,
         generator=torch.Generator().manual_seed(config.run.seed),
-        worker_init_fn=functools.partial(start_worker, niceness, Image.MAX_IMAGE_PIXELS),
+        worker_init_fn=worker_setup(niceness),
         **options,
     )
