@@ -109,8 +109,8 @@ def open_source(
     if isinstance(model, nn.Module):
         if size is not None:
             raise ConfigError(
-                f"size {size} is for models given by name; a module takes images of the size in its "
-                "pretrained_cfg: set its input_size, or leave size out."
+                f"size {size} is for models given by name; a module takes images of the input_size "
+                "in its pretrained_cfg: set that, or leave size out."
             )
         named = name or type(model).__name__
         return dataclasses.replace(_unverified(named, model, "module"), cacheable=False)
