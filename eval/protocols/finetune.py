@@ -107,7 +107,7 @@ def build_optimizer(model: Classifier, lr: float, settings: "Finetune") -> torch
         )
     except (AssertionError, ImportError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"optimizer {settings.optimizer!r} cannot be used here: {error} "
+            f"optimizer {settings.optimizer!r} cannot be used here: {str(error).rstrip('.')}. "
             "See timm.optim.list_optimizers() for the names."
         ) from error
     assert isinstance(optimizer, torch.optim.Optimizer)
