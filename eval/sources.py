@@ -103,9 +103,15 @@ def open_source(
         UnknownNameError: If there is no such model or architecture.
         WeightsUnavailableError: If no weights of the model are published.
         ModelFolderError: If a folder is not a model folder.
-        ConfigError: If the network cannot take images of that size.
+        ConfigError: If the network cannot take images of that size, or `model` is a module, which
+            has a size already.
     """
     if isinstance(model, nn.Module):
+        if size is not None:
+            raise ConfigError(
+                f"size {size} is for models given by name; a module takes images of the input_size "
+                "in its pretrained_cfg: set that, or leave size out."
+            )
         named = name or type(model).__name__
         return dataclasses.replace(_unverified(named, model, "module"), cacheable=False)
     return find_source(model, seed=seed, size=size)()

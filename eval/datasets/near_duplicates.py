@@ -44,8 +44,8 @@ def fingerprint(image: Image.Image) -> Bytes:
         image: An image of mode RGB.
 
     Returns:
-        (448,) uint8: 256 bits, each 1 where brightness rises from a cell of a 17 x 16 grid to the
-        next on its right, then the pixels of a thumbnail of 8 x 8 x 3.
+        (448,) uint8: 256 bits, each 1 where brightness rises by more than 2 of 255 from a cell of a
+        17 x 16 grid to the next on its right, then the pixels of a thumbnail of 8 x 8 x 3.
     """
     grey = image.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
     levels = np.asarray(grey, dtype=np.int16)

@@ -78,7 +78,9 @@ def build_optimizer(model: Classifier, lr: float, settings: "Finetune") -> torch
     """Build timm's optimiser for backbone and head.
 
     Raises:
-        ConfigError: If timm has no optimiser of that name, or the backbone's layers are unknown.
+        ConfigError: If the optimiser cannot be built, for example because timm has none of that
+            name or its package is missing, or needs second derivatives; or the backbone's layers
+            are unknown.
     """
     common: Any = {
         "weight_decay": settings.weight_decay,
@@ -103,12 +105,17 @@ def build_optimizer(model: Classifier, lr: float, settings: "Finetune") -> torch
         optimizer = create_optimizer_v2(
             [*groups, *head], opt=settings.optimizer, lr=lr, momentum=0.9
         )
-    except ValueError as error:
+    except (AssertionError, ImportError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"optimizer {settings.optimizer!r}: {error} "
+            f"optimizer {settings.optimizer!r} cannot be used here: {str(error).rstrip('.')}. "
             "See timm.optim.list_optimizers() for the names."
         ) from error
     assert isinstance(optimizer, torch.optim.Optimizer)
+    if getattr(optimizer, "is_second_order", False):
+        raise ConfigError(
+            f"optimizer {settings.optimizer!r} cannot be used here: it needs second derivatives, "
+            "which are not computed; sgd, adamw and others do not."
+        )
     return optimizer
 
 

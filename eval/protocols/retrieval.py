@@ -340,10 +340,13 @@ class Retrieval(Settings):
                     f"task {task.name}: all images are of one class, so that every result is "
                     "right; two are needed."
                 )
-            beyond = [f"recall@{k}" for k in self.ks if k > len(gallery)]
+            positions = _positions(queries, gallery)
+            # A query does not find itself.
+            others = len(gallery) - int((positions >= 0).all())
+            beyond = [f"recall@{k}" for k in self.ks if k > others]
             if beyond:
                 protocol[f"{task.name}, {' and '.join(beyond)}"] = (
-                    f"of all {len(gallery)} images there are to find"
+                    f"of all {others} images there are to find"
                 )
             if left_out:
                 protocol[f"{task.name}, left out"] = (
@@ -355,7 +358,7 @@ class Retrieval(Settings):
                 features[gallery],
                 task.targets[gallery],
                 ks=self.ks,
-                positions=_positions(queries, gallery),
+                positions=positions,
             )
             recalls = {f"recall@{k}": scores.recall[k] for k in self.ks}
             values = {**recalls, "mAP": scores.average_precision}

@@ -1,8 +1,8 @@
 """Self-supervised losses. Pure tensor functions in the precision of their input, at least float32.
 
 They compute in that precision inside autocast too. Where a row's loss depends on other rows, a
-method calls them with the batch of all processes (see `process_group.all_gather`). All raise a
-ValueError if their inputs do not fit together, or if there are too few rows for a value.
+method calls them with the batch of all processes (see `process_group.all_gather`). All losses raise
+a ValueError if their inputs do not fit together, or if there are too few rows for a value.
 """
 
 import functools

@@ -104,6 +104,14 @@ def test_recall_beyond_the_gallery_is_noted(data, features):
     assert outcome.metrics["any"]["recall@81"] == 1
 
 
+def test_a_query_is_not_among_the_images_there_are_to_find(data, features):
+    outcome = Retrieval(ks=(19, 20), classification="test", examples=0).evaluate(
+        context(data, features)
+    )
+    assert outcome.protocol["any, recall@20"] == "of all 19 images there are to find"
+    assert "any, recall@19" not in outcome.protocol
+
+
 def test_huge_features(data, features):
     with pytest.raises(DataError, match=r"as large as \d\.\de\+2[56]"):
         LinearProbe().evaluate(context(data, features * 1e25))

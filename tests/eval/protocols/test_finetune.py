@@ -217,6 +217,15 @@ def test_unknown_optimizer():
         run(optimizer="sgdd")
 
 
+def test_optimizers_that_cannot_be_used(monkeypatch):
+    model = Classifier(nn.Linear(2, 2), 2, 2)
+    with pytest.raises(ConfigError, match="'adahessian' cannot be used here: it needs second"):
+        build_optimizer(model, 0.1, Finetune(optimizer="adahessian"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="'bnbadam' cannot be used here"):
+        build_optimizer(model, 0.1, Finetune(optimizer="bnbadam"))
+
+
 def test_learning_rate():
     assert [lr_fraction(step, 4, 8) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert lr_fraction(4, 4, 8) == 1.0
