@@ -510,7 +510,7 @@ def collect(
     disable = None if progress is None else not progress
     bar = tqdm(total=len(images), unit="img", desc="features", file=sys.stderr, disable=disable)
     if workers:
-        check_shared_memory(workers, batch_size * extractor.input_bytes())
+        check_shared_memory(workers, batch_size, len(images), extractor.input_bytes())
     with bar, translate_errors(None, batch_size, ADVICE):
         for batch in extractor.stream(images, batch_size=batch_size, workers=workers):
             sources += batch.sources
