@@ -26,7 +26,7 @@ from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import METHODS
 from cassle_zoo.train.preview import write_preview
 from cassle_zoo.train.recipes import ADAPT, RECIPES, find_recipe, shortened
-from cassle_zoo.zoo.names import public_name
+from cassle_zoo.zoo.names import last_part, public_name
 
 _CONTINUES = f"""The same command run again continues an interrupted run.
 
@@ -176,7 +176,7 @@ def public_command(argv: Sequence[str]) -> str:
         if flag == "--out":
             words[index + 1] = "RUN"
         elif flag in ("--data", "--data.root"):
-            words[index + 1] = Path(words[index + 1]).name
+            words[index + 1] = last_part(words[index + 1])
         elif flag == "--init":
             words[index + 1] = public_name(words[index + 1])
     return shlex.join(["cassle-zoo", "train", *words])

@@ -1,8 +1,8 @@
 """A page with some images of a run, their augmented views, and each view's omega."""
 
 import io
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,42 +26,6 @@ from cassle_zoo.train.data.views import check_described, make_views
 IMAGES = 12
 _LONGEST = 320  # longest side of a shown image in pixels
 _BOXES = ("#e69f00", "#56b4e9", "#009e73", "#d55e00")  # Okabe-Ito colours, one per view
-
-
-@dataclass(frozen=True, kw_only=True)
-class Number:
-    """One number of omega.
-
-    Attributes:
-        descriptor: The descriptor that it belongs to.
-        meaning: What it is, in words.
-        seen: Whether the projector is conditioned on it.
-        values: The number in each view.
-    """
-
-    descriptor: str
-    meaning: str
-    seen: bool
-    values: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One image on the page.
-
-    Attributes:
-        name: Name of its file, or its number.
-        image: Data URI of the image with the views' crops drawn on it.
-        views: Data URIs of its views, as the backbone gets them.
-        colors: Colours of the crops.
-        numbers: Omega of all descriptors.
-    """
-
-    name: str
-    image: str
-    views: tuple[str, ...]
-    colors: tuple[str, ...]
-    numbers: tuple[Number, ...]
 
 
 def write_preview(config: TrainConfig, page: Path) -> int:
@@ -106,12 +70,8 @@ def write_preview(config: TrainConfig, page: Path) -> int:
 
 def _images(dataset: Any, channels: int) -> Iterator[tuple[str, Image.Image | Array, int]]:
     if isinstance(dataset, IterableDataset):
-        stream = iter(dataset)
-        for number in range(IMAGES):
-            item = next(stream, None)
-            if item is None:
-                return
-            yield f"image {number + 1}", open_channels(item[0], channels), number
+        for number, (image, _) in enumerate(itertools.islice(dataset, IMAGES)):
+            yield f"image {number + 1}", open_channels(image, channels), number
         return
     count = min(IMAGES, len(dataset))
     filename = getattr(dataset, "filename", None)
@@ -130,7 +90,8 @@ def _show(
     name: str,
     image: Image.Image | Array,
     number: int,
-) -> Shown:
+) -> dict[str, Any]:
+    """Return what the page shows of an image: it, its views, and omega of all descriptors."""
     sample = Crops(config.augment, config.run.seed, config.views)(image, 0, number)
     batch = default_collate([sample])
     each = config.views.of_each(config.augment)
@@ -142,27 +103,27 @@ def _show(
         for view, own in enumerate(each)
     ]
     colors = tuple(_BOXES[view % len(_BOXES)] for view in range(len(omegas)))
-    return Shown(
-        name=name,
-        image=_uri(_with_boxes(_visible(image), boxes, colors)),
-        views=tuple(_uri(_as_image(view[0], config.augment)) for view in views.images),
-        colors=colors,
-        numbers=tuple(_numbers(omegas, every, layout)),
-    )
+    return {
+        "name": name,
+        "image": _uri(_with_boxes(_visible(image), boxes, colors)),
+        "views": [_uri(_as_image(view[0], config.augment)) for view in views.images],
+        "colors": colors,
+        "numbers": list(_numbers(omegas, every, layout)),
+    }
 
 
 def _numbers(
     omegas: list[list[float]], every: DescriptorLayout, layout: DescriptorLayout
-) -> Iterator[Number]:
+) -> Iterator[dict[str, Any]]:
     meanings = every.meanings()
     for name, columns in every.slices().items():
         for column, meaning in enumerate(meanings[name], start=columns.start):
-            yield Number(
-                descriptor=name,
-                meaning=meaning,
-                seen=name in layout.names,
-                values=tuple(round(omega[column], 3) + 0.0 for omega in omegas),  # no -0.000
-            )
+            yield {
+                "descriptor": name,
+                "meaning": meaning,
+                "seen": name in layout.names,
+                "of_views": [round(omega[column], 3) + 0.0 for omega in omegas],  # no -0.000
+            }
 
 
 def _as_image(view: Tensor, augment: AugmentConfig) -> Image.Image:

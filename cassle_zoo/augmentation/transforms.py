@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 from cassle_zoo.augmentation.augment import AugmentConfig, apply_params, describe, sample_params
 from cassle_zoo.augmentation.crop import cut_crops
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
-from cassle_zoo.common.bands import height_and_width, open_channels
+from cassle_zoo.common.bands import open_scaled
 from cassle_zoo.common.config import Range, check_fields
 
 _MOST = 2**63 - 1  # the largest of torch's random integers
@@ -96,8 +96,9 @@ class DescribedViews:
             ConfigError: It is an object of another type.
         """
         is_file = isinstance(image, str | os.PathLike)
-        image = open_channels(image, self.config.channels, None if is_file else "the image")
-        source = torch.tensor([height_and_width(image)]).expand(self.views, 2)
+        name = None if is_file else "the image"
+        image, (width, height) = open_scaled(image, self.config.channels, None, name)
+        source = torch.tensor([[height, width]]).expand(self.views, 2)
         generator = self.generator
         if generator is None or get_worker_info() is not None:
             seed = int(torch.empty((), dtype=torch.int64).random_())

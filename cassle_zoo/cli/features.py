@@ -202,6 +202,7 @@ def _open(args: argparse.Namespace) -> "tuple[Inputs, list[Skipped]]":
 
 
 def _extractor(args: argparse.Namespace) -> "Extractor":
+    from cassle_zoo.common.devices import device_of_process
     from cassle_zoo.features.extract import Extractor
 
     with busy(f"loading {args.model}"):
@@ -209,7 +210,7 @@ def _extractor(args: argparse.Namespace) -> "Extractor":
             args.model,
             outputs=args.outputs,
             precision=args.precision,
-            device=_device(args.device),
+            device=device_of_process(args.device, "--device"),
             dtype=args.dtype,
             value_range=args.value_range,
             decode=args.decode,
@@ -228,23 +229,6 @@ def _place(args: argparse.Namespace) -> tuple[int, int]:
     if not (slash and own.isdecimal() and of.isdecimal() and 1 <= int(own) <= int(of)):
         raise ConfigError(f"--part {args.part}: expected I/N with I from 1 to N, such as 1/8.")
     return int(own), int(of)
-
-
-def _device(name: str | None) -> str | None:
-    """Give each process that torchrun starts on a machine a GPU of its own."""
-    import torch
-
-    if "LOCAL_RANK" not in os.environ or name not in (None, "cuda"):
-        return name
-    rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if count == 0:
-        return name
-    if rank >= count:
-        raise ConfigError(
-            f"torchrun started more processes on this machine than it has GPUs ({count}); pass "
-            f"--nproc-per-node {count}, or --device cpu."
-        )
-    return f"cuda:{rank}"
 
 
 def report_skipped(skipped: "Sequence[Skipped]") -> ExitStatus:

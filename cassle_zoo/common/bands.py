@@ -12,23 +12,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError, reason_of
 from cassle_zoo.common.images import (
     Array,
     Reduction,
     UnreadableImageError,
     ValueRange,
+    black_and_white,
     channels_last_array,
     check_regular_file,
     image_of,
-    open_image,
     open_reduced,
     readable_formats,
-    warn_if_dim,
 )
 
 _NPY_MARK = b"\x93NUMPY"
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WHOLE_NUMBERS = (np.uint8, np.bool_, np.uint16, np.int16, np.uint32, np.int32)
 
 
 def open_channels(source: Any, channels: int, name: str | None = None) -> Image.Image | Array:
@@ -49,46 +49,32 @@ def open_channels(source: Any, channels: int, name: str | None = None) -> Image.
         ConfigError: It is an object in memory that is no image, or has other bands.
         MissingDependencyError: A TIFF file of several bands without tifffile.
     """
-    if channels in (1, 3) and not _is_npy(source):
-        in_memory = isinstance(source, np.ndarray | Tensor)
-        named = in_memory or name is not None
-        image = image_of(source, name or "in memory") if named else open_image(source)
-        return image if channels == 3 else image.convert("L")
-    bands = ToBands(channels)(source)
-    array: Array = (bands.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-    return Image.fromarray(array.squeeze(2)) if channels == 1 else array
+    return open_scaled(source, channels, None, name)[0]
 
 
 def open_scaled(
-    source: Any, channels: int, reduction: Reduction | None
+    source: Any, channels: int, reduction: Reduction | None, name: str | None = None
 ) -> tuple[Image.Image | Array, tuple[int, int]]:
     """Read an image as :func:`open_channels` does; return it, and its full (width, height).
 
     Args:
         source: As for :func:`open_channels`.
         channels: Number of channels.
-        reduction: If given, a file that is a JPEG may be decoded smaller: as for
+        reduction: If given, a file without a `name` that is a JPEG may be decoded smaller: as for
             `cassle_zoo.common.images.open_image`.
-
-    Raises:
-        UnreadableImageError: See :func:`open_channels`.
-        ConfigError: See :func:`open_channels`.
-        MissingDependencyError: See :func:`open_channels`.
+        name: As for :func:`open_channels`.
     """
-    is_file = isinstance(source, str | os.PathLike | bytes)
-    if reduction is None or channels not in (1, 3) or not is_file or _is_npy(source):
-        whole = open_channels(source, channels)
-        height, width = height_and_width(whole)
-        return whole, (width, height)
-    image, full = open_reduced(source, reduction)
+    if channels not in (1, 3) or _is_npy(source):
+        bands = ToBands(channels)(source)
+        array: Array = (bands.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+        whole = Image.fromarray(array.squeeze(2)) if channels == 1 else array
+        return whole, (array.shape[1], array.shape[0])
+    if name is not None or isinstance(source, np.ndarray | Tensor):
+        image = image_of(source, name)
+        full = image.size
+    else:
+        image, full = open_reduced(source, reduction)
     return image if channels == 3 else image.convert("L"), full
-
-
-def height_and_width(image: Image.Image | Array) -> tuple[int, int]:
-    """Return the size of what :func:`open_channels` returns, in pixels."""
-    if isinstance(image, Image.Image):
-        return image.height, image.width
-    return image.shape[0], image.shape[1]
 
 
 def _is_npy(source: Any) -> bool:
@@ -158,26 +144,9 @@ class ToBands:
 
     def _scaled(self, array: Array) -> Array:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        is_float = np.issubdtype(array.dtype, np.floating)
-        if array.dtype == np.uint8:
-            black, white = 0.0, 255.0
-        elif array.dtype == np.bool_:
-            black, white = 0.0, 1.0
-        elif is_float or array.dtype in (np.uint16, np.int16, np.uint32, np.int32):
-            black, white = self.value_range or (0.0, 1.0 if is_float else 65535.0)
-        else:
+        if not (np.issubdtype(array.dtype, np.floating) or array.dtype in _WHOLE_NUMBERS):
             raise DataError(f"values of type {array.dtype}; expected uint8, uint16, bool or float")
-        low, high = float(array.min()), float(array.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise DataError("it holds values that are not finite")
-        margin = 1e-3 * (white - black)
-        if self.value_range is None and not (low >= black - margin and high <= white + margin):
-            raise DataError(
-                f"values from {low:.4g} to {high:.4g}; expected {black:g} to {white:g}, or pass "
-                "their range: value_range=(low, high), --value-range LOW HIGH"
-            )
-        if self.value_range is None and white == 65535:
-            warn_if_dim(low, high)
+        black, white = black_and_white(array, self.value_range)
         scaled = (array.astype(np.float32) - np.float32(black)) / np.float32(white - black)
         clipped: Array = scaled.clip(0, 1)
         return clipped
@@ -198,8 +167,7 @@ def _read(file: Any, name: str, channels: int) -> Array:
     except MissingDependencyError:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImageError(name, reason) from error
+        raise UnreadableImageError(name, reason_of(error)) from error
 
 
 def _npy(content: bytes, channels: int) -> Array:

@@ -1,6 +1,7 @@
 """Devices and precisions: those requested, or the best of this machine."""
 
 import functools
+import os
 import resource
 import sys
 from pathlib import Path
@@ -30,6 +31,27 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     if chosen.type == "meta":
         raise _unusable(device, "it computes nothing")
     return chosen
+
+
+def device_of_process(device: str | None, option: str) -> str | None:
+    """Give each process that torchrun starts on a machine a GPU of its own.
+
+    Args:
+        device: The requested device; `None` and `cuda` leave the choice.
+        option: The option that requests one, for the message.
+
+    Raises:
+        ConfigError: If there are fewer GPUs than processes.
+    """
+    if device not in (None, "cuda") or "LOCAL_RANK" not in os.environ:
+        return device
+    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if count and number >= count:
+        raise ConfigError(
+            f"this machine has {count} GPUs, but torchrun started process number {number + 1} "
+            f"here; lower --nproc-per-node to {count}, or pass {option} cpu."
+        )
+    return f"cuda:{number}" if count else device
 
 
 def _unusable(device: str | torch.device, reason: str) -> ConfigError:

@@ -82,6 +82,13 @@ class NonFiniteLossError(CassleZooError, RuntimeError):
     """The training loss became NaN or infinite."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what an error of any class says, in one line without a full stop."""
+    # The system's words alone, since messages name the file themselves.
+    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return str(text).rstrip(".")
+
+
 def unknown_name(
     kind: str, value: str, options: Iterable[str], *, listed_by: str | None = None
 ) -> UnknownNameError:

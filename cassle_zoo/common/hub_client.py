@@ -60,7 +60,8 @@ def is_unreachable() -> bool:
         return False
     address = urlsplit(constants.ENDPOINT)
     try:
-        socket.getaddrinfo(address.hostname, address.port or address.scheme)
+        # Not the scheme as a port: minimal containers have no /etc/services to look it up in.
+        socket.getaddrinfo(address.hostname, address.port)
     except OSError:
         return True
     return False

@@ -23,7 +23,7 @@ from PIL import (
 )
 from torch import Tensor
 
-from cassle_zoo.common.errors import ConfigError, DataError
+from cassle_zoo.common.errors import ConfigError, DataError, reason_of
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -176,7 +176,7 @@ def to_rgb(image: Image.Image, value_range: ValueRange | None = None) -> Image.I
         image = image.convert(_UNPREMULTIPLIED[image.mode])
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
-        black, white = value_range or _black_and_white(image.mode, values)
+        black, white = value_range or _limits(image.mode, values)
         image = Image.fromarray(_to_uint8(values, black, white))
     elif image.mode == "LAB":
         to_srgb = ImageCms.buildTransform(
@@ -212,34 +212,53 @@ def array_to_image(array: Array, value_range: ValueRange | None = None) -> Image
         if len(shape) == 3 and shape[0] in (1, 3, 4):
             text += "; its channels seem to come first: array.transpose(1, 2, 0), or give a tensor"
         raise DataError(text)
-    if dtype == np.uint16:
-        if value_range is None:
-            warn_if_dim(float(array.min()), float(array.max()))
-        array = _to_uint8(array, *(value_range or (0, _WHITE)))
-    elif dtype == np.bool_:
-        array = array.astype(np.uint8) * 255
-    elif np.issubdtype(dtype, np.floating) and value_range is not None:
-        if not np.isfinite(array).all():
-            raise DataError("it holds values that are not finite")
-        array = _to_uint8(array, *value_range)
-    elif np.issubdtype(dtype, np.floating):
-        low, high = float(array.min()), float(array.max())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise DataError(f"float values from {low:.4g} to {high:.4g}; expected 0 to 1")
-        array = _to_uint8(array, 0, 1)
-    elif dtype != np.uint8:
+    if not (dtype in (np.uint8, np.uint16, np.bool_) or np.issubdtype(dtype, np.floating)):
         raise DataError(
             f"values of type {dtype}; expected uint8, uint16, bool or float: array.astype('uint8') "
             "if they are within 0-255"
         )
+    if dtype != np.uint8:
+        array = _to_uint8(array, *black_and_white(array, value_range))
     if array.shape[-1] == 1:
         array = array[..., 0]
     return to_rgb(Image.fromarray(np.ascontiguousarray(array)))
 
 
+def black_and_white(array: Array, value_range: ValueRange | None) -> tuple[float, float]:
+    """Return the values of an array that become black and white, after checking all others.
+
+    Args:
+        array: Of uint8, bool, other whole numbers, which count as 16 bits, or floats.
+        value_range: Those of whole numbers and floats; by default 0 and 65535, and 0 and 1.
+
+    Raises:
+        DataError: Values are not finite or, without `value_range`, beyond these.
+
+    Warns:
+        UserWarning: As :func:`to_rgb`.
+    """
+    if array.dtype in (np.uint8, np.bool_):
+        return 0.0, 255.0 if array.dtype == np.uint8 else 1.0
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError("it holds values that are not finite")
+    if value_range is not None:
+        return value_range
+    white = 1.0 if np.issubdtype(array.dtype, np.floating) else float(_WHITE)
+    margin = 1e-3 * white
+    if not (low >= -margin and high <= white + margin):
+        raise DataError(
+            f"values from {low:.4g} to {high:.4g}; expected 0 to {white:g}: scale them, or for "
+            "features pass their range: value_range=(low, high), --value-range LOW HIGH"
+        )
+    if white == _WHITE:
+        warn_if_dim(low, high)
+    return 0.0, white
+
+
 def image_of(
     value: Any,
-    name: str,
+    name: str | None = None,
     value_range: ValueRange | None = None,
     reduction: Reduction | None = None,
 ) -> Image.Image:
@@ -248,7 +267,7 @@ def image_of(
     Args:
         value: A file, the bytes of one, a PIL image, an array ((H, W) or (H, W, C)), or a tensor
             ((H, W) or (C, H, W)); types and ranges as for :func:`array_to_image`.
-        name: What to call it in messages.
+        name: What to call it in messages; by default the name of its file, if it has one.
         value_range: As for :func:`to_rgb`.
         reduction: As for :func:`open_image`.
 
@@ -256,6 +275,7 @@ def image_of(
         UnreadableImageError: It cannot be read, or its values are out of range.
         ConfigError: It is an object of an unknown type.
     """
+    name = name or _describe(value)
     if isinstance(value, str | os.PathLike | bytes | Image.Image):
         try:
             return open_image(value, value_range, reduction=reduction)
@@ -297,7 +317,7 @@ def warn_if_dim(low: float, high: float) -> None:
         warnings.warn(
             "a 16-bit image uses less than a sixteenth of the values 0-65535, so it becomes almost "
             "one shade of grey. If its values have a smaller range, such as 0-4095 for 12 bits, "
-            "pass it: value_range=(0, 4095), --value-range 0 4095.",
+            "scale them or, for features, pass it: value_range=(0, 4095), --value-range 0 4095.",
             stacklevel=2,
         )
 
@@ -364,7 +384,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _black_and_white(mode: str, values: Array) -> tuple[float, float]:
+def _limits(mode: str, values: Array) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError("it holds values that are not finite")
@@ -396,6 +416,4 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return f"more than {limit:,} pixels, the limit against decompression bombs"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).rstrip(".") or type(error).__name__
+    return reason_of(error)

@@ -70,12 +70,14 @@ def _share(value: object) -> None:
         _share(list(vars(value).values()))
 
 
-def check_shared_memory(workers: int, batch_bytes: int) -> None:
+def check_shared_memory(workers: int, batch_size: int, images: int, image_bytes: int) -> None:
     """Check that the batches which data workers prepare fit into shared memory.
 
     Args:
         workers: Number of workers.
-        batch_bytes: Bytes of a batch of the model's input.
+        batch_size: Images in a batch.
+        images: Number of all images.
+        image_bytes: Bytes of an image of the model's input.
 
     Raises:
         NotEnoughMemoryError: They do not.
@@ -83,7 +85,8 @@ def check_shared_memory(workers: int, batch_bytes: int) -> None:
     if not workers or not _SHARED_MEMORY.is_dir():
         return
     status = os.statvfs(_SHARED_MEMORY)
-    free, needed = status.f_bavail * status.f_frsize, workers * _PREFETCHED * batch_bytes
+    free = status.f_bavail * status.f_frsize
+    needed = min(workers * _PREFETCHED * batch_size, images) * image_bytes
     if needed > free:
         raise NotEnoughMemoryError(
             f"{workers} data workers need {_mib(needed)} of shared memory for their batches, but "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeAlias
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import DataError, reason_of
 from cassle_zoo.common.images import image_endings
 
 _HEIC = (".heic", ".heif", ".hif")
@@ -73,7 +73,7 @@ def list_images(
     try:
         is_folder = stat.S_ISDIR(os.stat(root).st_mode)
     except (OSError, ValueError) as error:
-        raise DataError(f"Cannot open {str(path)!r}: {_reason(error)}{_CHECK}") from error
+        raise DataError(f"Cannot open {str(path)!r}: {reason_of(error)}{_CHECK}") from error
     if not is_folder:
         return [root]
     unread: Counter[str] = Counter()
@@ -110,7 +110,7 @@ def list_classes(
         found = sorted(n for n in os.listdir(folder) if n[0] != "." and (folder / n).is_dir())
     except OSError as error:
         raise DataError(
-            f"{folder} must hold a folder of images per class: {_reason(error)}."
+            f"{folder} must hold a folder of images per class: {reason_of(error)}."
         ) from error
     classes = found if classes is None else classes
     if not classes:
@@ -198,8 +198,8 @@ def _files_below(
 
     def cannot_open(folder: str, error: OSError) -> None:
         if on_error is None:
-            raise DataError(f"Cannot open folder {folder!r}: {_reason(error)}{_CHECK}") from error
-        on_error(Path(folder), _reason(error))
+            raise DataError(f"Cannot open folder {folder!r}: {reason_of(error)}{_CHECK}") from error
+        on_error(Path(folder), reason_of(error))
 
     found: list[Path] = []
     for folder, names in walk(str(root), entered, cannot_open):
@@ -225,7 +225,3 @@ def _unread_text(unread: Counter[str]) -> str:
 def _identity(folder: str | Path) -> tuple[int, int]:
     status = os.stat(folder)
     return status.st_dev, status.st_ino
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -172,18 +172,18 @@ class Extractor:
             raise unknown_name("decode", decode, DECODINGS)
         self.dtype = parse_dtype(dtype)
         name = model if isinstance(model, str) else None
-        self.whitening = (
-            whiten if isinstance(whiten, Whitening | None) else open_whitening(whiten, name)
-        )
-        if isinstance(model, str) and projector is None and "projected" in outputs:
-            projector = open_projector(model)
-        self._owned = isinstance(model, str)
-        self.model = (
-            create.create_model(model, pretrained=True) if isinstance(model, str) else model
-        )
-        self._found = unwrap(self.model)
+        if whiten is not None and not isinstance(whiten, Whitening):
+            whiten = open_whitening(whiten, name)
+        self.whitening = whiten
+        if name is not None and projector is None and "projected" in outputs:
+            projector = open_projector(name)
+        self._owned = name is not None
+        if isinstance(model, str):
+            model = create.create_model(model, pretrained=True)
+        self.model = model
+        self._found = unwrap(model)
         self._parsed = parse_outputs(outputs, self._found)
-        self.name = public_name(name) if name is not None else type(self._found.network).__name__
+        self.name = type(self._found.network).__name__ if name is None else public_name(name)
         self.outputs = tuple(self._parsed)
         if projector is None and "projected" in self.outputs:
             raise ConfigError(
@@ -197,12 +197,10 @@ class Extractor:
         self.device = device
         self.column = column
         self.value_range = _value_range(value_range)
-        self.transform = (
-            eval_transform(self.model, value_range=self.value_range)
-            if transform is None
-            else transform
-        )
         self._own_transform = transform is None
+        if transform is None:
+            transform = eval_transform(model, value_range=self.value_range)
+        self.transform = transform
         self.decode = decode if self._own_transform else "exact"
         self._lock = threading.Lock()
         self._fused: tuple[Any, nn.Module] | None = None
@@ -375,9 +373,8 @@ class Extractor:
 
     def input_bytes(self) -> int:
         """Return the size in bytes of an image that is ready for the model; 0 if not known."""
-        if isinstance(self.transform, str) or not self._own_transform:
-            return 0
-        if takes_bands(self.transform):
+        known = self._own_transform and not takes_bands(self.transform)
+        if isinstance(self.transform, str) or not known:
             return 0
         return self.transform(Image.new("RGB", (64, 64))).nbytes
 
@@ -509,7 +506,7 @@ def collect(
     disable = None if progress is None else not progress
     bar = tqdm(total=len(images), unit="img", desc="features", file=sys.stderr, disable=disable)
     if workers:
-        check_shared_memory(workers, batch_size * extractor.input_bytes())
+        check_shared_memory(workers, batch_size, len(images), extractor.input_bytes())
     with bar, translate_errors(None, batch_size, ADVICE):
         for batch in extractor.stream(images, batch_size=batch_size, workers=workers):
             sources += batch.sources

@@ -193,21 +193,17 @@ def _part_files(folder: Path) -> list[Path]:
     """Return the files of the parts of a complete folder."""
     try:
         index = read_index(folder)
+        if "parts" not in index:
+            count = -(-index["images"]["count"] // index["part_images"])
+            there = len(list(folder.glob("part-*")))
+            raise DataError(
+                f"{str(folder)!r} is incomplete: {there} of {count} parts are there. The command "
+                "that began it, run again, continues it; single parts can be read as files."
+            )
+        names = [entry["file"] for entry in index["parts"]]
     except ConfigError as error:
         raise DataError(str(error)) from error
-    if "parts" not in index:
-        try:
-            count = -(-index["images"]["count"] // index["part_images"])
-        except (KeyError, TypeError, ArithmeticError) as error:
-            raise DataError(f"{str(folder / INDEX)!r} is damaged: {error!r}.") from error
-        there = len(list(folder.glob("part-*")))
-        raise DataError(
-            f"{str(folder)!r} is incomplete: {there} of {count} parts are there. The command that "
-            "began it, run again, continues it; single parts can be read as files."
-        )
-    try:
-        names = [entry["file"] for entry in index["parts"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ArithmeticError) as error:
         raise DataError(f"{str(folder / INDEX)!r} is damaged: {error!r}.") from error
     # The folder may be a stranger's: no name leads out of it.
     wrong = [name for name in names if not isinstance(name, str) or not _PART_FILE.fullmatch(name)]

@@ -315,33 +315,21 @@ def _rows(
         """Name an image, with its folder where another has the same name."""
         return path.stem if named[path.stem] == 1 else f"{path.parent.name}/{path.stem}"
 
-    def others(place: int, query: int) -> set[int] | None:
-        if compared < 2 or place >= compared:
-            return None
-        spaces = (p for p in range(compared) if p != place)
-        return {index for p in spaces for index in shown[p][2][query].tolist()}
+    def item(index: int, cosine: float = 0.0, note: str = "") -> GalleryItem:
+        name = label(paths[index])
+        return GalleryItem(image=opened(index), label=name, cosine=cosine, note=note)
 
-    def item(index: int, cosine: float = 0.0, known: set[int] | None = None) -> GalleryItem:
-        return GalleryItem(
-            image=opened(index),
-            label=label(paths[index]),
-            cosine=cosine,
-            note="" if known is None or index in known else "only this model finds it",
-        )
+    def row(query: int) -> GalleryRow:
+        finders = Counter(i for _, _, indices in shown[:compared] for i in indices[query].tolist())
+        lists = []
+        for place, (title, cosines, indices) in enumerate(shown):
+            pairs = list(zip(indices[query].tolist(), cosines[query].tolist(), strict=True))
+            alone = {i for i, _ in pairs if finders[i] == 1} if 1 < compared > place else set()
+            found = [item(i, c, "only this model finds it" if i in alone else "") for i, c in pairs]
+            lists.append(GalleryList(title=title, found=found))
+        return GalleryRow(query=item(query), lists=lists)
 
-    def items(place: int, query: int) -> list[GalleryItem]:
-        _, cosines, indices = shown[place]
-        known = others(place, query)
-        pairs = zip(indices[query].tolist(), cosines[query].tolist(), strict=True)
-        return [item(index, cosine, known) for index, cosine in pairs]
-
-    def lists(query: int) -> list[GalleryList]:
-        return [
-            GalleryList(title=title, found=items(place, query))
-            for place, (title, _, _) in enumerate(shown)
-        ]
-
-    return [GalleryRow(query=item(query), lists=lists(query)) for query in queries]
+    return [row(query) for query in queries]
 
 
 def _framed(item: GalleryItem, mark: str) -> GalleryItem:

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
-from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError, reason_of
 from cassle_zoo.common.images import UnreadableImageError, image_endings
 from cassle_zoo.data.listing import counts_as_image, list_images, walk
 from cassle_zoo.data.readers import TarFiles, find_members
@@ -490,5 +490,4 @@ def _expand_braces(pattern: str) -> list[str]:
 def _reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "No such file or directory"  # fsspec's have the path only
-    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return str(text).rstrip(".")
+    return reason_of(error)

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -22,23 +23,15 @@ Batch: TypeAlias = tuple[Tensor | None, list[Skipped | None]]
 T = TypeVar("T")
 
 
+@dataclass
 class ReadyImages(Dataset[Any]):
     """Batches of transformed images, and why some cannot be read."""
 
-    def __init__(
-        self,
-        images: Sequence[InputImage],
-        transform: Transform | Literal["as_is"],
-        threads: int,
-        value_range: ValueRange | None,
-        reduction: Reduction | None = None,
-    ) -> None:
-        self.images = images
-        self.reduction = reduction
-        self.value_range = value_range
-        self.bands = takes_bands(transform)
-        self.transform = transform
-        self.threads = threads
+    images: Sequence[InputImage]
+    transform: Transform | Literal["as_is"]
+    threads: int
+    value_range: ValueRange | None
+    reduction: Reduction | None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,7 +56,7 @@ class ReadyImages(Dataset[Any]):
 
     def _ready(self, image: InputImage) -> Tensor:
         if not isinstance(self.transform, str):
-            if self.bands:
+            if takes_bands(self.transform):
                 return self.transform(image.raw())
             return self.transform(image.image(self.value_range, self.reduction))
         tensor = image.raw()

@@ -140,7 +140,7 @@ def extract_to_folder(
             )
         plan = _plan(extractor, images, shapes, samples, folder, kind, part_images, batch_size)
         batch_size = min(batch_size, plan.part_images)
-        check_shared_memory(num_workers, batch_size * extractor.input_bytes())
+        check_shared_memory(num_workers, batch_size, len(images), extractor.input_bytes())
         parts.begin(folder, stage, plan)
         own_parts = range((own - 1) * plan.count // of, own * plan.count // of)
         todo = parts.missing(folder, plan, own_parts)

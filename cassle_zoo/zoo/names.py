@@ -145,11 +145,16 @@ def public_name(name: str) -> str:
     if not name or name.startswith((HUB_PREFIX, TIMM_PREFIX)) or is_zoo_name(name):
         return name
     prefix = LOCAL_PREFIX if name.startswith(LOCAL_PREFIX) else ""
-    return prefix + Path(os.path.abspath(name.removeprefix(prefix))).name
+    return prefix + last_part(name.removeprefix(prefix))
+
+
+def last_part(path: str) -> str:
+    """Return the own name of a file or folder, also of `.`; nothing for an empty path."""
+    return Path(os.path.abspath(path)).name if path else ""
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a training, as in its config.json, without the user's folders."""
     data = settings.get("data", {})
-    public = {**settings, "data": {**data, "root": Path(str(data.get("root", ""))).name}}
+    public = {**settings, "data": {**data, "root": last_part(str(data.get("root", "")))}}
     return public | ({"init": public_name(public["init"])} if "init" in public else {})

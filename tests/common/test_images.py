@@ -237,7 +237,7 @@ def test_grey_arrays(values: list[Any]) -> None:
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
         (np.zeros(4, np.uint8), "shape"),
         (np.full((2, 2), 200.0), "to 200"),
-        (np.full((2, 2), np.nan), "nan"),
+        (np.full((2, 2), np.nan), "not finite"),
         (np.zeros((2, 2), np.int64), "int64"),
     ],
 )

@@ -437,7 +437,21 @@ def test_small_shared_memory_is_found_before_the_first_image(
     ):
         with pytest.raises(NotEnoughMemoryError, match=r"3 data workers need 0 MiB.*--shm-size"):
             call()
-    workers.check_shared_memory(0, 2**60)
+    workers.check_shared_memory(0, 2**30, 2**30, 2**30)
+
+
+def test_few_images_need_little_shared_memory_whatever_the_batch_size(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = namedtuple("room", "f_bavail f_frsize")
+    count, each = 14, 3 * 32 * 32 * 4
+    monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: room(count * each, 1))
+    workers.check_shared_memory(2, 4096, count, each)
+    with pytest.raises(NotEnoughMemoryError):
+        workers.check_shared_memory(2, 4096, count + 1, each)
+    found = extract_features(make_model(), images, num_workers=1, batch_size=4096)
+    assert len(found) + len(found.skipped) == count
 
 
 def test_index_has_no_time_or_machine(extractor: Extractor, images: Path, tmp_path: Path) -> None:

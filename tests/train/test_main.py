@@ -12,6 +12,7 @@ from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.recipes import RECIPES
+from cassle_zoo.zoo.names import public_settings
 
 
 def test_command_line_overrides() -> None:
@@ -42,6 +43,16 @@ def test_command_for_the_card_hides_folders() -> None:
     assert public_command(line.split()) == (
         "cassle-zoo train r.emoji64 --data pics --out RUN --data.root e --arch x"
     )
+
+
+def test_command_for_the_card_names_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pics").mkdir()
+    monkeypatch.chdir(tmp_path / "pics")
+    assert public_command(["r", "--data", "."]) == "cassle-zoo train r --data pics"
+    assert public_settings({"data": {"root": "."}})["data"]["root"] == "pics"
+    assert public_settings({"data": {"root": ""}})["data"]["root"] == ""
 
 
 def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cassle_zoo.common.devices import pick_device
+from cassle_zoo.common.devices import device_of_process, pick_device
 from cassle_zoo.common.errors import CassleZooError, ConfigError
 
 _SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -202,20 +202,12 @@ def _announced_world_size() -> int:
 
 
 def _own_device(device: str | None) -> torch.device:
-    if device in (None, "cuda") and torch.cuda.is_available():
-        local_rank = int(os.environ["LOCAL_RANK"])
-        if local_rank >= torch.cuda.device_count():
-            raise ConfigError(
-                f"this machine has {torch.cuda.device_count()} GPUs, but torchrun started process "
-                f"number {local_rank + 1} here; lower --nproc-per-node, or pass --run.device cpu."
-            )
-        device = f"cuda:{local_rank}"
-    elif str(device).startswith("cuda:") and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
+    if str(device).startswith("cuda:") and os.environ.get("LOCAL_WORLD_SIZE", "1") != "1":
         raise ConfigError(
             f"--run.device {device} is one GPU for all processes of this machine; leave it out, "
             "and each gets its own."
         )
-    return pick_device(device)
+    return pick_device(device_of_process(device, "--run.device"))
 
 
 def _fresh_store(timeout: float) -> Any:

@@ -59,18 +59,9 @@ class TensorBoardLogger:
     """Scalars in the folder's `tensorboard` sub-folder."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Continue at `step`; TensorBoard hides what lost steps wrote after it.
+        """Continue at `step`; TensorBoard hides what lost steps wrote after it."""
+        from torch.utils.tensorboard import SummaryWriter
 
-        Raises:
-            MissingDependencyError: Without the extra `tensorboard`.
-        """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingDependencyError(
-                "run.loggers 'tensorboard' needs the package tensorboard: pip install "
-                "'cassle-zoo[tensorboard]'"
-            ) from error
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -144,9 +135,15 @@ class Reporter:
         self._bar.close()
 
     def _open(self, name: str, out: Path, step: int) -> Logger:
-        if name in LOGGERS:
-            return LOGGERS[name](out, step)
-        tracker = open_tracker(name, self._config, out)
+        try:
+            if name in LOGGERS:
+                return LOGGERS[name](out, step)
+            tracker = open_tracker(name, self._config, out)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"run.loggers {name!r} needs the package {error.name or name}: "
+                f"pip install 'cassle-zoo[{name}]'"
+            ) from error
         return InBackground(name, tracker, self._total, self.message, step)
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from cassle_zoo.common.errors import ConfigError, MissingDependencyError
+from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.files import read_json, write_json
 from cassle_zoo.common.hub_client import public_cause, redacted
 from cassle_zoo.train.config import TrainConfig
@@ -32,7 +32,13 @@ _MLFLOW_LENGTH = 500  # of a value
 
 
 class Tracker(Protocol):
-    """Takes a run's numbers; knows whether the run has ended."""
+    """Takes a run's numbers; knows whether the run has ended.
+
+    Attributes:
+        id: What it calls the run.
+    """
+
+    id: str
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record `values` after `step` steps."""
@@ -139,7 +145,7 @@ class TrackioTracker:
             self._run.finish()
 
 
-TRACKERS: dict[str, Callable[[TrainConfig, Path, str | None], Any]] = {
+TRACKERS: dict[str, Callable[[TrainConfig, Path, str | None], Tracker]] = {
     "wandb": WandbTracker,
     "mlflow": MlflowTracker,
     "trackio": TrackioTracker,
@@ -155,27 +161,21 @@ def open_tracker(name: str, config: TrainConfig, out: Path) -> Tracker:
         out: Its folder.
 
     Raises:
-        MissingDependencyError: If its package is not installed; names the extra.
+        ImportError: If its package is not installed.
         ConfigError: If it cannot start, for example for lack of a login.
     """
     ids = _ids(out)
     try:
         tracker = TRACKERS[name](config, out, ids.get(name))
-    except ConfigError:
+    except (ConfigError, ImportError):
         raise
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"run.loggers {name!r} needs the package {error.name or name}: "
-            f"pip install 'cassle-zoo[{name}]'"
-        ) from error
     except Exception as error:  # of any class, by the tracker or what it talks to
         raise ConfigError(
             f"run.loggers: {name} cannot start ({_reason(error)}); set it up, or leave {name} out."
         ) from public_cause(error)
     if ids.get(name) != tracker.id:
         write_json(out / IDS_FILE, {**ids, name: tracker.id})
-    opened: Tracker = tracker
-    return opened
+    return tracker
 
 
 class InBackground:
