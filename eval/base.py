@@ -408,20 +408,19 @@ def whitened(context: EvalContext, whiten: int | Path | None) -> tuple[Tensor, s
         DataError: See `Whitening.fit` and `Whitening.load`.
         ModelFolderError: If the model has no whitening.
     """
-    features = context.features
     if whiten is None:
-        return features, ""
+        return context.features, ""
     if isinstance(whiten, int):
-        found = Whitening.fit(features[context.data.seen_images()], whiten)
+        found = Whitening.fit(context.features[context.data.seen_images()], whiten)
         rule = f"{whiten} principal components of the images compared with, unlabelled"
-    else:
+    else:  # opened before features are extracted, which may take hours
         own = str(whiten) == OWN
         found = context.source.whitening() if own else open_whitening(whiten, None)
         rule = (
             f"{found.components} principal components of {found.images:,} other images, "
             f"whitening {found.sha256()[:12]}"
         )
-    return found(features), f"whitened to {rule}"
+    return found(context.features), f"whitened to {rule}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -26,6 +26,7 @@ from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.eval.feature_cache import cache_folder
 from cassle_zoo.eval.protocols import EVALUATORS
+from cassle_zoo.eval.protocols.detection import Detection
 from cassle_zoo.eval.report import page as report
 from cassle_zoo.eval.report.export import format_table
 from cassle_zoo.eval.runner import check_output, evaluate, place_for, write
@@ -168,8 +169,20 @@ def _check_whitening(settings: Evaluator, models: Sequence[str]) -> None:
 def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | None]:
     """Return the input size of every model: as asked for, its own (None), or that of the others."""
     size = arguments.compute.size
+    if isinstance(arguments.settings, Detection):
+        if size is not None:
+            raise ConfigError(
+                f"--size {size} has no effect on detection, which resizes images as --sizes and "
+                "--max-size say; leave it out."
+            )
+        return dict.fromkeys(models)
     if size is not None:
-        return dict.fromkeys(models, size)
+        if all(map(is_no_network, models)):
+            raise ConfigError(
+                f"--size {size} is of networks, and has no effect on {' and '.join(models)}; leave "
+                "it out."
+            )
+        return {model: None if is_no_network(model) else size for model in models}
     fixed = []
     for model in models:
         with _naming(model, among=models):
@@ -204,7 +217,7 @@ def _recorded(arguments: Arguments[Any], model: str, size: int | None) -> Comput
     """Return the settings to record for a model, with the size if alone it would have another."""
     alone = common_size([model], native=_native(arguments.dataset))
     compute = arguments.compute
-    if size is None or (compute.size is None and alone is not None and alone[0] == size):
+    if compute.size is None and alone is not None and alone[0] == size:
         return compute
     return dataclasses.replace(compute, size=size)
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.features.gallery import run_demo
 
     check_folder(args.output, "-o")
-    models = [args.model] if args.model else args.models
+    models = args.models if args.model is None else [args.model]
     outputs = run_demo(models, args.output, args.paths)
     print(f"{outputs.images} images through {' and '.join(models)}")
     print(f"  contact sheet  {outputs.sheet}")

@@ -136,7 +136,7 @@ def _to_file(args: argparse.Namespace) -> ExitStatus:
     from cassle_zoo.features.files import check_feature_path, save_features
     from cassle_zoo.features.inputs import nothing_read
 
-    if _place(args)[1] > 1 or args.kind or args.part_images is not None:
+    if _place(args)[1] > 1 or args.kind is not None or args.part_images is not None:
         raise ConfigError(
             "several processes, --kind and --part-images need a folder as output: "
             f"-o {args.output}/"
@@ -171,7 +171,7 @@ def _to_folder(args: argparse.Namespace) -> ExitStatus:
         _extractor(args),
         _open(args),
         folder,
-        kind=args.kind or "safetensors",
+        kind="safetensors" if args.kind is None else args.kind,
         part_images=args.part_images,
         part=part,
         batch_size=args.batch_size,

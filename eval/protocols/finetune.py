@@ -308,6 +308,8 @@ class Finetune(Settings):
         super().__post_init__()
         check_distinct("labels", self.labels)
         check_distinct("lr", self.lr)
+        if self.tasks:
+            check_distinct("tasks", self.tasks)
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"warmup_epochs must be at most epochs, {self.epochs}, got {self.warmup_epochs}."

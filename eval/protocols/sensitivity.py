@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.augmentation.registry import augmentations
-from cassle_zoo.common.config import NOT_NEGATIVE, Range
+from cassle_zoo.common.config import Range
 from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
 from cassle_zoo.eval.augmented import views
 from cassle_zoo.eval.augmented.stages import BACKBONE, embed_stages, project
@@ -217,7 +217,7 @@ class Sensitivity(Settings):
 
     images: Annotated[int, Range(2)] = 512
     augmentations: tuple[str, ...] = views.AUGMENTATIONS
-    strengths: Annotated[tuple[float, ...], NOT_NEGATIVE] = (0.25, 0.5, 0.75, 1.0)
+    strengths: Annotated[tuple[float, ...], Range(0, 1, open_low=True)] = (0.25, 0.5, 0.75, 1.0)
     measure: Measure = "infonce"
     figures: bool = True
 

@@ -74,8 +74,7 @@ def alpha_req(variances: Tensor, *, first: int = 5, last: int = 50) -> float:
         ConfigError: If the range has fewer than two components.
         DataError: If fewer than `last` components have any variance.
     """
-    if not 1 <= first < last:
-        raise ConfigError(f"components {first} to {last}: expected 1 <= first < last.")
+    _check_order(first, last)
     noise = variances[0] * torch.finfo(torch.float64).eps * len(variances)
     rank = int((variances > noise).sum())
     if rank < last:
@@ -87,6 +86,11 @@ def alpha_req(variances: Tensor, *, first: int = 5, last: int = 50) -> float:
     y = variances[first - 1 : last].double().cpu().log()
     x = x - x.mean()
     return -float((x * (y - y.mean())).sum() / x.square().sum())
+
+
+def _check_order(first: int, last: int) -> None:
+    if not 1 <= first < last:
+        raise ConfigError(f"components {first} to {last}: expected 1 <= first < last.")
 
 
 def rankme(features: Tensor) -> float:
@@ -122,6 +126,11 @@ class Spectrum(Settings):
 
     components: Annotated[tuple[int, int], Range(1)] = (5, 50)
     figures: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        super().__post_init__()
+        _check_order(*self.components)
 
     def evaluate(self, context: EvalContext) -> Outcome:
         """Return `alpha_req`, `rankme` and `components_90`, `_95`, `_99`; explained variances."""

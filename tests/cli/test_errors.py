@@ -87,6 +87,8 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"{FEATURES} --kind parquet", "need a folder", "o.npz", "-o o.npz/"),
     (f"features {OURS} images -o o/ --part 3/2", "expected I/N", "3/2", "such as 1/8"),
     (f"features {OURS} images -o o/ --kind csv", "Unknown kind", "'csv'", "parquet, safetensors"),
+    (f"{FEATURES} --kind ''", "need a folder", "o.npz", "-o o.npz/"),
+    (f"features {OURS} images -o o/ --kind ''", "Unknown kind", "''", "parquet, safetensors"),
     (f"{FEATURES} --whiten absent", "no whitening", "absent", "`cassle-zoo whiten` fits one"),
     (f"{FEATURES} --whiten broken.safetensors", "damaged", "broken.safe", "`cassle-zoo whiten`"),
     # whiten
@@ -98,6 +100,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     # demo, explore
     ("demo absent", "Cannot open", "'absent'", "give the path"),
     ("demo images -o notes.txt", "nothing can be written", "'notes.txt'", "choose another with -o"),
+    ("demo images --model '' -o o", "no model folder", "''", "local-dir:DIR"),
     (f"demo images --models {OURS} {OURS}", "two models are", OURS, "give different ones"),
     ("explore images", "nothing to do", "page", "pass -o FILE.html, --serve"),
     ("explore images -o absent/x.html", "existing folder", "absent/x.html", "pass -o FILE.html"),
@@ -171,6 +174,8 @@ ERRORS: list[tuple[str, str, str, str]] = [
         "at least 2",
     ),
     ("eval view-retrieval x --data absent --dataset folder", "Unknown", "'x'", "cassle-zoo list"),
+    (EVAL.replace(OURS, "raw-pixels") + " --size 32", "no effect", "raw-pixels", "leave it out"),
+    (EVAL.replace("knn", "detection") + " --size 32", "no effect", "--size 32", "--max-size"),
     ("eval report", "name the results", "RESULTS", "cassle-zoo eval report RESULTS"),
     ("eval report absent", "no such file", "absent", "records some"),
     ("eval report notes.txt", "no recorded results", "notes.txt", "eval TASK MODEL..."),

@@ -116,6 +116,13 @@ def test_on_the_command_line(
     run_from_cli(["knn", larger, OURS, *arguments])
     said = capsys.readouterr().err
     assert f"at their own sizes: {larger} 96 px, {OURS} 64 px (--size for one)" in said
+    run_from_cli(["knn", "raw-pixels", RANDOM, *arguments, "--size", "32", "-o", "sized"])
+    commands = {
+        p.name.split("--")[2]: json.loads(p.read_text())["command"]
+        for p in Path("sized").glob("*.json")
+    }
+    assert "--size 32" in commands["random-init_resnet18.json"]
+    assert "--size" not in commands["raw-pixels.json"]  # it would be refused
 
 
 def test_the_command_names_folders_below_this_one(

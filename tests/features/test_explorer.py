@@ -61,6 +61,12 @@ def test_agreement_counts_the_nearest_most() -> None:
     assert agreement(first, second).tolist() == pytest.approx(expected)
 
 
+def test_agreement_of_long_rankings_fits_into_memory() -> None:
+    first = torch.arange(300_000).expand(5, -1)
+    assert agreement(first, first).tolist() == [1] * 5
+    assert (agreement(first, first.flip(1)) < 0.5).all()
+
+
 def test_features_are_whitened_and_say_so() -> None:
     features = noise(90, 40) * torch.linspace(1, 30, 40)
     space = feature_space("M", features)

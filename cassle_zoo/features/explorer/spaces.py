@@ -226,6 +226,11 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
         (N,) in [0, 1]: the fraction that the first d have in common, averaged over d from 1 to k
         (Webber, Moffat and Zobel, "A similarity measure for indefinite rankings", 2010).
     """
-    same = first[:, :, None] == second[:, None, :]
-    depths = range(1, first.shape[1] + 1)
-    return torch.stack([same[:, :d, :d].sum(dim=(1, 2)) / d for d in depths]).mean(0)
+    count = first.shape[1]
+    ordered, places = second.sort(1)
+    at = torch.searchsorted(ordered, first.contiguous()).clamp(max=count - 1)
+    shared = ordered.gather(1, at) == first
+    # What is at two places belongs to both rankings from the lower place on.
+    lower = torch.maximum(places.gather(1, at), torch.arange(count).expand_as(first))
+    common = torch.zeros_like(first).scatter_add_(1, lower, shared.to(first.dtype)).cumsum(1)
+    return (common / torch.arange(1, count + 1)).mean(1)

@@ -1,14 +1,17 @@
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cassle_zoo.common.errors import DataError
+from cassle_zoo.common.errors import CassleZooError, DataError
 from cassle_zoo.data.emoji64 import Emoji64
 from cassle_zoo.eval.base import Compute
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.protocols.emoji64 import Emoji64Suite
+from cassle_zoo.eval.protocols.knn import KNN
+from cassle_zoo.eval.protocols.linear_probe import LinearProbe
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.records import Result
@@ -46,6 +49,14 @@ def test_batch_size_form_and_repetition_do_not_matter(pixels, emoji_folder):
     again = measure("raw-pixels", emoji_folder, Compute(batch_size=7, workers=2, no_cache=True))
     assert again.metrics == pixels.metrics
     assert again.data == pixels.data
+
+
+@pytest.mark.parametrize("whiten", [Path("absent"), 10**6])
+def test_a_whitening_that_does_not_fit_is_no_loss_of_time(emoji_tar, monkeypatch, whiten):
+    monkeypatch.setattr(LinearProbe, "evaluate", lambda *_: pytest.fail("this takes long"))
+    data = open_data("emoji64", emoji_tar)
+    with pytest.raises(CassleZooError, match=r"no whitening absent|expected 1 to 768"):
+        evaluate("emoji64", Emoji64Suite(knn=KNN(whiten=whiten)), "raw-pixels", data, QUIET)
 
 
 class Label(nn.Module):

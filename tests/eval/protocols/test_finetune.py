@@ -205,6 +205,7 @@ def test_sources_without_a_network(tmp_path):
         ({"lr": (0.1, -1.0)}, "lr"),
         ({"flip": 1.5}, "flip"),
         ({"epochs": 2, "warmup_epochs": 3.0}, "warmup_epochs"),
+        ({"tasks": ("a", "a")}, "tasks must be .*different values"),
     ],
 )
 def test_wrong_settings(settings, message):

@@ -87,6 +87,8 @@ def test_what_cannot_be_measured():
         alpha_req(covariance_spectrum(features_with([6, 3, 1, 0, 0])))
     with pytest.raises(ConfigError, match="components 50 to 5"):
         alpha_req(torch.ones(60), first=50, last=5)
+    with pytest.raises(ConfigError, match="components 50 to 5"):
+        Spectrum(components=(50, 5))
     with pytest.raises(DataError, match="all features are equal"):
         covariance_spectrum(torch.full((9, 4), 0.3))
     with pytest.raises(DataError, match="all features are zero"):

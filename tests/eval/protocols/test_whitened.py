@@ -1,6 +1,7 @@
 """k-NN and retrieval with whitened features, where a nuisance fills the raw ones."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_too_many_components(data):
         Retrieval(classification="none", examples=0, whiten=9).evaluate(few)
     with pytest.raises(ConfigError, match=r"whiten .*at least 1"):
         KNN(whiten=0)
+
+
+def test_a_whitening_is_opened_before_features_are_extracted(data):
+    fresh = SimpleNamespace(data=data, source=SimpleNamespace(name="made up"))  # has no features
+    with pytest.raises(DataError, match="no whitening absent"):
+        KNN(whiten=Path("absent")).evaluate(fresh)
 
 
 def test_command(emoji_folder, tmp_path, capsys):
