@@ -89,7 +89,7 @@ class OptimConfig:
             `lookahead_` is allowed.
         base_lr: Peak learning rate at batch 256; scaled linearly with the batch size.
         warmup_epochs: Epochs of linear increase from 0, before the cosine decay to 0.
-        momentum: Momentum of SGD.
+        momentum: Momentum of optimisers that have one, such as SGD and LARS; Adam's have none.
         weight_decay: Weight decay.
         decay_all: Whether weight decay applies to every trained parameter, as in the paper's code
             and MoCo-v3's. If not, it spares biases, normalisation weights, and the parameters in

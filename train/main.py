@@ -8,12 +8,15 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from timm.optim import get_optimizer_info
 
+from cassle_zoo.augmentation.registry import augmentations
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.terminal import busy, printable
@@ -88,6 +91,11 @@ def parse(argv: Sequence[str]) -> Arguments:
     config = dataclasses.replace(arguments.config, augment=augment)
     data = config.data
     if arguments.data:
+        if data.root not in ("", arguments.data):
+            raise ConfigError(
+                f"--data {arguments.data!r} and --data.root {data.root!r} are the same setting; "
+                "pass one of them."
+            )
         data = dataclasses.replace(data, root=arguments.data)
     if argv[0].endswith(ADAPT) and not config.init:
         raise ConfigError(
@@ -99,6 +107,8 @@ def parse(argv: Sequence[str]) -> Arguments:
         said.add("size")  # set by a recipe for a dataset
     config = init.with_own_preprocessing(config, said, _note)
     config = dataclasses.replace(config, name=_name(arguments, recipe.config, argv), data=data)
+    for flag, reason in _idle(config, argv):
+        _note(f"{flag} does nothing, because {reason}.")
     result: Arguments = dataclasses.replace(arguments, config=config)
     return result
 
@@ -118,6 +128,35 @@ def _for_few_epochs(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
 def _note(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process reports for all
         print(printable(text), file=sys.stderr)
+
+
+def _idle(config: TrainConfig, argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the flags of a command line that do nothing beside the other settings, and why."""
+    optim, conditioning = config.optim, config.conditioning
+    mode = conditioning.mode
+    plain, raw = mode == "none", mode.startswith("raw_")
+    descriptors = bool(conditioning.descriptors)
+    momentum = get_optimizer_info(optim.optimizer.removeprefix("lookahead_")).has_momentum
+    applied = {one.name for one in config.augment.extra}
+    rules = [
+        ("conditioning.depth", plain or raw, f"conditioning.mode is {mode}"),
+        ("conditioning.width", plain or raw, f"conditioning.mode is {mode}"),
+        ("conditioning.descriptors", plain and descriptors, "conditioning.mode is none"),
+        ("method.hidden_features", config.method.depth == 1, "method.depth is 1"),
+        ("optim.momentum", not momentum, f"{optim.optimizer} has no momentum"),
+        ("run.monitor_samples", config.run.monitor_every == 0, "run.monitor_every is 0"),
+        ("views.local.", config.views.local.count == 0, "views.local.count is 0"),
+        *(
+            (f"augment.{name}.", name not in applied, f"augment.{name}.p is 0")
+            for name in augmentations()
+        ),
+    ]
+    for flag in (word.partition("=")[0] for word in argv[1:]):
+        name = flag.removeprefix("--").replace("-", "_")
+        for start, idle, reason in rules:
+            # The switch itself may be off explicitly.
+            if idle and name.startswith(start) and name != reason.partition(" ")[0]:
+                yield flag, reason
 
 
 def _unnamed(config: TrainConfig) -> TrainConfig:
@@ -185,6 +224,10 @@ def public_command(argv: Sequence[str]) -> str:
 def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     """Run the command and return its exit status."""
     arguments = parse(argv)
+    instead = [word for word in ("print_config", "preview", "dry_run") if getattr(arguments, word)]
+    if len(instead) > 1:
+        flags = " and ".join(f"--{word.replace('_', '-')}" for word in instead)
+        raise ConfigError(f"{flags} are done instead of a run, one at a time; pass one of them.")
     if arguments.print_config:
         print(json.dumps(arguments.config.to_dict(), indent=2))
         return ExitStatus.OK
@@ -196,7 +239,8 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     if arguments.dry_run:
         dry_run(arguments.config, report=functools.partial(print, flush=True))
         return ExitStatus.OK
-    if arguments.out is None:
+    # To Path, an empty name, as of an unset variable of the shell, is the current folder.
+    if arguments.out is None or "--out=" in argv or ("--out", "") in pairwise(argv):
         raise ConfigError("pass --out DIR, the folder for the run's files.")
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:

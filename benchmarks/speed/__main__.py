@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := set(args.names) - set(ROWS):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}.")
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {args.rounds}.")
     if args.names and args.out is None and not args.update:
         with tempfile.TemporaryDirectory() as folder:
             return 0 if show(measure_all(args.names, args.rounds, Path(folder))) else 1
@@ -114,11 +116,14 @@ def write_page() -> None:
 def measure_all(names: Sequence[str], rounds: int, folder: Path) -> dict[str, Any]:
     """Measure the rows that have no file in a folder yet; return all, None for those that failed.
 
+    A file with another number of rounds is replaced.
     Each is measured in its own process, with its own memory and imports.
     """
     rows: dict[str, Any] = {}
     for name in names:
         file = folder / f"{name}.json"
+        if file.exists() and read_json(file)["measured"]["rounds"] != rounds:
+            file.unlink()
         if not file.exists():
             print(f"{name} ...", file=sys.stderr, flush=True)
             process = multiprocessing.get_context("spawn").Process(

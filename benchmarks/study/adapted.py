@@ -19,7 +19,7 @@ from benchmarks.study.original import PACKAGE
 from cassle_zoo.common.config import Range
 from cassle_zoo.eval.base import Settings
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
-from cassle_zoo.train.recipes import get_recipe, without_conditioning
+from cassle_zoo.train.recipes import get_recipe, shortened, without_conditioning
 
 ADAPT_GRID, ORIGINAL, ADAPTED = "adapt-grid", "original", "adapted"
 """The groups, which are the parts of the study of adapted weights."""
@@ -113,8 +113,7 @@ class AdaptedDesign(Settings):
         """Yield CASSLE-SimCLR, SimCLR, and SimCLR + AugSelf with the settings of `.adapt`."""
         base = _base(SIZE)
         base = dataclasses.replace(
-            base,
-            optim=dataclasses.replace(base.optim, epochs=self.epochs),
+            shortened(base, self.epochs),  # as `cassle-zoo train` does, or nothing would adapt
             run=dataclasses.replace(base.run, snapshot_every=5),
         )
         plain = without_conditioning(base, AUTO_NAME)

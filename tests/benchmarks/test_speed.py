@@ -140,6 +140,24 @@ def test_an_interrupted_benchmark_continues(
     assert "| row gpu (a) |  | part: **0.5** (≥ 0.9, missed) |" in capsys.readouterr().out
 
 
+def test_rows_of_another_number_of_rounds_are_measured_again(
+    tmp_path: Path, measurements: Measurements
+) -> None:
+    argv = ["--out", str(tmp_path / "bench.json"), "loading", "gpu"]
+    measurements.broken = {"gpu"}
+    assert bench.main(["--rounds", "1", *argv]) == 1
+    measurements.broken.clear()
+    assert bench.main(["--rounds", "2", *argv]) == 0
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert [row["measured"]["rounds"] for row in rows.values()] == [2, 2]
+
+
+def test_no_rounds_are_refused(measurements: Measurements) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        bench.main(["--rounds", "0", "loading"])
+    assert measurements.asked == []
+
+
 def test_rows_are_measured_again_without_the_others(
     tmp_path: Path, measurements: Measurements, monkeypatch: pytest.MonkeyPatch
 ) -> None:

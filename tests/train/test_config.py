@@ -1,10 +1,13 @@
+import json
 import re
 from typing import Any
 
 import pytest
 
+from cassle_zoo.augmentation.augment import AugmentConfig
 from cassle_zoo.common.errors import CassleZooError, ConfigError, UnknownNameError
 from cassle_zoo.train.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from cassle_zoo.train.methods.simclr import SimCLRConfig
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,20 @@ def test_unknown_optimizer() -> None:
 def test_bad_names(name: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"name {name!r}")):
         TrainConfig(name=name, arch="resnet18")
+
+
+def test_numbers_of_numpy_are_stored() -> None:
+    np = pytest.importorskip("numpy")
+    config = TrainConfig(
+        arch="resnet18",
+        method=SimCLRConfig(out_features=np.int64(64)),
+        augment=AugmentConfig(size=np.int32(32), crop_scale=(np.float32(0.5), 1)),
+        optim=OptimConfig(epochs=np.int64(3), base_lr=np.float32(0.5)),
+    )
+    stored = config.to_dict()
+    assert stored["method"]["out_features"] == 64
+    assert stored["augment"]["crop_scale"] == [0.5, 1]
+    assert stored["optim"]["epochs"] == 3
+    assert stored["optim"]["base_lr"] == 0.5
+    projector = config.method.projector(512, config.conditioning)
+    assert json.dumps(projector.to_dict())

@@ -216,3 +216,55 @@ def test_epochs_that_cannot_be(
         parse(["resnet18_cassle_simclr", *said])
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["--views.local.size", "32"],
+         "--views.local.size does nothing, because views.local.count is 0"),
+        (["--augment.vertical-flip.p=0", "--augment.solarize.threshold=0.3"],
+         "--augment.solarize.threshold does nothing, because augment.solarize.p is 0"),
+        (["--conditioning.mode", "raw_cat", "--conditioning.width", "32"],
+         "--conditioning.width does nothing, because conditioning.mode is raw_cat"),
+        (["--conditioning.mode", "none"], None),
+        (["--optim.optimizer", "lookahead_adamw", "--optim.momentum", "0.5"],
+         "--optim.momentum does nothing, because lookahead_adamw has no momentum"),
+        (["--optim.optimizer", "lars", "--optim.momentum", "0.5"], None),
+        (["--run.monitor-every", "0", "--run.monitor-samples", "9"],
+         "--run.monitor-samples does nothing, because run.monitor_every is 0"),
+        (["--method.depth", "1", "--method.hidden-features", "9"],
+         "--method.hidden-features does nothing, because method.depth is 1"),
+        (["--views.local.count", "0", "--augment.solarize.p", "0"], None),
+        (["--views.second.p-of", "solarize", "0.2", "--augment.solarize.threshold", "0.3"], None),
+    ],
+)  # fmt: skip
+def test_flags_that_do_nothing_are_named(
+    argv: list[str], reason: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parse(["resnet18_cassle_simclr", *argv])
+    said = capsys.readouterr().err
+    assert said.count("\n") == (reason is not None)
+    assert (reason or "") in said
+
+
+def test_a_baseline_has_no_omega(capsys: pytest.CaptureFixture[str]) -> None:
+    parse(["resnet18_simclr", "--conditioning.descriptors", "crop", "--conditioning.depth", "2"])
+    assert capsys.readouterr().err == (
+        "--conditioning.descriptors does nothing, because conditioning.mode is none.\n"
+        "--conditioning.depth does nothing, because conditioning.mode is none.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--out", ""], "pass --out DIR"),
+        (["--out="], "pass --out DIR"),
+        (["--data", "a", "--data.root", "b"], "'a' and --data.root 'b' are the same setting"),
+        (["--dry-run", "--preview", "p.html"], "--preview and --dry-run are done instead of a run"),
+    ],
+)
+def test_flags_that_exclude_each_other_or_are_empty(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_from_cli(["resnet18_simclr", *argv])

@@ -68,6 +68,12 @@ def test_the_arms_are_adapt_at_96_px_and_differ_in_the_method_only() -> None:
     assert cassle.arm.config.augment.size == 96
 
 
+def test_few_epochs_do_not_all_pass_frozen() -> None:
+    [*_, job] = AdaptedDesign(epochs=1).jobs()
+    optim = job.arm.config.optim
+    assert (optim.epochs, optim.freeze_epochs, optim.warmup_epochs) == (1, 0.25, 0.25)
+
+
 def test_the_command_makes_the_same_jobs(
     tmp_path: Path, emoji_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
