@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import io
+import math
 import os
 import stat
 import warnings
@@ -300,6 +301,23 @@ def warn_if_dim(low: float, high: float) -> None:
             "pass it: value_range=(0, 4095), --value-range 0 4095.",
             stacklevel=2,
         )
+
+
+def check_value_range(given: ValueRange | None) -> ValueRange | None:
+    """Return the values of black and white as floats; `None` if none are given.
+
+    Raises:
+        ConfigError: If they are not two finite numbers, the smaller one first.
+    """
+    if given is None:
+        return None
+    try:
+        low, high = map(float, given)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(f"value_range must be two finite numbers LOW < HIGH, got {given}.")
+    return low, high
 
 
 def limit_pixels(most: int) -> None:
