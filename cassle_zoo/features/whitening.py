@@ -59,6 +59,7 @@ class Whitening:
             ConfigError: If `components` is not in [1, D].
             DataError: If features are not finite, too few, or vary in too few directions.
         """
+        features = features.detach()
         check_features(features)
         count, width = features.shape
         if not 1 <= components <= width:

@@ -95,8 +95,9 @@ def test_bad_settings() -> None:
         DescribedViews(generator=3)  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="colour"):
         DescribedViews(descriptors=("colour",))
-    with pytest.raises(ConfigError, match="not the string 'crop'"):
-        DescribedViews(descriptors="crop")  # type: ignore[arg-type]
+    for wrong in ("crop", None):
+        with pytest.raises(ConfigError, match=f"descriptors must be a tuple, got {wrong!r}"):
+            DescribedViews(descriptors=wrong)  # type: ignore[arg-type]
 
 
 def test_transparent_is_white() -> None:
