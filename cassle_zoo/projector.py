@@ -286,9 +286,7 @@ class ConditionedProjector(
             ) from None
         except client_errors() as error:
             if Path(name).is_dir():
-                raise ModelFolderError(
-                    f"{name} holds no weights of a projector: {error}."
-                ) from error
+                raise ModelFolderError(f"{name} holds no projector: {error}.") from error
             revision = kwargs.get("revision") or "main"
             file = "model.safetensors"
             raise download_error(error, name, revision, file, kwargs.get("cache_dir")) from None

@@ -176,7 +176,7 @@ def test_a_pipe_is_written_to(tmp_path: Path, ending: str) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file or folder '.*absent'"):
+    with pytest.raises(DataError, match=r"no file or folder '.*absent'"):
         load_features(tmp_path / "absent")
 
 
