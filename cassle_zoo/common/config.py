@@ -63,7 +63,8 @@ def is_finite(value: float) -> bool:
 def check_fields(settings: Any, prefix: str = "") -> None:
     """Check all fields of a dataclass instance against their annotations.
 
-    Whole numbers count as real numbers, but True and False do not; lists count as tuples.
+    Whole numbers count as real numbers, but True and False do not; lists count as tuples. NumPy's
+    numbers are replaced by Python's, which JSON can hold.
 
     Args:
         settings: The instance; call this in its `__post_init__`.
@@ -75,8 +76,15 @@ def check_fields(settings: Any, prefix: str = "") -> None:
     """
     hints = typing.get_type_hints(type(settings), include_extras=True)
     for field in dataclasses.fields(settings):
-        name = f"{prefix}{field.name}"
-        _check(name, getattr(settings, field.name), hints[field.name], Range())
+        name, value = f"{prefix}{field.name}", getattr(settings, field.name)
+        _check(name, value, hints[field.name], Range())
+        object.__setattr__(settings, field.name, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if type(value) in (tuple, list):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
 
 
 def _check(name: str, value: Any, kind: Any, bounds: Range) -> None:
