@@ -272,7 +272,8 @@ def image_of(
         value = channels_last_array(value)
     if not isinstance(value, np.ndarray):
         raise ConfigError(
-            f"{name} is a {type(value).__name__}; expected a file, PIL image, array or tensor."
+            f"{name} is a {type(value).__name__}; expected a path, the bytes of a file, a PIL "
+            "image, array or tensor."
         )
     try:
         return array_to_image(value, value_range)

@@ -161,7 +161,7 @@ class Extractor:
 
         Raises:
             ConfigError: A setting is not allowed, or the model has no such output.
-            UnknownNameError: There is no such model, output or precision.
+            UnknownNameError: There is no such model, output, precision, or other name of a setting.
             ModelFolderError: The model has no projector, or no whitening.
             DataError: The file of the whitening is missing or damaged.
             WeightsUnavailableError: Weights are not published or cannot be loaded.

@@ -153,5 +153,5 @@ def test_images_in_any_form(tmp_path: Any) -> None:
         views(pixels.float())
     with pytest.raises(DataError, match=r"Cannot read image '.*gone\.png': No such file"):
         views(tmp_path / "gone.png")
-    with pytest.raises(ConfigError, match=r"the image is a dict; expected a file, PIL image"):
+    with pytest.raises(ConfigError, match=r"the image is a dict; expected a path, the bytes"):
         views({"image": image})

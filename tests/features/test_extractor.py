@@ -111,6 +111,7 @@ def test_features_beyond_float16() -> None:
         ({"precision": "fp8"}, "fp8"),
         ({"precision": 16}, "Unknown precision 16"),
         ({"decode": False}, "Unknown decode False"),
+        ({"whiten": True}, "whiten is True"),
         ({"transform": "asis"}, "Did you mean 'as_is'"),
         ({"value_range": (5, 5)}, "LOW < HIGH"),
         ({"value_range": (1, 2, 3)}, r"got \(1, 2, 3\)"),
