@@ -86,7 +86,8 @@ class DescriptorLayout:
                 f"columns are given of {', '.join(unused)}; the further descriptors are "
                 f"{', '.join(further) or 'none'}."
             )
-        if texts := [name for name, own in self.columns.items() if isinstance(own, str)]:
+        columns: Mapping[str, Iterable[str]] = self.columns
+        if texts := [name for name, own in columns.items() if isinstance(own, str)]:
             raise ConfigError(
                 f"columns[{texts[0]!r}] must be a tuple of texts, one for each number."
             )
