@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cassle_zoo.augmentation.descriptors import PAPER_DESCRIPTORS, DescriptorLayout
@@ -148,6 +149,7 @@ class ProjectorConfig:
 
         Raises:
             ConfigError: If a field is unknown or missing, or has a wrong value.
+            UnknownNameError: If `conditioning` or a descriptor does not exist.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -193,6 +195,7 @@ class ConditionedProjector(
 
         Raises:
             ConfigError: See :meth:`ProjectorConfig.from_dict`.
+            UnknownNameError: See :meth:`ProjectorConfig.from_dict`.
         """
         super().__init__()
         if not isinstance(config, ProjectorConfig):
@@ -218,10 +221,10 @@ class ConditionedProjector(
             (B, out_features), not normalised.
 
         Raises:
-            ValueError: If a shape does not fit the configuration.
+            ConfigError: If a shape does not fit the configuration.
         """
         if features.ndim != 2 or features.shape[1] != self.config.in_features:
-            raise ValueError(
+            raise ConfigError(
                 f"features must be (batch, {self.config.in_features}), got {tuple(features.shape)}."
             )
         conditioning = self.config.conditioning
@@ -230,7 +233,7 @@ class ConditionedProjector(
         expected = (len(features), self.layout.width)
         if descriptors is None or tuple(descriptors.shape) != expected:
             got = None if descriptors is None else tuple(descriptors.shape)
-            raise ValueError(
+            raise ConfigError(
                 f"descriptors must be {expected} with columns {self.layout.slices()}, got {got}."
             )
         omega = descriptors.to(features.dtype)
@@ -264,7 +267,7 @@ class ConditionedProjector(
             WeightsUnavailableError: If there is no such repository or revision, it is private or
                 gated, or it cannot be reached and its files are not cached.
             UnknownNameError: If it is neither a folder nor a valid name of a repository.
-            ModelFolderError: If it holds no projector, or config.json is damaged.
+            ModelFolderError: If it holds no projector, or a file is damaged.
             ConfigError: If config.json holds settings that a projector does not have.
             RuntimeError: If the weights do not fit the configuration.
         """
@@ -275,13 +278,15 @@ class ConditionedProjector(
             raise
         except json.JSONDecodeError as error:
             raise ModelFolderError(f"config.json of {name} is damaged: {error}.") from error
+        except SafetensorError as error:
+            raise ModelFolderError(f"model.safetensors of {name} is damaged: {error}.") from error
         except HFValidationError:
             raise UnknownNameError(
                 f"{name!r} is neither a folder nor the name of a Hub repository, ORG/NAME."
             ) from None
         except client_errors() as error:
             if Path(name).is_dir():
-                raise
+                raise ModelFolderError(f"{name} holds no projector: {error}.") from error
             revision = kwargs.get("revision") or "main"
             file = "model.safetensors"
             raise download_error(error, name, revision, file, kwargs.get("cache_dir")) from None

@@ -153,10 +153,10 @@ def test_bad_dict(values: dict[str, Any]) -> None:
 
 def test_wrong_shapes() -> None:
     projector = ConditionedProjector(ProjectorConfig(in_features=32))
-    with pytest.raises(ValueError, match="features must be"):
+    with pytest.raises(ConfigError, match="features must be"):
         projector(torch.randn(2, 31), torch.randn(2, 13))
-    with pytest.raises(ValueError, match="descriptors must be"):
+    with pytest.raises(ConfigError, match="descriptors must be"):
         projector(torch.randn(2, 32), torch.randn(2, 14))
-    with pytest.raises(ValueError, match="descriptors must be"):
+    with pytest.raises(ConfigError, match="descriptors must be"):
         projector(torch.randn(2, 32))
     assert projector.layout.names == PAPER_DESCRIPTORS

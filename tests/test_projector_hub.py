@@ -97,6 +97,12 @@ def test_damaged_folders_are_refused(projector: ConditionedProjector, tmp_path: 
     save_file(state, folder / "model.safetensors")
     with pytest.raises(RuntimeError, match=r"layers\.0\.weight"):
         ConditionedProjector.from_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ModelFolderError, match=r"model\.safetensors of .* is damaged"):
+        ConditionedProjector.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelFolderError, match="holds no projector"):
+        ConditionedProjector.from_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dropout": 0.1}))
     with pytest.raises(ConfigError, match="dropout"):

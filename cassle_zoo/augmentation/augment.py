@@ -204,7 +204,7 @@ class AugmentParams:
     extra: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
-        if not self.extra.numel():
+        if self.extra.ndim == 1:  # the default
             object.__setattr__(self, "extra", torch.empty(len(self), 0))
 
     def __len__(self) -> int:
@@ -296,7 +296,7 @@ def _stream(uniforms: Tensor, name: str, count: int) -> Tensor:
     digests = b"".join(
         hashlib.blake2b(block + row.tobytes()).digest() for row in rows for block in blocks
     )
-    words = np.frombuffer(digests, "<u8").reshape(len(rows), -1)[:, :count] >> 11
+    words = np.frombuffer(digests, "<u8").reshape(len(rows), 8 * len(blocks))[:, :count] >> 11
     return torch.from_numpy(words * 2.0**-53)
 
 

@@ -59,7 +59,7 @@ class DescriptorLayout:
     Raises:
         UnknownNameError: If a name is not a descriptor.
         ConfigError: If a name is given twice, or `columns` has a descriptor that is not in `names`
-            or is in :data:`DESCRIPTOR_COLUMNS`.
+            or is in :data:`DESCRIPTOR_COLUMNS`, or a text in place of a tuple of texts.
 
     Examples:
         >>> layout = cassle_zoo.DescriptorLayout(("crop", "blur"))
@@ -85,6 +85,11 @@ class DescriptorLayout:
             raise ConfigError(
                 f"columns are given of {', '.join(unused)}; the further descriptors are "
                 f"{', '.join(further) or 'none'}."
+            )
+        columns: Mapping[str, Iterable[str]] = self.columns
+        if texts := [name for name, own in columns.items() if isinstance(own, str)]:
+            raise ConfigError(
+                f"columns[{texts[0]!r}] must be a tuple of texts, one for each number."
             )
         found = {name: self.columns.get(name) or _find_columns(name) for name in further}
         object.__setattr__(self, "columns", {name: tuple(texts) for name, texts in found.items()})

@@ -54,8 +54,8 @@ class DescribedViews:
 
     def __post_init__(self) -> None:
         """Check every field; the layout checks the descriptors."""
-        DescriptorLayout(self.descriptors)
         check_fields(self)
+        DescriptorLayout(self.descriptors)
 
     def __getstate__(self) -> dict[str, Any]:
         """Store the generator by its state as bytes.

@@ -83,7 +83,7 @@ def check_fields(settings: Any, prefix: str = "") -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
+    if type(value) in (tuple, list):
         return tuple(map(_plain, value))
     return value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
 

@@ -90,13 +90,13 @@ def reason_of(error: BaseException) -> str:
 
 
 def unknown_name(
-    kind: str, value: str, options: Iterable[str], *, listed_by: str | None = None
+    kind: str, value: object, options: Iterable[str], *, listed_by: str | None = None
 ) -> UnknownNameError:
     """Build the error for a name that does not exist, with the nearest names that do.
 
     Args:
         kind: The kind of name, for example ``"model"``.
-        value: The name as given.
+        value: The name as given, or what was given in its place.
         options: All names that exist.
         listed_by: The command that lists all names, if there is one.
 
@@ -104,13 +104,14 @@ def unknown_name(
         The error, for the caller to raise.
     """
     names = sorted(set(options))
-    near = difflib.get_close_matches(value, names, n=3, cutoff=0.5)
+    text = str(value)
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     if listed_by is not None:
         others = f"{listed_by} lists all names."
     elif len(names) <= _FEW:
         others = f"Available: {', '.join(names)}."
     else:
-        nearest = difflib.get_close_matches(value, names, n=5, cutoff=0.0)
+        nearest = difflib.get_close_matches(text, names, n=5, cutoff=0.0)
         others = f"The nearest of {len(names)} names: {', '.join(nearest)}."
     return UnknownNameError(f"Unknown {kind} {value!r}.{hint} {others}")

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import io
+import math
 import os
 import stat
 import warnings
@@ -291,7 +292,8 @@ def image_of(
         value = channels_last_array(value)
     if not isinstance(value, np.ndarray):
         raise ConfigError(
-            f"{name} is a {type(value).__name__}; expected a file, PIL image, array or tensor."
+            f"{name} is a {type(value).__name__}; expected a path, the bytes of a file, a PIL "
+            "image, array or tensor."
         )
     try:
         return array_to_image(value, value_range)
@@ -320,6 +322,23 @@ def warn_if_dim(low: float, high: float) -> None:
             "scale them or, for features, pass it: value_range=(0, 4095), --value-range 0 4095.",
             stacklevel=2,
         )
+
+
+def check_value_range(given: ValueRange | None) -> ValueRange | None:
+    """Return the values of black and white as floats; `None` if none are given.
+
+    Raises:
+        ConfigError: If they are not two finite numbers, the smaller one first.
+    """
+    if given is None:
+        return None
+    try:
+        low, high = map(float, given)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(f"value_range must be two finite numbers LOW < HIGH, got {given}.")
+    return low, high
 
 
 def limit_pixels(most: int) -> None:

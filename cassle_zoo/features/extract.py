@@ -1,7 +1,6 @@
 """From images to features: `Extractor`, and `extract_features` for what fits into memory."""
 
 import itertools
-import math
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ from cassle_zoo.accel.fused import can_fuse, fuse_for_inference, parts_and_value
 from cassle_zoo.common.devices import PRECISIONS, to_device
 from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, unknown_name
 from cassle_zoo.common.faults import receive, translate_errors, worker_setup
-from cassle_zoo.common.images import ValueRange
+from cassle_zoo.common.images import ValueRange, check_value_range
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features.inference import ADVICE, Halving, choose_device, inference, placed
 from cassle_zoo.features.inputs import Inputs, Skipped, expand_inputs, nothing_read
@@ -161,7 +160,7 @@ class Extractor:
 
         Raises:
             ConfigError: A setting is not allowed, or the model has no such output.
-            UnknownNameError: There is no such model, output or precision.
+            UnknownNameError: There is no such model, output, precision, or other name of a setting.
             ModelFolderError: The model has no projector, or no whitening.
             DataError: The file of the whitening is missing or damaged.
             WeightsUnavailableError: Weights are not published or cannot be loaded.
@@ -170,6 +169,8 @@ class Extractor:
             raise unknown_name("precision", precision, PRECISIONS)
         if decode not in DECODINGS:
             raise unknown_name("decode", decode, DECODINGS)
+        if isinstance(transform, str) and transform != "as_is":
+            raise unknown_name("transform", transform, ["as_is"])
         self.dtype = parse_dtype(dtype)
         name = model if isinstance(model, str) else None
         if whiten is not None and not isinstance(whiten, Whitening):
@@ -196,7 +197,7 @@ class Extractor:
         self.precision = precision
         self.device = device
         self.column = column
-        self.value_range = _value_range(value_range)
+        self.value_range = check_value_range(value_range)
         self._own_transform = transform is None
         if transform is None:
             transform = eval_transform(model, value_range=self.value_range)
@@ -518,15 +519,3 @@ def collect(
         raise DataError(nothing_read(skipped))
     found = {name: torch.cat(rows.pop(name)) for name in extractor.outputs}
     return FeatureSet(found.get("pooled", found[extractor.outputs[0]]), sources, skipped, found)
-
-
-def _value_range(given: ValueRange | None) -> ValueRange | None:
-    if given is None:
-        return None
-    try:
-        low, high = map(float, given)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ConfigError(f"value_range must be two finite numbers LOW < HIGH, got {given}.")
-    return low, high

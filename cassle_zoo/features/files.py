@@ -37,7 +37,7 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
     * ``.safetensors``: tensor ``features``, and further outputs by name; metadata ``sources`` and
       ``skipped`` as JSON.
     * ``.npz``: arrays ``features``, ``sources``, ``skipped`` (source and reason per row).
-    * ``.csv``: columns ``source, f0, f1, ...``, exact to the last bit; ``skipped`` is not saved.
+    * ``.csv``: columns ``source, f0, f1, ...``, exact in float32; ``skipped`` is not saved.
       A file name that is not UTF-8 becomes a URI (``file:caf%E9.png``); so it does in ``.parquet``.
     * ``.parquet``: columns ``source`` and ``features`` (lists of fixed length); ``skipped`` as JSON
       in the schema's metadata. Needs ``pip install "cassle-zoo[parquet]"``.
@@ -89,9 +89,11 @@ def load_features(path: str | os.PathLike[str], *, part: int | None = None) -> F
         part: The part of a folder to read, counted from 0; by default all.
 
     Returns:
-        The features as they were saved, but without ``skipped`` from ``.csv``. A part of a folder
-        is mapped into memory: what is not used is not read, and changes to the tensor are not
-        written back. If all of several parts are read, they are copied into one tensor.
+        The features as they were saved, but without ``skipped`` from ``.csv``; those of other types
+        than float32 keep it in ``.safetensors``, float16 also in ``.npz`` and ``.parquet``, and
+        else become float32. A part of a folder is mapped into memory: what is not used is not read,
+        and changes to the tensor are not written back. If all of several parts are read, they are
+        copied into one tensor.
 
     Raises:
         ConfigError: The extension is not one of those that :func:`save_features` writes, or there
@@ -104,6 +106,8 @@ def load_features(path: str | os.PathLike[str], *, part: int | None = None) -> F
         return _load_folder(path, part)
     if part is not None:
         raise ConfigError(f"part={part}: {str(path)!r} is not a folder of parts.")
+    if not path.suffix:  # a folder's name
+        _require(path)
     return _load(path, _format(path)[1])
 
 
@@ -232,11 +236,15 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
+def _require(path: Path) -> None:
     if not path.is_file():
         raise DataError(
-            f"There is no file {str(path)!r}; `cassle-zoo features` writes files of features."
+            f"There is no file or folder {str(path)!r}; `cassle-zoo features` writes features."
         )
+
+
+def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
+    _require(path)
     # Foreign or damaged bytes make the parsers raise errors of many types.
     try:
         loaded = reader(path)
@@ -250,7 +258,7 @@ def _load(path: Path, reader: Callable[[Path], FeatureSet]) -> FeatureSet:
 
 
 def _check_rows(features: FeatureSet) -> None:
-    for name, values in outputs_of(features).items():
+    for name, values in {**features.outputs, "features": features.features}.items():
         if values.ndim < 2 or len(values) != len(features):
             raise ConfigError(
                 f"{name!r} is {tuple(values.shape)}; expected ({len(features)}, ...), a row for "
@@ -331,10 +339,10 @@ def _first_output(features: FeatureSet) -> str:
 
 def _write_safetensors(features: FeatureSet, path: Path, metadata: dict[str, str]) -> None:
     _check_names(len(json.dumps(metadata)))
-    tensors = {
-        "features" if values is features.features else name: values.detach().cpu().contiguous()
-        for name, values in outputs_of(features).items()
-    }
+    outputs = {name: v for name, v in features.outputs.items() if v is not features.features}
+    # They need not be one of the outputs: dataclasses.replace(found, features=...).
+    outputs["features"] = features.features
+    tensors = {name: values.detach().cpu().contiguous() for name, values in outputs.items()}
     # Not save_file, which lets only the owner read the file.
     path.write_bytes(save(tensors, metadata))
 

@@ -5,6 +5,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import IOBase
 from typing import Any
 
 import numpy as np
@@ -231,8 +232,8 @@ def _expand(
         sources.append(_Object(file or name, value))
     else:
         raise ConfigError(
-            f"{name} is a {type(value).__name__}; expected a file, folder, PIL image, array, "
-            "tensor, a list of these, or a map-style dataset."
+            f"{name} is a {type(value).__name__}; expected a path, the bytes of a file, a PIL "
+            "image, array or tensor, a list of these, or a map-style dataset."
         )
 
 
@@ -250,7 +251,8 @@ def _is_dataset(value: Any) -> bool:
 def _is_single(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.dtype.kind not in _OBJECTS or value.ndim == 0
-    return isinstance(value, str | bytes | os.PathLike | Mapping | Tensor | Image.Image)
+    # An open file would be read line by line.
+    return isinstance(value, str | bytes | os.PathLike | Mapping | Tensor | Image.Image | IOBase)
 
 
 def _values_of(inputs: Any, column: str) -> Iterable[Any]:

@@ -110,7 +110,7 @@ def knn_votes(
     votes = torch.zeros(len(test_features), num_classes, dtype=torch.float64, device=indices.device)
     # Relative to the nearest, so that exp stays in range; no prediction changes.
     weights = ((cosines - cosines[:, :1]).double() / temperature).exp()
-    votes.scatter_add_(1, train_labels[indices], weights)
+    votes.scatter_add_(1, train_labels[indices].long(), weights)
     return votes
 
 

@@ -118,6 +118,10 @@ def extract_to_folder(
         >>> [len(part) for part in cassle_zoo.load_parts("features")]
         [4, 2]
     """
+    if not isinstance(extractor, Extractor):
+        raise ConfigError(
+            f"the extractor is a {type(extractor).__name__}; give cassle_zoo.Extractor(MODEL)."
+        )
     folder = Path(folder)
     report = report or partial(print, file=sys.stderr)
     _check(kind, part_images, part, batch_size, num_workers)

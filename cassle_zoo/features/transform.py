@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from cassle_zoo.common.bands import ToBands
-from cassle_zoo.common.images import Reduction, ValueRange, to_rgb
+from cassle_zoo.common.images import Reduction, ValueRange, check_value_range, to_rgb
 from cassle_zoo.features.wrappers import unwrap
 from cassle_zoo.zoo import create
 
@@ -50,6 +50,7 @@ def eval_transform(
 
     Raises:
         UnknownNameError: There is no model of that name.
+        ConfigError: ``value_range`` is not two numbers, the smaller one first.
 
     Warns:
         UserWarning: The model has no configuration, so timm's defaults are used: 224 pixels and
@@ -62,6 +63,7 @@ def eval_transform(
         ...     transform(image).shape
         torch.Size([3, 64, 64])
     """
+    value_range = check_value_range(value_range)
     if isinstance(model, str):
         model = create.create_model(model)
     found = unwrap(model)

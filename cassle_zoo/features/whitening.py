@@ -59,6 +59,7 @@ class Whitening:
             ConfigError: If `components` is not in [1, D].
             DataError: If features are not finite, too few, or vary in too few directions.
         """
+        features = features.detach()
         check_features(features)
         count, width = features.shape
         if not 1 <= components <= width:
@@ -183,9 +184,12 @@ def open_whitening(what: str | os.PathLike[str], model: str | None) -> Whitening
         model: Name of the model, if it has one.
 
     Raises:
+        ConfigError: If it is no path.
         DataError: If there is no such file, or it does not hold a whitening.
         ModelFolderError: If the model's folder has none.
     """
+    if not isinstance(what, str | os.PathLike):
+        raise ConfigError(f"whiten is {what!r}; give a Whitening, the file of one, or {OWN!r}.")
     if os.fspath(what) != OWN:
         return Whitening.load(expand_home(Path(what)))
     found = None if model is None else model_whitening(model)

@@ -190,7 +190,7 @@ def create_projector(
     """Build the projector that a model was trained with.
 
     Args:
-        name: As for :func:`create_model`.
+        name: As for :func:`create_model`, but none of timm, whose models have no projector.
         pretrained: Whether to load the weights, after checking their hash.
         cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
 
@@ -305,7 +305,8 @@ def model_info(name: str, *, cache_dir: str | Path | None = None) -> ModelSpec:
     """Return what is known about a model, without importing torch.
 
     Args:
-        name: As for :func:`create_model`. From a Hub repository, only config.json is downloaded.
+        name: As for :func:`create_model`, but none of timm. From a Hub repository, only config.json
+            is downloaded.
         cache_dir: The Hub client's cache; by default the one in `HF_HOME`.
 
     Returns:

@@ -38,6 +38,8 @@ def test_bad_names() -> None:
         DescriptorLayout(("crop", "flip", "crop"))
     with pytest.raises(ConfigError, match="not the string"):
         DescriptorLayout("crop")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"columns\['tilt'\] must be a tuple"):
+        DescriptorLayout(("tilt",), {"tilt": "angle"})  # type: ignore[dict-item]
 
 
 def test_descriptors_of_another_layout_are_refused() -> None:

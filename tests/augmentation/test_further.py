@@ -126,6 +126,12 @@ def test_streams_are_uniform_and_differ() -> None:
     assert (correlation - torch.eye(len(correlation))).abs().max() < 0.06
 
 
+def test_no_views() -> None:
+    config = AugmentConfig(size=16, extra=ALL)
+    params = params_from_uniforms(config, uniforms(0), torch.zeros(0, 2, dtype=torch.int64))
+    assert apply_params(torch.rand(0, 3, 16, 16), params[:0], config)[0].shape == (0, 3, 16, 16)
+
+
 def test_a_view_depends_neither_on_its_batch_nor_on_the_order_given() -> None:
     crops = torch.rand(12, 3, 16, 16)
     together, omegas = views(AugmentConfig(size=16, extra=ALL), crops)

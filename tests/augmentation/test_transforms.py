@@ -95,8 +95,9 @@ def test_bad_settings() -> None:
         DescribedViews(generator=3)  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="colour"):
         DescribedViews(descriptors=("colour",))
-    with pytest.raises(ConfigError, match="not the string 'crop'"):
-        DescribedViews(descriptors="crop")  # type: ignore[arg-type]
+    for wrong in ("crop", None):
+        with pytest.raises(ConfigError, match=f"descriptors must be a tuple, got {wrong!r}"):
+            DescribedViews(descriptors=wrong)  # type: ignore[arg-type]
 
 
 def test_transparent_is_white() -> None:
@@ -152,5 +153,5 @@ def test_images_in_any_form(tmp_path: Any) -> None:
         views(pixels.float())
     with pytest.raises(DataError, match=r"Cannot read image '.*gone\.png': No such file"):
         views(tmp_path / "gone.png")
-    with pytest.raises(ConfigError, match=r"the image is a dict; expected a file, PIL image"):
+    with pytest.raises(ConfigError, match=r"the image is a dict; expected a path, the bytes"):
         views({"image": image})

@@ -1,6 +1,7 @@
 """Every field of every settings class refuses what makes no sense, and says its name."""
 
 import dataclasses
+import json
 import math
 import re
 import types
@@ -117,7 +118,9 @@ def test_checker() -> None:
         names: tuple[Annotated[str, OneOf(("a", "b"))], ...] = ()
 
     np = pytest.importorskip("numpy")
-    check_fields(Settings(count=np.int64(2), share=np.float32(0.5), names=("a", "b")), "x.")
+    settings = Settings(count=np.int64(2), share=np.float32(0.5), names=("a", "b"))
+    check_fields(settings, "x.")
+    assert json.dumps(dataclasses.asdict(settings)).startswith('{"count": 2, "share": 0.5,')
     check_fields(Settings(share=1, rate=0.1))
     for bad, message in [
         (Settings(count=0), "x.count must be a whole number of at least 1, got 0"),

@@ -2,6 +2,7 @@ import socket
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from cassle_zoo.common import hub_client
@@ -19,6 +20,12 @@ def test_of_many_names_the_near_ones_are_listed() -> None:
     assert "Did you mean 'network42'" in text
     assert "The nearest of 100 names: network42, " in text
     assert text.count("network") < 12
+
+
+def test_what_is_no_name_is_named_too() -> None:
+    text = str(unknown_name("precision", torch.bfloat16, ["bf16", "fp32"]))
+    assert text.startswith("Unknown precision torch.bfloat16. ")
+    assert "Available: bf16, fp32." in text
 
 
 def test_the_command_that_lists_all_stands_for_the_names() -> None:

@@ -1,5 +1,6 @@
 """Collections of images: each is read in its own order, or refused."""
 
+import io
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -109,6 +110,12 @@ def test_tables_are_refused(paths: list[str]) -> None:
             expand_inputs(table)
     with pytest.raises(ConfigError, match=r"input\[0\] is a dict"):
         expand_inputs({"a": paths})
+
+
+def test_open_files_are_not_read_line_by_line() -> None:
+    for file in (io.BytesIO(b"one\ntwo"), io.StringIO("a.png\nb.png")):
+        with pytest.raises(ConfigError, match=r"input\[0\] is a \w+IO; expected a path, the bytes"):
+            expand_inputs(file)
 
 
 def test_byte_order_does_not_matter() -> None:

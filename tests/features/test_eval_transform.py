@@ -1,4 +1,5 @@
 import pickle
+from typing import Any
 
 import pytest
 import timm
@@ -44,6 +45,12 @@ def test_transform_is_timms(model: nn.Module) -> None:
     transform = pickle.loads(pickle.dumps(eval_transform(model)))
     assert torch.equal(transform(make_image(0)), expected(make_image(0)))
     assert transform(Image.new("RGBA", (9, 9))).max() == 1  # transparent is white
+
+
+@pytest.mark.parametrize("value_range", [(4095, 0), 4095])
+def test_values_that_are_no_range(model: nn.Module, value_range: Any) -> None:
+    with pytest.raises(ConfigError, match="LOW < HIGH"):
+        eval_transform(model, value_range=value_range)
 
 
 def test_one_channel() -> None:

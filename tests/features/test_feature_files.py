@@ -1,5 +1,6 @@
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,18 @@ def test_maps_are_read_back(tmp_path: Path, first: str) -> None:
     loaded = load_features(tmp_path / "out.safetensors")
     assert torch.equal(loaded.features, outputs[first])
     assert all(torch.equal(loaded.outputs[name], values) for name, values in outputs.items())
+
+
+@endings
+@pytest.mark.parametrize("output", ["pooled", "features", None])
+def test_replaced_features_are_saved(tmp_path: Path, ending: str, output: str | None) -> None:
+    found = example()
+    found = replace(found, outputs={output: found.features} if output else {})
+    scaled = replace(found, features=2 * found.features)
+    save_features(scaled, tmp_path / f"out{ending}")
+    assert torch.equal(load_features(tmp_path / f"out{ending}").features, scaled.features)
+    with pytest.raises(ConfigError, match=r"'features' is \(3, 7\); expected \(4, \.\.\.\)"):
+        save_features(replace(found, features=found.features[:3]), tmp_path / f"no{ending}")
 
 
 ODD = [os.fsdecode(b"/caf\xe9 %41.png"), "caf\u00e9 \ufffd%41.png", "file:%41.png", "a.png"]
@@ -160,6 +173,11 @@ def test_a_pipe_is_written_to(tmp_path: Path, ending: str) -> None:
     finally:
         os.close(pipe)
     assert torch.equal(load_features(tmp_path / f"file{ending}").features, example().features)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file or folder '.*absent'"):
+        load_features(tmp_path / "absent")
 
 
 @endings

@@ -139,6 +139,10 @@ def test_votes_agree_with_sklearn(k, temperature):
     expected = reference.predict(queries.double().numpy())
     found = knn_predict(features, labels, queries, num_classes=5, k=k, temperature=temperature)
     assert found.tolist() == expected.tolist()
+    small = knn_predict(
+        features, labels.byte(), queries, num_classes=5, k=k, temperature=temperature
+    )
+    assert torch.equal(small, found)
 
 
 def test_votes_do_not_depend_on_scale_and_chunks(monkeypatch):

@@ -403,6 +403,12 @@ def test_settings_are_checked(
         extract(extractor, images, tmp_path / "out", **options)
 
 
+def test_a_model_is_no_extractor(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a str; give cassle_zoo\.Extractor"):
+        extract_to_folder("resnet18_cassle_simclr", images, tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
 def test_large_outputs_make_small_parts() -> None:
     outputs = {"tokens": torch.empty(1, 196, 768)}
     found = to_folder._default_part_images(outputs, 64)

@@ -183,6 +183,7 @@ def test_wrong_use(features: torch.Tensor, images: Path, own_folder: Path) -> No
         Extractor(MODEL, outputs=["tokens"], whiten=fitted)
     with pytest.raises(ModelFolderError, match=r"comes without whitening\.safetensors"):
         Extractor(f"local-dir:{own_folder}", whiten="model")
+    assert not Whitening.fit(features.clone().requires_grad_(), 4)(features).requires_grad
     pickled: Any = pickle.loads(pickle.dumps(fitted))
     assert pickled.sha256() == fitted.sha256()
 
