@@ -132,30 +132,29 @@ def _note(text: str) -> None:
 
 def _idle(config: TrainConfig, argv: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the flags of a command line that do nothing beside the other settings, and why."""
-    optim, conditioning = config.optim, config.conditioning
-    mode = conditioning.mode
-    plain, raw = mode == "none", mode.startswith("raw_")
-    descriptors = bool(conditioning.descriptors)
-    momentum = get_optimizer_info(optim.optimizer.removeprefix("lookahead_")).has_momentum
-    applied = {one.name for one in config.augment.extra}
+    mode, optimizer = config.conditioning.mode, config.optim.optimizer
+    plain = mode == "none"
+    no_encoder = plain or mode.startswith("raw_")
+    has_momentum = get_optimizer_info(optimizer.removeprefix("lookahead_")).has_momentum
+    descriptors = bool(config.conditioning.descriptors)  # baselines have none on the command line
     rules = [
-        ("conditioning.depth", plain or raw, f"conditioning.mode is {mode}"),
-        ("conditioning.width", plain or raw, f"conditioning.mode is {mode}"),
+        ("conditioning.depth", no_encoder, f"conditioning.mode is {mode}"),
+        ("conditioning.width", no_encoder, f"conditioning.mode is {mode}"),
         ("conditioning.descriptors", plain and descriptors, "conditioning.mode is none"),
         ("method.hidden_features", config.method.depth == 1, "method.depth is 1"),
-        ("optim.momentum", not momentum, f"{optim.optimizer} has no momentum"),
+        ("optim.momentum", not has_momentum, f"{optimizer} has no momentum"),
         ("run.monitor_samples", config.run.monitor_every == 0, "run.monitor_every is 0"),
         ("views.local.", config.views.local.count == 0, "views.local.count is 0"),
-        *(
-            (f"augment.{name}.", name not in applied, f"augment.{name}.p is 0")
-            for name in augmentations()
-        ),
     ]
+    applied = {one.name for one in config.augment.extra}
+    off = augmentations().keys() - applied
+    rules += [(f"augment.{name}.", True, f"augment.{name}.p is 0") for name in off]
     for flag in (word.partition("=")[0] for word in argv[1:]):
         name = flag.removeprefix("--").replace("-", "_")
+        if name.endswith((".count", ".p")):
+            continue  # the switches themselves
         for start, idle, reason in rules:
-            # The switch itself may be off explicitly.
-            if idle and name.startswith(start) and name != reason.partition(" ")[0]:
+            if idle and name.startswith(start):
                 yield flag, reason
 
 
