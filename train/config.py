@@ -293,6 +293,11 @@ class TrainConfig:
                 f"method {self.method.name} compares two views, but views.count is {views[0]} and "
                 f"views.local.count {views[1]}; leave them at 2 and 0, or use one of: {able}."
             )
+        if (self.views.local_size or 0) > self.augment.size:
+            raise ConfigError(
+                f"views.local.size {self.views.local_size} is larger than augment.size "
+                f"{self.augment.size}; DINO's paper has about 0.43 of it."
+            )
         self.method.projector(width, self.conditioning)
 
     @property

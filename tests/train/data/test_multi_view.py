@@ -173,6 +173,16 @@ def test_a_jitter_that_omega_cannot_describe(config: TrainConfig) -> None:
         dataclasses.replace(config, augment=augment, views=ViewsConfig(second=SecondView(hue=0.1)))
 
 
+def test_local_crops_larger_than_the_others_are_refused(config: TrainConfig) -> None:
+    """Such as the default of 96 beside views of 64 pixels."""
+    size = config.augment.size
+    fits = ViewsConfig(local=LocalViews(count=1, size=size))
+    dataclasses.replace(config, views=fits)
+    views = ViewsConfig(local=LocalViews(count=1, size=size + 1))
+    with pytest.raises(ConfigError, match=rf"size {size + 1} is larger than augment.size {size};"):
+        dataclasses.replace(config, views=views)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_take_more_views_or_say_that_they_do_not(config: TrainConfig, name: str) -> None:
     method = METHODS[name]()
