@@ -324,7 +324,8 @@ def _rows(
         lists = []
         for place, (title, cosines, indices) in enumerate(shown):
             pairs = list(zip(indices[query].tolist(), cosines[query].tolist(), strict=True))
-            alone = {i for i, _ in pairs if finders[i] == 1} if 1 < compared > place else set()
+            among = compared > 1 and place < compared
+            alone = {i for i, _ in pairs if among and finders[i] == 1}
             found = [item(i, c, "only this model finds it" if i in alone else "") for i, c in pairs]
             lists.append(GalleryList(title=title, found=found))
         return GalleryRow(query=item(query), lists=lists)
