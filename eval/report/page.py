@@ -94,14 +94,14 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         raise ConfigError(
             "name the results to report: cassle-zoo eval report RESULTS... -o report.html"
         )
-    if arguments.output.is_dir():
-        raise ConfigError(f"-o {arguments.output} is a folder; name the page, such as report.html.")
-    check_folder(arguments.output.parent, "-o")
-    for option, path in (("--csv", arguments.csv), ("--latex", arguments.latex)):
-        if path is not None:
-            if path.is_dir():
-                raise ConfigError(f"{option} {path} is a folder; name the file.")
-            check_folder(path.parent, option)
+    given = {"-o": arguments.output, "--csv": arguments.csv, "--latex": arguments.latex}
+    files = {option: path for option, path in given.items() if path is not None}
+    for option, path in files.items():
+        if path.is_dir():
+            raise ConfigError(f"{option} {path} is a folder; name the file.")
+        check_folder(path.parent, option)
+    if len({path.resolve() for path in files.values()}) < len(files):
+        raise ConfigError(f"two of {', '.join(files)} name the same file; give each its own.")
     if arguments.figures:
         require_matplotlib()
     check_layout(arguments.map)

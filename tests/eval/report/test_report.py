@@ -469,6 +469,8 @@ def test_command_writes_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixtur
     for option in ("--csv", "--latex"):
         with pytest.raises(ConfigError, match=f"{option} .*new is a folder"):
             run_from_cli([*arguments, option, str(tmp_path / "new")])
+        with pytest.raises(ConfigError, match=f"-o, {option} name the same file"):
+            run_from_cli([*arguments, option, str(page)])
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -487,7 +489,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_no_results(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"report RESULTS\.\.\. -o"):
         run_from_cli(["report"])
-    with pytest.raises(ConfigError, match=r"folder.*name the page"):
+    with pytest.raises(ConfigError, match="-o .*is a folder; name the file"):
         run_from_cli(["report", str(tmp_path), "-o", str(tmp_path)])
     with pytest.raises(DataError, match="no such file or folder"):
         read_entries([tmp_path / "nothing"])
