@@ -296,7 +296,7 @@ class TrainConfig:
         if (self.views.local_size or 0) > self.augment.size:
             raise ConfigError(
                 f"views.local.size {self.views.local_size} is larger than augment.size "
-                f"{self.augment.size}; DINO's paper has about 0.43 of it."
+                f"{self.augment.size}; give one up to that, about 0.43 of it in DINO's paper."
             )
         self.method.projector(width, self.conditioning)
 

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 
 from cassle_zoo.augmentation.augment import AugmentConfig
@@ -117,7 +118,6 @@ def test_checker() -> None:
         rate: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
         names: tuple[Annotated[str, OneOf(("a", "b"))], ...] = ()
 
-    np = pytest.importorskip("numpy")
     settings = Settings(count=np.int64(2), share=np.float32(0.5), names=("a", "b"))
     check_fields(settings, "x.")
     assert json.dumps(dataclasses.asdict(settings)).startswith('{"count": 2, "share": 0.5,')

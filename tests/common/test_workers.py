@@ -109,26 +109,21 @@ def test_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         share_batch(torch.zeros(1))
 
 
-def test_spawned_workers_have_the_limit_of_pixels(
+def test_spawned_workers_have_pillows_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_image(0, (100, 100)).save(tmp_path / "a.png")
+    (tmp_path / "cut.jpg").write_bytes(encoded(make_image(0, (32, 32)), "JPEG")[:-50])
+    make_image(0, (100, 100)).save(tmp_path / "large.png")
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)
-    images = ImageFiles(tmp_path, ["a.png"])
-    with spawning(), pytest.raises(DataError, match="more than 2,000 pixels"):
-        list(read_batches(images, [[0]], workers=1, collate=list))
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    images = ImageFiles(tmp_path, ["cut.jpg", "large.png"])
+    with spawning():
+        batches = read_batches(images, [[0], [1]], workers=1, collate=list)
+        [(image, _)] = next(batches)
+        assert image.tobytes() == images[0][0].tobytes()
+        with pytest.raises(DataError, match="more than 2,000 pixels"):
+            next(batches)
     with spawning(), pytest.raises(DataError, match="more than 2,000 pixels"):
         extract_features(
-            torch.nn.Flatten(), tmp_path / "a.png", num_workers=1, transform=pil_to_tensor
+            torch.nn.Flatten(), tmp_path / "large.png", num_workers=1, transform=pil_to_tensor
         )
-
-
-def test_spawned_workers_read_truncated_images_if_the_main_process_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.jpg").write_bytes(encoded(make_image(0, (64, 64)), "JPEG")[:-100])
-    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
-    images = ImageFiles(tmp_path, ["a.jpg"])
-    with spawning():
-        [[(image, _)]] = read_batches(images, [[0]], workers=1, collate=list)
-    assert image.tobytes() == images[0][0].tobytes()

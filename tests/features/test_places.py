@@ -195,14 +195,21 @@ def test_links_in_a_tar_are_named(tmp_path: Path) -> None:
     assert "1 of its files are links" in skipped[0].reason
 
 
-def test_shards_are_not_kept_open(tmp_path: Path) -> None:
+def test_shards_are_not_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         tar_of(tmp_path / f"{number}.tar")
     inputs, _ = expand_inputs(tmp_path / "*.tar")
-    before = os.listdir("/dev/fd")
-    read = [image.image() for image in inputs]
-    assert len(read) == 6
-    assert os.listdir("/dev/fd") == before
+    real, opened = io.open, []
+
+    def noted(path: Any, *args: Any, **options: Any) -> Any:
+        file = real(path, *args, **options)
+        if str(path).endswith(".tar"):
+            opened.append(file)
+        return file
+
+    monkeypatch.setattr(io, "open", noted)
+    assert len([image.image() for image in inputs]) == len(opened) == 6
+    assert all(file.closed for file in opened)
 
 
 def test_damaged_and_empty_archives(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cassle_zoo.augmentation.augment import AugmentConfig
@@ -40,7 +41,6 @@ def test_bad_names(name: str) -> None:
 
 
 def test_numbers_of_numpy_are_stored() -> None:
-    np = pytest.importorskip("numpy")
     config = TrainConfig(
         arch="resnet18",
         method=SimCLRConfig(out_features=np.int64(64)),

@@ -489,7 +489,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_no_results(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"report RESULTS\.\.\. -o"):
         run_from_cli(["report"])
-    with pytest.raises(ConfigError, match="-o .*is a folder; name the file"):
+    with pytest.raises(ConfigError, match=r"-o .*is a folder; name the file"):
         run_from_cli(["report", str(tmp_path), "-o", str(tmp_path)])
     with pytest.raises(DataError, match="no such file or folder"):
         read_entries([tmp_path / "nothing"])
