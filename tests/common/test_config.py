@@ -118,7 +118,8 @@ def test_checker() -> None:
         rate: Annotated[float, POSITIVE] | Literal["auto"] = "auto"
         names: tuple[Annotated[str, OneOf(("a", "b"))], ...] = ()
 
-    settings = Settings(count=np.int64(2), share=np.float32(0.5), names=("a", "b"))
+    numbers: dict[str, Any] = {"count": np.int64(2), "share": np.float32(0.5)}
+    settings = Settings(**numbers, names=("a", "b"))
     check_fields(settings, "x.")
     assert json.dumps(dataclasses.asdict(settings)).startswith('{"count": 2, "share": 0.5,')
     check_fields(Settings(share=1, rate=0.1))

@@ -41,11 +41,13 @@ def test_bad_names(name: str) -> None:
 
 
 def test_numbers_of_numpy_are_stored() -> None:
+    whole: dict[int, Any] = {number: np.int64(number) for number in (3, 32, 64)}
+    half: Any = np.float32(0.5)
     config = TrainConfig(
         arch="resnet18",
-        method=SimCLRConfig(out_features=np.int64(64)),
-        augment=AugmentConfig(size=np.int32(32), crop_scale=(np.float32(0.5), 1)),
-        optim=OptimConfig(epochs=np.int64(3), base_lr=np.float32(0.5)),
+        method=SimCLRConfig(out_features=whole[64]),
+        augment=AugmentConfig(size=whole[32], crop_scale=(half, 1)),
+        optim=OptimConfig(epochs=whole[3], base_lr=half),
     )
     stored = config.to_dict()
     assert stored["method"]["out_features"] == 64
