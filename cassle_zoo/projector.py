@@ -285,8 +285,10 @@ class ConditionedProjector(
                 f"{name!r} is neither a folder nor the name of a Hub repository, ORG/NAME."
             ) from None
         except client_errors() as error:
-            if Path(name).is_dir():
+            if isinstance(error, FileNotFoundError) and Path(name).is_dir():
                 raise ModelFolderError(f"{name} holds no projector: {error}.") from error
+            if Path(name).is_dir():
+                raise
             revision = kwargs.get("revision") or "main"
             file = "model.safetensors"
             raise download_error(error, name, revision, file, kwargs.get("cache_dir")) from None

@@ -215,8 +215,10 @@ def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | 
 
 def _recorded(arguments: Arguments[Any], model: str, size: int | None) -> Compute:
     """Return the settings to record for a model, with the size if alone it would have another."""
-    alone = common_size([model], native=_native(arguments.dataset))
     compute = arguments.compute
+    if compute.size == size:
+        return compute
+    alone = common_size([model], native=_native(arguments.dataset))
     if compute.size is None and alone is not None and alone[0] == size:
         return compute
     return dataclasses.replace(compute, size=size)

@@ -197,7 +197,12 @@ def find_source(
         UnknownNameError: If there is no such model or architecture.
         WeightsUnavailableError: If the model has no published weights.
         ModelFolderError: If a folder is not a model folder.
+        ConfigError: If a source without a network is given a size.
     """
+    if size is not None and is_no_network(model):
+        raise ConfigError(
+            f"size {size} is of networks, and has no effect on {model}; leave it out."
+        )
     if model == RAW_PIXELS:
         return partial(
             FeatureSource,

@@ -296,7 +296,7 @@ class TrainConfig:
         if (self.views.local_size or 0) > self.augment.size:
             raise ConfigError(
                 f"views.local.size {self.views.local_size} is larger than augment.size "
-                f"{self.augment.size}; give one up to that, about 0.43 of it in DINO's paper."
+                f"{self.augment.size}; pass a smaller one (in DINO's paper 0.43 of it)."
             )
         self.method.projector(width, self.conditioning)
 

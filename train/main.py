@@ -91,7 +91,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     config = dataclasses.replace(arguments.config, augment=augment)
     data = config.data
     if arguments.data:
-        if data.root not in ("", arguments.data):
+        if data.root and os.path.abspath(data.root) != os.path.abspath(arguments.data):
             raise ConfigError(
                 f"--data {arguments.data!r} and --data.root {data.root!r} are the same setting; "
                 "pass one of them."

@@ -122,7 +122,7 @@ def measure_all(names: Sequence[str], rounds: int, folder: Path) -> dict[str, An
     rows: dict[str, Any] = {}
     for name in names:
         file = folder / f"{name}.json"
-        if file.exists() and read_json(file)["measured"]["rounds"] != rounds:
+        if file.exists() and read_json(file)["measured"].get("rounds") != rounds:
             file.unlink()
         if not file.exists():
             print(f"{name} ...", file=sys.stderr, flush=True)

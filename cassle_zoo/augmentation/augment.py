@@ -204,7 +204,7 @@ class AugmentParams:
     extra: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
-        if self.extra.ndim == 1:  # the default
+        if self.extra.ndim == 1 and not self.extra.numel():  # the default
             object.__setattr__(self, "extra", torch.empty(len(self), 0))
 
     def __len__(self) -> int:

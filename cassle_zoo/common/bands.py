@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError, reason_of
+from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.common.images import (
     Array,
     Reduction,
@@ -24,6 +24,7 @@ from cassle_zoo.common.images import (
     image_of,
     open_reduced,
     readable_formats,
+    why_unreadable,
 )
 
 _NPY_MARK = b"\x93NUMPY"
@@ -167,7 +168,7 @@ def _read(file: Any, name: str, channels: int) -> Array:
     except MissingDependencyError:
         raise
     except Exception as error:
-        raise UnreadableImageError(name, reason_of(error)) from error
+        raise UnreadableImageError(name, why_unreadable(error)) from error
 
 
 def _npy(content: bytes, channels: int) -> Array:

@@ -45,7 +45,8 @@ def device_of_process(device: str | None, option: str) -> str | None:
     """
     if device not in (None, "cuda") or "LOCAL_RANK" not in os.environ:
         return device
-    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    number = int(os.environ["LOCAL_RANK"])
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count and number >= count:
         raise ConfigError(
             f"this machine has {count} GPUs, but torchrun started process number {number + 1} "

@@ -129,9 +129,9 @@ def open_reduced(
             f"a TIFF file of {bands} bands, where RGB is needed: save three of them as RGB, or use "
             f"a model of {bands} channels"
         )
-        raise UnreadableImageError(name, text if bands else _reason(error)) from error
+        raise UnreadableImageError(name, text if bands else why_unreadable(error)) from error
     except Exception as error:
-        raise UnreadableImageError(name, _reason(error)) from error
+        raise UnreadableImageError(name, why_unreadable(error)) from error
 
 
 def _tiff_bands(source: object) -> int | None:
@@ -427,7 +427,8 @@ def _describe(source: object) -> str:
     return str(getattr(source, "filename", None) or getattr(source, "name", None) or "in memory")
 
 
-def _reason(error: BaseException) -> str:
+def why_unreadable(error: BaseException) -> str:
+    """Return what an error of a decoder means to the user."""
     if isinstance(error, UnreadableImageError):
         return error.reason
     if isinstance(error, UnidentifiedImageError):

@@ -1,5 +1,6 @@
 """Random access to images in a list of files, and to files in a tar archive."""
 
+import functools
 import os
 import tarfile
 from collections.abc import Callable, Sequence
@@ -67,6 +68,31 @@ class ImageFiles(Dataset[tuple[Any, int]]):
         return self.names[index]
 
 
+class _OpenFile:
+    """An open file, closed when nobody holds it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = -1
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(path: Path, version: tuple[int, ...]) -> _OpenFile:
+    """Open an archive, or return one of those opened last; all may be more than a process can."""
+    file = _OpenFile(path)
+    if _version(os.fstat(file.number)) != version:
+        raise DataError(f"{str(path)!r} was changed while it was read; start again.")
+    return file
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class TarFiles:
     """Files of an uncompressed tar archive, read in place. Picklable; safe in workers.
 
@@ -92,6 +118,7 @@ class TarFiles:
             )
         try:
             with path.open("rb") as file:
+                self._version = _version(os.fstat(file.fileno()))
                 self.names, self._extents, self.notes = find_members(file, str(path), wanted)
         except OSError as error:
             raise DataError(f"cannot open {str(path)!r}: {error.strerror or error}.") from error
@@ -101,12 +128,11 @@ class TarFiles:
 
         Raises:
             OSError: If the archive cannot be read.
+            DataError: If it is another one than at first.
         """
         start, size = self._extents[index]
-        # Closed again: a dataset can have more shards than a process may have files open.
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return file.read(size)
+        # Forked processes share an open file's position, which pread does not use.
+        return os.pread(_opened(self.path, self._version).number, size, start)
 
 
 def find_members(

@@ -23,7 +23,7 @@ Batch: TypeAlias = tuple[Tensor | None, list[Skipped | None]]
 T = TypeVar("T")
 
 
-@dataclass
+@dataclass(eq=False)
 class ReadyImages(Dataset[Any]):
     """Batches of transformed images, and why some cannot be read."""
 

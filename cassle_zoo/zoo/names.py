@@ -156,5 +156,5 @@ def last_part(path: str) -> str:
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a training, as in its config.json, without the user's folders."""
     data = settings.get("data", {})
-    public = {**settings, "data": {**data, "root": last_part(str(data.get("root", "")))}}
+    public = {**settings, "data": {**data, "root": Path(str(data.get("root", ""))).name}}
     return public | ({"init": public_name(public["init"])} if "init" in public else {})

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from cassle_zoo.common.config import NOT_NEGATIVE, POSITIVE, Range
 from cassle_zoo.common.devices import autocast_dtype
-from cassle_zoo.common.errors import ConfigError, DataError, unknown_name
+from cassle_zoo.common.errors import ConfigError, DataError, reason_of, unknown_name
 from cassle_zoo.common.seeds import seed_of, seeded
 from cassle_zoo.data.listing import first_few
 from cassle_zoo.eval.base import EvalContext, Outcome, Settings, Task, check_distinct
@@ -107,7 +107,7 @@ def build_optimizer(model: Classifier, lr: float, settings: "Finetune") -> torch
         )
     except (AssertionError, ImportError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"optimizer {settings.optimizer!r} cannot be used here: {str(error).rstrip('.')}. "
+            f"optimizer {settings.optimizer!r} cannot be used here: {reason_of(error)}. "
             "See timm.optim.list_optimizers() for the names."
         ) from error
     assert isinstance(optimizer, torch.optim.Optimizer)

@@ -86,7 +86,7 @@ def test_four_bands_of_pillow() -> None:
         (b"II*\0 no more", 5, "Cannot read image 'in memory'"),
         (b"nothing", 5, "Cannot read image 'in memory'"),
         ("no-such-file.npy", 5, "Cannot read image 'no-such-file.npy': No such file"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 4, "cannot identify"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 4, "not an image"),
     ],
 )
 def test_what_cannot_be_read(source: Any, channels: int, message: str) -> None:

@@ -79,6 +79,8 @@ def test_modules_and_names():
     assert not open_source(model).cacheable  # its name may be another module's
     with pytest.raises(ConfigError, match="size 96 is for models given by name"):
         open_source(model, size=96)
+    with pytest.raises(ConfigError, match="size 96 is of networks, and does nothing to raw-pixels"):
+        open_source("raw-pixels", size=96)
     with pytest.raises(UnknownNameError, match="architecture 'resnet1'"):
         open_source("random-init:resnet1")
     with pytest.raises(UnknownNameError, match=r"mean 'resnet5.*timm.list_models.*raw-pixels") as e:

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import resource
 import sys
 import tarfile
 from collections.abc import Callable
@@ -195,21 +196,27 @@ def test_links_in_a_tar_are_named(tmp_path: Path) -> None:
     assert "1 of its files are links" in skipped[0].reason
 
 
-def test_shards_are_not_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(3):
-        tar_of(tmp_path / f"{number}.tar")
+def test_more_shards_than_a_process_may_have_open(tmp_path: Path) -> None:
+    content = tar_of(tmp_path / "0.tar").read_bytes()
+    for number in range(1, 100):
+        (tmp_path / f"{number}.tar").write_bytes(content)
     inputs, _ = expand_inputs(tmp_path / "*.tar")
-    real, opened = io.open, []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir("/dev/fd"))) + 80
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, limits[0]), limits[1]))
+    try:
+        assert len([image.image() for image in inputs]) == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
-    def noted(path: Any, *args: Any, **options: Any) -> Any:
-        file = real(path, *args, **options)
-        if str(path).endswith(".tar"):
-            opened.append(file)
-        return file
 
-    monkeypatch.setattr(io, "open", noted)
-    assert len([image.image() for image in inputs]) == len(opened) == 6
-    assert all(file.closed for file in opened)
+def test_an_archive_that_is_replaced_while_it_is_read(tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar")
+    inputs, _ = expand_inputs(tmp_path / "a.tar")
+    (tmp_path / "a.tar").unlink()
+    write_tar(tmp_path / "a.tar", {f"{n}.jpg": encoded(make_image(9), "JPEG") for n in range(3)})
+    with pytest.raises(DataError, match=r"a\.tar' was changed while it was read; start again"):
+        inputs[1].image()
 
 
 def test_damaged_and_empty_archives(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
 from cassle_zoo.train.recipes import RECIPES
-from cassle_zoo.zoo.names import public_settings
 
 
 def test_command_line_overrides() -> None:
@@ -51,8 +50,6 @@ def test_command_for_the_card_names_the_current_folder(
     (tmp_path / "pics").mkdir()
     monkeypatch.chdir(tmp_path / "pics")
     assert public_command(["r", "--data", "."]) == "cassle-zoo train r --data pics"
-    assert public_settings({"data": {"root": "."}})["data"]["root"] == "pics"
-    assert public_settings({"data": {"root": ""}})["data"]["root"] == ""
 
 
 def test_print_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,8 +58,6 @@ def init(device: str | None, timeout: float) -> Iterator[torch.device]:
         rank=-1 if store is None else int(os.environ["RANK"]),
         world_size=-1 if store is None else int(os.environ["WORLD_SIZE"]),
         timeout=datetime.timedelta(seconds=timeout),
-        # Else barriers warn that they guess the GPU.
-        device_id=own if own.type == "cuda" else None,
     )
     try:
         yield own
