@@ -79,7 +79,7 @@ def test_modules_and_names():
     assert not open_source(model).cacheable  # its name may be another module's
     with pytest.raises(ConfigError, match="size 96 is for models given by name"):
         open_source(model, size=96)
-    with pytest.raises(ConfigError, match="size 96 is of networks, and has no effect on raw-pixels"):
+    with pytest.raises(ConfigError, match="size 96 is of networks, and has no effect"):
         open_source("raw-pixels", size=96)
     with pytest.raises(UnknownNameError, match="architecture 'resnet1'"):
         open_source("random-init:resnet1")
