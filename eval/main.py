@@ -177,12 +177,8 @@ def _sizes(arguments: Arguments[Any], models: Sequence[str]) -> dict[str, int | 
             )
         return dict.fromkeys(models)
     if size is not None:
-        if all(map(is_no_network, models)):
-            raise ConfigError(
-                f"--size {size} is of networks, and has no effect on {' and '.join(models)}; leave "
-                "it out."
-            )
-        return {model: None if is_no_network(model) else size for model in models}
+        alone = all(map(is_no_network, models))  # which `find_source` refuses
+        return {model: size if alone or not is_no_network(model) else None for model in models}
     fixed = []
     for model in models:
         with _naming(model, among=models):
