@@ -261,18 +261,18 @@ _METHODS: Mapping[tuple[str, str], tuple[str, ...]] = {
 # File hashes of the weights in cassle_zoo/weights/<full name>/.
 _SHA256: Mapping[str, Mapping[str, str]] = {
     "resnet18_cassle_simclr.emoji64": {
-        "model.safetensors": "26ac50e640baf5a95e2b0c1a1b4130c940cab4972c61957c2481fc40a503a92d",
-        "projector.safetensors": "ddabb5eb006f005a5c9b660cee37e0ed7dc75bef079de9eac4fac7c0a5b66f0c",
-        "whitening.safetensors": "813c0912b02e2a7876a70779f4422f7fc7e05289e82baf88fabfb45a0f4f9150",
-        "config.json": "4a8acd204146282ef6c4afc6f552be52295d9edad27de67a720b24b921ce9319",
-        "reference.safetensors": "ab8cc753c872be8a72fb9939d1056eb2995a498d89963332a57956bbbd685fdb",
+        "model.safetensors": "396fb1c62dbf7eed75458e8461ce061b1e485831ff1847f0e03d17a9907c2c53",
+        "projector.safetensors": "50ed321dc095a2caf51e3eef7c202d6f2b431d4da4377086dd892a310318922a",
+        "whitening.safetensors": "3f06623f3d11b6c4409b53cd3b7d50f8c896a55dd70d67a0f37297b79c172924",
+        "config.json": "02fbc4ca25979bc52d11ecf3c3c722d10f19a912d3e86e8d3ed62aa0c274c774",
+        "reference.safetensors": "271b0eee4761aaadedfef8db9edb98487f181e0c8ab117f5ea382581971dacc0",
     },
     "resnet18_simclr.emoji64": {
-        "model.safetensors": "767ee629d8b01623e081ddeb2b996fb3baa1f4cd592b7cd936204293967ddb15",
-        "projector.safetensors": "b8d56856d54e608b56329201473e80ed0daf50ab1192f1058f21d087f1652167",
-        "whitening.safetensors": "a98d163c74a21c3c50b4f4bf8ee97662328b660711d7c5ae81a5a7377a02a091",
-        "config.json": "948b8e7f3ef3d0a743b452af60063265c94fc73cc9076c04f6c1ed4f5b232b2b",
-        "reference.safetensors": "f5211b2aa7267cd30d916dc007fb97d4673e1c7bde6682bee0c605d8062f455b",
+        "model.safetensors": "04d363a48f6ee76a38c3361459c8e3ebb37ebda45d59bf97e245457c567ef4bd",
+        "projector.safetensors": "41f540833908eb24a4685836427820f180021d942e700ba010b18da12de48deb",
+        "whitening.safetensors": "4f1401f605a4b32037db0ce9c934670e0b682cdbee0a05b983136cac7520a853",
+        "config.json": "331d6762d52d7a4f2670bd988eaa89839abb10f63b0cc81917f19641890d3820",
+        "reference.safetensors": "13e8455f53a3328d4c3f15e6eeb5e331a547f96ef1fd3b344de7cc8af3276523",
     },
     "resnet50_cassle_simclr.emoji64": {
         "model.safetensors": "1de68bdeabf81e8ae2838b078fe6e809552d00ac023ed0a278a608ad91164430",
