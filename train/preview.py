@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset, default_collate
 
 from cassle_zoo.augmentation.augment import AugmentConfig, params_from_uniforms
 from cassle_zoo.augmentation.descriptors import DescriptorLayout
-from cassle_zoo.common.bands import open_channels
+from cassle_zoo.common.bands import open_channels, visible
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.files import write_text
 from cassle_zoo.common.images import Array, UnreadableImageError
@@ -105,7 +105,7 @@ def _show(
     colors = tuple(_BOXES[view % len(_BOXES)] for view in range(len(omegas)))
     return {
         "name": name,
-        "image": _uri(_with_boxes(_visible(image), boxes, colors)),
+        "image": _uri(_with_boxes(visible(image), boxes, colors)),
         "views": [_uri(_as_image(view[0], config.augment)) for view in views.images],
         "colors": colors,
         "numbers": list(_numbers(omegas, every, layout)),
@@ -130,14 +130,7 @@ def _as_image(view: Tensor, augment: AugmentConfig) -> Image.Image:
     """Undo the normalisation of a (C, H, W) view."""
     mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (augment.mean, augment.std))
     pixels = (view.float() * std + mean).clamp(0, 1).mul(255).round().byte()
-    return _visible(pixels.permute(1, 2, 0).numpy())
-
-
-def _visible(image: Image.Image | Array) -> Image.Image:
-    """Return an image of any number of channels: the first three as RGB, or the first as grey."""
-    if isinstance(image, Image.Image):
-        return image
-    return Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0])
+    return visible(pixels.permute(1, 2, 0).numpy())
 
 
 def _with_boxes(image: Image.Image, boxes: list[Tensor], colors: tuple[str, ...]) -> Image.Image:

@@ -78,6 +78,13 @@ def open_scaled(
     return image if channels == 3 else image.convert("L"), full
 
 
+def visible(image: Image.Image | Array) -> Image.Image:
+    """Return an image of any number of channels: the first three as RGB, or the first as grey."""
+    if isinstance(image, Image.Image):
+        return image
+    return Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0])
+
+
 def _is_npy(source: Any) -> bool:
     if isinstance(source, bytes):
         return source.startswith(_NPY_MARK)

@@ -20,6 +20,7 @@ from cassle_zoo.common.terminal import busy
 from cassle_zoo.features.explorer.spaces import (
     ReadImages,
     agreement,
+    displayed,
     feature_space,
     model_caption,
     open_extractors,
@@ -168,7 +169,7 @@ def run_demo(
 
     @cache
     def opened(place: int) -> Image.Image:
-        image = images[read.indices[place]].image()
+        image = displayed(images[read.indices[place]], extractors)
         return ImageOps.contain(image, (_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
 
     title = f"Nearest neighbours by {' and '.join(space.name for space in spaces)}"

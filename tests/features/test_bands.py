@@ -17,7 +17,9 @@ from cassle_zoo.cli.main import main
 from cassle_zoo.common.bands import ToBands
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.common.images import UnreadableImageError, to_rgb
+from cassle_zoo.features.explorer.page import explore
 from cassle_zoo.features.extract import extract_features
+from cassle_zoo.features.gallery import run_demo
 from cassle_zoo.features.transform import eval_transform
 
 PIXELS = np.random.default_rng(0).integers(0, 65536, (40, 32, 5), dtype=np.uint16)
@@ -61,6 +63,15 @@ def test_bands_keep_their_order_and_statistics(model: nn.Module) -> None:
     mean, std = (torch.tensor(config()[key]) for key in ("mean", "std"))
     expected = (torch.tensor([0, 0.2, 0.4, 0.6, 0.8]) - mean) / std
     torch.testing.assert_close(ready, expected[:, None, None].expand(5, 32, 32))
+
+
+def test_explore_and_demo_show_images_of_the_models_bands(model: nn.Module, tmp_path: Path) -> None:
+    for number in range(3):
+        np.save(tmp_path / f"{number}.npy", np.roll(PIXELS, number, axis=0))
+    inputs = sorted(tmp_path.glob("*.npy"))
+    assert explore(inputs, model).images == 3
+    outputs = run_demo(model, tmp_path / "demo", inputs)
+    assert (outputs.images, outputs.skipped) == (3, [])
 
 
 def test_other_bands_are_refused_or_left_out(model: nn.Module, tmp_path: Path) -> None:

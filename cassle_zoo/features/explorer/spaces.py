@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cassle_zoo.common.bands import open_channels, visible
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, UnknownNameError
+from cassle_zoo.common.images import Reduction
 from cassle_zoo.common.templates import encode_thumbnail
 from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.inputs import InputImage, Inputs, Skipped, nothing_read
@@ -146,7 +149,7 @@ def read_images(
     reduction = least if len(reductions) == len(extractors) else None
 
     def ready(item: InputImage) -> tuple[list[Tensor], str]:
-        image = item.image(reduction=reduction)
+        image = displayed(item, extractors, reduction)
         tensors = [
             transform(item.raw() if takes_bands(transform) else image) for transform in transforms
         ]
@@ -184,6 +187,20 @@ def read_images(
         thumbnails=thumbnails,
         skipped=left_out,
     )
+
+
+def displayed(
+    item: InputImage, extractors: Sequence[Extractor], reduction: Reduction | None = None
+) -> Image.Image:
+    """Return an image to look at; if all models take other bands than RGB, three of them, or one.
+
+    Raises:
+        UnreadableImageError: It cannot be read.
+    """
+    transforms: list[Any] = [extractor.transform for extractor in extractors]
+    if not all(map(takes_bands, transforms)):
+        return item.image(reduction=reduction)
+    return visible(open_channels(item.raw(), transforms[0].transforms[0].channels))
 
 
 def feature_space(name: str, features: Tensor, whitening: Whitening | None = None) -> Space:
