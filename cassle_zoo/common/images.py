@@ -98,13 +98,17 @@ def open_reduced(
     source: PathLike | bytes | BinaryIO | Image.Image,
     reduction: Reduction | None,
     value_range: ValueRange | None = None,
+    *,
+    name: str | None = None,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """Read an image as :func:`open_image` does; return it, and its full (width, height), upright.
+
+    Errors call it `name`, by default that of its file.
 
     Raises:
         UnreadableImageError: (a DataError) The image is missing, broken, too large or not an image.
     """
-    name = _describe(source)
+    name = name or _describe(source)
     # Decoders fed with broken files raise anything: struct.error, SyntaxError, IndexError, ...
     try:
         if isinstance(source, Image.Image):
@@ -278,10 +282,7 @@ def image_of(
     """
     name = name or _describe(value)
     if isinstance(value, str | os.PathLike | bytes | Image.Image):
-        try:
-            return open_image(value, value_range, reduction=reduction)
-        except UnreadableImageError as error:
-            raise UnreadableImageError(name, error.reason) from error
+        return open_reduced(value, reduction, value_range, name=name)[0]
     if isinstance(value, Tensor):
         if value.ndim == 3 and value.shape[0] > 4:
             shape = tuple(value.shape)

@@ -90,19 +90,12 @@ def _unknown_recipe(name: str) -> UnknownNameError:
     """Return the error for a name that is no recipe, with the nearest recipes."""
     archs = [*BACKBONES, *timm.list_models()]
     archs = [arch for arch in dict.fromkeys(archs) if is_arch(arch)]
-    # Its parts are compared one by one: as a whole most architectures are equally near.
     words = name.split("_")
-    guesses: list[tuple[float, str]] = []
-    for count in range(1, len(words)):
-        middle, ending = words[count], "_".join(words[count:])
-        is_cassle = bool(difflib.get_close_matches(middle, ["cassle"], cutoff=0.7))
-        ending = "_".join(words[count + 1 :]) if is_cassle else ending
-        methods = difflib.get_close_matches(ending, METHODS, n=1)
-        for arch in difflib.get_close_matches("_".join(words[:count]), archs, n=2):
-            for method in methods:
-                guess = f"{arch}_{'cassle_' if is_cassle else ''}{method}"
-                guesses.append((difflib.SequenceMatcher(None, name, guess).ratio(), guess))
-    best = [guess for _, guess in sorted(guesses, reverse=True)[:3]]
+    starts = ("_".join(words[:count]) for count in range(1, len(words)))
+    near = {arch for start in starts for arch in difflib.get_close_matches(start, archs, n=2)}
+    endings = [f"{cassle}{method}" for cassle in ("cassle_", "") for method in METHODS]
+    guesses = [f"{arch}_{ending}" for arch in sorted(near) for ending in endings]
+    best = difflib.get_close_matches(name, guesses, n=2, cutoff=0.86)
     hint = f" Did you mean {' or '.join(map(repr, best))}?" if best else ""
     return UnknownNameError(
         f"{name!r} is no recipe.{hint} A recipe is called ARCH_cassle_METHOD, or ARCH_METHOD for "
