@@ -78,7 +78,6 @@ def page_texts(
             "no main arm of the study is recorded; run `python -m benchmarks.study run`."
         )
     pairs = pairs_of(records, MAIN)
-    best = [best_of([r for r in records if r.arm == arm]) for arm in arms]
     courses = named_by_length(courses)
     question, _, found = findings.strip().partition("\n\n")
     variables = {
@@ -96,9 +95,7 @@ def page_texts(
         "every": [*arms, *arms_of(records, UNTRAINED)],
         "pairs": pairs,
         "verdicts": [f"{a} against {b}: {_verdict(records, a, b)}" for a, b in pairs],
-        "best_seeds": ", ".join(
-            f"{r.arm} seed {r.seed} ({100 * validation_score(r):.1f} %)" for r in best
-        ),
+        "best_seeds": _best_seeds(records, arms),
         "whitened": WHITENED,
         "methods": methods,
         "method_pairs": pairs_of(records, METHODS),
@@ -177,13 +174,19 @@ def _longer(records: Sequence[Record], courses: Sequence[Record]) -> dict[str, A
         return None
     trained = {(record.settings["name"], record.seed) for record in longer}
     short = named_by_length([r for r in main if (r.settings["name"], r.seed) in trained])
-    found = [*short, *longer]
+    found, arms = [*short, *longer], arms_of(longer, MAIN)
     return {
-        "arms": [*arms_of(short, MAIN), *arms_of(longer, MAIN)],
+        "arms": [*arms_of(short, MAIN), *arms],
+        "best": _best_seeds(longer, arms),
         "pairs": [*pairs_of(short, MAIN), *pairs_of(longer, MAIN)],
         "spreads": partial(spread_table, found),
         "differences": partial(difference_table, found),
     }
+
+
+def _best_seeds(records: Sequence[Record], arms: Sequence[str]) -> str:
+    best = [best_of([record for record in records if record.arm == arm]) for arm in arms]
+    return "; ".join(f"{r.arm}, seed {r.seed} ({100 * validation_score(r):.1f} %)" for r in best)
 
 
 def _setting(records: Sequence[Record]) -> dict[str, Any]:
