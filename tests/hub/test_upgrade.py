@@ -36,7 +36,7 @@ def old(tmp_path: Path) -> Path:
     [
         ("result.json", "eval/results/raw-pixels.json"),
         ("record.json", "benchmarks/study/records/resnet18_simclr-lr0_12-wd0_0001-seed0.json"),
-        ("model/config.json", "cassle_zoo/weights/resnet18_cassle_simclr.emoji64/config.json"),
+        ("model/config.json", "tests/hub/format_2_config.json"),
     ],
 )
 def test_the_committed_files_are_what_it_makes_of_those_of_0_1_0(

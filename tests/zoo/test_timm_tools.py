@@ -1,7 +1,9 @@
 """timm's own tools on our models: saving and loading with a classifier, pooling, meta device."""
 
 import dataclasses
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +129,12 @@ def test_pooling_at_test_time() -> None:
     assert pooled.eval()(images).shape == (2, 5)
 
 
-def test_the_pool_size_of_a_folder_of_an_earlier_version() -> None:
-    folder = bundled_folder(MODEL_SPECS["resnet18_cassle_simclr.emoji64"])
-    assert "pool_size" not in (folder / "config.json").read_text()
+def test_the_pool_size_of_a_folder_of_an_earlier_version(tmp_path: Path) -> None:
+    bundled = bundled_folder(MODEL_SPECS["resnet18_cassle_simclr.emoji64"])
+    folder = shutil.copytree(bundled, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    del config["pretrained_cfg"]["pool_size"]
+    (folder / "config.json").write_text(json.dumps(config))
     model: Any = cassle_zoo.create_model(f"local-dir:{folder}", pretrained=True)
     assert model.pretrained_cfg["pool_size"] == (2, 2)
 
