@@ -9,7 +9,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -238,8 +237,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     if arguments.dry_run:
         dry_run(arguments.config, report=functools.partial(print, flush=True))
         return ExitStatus.OK
-    # To Path, an empty name, as of an unset variable of the shell, is the current folder.
-    if arguments.out is None or "--out=" in argv or ("--out", "") in pairwise(argv):
+    if arguments.out is None:
         raise ConfigError("pass --out DIR, the folder for the run's files.")
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:

@@ -29,6 +29,14 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("completion powershell", "invalid choice", "'powershell'", "choose from"),
     ("upgrade absent", "does not exist", "absent", "give a file or a folder"),
     ("upgrade notes.txt", "not written by cassle-zoo", "notes.txt", "give a file or folder that"),
+    # an empty path, of every command
+    (f"train {OURS} --data images --out ''", "empty", "--out", "write '.'"),
+    (f"train {OURS} --data images --out=", "empty", "--out", "write '.'"),
+    (f"{TRAIN} --data ''", "empty", "--data", "write '.'"),
+    (f"{EVAL} -o ''", "empty", "-o", "write '.'"),
+    (f"eval knn {OURS} --data= --dataset folder", "empty", "--data", "write '.'"),
+    (f"features {OURS} images --output ''", "empty", "--output", "write '.'"),
+    ("demo images -o ''", "empty", "-o", "write '.'"),
     # info
     ("info", "required", "name", "cassle-zoo info --help"),
     ("info resnet18_casle_simclr", "Unknown model", "'resnet18_casle_simclr'", f"mean '{OURS}'"),
