@@ -278,6 +278,10 @@ class ConditionedProjector(
             raise
         except json.JSONDecodeError as error:
             raise ModelFolderError(f"config.json of {name} is damaged: {error}.") from error
+        except AttributeError as error:
+            if error.name != "items":  # huggingface_hub expects an object in config.json
+                raise
+            raise ModelFolderError(f"config.json of {name} is not a JSON object.") from error
         except SafetensorError as error:
             raise ModelFolderError(f"model.safetensors of {name} is damaged: {error}.") from error
         except HFValidationError:

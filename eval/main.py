@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
+from cassle_zoo.common.devices import pick_device
 from cassle_zoo.common.errors import (
     CassleZooError,
     ConfigError,
@@ -227,10 +228,12 @@ def _native(dataset: str) -> int | None:
 def _find(
     arguments: Arguments[Any], models: Sequence[str], sizes: Mapping[str, int | None]
 ) -> dict[str, Callable[[], FeatureSource]]:
-    """Find the models, and check output and cache, before anything is computed.
+    """Find the models, and check device and cache, before anything is computed.
 
     Networks are built one after the other, so that only one is in memory.
     """
+    if arguments.compute.device is not None:
+        pick_device(arguments.compute.device)
     openers = {}
     for model in models:
         with _naming(model, among=models):

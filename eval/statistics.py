@@ -145,12 +145,18 @@ def permutation_test(
 
     Returns:
         In (0, 1]. With random swaps the measured assignment counts too (Phipson and Smyth, 2010).
+
+    Raises:
+        DataError: If the shapes differ, there are fewer than two images (with strata: in any
+            class), or values are not finite.
+        ConfigError: If `draws` is out of range.
     """
     if first.shape != second.shape or not len(first):
         raise DataError(
             f"paired values must have one shape, got {tuple(first.shape)} and "
             f"{tuple(second.shape)}."
         )
+    _check_draws(draws)
     one, two = _Table(first, strata), _Table(second, strata)
     exact = len(first) <= math.log2(draws)
     total = 2 ** len(first) if exact else draws
@@ -170,6 +176,11 @@ def permutation_test(
         reached += int((found.abs() >= enough).sum())
         count += size
     return reached / total if exact else (reached + 1) / (total + 1)
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 1:
+        raise ConfigError(f"draws must be at least 1, got {draws}.")
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -312,8 +323,7 @@ class _Table:
 
     def resampled_means(self, draws: int, generator: torch.Generator) -> Tensor:
         """Return column means (draws, M) of resamples."""
-        if draws < 1:
-            raise ConfigError(f"draws must be at least 1, got {draws}.")
+        _check_draws(draws)
         found, n = [], len(self.columns)
         step = max(1, _RESAMPLED // n)
         one = torch.ones(1, 1, dtype=torch.float64)

@@ -110,6 +110,9 @@ def test_damaged_folders_are_refused(projector: ConditionedProjector, tmp_path: 
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelFolderError, match=r"config\.json of .* is damaged"):
         ConditionedProjector.from_pretrained(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ModelFolderError, match=r"config\.json of .* is not a JSON object"):
+        ConditionedProjector.from_pretrained(folder)
     (folder / "config.json").unlink()
     with pytest.raises(ModelFolderError, match=r"no config\.json"):
         ConditionedProjector.from_pretrained(folder)

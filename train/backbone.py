@@ -57,6 +57,13 @@ def backbone_width(arch: str, size: int, channels: int = 3, local_size: int | No
     return feature_width(timm_arch, args, (channels, size, size))
 
 
+@functools.lru_cache
+def has_batch_norm(arch: str, size: int) -> bool:
+    """Return whether a network has BatchNorm; the arguments are those of `backbone_width`."""
+    network = without_weights(*resolve_arch(arch, size))
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+
+
 def _any_size(timm_arch: str, size: int, local_size: int | None) -> dict[str, Any]:
     """Return the arguments that make a network of fixed input size take another size as well."""
     cfg = timm.get_pretrained_cfg(timm_arch)

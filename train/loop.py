@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.faults import locked, stop_signals
-from cassle_zoo.common.files import remove_partials
+from cassle_zoo.common.files import named_path, remove_partials
 from cassle_zoo.common.terminal import busy
 from cassle_zoo.records import FINAL_FOLDER, SNAPSHOTS_FOLDER, snapshot_folder
 from cassle_zoo.train import init
@@ -52,9 +52,9 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         command: The command line that started the run, for the model card.
 
     Raises:
-        ConfigError: If `out` holds a run with other settings or images, or a finished one without
-            checkpoints, or is used by another process, or the processes of `torchrun` differ in
-            settings or images.
+        ConfigError: If `out` is empty, or holds a run with other settings or images, or a finished
+            one without checkpoints, or is used by another process, or the processes of `torchrun`
+            differ in settings or images.
         DataError: If there are no images, or too many that cannot be read.
         NonFiniteLossError: If the loss becomes NaN or infinite.
         NotEnoughMemoryError: If the memory of the machine or a GPU is exhausted.
@@ -62,7 +62,7 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
         ModelFolderError: If all checkpoints are damaged.
         ProcessLostError: If another process, or the network to it, is gone.
     """
-    out = Path(out)
+    out = named_path(out, "out")
     final = out / FINAL_FOLDER
     with (
         translate_errors(out, config.optim.batch_size),

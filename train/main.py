@@ -9,7 +9,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +22,12 @@ from cassle_zoo.common.terminal import busy, printable
 from cassle_zoo.records import FINAL_FOLDER
 from cassle_zoo.specs import BACKBONES
 from cassle_zoo.train import augment_options, init
+from cassle_zoo.train.backbone import has_batch_norm
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.dry_run import dry_run
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import METHODS
+from cassle_zoo.train.methods.dino import DINOConfig
 from cassle_zoo.train.preview import write_preview
 from cassle_zoo.train.recipes import ADAPT, RECIPES, find_recipe, shortened
 from cassle_zoo.zoo.names import last_part, public_name
@@ -109,6 +110,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     config = dataclasses.replace(config, name=_name(arguments, recipe.config, argv), data=data)
     for flag, reason in _idle(config, argv):
         _note(f"{flag} does nothing, because {reason}.")
+    for note in _misfits(config, recipe.config, argv):
+        _note(note)
     result: Arguments = dataclasses.replace(arguments, config=config)
     return result
 
@@ -142,6 +145,7 @@ def _idle(config: TrainConfig, argv: Sequence[str]) -> Iterator[tuple[str, str]]
         ("conditioning.width", no_encoder, f"conditioning.mode is {mode}"),
         ("conditioning.descriptors", plain and descriptors, "conditioning.mode is none"),
         ("method.hidden_features", config.method.depth == 1, "method.depth is 1"),
+        ("optim.backbone_bn", not _has_batch_norm(config), f"{config.arch} has no BatchNorm"),
         ("optim.momentum", not has_momentum, f"{optimizer} has no momentum"),
         ("run.monitor_samples", config.run.monitor_every == 0, "run.monitor_every is 0"),
         ("views.local.", config.views.local.count == 0, "views.local.count is 0"),
@@ -156,6 +160,29 @@ def _idle(config: TrainConfig, argv: Sequence[str]) -> Iterator[tuple[str, str]]
         for start, idle, reason in rules:
             if idle and name.startswith(start):
                 yield flag, reason
+
+
+def _misfits(config: TrainConfig, preset: TrainConfig, argv: Sequence[str]) -> Iterator[str]:
+    """Yield what is probably not meant: settings of a recipe that the others do not fit."""
+    optim, usual = config.optim, preset.optim
+    same = (optim.optimizer, optim.base_lr) == (usual.optimizer, usual.base_lr)
+    if same and _has_batch_norm(preset) and not _has_batch_norm(config):
+        own = config.derived_name().partition(".")[0] + ADAPT * argv[0].endswith(ADAPT)
+        yield (
+            f"optim.optimizer {optim.optimizer} and optim.base_lr {optim.base_lr:g} are the "
+            f"recipe's for {preset.arch}, and {config.arch}, without BatchNorm, needs others; "
+            f"`cassle-zoo train {own}` has them."
+        )
+    method = config.method
+    if isinstance(method, DINOConfig) and method.freeze_last_layer_epochs >= optim.epochs:
+        yield (
+            "DINO's prototypes will not learn, because method.freeze_last_layer_epochs is "
+            f"{method.freeze_last_layer_epochs:g} and optim.epochs {optim.epochs}; lower the first."
+        )
+
+
+def _has_batch_norm(config: TrainConfig) -> bool:
+    return has_batch_norm(config.arch, config.augment.size)
 
 
 def _unnamed(config: TrainConfig) -> TrainConfig:
@@ -238,8 +265,7 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
     if arguments.dry_run:
         dry_run(arguments.config, report=functools.partial(print, flush=True))
         return ExitStatus.OK
-    # To Path, an empty name, as of an unset variable of the shell, is the current folder.
-    if arguments.out is None or "--out=" in argv or ("--out", "") in pairwise(argv):
+    if arguments.out is None:
         raise ConfigError("pass --out DIR, the folder for the run's files.")
     result = train(arguments.config, arguments.out, command=public_command(argv))
     if not result.finished:

@@ -122,8 +122,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> ExitStatus:
     """Extract and save features; name the images that were left out."""
+    from cassle_zoo.common.devices import device_of_process, pick_device
     from cassle_zoo.common.images import limit_pixels
 
+    args.device = device_of_process(args.device, "--device")
+    if args.device is not None:
+        pick_device(args.device)
     if args.max_pixels is not None:
         limit_pixels(args.max_pixels)
     if args.output.endswith("/") or os.path.isdir(args.output):
@@ -202,7 +206,6 @@ def _open(args: argparse.Namespace) -> "tuple[Inputs, list[Skipped]]":
 
 
 def _extractor(args: argparse.Namespace) -> "Extractor":
-    from cassle_zoo.common.devices import device_of_process
     from cassle_zoo.features.extract import Extractor
 
     with busy(f"loading {args.model}"):
@@ -210,7 +213,7 @@ def _extractor(args: argparse.Namespace) -> "Extractor":
             args.model,
             outputs=args.outputs,
             precision=args.precision,
-            device=device_of_process(args.device, "--device"),
+            device=args.device,
             dtype=args.dtype,
             value_range=args.value_range,
             decode=args.decode,

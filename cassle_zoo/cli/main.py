@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cassle_zoo.accel.allocator import keep_freed_memory
 from cassle_zoo.cli import (
@@ -23,12 +24,13 @@ from cassle_zoo.cli import (
     whiten,
 )
 from cassle_zoo.cli.parsing import CommandParser
-from cassle_zoo.common.errors import CassleZooError, DataError, HubError
+from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError, HubError
 from cassle_zoo.common.exit_status import ExitStatus, all_statuses
 from cassle_zoo.common.hub_client import redacted
 from cassle_zoo.common.terminal import busy, printable, warnings_shown
 from cassle_zoo.version import __version__
 
+_PATHS = ("-o", "--out", "--output", "--data", "--cache")
 _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
 
 
@@ -122,6 +124,11 @@ def _main(arguments: list[str]) -> ExitStatus:
 
 
 def _run(arguments: list[str]) -> ExitStatus:
+    # To Path, an empty name, as of an unset variable of the shell, is the current folder.
+    for word, value in pairwise([*arguments, "-"]):
+        option, equals, own = word.partition("=")
+        if option in _PATHS and not (own if equals else value):
+            raise ConfigError(f"{option} is empty; write '.' if you mean the current folder.")
     # These two have options defined by the settings of the trainer and the evaluators.
     if arguments[:1] in (["train"], ["eval"]):
         _set_colours_of_tyro()

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +75,14 @@ class _ListNames(argparse.Action):
 
 def run(args: argparse.Namespace) -> ExitStatus:
     """Reproduce, print a table, and return the exit status."""
+    from cassle_zoo.common.devices import pick_device
+
     if args.tolerance is not None and not args.tolerance >= 0:
         raise ConfigError(f"--tolerance must be at least 0, got {args.tolerance}.")
     if args.threads is not None and args.threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {args.threads}.")
+    if args.device is not None:
+        pick_device(args.device)
     recorded = find_recorded(args.name)
     check_folder(args.output, "-o")
     found = reproduce(
@@ -148,8 +153,8 @@ def reproduce(
         device: Such as `cpu` or `cuda:0`; by default a GPU if there is one.
 
     Returns:
-        The result, also written to `out/result.json`, which a later call reads; `None` if a
-        signal stopped the training.
+        The result, also written to `out/result.json`, which a later call reads, whatever its
+        settings; `None` if a signal stopped the training.
 
     Raises:
         ConfigError: If the recipe is no longer the one that the weights were trained with, the
@@ -179,6 +184,11 @@ def reproduce(
         found = Result.load(path)
         if (found.model.name, found.data.sha256) != (name, images.sha256):
             raise ConfigError(f"{path} is not a result of {name}; use another output folder.")
+        print(
+            f"note: {path} is of an earlier call, whose settings it has; for a new one use another "
+            "output folder",
+            file=sys.stderr,
+        )
         return found
     command = f"cassle-zoo reproduce {name} --data {data.name} -o OUT"
     source, seed = name, recorded.seed

@@ -58,6 +58,21 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
             partial.unlink()
 
 
+def named_path(path: str | os.PathLike[str], name: str) -> Path:
+    """Return a path that is not empty, since to `Path` that would be the current folder.
+
+    Args:
+        path: The path.
+        name: The argument that gives it, for the message.
+
+    Raises:
+        ConfigError: If it is empty.
+    """
+    if not os.fspath(path):
+        raise ConfigError(f"{name} is empty; write '.' if you mean the current folder.")
+    return Path(path)
+
+
 def expand_home(path: str | Path) -> Path:
     """Return a path with a leading `~` or `~USER` replaced by that user's home folder.
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange, image_of
+from cassle_zoo.data.tables import TABLES
 from cassle_zoo.features.places import (
     Files,
     Items,
@@ -161,7 +162,8 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
 
     Raises:
         DataError: A file or folder does not exist.
-        ConfigError: An object is of an unknown type.
+        ConfigError: An object is of an unknown type, or nothing in the inputs has columns but one
+            is given.
     """
     if isinstance(inputs, Inputs):
         return inputs, []
@@ -184,11 +186,22 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
             column = image_column(inputs, column)
         return Inputs([Items("dataset", inputs, column or "image")]), skipped
 
+    has_columns = not _is_plain(inputs)
+
     def find(path: str | os.PathLike[str]) -> list[Source]:
-        return find_images(path, lambda name, why: skipped.append(Skipped(name, why)), column)
+        nonlocal has_columns
+        found = find_images(path, lambda name, why: skipped.append(Skipped(name, why)), column)
+        is_table = os.fspath(path).lower().endswith(TABLES)
+        has_columns |= is_table or any(isinstance(source, Items) for source in found)
+        return found
 
     for index, value in enumerate(_values_of(inputs, column or "image")):
         _expand(f"input[{index}]", value, sources, find)
+    if column is not None and not has_columns:
+        raise ConfigError(
+            f"column {column!r}: none of the inputs is a table (.csv, .tsv) or a dataset, which "
+            "have columns; leave out --column (column=)."
+        )
     return Inputs(sources), skipped
 
 
@@ -255,10 +268,15 @@ def _is_single(value: Any) -> bool:
     return isinstance(value, str | bytes | os.PathLike | Mapping | Tensor | Image.Image | IOBase)
 
 
+def _is_plain(inputs: Any) -> bool:
+    """Return whether an input is an image, a path, or a list of these, not of labelled items."""
+    return _is_single(inputs) or isinstance(inputs, list | tuple | Iterator | np.ndarray)
+
+
 def _values_of(inputs: Any, column: str) -> Iterable[Any]:
     if _is_single(inputs) or not isinstance(inputs, Iterable):
         return [inputs]
-    if isinstance(inputs, list | tuple | Iterator | np.ndarray):
+    if _is_plain(inputs):
         return inputs
     # Perhaps a dataset, whose items have labels.
     return (without_label(value, column) for value in inputs)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cassle_zoo.common.devices import autocast_dtype
 from cassle_zoo.common.errors import ConfigError, DataError, StorageError, unknown_name
 from cassle_zoo.common.faults import locked, stop_signals, translate_errors
+from cassle_zoo.common.files import named_path
 from cassle_zoo.common.workers import check_shared_memory
 from cassle_zoo.features import parts
 from cassle_zoo.features.extract import ExtractedBatch, Extractor, FeatureSet, check_batches
@@ -122,7 +123,7 @@ def extract_to_folder(
         raise ConfigError(
             f"the extractor is a {type(extractor).__name__}; give cassle_zoo.Extractor(MODEL)."
         )
-    folder = Path(folder)
+    folder = named_path(folder, "folder")
     report = report or partial(print, file=sys.stderr)
     _check(kind, part_images, part, batch_size, num_workers)
     own, of = part

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cassle_zoo.common.errors import ModelFolderError
-from cassle_zoo.common.files import to_json
+from cassle_zoo.common.files import named_path, to_json
 from cassle_zoo.store.folder import (
     CARD_FILE,
     CONFIG_FILE,
@@ -238,8 +238,9 @@ def save_model_folder(
         ModelFolderError: If the folder is not empty (and `overwrite` is not set, or it holds files
             that do not belong to a model folder), a weight is not finite or too large for `dtype`,
             or the configuration is invalid.
+        ConfigError: If `folder` is empty.
     """
-    folder = Path(folder).resolve()
+    folder = named_path(folder, "the output folder").resolve()
     states = {MODEL_FILE: backbone_state}
     if projector is not None:
         states[PROJECTOR_FILE] = projector.state_dict()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cassle_zoo.common.errors import DataError
+from cassle_zoo.data.listing import walk
 from cassle_zoo.eval.scores import SCORES_FILE, ScoreFile
 from cassle_zoo.records import OF_THE_MODEL, MeasuredData, Result
 
@@ -82,7 +83,8 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
     """Read recorded results.
 
     Args:
-        paths: JSON files, and folders that are searched for them at any depth.
+        paths: JSON files, and folders that are searched for them at any depth, but not in hidden
+            folders.
 
     Returns:
         The results in the order of their files, and a sentence for each that cannot be read.
@@ -97,7 +99,7 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
                 f"{path}: no such file or folder of results; `cassle-zoo eval TASK MODEL... -o "
                 "FOLDER` records some."
             )
-        files += sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        files += _json_files(path) if path.is_dir() else [path]
     entries, problems = [], []
     for file in dict.fromkeys(file.resolve() for file in files):
         try:
@@ -114,6 +116,11 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
             f"records some. {' '.join(problems)}"
         )
     return entries, problems
+
+
+def _json_files(folder: Path) -> list[Path]:
+    found = walk(str(folder), set())
+    return sorted(Path(below, n) for below, names in found for n in names if n.endswith(".json"))
 
 
 def compare(entries: Sequence[Entry]) -> list[Comparison]:

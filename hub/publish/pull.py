@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from cassle_zoo.common.errors import ConfigError, ModelFolderError
-from cassle_zoo.common.files import expand_home
+from cassle_zoo.common.files import expand_home, named_path
 from cassle_zoo.store.folder import ALLOWED_FILES, check_target, new_folder
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, resolve
 
@@ -60,7 +60,7 @@ def pull(
         ChecksumError: If a file is not the published one.
         ModelFolderError: If a file is missing or invalid, or `output` holds other files.
     """
-    target = None if output is None else Path(output).resolve()
+    target = None if output is None else named_path(output, "the output folder").resolve()
     if target is not None:
         check_target(target, overwrite=force)
     source = resolve(model_name(name), force=force).folder

@@ -29,6 +29,14 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("completion powershell", "invalid choice", "'powershell'", "choose from"),
     ("upgrade absent", "does not exist", "absent", "give a file or a folder"),
     ("upgrade notes.txt", "not written by cassle-zoo", "notes.txt", "give a file or folder that"),
+    # an empty path, of every command
+    (f"train {OURS} --data images --out ''", "empty", "--out", "write '.'"),
+    (f"train {OURS} --data images --out=", "empty", "--out", "write '.'"),
+    (f"{TRAIN} --data ''", "empty", "--data", "write '.'"),
+    (f"{EVAL} -o ''", "empty", "-o", "write '.'"),
+    (f"eval knn {OURS} --data= --dataset folder", "empty", "--data", "write '.'"),
+    (f"features {OURS} images --output ''", "empty", "--output", "write '.'"),
+    ("demo images -o ''", "empty", "-o", "write '.'"),
     # info
     ("info", "required", "name", "cassle-zoo info --help"),
     ("info resnet18_casle_simclr", "Unknown model", "'resnet18_casle_simclr'", f"mean '{OURS}'"),
@@ -76,7 +84,12 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"{FEATURES} --dtype int8", "Unknown dtype", "'int8'", "float16, float32"),
     (f"{FEATURES} --precision fp64", "Unknown precision", "'fp64'", "auto, bf16, fp32"),
     (f"{FEATURES} --decode slow", "Unknown decode", "'slow'", "exact, fast"),
-    (f"{FEATURES} --device gpu7", "cannot be used", "'gpu7'", "this machine has: cpu"),
+    (
+        f"features {OURS} absent -o o.npz --device gpu7",
+        "cannot be used",
+        "'gpu7'",
+        "this machine has: cpu",
+    ),
     (f"{FEATURES} --batch-size 0", "at least", "batch_size=0", "1 and 0"),
     (f"{FEATURES} --batch-size many", "is not a whole number", "'many'", "features --help"),
     (f"{FEATURES} --batchsize 8", "unrecognized", "--batchsize", "Did you mean --batch-size"),
@@ -111,6 +124,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     ("explore images -o x.html --neighbours 0", "neighbours", "=0", "expected at least 1"),
     ("explore images -o x.html --port 8000", "of --serve", "8000", "or leave it out"),
     ("explore images --serve --port 70000", "cannot be used", "70000", "Pass another one"),
+    ("explore absent -o x.html --device gpu7", "cannot be", "'gpu7'", "this machine has: cpu"),
     ("explore absent -o x.html", "Cannot open", "'absent'", "give the path"),
     # train
     ("train", "name a recipe", "first", "cassle-zoo train --help"),
@@ -152,6 +166,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (EVAL.replace(OURS, "random-init:resnet81"), "Unknown", "'resnet81'", "mean 'resnet18'"),
     (EVAL.replace(OURS, "features:absent.npz"), "no file", "absent.npz", "`cassle-zoo features`"),
     (f"{EVAL} --k 0", "k must be", "got 0", "at least 1"),
+    (f"eval knn {OURS} --data absent --device gpu7", "be used", "'gpu7'", "machine has: cpu"),
     (f"{EVAL} --k x", "invalid", "'x'", "--k INT"),
     (f"{EVAL} --kk 3", "Unrecognized", "--kk", "Perhaps you meant"),
     (
@@ -201,6 +216,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (REPRODUCE, "no metadata.csv", "images", "build it with"),
     ("reproduce raw-pixels --data images -o notes.txt", "be written", "'notes.txt'", "with -o"),
     (f"{REPRODUCE} --tolerance -1", "--tolerance must be", "got -1.0", "at least 0"),
+    (f"{REPRODUCE} --device gpu7", "cannot be used", "'gpu7'", "this machine has: cpu"),
     (f"{REPRODUCE} --threads 0", "--threads must be", "got 0", "at least 1"),
 ]
 

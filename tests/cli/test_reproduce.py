@@ -79,6 +79,16 @@ def test_a_training_is_reproduced_bit_for_bit(
     assert "14 of 15 numbers agree" in shown
 
 
+def test_an_earlier_result_is_said_to_be_one(
+    result: Result, emoji_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = MeasuredData(name="emoji64", sha256=open_data("emoji64", emoji_folder).sha256)
+    result = dataclasses.replace(result, data=data)
+    result.save(tmp_path / "result.json")
+    assert reproduce.reproduce(result, tmp_path, emoji_folder, threads=2, device="cpu") == result
+    assert "result.json is of an earlier call" in capsys.readouterr().err
+
+
 def test_other_data_are_refused(result: Result, emoji_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not the data of the recorded result"):
         reproduce.reproduce(result, tmp_path, emoji_folder)

@@ -241,6 +241,8 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ConfigError, match=r"level must be between 0 and 1, got 1\.5"):
         bootstrap(x, generator=generator(), level=1.5)
     with pytest.raises(ConfigError, match="draws must be at least 1, got 0"):
+        st.permutation_test(x, x, generator=generator(), draws=0)
+    with pytest.raises(ConfigError, match="draws must be at least 1, got 0"):
         bootstrap(x, generator=generator(), draws=0)
     with pytest.raises(DataError, match=r"one shape, got \(5, 1\) and \(4, 1\)"):
         st.permutation_test(x, x[:4], generator=generator())

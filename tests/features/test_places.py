@@ -15,6 +15,7 @@ import fsspec
 import pytest
 import torch
 from builders import encoded, image_folder, make_image, write_tar
+from PIL import Image
 from small_models import make_model, reference
 from start_methods import FORKS
 
@@ -121,8 +122,21 @@ def test_columns_of_lists(root: Path) -> None:
         expand_inputs(root / "l.csv")
     with pytest.raises(ConfigError, match="no column 'foto'"):
         expand_inputs(root / "l.csv", "foto")
-    inputs, _ = expand_inputs(root / "l.csv", "photo")
-    assert names_of(inputs, root) == ["images/a.png"]
+    for given in (root / "l.csv", [root / "images", str(root / "*.csv")]):
+        inputs, _ = expand_inputs(given, "photo")
+        assert names_of(inputs, root)[-1] == "images/a.png"
+
+
+@pytest.mark.parametrize(
+    "given", ["images", ["images", "images/a.png"], [Image.new("RGB", (8, 8))]]
+)
+def test_a_column_of_what_has_none_is_refused(
+    root: Path, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    expand_inputs(given)
+    with pytest.raises(ConfigError, match=r"column 'photo': none .* leave out --column"):
+        expand_inputs(given, "photo")
 
 
 def test_no_row_of_a_list_is_lost_silently(root: Path) -> None:

@@ -409,6 +409,14 @@ def test_a_model_is_no_extractor(images: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_an_empty_path_is_not_the_current_folder(
+    extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="folder is empty"):
+        extract_to_folder(extractor, images, "")
+
+
 def test_large_outputs_make_small_parts() -> None:
     outputs = {"tokens": torch.empty(1, 196, 768)}
     found = to_folder._default_part_images(outputs, 64)

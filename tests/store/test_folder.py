@@ -10,9 +10,15 @@ import torch
 from tiny_model_folder import tiny_contents
 
 from cassle_zoo.common.devices import peak_bytes
-from cassle_zoo.common.errors import ChecksumError, ModelFolderError
+from cassle_zoo.common.errors import ChecksumError, ConfigError, ModelFolderError
 from cassle_zoo.common.files import sha256
-from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE, read_config, verify_files
+from cassle_zoo.hub.publish.pull import pull
+from cassle_zoo.store.folder import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    read_config,
+    verify_files,
+)
 from cassle_zoo.store.tensors import read_tensors, save_model_folder, tensor_names
 from cassle_zoo.zoo.create import create_projector
 
@@ -215,6 +221,16 @@ def test_verify_files(tmp_path: Path) -> None:
 def test_hashes_of_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelFolderError, match="not a plain file name"):
         verify_files(tmp_path, {name: "0" * 64})
+
+
+def test_an_empty_path_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="the output folder is empty"):
+        pull("resnet18_cassle_simclr", "")
+    with pytest.raises(ConfigError, match="the output folder is empty"):
+        save_model_folder("", config={}, backbone_state={}, projector=None, overwrite=True)
 
 
 def test_as_many_means_as_channels(contents: dict[str, Any], tmp_path: Path) -> None:

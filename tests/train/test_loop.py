@@ -230,6 +230,15 @@ def test_weights_that_are_not_finite_are_not_stored(
     assert_same_weights(tmp_path / "run", undisturbed)
 
 
+def test_an_empty_path_is_not_the_current_folder(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="out is empty"):
+        loop.train(config, "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_settings_are_refused(config: TrainConfig, finished: Path) -> None:
     other = change(config, "optim", epochs=3)
     with pytest.raises(ConfigError, match=r"optim.epochs: 2 there, 3 now"):

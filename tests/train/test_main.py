@@ -7,6 +7,7 @@ import timm
 from timm.models import save_for_hf
 
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
+from cassle_zoo.train import init
 from cassle_zoo.train.loop import TrainResult
 from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods.augself import AugSelfConfig
@@ -254,14 +255,36 @@ def test_a_baseline_has_no_omega(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("resnet18_cassle_simclr.adapt --init resnet18 --optim.backbone-bn eval", ""),
+        ("vit_small_simclr --optim.backbone-bn eval", "vit_small has no BatchNorm"),
+        ("resnet18_simclr --arch convnext_atto", "`cassle-zoo train convnext_atto_simclr` has"),
+        ("resnet18_cassle_simclr.emoji64 --arch vit_small", "train vit_small_cassle_simclr` has"),
+        ("resnet18_simclr --arch resnet34", ""),
+        ("resnet18_simclr --arch vit_small --optim.optimizer adamw --optim.base-lr 1e-4", ""),
+        ("resnet18_cassle_dino --optim.epochs 1", "prototypes will not learn"),
+        ("resnet18_dino --optim.epochs 1 --method.freeze-last-layer-epochs 0.5", ""),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(
+    line: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(init, "with_own_preprocessing", lambda config, *_: config)
+    parse(line.split())
+    notes = capsys.readouterr().err.split("\n")
+    wrong = [own for own in notes if own and "instead of the recipe's" not in own]
+    assert len(wrong) == bool(said)
+    assert not said or said in wrong[0]
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--out", ""], "pass --out DIR"),
-        (["--out="], "pass --out DIR"),
         (["--data", "a", "--data.root", "b"], "'a' and --data.root 'b' are the same setting"),
         (["--dry-run", "--preview", "p.html"], "--preview and --dry-run are done instead of a run"),
     ],
 )
-def test_flags_that_exclude_each_other_or_are_empty(argv: list[str], message: str) -> None:
+def test_flags_that_exclude_each_other(argv: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run_from_cli(["resnet18_simclr", *argv])

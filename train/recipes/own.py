@@ -21,16 +21,15 @@ import difflib
 from typing import Any
 
 import timm
-from torch import nn
 
 from cassle_zoo.common.errors import UnknownNameError
 from cassle_zoo.common.workers import usable_workers
 from cassle_zoo.specs import BACKBONES
+from cassle_zoo.train.backbone import has_batch_norm
 from cassle_zoo.train.config import DataConfig, OptimConfig, TrainConfig
 from cassle_zoo.train.methods import METHODS, MethodConfig
 from cassle_zoo.train.recipes.recipe import Recipe
-from cassle_zoo.zoo.names import is_arch, resolve_arch
-from cassle_zoo.zoo.width import without_weights
+from cassle_zoo.zoo.names import is_arch
 
 _SIZE = 224
 _SGD = OptimConfig(epochs=100, batch_size=128, base_lr=0.12, warmup_epochs=5)
@@ -104,12 +103,9 @@ def _unknown_recipe(name: str) -> UnknownNameError:
 
 
 def _config(arch: str, method: MethodConfig) -> TrainConfig:
-    timm_arch, args = resolve_arch(arch, _SIZE)
-    with_norm = any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for module in without_weights(timm_arch, args).modules()
-    )
-    optim = dataclasses.replace(_SGD, **_OPTIM.get(method.name, {})) if with_norm else _ADAMW
+    optim = _ADAMW
+    if has_batch_norm(arch, _SIZE):
+        optim = dataclasses.replace(_SGD, **_OPTIM.get(method.name, {}))
     return TrainConfig(
         arch=arch,
         method=method,

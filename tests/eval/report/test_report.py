@@ -477,6 +477,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     result(files=["gone.png"]).save(tmp_path / "good.json")
     (tmp_path / "old.json").write_text('{"schema": 0}')
     (tmp_path / "torn.json").write_text("{")
+    for hidden in (".cache/torn.json", ".git/objects/torn.json", "._torn.json"):
+        (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / hidden).write_text("{")
     entries, problems = read_entries([tmp_path])
     assert [entry.label for entry in entries] == ["model"]
     assert [problem.split()[0] for problem in problems] == ["gone.png,", "old.json", "torn.json"]
