@@ -121,6 +121,8 @@ def open_reduced(
         elif isinstance(source, str | os.PathLike):
             check_regular_file(source)
         with Image.open(source, formats=readable_formats()) as image:
+            # Pillow maps named files into memory, by the wrong width if a TIFF is to be rotated.
+            image.filename = ""
             full = image.size
             if reduction is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
                 _decode_reduced(image, reduction(*full))
@@ -132,6 +134,8 @@ def open_reduced(
         text = (
             f"a TIFF file of {bands} bands, where RGB is needed: save three of them as RGB, or use "
             f"a model of {bands} channels"
+            if bands not in (1, 3)
+            else "a TIFF file of a kind that Pillow cannot read: save it with 8 bits per band"
         )
         raise UnreadableImageError(name, text if bands else why_unreadable(error)) from error
     except Exception as error:

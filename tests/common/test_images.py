@@ -68,6 +68,26 @@ def test_exif_rotation_is_applied_once(tmp_path: Path) -> None:
     assert open_image(image).size == (6, 8)
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "CMYK", "RGBA"])
+def test_rotation_of_tiff_files_that_pillow_maps_into_memory(tmp_path: Path, mode: str) -> None:
+    image = red_and_blue().convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(image, tmp_path / "a.tif", exif=exif)
+    expected = to_rgb(image.transpose(Image.Transpose.ROTATE_270))
+    assert open_image(path).tobytes() == expected.tobytes()
+
+
+def test_a_tiff_of_floats_is_not_told_that_rgb_is_needed() -> None:
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((4, 5, 3), np.float32), photometric="rgb")
+    with pytest.raises(UnreadableImageError, match="save it with 8 bits per band"):
+        open_image(file.getvalue())
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     path = saved(red_and_blue(), tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
