@@ -119,15 +119,6 @@ class RunExport:
         write_json(folder / EXPORT_FILE, values, sync=sync)
 
     @classmethod
-    def load(cls, run: Path) -> Self:
-        """Read the export of the finished run in a folder.
-
-        Raises:
-            ModelFolderError: See :meth:`read`.
-        """
-        return cls.read(run / FINAL_FOLDER)
-
-    @classmethod
     def read(cls, folder: Path) -> Self:
         """Read `export.json` in a folder.
 

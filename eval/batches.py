@@ -16,6 +16,7 @@ from cassle_zoo.common.images import UnreadableImageError, to_rgb
 from cassle_zoo.common.seeds import seed_of
 from cassle_zoo.common.workers import share_batch
 from cassle_zoo.features.inference import ADVICE
+from cassle_zoo.features.reader import unchanged
 
 Collate = Callable[[list[Any]], Any]
 Draw: TypeAlias = tuple[int, int]
@@ -78,7 +79,7 @@ def read_batches(
         _Batches(dataset, collate),
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_unchanged,
+        collate_fn=unchanged,
         worker_init_fn=worker_setup(),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise the loader would advance the global one
@@ -171,7 +172,3 @@ class _Batches(Dataset[Any]):
             return share_batch(self.collate([self.dataset[key] for key in keys]))
         except (DataError, NotEnoughMemoryError) as error:
             return error
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

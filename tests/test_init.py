@@ -119,7 +119,17 @@ def test_an_unknown_attribute_is_an_attribute_error() -> None:
         "from timm import models",
         "import timm.models",
         "from timm.models import is_model",
+        "import importlib.util; assert importlib.util.find_spec('timm') is not None",
+        """
+import importlib
+import cassle_zoo.zoo.registry
+importlib.reload(cassle_zoo)
+import timm
+importlib.reload(cassle_zoo)
+cassle_zoo.zoo.registry.register_models()
+""",
     ],
+    ids=["package", "sub-package", "dotted", "name", "asked for before", "reloaded"],
 )
 def test_models_are_registered_when_timm_is_imported_later(fake_timm: Path, statement: str) -> None:
     code = f"""
@@ -141,31 +151,6 @@ import sys, timm
 finders = list(sys.meta_path)
 import cassle_zoo
 assert timm.models.is_model("resnet18_cassle_simclr") and sys.meta_path == finders
-"""
-    run(code, fake_timm)
-
-
-def test_importing_submodules_or_reloading_registers_once(fake_timm: Path) -> None:
-    code = """
-import importlib, sys
-finders = list(sys.meta_path)
-import cassle_zoo.zoo.registry, cassle_zoo
-importlib.reload(cassle_zoo)
-import timm
-importlib.reload(cassle_zoo)
-cassle_zoo.zoo.registry.register_models()
-assert timm.models.is_model("resnet18_cassle_simclr") and sys.meta_path == finders
-"""
-    run(code, fake_timm)
-
-
-def test_asking_whether_timm_exists_does_not_use_up_the_finder(fake_timm: Path) -> None:
-    code = """
-import importlib.util
-import cassle_zoo
-assert importlib.util.find_spec("timm") is not None
-import timm
-assert timm.models.is_model("resnet18_cassle_simclr")
 """
     run(code, fake_timm)
 

@@ -120,9 +120,8 @@ def test_baselines(name: str, expected: bool) -> None:
 
 
 def test_an_export_round_trips(tmp_path: Path) -> None:
-    (tmp_path / "final").mkdir()
-    EXPORT.save(tmp_path / "final")
-    assert RunExport.load(tmp_path) == EXPORT
+    EXPORT.save(tmp_path)
+    assert RunExport.read(tmp_path) == EXPORT
 
 
 @pytest.mark.parametrize(
@@ -139,12 +138,11 @@ def test_an_export_round_trips(tmp_path: Path) -> None:
 def test_a_malformed_export_is_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    (tmp_path / "final").mkdir()
-    EXPORT.save(tmp_path / "final")
-    path = tmp_path / "final" / EXPORT_FILE
+    EXPORT.save(tmp_path)
+    path = tmp_path / EXPORT_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ModelFolderError, match=rf"export\.json.*{message}"):
-        RunExport.load(tmp_path)
+        RunExport.read(tmp_path)
 
 
 def test_no_git_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,9 +214,7 @@ def _timm_folder(folder: Path, weights: Path, origin: str | None) -> Source:
         raise ModelFolderError(
             f"{folder / CONFIG_FILE} is no configuration of a timm model ({error!r})."
         ) from error
-    tag = cfg.get("tag")
-    name = f"{timm_arch}.{tag}" if tag else timm_arch
-    return _of_timm(weights, timm_arch, args, cfg, name=name, origin=origin)
+    return _of_timm(weights, timm_arch, args, cfg, origin)
 
 
 def _timm_weights(what: str) -> Source:
@@ -235,8 +233,7 @@ def _timm_weights(what: str) -> Source:
         origin = f"{HUB_PREFIX}{repo}"
     else:
         weights, origin = Path(download_cached_file(cfg["url"])), cfg["url"]
-    name = f"{timm_arch}.{cfg['tag']}" if cfg.get("tag") else timm_arch
-    return _of_timm(weights, timm_arch, {}, cfg, name=name, origin=origin)
+    return _of_timm(weights, timm_arch, {}, cfg, origin)
 
 
 def _of_timm(
@@ -244,8 +241,6 @@ def _of_timm(
     timm_arch: str,
     args: Mapping[str, Any],
     cfg: Mapping[str, Any],
-    *,
-    name: str,
     origin: str | None,
 ) -> Source:
     try:
@@ -254,9 +249,13 @@ def _of_timm(
         raise CheckpointError(
             f"{weights} is damaged, or holds more than weights ({error!s:.200}); get it again."
         ) from error
+    tag = cfg.get("tag")
     return Source(
         record=StartingWeights(
-            name=name, sha256=sha256(weights), license=cfg.get("license"), origin=origin
+            name=f"{timm_arch}.{tag}" if tag else timm_arch,
+            sha256=sha256(weights),
+            license=cfg.get("license"),
+            origin=origin,
         ),
         path=weights,
         state=state,

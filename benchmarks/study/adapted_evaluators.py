@@ -41,7 +41,7 @@ class Validation(Settings):
         for task in data.tasks:
             train, held = task.splits["train"], task.splits["test"]
             targets = F.one_hot(task.targets[train], len(task.classes)).double()
-            ridge = Ridge(own.features[train], targets, standardise=True)
+            ridge = Ridge(own.features[train], targets)
             metrics[task.name]["ridge_top1"] = max(
                 _top1(ridge.predict(own.features[held], l2 * len(train)), task.targets[held])
                 for l2 in L2_GRID

@@ -32,7 +32,7 @@ _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHOLE_NUMBERS = (np.uint8, np.bool_, np.uint16, np.int16, np.uint32, np.int32)
 
 
-def open_channels(source: Any, channels: int, name: str | None = None) -> Image.Image | Array:
+def open_channels(source: Any, channels: int) -> Image.Image | Array:
     """Read an image with a number of channels, in 8 bits.
 
     Args:
@@ -40,7 +40,6 @@ def open_channels(source: Any, channels: int, name: str | None = None) -> Image.
             read as RGB or grey, else as for :class:`ToBands`.
         channels: Number of channels: 3 are RGB, 1 is grey (the luma of RGB, or the values of a
             `.npy` file), any other must be the image's own number.
-        name: What to call it in messages.
 
     Returns:
         An image of mode RGB or L if `channels` is 3 or 1, else an array (H, W, channels), uint8.
@@ -50,7 +49,7 @@ def open_channels(source: Any, channels: int, name: str | None = None) -> Image.
         ConfigError: It is an object in memory that is no image, or has other bands.
         MissingDependencyError: A TIFF file of several bands without tifffile.
     """
-    return open_scaled(source, channels, None, name)[0]
+    return open_scaled(source, channels, None)[0]
 
 
 def open_scaled(
@@ -63,7 +62,7 @@ def open_scaled(
         channels: Number of channels.
         reduction: If given, a file without a `name` that is a JPEG may be decoded smaller: as for
             `cassle_zoo.common.images.open_image`.
-        name: As for :func:`open_channels`.
+        name: What to call it in messages.
     """
     if channels not in (1, 3) or _is_npy(source):
         bands = ToBands(channels)(source)

@@ -302,8 +302,7 @@ def _in_tar(
 
 
 def _matching(pattern: str, skip: OnSkip, column: str | None) -> list[Source]:
-    found = _glob(pattern) if "**" in Path(pattern).parts else set(glob.glob(pattern))
-    matches = sorted(found, key=lambda match: Path(match).parts)
+    matches = sorted(_glob(pattern), key=lambda match: Path(match).parts)
     if "**" in pattern:
         matches = [match for match in matches if not os.path.isdir(match)]
     if glob.has_magic(os.path.splitext(pattern)[1]) or not os.path.splitext(pattern)[1]:

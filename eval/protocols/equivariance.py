@@ -47,12 +47,12 @@ def probe(
         DataError: If values are not finite, or a target is constant in `val` or `test`.
     """
     train, val, test = (splits[name] for name in ("train", "val", "test"))
-    ridge = Ridge(features[train], targets[train], standardise=True)
+    ridge = Ridge(features[train], targets[train])
     names = {i: name for name, own in columns.items() for i in range(own.start, own.stop)}
     predictions = (ridge.predict(features[val], l2 * len(train)) for l2 in L2_GRID)
     tried = torch.stack([r2_scores(own, targets[val], names) for own in predictions])
     both = torch.cat([train, val])
-    final = Ridge(features[both], targets[both], standardise=True)
+    final = Ridge(features[both], targets[both])
     scores = {}
     for name, own in columns.items():
         l2 = L2_GRID[int(tried[:, own].mean(1).argmax())]

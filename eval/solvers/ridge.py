@@ -9,8 +9,8 @@ from cassle_zoo.common.errors import DataError
 class Ridge:
     """Ridge regressions of the same data, ready to predict with any l2 penalty."""
 
-    def __init__(self, features: Tensor, targets: Tensor, *, standardise: bool = False) -> None:
-        """Fit targets (N, T) to features (N, D), which may be scaled to unit variance first.
+    def __init__(self, features: Tensor, targets: Tensor) -> None:
+        """Fit targets (N, T) to features (N, D), which are scaled to unit variance first.
 
         Raises:
             DataError: If the numbers of rows differ or are less than 2, or values are not finite.
@@ -22,12 +22,10 @@ class Ridge:
         x, y = features.double(), targets.double()
         self.mean, self.bias = x.mean(0), y.mean(0)
         x, y = x - self.mean, y - self.bias
-        self.scale = torch.ones_like(self.mean)
-        if standardise:
-            deviation = x.square().mean(0).sqrt()
-            # Constant features are only centred.
-            self.scale = torch.where(deviation > 1e-12 * (1 + self.mean.abs()), deviation, 1)
-            x = x / self.scale
+        deviation = x.square().mean(0).sqrt()
+        # Constant features are only centred.
+        self.scale = torch.where(deviation > 1e-12 * (1 + self.mean.abs()), deviation, 1)
+        x = x / self.scale
         if x.shape[1] <= len(x):
             spectrum, self.basis = torch.linalg.eigh(x.T @ x)
             self.coefficients = self.basis.T @ (x.T @ y)

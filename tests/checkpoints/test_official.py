@@ -227,6 +227,7 @@ def test_where_the_method_is_found(name: str, kwargs: dict[str, Any], method: st
     [
         ("resnet18_byol", {}, r"name resnet18_byol says method 'byol'.*simclr or mocov2"),
         ("resnet50_simclr", {}, "says resnet50, but the architecture is resnet18"),
+        ("resnet18_simclr", {}, "says plain, but the projector is conditioned"),
         ("mine", {"args": {"framework": "simsiam"}}, r"args\.json says method 'simsiam'"),
         ("mine", {"options": CheckpointFacts(method="byol")}, "--method says method 'byol'"),
     ],

@@ -129,29 +129,18 @@ def test_closed_pipe_is_quiet() -> None:
     assert result.stderr == b""
 
 
-def test_train_arguments_reach_the_trainer_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stage", ["train", "eval"])
+def test_arguments_reach_the_stage_unread(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[str] = []
 
     def run_from_cli(argv: list[str]) -> int:
         received.extend(argv)
         return 3
 
-    monkeypatch.setattr("cassle_zoo.train.main.run_from_cli", run_from_cli)
+    monkeypatch.setattr(f"cassle_zoo.{stage}.main.run_from_cli", run_from_cli)
     argv = [MODEL, "--data", "x", "--help", "--", "--version"]
-    assert main(["train", *argv]) == 3
+    assert main([stage, *argv]) == 3
     assert received == argv
-
-
-def test_eval_hands_its_arguments_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    received = []
-
-    def run_from_cli(argv: list[str]) -> int:
-        received.extend(argv)
-        return 3
-
-    monkeypatch.setattr("cassle_zoo.eval.main.run_from_cli", run_from_cli)
-    assert main(["eval", "knn", "--help"]) == 3
-    assert received == ["knn", "--help"]
 
 
 def test_hub_cards(

@@ -236,6 +236,14 @@ def test_folders_of_the_user_are_not_shown():
     assert command("raw-pixels", "x", dataset="folder").endswith("--dataset folder")
 
 
+def test_folders_below_this_one_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = command(f"local-dir:{tmp_path}/larger", f"{tmp_path}/a/b")
+    assert found == "cassle-zoo eval knn local-dir:larger --data a/b"
+    found = command("features:../x/f.npz", "../a")
+    assert found == "cassle-zoo eval knn features:../x/f.npz --data ../a"
+
+
 def test_json_is_all_that_goes_to_standard_output(arguments, tmp_path, capsys):
     out = tmp_path / "results"
     assert run_from_cli(["knn", "raw-pixels", *arguments, "--json", "-o", str(out)]) == 0

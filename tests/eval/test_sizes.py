@@ -123,20 +123,3 @@ def test_on_the_command_line(
     }
     assert "--size 32" in commands["random-init_resnet18.json"]
     assert "--size" not in commands["raw-pixels.json"]  # it would be refused
-
-
-def test_the_command_names_folders_below_this_one(
-    larger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from cassle_zoo.eval.main import Arguments, public_command
-    from cassle_zoo.eval.protocols.knn import KNN
-
-    def command(model: str, data: str) -> str:
-        arguments = Arguments(models=(model,), data=Path(data), settings=KNN())
-        return public_command("knn", model, arguments)
-
-    monkeypatch.chdir(tmp_path)
-    assert command(larger, f"{tmp_path}/a/b") == ("cassle-zoo eval knn local-dir:larger --data a/b")
-    assert command("features:../x/f.npz", "../a") == (
-        "cassle-zoo eval knn features:../x/f.npz --data ../a"
-    )

@@ -14,11 +14,6 @@ from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.transform import eval_transform
 
 
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return make_model().eval()
-
-
 def test_very_long_images_do_not_fill_the_memory(model: nn.Module) -> None:
     image = Image.new("RGB", (1, 3_000_000), "red")
     image.paste("blue", (0, 1_499_000, 1, 1_501_000))

@@ -24,11 +24,6 @@ EMOJI = "resnet18_cassle_simclr.emoji64"
 IMAGES = [make_image(index) for index in range(7)]
 
 
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return make_model().eval()
-
-
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
 @pytest.mark.parametrize("num_classes", [0, 10])
 def test_outputs_are_timms(name: str, num_classes: int) -> None:
@@ -128,11 +123,6 @@ def test_one_name_is_one_output(model: nn.Module) -> None:
     assert Extractor(model, outputs="tokens").outputs == ("tokens",)
 
 
-def test_an_empty_batch_says_what_to_give(model: nn.Module) -> None:
-    with pytest.raises(DataError, match=r"were given.*Give images"):
-        Extractor(model)([])
-
-
 def test_batch_size_of_numpy(model: nn.Module) -> None:
     assert len(extract_features(model, IMAGES, batch_size=np.int64(3))) == len(IMAGES)  # type: ignore[arg-type]
 
@@ -156,7 +146,7 @@ def test_all_forms_of_a_batch_agree(model: nn.Module) -> None:
 def test_a_call_leaves_out_nothing(model: nn.Module) -> None:
     with pytest.raises(DataError, match=r"of the batch cannot be read: 'input\[1\]'"):
         Extractor(model)([IMAGES[0], b"broken", IMAGES[1]])
-    with pytest.raises(DataError, match="No images"):
+    with pytest.raises(DataError, match=r"No images were given.*Give images"):
         Extractor(model)([])
 
 

@@ -19,11 +19,6 @@ from cassle_zoo.features.transform import eval_transform
 from cassle_zoo.zoo import create as factory
 
 
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return make_model().eval()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Hold five images, a broken one and a text."""

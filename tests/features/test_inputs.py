@@ -15,11 +15,6 @@ from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.inputs import Skipped
 
 
-@pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return make_model().eval()
-
-
 def test_all_forms_of_an_image_agree(model: nn.Module, tmp_path: Path) -> None:
     image = make_image(0)
     image.save(tmp_path / "a.png")

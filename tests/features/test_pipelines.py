@@ -18,11 +18,6 @@ IMAGES = [make_image(index) for index in range(12)]
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
-    return make_model().eval()
-
-
-@pytest.fixture(scope="module")
 def expected(model: nn.Module) -> np.ndarray:
     found: np.ndarray = extract_features(model, IMAGES).features.numpy()
     return found

@@ -56,7 +56,7 @@ def test_old_files_are_refused_and_read_afterwards(old: Path) -> None:
     with pytest.raises(ModelFolderError, match=command):
         read_config(old / "model")
     with pytest.raises(ModelFolderError, match=command):
-        RunExport.load(old / "run")
+        RunExport.read(old / "run" / "final")
     assert {path.relative_to(old).as_posix() for path in upgrade(old)} == {
         *("result.json", "record.json", "model/config.json"),
         *("run/config.json", "run/final/export.json"),
@@ -67,7 +67,7 @@ def test_old_files_are_refused_and_read_afterwards(old: Path) -> None:
         **{"dataset": "emoji64", "max_bad_fraction": 0.05, "root": "emoji64.tar"},
         **{"samples": None, "split": "train", "workers": 1},
     }
-    training = RunExport.load(old / "run").training
+    training = RunExport.read(old / "run" / "final").training
     assert training["config"]["conditioning"]["mode"] == "add"
     assert " --conditioning.mode add --data.max-bad-fraction 0.1 " in training["command"]
     settings = json.loads((old / "run" / "config.json").read_text())

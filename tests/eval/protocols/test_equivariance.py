@@ -83,7 +83,7 @@ def test_ridge_agrees_with_sklearn(width, l2):
     standardised = (x.double() - x.double().mean(0)) / x.double().std(0, correction=0)
     standardised[:, 2] = 0
     reference = linear_model.Ridge(l2 * 60).fit(standardised.numpy(), y.double().numpy())
-    found = Ridge(x, y, standardise=True).predict(x, l2 * 60)
+    found = Ridge(x, y).predict(x, l2 * 60)
     np.testing.assert_allclose(found, reference.predict(standardised.numpy()), atol=1e-8)
 
 
