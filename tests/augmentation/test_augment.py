@@ -1,5 +1,6 @@
 import colorsys
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,28 @@ def test_frequencies_and_ranges() -> None:
     assert (params.box[:, :2] + params.box[:, 2:] <= params.source).all()
     uniforms = draw_uniforms(1000, generator())
     assert 0 <= uniforms.min() < uniforms.max() < 1
+
+
+def test_what_is_drawn_is_uniform_and_independent() -> None:
+    config = AugmentConfig(size=32, crop_scale=(0.1, 0.3))
+    source = torch.tensor([[1000, 1000]]).expand(10_000, 2)
+    params = sample_params(config, source, generator=generator())
+    top, left, height, width = params.box.double().unbind(1)
+    ratio = (width / height).log() / math.log(4 / 3)
+    strengths = (params.factors.double() - torch.tensor([1, 1, 1, 0])) / torch.tensor(
+        [0.4] * 3 + [0.1]
+    )
+    drawn = [(height * width / 1e6 - 0.1) / 0.2, (ratio + 1) / 2, top / (1000 - height)]
+    drawn += [left / (1000 - width), (params.sigma.double() - 0.1) / 1.9]
+    values = torch.cat([torch.stack(drawn, dim=1), (strengths + 1) / 2], dim=1)
+    torch.testing.assert_close(values.amin(0), torch.zeros(9).double(), rtol=0, atol=0.01)
+    torch.testing.assert_close(values.amax(0), torch.ones(9).double(), rtol=0, atol=0.01)
+    torch.testing.assert_close(values.mean(0), torch.full((9,), 0.5).double(), rtol=0, atol=0.015)
+    assert (top + height).max() == (left + width).max() == 1000
+    flags = torch.stack([params.flip, params.jitter, params.grayscale, params.blur], dim=1)
+    every = torch.cat([values, flags, params.order.argsort(1)], dim=1)
+    correlation = torch.corrcoef(every.T)[:13]  # the places of the factors exclude each other
+    assert (correlation - torch.eye(13, 17)).abs().max() < 0.05
 
 
 def test_descriptor_of_an_untouched_view() -> None:
@@ -357,5 +380,6 @@ def test_pixels_and_omega_are_in_float32_inside_autocast_and_of_half_crops() -> 
         found = apply_params(crops, params, config)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
-    images, color_diff = apply_params(crops.half(), params, config)
-    assert images.dtype == color_diff.dtype == torch.float32
+    for dtype in (torch.float16, torch.bfloat16):
+        images, color_diff = apply_params(crops.to(dtype), params, config)
+        assert images.dtype == color_diff.dtype == torch.float32

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,14 +12,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from cassle_zoo.augmentation import pixels
 from cassle_zoo.augmentation.augment import (
     AugmentConfig,
+    _stream,
     apply_params,
     describe,
     draw_uniforms,
     params_from_uniforms,
 )
-from cassle_zoo.augmentation.base import Augmentation
+from cassle_zoo.augmentation.base import STEPS, Augmentation
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS, DescriptorLayout
 from cassle_zoo.augmentation.further import Rotation, Solarize, VerticalFlip
 from cassle_zoo.augmentation.registry import find_augmentation
@@ -124,6 +127,37 @@ def test_streams_are_uniform_and_differ() -> None:
     assert abs(degrees.mean()) < 0.7
     correlation = torch.corrcoef(torch.cat([extra, uniforms(5000)[:, 22:].float()], 1).T)
     assert (correlation - torch.eye(len(correlation))).abs().max() < 0.06
+
+
+def test_a_stream_may_be_long() -> None:
+    assert len(_stream(uniforms(1), "any", 20).unique()) == 20
+
+
+@pytest.mark.parametrize("after", STEPS)
+def test_a_further_augmentation_follows_its_step(
+    after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Solarize, "after", after)
+    config = AugmentConfig(
+        size=16, flip_p=1, jitter_p=1, contrast=0, saturation=0, hue=0, grayscale_p=1, blur_p=1,
+        blur_kernel=5, mean=(0,), std=(1,), extra=(Solarize(p=1),),
+    )  # fmt: skip
+    params = params_from_uniforms(config, uniforms(4), torch.tensor([[48, 48]]).expand(4, 2))
+    x = torch.rand(4, 3, 16, 16)
+    images, color_diff = apply_params(x, params, config)
+    steps: dict[str, Callable[[Tensor], Tensor]] = {
+        "flip": lambda x: x.flip(3),
+        "jitter": lambda x: pixels.adjust_brightness(x, params.factors[:, 0]),
+        "grayscale": pixels.grayscale,
+        "blur": lambda x: pixels.gaussian_blur(x, params.sigma, 5),
+    }
+    for name, step in steps.items():
+        before, x = x.mean((2, 3)), step(x)
+        if name == "jitter":
+            torch.testing.assert_close(color_diff, before - x.mean((2, 3)))
+        if name == after:
+            x = tv.solarize(x, 0.5)
+    torch.testing.assert_close(images, x)
 
 
 def test_no_views() -> None:

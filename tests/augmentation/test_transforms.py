@@ -34,6 +34,11 @@ def test_a_view_is_what_its_omega_says() -> None:
     expected = torch.zeros(13)
     expected[8:12] = torch.tensor([0.5, 0.5, 1, 1])
     torch.testing.assert_close(omega, expected)
+    wide = make_image(size=(26, 16))  # (width, height)
+    [image], [omega] = DescribedViews(config=PLAIN, views=1)(wide)
+    pixels = pil_to_tensor(wide.crop((5, 0, 21, 16))) / 255
+    torch.testing.assert_close(image, (pixels - mean) / std)
+    torch.testing.assert_close(omega[8:12], torch.tensor([0.5, 0.5, 1, 16 / 26]))
 
 
 def test_randomness_is_torchs_or_the_callers() -> None:

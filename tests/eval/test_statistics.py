@@ -1,5 +1,6 @@
 """Intervals and tests against scipy and statsmodels, and their coverage and power by simulation."""
 
+import itertools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -124,6 +125,28 @@ def test_permutation_test_is_scipys() -> None:
     assert own == pytest.approx(reference_mcnemar([[0, b], [c, 0]], exact=True).pvalue, abs=0.01)
 
 
+def test_p_of_what_no_random_swap_reaches_is_not_zero() -> None:
+    first, second = torch.ones(40), torch.zeros(40)
+    found = st.permutation_test(column(first), column(second), generator=generator(), draws=99)
+    assert found == 1 / 100
+
+
+def test_permutation_of_means_over_classes_by_definition() -> None:
+    labels = torch.tensor([0, 0, 0, 0, 0, 1, 1])
+    both = random(2, 7)
+
+    def gap(pair: Tensor) -> float:
+        return abs(mean_per_class(pair[0], labels) - mean_per_class(pair[1], labels))
+
+    reached = 0
+    for swaps in itertools.product([False, True], repeat=7):
+        reached += gap(torch.where(torch.tensor(swaps), both.flip(0), both)) >= gap(both) - 1e-12
+    found = st.permutation_test(
+        column(both[0]), column(both[1]), generator=generator(), strata=labels
+    )
+    assert found == reached / 2**7
+
+
 Make = Callable[[torch.Generator], tuple[Tensor, Tensor | None]]
 
 
@@ -187,6 +210,10 @@ def test_means_over_classes() -> None:
     # The variance is that of the textbook: the mean over classes of s^2 / n.
     error = math.sqrt(float(right[:4].var() / 4 + right[4:].var() / 2)) / 2
     assert found.error == pytest.approx(error, rel=0.05)
+    rest = [torch.arange(6) != image for image in range(6)]
+    without = torch.tensor([mean_per_class(right[r].double(), labels[r]) for r in rest])
+    influences = st._Table(column(right), labels).influences(st.first_column)
+    torch.testing.assert_close(influences.float(), without.mean() - without)
     with pytest.raises(DataError, match="2 of 3 classes have one image"):
         alone = torch.tensor([0, 0, 0, 0, 1, 2])
         bootstrap(column(right), generator=generator(), strata=alone)
@@ -204,9 +231,16 @@ def test_runs_have_t_intervals() -> None:
     own = st.mean_of_runs(first)
     expected = scipy.stats.t.interval(0.95, 2, loc=np.mean(first), scale=scipy.stats.sem(first))
     assert (own.low, own.high) == pytest.approx(expected)
-    welch = scipy.stats.ttest_ind(second, first, equal_var=False).confidence_interval()
-    found = st.difference_of_runs(first, second)
-    assert found.low <= welch.low <= welch.high <= found.high  # whole degrees of freedom
+    assert st.mean_of_runs(first, level=0.5).low == pytest.approx(
+        scipy.stats.t.interval(0.5, 2, loc=np.mean(first), scale=scipy.stats.sem(first))[0]
+    )
+    welch = scipy.stats.ttest_ind(second, first, equal_var=False)
+    error = math.hypot(scipy.stats.sem(first), scipy.stats.sem(second))
+    found = st.difference_of_runs(first, second, level=0.9)
+    expected = scipy.stats.t.interval(
+        0.9, math.floor(welch.df), loc=np.mean(second) - np.mean(first), scale=error
+    )
+    assert (found.low, found.high) == pytest.approx(expected)
     assert found.excludes_zero
     with pytest.raises(DataError, match="needs two of them, got 1"):
         st.mean_of_runs([0.5])

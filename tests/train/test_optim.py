@@ -18,6 +18,7 @@ def test_learning_rate() -> None:
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[0] < 0.02
+    assert rates[:10] == pytest.approx([0.2 * step / 11 for step in range(1, 11)])
     assert 0 < rates[-1] < 0.001
     assert rates[30] == pytest.approx(0.1)  # half-way down
 

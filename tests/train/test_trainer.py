@@ -188,6 +188,18 @@ def test_gradients_are_clipped(config: TrainConfig, mode: str, largest: float) -
         assert after[index].flatten(1).norm(dim=1).max() <= bound
 
 
+def test_methods_are_told_how_far_training_is(config: TrainConfig) -> None:
+    trainer = Trainer(config, 5)
+    trainer.step = 4
+    told: list[Any] = []
+    method: Any = trainer.method
+    method.before_step = lambda epoch, progress: told.append((epoch, progress))
+    method.after_step = told.append
+    for batch in batches(config, open_dataset(config.data), 4, 6):
+        trainer.train_step(batch, 10)
+    assert told == [(4 / 5, 0.4), 0.5, (1.0, 0.5), 0.6]
+
+
 def test_the_average_is_the_result(config: TrainConfig, tmp_path: Path) -> None:
     config = change(config, "optim", ema_decay=0.6)
     config = dataclasses.replace(config, method=BYOLConfig(predictor_features=8))

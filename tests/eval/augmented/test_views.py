@@ -55,6 +55,10 @@ def test_the_original_is_the_image():
     assert not omega.any()
 
 
+def test_views_depend_on_the_seed():
+    assert not (views.image_uniforms(INDICES, seed=4) == UNIFORMS).any()
+
+
 @pytest.mark.parametrize("name", [*views.AUGMENTATIONS, views.RECIPE])
 def test_a_view_depends_on_its_image_only(name):
     view = make_view(name, RECIPE)
@@ -74,6 +78,10 @@ def test_strength_is_exact(strength):
     expected = strength * torch.tensor([0.4, 0.4, 0.4, 0.1])
     centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
     torch.testing.assert_close((color - centre).abs(), expected.expand(3, 4))
+    crops = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
+    _, omega = make_view("color", RECIPE, strength).render(crops, UNIFORMS, source)
+    columns = ALL_DESCRIPTORS.slices()["color"]
+    torch.testing.assert_close(omega[:, columns].abs(), torch.full((3, 4), strength / 2))
     hue = make_view("hue", RECIPE, strength).params(UNIFORMS, source).factors
     assert torch.equal(hue[:, 3], color[:, 3])
     assert hue[:, :3].eq(1).all()

@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 import torch
 from sklearn import linear_model
+from sklearn.metrics import r2_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cassle_zoo.augmentation.descriptors import ALL_DESCRIPTORS
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.augmented import views
+from cassle_zoo.eval.protocols import equivariance
 from cassle_zoo.eval.protocols.equivariance import (
+    L2_GRID,
     Equivariance,
     probe,
     ranks_of_first,
@@ -31,6 +36,21 @@ def test_metrics(make_context):
     assert outcome.metrics["color_diff"]["r2_pair"] > 0.5
     assert 0 <= outcome.metrics["omega"]["omega_top1"] <= outcome.metrics["omega"]["omega_mrr"] <= 1
     assert "64 / 16 / 20 images" in outcome.protocol["equivariance"]
+
+
+def test_features_that_omega_is_added_to(make_context, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randn(100, 12, generator=generator)
+    omega = torch.randn(100, 14, generator=generator)
+    encoded = original, original + omega[:, :12], torch.zeros(100, 14), omega
+    monkeypatch.setattr(equivariance, "_encode", lambda *_: encoded)
+    # Under the right omega the projections of an image and its view are equal.
+    monkeypatch.setattr(equivariance, "project", lambda _, y, w, *__, **___: y - w[:, :12])
+    metrics = QUICK.evaluate(make_context()).metrics
+    assert metrics["omega"] == {"omega_top1": 1.0, "omega_mrr": 1.0}
+    for name in ("color", "color_diff", "crop"):
+        assert metrics[name]["r2_pair"] > 0.99
+        assert 0.1 < metrics[name]["r2_single"] < 0.9
 
 
 def test_batches_and_the_cache_do_not_matter(make_context):
@@ -101,6 +121,20 @@ def test_probe_finds_what_is_there():
         probe(x * float("nan"), targets, splits, {"known": slice(0, 2)})
     with pytest.raises(DataError, match="400 features and 399"):
         Ridge(x, targets[1:])
+
+
+def test_probe_agrees_with_sklearn():
+    x = torch.randn(60, 40).double() * torch.linspace(0.1, 9, 40)
+    y = x[:, :2].sum(1, keepdim=True) / x[:, :2].std() + torch.randn(60, 1)
+    train, val, test = torch.arange(60).split([30, 15, 15])
+
+    def r2(fit, at, l2):
+        model = make_pipeline(StandardScaler(), linear_model.Ridge(l2 * len(fit)))
+        return r2_score(y[at].numpy(), model.fit(x[fit].numpy(), y[fit].numpy()).predict(x[at]))
+
+    best = max(L2_GRID, key=lambda l2: r2(train, val, l2))
+    found = probe(x, y, {"train": train, "val": val, "test": test}, {"it": slice(0, 1)})
+    assert found["it"] == pytest.approx(r2(torch.cat([train, val]), test, best))
 
 
 def test_ranks():

@@ -1,17 +1,22 @@
-"""Few-shot, semi-supervised and regression as evaluators."""
+"""Evaluators of features, without a network."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Task
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.protocols.few_shot import FewShot
-from cassle_zoo.eval.protocols.linear_probe import LinearProbe
+from cassle_zoo.eval.protocols.knn import KNN
+from cassle_zoo.eval.protocols.linear_probe import LinearProbe, Samples, linear_probe
 from cassle_zoo.eval.protocols.regression import Regression
+from cassle_zoo.eval.protocols.retrieval import Retrieval, retrieve
 from cassle_zoo.eval.protocols.semi_supervised import SemiSupervised, choose_labelled
 from cassle_zoo.eval.runner import evaluate
 from cassle_zoo.eval.sources import FeatureSource
@@ -61,10 +66,46 @@ def test_the_metric_of_the_data_chooses():
         tasks = (dataclasses.replace(task, metric=metric),)
         context.data = dataclasses.replace(context.data, tasks=tasks)
         probe = LinearProbe(sweep_tolerance=0.1).evaluate(context)
-        assert list(probe.series) == [f"made: validation {words} by w"]
+        samples = Samples.of(context.features, task)
+        by_hand = linear_probe(*samples, num_classes=8, metric=metric, sweep_tolerance=0.1)
+        assert probe.series == {f"made: validation {words} by w": list(by_hand.validation)}
         few = SemiSupervised(fractions=(0.5,), draws=1, sweep_tolerance=0.1).evaluate(context)
         for outcome in (probe, few):
             assert f"selection: {words} on validation" in outcome.protocol["linear probe"]
+
+
+def test_knn_agrees_with_sklearn():
+    context = make_context()
+    (task,) = context.data.tasks
+    features, labels = context.features.double().numpy(), task.targets.numpy()
+    outcome = KNN(k=7, temperature=0.5).evaluate(context)
+    reference = KNeighborsClassifier(
+        7, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.5)
+    ).fit(features[:300], labels[:300])
+    expected = reference.predict(features[300:])
+    (scores,) = outcome.scores
+    assert scores.predicted.tolist() == expected.tolist()
+    votes = reference.predict_proba(features[300:])
+    np.testing.assert_allclose(scores.confidence, votes.max(1), rtol=1e-5)
+    assert outcome.metrics["made"] == {
+        "knn_top1": pytest.approx(accuracy_score(labels[300:], expected)),
+        "knn_mean_per_class": pytest.approx(balanced_accuracy_score(labels[300:], expected)),
+    }
+
+
+def test_galleries_of_retrieval():
+    context = make_context()
+    (task,) = context.data.tasks
+    test = context.features[300:], task.targets[300:]
+    known = context.features[:300], task.targets[:300]
+    for classification, gallery in (("train", known), ("test", test)):
+        own = torch.arange(100) if classification == "test" else None
+        expected = retrieve(*test, *gallery, ks=(2,), positions=own)
+        found = Retrieval(classification=classification, ks=(2,), examples=0).evaluate(context)
+        assert found.metrics["made"] == {
+            "recall@2": pytest.approx(float(expected.recall[2].mean())),
+            "mAP": pytest.approx(float(expected.average_precision.mean())),
+        }
 
 
 def test_commands():
@@ -115,6 +156,10 @@ def test_few_shot_settings_matter():
         assert dataclasses.replace(SMALL, **change).evaluate(make_context()).metrics != expected
     with pytest.raises(ConfigError, match="different values"):
         FewShot(shots=(1, 1))
+    unit, scaled = make_context(), make_context()
+    scaled.features.mul_(torch.linspace(0.5, 2, COUNT)[:, None])
+    one, other = (dataclasses.replace(SMALL, normalize=True).evaluate(c) for c in (unit, scaled))
+    assert one.metrics == other.metrics
 
 
 def test_few_shot_of_features_whose_length_half_precision_cannot_hold():

@@ -99,6 +99,20 @@ def test_sources_without_conditioned_projector(make_context):
     assert bare.protocol["projector"] == "none"
 
 
+def test_the_omegas_that_projections_are_compared_under(make_context, monkeypatch):
+    def project(_, features, omega, *__, **___):
+        return torch.stack([torch.ones(len(features)), omega.abs().sum(1)], dim=1)
+
+    monkeypatch.setattr(sensitivity, "project", project)
+    for name, values in QUICK.evaluate(make_context()).metrics.items():
+        right, zero, shuffled = (
+            values[f"projector_cosine_{kind}"] for kind in ("right", "zero", "shuffled")
+        )
+        assert zero == pytest.approx(1)
+        assert (right == pytest.approx(1)) == (name == "original")
+        assert shuffled < 1
+
+
 def test_the_projector_gets_colours_in_the_ranges_of_its_training(make_context):
     made = make_context()
 

@@ -22,6 +22,7 @@ from cassle_zoo.eval.report.evidence import columns_of, evidence
 from cassle_zoo.eval.report.export import CSV_HEADER
 from cassle_zoo.eval.report.page import curves, render_report, tables_of
 from cassle_zoo.eval.scores import ScoreFile, Scores
+from cassle_zoo.eval.statistics import permutation_test
 from cassle_zoo.records import MeasuredData, MeasuredModel, Result
 
 EVIL = '"><script>alert(1)</script>&amp;'
@@ -162,6 +163,30 @@ def test_a_difference_of_r2_in_the_fifth_decimal_is_no_win() -> None:
         marks(-7.5e-05, -8e-05, metric="r2", scores={"a": file(0.0087), "b": file(0.009)}) == "tt"
     )
     assert marks(-7.5e-05, -0.3, metric="r2", scores={"a": file(0.0087), "b": file(0.6)}) == "b-"
+
+
+def test_means_over_classes_are_tested_as_such() -> None:
+    metric, labels = "knn_mean_per_class", torch.tensor([0] * 30 + [1] * 6)
+    right = {"a": (20, 6), "b": (24, 2)}
+    values = {
+        name: torch.cat([torch.arange(30) < common, torch.arange(6) < rare]).double()
+        for name, (common, rare) in right.items()
+    }
+    means = {name: (common / 30 + rare / 6) / 2 for name, (common, rare) in right.items()}
+    shared: dict[str, Any] = {"task": "t", "rows": torch.arange(36), "labels": labels}
+    scores = {
+        name: ScoreFile(scores=(Scores(**shared, values={metric: own}, by_class=(metric,)),))
+        for name, own in values.items()
+    }
+    results = [result(name, metrics={"t": {metric: mean}}) for name, mean in means.items()]
+    [part] = comparisons(*results, scores=scores)
+    [row] = evidence(part, columns_of(part))
+    [difference] = row.differences
+    assert difference.interval.value == pytest.approx(means["a"] - means["b"])
+    assert difference.p == permutation_test(
+        values["b"][:, None], values["a"][:, None],
+        strata=labels, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
 
 
 def test_less_error_is_better() -> None:

@@ -24,6 +24,7 @@ from cassle_zoo.train.data.loading import batches
 from cassle_zoo.train.data.view_config import ViewsConfig
 from cassle_zoo.train.methods import METHODS, ConditioningConfig, Views
 from cassle_zoo.train.methods.augself import AugSelfConfig
+from cassle_zoo.train.methods.vicreg import VICRegConfig
 from cassle_zoo.train.trainer import Trainer, build_method
 
 PLAIN = ConditioningConfig(mode="none", descriptors=())
@@ -199,6 +200,12 @@ def test_the_terms_of_a_loss_are_weighted(
     loss, terms = built(Views(images=tuple(images), descriptors=tuple(omega)))
     expected = sum(weights.get(term, 1.0) * value for term, value in terms.items())
     torch.testing.assert_close(loss, expected)
+
+
+def test_the_weights_of_vicreg_are_its_papers() -> None:
+    config = VICRegConfig()
+    weights = config.invariance_weight, config.variance_weight, config.covariance_weight
+    assert weights == (25, 25, 1)
 
 
 def test_runs_from_before_a_setting_existed_are_continued(

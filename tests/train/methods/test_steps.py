@@ -187,6 +187,7 @@ def test_queue_takes_keys_and_wraps() -> None:
     assert isinstance(method, MoCoV2)
     views = random_views(0)
     held = method.queue.clone()
+    torch.testing.assert_close(held.norm(dim=1), torch.ones(40, dtype=torch.float64))
     with torch.no_grad():
         keys = F.normalize(copy.deepcopy(method.teacher)(views)[1])
     optimizer = sgd([p for p in method.parameters() if p.requires_grad])
@@ -204,9 +205,11 @@ def test_queue_takes_keys_and_wraps() -> None:
 def test_queue_smaller_than_a_batch() -> None:
     method = build(MoCoV2Config(queue_size=5))
     optimizer = sgd([p for p in method.parameters() if p.requires_grad])
+    with torch.no_grad():
+        keys = F.normalize(copy.deepcopy(method.teacher)(random_views(0))[1])
     do_step(method, optimizer, random_views(0), 0.1)
     assert method.position == 0
-    assert len(method.queue.unique(dim=0)) == 5
+    torch.testing.assert_close(method.queue, keys[-5:])
 
 
 def test_byol_momentum_rises_to_one() -> None:
@@ -242,6 +245,18 @@ def test_evaluating_mocov3_leaves_its_teacher_alone() -> None:
     before = copy.deepcopy(method.teacher.state_dict())
     method.eval()(random_views(0))
     assert all(torch.equal(v, before[k]) for k, v in method.teacher.state_dict().items())
+
+
+def test_simsiam_logs_the_spread_of_its_projections() -> None:
+    method = build(SimSiamConfig(hidden_features=8, out_features=8, predictor_features=8))
+    views = random_views(0)
+    _, logs = method(views)
+    with torch.no_grad():
+        z = method.projector(method.backbone(views.images[0]), views.descriptors[0]).numpy()
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    assert logs["projection_std"].item() == pytest.approx(
+        unit.std(axis=0, ddof=1).mean() * math.sqrt(8)
+    )
 
 
 def test_simsiam_predictor_keeps_its_learning_rate() -> None:
