@@ -1,5 +1,6 @@
 """Sources of starting weights: names of models, folders, runs, and checkpoint files."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from cassle_zoo.records import (
     RunExport,
     StartingWeights,
 )
-from cassle_zoo.specs import MODEL_SPECS, STARTING_WEIGHTS, is_zoo_name
+from cassle_zoo.specs import DATASETS, MODEL_SPECS, STARTING_WEIGHTS, is_zoo_name
 from cassle_zoo.store.download import download
 from cassle_zoo.store.folder import CONFIG_FILE, MODEL_FILE
 from cassle_zoo.store.model_files import HUB_PREFIX, LOCAL_PREFIX, ModelFiles, local_folder, resolve
@@ -60,14 +61,14 @@ class Preprocessing:
         mean: Per-channel mean subtracted from images in [0, 1].
         std: Per-channel standard deviation they were divided by.
         interpolation: How images are resized.
-        assumed: Whether some of it is timm's for the architecture, because the weights do not say.
+        assumed: Where it is from, in words, if the weights do not say all of it; else empty.
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"
-    assumed: bool = False
+    assumed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,11 +329,17 @@ def _file(path: Path, facts: CheckpointFacts) -> Source:
 def _identified(found: IdentifiedCheckpoint, path: Path, *, name: str) -> Source:
     backbone = found.backbone
     usual = _preprocessing(pretrained_cfg(backbone.timm_arch))
+    whose = f"timm's {backbone.timm_arch}"
+    if found.data is not None or found.is_self_supervised:  # as `hub convert` assumes
+        prepared = DATASETS[found.data or "in100"]
+        size = usual.size if found.data is None else prepared.input_size[-1]
+        usual = dataclasses.replace(usual, size=size, mean=prepared.mean, std=prepared.std)
+        whose = "ImageNet's" if found.data is None else f"those of {found.data}"
     notes = found.notes
     if found.mean is None or found.std is None:
         notes += (
             f"{path.name} does not say how its images were normalised; assuming mean {usual.mean} "
-            f"and std {usual.std}, as timm's {backbone.timm_arch}.",
+            f"and std {usual.std}, as {whose}.",
         )
     if found.dropped:
         notes += (f"{path.name} also holds {', '.join(found.dropped)}, which is not used.",)
@@ -355,7 +362,7 @@ def _identified(found: IdentifiedCheckpoint, path: Path, *, name: str) -> Source
             mean=found.mean or usual.mean,
             std=found.std or usual.std,
             interpolation=found.interpolation or usual.interpolation,
-            assumed=None in (found.size, found.mean, found.std),
+            assumed=whose if None in (found.size, found.mean, found.std) else "",
         ),
         projector=found.projector,
         notes=notes,

@@ -117,6 +117,12 @@ class IdentifiedCheckpoint:
             return self.projector is not None
         return self.projector is not None and self.projector.config.conditioning != "none"
 
+    @property
+    def is_self_supervised(self) -> bool:
+        """Whether code for SSL wrote it, whose images are normalised as for ImageNet by default."""
+        known = self.method != "unknown" or self.format in ("solo-learn", "lightly")
+        return known or self.projector is not None
+
     def in_words(self) -> str:
         """Return a description of the model, on one line."""
         backbone = self.backbone

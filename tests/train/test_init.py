@@ -13,6 +13,7 @@ import timm
 import torch
 from changes import change
 from safetensors.torch import load_file, save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
@@ -198,6 +199,19 @@ def test_a_checkpoint_file(config: TrainConfig, tmp_path: Path, kind: str) -> No
     said = " ".join(init.describe(source, method, config))
     assert "does not say how its images were normalised" in said
     assert "expect images normalised with mean (0.5, 0.5, 0.5)" in said  # timm's of test_resnet
+
+
+def test_weights_of_ssl_code_expect_what_it_feeds_them(tmp_path: Path) -> None:
+    """Facebook's DINO normalises as for ImageNet, timm's usual weights of a ViT with 0.5."""
+    state = {f"backbone.{k}": v for k, v in donor("test_vit").state_dict().items()}
+    torch.save({"teacher": state, "dino_loss": {}, "epoch": 3}, tmp_path / "dino.pth")
+    said: list[str] = []
+    config = TrainConfig(arch="test_vit", init=f"{tmp_path}/dino.pth")
+    own = init.with_own_preprocessing(config, ("size",), said.append).augment
+    assert (own.mean, own.std, said) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, [])
+    notes = " ".join(read_source(config.init, CheckpointFacts(arch="test_vit")).notes)
+    assert "assuming mean (0.485, 0.456, 0.406)" in notes
+    assert "as ImageNet's" in notes
 
 
 def test_a_safetensors_file(config: TrainConfig, tmp_path: Path) -> None:
