@@ -24,7 +24,7 @@ from cassle_zoo.common.errors import (
     MissingDependencyError,
     UnknownNameError,
 )
-from cassle_zoo.common.images import open_image
+from cassle_zoo.common.images import open_image, open_reduced
 from cassle_zoo.common.templates import encode_thumbnail
 from cassle_zoo.features.explorer import page, spaces
 from cassle_zoo.features.explorer.layouts import place
@@ -213,11 +213,11 @@ def test_explore_compares_two_models(images: Path, monkeypatch: pytest.MonkeyPat
     (images / "broken.png").write_text("no image")
     opened: list[str] = []
 
-    def counted(source: Any, *options: Any, **others: Any) -> Image.Image:
+    def counted(source: Any, *options: Any, **others: Any) -> tuple[Image.Image, tuple[int, int]]:
         opened.append(str(source))
-        return open_image(source, *options, **others)
+        return open_reduced(source, *options, **others)
 
-    monkeypatch.setattr("cassle_zoo.common.images.open_image", counted)
+    monkeypatch.setattr("cassle_zoo.common.images.open_reduced", counted)
     models = [make_model().eval(), make_model("test_vit").eval()]
     found = explore(str(images), models)
     assert len(opened) == len(set(opened)) == 4
