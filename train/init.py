@@ -142,8 +142,10 @@ def with_own_preprocessing(
         return config
     words = ", ".join(f"augment.{name} {value}" for name, value in changes.items())
     name = source.record.name
-    says = f"as {own.assumed}, which is assumed of {name}: it does not say all of them"
-    report(f"{words}, {says if own.assumed else f'as {name} expects'}.")
+    if own.assumed:
+        report(f"{words}: {own.assumed}, since {name} does not say all of it.")
+    else:
+        report(f"{words}, as {name} expects.")
     return dataclasses.replace(config, augment=dataclasses.replace(augment, **changes))
 
 

@@ -145,11 +145,13 @@ def _idle(config: TrainConfig, argv: Sequence[str]) -> Iterator[tuple[str, str]]
         ("conditioning.width", no_encoder, f"conditioning.mode is {mode}"),
         ("conditioning.descriptors", plain and descriptors, "conditioning.mode is none"),
         ("method.hidden_features", config.method.depth == 1, "method.depth is 1"),
-        ("optim.backbone_bn", not _has_batch_norm(config), f"{config.arch} has no BatchNorm"),
         ("optim.momentum", not has_momentum, f"{optimizer} has no momentum"),
         ("run.monitor_samples", config.run.monitor_every == 0, "run.monitor_every is 0"),
         ("views.local.", config.views.local.count == 0, "views.local.count is 0"),
     ]
+    if _said("--optim.backbone-bn", argv):  # it takes a second to find out
+        no_norm = not has_batch_norm(config.arch, config.augment.size)
+        rules.append(("optim.backbone_bn", no_norm, f"{config.arch} has no BatchNorm"))
     applied = {one.name for one in config.augment.extra}
     off = augmentations().keys() - applied
     rules += [(f"augment.{name}.", True, f"augment.{name}.p is 0") for name in off]
@@ -164,14 +166,19 @@ def _idle(config: TrainConfig, argv: Sequence[str]) -> Iterator[tuple[str, str]]
 
 def _misfits(config: TrainConfig, preset: TrainConfig, argv: Sequence[str]) -> Iterator[str]:
     """Yield what is probably not meant: settings of a recipe that the others do not fit."""
-    optim, usual = config.optim, preset.optim
-    same = (optim.optimizer, optim.base_lr) == (usual.optimizer, usual.base_lr)
-    if same and _has_batch_norm(preset) and not _has_batch_norm(config):
+    optim, size = config.optim, config.augment.size
+    chosen = _said("--optim.optimizer", argv) or _said("--optim.base-lr", argv)
+    if (
+        config.arch != preset.arch
+        and not chosen
+        and has_batch_norm(preset.arch, size)
+        and not has_batch_norm(config.arch, size)
+    ):
         own = config.derived_name().partition(".")[0] + ADAPT * argv[0].endswith(ADAPT)
         yield (
             f"optim.optimizer {optim.optimizer} and optim.base_lr {optim.base_lr:g} are the "
             f"recipe's for {preset.arch}, and {config.arch}, without BatchNorm, needs others; "
-            f"`cassle-zoo train {own}` has them."
+            f"`cassle-zoo train {own} --print-config` shows some."
         )
     method = config.method
     if isinstance(method, DINOConfig) and method.freeze_last_layer_epochs >= optim.epochs:
@@ -181,8 +188,8 @@ def _misfits(config: TrainConfig, preset: TrainConfig, argv: Sequence[str]) -> I
         )
 
 
-def _has_batch_norm(config: TrainConfig) -> bool:
-    return has_batch_norm(config.arch, config.augment.size)
+def _said(flag: str, argv: Sequence[str]) -> bool:
+    return any(word.partition("=")[0].replace("_", "-") == flag for word in argv)
 
 
 def _unnamed(config: TrainConfig) -> TrainConfig:

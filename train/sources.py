@@ -329,17 +329,17 @@ def _file(path: Path, facts: CheckpointFacts) -> Source:
 def _identified(found: IdentifiedCheckpoint, path: Path, *, name: str) -> Source:
     backbone = found.backbone
     usual = _preprocessing(pretrained_cfg(backbone.timm_arch))
-    whose = f"timm's {backbone.timm_arch}"
-    if found.data is not None or found.is_self_supervised:  # as `hub convert` assumes
+    whose = f"that of timm's {backbone.timm_arch}"
+    if found.data is not None or found.is_self_supervised:  # normalised as `hub convert` assumes
         prepared = DATASETS[found.data or "in100"]
         size = usual.size if found.data is None else prepared.input_size[-1]
         usual = dataclasses.replace(usual, size=size, mean=prepared.mean, std=prepared.std)
-        whose = "ImageNet's" if found.data is None else f"those of {found.data}"
+        whose = f"that of {'ImageNet' if found.data is None else found.data}"
     notes = found.notes
     if found.mean is None or found.std is None:
         notes += (
-            f"{path.name} does not say how its images were normalised; assuming mean {usual.mean} "
-            f"and std {usual.std}, as {whose}.",
+            f"{path.name} does not say how its images were normalised; assuming {whose}, mean "
+            f"{usual.mean} and std {usual.std}.",
         )
     if found.dropped:
         notes += (f"{path.name} also holds {', '.join(found.dropped)}, which is not used.",)

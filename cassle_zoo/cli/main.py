@@ -30,7 +30,7 @@ from cassle_zoo.common.hub_client import redacted
 from cassle_zoo.common.terminal import busy, printable, warnings_shown
 from cassle_zoo.version import __version__
 
-_PATHS = ("-o", "--out", "--output", "--data", "--cache")
+_PATHS = ("-o", "--out", "--output", "--data", "--cache", "--csv", "--preview")
 _HUB_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "requests")
 
 
@@ -128,7 +128,7 @@ def _run(arguments: list[str]) -> ExitStatus:
     for word, value in pairwise([*arguments, "-"]):
         option, equals, own = word.partition("=")
         if option in _PATHS and not (own if equals else value):
-            raise ConfigError(f"{option} is empty; write '.' if you mean the current folder.")
+            raise ConfigError(f"{option} is empty, as an unset variable is; give it a value.")
     # These two have options defined by the settings of the trainer and the evaluators.
     if arguments[:1] in (["train"], ["eval"]):
         _set_colours_of_tyro()

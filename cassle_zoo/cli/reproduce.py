@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> ExitStatus:
         pick_device(args.device)
     recorded = find_recorded(args.name)
     check_folder(args.output, "-o")
+    earlier = (args.output / "result.json").exists()
     found = reproduce(
         recorded,
         args.output,
@@ -96,6 +97,12 @@ def run(args: argparse.Namespace) -> ExitStatus:
     )
     if found is None:
         return ExitStatus.STOPPED
+    if earlier:
+        print(
+            f"note: showing the result in {args.output}, of an earlier call, whose settings may "
+            "differ; to measure again, use another -o",
+            file=sys.stderr,
+        )
     rows = compare(recorded, found, None if args.tolerance is None else args.tolerance / 100)
     width = max((len(row.name) for row in rows), default=0)
     print(f"{'':{width}} recorded    found  tolerance")
@@ -184,11 +191,6 @@ def reproduce(
         found = Result.load(path)
         if (found.model.name, found.data.sha256) != (name, images.sha256):
             raise ConfigError(f"{path} is not a result of {name}; use another output folder.")
-        print(
-            f"note: {path} is of an earlier call, whose settings it has; for a new one use another "
-            "output folder",
-            file=sys.stderr,
-        )
         return found
     command = f"cassle-zoo reproduce {name} --data {data.name} -o OUT"
     source, seed = name, recorded.seed

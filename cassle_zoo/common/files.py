@@ -69,7 +69,7 @@ def named_path(path: str | os.PathLike[str], name: str) -> Path:
         ConfigError: If it is empty.
     """
     if not os.fspath(path):
-        raise ConfigError(f"{name} is empty; write '.' if you mean the current folder.")
+        raise ConfigError(f"{name} is an empty path; write '.' if you mean the current folder.")
     return Path(path)
 
 

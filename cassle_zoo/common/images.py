@@ -131,13 +131,17 @@ def open_reduced(
             return upright, full if upright.size == decoded else full[::-1]
     except UnidentifiedImageError as error:
         bands = _tiff_bands(source)
-        text = (
-            f"a TIFF file of {bands} bands, where RGB is needed: save three of them as RGB, or use "
-            f"a model of {bands} channels"
-            if bands not in (1, 3)
-            else "a TIFF file of a kind that Pillow cannot read: save it with 8 bits per band"
-        )
-        raise UnreadableImageError(name, text if bands else why_unreadable(error)) from error
+        if bands is None:
+            text = why_unreadable(error)
+        elif bands in (1, 3):
+            text = "a TIFF file of a kind that Pillow cannot read: save it with 8 bits per band"
+        else:
+            fix = "save three of them as RGB, or " if bands > 3 else ""
+            text = (
+                f"a TIFF file of {bands} bands, where RGB is needed: {fix}use a model of {bands} "
+                "channels"
+            )
+        raise UnreadableImageError(name, text) from error
     except Exception as error:
         raise UnreadableImageError(name, why_unreadable(error)) from error
 

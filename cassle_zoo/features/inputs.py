@@ -191,13 +191,13 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
     def find(path: str | os.PathLike[str]) -> list[Source]:
         nonlocal has_columns
         found = find_images(path, lambda name, why: skipped.append(Skipped(name, why)), column)
-        is_table = os.fspath(path).lower().endswith(TABLES)
+        is_table = any(ending in os.fspath(path).lower() for ending in TABLES)
         has_columns |= is_table or any(isinstance(source, Items) for source in found)
         return found
 
     for index, value in enumerate(_values_of(inputs, column or "image")):
         _expand(f"input[{index}]", value, sources, find)
-    if column is not None and not has_columns:
+    if column is not None and sources and not has_columns:
         raise ConfigError(
             f"column {column!r}: none of the inputs is a table (.csv, .tsv) or a dataset, which "
             "have columns; leave out --column (column=)."

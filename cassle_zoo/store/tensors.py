@@ -240,7 +240,7 @@ def save_model_folder(
             or the configuration is invalid.
         ConfigError: If `folder` is empty.
     """
-    folder = named_path(folder, "the output folder").resolve()
+    folder = named_path(folder, "folder").resolve()
     states = {MODEL_FILE: backbone_state}
     if projector is not None:
         states[PROJECTOR_FILE] = projector.state_dict()

@@ -83,8 +83,8 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
     """Read recorded results.
 
     Args:
-        paths: JSON files, and folders that are searched for them at any depth, but not in hidden
-            folders.
+        paths: JSON files, and folders that are searched for them at any depth; hidden files and
+            folders are left out.
 
     Returns:
         The results in the order of their files, and a sentence for each that cannot be read.
@@ -93,14 +93,15 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
         DataError: If a path does not exist, or there is no result.
     """
     files: list[Path] = []
+    problems: list[str] = []
     for path in paths:
         if not path.exists():
             raise DataError(
                 f"{path}: no such file or folder of results; `cassle-zoo eval TASK MODEL... -o "
                 "FOLDER` records some."
             )
-        files += _json_files(path) if path.is_dir() else [path]
-    entries, problems = [], []
+        files += _json_files(path, problems) if path.is_dir() else [path]
+    entries = []
     for file in dict.fromkeys(file.resolve() for file in files):
         try:
             result = Result.load(file)
@@ -118,8 +119,8 @@ def read_entries(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
     return entries, problems
 
 
-def _json_files(folder: Path) -> list[Path]:
-    found = walk(str(folder), set())
+def _json_files(folder: Path, problems: list[str]) -> list[Path]:
+    found = walk(str(folder), set(), lambda closed, error: problems.append(f"{closed}: {error}"))
     return sorted(Path(below, n) for below, names in found for n in names if n.endswith(".json"))
 
 

@@ -60,7 +60,7 @@ def pull(
         ChecksumError: If a file is not the published one.
         ModelFolderError: If a file is missing or invalid, or `output` holds other files.
     """
-    target = None if output is None else named_path(output, "the output folder").resolve()
+    target = None if output is None else named_path(output, "output").resolve()
     if target is not None:
         check_target(target, overwrite=force)
     source = resolve(model_name(name), force=force).folder

@@ -80,13 +80,19 @@ def test_a_training_is_reproduced_bit_for_bit(
 
 
 def test_an_earlier_result_is_said_to_be_one(
-    result: Result, emoji_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    result: Result,
+    emoji_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = MeasuredData(name="emoji64", sha256=open_data("emoji64", emoji_folder).sha256)
     result = dataclasses.replace(result, data=data)
     result.save(tmp_path / "result.json")
-    assert reproduce.reproduce(result, tmp_path, emoji_folder, threads=2, device="cpu") == result
-    assert "result.json is of an earlier call" in capsys.readouterr().err
+    monkeypatch.setattr(reproduce, "find_recorded", lambda _: result)
+    command = ["reproduce", "any", "--data", str(emoji_folder), "-o", str(tmp_path)]
+    assert main([*command, "--device", "cpu"]) == 0
+    assert "of an earlier call" in capsys.readouterr().err
 
 
 def test_other_data_are_refused(result: Result, emoji_folder: Path, tmp_path: Path) -> None:

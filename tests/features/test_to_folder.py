@@ -413,7 +413,7 @@ def test_an_empty_path_is_not_the_current_folder(
     extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="folder is empty"):
+    with pytest.raises(ConfigError, match="folder is an empty path"):
         extract_to_folder(extractor, images, "")
 
 

@@ -39,9 +39,7 @@ def old(tmp_path: Path) -> Path:
         ("model/config.json", "tests/hub/format_2_config.json"),
     ],
 )
-def test_the_committed_files_are_what_it_makes_of_those_of_0_1_0(
-    old: Path, name: str, committed: str
-) -> None:
+def test_what_it_makes_of_files_of_0_1_0(old: Path, name: str, committed: str) -> None:
     assert upgrade(old / name) == [old / name]
     assert (old / name).read_bytes() == (ROOT / committed).read_bytes()
     assert upgrade(old / name) == []

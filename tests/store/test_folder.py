@@ -227,9 +227,9 @@ def test_an_empty_path_is_not_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="the output folder is empty"):
+    with pytest.raises(ConfigError, match="output is an empty path"):
         pull("resnet18_cassle_simclr", "")
-    with pytest.raises(ConfigError, match="the output folder is empty"):
+    with pytest.raises(ConfigError, match="folder is an empty path"):
         save_model_folder("", config={}, backbone_state={}, projector=None, overwrite=True)
 
 

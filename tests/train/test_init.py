@@ -210,8 +210,11 @@ def test_weights_of_ssl_code_expect_what_it_feeds_them(tmp_path: Path) -> None:
     own = init.with_own_preprocessing(config, ("size",), said.append).augment
     assert (own.mean, own.std, said) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, [])
     notes = " ".join(read_source(config.init, CheckpointFacts(arch="test_vit")).notes)
-    assert "assuming mean (0.485, 0.456, 0.406)" in notes
-    assert "as ImageNet's" in notes
+    assert "assuming that of ImageNet, mean (0.485, 0.456, 0.406)" in notes
+    config = TrainConfig(arch="test_vit", init=config.init, augment=AugmentConfig(std=(0.5,) * 3))
+    init.with_own_preprocessing(config, ("size",), said.append)
+    [line] = said
+    assert line.startswith("augment.std (0.229, 0.224, 0.225): that of ImageNet, since dino.pth")
 
 
 def test_a_safetensors_file(config: TrainConfig, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_an_empty_path_is_not_the_current_folder(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="out is empty"):
+    with pytest.raises(ConfigError, match="out is an empty path"):
         loop.train(config, "")
     assert not list(tmp_path.iterdir())
 
