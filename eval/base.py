@@ -308,8 +308,11 @@ class EvalContext:
         """
         source, data = self.source, self.data
         if source.features is not None:
-            features = features_of(source.features, data.names, len(data.images), data.root)
+            count = len(data.images)
+            features, unread = features_of(source.features, data.names, count, data.root)
             features = features.float()  # norms of float16 features may overflow
+            if unread:
+                raise UnreadableImagesError(data, unread, features)
         else:
             steps = re.sub(r" at 0x[0-9a-f]+", "", str(self.transform))
             features = self.cached([steps], lambda: self.extract(self.model))

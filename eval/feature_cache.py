@@ -68,7 +68,7 @@ def cached_features(folder: Path, key: Sequence[str], extract: Callable[[], Tens
 
 def features_of(
     known: FeatureSet, names: Sequence[str], count: int, root: Path | None = None
-) -> Tensor:
+) -> tuple[Tensor, dict[int, str]]:
     """Pick the features of the images of a dataset from those of a file.
 
     The images must be in one folder under the names they have in the dataset. If that folder is
@@ -82,10 +82,11 @@ def features_of(
         root: Folder of the dataset; None if it is not in a folder.
 
     Returns:
-        Features (N, D).
+        Features (N, D) without those that the file says could not be read, and by the index of each
+        of these, why.
 
     Raises:
-        DataError: If an image has no features or several, or they are from other data.
+        DataError: If another image has no features or one has several, or they are from other data.
     """
     if not names:
         if len(known) != count:
@@ -93,8 +94,8 @@ def features_of(
                 f"the file has features of {len(known)} images, the dataset has {count}, and "
                 "without names they can only be matched by their order."
             )
-        return known.features
-    found = _by_folder(known.sources, names)
+        return known.features, {}
+    found = _by_folder([*known.sources, *(own.source for own in known.skipped)], names)
     complete = [folder for folder, rows in found.items() if len(rows) == len(set(names))]
     if root is not None and len(complete) > 1:
         complete = [folder for folder in complete if _is_same(Path(folder), root)] or complete
@@ -120,7 +121,9 @@ def features_of(
             f"dataset's, {root}; their names are alike, but they may be other images. Extract "
             "features of the dataset's folder."
         )
-    return known.features[[found[folder][name] for name in names]]
+    places, count = [found[folder][name] for name in names], len(known)
+    unread = {i: known.skipped[at - count].reason for i, at in enumerate(places) if at >= count}
+    return known.features[[at for at in places if at < count]], unread
 
 
 def _by_folder(sources: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, int]]:

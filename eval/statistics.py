@@ -316,7 +316,8 @@ class _Table:
                     f"{alone} of {len(counts)} classes have one image, of which no interval can "
                     "be computed."
                 )
-            columns = columns * (len(columns) / len(counts) / counts[stratum])[:, None]
+            # In float64: with rounded weights sums over several classes would not tie.
+            columns = columns * (len(columns) / len(counts) / counts[stratum].double())[:, None]
             self.members = list(stratum.argsort(stable=True).split(counts.tolist()))
         self.columns = columns
         self.means = columns.mean(0)

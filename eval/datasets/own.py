@@ -253,7 +253,8 @@ def _open_table(
         )
     if not any(row.label for row in rows):
         _refuse(split, f"{table} has no labels")
-        return _unlabelled(name, root, paths, f"{table.name} has no column of labels.")
+        reason = f"{table.name} has no column of labels ({', '.join(_LABELS)})."
+        return _unlabelled(name, root, paths, reason)
     if unlabelled := [row.path for row in rows if not row.label]:
         raise DataError(f"{table}: images without a label: {first_few(unlabelled)}.")
     order = sorted(range(len(rows)), key=lambda i: (rows[i].label, names[i].split("/")))

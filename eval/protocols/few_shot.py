@@ -73,7 +73,7 @@ def draw_episodes(
         raise DataError(
             f"{ways}-way episodes with {shots} support and {queries} query images a class need "
             f"{ways} classes of {shots + queries} images, but {len(eligible)} of {len(members)} "
-            "classes have so many."
+            "classes have so many; use fewer ways, shots or queries."
         )
     drawn = torch.empty((episodes, ways, shots + queries), dtype=torch.int64)
     for episode in drawn:

@@ -134,7 +134,7 @@ class SemiSupervised(Settings):
                 sweep_tolerance=self.sweep_tolerance,
             )
             hits = probe.test_logits.argmax(1).cpu() == task.targets[task.splits["test"]]
-            right += hits / self.draws
+            right += hits.double() / self.draws
             results["top1"].append(probe.top1)
             results["mean_per_class"].append(probe.mean_per_class)
         top1 = results["top1"]

@@ -64,9 +64,9 @@ def known(*sources):
 
 def test_images_are_found_below_one_folder_in_any_order():
     names = ("c/1.png", "a/b/1.png")
-    found = features_of(known("/x/a/b/1.png", "/x/c/1.png", "/x/other/2.png"), names, 2)
+    found, _ = features_of(known("/x/a/b/1.png", "/x/c/1.png", "/x/other/2.png"), names, 2)
     assert found.tolist() == [[2, 3], [0, 1]]
-    found = features_of(known("a/b/1.png", "c/1.png"), names, 2)
+    found, _ = features_of(known("a/b/1.png", "c/1.png"), names, 2)
     assert found.tolist() == [[2, 3], [0, 1]]
 
 
@@ -85,7 +85,7 @@ def test_other_images_are_refused(sources, message):
 
 
 def test_without_names_the_number_must_be_equal():
-    assert features_of(known("p", "q"), (), 2).shape == (2, 2)
+    assert features_of(known("p", "q"), (), 2)[0].shape == (2, 2)
     with pytest.raises(DataError, match="4 images, the dataset has 3"):
         features_of(known(*"abcd"), (), 3)
 
@@ -96,9 +96,9 @@ def test_equal_names_in_another_folder_are_other_images(tmp_path):
     other.mkdir()
     names = ("c/1.png",)
     mine, theirs = f"{own}/c/1.png", f"{other}/c/1.png"
-    assert features_of(known(mine), names, 1, own).tolist() == [[0, 1]]
-    assert features_of(known("/gone/c/1.png"), names, 1, own).tolist() == [[0, 1]]
-    assert features_of(known(theirs, mine), names, 1, own).tolist() == [[2, 3]]
+    assert features_of(known(mine), names, 1, own)[0].tolist() == [[0, 1]]
+    assert features_of(known("/gone/c/1.png"), names, 1, own)[0].tolist() == [[0, 1]]
+    assert features_of(known(theirs, mine), names, 1, own)[0].tolist() == [[2, 3]]
     with pytest.raises(DataError, match="another folder than the dataset's"):
         features_of(known(theirs), names, 1, own)
 

@@ -147,6 +147,27 @@ def test_permutation_of_means_over_classes_by_definition() -> None:
     assert found == reached / 2**7
 
 
+def test_permutations_tie_across_classes_of_different_sizes() -> None:
+    """Three images of a class of nine count as much as one of a class of three."""
+    labels = torch.tensor([0] * 3 + [1] * 9)
+    first = torch.tensor([1, 0, 0] + [0] * 9)
+    second = torch.tensor([0, 1, 0] + [1] * 3 + [0] * 6)
+    weights = torch.where(labels == 0, 3, 1) * (second - first)
+    swaps = itertools.product([-1, 1], repeat=12)
+    reached = sum(abs(int(weights @ torch.tensor(own))) >= 3 for own in swaps)
+    found = st.permutation_test(
+        column(first), column(second), generator=generator(), strata=labels, draws=2**12
+    )
+    assert found == reached / 2**12
+
+
+def test_interval_of_means_over_classes_is_of_values_that_they_can_have() -> None:
+    labels = torch.arange(5).repeat_interleave(torch.tensor([21, 14, 10, 5, 3]))
+    right = torch.ones(len(labels))
+    right[-1] = 0
+    assert bootstrap(column(right), generator=generator(), strata=labels).high <= 1 + 1e-12
+
+
 Make = Callable[[torch.Generator], tuple[Tensor, Tensor | None]]
 
 

@@ -13,6 +13,8 @@ from cassle_zoo.data.readers import ImageFiles
 from cassle_zoo.eval.base import Compute, EvalContext, EvalData, Outcome, Task
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.runner import evaluate
+from cassle_zoo.features.extract import extract_features
+from cassle_zoo.features.files import save_features
 
 COUNT, BAD = 30, (4, 11)
 
@@ -69,6 +71,20 @@ def test_more_than_the_fraction_is_an_error_that_names_all(root: Path) -> None:
     says = r"toy: 2 of 30 .*: 04\.png \(.*\), 11\.png \(.*--max-bad-fraction"
     with pytest.raises(DataError, match=says):
         evaluate("knn", KNN(), make_model(), data(root, NAMES), Compute(**COMPUTE))
+
+
+def test_a_feature_file_says_which_could_not_be_read(root: Path, tmp_path: Path) -> None:
+    model = make_model()
+    save_features(extract_features(model, root), tmp_path / "features.npz")
+    settings = Compute(max_bad_fraction=0.1, **COMPUTE)
+    with pytest.warns(UserWarning, match=r"2 of 30 images cannot be read: 04\.png \(.*11\.png"):
+        found, _ = evaluate(
+            "knn", KNN(), f"features:{tmp_path / 'features.npz'}", data(root, NAMES), settings
+        )
+    with pytest.warns(UserWarning, match="2 of 30"):
+        expected, _ = evaluate("knn", KNN(), model, data(root, NAMES), settings)
+    assert found.metrics == expected.metrics
+    assert found.data == expected.data
 
 
 def test_of_an_evaluators_own_data_nothing_is_left_out(root: Path) -> None:

@@ -94,7 +94,7 @@ def test_features_of_a_folder_find_their_images_by_name(tmp_path, save_image):
     # As `cassle-zoo features` lists them: test before train.
     sources = sorted(str(path) for path in tmp_path.glob("*/*/*.png"))
     known = FeatureSet(features=torch.arange(30.0)[:, None], sources=sources)
-    found = features_of(known, data.names, len(data.images), data.root)
+    found, _ = features_of(known, data.names, len(data.images), data.root)
     places = [sources[int(row)] for row in found[:, 0]]
     assert places == [str(tmp_path / name) for name in data.names]
 

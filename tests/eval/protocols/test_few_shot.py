@@ -111,7 +111,7 @@ def test_small_classes_are_left_out():
     )
     assert drawn.left_out == (6,)
     assert int(drawn.support.max()) < 60
-    with pytest.raises(DataError, match=r"7-way .* 6 of 7 classes have so many"):
+    with pytest.raises(DataError, match=r"7-way .* 6 of 7 classes have so many; use fewer ways"):
         draw_episodes(labels, torch.arange(63), ways=7, queries=4, generator=seeded())
 
 
