@@ -72,10 +72,11 @@ def add_parser(subparsers: Any) -> None:
             "convert",
             _convert,
             "turn a checkpoint of other code into a model folder",
-            "Convert a checkpoint of the paper's code, of a run of cassle-zoo that is not finished "
-            "(RUN/checkpoint.pt), or of code around a ConditionedProjector, with its projector; "
-            "of solo-learn, lightly (Lightning), Facebook's MoCo-v2, MoCo-v3 and DINO, or any "
-            "other dictionary of weights, the backbone. No code in the file is run. args.json "
+            "Convert a checkpoint of the paper's code, of a run of cassle-zoo (RUN/checkpoint.pt; "
+            "with --prefix teacher.backbone its EMA teacher), or of code around a "
+            "ConditionedProjector, with its projector; of solo-learn, lightly (Lightning), "
+            "Facebook's MoCo-v2, MoCo-v3 and DINO, or any other dictionary of weights, the "
+            "backbone. No code in the file is run. args.json "
             "beside it (or a run's config.json) is read if it exists. The options below supply "
             "what a file does not say; it is refused if one is needed and missing.",
             _folder_options(dtype="float32"),

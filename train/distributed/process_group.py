@@ -10,6 +10,7 @@ import datetime
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -60,7 +61,10 @@ def init(device: str | None, timeout: float) -> Iterator[torch.device]:
         timeout=datetime.timedelta(seconds=timeout),
     )
     try:
-        yield own
+        with warnings.catch_warnings():
+            # DDP's, of every 1x1 convolution in channels_last, where both orders are the same.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            yield own
         dist.barrier()
     finally:
         dist.destroy_process_group()

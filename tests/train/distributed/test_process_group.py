@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -205,3 +206,16 @@ def test_tokens_of_dead_processes_are_not_answered() -> None:
     with pytest.raises(CassleZooError, match="process 0 has not answered"):
         agree_on_prefix(store, 1, 2, 0.1)
     assert len(set(together(store, 2))) == 1
+
+
+def test_a_needless_warning_of_every_resnet_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    for name in ("init_process_group", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(dist, name, lambda *_, **__: None)
+    with warnings.catch_warnings(record=True) as shown, process_group.init("cpu", 1):
+        warnings.warn("Grad strides do not match bucket view strides. This may", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+    assert [str(one.message) for one in shown] == ["another"]
