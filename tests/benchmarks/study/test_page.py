@@ -72,7 +72,7 @@ def test_the_page_shows_what_was_recorded(finished: StudyRunner, tmp_path: Path)
     assert "a rule fixed before" not in text
     assert PLAIN not in used
     best = best_of([r for r in records if r.arm == CASSLE])
-    assert f"{CASSLE} seed {best.seed} (" in page_texts(records, "Why?\n\nFound out.")[TABLES]
+    assert f"{CASSLE}, seed {best.seed} (" in page_texts(records, "Why?\n\nFound out.")[TABLES]
     assert text.count("| 0.24 | 0.0005 |") == 1
     published = page_texts(records, "Why?\n\nFound out.")[PAGE]
     assert published.index("Why?") < published.index("## Setting") < published.index("Found out.")
