@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from cassle_zoo.common.devices import pick_device
+from cassle_zoo.common.devices import check_device
 from cassle_zoo.common.errors import (
     CassleZooError,
     ConfigError,
@@ -232,8 +232,7 @@ def _find(
 
     Networks are built one after the other, so that only one is in memory.
     """
-    if arguments.compute.device is not None:
-        pick_device(arguments.compute.device)
+    check_device(arguments.compute.device)
     openers = {}
     for model in models:
         with _naming(model, among=models):

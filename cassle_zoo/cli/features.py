@@ -122,12 +122,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> ExitStatus:
     """Extract and save features; name the images that were left out."""
-    from cassle_zoo.common.devices import device_of_process, pick_device
+    from cassle_zoo.common.devices import check_device, device_of_process
     from cassle_zoo.common.images import limit_pixels
 
     args.device = device_of_process(args.device, "--device")
-    if args.device is not None:
-        pick_device(args.device)
+    check_device(args.device)
     if args.max_pixels is not None:
         limit_pixels(args.max_pixels)
     if args.output.endswith("/") or os.path.isdir(args.output):

@@ -75,14 +75,13 @@ class _ListNames(argparse.Action):
 
 def run(args: argparse.Namespace) -> ExitStatus:
     """Reproduce, print a table, and return the exit status."""
-    from cassle_zoo.common.devices import pick_device
+    from cassle_zoo.common.devices import check_device
 
     if args.tolerance is not None and not args.tolerance >= 0:
         raise ConfigError(f"--tolerance must be at least 0, got {args.tolerance}.")
     if args.threads is not None and args.threads < 1:
         raise ConfigError(f"--threads must be at least 1, got {args.threads}.")
-    if args.device is not None:
-        pick_device(args.device)
+    check_device(args.device)
     recorded = find_recorded(args.name)
     check_folder(args.output, "-o")
     earlier = (args.output / "result.json").exists()

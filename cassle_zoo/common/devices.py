@@ -33,6 +33,16 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
+def check_device(device: str | torch.device | None) -> None:
+    """Refuse a requested device that cannot be used, before time is spent on anything else.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    if device is not None:
+        pick_device(device)
+
+
 def device_of_process(device: str | None, option: str) -> str | None:
     """Give each process that torchrun starts on a machine a GPU of its own.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cassle_zoo.common.devices import pick_device
+from cassle_zoo.common.devices import check_device
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.templates import render
 from cassle_zoo.common.terminal import busy
@@ -81,8 +81,7 @@ def explore(
     if neighbours < 1:
         raise ConfigError(f"neighbours={neighbours}: expected at least 1.")
     check_layout(layout)
-    if device is not None:
-        pick_device(device)
+    check_device(device)
     given = [models] if isinstance(models, nn.Module | str) else list(models)
     images, skipped = expand_inputs(inputs)
     if len(images) > MOST_IMAGES:
