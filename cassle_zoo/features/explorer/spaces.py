@@ -149,11 +149,12 @@ def read_images(
     reduction = least if len(reductions) == len(extractors) else None
 
     def ready(item: InputImage) -> tuple[list[Tensor], str]:
-        image = displayed(item, extractors, reduction)
+        needed = thumbnail or not all(map(takes_bands, transforms))
+        image = displayed(item, extractors, reduction) if needed else None
         tensors = [
             transform(item.raw() if takes_bands(transform) else image) for transform in transforms
         ]
-        return tensors, encode_thumbnail(image, *thumbnail) if thumbnail else ""
+        return tensors, encode_thumbnail(image, *thumbnail) if image and thumbnail else ""
 
     threads = torch.get_num_threads() if inputs.in_threads else 1
     with (
