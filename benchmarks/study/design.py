@@ -99,8 +99,8 @@ class Design(Settings):
         seeds: Seeds (0, 1, ...) of SimCLR, SimCLR + AugSelf and CASSLE-SimCLR; with equal seeds,
             arms share the initial backbone, the order of images and their augmentations.
         method_seeds: Seeds of each of the other methods.
-        snapshot_every: Epochs between the snapshots of the main arms that are measured on
-            validation images; 0: none.
+        snapshot_every: Epochs between the snapshots of the main arms and of the other methods that
+            are measured on validation images; 0: none.
         choose: Choose the baseline's learning rate and weight decay on the grid, instead of taking
             the recipe's.
         base: Settings of CASSLE-SimCLR.
@@ -243,7 +243,7 @@ class Design(Settings):
         warmup = min(config.optim.warmup_epochs, epochs)
         optim = dataclasses.replace(config.optim, epochs=epochs, warmup_epochs=warmup)
         run = config.run
-        if group == MAIN:
+        if group in (MAIN, METHODS):
             run = dataclasses.replace(run, snapshot_every=self.snapshot_every)
         config = dataclasses.replace(config, name=f"{name}.emoji64", optim=optim, run=run)
         return Arm(name=name, group=group, against=against, config=config)
