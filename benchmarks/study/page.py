@@ -1,5 +1,6 @@
 """The study's page, its tables and figures in docs/, written from recorded results only."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -167,18 +168,20 @@ def _figures(
 
 def _longer(records: Sequence[Record], courses: Sequence[Record]) -> dict[str, Any] | None:
     """Return what tables compare of arms that were trained for longer, too, if there are any."""
-    main = [record for record in records if record.group == MAIN]
+    main = [record for record in records if record.group in (MAIN, METHODS)]
     known = {record.arm for record in named_by_length(main)}
     longer = [record for record in courses if record.arm not in known]
     if not longer:
         return None
     trained = {(record.settings["name"], record.seed) for record in longer}
     short = named_by_length([r for r in main if (r.settings["name"], r.seed) in trained])
-    found, arms = [*short, *longer], arms_of(longer, MAIN)
+    found = [*short, *longer]
+    seeds = Counter(record.arm for record in longer)
+    groups = [(part, group) for part in (short, longer) for group in (MAIN, METHODS)]
     return {
-        "arms": [*arms_of(short, MAIN), *arms],
-        "best": _best_seeds(longer, arms),
-        "pairs": [*pairs_of(short, MAIN), *pairs_of(longer, MAIN)],
+        "arms": [arm for part, group in groups for arm in arms_of(part, group)],
+        "best": _best_seeds(longer, [arm for arm in arms_of(longer, MAIN) if seeds[arm] > 1]),
+        "pairs": [pair for part, group in groups for pair in pairs_of(part, group)],
         "spreads": partial(spread_table, found),
         "differences": partial(difference_table, found),
     }

@@ -50,11 +50,15 @@ def test_the_page_shows_what_was_recorded(finished: StudyRunner, tmp_path: Path)
     assert cells(course, f"{PLAIN}, 1 epochs")[1:3] == ["1", "2"]
     assert "Trained for longer" not in text
     more = [record for record in records if record.group == "main" and record.seed == 0]
+    both = {"arm": f"{CASSLE}-augself", "group": "methods", "against": f"{PLAIN}-augself"}
+    more.append(dataclasses.replace(next(r for r in more if r.is_conditioned), **both))
     more = [dataclasses.replace(r, settings={**r.settings, "optim": {"epochs": 9}}) for r in more]
     longer = page_texts(records, courses=more)[TABLES].partition("Trained for longer")[2]
     assert cells(longer, f"{CASSLE}, 1 epochs - {PLAIN}, 1 epochs")
     value = 100 * by[CASSLE, 0]["subcategory"]["linear_top1"]
-    assert cells(longer, f"{CASSLE}, 9 epochs")[1:3] == ["1", f"{value:.1f}"]
+    for arm in (CASSLE, both["arm"]):
+        assert cells(longer, f"{arm}, 9 epochs")[1:3] == ["1", f"{value:.1f}"]
+    assert cells(longer, f"{both['arm']}, 9 epochs - {both['against']}, 9 epochs")
     sensitivity = text.partition("Sensitivity at full strength")[2]
     found = [
         r.results["sensitivity"].metrics["crop"]["infonce_backbone"]
