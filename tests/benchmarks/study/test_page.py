@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -50,7 +51,11 @@ def test_the_page_shows_what_was_recorded(finished: StudyRunner, tmp_path: Path)
     assert cells(course, f"{PLAIN}, 1 epochs")[1:3] == ["1", "2"]
     assert "Trained for longer" not in text
     more = [record for record in records if record.group == "main" and record.seed == 0]
-    both = {"arm": f"{CASSLE}-augself", "group": "methods", "against": f"{PLAIN}-augself"}
+    both: dict[str, Any] = {
+        "arm": f"{CASSLE}-augself",
+        "group": "methods",
+        "against": f"{PLAIN}-augself",
+    }
     more.append(dataclasses.replace(next(r for r in more if r.is_conditioned), **both))
     more = [dataclasses.replace(r, settings={**r.settings, "optim": {"epochs": 9}}) for r in more]
     longer = page_texts(records, courses=more)[TABLES].partition("Trained for longer")[2]
