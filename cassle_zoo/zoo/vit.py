@@ -189,4 +189,5 @@ def has_sincos_positions(pos_embed: Tensor) -> bool:
     if side * side + 1 != pos_embed.shape[1] or pos_embed.shape[2] % 4:
         return False
     expected = sincos_positions(side, side, pos_embed.shape[2])
-    return torch.allclose(pos_embed[0, 1:].float(), expected, rtol=0, atol=1e-3)
+    # As exact as bfloat16 is below 1.
+    return torch.allclose(pos_embed[0, 1:].float(), expected, rtol=0, atol=3e-3)

@@ -99,6 +99,18 @@ def test_the_data_of_a_converted_run_is_verified(
     assert wrong in "".join(failed)
 
 
+def test_what_the_user_says_of_the_images_comes_before_the_settings(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", config())
+    said: dict[str, Any] = {"mean": (0.7, 0.8, 0.9), "std": (0.3, 0.2, 0.1)}
+    options = ConvertOptions(size=48, **said)
+    convert_checkpoint(
+        tmp_path / "run/checkpoint.pt", tmp_path / "out", name="mine", options=options
+    )
+    info = cassle_zoo.model_info(f"local-dir:{tmp_path}/out")
+    assert info.input_size == (3, 48, 48)
+    assert {"mean": info.mean, "std": info.std} == said
+
+
 def test_the_users_folders_are_not_published(tmp_path: Path) -> None:
     save_run(tmp_path / "run", config())
     settings = json.loads((tmp_path / "run/config.json").read_text())

@@ -63,6 +63,8 @@ def test_many_channels(dtype: Any, tmp_path: Path) -> None:
         found = open_channels(source, 5)
         assert isinstance(found, np.ndarray)
         assert found.tolist() == BANDS.tolist()
+    square = np.asarray(open_channels(npy(array[:5]), 5))  # as many rows as bands
+    assert np.array_equal(square, BANDS[:5])
 
 
 def test_four_bands_of_pillow() -> None:

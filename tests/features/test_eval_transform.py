@@ -49,10 +49,11 @@ def test_values_that_are_no_range(model: nn.Module, value_range: Any) -> None:
 
 
 def test_one_channel() -> None:
-    model = make_model(in_chans=1)
+    statistics = {"mean": (0.2, 0.3, 0.7), "std": (0.1, 0.2, 0.3)}
+    overlay = {"input_size": (3, 32, 32), **statistics}
+    model = make_model(in_chans=1, pretrained_cfg_overlay=overlay)
     sample = eval_transform(model)(Image.new("RGB", (50, 40), "white"))
-    assert sample.shape == (1, 32, 32)
-    torch.testing.assert_close(sample, torch.ones(1, 32, 32))  # mean and std are 0.5
+    torch.testing.assert_close(sample, torch.full((1, 32, 32), (1 - 0.4) / 0.2))
     assert extract_features(model, make_image(0)).features.shape == (1, 96)
 
 
@@ -71,7 +72,8 @@ def test_models_that_make_channels_of_pixels_take_rgb(name: str) -> None:
     assert eval_transform(make_model(name))(make_image(0)).shape == (3, 32, 32)
 
 
-def test_vit_gets_the_size_it_was_built_for() -> None:
-    model = make_model("test_vit", img_size=48)
-    assert eval_transform(model)(make_image(0)).shape == (3, 48, 48)
+@pytest.mark.parametrize("size", [(48, 48), (32, 48)])
+def test_vit_gets_the_size_it_was_built_for(size: tuple[int, int]) -> None:
+    model = make_model("test_vit", img_size=size)
+    assert eval_transform(model)(make_image(0)).shape == (3, *size)
     assert extract_features(model, make_image(0)).features.shape == (1, 64)

@@ -24,11 +24,19 @@ EMOJI = "resnet18_cassle_simclr.emoji64"
 IMAGES = [make_image(index) for index in range(7)]
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+SMALL: dict[str, dict[str, Any]] = {
+    "test_vit": {"img_size": 32},
+    "swin_tiny_patch4_window7_224": {
+        "img_size": 32, "window_size": 2, "embed_dim": 12, "depths": (1, 1, 1),
+        "num_heads": (1, 2, 4),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", *SMALL])
 @pytest.mark.parametrize("num_classes", [0, 10])
 def test_outputs_are_timms(name: str, num_classes: int) -> None:
-    options = {"img_size": 32} if name == "test_vit" else {}
-    model: Any = make_model(name, num_classes=num_classes, **options).eval()
+    model: Any = make_model(name, num_classes=num_classes, **SMALL.get(name, {})).eval()
     names = ("stage:1", "pooled", "tokens", "stage:-1:map", "stage:1:map")
     extractor = Extractor(model, outputs=names)
     found = extractor(IMAGES)
@@ -41,6 +49,8 @@ def test_outputs_are_timms(name: str, num_classes: int) -> None:
         )
         pooled = model.forward_head(hidden, pre_logits=True)
     tokens = hidden[:, model.num_prefix_tokens :] if name == "test_vit" else hidden
+    if name.startswith("swin"):  # whose maps have their channels last
+        tokens = hidden.permute(0, 3, 1, 2)
     expected = {
         "stage:1": first.mean(dim=(2, 3)),
         "pooled": pooled,

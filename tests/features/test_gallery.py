@@ -144,9 +144,21 @@ def test_images_of_one_name_are_captioned_with_their_folders(tmp_path: Path) -> 
         folder.mkdir(parents=True, exist_ok=True)
         name = "ours.png" if number == 0 else f"IMG_{number // 2}.png"
         Image.new("RGB", (64, 64), (40 * number, 90, 20)).save(folder / name)
+    (tmp_path / "photos" / "a" / "0.png").write_text("no image")
     done = run_demo(["resnet18_simclr"], tmp_path / "out", [tmp_path / "photos"])
-    captions = set(re.findall(r'alt="([^"]+)"', done.page.read_text("utf-8")))
-    assert captions == {"ours", "IMG_0", "a/IMG_1", "b/IMG_1", "a/IMG_2", "b/IMG_2"}
+    page = Page(done.page.read_text("utf-8"))
+    captions = ["ours", "IMG_0", "a/IMG_1", "b/IMG_1", "a/IMG_2", "b/IMG_2"]  # as numbered
+    shown, stored = page.of("img"), page.images()
+    for image in shown:
+        content = base64.b64decode(stored[int(image["data-image"] or "")])
+        with Image.open(io.BytesIO(content)) as decoded:
+            red = decoded.convert("RGB").getpixel((9, 9))[0]  # type: ignore[index]
+        assert captions[round(red / 40)] == image["alt"]
+    # Each image, its neighbours by whitened features, and those by raw ones.
+    rows = [[image["alt"] for image in shown[start : start + 11]] for start in range(0, 66, 11)]
+    assert len(shown) == 66
+    assert sorted(row[0] or "" for row in rows) == sorted(captions)
+    assert all({*row[1:6]} == {*row[6:]} == {*captions} - {row[0]} for row in rows)
 
 
 @pytest.mark.parametrize("marked", [False, True])

@@ -30,6 +30,7 @@ from cassle_zoo.features import parts, to_folder
 from cassle_zoo.features.extract import Extractor, FeatureSet
 from cassle_zoo.features.files import save_part_safetensors
 from cassle_zoo.features.to_folder import FolderResult
+from cassle_zoo.projector import ConditionedProjector, ProjectorConfig
 
 BAD = {"03.png": b"broken", "10.png": b"", "11.png": b""}
 kinds = pytest.mark.parametrize("kind", ["safetensors", "parquet"])
@@ -209,6 +210,16 @@ def test_nothing_unfinished_is_left_when_others_complete_it(
     assert not list(tmp_path.rglob(parts.UNFINISHED))
 
 
+def test_what_was_saved_of_a_part_that_others_complete_is_not_used(
+    extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_in_the_first_part(extractor, images, tmp_path / "out", monkeypatch)
+    extract(extractor, images, tmp_path / "out", part_images=8, part=(1, 2))
+    for folder in (tmp_path / "out", tmp_path / "alone"):
+        extract(extractor, images, folder, part_images=8)
+    assert content(tmp_path / "out") == content(tmp_path / "alone")
+
+
 def test_an_error_costs_the_part_in_the_making(
     extractor: Extractor, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +289,17 @@ def test_another_extraction_is_refused(
     with pytest.raises(ConfigError, match=says):
         extract(other() if other else extractor, images, tmp_path, **options)
     assert content(tmp_path) == before
+
+
+def test_another_projector_is_refused(images: Path, tmp_path: Path) -> None:
+    config = ProjectorConfig(in_features=96, conditioning="none", descriptors=())
+    projector: Any = ConditionedProjector(config)
+    names = ("pooled", "projected")  # the samples are of the first
+    own = Extractor(make_model(), device="cpu", outputs=names, projector=projector)
+    extract(own, images, tmp_path)
+    torch.nn.init.zeros_(projector.layers[0].weight)
+    with pytest.raises(ConfigError, match=r"model\.projector_sha256: '\w+' there"):
+        extract(own, images, tmp_path)
 
 
 def test_other_images_are_refused(extractor: Extractor, images: Path, tmp_path: Path) -> None:

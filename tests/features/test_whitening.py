@@ -195,7 +195,11 @@ def test_the_whitening_of_a_model_folder(
     assert model_whitening(name) is None
     raw = extract_features(name, str(images)).features
     fitted = Whitening.fit(raw, 4)
+    write_reference(folder)
     fitted.save(folder / WHITENING_FILE)
+    unrecorded = {check.name: check.detail for check in verify_folder(folder) if not check.passed}
+    assert list(unrecorded) == ["hashes"]
+    assert "has no hash of whitening.safetensors; write it again" in unrecorded["hashes"]
     write_reference(folder)
     checks = {check.name: check for check in verify_folder(folder)}
     assert all(check.passed for check in checks.values()), checks

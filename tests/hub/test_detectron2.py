@@ -75,6 +75,18 @@ def test_command_prints_the_settings(tmp_path, capsys):
     assert 'INPUT.FORMAT "RGB"' in lines
 
 
+def test_settings_are_those_of_the_network(monkeypatch, tmp_path):
+    network = timm.create_model("resnet50", num_classes=0)
+    monkeypatch.setattr("cassle_zoo.hub.detectron2.create_model", lambda *_, **__: network)
+    assert export_detectron2("timm:resnet50", tmp_path / "r50.pth") == {
+        "MODEL.WEIGHTS": "r50.pth",
+        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "INPUT.FORMAT": "RGB",
+    }
+
+
 def test_a_network_of_the_same_weights_is_refused(monkeypatch, tmp_path):
     """Anti-aliasing by average pooling has none of its own."""
     network = timm.create_model("resnetaa50", num_classes=0)

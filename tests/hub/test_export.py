@@ -71,7 +71,9 @@ def test_timm_alone_loads_the_folder(run_dir: Path, tmp_path: Path) -> None:
         )
 
 
-def test_cassle_zoo_loads_the_folder(run_dir: Path, tmp_path: Path) -> None:
+def test_cassle_zoo_loads_the_folder(tmp_path: Path) -> None:
+    prepared = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "interpolation": "bilinear"}
+    run_dir = write_run(tmp_path / "run", **prepared)
     folder = export_run(run_dir, tmp_path / "out", dtype=torch.float32)
     model = cassle_zoo.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():
@@ -82,6 +84,9 @@ def test_cassle_zoo_loads_the_folder(run_dir: Path, tmp_path: Path) -> None:
     assert all(torch.equal(v, trained[k]) for k, v in projector.state_dict().items())
     info = cassle_zoo.model_info(f"local-dir:{folder}")
     assert (info.full_name, info.num_features, info.conditioned) == (NAME, 512, True)
+    assert {name: getattr(info, name) for name in prepared} == {
+        "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear",
+    }  # fmt: skip
 
 
 def test_files_and_types(run_dir: Path, tmp_path: Path) -> None:

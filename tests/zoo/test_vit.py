@@ -52,7 +52,8 @@ def test_initialisation() -> None:
     model: Any = mocov3_vit(**TINY)
     assert torch.equal(model.pos_embed[0, 1:], sincos_positions(4, 4, 16))
     assert not model.pos_embed[0, 0].any()
-    assert has_sincos_positions(model.pos_embed)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert has_sincos_positions(model.pos_embed.to(dtype))
     bound = math.sqrt(6 / (3 * 16 * 16 + 16))
     assert 0.9 * bound < model.patch_embed.proj.weight.abs().max() <= bound
     assert not model.patch_embed.proj.bias.any()
