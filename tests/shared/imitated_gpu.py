@@ -41,9 +41,11 @@ def imitated_gpu() -> Iterator[None]:
             patch.setattr(torch.optim.Optimizer, check, lambda _: None, raising=False)
         patch.setattr(Tensor, "device", property(gpu.device_of), raising=False)
         patch.setattr(Tensor, "is_cuda", property(lambda x: x.device == GPU), raising=False)
-        patch.setattr(Tensor, "to", lambda x, *a, **k: gpu.to(x, *a, **k), raising=False)
+        to = lambda x, *args, **how: gpu.to(x, *args, **how)  # noqa: E731, PLW0108  binds
+        patch.setattr(Tensor, "to", to, raising=False)
         patch.setattr(Tensor, "cpu", lambda x, **_: gpu.move(x, CPU), raising=False)
         patch.setattr(Tensor, "cuda", lambda x, *_, **__: gpu.move(x, GPU), raising=False)
+        patch.setattr(Tensor, "pin_memory", lambda x, *_: x, raising=False)
         patch.setattr(Tensor, "__deepcopy__", _deepcopy)
         for name in ("numpy", "__array__"):
             patch.setattr(Tensor, name, _on_cpu(getattr(Tensor, name)), raising=False)
