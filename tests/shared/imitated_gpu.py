@@ -49,7 +49,7 @@ def imitated_gpu() -> Iterator[None]:
         patch.setattr(Tensor, "__deepcopy__", _deepcopy)
         for name in ("numpy", "__array__"):
             patch.setattr(Tensor, name, _on_cpu(getattr(Tensor, name)), raising=False)
-        backward = torch.autograd._engine_run_backward
+        backward = getattr(torch.autograd, "_engine_run_backward")  # noqa: B009  for mypy
 
         def run_backward(*args: Any, **kwargs: Any) -> Any:
             with factories:  # off inside `Tensor.backward`, as in any of torch's functions
@@ -113,7 +113,7 @@ class _Checked(TorchDispatchMode):
     """Refuses mixtures of devices, and notes down where results are."""
 
     def __init__(self, gpu: _Gpu) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.gpu = gpu
 
     def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
