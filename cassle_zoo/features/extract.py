@@ -276,7 +276,9 @@ class Extractor:
             images = to_device(ready, device)
             outputs = compute_outputs(found, images, self._parsed, self.projector)
         if self.whitening is not None:
-            outputs["pooled"] = self.whitening(outputs["pooled"].float())
+            # It may have been fitted on a GPU.
+            pooled = outputs["pooled"].float().to(self.whitening.mean.device)
+            outputs["pooled"] = self.whitening(pooled).cpu()
         return {name: cast_output(value, self.dtype, name) for name, value in outputs.items()}
 
     def stream(
