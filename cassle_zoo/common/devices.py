@@ -26,7 +26,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     try:
         # Tensors sent to `cuda` are on `cuda:0`; to torch these two are different devices.
         chosen = torch.empty(0, device=torch.device(device)).device
-    except (RuntimeError, AssertionError) as error:
+    except (AssertionError, ImportError, RuntimeError) as error:  # torch raises any of them
         raise _unusable(device, str(error).splitlines()[0]) from None
     if chosen.type == "meta":
         raise _unusable(device, "it computes nothing")
@@ -67,6 +67,7 @@ def device_of_process(device: str | None, option: str) -> str | None:
 
 def _unusable(device: str | torch.device, reason: str) -> ConfigError:
     there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    there += ["mps"] * torch.backends.mps.is_available()
     return ConfigError(
         f"device {str(device)!r} cannot be used ({reason}); this machine has: {', '.join(there)}."
     )

@@ -213,8 +213,8 @@ def find_images(
             saved; a pattern such as `photos/**/*.jpg` or `train-{000..099}.tar`; a tar file, such
             as a WebDataset shard; a list of paths in a .txt, .lst, .csv or .tsv file, or, if `-`,
             on standard input, separated by newlines or zero bytes; or the fsspec address of a file,
-            a folder, a pattern or a tar file. Paths in a list are relative to the current folder
-            or, if none of them exists there, to the list's folder.
+            a folder, a pattern or a tar file. Paths in a list are relative to the current folder or
+            to the list's, wherever the first one that exists is found.
         skip: Called with what is left out.
         column: The image column of a .csv or .tsv list, or of a dataset; by default recognised by
             its name or type.

@@ -144,6 +144,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"{TRAIN} --optim.epoch 3", "Unrecognized", "--optim.epoch", "Perhaps you meant"),
     (f"{TRAIN} --run.precision fp64", "Unknown", "'fp64'", "Did you mean 'fp16'"),
     (f"{TRAIN} --run.device gpu", "cannot be used", "'gpu'", "this machine has: cpu"),
+    (f"{TRAIN} --run.device hpu", "cannot be used", "'hpu'", "this machine has: cpu"),
     (f"{TRAIN} --data.dataset emoji46", "Unknown", "'emoji46'", "Did you mean 'emoji64'"),
     (f"{TRAIN} --init nothere.pth", "no such file", "'nothere.pth'", "check the path"),
     (f"{TRAIN} --init ~no-such-user/w.pth", "no such home", "~no-such-user", "path in full"),
