@@ -24,7 +24,7 @@ from cassle_zoo.eval.scores import Scores
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.transform import eval_transform
-from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
+from cassle_zoo.features.whitening import OWN, Whitening, open_whitening, origin_of
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.records import software_versions
 
@@ -407,7 +407,7 @@ def whitened(context: EvalContext, whiten: int | Path | None) -> tuple[Tensor, s
             `EvalData.seen_images`, without labels; or the file of a fitted one, or `model`.
 
     Raises:
-        ConfigError: See `Whitening.fit`.
+        ConfigError: See `Whitening.fit` and `Whitening.check_origin`.
         DataError: See `Whitening.fit` and `Whitening.load`.
         ModelFolderError: If the model has no whitening.
     """
@@ -418,7 +418,11 @@ def whitened(context: EvalContext, whiten: int | Path | None) -> tuple[Tensor, s
         rule = f"{whiten} principal components of the images compared with, unlabelled"
     else:  # opened before features are extracted, which may take hours
         own = str(whiten) == OWN
-        found = context.source.whitening() if own else open_whitening(whiten, None)
+        source = context.source
+        found = source.whitening() if own else open_whitening(whiten, None)
+        if found.origin or not own:
+            stored = source.features
+            found.check_origin(origin_of(context.model) if stored is None else stored.origin, whiten)
         rule = (
             f"{found.components} principal components of {found.images:,} other images, "
             f"whitening {found.sha256()[:12]}"
