@@ -22,7 +22,7 @@ from cassle_zoo.common.errors import (
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, expand_home
 from cassle_zoo.common.terminal import busy, printable, warnings_shown
-from cassle_zoo.eval.base import Compute, EvalData, Evaluator
+from cassle_zoo.eval.base import ON_THE_NETWORK, Compute, EvalData, Evaluator, needs_network
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.eval.feature_cache import cache_folder
@@ -122,6 +122,8 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         check_output(arguments.output, len(models))
     as_json: bool = arguments.json
     _check_whitening(arguments.settings, models)
+    if task in ON_THE_NETWORK and (files := [m for m in models if m.startswith(FEATURES)]):
+        raise needs_network(files[0])
     sizes = _sizes(arguments, models)
     openers = _find(arguments, models, sizes)
     # Libraries that download datasets report on standard output.

@@ -91,11 +91,11 @@ def load_features(path: str | os.PathLike[str], *, part: int | None = None) -> F
         part: The part of a folder to read, counted from 0; by default all.
 
     Returns:
-        The features as they were saved, but without ``skipped`` and ``origin`` from ``.csv``; those of other types
-        than float32 keep it in ``.safetensors``, float16 also in ``.npz`` and ``.parquet``, and
-        else become float32. A part of a folder is mapped into memory: what is not used is not read,
-        and changes to the tensor are not written back. If all of several parts are read, they are
-        copied into one tensor.
+        The features as they were saved, but without ``skipped`` and ``origin`` from ``.csv``; those
+        of other types than float32 keep it in ``.safetensors``, float16 also in ``.npz`` and
+        ``.parquet``, and else become float32. A part of a folder is mapped into memory: what is not
+        used is not read, and changes to the tensor are not written back. If all of several parts
+        are read, they are copied into one tensor.
 
     Raises:
         ConfigError: The extension is not one of those that :func:`save_features` writes, or there

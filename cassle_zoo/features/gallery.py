@@ -159,9 +159,7 @@ def run_demo(
     )
     features = read.outputs[0]["pooled"]
     origin = extractors[0].origin
-    save_features(
-        FeatureSet(features, read.sources, read.skipped, origin=origin), outputs.features
-    )
+    save_features(FeatureSet(features, read.sources, read.skipped, origin=origin), outputs.features)
     k, compared = min(_NEIGHBOURS[len(spaces)], len(read.sources) - 1), len(spaces)
     found = [(space.title, *space.neighbours(k)) for space in spaces]
     raw = [

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, StorageError
 from cassle_zoo.common.files import expand_home, sha256, write_bytes
-from cassle_zoo.store.folder import WHITENING_FILE
 from cassle_zoo.features.wrappers import unwrap
+from cassle_zoo.store.folder import WHITENING_FILE
 from cassle_zoo.store.model_files import resolve_optional
 from cassle_zoo.store.tensors import layer_prefixes, state_sha256
 
@@ -127,7 +127,7 @@ class Whitening:
         return sha256(b"".join(t.cpu().contiguous().numpy().tobytes() for t in tensors))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a .safetensors file: `mean`, `projection` (float32); metadata `images`, `origin`.
+        """Write a .safetensors file: `mean`, `projection` (float32); metadata `images`, `origin`.
 
         Raises:
             ConfigError: If the path has another ending.
