@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from cassle_zoo.common.bands import ToBands, is_npy
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange, image_of
 from cassle_zoo.data.tables import TABLES
@@ -67,19 +68,26 @@ class InputImage:
         return value
 
     def image(
-        self, value_range: ValueRange | None = None, reduction: Reduction | None = None
+        self,
+        value_range: ValueRange | None = None,
+        reduction: Reduction | None = None,
+        channels: int = 3,
     ) -> Image.Image:
         """Read the image as RGB.
 
         Args:
             value_range: As for :func:`cassle_zoo.common.images.to_rgb`.
             reduction: As for :func:`cassle_zoo.common.images.open_image`.
+            channels: Those of the model; for 1, NumPy files can be read, too.
 
         Raises:
             UnreadableImageError: It cannot be read, or its values are out of range.
             ConfigError: It is not an image, but an object of an unknown type.
         """
-        return image_of(self.raw(), self.source, value_range, reduction)
+        value = self.raw()
+        if channels == 1 and is_npy(value):
+            value, value_range = ToBands(1, value_range)(value), None
+        return image_of(value, self.source, value_range, reduction)
 
 
 class Inputs(Sequence[InputImage]):
