@@ -4,6 +4,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -72,9 +73,9 @@ def test_explore_and_demo_show_images_of_the_models_bands(
     for number in range(3):
         np.save(tmp_path / f"{number}.npy", np.roll(PIXELS, number, axis=0))
     inputs = sorted(tmp_path.glob("*.npy"))
-    decoded: list[Any] = []
-    monkeypatch.setattr(bands, "_read", lambda *a, read=bands._read: decoded.append(a) or read(*a))
-    assert explore(inputs, model).images == len(decoded) == 3
+    read = Mock(side_effect=bands._read)
+    monkeypatch.setattr(bands, "_read", read)
+    assert explore(inputs, model).images == read.call_count == 3
     outputs = run_demo(model, tmp_path / "demo", inputs)
     assert (outputs.images, outputs.skipped) == (3, [])
 
