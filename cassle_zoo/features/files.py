@@ -373,7 +373,7 @@ def _load_safetensors(path: Path, *, mapped: bool = False) -> FeatureSet:
     features = tensors.pop("features")
     outputs = {names["output"]: features, **tensors}
     return FeatureSet(
-        features, names["sources"], names["skipped"], outputs, names.get("origin", "")
+        features, names["sources"], names["skipped"], outputs, str(names.get("origin", ""))
     )
 
 
