@@ -283,18 +283,19 @@ def snapshot_folder(run: Path, epoch: int) -> Path:
     return run / SNAPSHOTS_FOLDER / f"{epoch:04d}"
 
 
-def take_format_version(values: dict[str, Any], source: str) -> None:
-    """Remove `format_version` from the content of a file, and check it.
+def without_format_version(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Check the `format_version` of a file's content, and return the rest.
 
     Raises:
         DataError: If it is not the current one.
     """
-    found = values.pop("format_version", None)
+    found = values.get("format_version")
     if found != FORMAT_VERSION:
         newer = isinstance(found, int) and found > FORMAT_VERSION
         fix = "update cassle-zoo" if newer else "rewrite it with `cassle-zoo upgrade PATH`"
         format_ = "an earlier format" if found is None else f"format_version {found}"
         raise DataError(f"{source} has {format_}, but this version reads {FORMAT_VERSION}; {fix}.")
+    return {name: value for name, value in values.items() if name != "format_version"}
 
 
 def software_versions() -> dict[str, str]:
@@ -337,7 +338,7 @@ def _from_json(kind: type[T], text: str, source: str) -> T:
         values = parse_json(text)
     except ValueError as error:
         raise DataError(f"{source} is not a JSON object: {error}.") from error
-    take_format_version(values, source)
+    values = without_format_version(values, source)
     try:
         content: T = _read_object(kind, values, "")
     except ValueError as error:

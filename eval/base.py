@@ -24,13 +24,15 @@ from cassle_zoo.eval.scores import Scores
 from cassle_zoo.eval.sources import FeatureSource
 from cassle_zoo.features.extract import extract_features
 from cassle_zoo.features.transform import eval_transform
-from cassle_zoo.features.whitening import OWN, Whitening, open_whitening
+from cassle_zoo.features.whitening import OWN, Whitening, open_whitening, origin_of
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.records import software_versions
 
 T = TypeVar("T")
 WITHOUT_LABELS = ("sensitivity", "equivariance", "spectrum", "view-retrieval")
 """Names of the evaluations that need no labels."""
+ON_THE_NETWORK = ("finetune", "detection", "sensitivity", "equivariance", "view-retrieval")
+"""Names of the evaluations that run the network, so that files of features do not suffice."""
 TaskKind = Literal["classification", "retrieval", "regression", "detection"]
 
 
@@ -280,10 +282,7 @@ class EvalContext:
             ConfigError: If the source is a file of features.
         """
         if self.source.model is None:
-            raise ConfigError(
-                f"{self.source.name} is a file of features, but this evaluation runs the network; "
-                "give a model."
-            )
+            raise needs_network(self.source.name)
         return self.source.model
 
     @cached_property
@@ -394,6 +393,13 @@ class EvalContext:
             raise DataError(f"all features of {whose} are zero.")
 
 
+def needs_network(name: str) -> ConfigError:
+    """Return the error for a file of features where the network itself must run."""
+    return ConfigError(
+        f"{name} is a file of features, but this evaluation runs the network; give a model."
+    )
+
+
 Whiten: TypeAlias = Annotated[int | Path | None, Range(1)]
 """A number of components to fit, the file of a whitening, or `model` for the model's own."""
 
@@ -407,7 +413,7 @@ def whitened(context: EvalContext, whiten: int | Path | None) -> tuple[Tensor, s
             `EvalData.seen_images`, without labels; or the file of a fitted one, or `model`.
 
     Raises:
-        ConfigError: See `Whitening.fit`.
+        ConfigError: See `Whitening.fit` and `Whitening.check_origin`.
         DataError: See `Whitening.fit` and `Whitening.load`.
         ModelFolderError: If the model has no whitening.
     """
@@ -418,7 +424,12 @@ def whitened(context: EvalContext, whiten: int | Path | None) -> tuple[Tensor, s
         rule = f"{whiten} principal components of the images compared with, unlabelled"
     else:  # opened before features are extracted, which may take hours
         own = str(whiten) == OWN
-        found = context.source.whitening() if own else open_whitening(whiten, None)
+        source = context.source
+        found = source.whitening() if own else open_whitening(whiten, None)
+        if found.origin or not own:
+            stored = source.features
+            origin = origin_of(context.model) if stored is None else stored.origin
+            found.check_origin(origin, whiten)
         rule = (
             f"{found.components} principal components of {found.images:,} other images, "
             f"whitening {found.sha256()[:12]}"

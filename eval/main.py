@@ -22,7 +22,7 @@ from cassle_zoo.common.errors import (
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.files import check_folder, expand_home
 from cassle_zoo.common.terminal import busy, printable, warnings_shown
-from cassle_zoo.eval.base import Compute, EvalData, Evaluator
+from cassle_zoo.eval.base import ON_THE_NETWORK, Compute, Evaluator, needs_network
 from cassle_zoo.eval.datasets import DATASETS, open_data
 from cassle_zoo.eval.datasets.split_rules import SplitConfig
 from cassle_zoo.eval.feature_cache import cache_folder
@@ -122,6 +122,8 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
         check_output(arguments.output, len(models))
     as_json: bool = arguments.json
     _check_whitening(arguments.settings, models)
+    if task in ON_THE_NETWORK and (files := [m for m in models if m.startswith(FEATURES)]):
+        raise needs_network(files[0])
     sizes = _sizes(arguments, models)
     openers = _find(arguments, models, sizes)
     # Libraries that download datasets report on standard output.
@@ -142,8 +144,21 @@ def run_from_cli(argv: Sequence[str]) -> ExitStatus:
                 )
                 with busy(f"loading {model}"):
                     source = openers.pop(model)()
-                _measure(task, model, source, data, own, results)
+                result, outcome = evaluate(
+                    task,
+                    own.settings,
+                    source,
+                    data,
+                    own.compute,
+                    command=public_command(task, model, own),
+                    record=own.output is not None,
+                )
                 del source  # only one network is in memory
+                results.append(result)
+                if own.output is not None:
+                    path, remark = place_for(own.output, result)
+                    results[-1] = write(path, result, outcome)
+                    print(f"{remark}: {path}", file=sys.stderr)
     finally:
         # Shown even if a later model fails.
         if results:
@@ -242,31 +257,6 @@ def _find(
         folder = arguments.compute.cache or cache_folder()
         check_folder(folder, "--cache FOLDER, or cache nothing with --no-cache")
     return openers
-
-
-def _measure(
-    task: str,
-    model: str,
-    source: FeatureSource,
-    data: EvalData,
-    arguments: Arguments[Any],
-    results: list[Result],
-) -> None:
-    """Evaluate one model, add the result to `results`, and record it if asked to."""
-    result, outcome = evaluate(
-        task,
-        arguments.settings,
-        source,
-        data,
-        arguments.compute,
-        command=public_command(task, model, arguments),
-        record=arguments.output is not None,
-    )
-    results.append(result)
-    if arguments.output is not None:
-        path, remark = place_for(arguments.output, result)
-        results[-1] = write(path, result, outcome)
-        print(f"{remark}: {path}", file=sys.stderr)
 
 
 @contextmanager

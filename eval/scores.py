@@ -19,7 +19,7 @@ from cassle_zoo.common.errors import DataError
 from cassle_zoo.common.files import parse_json
 from cassle_zoo.eval.metrics import hits, mean_per_class
 from cassle_zoo.eval.statistics import Statistic, first_column, r2_columns, r2_of_means
-from cassle_zoo.records import FORMAT_VERSION, take_format_version
+from cassle_zoo.records import FORMAT_VERSION, without_format_version
 
 SCORES_FILE = "scores.safetensors"
 """Ending of the file's name, after the stem of the result's."""
@@ -223,7 +223,7 @@ class ScoreFile:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise DataError(f"cannot read {path}: {error}.") from error
-        take_format_version(about, str(path))
+        about = without_format_version(about, str(path))
         try:
             return cls._from(about, tensors)
         except (KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:

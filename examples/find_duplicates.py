@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--by", choices=SPACES, help="search by this space, not by the best one")
     parser.add_argument("--pairs", default=10, type=int, help="on the sheet")
     args = parser.parse_args()
+    Image.new("RGB", (1, 1)).save(args.out)  # a name that cannot be written fails now
     torch.manual_seed(0)
 
     inputs, skipped = expand_inputs(args.images)
@@ -74,9 +75,8 @@ def main() -> None:
     width = min(256, max(2, len(images) // 3), found["pooled"].shape[1])
     whitening = Whitening.fit(found["pooled"], width)
 
-    def spaces(outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        whitened = whitening(outputs["pooled"])
-        return dict(zip(SPACES, (outputs["pooled"], whitened, outputs["projected"]), strict=True))
+    def spaces(x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return dict(zip(SPACES, (x["pooled"], whitening(x["pooled"]), x["projected"]), strict=True))
 
     originals = spaces(found)
     print("of edited copies, found by their nearest neighbour:")

@@ -141,6 +141,13 @@ def test_find_duplicates(
     assert Path("sheet.png").stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("photos")
+def test_find_duplicates_tries_its_output_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cassle_zoo.features.inputs.expand_inputs", None)
+    with pytest.raises(ValueError, match="unknown file extension"):
+        run(monkeypatch, "find_duplicates.py", "photos", "-o", "sheet")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_registry", "photos")
 def test_new_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from cassle_zoo.common.faults import locked, stop_signals
 from cassle_zoo.common.files import named_path, remove_partials
 from cassle_zoo.common.terminal import busy
 from cassle_zoo.records import FINAL_FOLDER, SNAPSHOTS_FOLDER, snapshot_folder
-from cassle_zoo.train import init
+from cassle_zoo.train import idle, init
 from cassle_zoo.train.config import TrainConfig
 from cassle_zoo.train.data.datasets import open_dataset
 from cassle_zoo.train.data.loading import batches, steps_per_epoch
@@ -106,7 +106,11 @@ def train(config: TrainConfig, out: str | Path, *, command: str | None = None) -
                 fast=config.data.decode != "exact",
             )
             bad_images = BadImages(dataset, config.data.max_bad_fraction)
-            for note in (*notes, *getattr(dataset, "notes", ())):
+            for note in (
+                *notes,
+                *getattr(dataset, "notes", ()),
+                *(idle.notes(config) if command is None else ()),  # else its flags were named
+            ):
                 report.message(note)
             for batch in batches(config, dataset, trainer.step, total):
                 for name in bad_images.note(process_group.all_gather_cpu(batch["bad"], device)):

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from timm.optim import get_optimizer_info
 
-from cassle_zoo.augmentation.registry import augmentations
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.exit_status import ExitStatus, statuses_of
 from cassle_zoo.common.terminal import busy, printable
@@ -25,9 +23,9 @@ from cassle_zoo.train import augment_options, init
 from cassle_zoo.train.backbone import has_batch_norm
 from cassle_zoo.train.config import AUTO_NAME, TrainConfig
 from cassle_zoo.train.dry_run import dry_run
+from cassle_zoo.train.idle import dino_note, idle
 from cassle_zoo.train.loop import train
 from cassle_zoo.train.methods import METHODS
-from cassle_zoo.train.methods.dino import DINOConfig
 from cassle_zoo.train.preview import write_preview
 from cassle_zoo.train.recipes import ADAPT, RECIPES, find_recipe, shortened
 from cassle_zoo.zoo.names import last_part, public_name
@@ -135,32 +133,13 @@ def _note(text: str) -> None:
 
 def _idle(config: TrainConfig, argv: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the flags of a command line that do nothing beside the other settings, and why."""
-    mode, optimizer = config.conditioning.mode, config.optim.optimizer
-    plain = mode == "none"
-    no_encoder = plain or mode.startswith("raw_")
-    has_momentum = get_optimizer_info(optimizer.removeprefix("lookahead_")).has_momentum
-    descriptors = bool(config.conditioning.descriptors)  # baselines have none on the command line
-    rules = [
-        ("conditioning.depth", no_encoder, f"conditioning.mode is {mode}"),
-        ("conditioning.width", no_encoder, f"conditioning.mode is {mode}"),
-        ("conditioning.descriptors", plain and descriptors, "conditioning.mode is none"),
-        ("method.hidden_features", config.method.depth == 1, "method.depth is 1"),
-        ("optim.momentum", not has_momentum, f"{optimizer} has no momentum"),
-        ("run.monitor_samples", config.run.monitor_every == 0, "run.monitor_every is 0"),
-        ("views.local.", config.views.local.count == 0, "views.local.count is 0"),
-    ]
-    if _said("--optim.backbone-bn", argv):  # it takes a second to find out
-        no_norm = not has_batch_norm(config.arch, config.augment.size)
-        rules.append(("optim.backbone_bn", no_norm, f"{config.arch} has no BatchNorm"))
-    applied = {one.name for one in config.augment.extra}
-    off = augmentations().keys() - applied
-    rules += [(f"augment.{name}.", True, f"augment.{name}.p is 0") for name in off]
+    rules = idle(config, backbone_bn=_said("--optim.backbone-bn", argv))
     for flag in (word.partition("=")[0] for word in argv[1:]):
         name = flag.removeprefix("--").replace("-", "_")
         if name.endswith((".count", ".p")):
             continue  # the switches themselves
-        for start, idle, reason in rules:
-            if idle and name.startswith(start):
+        for start, reason in rules:
+            if name.startswith(start):
                 yield flag, reason
 
 
@@ -180,12 +159,7 @@ def _misfits(config: TrainConfig, preset: TrainConfig, argv: Sequence[str]) -> I
             f"recipe's for {preset.arch}, and {config.arch}, without BatchNorm, needs others; "
             f"`cassle-zoo train {own} --print-config` shows some."
         )
-    method = config.method
-    if isinstance(method, DINOConfig) and method.freeze_last_layer_epochs >= optim.epochs:
-        yield (
-            "DINO's prototypes will not learn, because method.freeze_last_layer_epochs is "
-            f"{method.freeze_last_layer_epochs:g} and optim.epochs {optim.epochs}; lower the first."
-        )
+    yield from dino_note(config)
 
 
 def _said(flag: str, argv: Sequence[str]) -> bool:

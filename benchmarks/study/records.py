@@ -11,7 +11,7 @@ from benchmarks.study.design import MAIN, HyperParameters, Job
 from cassle_zoo.common.errors import ConfigError, DataError
 from cassle_zoo.common.files import read_json, write_text
 from cassle_zoo.eval.base import EvalData
-from cassle_zoo.records import FORMAT_VERSION, Result, take_format_version
+from cassle_zoo.records import FORMAT_VERSION, Result, without_format_version
 from cassle_zoo.train.run.fingerprint import flat_settings
 
 RECORDS = Path(__file__).resolve().parent / "records"
@@ -81,8 +81,7 @@ class Record:
             DataError: If it is not a record.
         """
         try:
-            values = read_json(path)
-            take_format_version(values, str(path))
+            values = without_format_version(read_json(path), str(path))
             values["results"] = _from_json(values["results"], str(path))
             values["course"] = {
                 epoch: _from_json(results, f"{path}, epoch {epoch}")

@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> ExitStatus:
         raise ConfigError(f"-o {args.output}: a whitening is saved as .safetensors.")
     check_folder(args.output.parent, "-o")
     with busy("fitting the whitening"):
-        features = load_features(args.features).features
-        whitening = Whitening.fit(features, args.components)
+        found = load_features(args.features)
+        whitening = Whitening.fit(found.features, args.components, origin=found.origin)
     whitening.save(args.output)
     print(
-        f"{args.output}: {features.shape[1]} to {whitening.components} dimensions, fitted to "
+        f"{args.output}: {found.features.shape[1]} to {whitening.components} dimensions, fitted to "
         f"{whitening.images:,} images"
     )
     return ExitStatus.OK

@@ -64,7 +64,7 @@ def open_scaled(
             `cassle_zoo.common.images.open_image`.
         name: What to call it in messages.
     """
-    if channels not in (1, 3) or _is_npy(source):
+    if channels not in (1, 3) or is_npy(source):
         bands = ToBands(channels)(source)
         array: Array = (bands.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         whole = Image.fromarray(array.squeeze(2)) if channels == 1 else array
@@ -84,7 +84,8 @@ def visible(image: Image.Image | Array) -> Image.Image:
     return Image.fromarray(image[..., :3] if image.shape[-1] >= 3 else image[..., 0])
 
 
-def _is_npy(source: Any) -> bool:
+def is_npy(source: Any) -> bool:
+    """Return whether a file, given by its name or content, is one of NumPy's."""
     if isinstance(source, bytes):
         return source.startswith(_NPY_MARK)
     return isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(".npy")

@@ -32,7 +32,7 @@ from cassle_zoo.features.outputs import (
 )
 from cassle_zoo.features.reader import ReadyImages, unchanged
 from cassle_zoo.features.transform import Transform, eval_transform, reduction_for, takes_bands
-from cassle_zoo.features.whitening import Whitening, open_whitening
+from cassle_zoo.features.whitening import OWN, Whitening, open_whitening, origin_of
 from cassle_zoo.features.wrappers import Unwrapped, unwrap
 from cassle_zoo.projector import ConditionedProjector
 from cassle_zoo.zoo import create
@@ -51,12 +51,15 @@ class FeatureSet:
         sources: N names: the file, or the position in the input such as ``"input[3]"``.
         skipped: The images that were left out, and why; empty if all were read.
         outputs: All requested outputs by name, (N, ...) on the CPU; `features` is one of them.
+        origin: Of which output and weights `features` are; empty if that is not known, as for those
+            of models given as objects.
     """
 
     features: Tensor
     sources: list[str]
     skipped: list[Skipped] = field(default_factory=list)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    origin: str = ""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -159,7 +162,8 @@ class Extractor:
                 ``"model"`` for the one in the model's folder.
 
         Raises:
-            ConfigError: A setting is not allowed, or the model has no such output.
+            ConfigError: A setting is not allowed, the model has no such output, or the file of the
+                whitening says that it was fitted to features of another model.
             UnknownNameError: There is no such model, output, precision, or other name of a setting.
             ModelFolderError: The model has no projector, or no whitening.
             DataError: The file of the whitening is missing or damaged.
@@ -173,12 +177,14 @@ class Extractor:
             raise unknown_name("transform", transform, ["as_is"])
         self.dtype = parse_dtype(dtype)
         name = model if isinstance(model, str) else None
-        if whiten is not None and not isinstance(whiten, Whitening):
-            whiten = open_whitening(whiten, name)
-        self.whitening = whiten
+        self.whitening = (
+            whiten
+            if whiten is None or isinstance(whiten, Whitening)
+            else open_whitening(whiten, name)
+        )
         if name is not None and projector is None and "projected" in outputs:
             projector = open_projector(name)
-        self._owned = name is not None
+        self.owned = name is not None
         if isinstance(model, str):
             model = create.create_model(model, pretrained=True)
         self.model = model
@@ -193,6 +199,12 @@ class Extractor:
             )
         if self.whitening is not None and "pooled" not in self.outputs:
             raise ConfigError("whitening is of the output 'pooled', which is not asked for.")
+        if self.whitening is not None:
+            # One without a record is the model's own if it is in the model's folder, and an
+            # object is in the caller's hands.
+            own = whiten is self.whitening or str(whiten) == OWN
+            if self.whitening.origin or not own:
+                self.whitening.check_origin(origin_of(self.model), whiten)
         self.projector = projector
         self.precision = precision
         self.device = device
@@ -206,9 +218,15 @@ class Extractor:
         self._lock = threading.Lock()
         self._fused: tuple[Any, nn.Module] | None = None
 
+    @property
+    def origin(self) -> str:
+        """Of which output and weights the features are, as `FeatureSet.origin` says."""
+        found = origin_of(self.model, "pooled" if "pooled" in self.outputs else self.outputs[0])
+        return found if self.whitening is None else f"{found}, whitened"
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what the other process makes itself; it owns the model that arrives there."""
-        return {**self.__dict__, "_owned": True, "_fused": None, "_lock": None}
+        return {**self.__dict__, "owned": True, "_fused": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`__getstate__` returned."""
@@ -384,7 +402,7 @@ class Extractor:
     def _place(self) -> torch.device:
         """Return the device to compute on; a model of our own moves there for good."""
         device = choose_device(self._found.network, self.device)
-        if self._owned:
+        if self.owned:
             with self._lock:
                 self.model.to(device)
                 if self.projector is not None:
@@ -397,7 +415,7 @@ class Extractor:
         # Each time, since somebody may have added a hook.
         if not can_fuse(network, device, self.precision):
             return network
-        key = (device, parts_and_values(network, content=not self._owned))
+        key = (device, parts_and_values(network, content=not self.owned))
         with self._lock:
             if self._fused is None or self._fused[0] != key:
                 self._fused = (key, fuse_for_inference(network, device, self.precision))
@@ -520,4 +538,7 @@ def collect(
     if not sources:
         raise DataError(nothing_read(skipped))
     found = {name: torch.cat(rows.pop(name)) for name in extractor.outputs}
-    return FeatureSet(found.get("pooled", found[extractor.outputs[0]]), sources, skipped, found)
+    first = found.get("pooled", found[extractor.outputs[0]])
+    # The weights of an object may change between calls, so each call would have to hash them.
+    origin = extractor.origin if extractor.owned else ""
+    return FeatureSet(first, sources, skipped, found, origin)

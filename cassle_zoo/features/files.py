@@ -35,12 +35,14 @@ def save_features(features: FeatureSet, path: str | os.PathLike[str]) -> None:
     """Write features, all or nothing: an interrupted call does not change an existing file.
 
     * ``.safetensors``: tensor ``features``, and further outputs by name; metadata ``sources`` and
-      ``skipped`` as JSON.
-    * ``.npz``: arrays ``features``, ``sources``, ``skipped`` (source and reason per row).
-    * ``.csv``: columns ``source, f0, f1, ...``, exact in float32; ``skipped`` is not saved.
+      ``skipped`` as JSON, and ``origin``.
+    * ``.npz``: arrays ``features``, ``sources``, ``skipped`` (source and reason per row), and
+      ``origin``.
+    * ``.csv``: columns ``source, f0, f1, ...``, exact in float32; ``skipped`` and ``origin`` are
+      not saved.
       A file name that is not UTF-8 becomes a URI (``file:caf%E9.png``); so it does in ``.parquet``.
     * ``.parquet``: columns ``source`` and ``features`` (lists of fixed length); ``skipped`` as JSON
-      in the schema's metadata. Needs ``pip install "cassle-zoo[parquet]"``.
+      and ``origin`` in the schema's metadata. Needs ``pip install "cassle-zoo[parquet]"``.
 
     Args:
         features: The features.
@@ -89,11 +91,11 @@ def load_features(path: str | os.PathLike[str], *, part: int | None = None) -> F
         part: The part of a folder to read, counted from 0; by default all.
 
     Returns:
-        The features as they were saved, but without ``skipped`` from ``.csv``; those of other types
-        than float32 keep it in ``.safetensors``, float16 also in ``.npz`` and ``.parquet``, and
-        else become float32. A part of a folder is mapped into memory: what is not used is not read,
-        and changes to the tensor are not written back. If all of several parts are read, they are
-        copied into one tensor.
+        The features as they were saved, but without ``skipped`` and ``origin`` from ``.csv``; those
+        of other types than float32 keep it in ``.safetensors``, float16 also in ``.npz`` and
+        ``.parquet``, and else become float32. A part of a folder is mapped into memory: what is not
+        used is not read, and changes to the tensor are not written back. If all of several parts
+        are read, they are copied into one tensor.
 
     Raises:
         ConfigError: The extension is not one of those that :func:`save_features` writes, or there
@@ -170,6 +172,7 @@ def _load_folder(folder: Path, part: int | None) -> FeatureSet:
     sources: list[str] = []
     skipped: list[Skipped] = []
     outputs: dict[str, torch.Tensor] = {}
+    origins = set()
     for file in files:
         own = load_part_file(file)
         found = outputs_of(own)
@@ -181,11 +184,14 @@ def _load_folder(folder: Path, part: int | None) -> FeatureSet:
                 f"{_forms(outputs)}; it is of another extraction. Extract into a new folder."
             )
         skipped += own.skipped
+        origins.add(own.origin)
         start, stop = len(sources), len(sources) + len(own)
         sources += own.sources
         for name, values in found.items():
             outputs[name][start:stop] = values
-    return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs)
+    # Earlier versions wrote parts without it.
+    origin = origins.pop() if len(origins) == 1 else ""
+    return FeatureSet(next(iter(outputs.values())), sources, skipped, outputs, origin)
 
 
 def _forms(outputs: dict[str, torch.Tensor]) -> dict[str, str]:
@@ -308,7 +314,8 @@ def outputs_of(features: FeatureSet) -> dict[str, torch.Tensor]:
 
 def _save_safetensors(features: FeatureSet, path: Path) -> None:
     metadata = {"sources": json.dumps(features.sources), "skipped": _skipped_to_json(features)}
-    _write_safetensors(features, path, metadata | {"output": _first_output(features)})
+    metadata |= {"output": _first_output(features), "origin": features.origin}
+    _write_safetensors(features, path, metadata)
 
 
 def save_part_safetensors(features: FeatureSet, path: Path, **more: Any) -> None:
@@ -322,7 +329,8 @@ def save_part_safetensors(features: FeatureSet, path: Path, **more: Any) -> None
     # One entry of metadata, since safetensors writes several in a random order.
     skipped = [astuple(skip) for skip in features.skipped]
     first = _first_output(features)
-    names = {"sources": features.sources, "skipped": skipped, "output": first, **more}
+    names = {"sources": features.sources, "skipped": skipped, "output": first}
+    names |= {"origin": features.origin, **more}
     _write_safetensors(features, path, {_PART: json.dumps(names)})
 
 
@@ -364,7 +372,9 @@ def _load_safetensors(path: Path, *, mapped: bool = False) -> FeatureSet:
         tensors = {key: values.clone() for key, values in tensors.items()}
     features = tensors.pop("features")
     outputs = {names["output"]: features, **tensors}
-    return FeatureSet(features, names["sources"], names["skipped"], outputs)
+    return FeatureSet(
+        features, names["sources"], names["skipped"], outputs, str(names.get("origin", ""))
+    )
 
 
 def _names(metadata: dict[str, str] | None) -> dict[str, Any]:
@@ -375,6 +385,7 @@ def _names(metadata: dict[str, str] | None) -> dict[str, Any]:
         return {**names, "sources": _strings(names["sources"]), "skipped": skipped}
     return {
         "output": metadata.get("output", "features"),
+        "origin": metadata.get("origin", ""),
         "sources": _strings(json.loads(metadata["sources"])),
         "skipped": _skipped_from_json(metadata.get("skipped", "[]")),
     }
@@ -388,6 +399,7 @@ def _save_npz(features: FeatureSet, path: Path) -> None:
             features=_matrix(features).numpy(),
             sources=np.array(features.sources, dtype=np.str_),
             skipped=skipped.reshape(-1, 2),
+            origin=np.array(features.origin, dtype=np.str_),
         )
 
 
@@ -396,7 +408,8 @@ def _load_npz(path: Path) -> FeatureSet:
         features = torch.from_numpy(_floats(arrays["features"]))
         sources = _strings(arrays["sources"].astype(np.str_).tolist())
         skipped = [Skipped(*row) for row in arrays["skipped"].tolist()]
-    return FeatureSet(features, sources, skipped)
+        origin = str(arrays["origin"]) if "origin" in arrays else ""
+    return FeatureSet(features, sources, skipped, origin=origin)
 
 
 def _save_csv(features: FeatureSet, path: Path) -> None:
@@ -432,7 +445,9 @@ def save_parquet(features: FeatureSet, path: Path) -> None:
     names = [as_text(source) for source in features.sources]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
     table = pa.table({"source": pa.array(names, pa.string()), "features": vectors})
-    table = table.replace_schema_metadata({"skipped": _skipped_to_json(features)})
+    table = table.replace_schema_metadata(
+        {"skipped": _skipped_to_json(features), "origin": features.origin}
+    )
     parquet.write_table(table, path)
 
 
@@ -443,9 +458,11 @@ def _load_parquet(path: Path) -> FeatureSet:
     width = vectors.type.list_size
     # A copy, since tensors cannot be read-only.
     matrix = _floats(vectors.flatten().to_numpy(zero_copy_only=False)).reshape(-1, width).copy()
-    skipped = _skipped_from_json((table.schema.metadata or {}).get(b"skipped", b"[]").decode())
+    metadata = table.schema.metadata or {}
+    skipped = _skipped_from_json(metadata.get(b"skipped", b"[]").decode())
+    origin = metadata.get(b"origin", b"").decode()
     sources = [_from_text(name) for name in table["source"].to_pylist()]
-    return FeatureSet(torch.from_numpy(matrix), sources, skipped)
+    return FeatureSet(torch.from_numpy(matrix), sources, skipped, origin=origin)
 
 
 def as_text(source: str) -> str:

@@ -158,7 +158,8 @@ def run_demo(
         skipped=read.skipped,
     )
     features = read.outputs[0]["pooled"]
-    save_features(FeatureSet(features, read.sources, read.skipped), outputs.features)
+    origin = extractors[0].origin
+    save_features(FeatureSet(features, read.sources, read.skipped, origin=origin), outputs.features)
     k, compared = min(_NEIGHBOURS[len(spaces)], len(read.sources) - 1), len(spaces)
     found = [(space.title, *space.neighbours(k)) for space in spaces]
     raw = [

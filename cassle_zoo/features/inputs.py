@@ -1,18 +1,20 @@
 """Inputs of every kind, as one sequence of images with a name for each."""
 
+import itertools
 import os
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import IOBase
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from cassle_zoo.common.bands import ToBands, is_npy
 from cassle_zoo.common.errors import ConfigError
 from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange, image_of
 from cassle_zoo.data.tables import TABLES
@@ -67,19 +69,26 @@ class InputImage:
         return value
 
     def image(
-        self, value_range: ValueRange | None = None, reduction: Reduction | None = None
+        self,
+        value_range: ValueRange | None = None,
+        reduction: Reduction | None = None,
+        channels: int = 3,
     ) -> Image.Image:
         """Read the image as RGB.
 
         Args:
             value_range: As for :func:`cassle_zoo.common.images.to_rgb`.
             reduction: As for :func:`cassle_zoo.common.images.open_image`.
+            channels: Those of the model; for 1, NumPy files can be read, too.
 
         Raises:
             UnreadableImageError: It cannot be read, or its values are out of range.
             ConfigError: It is not an image, but an object of an unknown type.
         """
-        return image_of(self.raw(), self.source, value_range, reduction)
+        value = self.raw()
+        if channels == 1 and is_npy(value):
+            value, value_range = ToBands(1, value_range)(value), None
+        return image_of(value, self.source, value_range, reduction)
 
 
 class Inputs(Sequence[InputImage]):
@@ -195,8 +204,16 @@ def expand_inputs(inputs: Any, column: str | None = None) -> tuple[Inputs, list[
         has_columns |= is_table or any(isinstance(source, Items) for source in found)
         return found
 
-    for index, value in enumerate(_values_of(inputs, column or "image")):
-        _expand(f"input[{index}]", value, sources, find)
+    found = (
+        source
+        for index, value in enumerate(_values_of(inputs, column or "image"))
+        for source in _expand(f"input[{index}]", value, find)
+    )
+    for kind, group in itertools.groupby(found, type):
+        if kind is Files:
+            sources.append(Files([path for files in group for path in cast(Files, files).paths]))
+        else:
+            sources += group
     if column is not None and sources and not has_columns:
         raise ConfigError(
             f"column {column!r}: none of the inputs is a table (.csv, .tsv) or a dataset, which "
@@ -222,27 +239,21 @@ def nothing_read(
 def _expand(
     name: str,
     value: Any,
-    sources: list[Source],
     find: Callable[[str | os.PathLike[str]], list[Source]],
-) -> None:
+) -> Iterator[Source]:
     value = value.as_py() if hasattr(value, "as_py") else value  # of pyarrow
     if isinstance(value, np.bytes_):
         value = os.fsdecode(value)
     if isinstance(value, str | os.PathLike):
-        for found in find(value):
-            last = sources[-1] if sources else None
-            if isinstance(found, Files) and isinstance(last, Files):
-                last.paths.extend(found.paths)
-            else:
-                sources.append(found)
+        yield from find(value)
     elif isinstance(value, np.ndarray) and value.dtype.kind in _OBJECTS and value.ndim:
         for row, item in enumerate(value):
-            _expand(f"{name}[{row}]", item, sources, find)
+            yield from _expand(f"{name}[{row}]", item, find)
     elif isinstance(value, np.ndarray | Tensor) and value.ndim == 4:
-        sources.append(_Stack(name, value))
+        yield _Stack(name, value)
     elif isinstance(value, np.ndarray | Tensor | Image.Image | bytes):
         file = str(getattr(value, "filename", "") or "")
-        sources.append(_Object(file or name, value))
+        yield _Object(file or name, value)
     else:
         raise ConfigError(
             f"{name} is a {type(value).__name__}; expected a path, the bytes of a file, a PIL "

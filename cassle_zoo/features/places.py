@@ -254,6 +254,13 @@ def _at(path: str, skip: OnSkip, column: str | None) -> list[Source]:
     if ending in _ARCHIVES:
         skip(path, "an archive: unpack it and give the folder")
         return []
+    if ending == ".parquet":
+        skip(
+            path,
+            "a Parquet table: save its column of paths as .csv or, if it holds the images, "
+            "open it with the package datasets and give what `save_to_disk` writes",
+        )
+        return []
     return _in_list(path, skip, column) if ending in _LISTS else [Files([path])]
 
 

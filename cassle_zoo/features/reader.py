@@ -15,7 +15,7 @@ from cassle_zoo.common.errors import CassleZooError, ConfigError, DataError
 from cassle_zoo.common.images import Reduction, UnreadableImageError, ValueRange
 from cassle_zoo.common.workers import share_batch
 from cassle_zoo.features.inputs import InputImage, Skipped
-from cassle_zoo.features.transform import Transform, takes_bands
+from cassle_zoo.features.transform import Transform, channels_of
 
 # A network drive is gone (with it all other images), or too many files are open.
 _LOST = {errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EMFILE}
@@ -56,9 +56,10 @@ class ReadyImages(Dataset[Any]):
 
     def _ready(self, image: InputImage) -> Tensor:
         if not isinstance(self.transform, str):
-            if takes_bands(self.transform):
+            channels = channels_of(self.transform)
+            if channels not in (1, 3):
                 return self.transform(image.raw())
-            return self.transform(image.image(self.value_range, self.reduction))
+            return self.transform(image.image(self.value_range, self.reduction, channels))
         tensor = image.raw()
         if not isinstance(tensor, Tensor):
             raise ConfigError(

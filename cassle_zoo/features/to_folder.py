@@ -160,7 +160,7 @@ def extract_to_folder(
             file=sys.stderr,
             disable=None if progress is None else not progress,
         )
-        writer = _Writer(folder, stage, plan, shapes, todo)
+        writer = _Writer(folder, stage, plan, shapes, todo, extractor.origin)
         batches = _batches(plan, todo, writer.next, batch_size)
         num_workers = num_workers if todo else 0
         try:
@@ -212,8 +212,10 @@ class _Writer:
         plan: parts.Plan,
         shapes: dict[str, Tensor],
         todo: list[int],
+        origin: str,
     ) -> None:
         self.folder, self.stage, self.plan, self.shapes = folder, stage, plan, shapes
+        self.origin = origin
         self.todo = iter(todo)
         self._start()
         # What is saved may be damaged, or of another part, if a process was killed.
@@ -259,7 +261,9 @@ class _Writer:
             for key, rows in self.rows.items()
         }
         first = next(iter(outputs.values()))
-        features = FeatureSet(outputs.get("pooled", first), self.sources, self.skipped, outputs)
+        features = FeatureSet(
+            outputs.get("pooled", first), self.sources, self.skipped, outputs, self.origin
+        )
         parts.put(file, self.stage, partial(save, features))
 
 

@@ -111,10 +111,22 @@ def _reduction_to(side: int, width: int, height: int) -> float:
     return min(width, height) / side
 
 
+def channels_of(transform: object) -> int:
+    """Return the number of channels for which :func:`eval_transform` made a transform.
+
+    1 and 3 take PIL images, other numbers images in any form; foreign transforms count as 3.
+    """
+    for step in getattr(transform, "transforms", ()):
+        if isinstance(step, ToBands):
+            return step.channels
+        if isinstance(step, transforms.Grayscale):
+            return 1
+    return 3
+
+
 def takes_bands(transform: object) -> bool:
     """Return whether a transform takes images of another number of bands than RGB or grey."""
-    steps: Any = getattr(transform, "transforms", ())
-    return len(steps) > 0 and isinstance(steps[0], ToBands)
+    return channels_of(transform) not in (1, 3)
 
 
 def _per_channel(statistics: Sequence[float], channels: int) -> tuple[float, ...]:

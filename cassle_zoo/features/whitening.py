@@ -6,24 +6,28 @@ retrieval: the benefit of PCA and whitening", ECCV 2012.
 """
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, StorageError
 from cassle_zoo.common.files import expand_home, sha256, write_bytes
+from cassle_zoo.features.wrappers import unwrap
 from cassle_zoo.store.folder import WHITENING_FILE
 from cassle_zoo.store.model_files import resolve_optional
+from cassle_zoo.store.tensors import layer_prefixes, state_sha256
 
 OWN = "model"
 """Given instead of a file, it means the whitening in the model's folder."""
 
 _CHUNK = 8192  # rows at a time
 _FORMAT_VERSION = "1"
+_MARK = 12  # hexadecimal digits
 _DTYPES = (torch.float32, torch.float64)  # on disk; version 0.2.0 writes the first
 _ENOUGH = 2  # images per component; with fewer, the smallest variances are near 0 by chance
 
@@ -36,11 +40,13 @@ class Whitening:
         mean: (D,) float64, with values that float32 holds exactly.
         projection: (D, K), likewise: principal directions, divided by their standard deviations.
         images: Number of feature vectors that it was fitted to.
+        origin: Which features those were, from :func:`origin_of`; empty if that is not known.
     """
 
     mean: Tensor
     projection: Tensor
     images: int = 0
+    origin: str = ""
 
     @property
     def components(self) -> int:
@@ -48,12 +54,14 @@ class Whitening:
         return self.projection.shape[1]
 
     @classmethod
-    def fit(cls, features: Tensor, components: int) -> "Whitening":
+    def fit(cls, features: Tensor, components: int, *, origin: str = "") -> "Whitening":
         """Fit to features, for example of the gallery to be searched; no labels are used.
 
         Args:
             features: (N, D), N at least 2 K.
             components: K, the number of principal components; at most D.
+            origin: The `origin` of the features' FeatureSet or Extractor, so that the whitening is
+                not applied to those of another model.
 
         Raises:
             ConfigError: If `components` is not in [1, D].
@@ -83,7 +91,35 @@ class Whitening:
         largest = slice(components)
         projection = directions[:, largest] / variances[largest].sqrt()
         # Rounded to float32 here, so that saving does not change the whitening.
-        return cls(mean=mean.float().double(), projection=projection.float().double(), images=count)
+        mean, projection = mean.float().double(), projection.float().double()
+        return cls(mean=mean, projection=projection, images=count, origin=origin)
+
+    def check_origin(self, origin: str, what: object) -> None:
+        """Check that it was fitted to features of the same origin.
+
+        Args:
+            origin: That of the features to be whitened; empty if it is not known.
+            what: The file of the whitening, for messages.
+
+        Raises:
+            ConfigError: It was fitted to other features.
+
+        Warns:
+            UserWarning: Either origin is not known.
+        """
+        advice = "fit one to features of the same model and output (`cassle-zoo whiten`)"
+        if self.origin and origin and self.origin != origin:
+            raise ConfigError(
+                f"the whitening {what} was fitted to features {self.origin}, but is applied to "
+                f"{origin}; {advice}."
+            )
+        if not self.origin or not origin:
+            warnings.warn(
+                f"the whitening {what} is applied unchecked, since "
+                f"{'the features do' if self.origin else 'it does'} not say of which weights; if "
+                f"they are of another model, {advice}.",
+                stacklevel=3,
+            )
 
     def sha256(self) -> str:
         """Return a hash of mean and projection."""
@@ -91,7 +127,7 @@ class Whitening:
         return sha256(b"".join(t.cpu().contiguous().numpy().tobytes() for t in tensors))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a .safetensors file: `mean`, `projection` (float32), and `images` as metadata.
+        """Write a .safetensors file: `mean`, `projection` (float32); metadata `images`, `origin`.
 
         Raises:
             ConfigError: If the path has another ending.
@@ -103,6 +139,7 @@ class Whitening:
         found = {"mean": self.mean, "projection": self.projection}
         tensors = {name: values.float().cpu().contiguous() for name, values in found.items()}
         metadata = {"format_version": _FORMAT_VERSION, "images": str(self.images)}
+        metadata |= {"origin": self.origin} if self.origin else {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, save(tensors, metadata))
@@ -125,7 +162,7 @@ class Whitening:
                 if metadata.get("format_version") != _FORMAT_VERSION:
                     raise ValueError(f"format_version is not {_FORMAT_VERSION}")
                 mean, projection = (file.get_tensor(name) for name in ("mean", "projection"))
-                images = int(metadata["images"])
+                images, origin = int(metadata["images"]), metadata.get("origin", "")
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path} is not a whitening, or damaged: {error}. `cassle-zoo whiten` fits one."
@@ -139,7 +176,8 @@ class Whitening:
                 f"{path} is not a whitening, or damaged: mean {tuple(mean.shape)} and projection "
                 f"{tuple(projection.shape)} must be (D,) and (D, K) of finite float32."
             )
-        return cls(mean=mean.double(), projection=projection.double(), images=images)
+        mean, projection = mean.double(), projection.double()
+        return cls(mean=mean, projection=projection, images=images, origin=origin)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return whitened features.
@@ -160,6 +198,16 @@ class Whitening:
             )
         parts = features.split(_CHUNK)
         return torch.cat([((x.double() - self.mean) @ self.projection).float() for x in parts])
+
+
+def origin_of(model: nn.Module, output: str = "pooled") -> str:
+    """Return which features a model's are: the output, and a hash of weights and buffers.
+
+    The classifier does not count, as features are its input.
+    """
+    found = unwrap(model)
+    heads = layer_prefixes(getattr(found.model, "pretrained_cfg", None) or {}, "classifier")
+    return f"{output!r} of weights {state_sha256(found.network, without=heads)[:_MARK]}"
 
 
 def model_whitening(name: str) -> Whitening | None:

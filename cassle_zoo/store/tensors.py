@@ -159,11 +159,17 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     module.load_state_dict(state)
 
 
-def state_sha256(model: nn.Module) -> str:
-    """Return a hash of all parameters and buffers: their names, types, shapes and bytes."""
+def state_sha256(model: nn.Module, *, without: tuple[str, ...] = ()) -> str:
+    """Return a hash of all parameters and buffers: their names, types, shapes and bytes.
+
+    Args:
+        model: The module.
+        without: Prefixes of names that are left out.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        _add(digest, name, value)
+        if not name.startswith(without):
+            _add(digest, name, value)
     return digest.hexdigest()
 
 

@@ -71,6 +71,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     (f"features {OURS} broken.tar -o o.npz", "cannot open", "'broken.tar'", "unpack it"),
     (f"features {OURS} notes.txt -o o.npz", "none of them exists", "'notes.txt'", "Give images"),
     (f"features {OURS} x.npy -o o.npz", "not an image", "'x.npy'", "Give images"),
+    (f"features {OURS} x.parquet -o o.npz", "a Parquet table", "'x.parquet'", "paths as .csv"),
     (f"features {OURS} five.tif -o o.npz", "5 bands", "'five.tif'", "save three of them as RGB"),
     (f"features {OURS} images -o list.txt", "extension", "'.txt'", ".safetensors, .npz, .csv"),
     (
@@ -236,6 +237,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.safetensors").write_bytes(b"x" * 40)
     torch.save({"model": [1, 2]}, folder / "odd.pth")
     np.save(folder / "x.npy", np.zeros((2, 3, 8, 8), np.int64))
+    (folder / "x.parquet").write_bytes(b"PAR1")
     tifffile = pytest.importorskip("tifffile")
     bands = np.arange(16 * 16 * 5, dtype=np.uint16).reshape(16, 16, 5)
     tifffile.imwrite(folder / "five.tif", bands, photometric="minisblack", planarconfig="contig")

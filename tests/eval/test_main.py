@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 import tyro
 from PIL import Image
 from results import make_result
@@ -17,12 +18,14 @@ from cassle_zoo.common.errors import ConfigError, DataError, StorageError, Unkno
 from cassle_zoo.common.images import UnreadableImageError
 from cassle_zoo.eval import main as main_module
 from cassle_zoo.eval import sources
-from cassle_zoo.eval.base import Compute, Outcome
+from cassle_zoo.eval.base import ON_THE_NETWORK, Compute, Outcome
 from cassle_zoo.eval.main import Arguments, public_command, run_from_cli
 from cassle_zoo.eval.protocols import EVALUATORS
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.runner import place_for, write
 from cassle_zoo.eval.scores import ScoreFile
+from cassle_zoo.features.extract import FeatureSet
+from cassle_zoo.features.files import save_features
 from cassle_zoo.records import MeasuredData, Result
 
 
@@ -123,6 +126,11 @@ def test_everything_is_checked_first(arguments, tmp_path, monkeypatch):
         run_from_cli(["knn", "raw-pixels", "a", *arguments, "-o", "one.json"])
     with pytest.raises(UnknownNameError, match=r"random-init:resnet1: .*'resnet1'"):
         run_from_cli(["knn", "raw-pixels", "random-init:resnet1", *arguments])
+    source = f"features:{tmp_path / 'f.npz'}"
+    save_features(FeatureSet(torch.ones(2, 3), ["a", "b"]), tmp_path / "f.npz")
+    for task in ON_THE_NETWORK:
+        with pytest.raises(ConfigError, match=r"f\.npz is a file of features.*give a model"):
+            run_from_cli([task, "random-init:test_resnet", source, *arguments])
     occupied = tmp_path / "occupied"
     occupied.write_text("")
     for option in ("-o", "--cache"):

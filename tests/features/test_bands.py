@@ -4,6 +4,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from small_models import make_model
 from torch import nn
 
 from cassle_zoo.cli.main import main
+from cassle_zoo.common import bands
 from cassle_zoo.common.bands import ToBands
 from cassle_zoo.common.errors import ConfigError, DataError, MissingDependencyError
 from cassle_zoo.common.images import UnreadableImageError, to_rgb
@@ -65,13 +67,33 @@ def test_bands_keep_their_order_and_statistics(model: nn.Module) -> None:
     torch.testing.assert_close(ready, expected[:, None, None].expand(5, 32, 32))
 
 
-def test_explore_and_demo_show_images_of_the_models_bands(model: nn.Module, tmp_path: Path) -> None:
+def test_explore_and_demo_show_images_of_the_models_bands(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
         np.save(tmp_path / f"{number}.npy", np.roll(PIXELS, number, axis=0))
     inputs = sorted(tmp_path.glob("*.npy"))
+    read = Mock(side_effect=bands._read)
+    monkeypatch.setattr(bands, "_read", read)
+    assert explore(inputs, model).images == read.call_count == 3
+    outputs = run_demo(model, tmp_path / "demo", inputs)
+    assert (outputs.images, outputs.skipped) == (3, [])
+
+
+def test_models_of_one_channel_take_numpy_files(tmp_path: Path) -> None:
+    grey = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.2,)}
+    model = make_model(in_chans=1, pretrained_cfg_overlay=grey).eval()
+    inputs = [tmp_path / f"{number}.npy" for number in range(3)]
+    for number, file in enumerate(inputs):
+        np.save(file, PIXELS[None, ..., number] if number == 2 else PIXELS[..., number])
+    found = extract_features(model, inputs)
+    expected = extract_features(model, [PIXELS[..., number] for number in range(3)])
+    torch.testing.assert_close(found.features, expected.features, atol=2e-2, rtol=2e-2)
     assert explore(inputs, model).images == 3
     outputs = run_demo(model, tmp_path / "demo", inputs)
     assert (outputs.images, outputs.skipped) == (3, [])
+    with pytest.raises(DataError, match=r"1\.npy': not an image"):
+        extract_features(make_model(), inputs)
 
 
 def test_other_bands_are_refused_or_left_out(model: nn.Module, tmp_path: Path) -> None:

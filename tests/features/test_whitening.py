@@ -1,7 +1,9 @@
 import pickle
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,11 +13,12 @@ from sklearn.decomposition import PCA
 
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError
-from cassle_zoo.eval.base import Compute
+from cassle_zoo.eval.base import Compute, EvalContext, whitened
 from cassle_zoo.eval.datasets import open_data
 from cassle_zoo.eval.protocols.knn import KNN
 from cassle_zoo.eval.protocols.retrieval import Retrieval
 from cassle_zoo.eval.runner import evaluate
+from cassle_zoo.eval.sources import open_source
 from cassle_zoo.features import whitening
 from cassle_zoo.features.extract import Extractor, extract_features
 from cassle_zoo.features.files import load_features
@@ -24,6 +27,7 @@ from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.hub.reference import write_reference
 from cassle_zoo.specs import MODEL_SPECS, resolve_spec
 from cassle_zoo.store.folder import MODEL_FILE, WHITENING_FILE, bundled_folder
+from cassle_zoo.zoo.create import create_model
 
 
 @pytest.fixture
@@ -195,6 +199,14 @@ def test_the_whitening_of_a_model_folder(
     assert model_whitening(name) is None
     raw = extract_features(name, str(images)).features
     fitted = Whitening.fit(raw, 4)
+    Whitening.fit(raw, 4, origin="'pooled' of weights 0").save(folder / WHITENING_FILE)
+    write_reference(folder)
+    failed = [check for check in verify_folder(folder) if not check.passed]
+    assert [check.name for check in failed] == ["whitening"]
+    assert "fitted to features 'pooled' of weights 0" in failed[0].detail
+    with pytest.raises(ConfigError, match="of weights 0, but is applied to"):
+        Extractor(name, whiten="model")
+    (folder / WHITENING_FILE).unlink()
     write_reference(folder)
     fitted.save(folder / WHITENING_FILE)
     unrecorded = {check.name: check.detail for check in verify_folder(folder) if not check.passed}
@@ -231,12 +243,46 @@ def test_evaluations_take_a_file(images: Path, own_folder: Path, tmp_path: Path)
     data = open_data("folder", images)
     compute = Compute(no_cache=True, device="cpu")
     for evaluator, part in ((KNN, "k-NN"), (Retrieval, "retrieval")):
-        whitened, plain = (
+        white, plain = (
             evaluate("task", evaluator(whiten=whiten), MODEL, data, compute)[0]
             for whiten in (file, None)
         )
-        assert "whitened to 4 principal components of 12 other images" in whitened.protocol[part]
+        assert "whitened to 4 principal components of 12 other images" in white.protocol[part]
         assert "whitened" not in plain.protocol[part]
-        assert not whitened.is_comparable(plain)
+        assert not white.is_comparable(plain)
     with pytest.raises(ModelFolderError, match="comes without"):
         evaluate("knn", KNN(whiten=Path("model")), f"local-dir:{own_folder}", data, compute)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".npz", ".parquet", "/"])
+def test_a_file_is_of_one_model(
+    ending: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, file = f"{tmp_path / 'f'}{ending}", tmp_path / "w.safetensors"
+    assert main(["features", MODEL, str(images), "-o", raw]) == 0
+    assert main(["whiten", raw, "--components", "4", "-o", str(file)]) == 0
+    argv = [str(images), "-o", f"{tmp_path / 'white.npz'}", "--whiten", str(file)]
+    assert main(["features", MODEL, *argv]) == 0
+    assert "unchecked" not in capsys.readouterr().err
+    assert main(["features", "resnet18_simclr", *argv]) == 2  # of the same width
+    assert "w.safetensors was fitted to features 'pooled' of weights" in capsys.readouterr().err
+    with_head = create_model(MODEL, pretrained=True, num_classes=3)
+    assert extract_features(with_head, str(images), whiten=file).features.shape == (12, 4)
+    for name, refused in ((MODEL, False), ("resnet18_simclr", True), (f"features:{raw}", False)):
+        source = SimpleNamespace(source=open_source(name), model=open_source(name).model)
+        source.features = load_features(raw).features
+        with pytest.raises(ConfigError, match="fitted to") if refused else nullcontext():
+            assert whitened(cast(EvalContext, source), file)[0].shape == (12, 4)
+
+
+def test_a_file_that_does_not_say_of_which_model(
+    features: torch.Tensor, images: Path, tmp_path: Path
+) -> None:
+    raw = extract_features(MODEL, str(images))
+    Whitening.fit(raw.features, 4).save(tmp_path / "old.safetensors")
+    with pytest.warns(UserWarning, match=r"old\.safetensors is applied unchecked, since it does"):
+        extract_features(MODEL, str(images), whiten=tmp_path / "old.safetensors")
+    of_stage = extract_features(MODEL, str(images), outputs=["stage:-1"])
+    fitted = Whitening.fit(of_stage.features, 4, origin=of_stage.origin)
+    with pytest.raises(ConfigError, match=r"features 'stage:-1' of .*applied to 'pooled' of"):
+        Extractor(MODEL, whiten=fitted)

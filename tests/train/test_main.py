@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,12 @@ import timm
 from timm.models import save_for_hf
 
 from cassle_zoo.common.errors import ConfigError, UnknownNameError
-from cassle_zoo.train import init
+from cassle_zoo.train import idle, init
 from cassle_zoo.train.loop import TrainResult
 from cassle_zoo.train.main import parse, public_command, run_from_cli
 from cassle_zoo.train.methods.augself import AugSelfConfig
 from cassle_zoo.train.methods.mocov2 import MoCoV2Config
-from cassle_zoo.train.recipes import RECIPES
+from cassle_zoo.train.recipes import RECIPES, get_recipe
 
 
 def test_command_line_overrides() -> None:
@@ -244,6 +245,25 @@ def test_flags_that_do_nothing_are_named(
     said = capsys.readouterr().err
     assert said.count("\n") == (reason is not None)
     assert (reason or "") in said
+
+
+def test_python_is_told_what_the_command_line_is() -> None:
+    for recipe in RECIPES.values():
+        assert not list(idle.notes(recipe.config)), recipe.name
+    config = get_recipe("resnet18_cassle_simclr")
+    config = dataclasses.replace(
+        config,
+        conditioning=dataclasses.replace(config.conditioning, mode="raw_cat", width=32),
+        run=dataclasses.replace(config.run, monitor_every=0, monitor_samples=9),
+    )
+    assert list(idle.notes(config)) == [
+        "conditioning.width does nothing, because conditioning.mode is raw_cat.",
+        "run.monitor_samples does nothing, because run.monitor_every is 0.",
+    ]
+    dino = get_recipe("resnet18_cassle_dino")
+    optim = dataclasses.replace(dino.optim, epochs=1, warmup_epochs=0)
+    dino = dataclasses.replace(dino, optim=optim)
+    assert "prototypes will not learn" in next(idle.notes(dino))
 
 
 def test_a_baseline_has_no_omega(capsys: pytest.CaptureFixture[str]) -> None:

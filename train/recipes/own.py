@@ -94,8 +94,8 @@ def _unknown_recipe(name: str) -> UnknownNameError:
     near = {arch for start in starts for arch in difflib.get_close_matches(start, archs, n=2)}
     endings = [f"{cassle}{method}" for cassle in ("cassle_", "") for method in METHODS]
     guesses = [f"{arch}_{ending}" for arch in sorted(near) for ending in endings]
-    best = difflib.get_close_matches(name, guesses, n=2, cutoff=0.86)
-    hint = f" Did you mean {' or '.join(map(repr, best))}?" if best else ""
+    best = difflib.get_close_matches(name, guesses, n=1, cutoff=0.86)  # more: the variants
+    hint = f" Did you mean {best[0]!r}?" if best else ""
     return UnknownNameError(
         f"{name!r} is no recipe.{hint} A recipe is called ARCH_cassle_METHOD, or ARCH_METHOD for "
         f"the baseline; ARCH is any of timm.list_models(), METHOD one of {', '.join(METHODS)}."

@@ -5,7 +5,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cassle_zoo.common.bands import open_channels, visible
+from cassle_zoo.common.bands import ToBands, open_channels, visible
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError, UnknownNameError
 from cassle_zoo.common.images import Reduction
 from cassle_zoo.common.templates import encode_thumbnail
@@ -21,7 +21,7 @@ from cassle_zoo.features.extract import Extractor
 from cassle_zoo.features.inputs import InputImage, Inputs, Skipped, nothing_read
 from cassle_zoo.features.nearest import nearest_neighbours
 from cassle_zoo.features.reader import read_image
-from cassle_zoo.features.transform import reduction_for, takes_bands
+from cassle_zoo.features.transform import channels_of, reduction_for, takes_bands
 from cassle_zoo.features.whitening import Whitening
 
 _BATCH = 64
@@ -149,7 +149,10 @@ def read_images(
     reduction = least if len(reductions) == len(extractors) else None
 
     def ready(item: InputImage) -> tuple[list[Tensor], str]:
-        needed = thumbnail or not all(map(takes_bands, transforms))
+        bands = all(map(takes_bands, transforms))
+        needed = thumbnail or not bands
+        if bands:  # decoded once, for the models and for the eye
+            item = replace(item, value=ToBands(channels_of(transforms[0]))(item.raw()))
         image = displayed(item, extractors, reduction) if needed else None
         tensors = [
             transform(item.raw() if takes_bands(transform) else image) for transform in transforms
@@ -198,10 +201,10 @@ def displayed(
     Raises:
         UnreadableImageError: It cannot be read.
     """
-    transforms: list[Any] = [extractor.transform for extractor in extractors]
-    if not all(map(takes_bands, transforms)):
-        return item.image(reduction=reduction)
-    return visible(open_channels(item.raw(), transforms[0].transforms[0].channels))
+    numbers = [channels_of(extractor.transform) for extractor in extractors]
+    if any(channels in (1, 3) for channels in numbers):
+        return item.image(reduction=reduction, channels=1 if set(numbers) == {1} else 3)
+    return visible(open_channels(item.raw(), numbers[0]))
 
 
 def feature_space(name: str, features: Tensor, whitening: Whitening | None = None) -> Space:
