@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from benchmarks.study.design import MAIN
 from benchmarks.study.metrics import Metric, number_of, values
 from benchmarks.study.records import Record, course_of
 from benchmarks.study.summary import Spread, spread
@@ -70,7 +71,7 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
     """
     figure, axes = _panels([metric.title for metric in metrics], "%", size=9, margin=0.6)
     # An arm looks as in the other figures; dashes tell the lengths of its trainings apart.
-    records = sorted(records, key=lambda record: (record.against != "", record.arm))
+    records = sorted(records, key=lambda r: (r.group != MAIN, r.against != "", r.arm))
     arms = list(dict.fromkeys(record.arm.partition(",")[0] for record in records))
     lengths = sorted(
         {record.arm.partition(",")[2] for record in records}, key=lambda own: (len(own), own)
@@ -87,7 +88,7 @@ def course_figure(records: Sequence[Record], metrics: Sequence[Metric]) -> "Figu
                 label=record.arm if is_first else None,
             )  # fmt: skip
         axis.set_xlabel("epoch", fontsize=8)
-    _legend(figure, len({record.arm for record in records}))
+    _legend(figure, 3)
     return figure
 
 
