@@ -40,7 +40,8 @@ class Whitening:
         mean: (D,) float64, with values that float32 holds exactly.
         projection: (D, K), likewise: principal directions, divided by their standard deviations.
         images: Number of feature vectors that it was fitted to.
-        origin: Which features those were, from :func:`origin_of`; empty if that is not known.
+        origin: Which features those were, from :func:`origin_of`; empty if that is not known, so
+            that nothing can be checked.
     """
 
     mean: Tensor

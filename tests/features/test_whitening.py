@@ -22,6 +22,7 @@ from cassle_zoo.eval.sources import open_source
 from cassle_zoo.features import whitening
 from cassle_zoo.features.extract import Extractor, extract_features
 from cassle_zoo.features.files import load_features
+from cassle_zoo.features.gallery import run_demo
 from cassle_zoo.features.whitening import Whitening, model_whitening
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.hub.reference import write_reference
@@ -206,6 +207,8 @@ def test_the_whitening_of_a_model_folder(
     assert "fitted to features 'pooled' of weights 0" in failed[0].detail
     with pytest.raises(ConfigError, match=r"in the model's folder was .*of weights 0, but is"):
         Extractor(name, whiten="model")
+    with pytest.raises(ConfigError, match="of weights 0, but is applied to"):
+        run_demo(name, tmp_path / "demo", [images])
     (folder / WHITENING_FILE).unlink()
     write_reference(folder)
     fitted.save(folder / WHITENING_FILE)
