@@ -222,7 +222,7 @@ class Extractor:
     def origin(self) -> str:
         """Of which output and weights the features are, as `FeatureSet.origin` says."""
         found = origin_of(self.model, "pooled" if "pooled" in self.outputs else self.outputs[0])
-        return found if self.whitening is None else f"{found}, whitened"
+        return f"{found}, whitened" if found and self.whitening is not None else found
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what the other process makes itself; it owns the model that arrives there."""

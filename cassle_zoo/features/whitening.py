@@ -40,7 +40,8 @@ class Whitening:
         mean: (D,) float64, with values that float32 holds exactly.
         projection: (D, K), likewise: principal directions, divided by their standard deviations.
         images: Number of feature vectors that it was fitted to.
-        origin: Which features those were, from :func:`origin_of`; empty if that is not known.
+        origin: Which features those were, from :func:`origin_of`; empty if that is not known, so
+            that nothing can be checked.
     """
 
     mean: Tensor
@@ -99,7 +100,7 @@ class Whitening:
 
         Args:
             origin: That of the features to be whitened; empty if it is not known.
-            what: The file of the whitening, for messages.
+            what: What was asked for, for messages: the whitening, its file, or `model`.
 
         Raises:
             ConfigError: It was fitted to other features.
@@ -107,18 +108,22 @@ class Whitening:
         Warns:
             UserWarning: Either origin is not known.
         """
+        if isinstance(what, Whitening):
+            what = "given"
+        elif str(what) == OWN:
+            what = "in the model's folder"
         advice = "fit one to features of the same model and output (`cassle-zoo whiten`)"
-        if self.origin and origin and self.origin != origin:
+        if not self.origin or not origin:
+            silent = "the features do" if self.origin else "it does"
+            warnings.warn(
+                f"the whitening {what} is applied unchecked, since {silent} not say of which "
+                f"model; if it is of another, {advice}.",
+                stacklevel=3,
+            )
+        elif self.origin != origin:
             raise ConfigError(
                 f"the whitening {what} was fitted to features {self.origin}, but is applied to "
                 f"{origin}; {advice}."
-            )
-        if not self.origin or not origin:
-            warnings.warn(
-                f"the whitening {what} is applied unchecked, since "
-                f"{'the features do' if self.origin else 'it does'} not say of which weights; if "
-                f"they are of another model, {advice}.",
-                stacklevel=3,
             )
 
     def sha256(self) -> str:
@@ -203,11 +208,20 @@ class Whitening:
 def origin_of(model: nn.Module, output: str = "pooled") -> str:
     """Return which features a model's are: the output, and a hash of weights and buffers.
 
-    The classifier does not count, as features are its input.
+    The classifier does not count, as features are its input. Of weights that were cast or quantised
+    it is empty, because their hash is not that of the model they are of.
     """
-    found = unwrap(model)
-    heads = layer_prefixes(getattr(found.model, "pretrained_cfg", None) or {}, "classifier")
-    return f"{output!r} of weights {state_sha256(found.network, without=heads)[:_MARK]}"
+    network = unwrap(model).network
+    if not all(map(_as_published, network.state_dict().values())):
+        return ""
+    heads = layer_prefixes(getattr(network, "pretrained_cfg", None) or {}, "classifier")
+    return f"{output!r} of weights {state_sha256(network, without=heads)[:_MARK]}"
+
+
+def _as_published(value: object) -> bool:
+    if type(value) is not Tensor or value.is_quantized:  # torchao's are subclasses
+        return False
+    return value.dtype == torch.float32 or not value.is_floating_point()
 
 
 def model_whitening(name: str) -> Whitening | None:

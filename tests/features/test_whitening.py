@@ -22,6 +22,7 @@ from cassle_zoo.eval.sources import open_source
 from cassle_zoo.features import whitening
 from cassle_zoo.features.extract import Extractor, extract_features
 from cassle_zoo.features.files import load_features
+from cassle_zoo.features.gallery import run_demo
 from cassle_zoo.features.whitening import Whitening, model_whitening
 from cassle_zoo.hub.publish.verify import verify_folder
 from cassle_zoo.hub.reference import write_reference
@@ -204,8 +205,10 @@ def test_the_whitening_of_a_model_folder(
     failed = [check for check in verify_folder(folder) if not check.passed]
     assert [check.name for check in failed] == ["whitening"]
     assert "fitted to features 'pooled' of weights 0" in failed[0].detail
-    with pytest.raises(ConfigError, match="of weights 0, but is applied to"):
+    with pytest.raises(ConfigError, match=r"in the model's folder was .*of weights 0, but is"):
         Extractor(name, whiten="model")
+    with pytest.raises(ConfigError, match="of weights 0, but is applied to"):
+        run_demo(name, tmp_path / "demo", [images])
     (folder / WHITENING_FILE).unlink()
     write_reference(folder)
     fitted.save(folder / WHITENING_FILE)
@@ -284,5 +287,15 @@ def test_a_file_that_does_not_say_of_which_model(
         extract_features(MODEL, str(images), whiten=tmp_path / "old.safetensors")
     of_stage = extract_features(MODEL, str(images), outputs=["stage:-1"])
     fitted = Whitening.fit(of_stage.features, 4, origin=of_stage.origin)
-    with pytest.raises(ConfigError, match=r"features 'stage:-1' of .*applied to 'pooled' of"):
+    with pytest.raises(ConfigError, match=r"whitening given .* 'stage:-1' of .* to 'pooled' of"):
         Extractor(MODEL, whiten=fitted)
+
+
+def test_cast_weights_are_of_no_known_model(images: Path) -> None:
+    raw = extract_features(MODEL, str(images))
+    fitted = Whitening.fit(raw.features, 4, origin=raw.origin)
+    cast_model = create_model(MODEL, pretrained=True).bfloat16()
+    with pytest.warns(UserWarning, match="applied unchecked, since the features do not say"):
+        extractor = Extractor(cast_model, whiten=fitted)
+    assert extractor.origin == ""
+    assert raw.origin == Extractor(MODEL, precision="bf16", dtype="float16").origin != ""

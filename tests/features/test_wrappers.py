@@ -171,6 +171,7 @@ def test_quantised_models_are_read() -> None:
         > 0.99
     )
     assert state_sha256(small) == state_sha256(copy.deepcopy(small)) != state_sha256(model)
+    assert Extractor(small).origin == "" != Extractor(model).origin
 
 
 def test_models_without_weights_are_refused() -> None:
