@@ -38,15 +38,17 @@ SPACES = ("features", "whitened", "projected")
 
 def main() -> None:
     """Measure, then search."""
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("images", nargs="?", default=SAMPLES, type=Path, help="folder of images")
     parser.add_argument("-o", "--out", default="duplicates.png", type=Path, help="sheet to write")
     parser.add_argument("--model", default="resnet18_cassle_simclr")
     parser.add_argument("--by", choices=SPACES, help="search by this space, not by the best one")
     parser.add_argument("--pairs", default=10, type=int, help="on the sheet")
     args = parser.parse_args()
-    Image.new("RGB", (1, 1)).save(args.out)  # a name that cannot be written fails now
+    if args.out.suffix.lower() not in Image.registered_extensions():
+        parser.error(f"-o {args.out}: end its name in .png or .jpg")
     torch.manual_seed(0)
 
     inputs, skipped = expand_inputs(args.images)
@@ -59,11 +61,7 @@ def main() -> None:
             names.append(Path(inputs[i].source).stem)
         except UnreadableImageError as error:
             skipped.append(Skipped(inputs[i].source, error.reason))
-    print(
-        f"{len(images)} images",
-        *(f"left out: {one.source}: {one.reason}" for one in skipped),
-        sep="\n",
-    )
+    print(f"{len(images)} images", *(f"left out {x.source}: {x.reason}" for x in skipped), sep="\n")
     extractor = Extractor(args.model, outputs=("pooled", "projected"))
 
     def embed(images: list[Image.Image]) -> dict[str, torch.Tensor]:

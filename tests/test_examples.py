@@ -142,10 +142,13 @@ def test_find_duplicates(
 
 
 @pytest.mark.usefixtures("photos")
-def test_find_duplicates_tries_its_output_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_duplicates_checks_its_output_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("cassle_zoo.features.inputs.expand_inputs", None)
-    with pytest.raises(ValueError, match="unknown file extension"):
+    with pytest.raises(SystemExit):
         run(monkeypatch, "find_duplicates.py", "photos", "-o", "sheet")
+    assert "-o sheet: end its name in .png or .jpg" in capsys.readouterr().err
 
 
 @pytest.mark.slow
