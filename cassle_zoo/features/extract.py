@@ -51,8 +51,8 @@ class FeatureSet:
         sources: N names: the file, or the position in the input such as ``"input[3]"``.
         skipped: The images that were left out, and why; empty if all were read.
         outputs: All requested outputs by name, (N, ...) on the CPU; `features` is one of them.
-        origin: Of which output and weights `features` are; empty if that is not known, as for those
-            of models given as objects.
+        origin: Of which output and weights `features` are; empty if that was not recorded, as by
+            `extract_features` of a model given as an object.
     """
 
     features: Tensor
