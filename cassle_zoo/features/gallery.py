@@ -30,7 +30,7 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
 from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
-from cassle_zoo.features.whitening import model_whitening
+from cassle_zoo.features.whitening import OWN, model_whitening
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -135,19 +135,20 @@ def run_demo(
 
     Raises:
         DataError: If fewer than two images can be read.
-        ConfigError: If there are not one to three different models.
+        ConfigError: If there are not one to three different models, or the whitening in a model's
+            folder was fitted to features of other weights.
     """
     given = [models] if isinstance(models, nn.Module | str) else list(models)
     images, skipped = expand_inputs(list(inputs) or SAMPLES)
     extractors = open_extractors(given, most=max(_NEIGHBOURS), projected=False)
+    whitenings = [model_whitening(model) if isinstance(model, str) else None for model in given]
+    for whitening, extractor in zip(whitenings, extractors, strict=True):
+        if whitening is not None and whitening.origin:
+            whitening.check_origin(extractor.origin, OWN)
     read = read_images(extractors, images, skipped=skipped)
     spaces = [
-        feature_space(
-            model_caption(model),
-            outputs["pooled"],
-            model_whitening(model) if isinstance(model, str) else None,
-        )
-        for model, outputs in zip(given, read.outputs, strict=True)
+        feature_space(model_caption(model), outputs["pooled"], whitening)
+        for model, outputs, whitening in zip(given, read.outputs, whitenings, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
     outputs = DemoOutputs(

@@ -28,6 +28,7 @@ OWN = "model"
 _CHUNK = 8192  # rows at a time
 _FORMAT_VERSION = "1"
 _MARK = 12  # hexadecimal digits
+_COUNTER = "num_batches_tracked"
 _DTYPES = (torch.float32, torch.float64)  # on disk; version 0.2.0 writes the first
 _ENOUGH = 2  # images per component; with fewer, the smallest variances are near 0 by chance
 
@@ -99,7 +100,8 @@ class Whitening:
 
         Args:
             origin: That of the features to be whitened; empty if it is not known.
-            what: The file of the whitening, for messages.
+            what: The file of the whitening or, for the one in the model's folder, `model`; for
+                messages.
 
         Raises:
             ConfigError: It was fitted to other features.
@@ -108,14 +110,19 @@ class Whitening:
             UserWarning: Either origin is not known.
         """
         advice = "fit one to features of the same model and output (`cassle-zoo whiten`)"
+        named = "the whitening"  # alone of an object, whose text is its numbers
+        if str(what) == OWN:
+            named += " in the model's folder"
+        elif isinstance(what, str | os.PathLike):
+            named += f" {what}"
         if self.origin and origin and self.origin != origin:
             raise ConfigError(
-                f"the whitening {what} was fitted to features {self.origin}, but is applied to "
+                f"{named} was fitted to features {self.origin}, but is applied to "
                 f"{origin}; {advice}."
             )
         if not self.origin or not origin:
             warnings.warn(
-                f"the whitening {what} is applied unchecked, since "
+                f"{named} is applied unchecked, since "
                 f"{'the features do' if self.origin else 'it does'} not say of which weights; if "
                 f"they are of another model, {advice}.",
                 stacklevel=3,
@@ -203,11 +210,18 @@ class Whitening:
 def origin_of(model: nn.Module, output: str = "pooled") -> str:
     """Return which features a model's are: the output, and a hash of weights and buffers.
 
-    The classifier does not count, as features are its input.
+    The classifier does not count, as features are its input, nor do BatchNorm's counters, which
+    only training reads. Of a module around models of timm it is empty: only running it shows
+    whether it changes their features.
     """
     found = unwrap(model)
+    if found.several or found.model not in (None, found.network):
+        return ""
     heads = layer_prefixes(getattr(found.model, "pretrained_cfg", None) or {}, "classifier")
-    return f"{output!r} of weights {state_sha256(found.network, without=heads)[:_MARK]}"
+    counters = [name for name in found.network.state_dict() if name.endswith(_COUNTER)]
+    return (
+        f"{output!r} of weights {state_sha256(found.network, without=(*heads, *counters))[:_MARK]}"
+    )
 
 
 def model_whitening(name: str) -> Whitening | None:
