@@ -156,8 +156,8 @@ class Extractor:
             column: Name of the image column, for calls with a batch of columns.
             decode: ``"fast"`` decodes JPEGs much larger than the model's input at 1/2, 1/4 or 1/8
                 of their size, but no smaller than twice what the model needs; the cosine to the
-                exact features stays above 0.9999. ``"exact"`` decodes them in full, as is always
-                done with a `transform` of your own.
+                exact features is mostly above 0.9999. ``"exact"`` decodes them in full, as a
+                `transform` of your own always does.
             whiten: Whitening of the pooled features: a :class:`Whitening`, the file of one, or
                 ``"model"`` for the one in the model's folder.
 

@@ -28,6 +28,7 @@ OWN = "model"
 _CHUNK = 8192  # rows at a time
 _FORMAT_VERSION = "1"
 _MARK = 12  # hexadecimal digits
+_COUNTER = "num_batches_tracked"
 _DTYPES = (torch.float32, torch.float64)  # on disk; version 0.2.0 writes the first
 _ENOUGH = 2  # images per component; with fewer, the smallest variances are near 0 by chance
 
@@ -208,14 +209,20 @@ class Whitening:
 def origin_of(model: nn.Module, output: str = "pooled") -> str:
     """Return which features a model's are: the output, and a hash of weights and buffers.
 
-    The classifier does not count, as features are its input. Of weights that were cast or quantised
-    it is empty, because their hash is not that of the model they are of.
+    The classifier does not count, as features are its input, nor do BatchNorm's counters, which
+    only training reads. It is empty of weights that were cast or quantised, because their hash is
+    not that of the model they are of, and of a module around models of timm: only running it shows
+    whether it changes their features.
     """
-    network = unwrap(model).network
-    if not all(map(_as_published, network.state_dict().values())):
+    found = unwrap(model)
+    state = found.network.state_dict()
+    is_around = found.several or found.model not in (None, found.network)
+    if is_around or not all(map(_as_published, state.values())):
         return ""
-    heads = layer_prefixes(getattr(network, "pretrained_cfg", None) or {}, "classifier")
-    return f"{output!r} of weights {state_sha256(network, without=heads)[:_MARK]}"
+    heads = layer_prefixes(getattr(found.network, "pretrained_cfg", None) or {}, "classifier")
+    counters = [name for name in state if name.endswith(_COUNTER)]
+    mark = state_sha256(found.network, without=(*heads, *counters))[:_MARK]
+    return f"{output!r} of weights {mark}"
 
 
 def _as_published(value: object) -> bool:

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 from cassle_zoo.common.errors import CassleZooError, ChecksumError, HubError, ModelFolderError
-from cassle_zoo.features.whitening import Whitening, origin_of
+from cassle_zoo.features.whitening import OWN, Whitening, origin_of
 from cassle_zoo.hub.cards.card import CARD_REPO, render_card, whitening_of
 from cassle_zoo.hub.cards.check import card_problems, forged_results, holds_token
 from cassle_zoo.hub.provenance import problems
@@ -222,7 +222,7 @@ def _whitening(folder: _Folder) -> str:
             f"{WHITENING_FILE} is for features of width {len(found.mean)}, the model's are {width}."
         )
     if found.origin:
-        found.check_origin(origin_of(folder.backbone), WHITENING_FILE)
+        found.check_origin(origin_of(folder.backbone), OWN)
     return f"{found.components} components of {width}, fitted to {found.images:,} images"
 
 

@@ -10,6 +10,7 @@ import torch
 from builders import image_folder
 from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA
+from torch import nn
 
 from cassle_zoo.cli.main import main
 from cassle_zoo.common.errors import ConfigError, DataError, ModelFolderError
@@ -269,7 +270,8 @@ def test_a_file_is_of_one_model(
     assert "unchecked" not in capsys.readouterr().err
     assert main(["features", "resnet18_simclr", *argv]) == 2  # of the same width
     assert "w.safetensors was fitted to features 'pooled' of weights" in capsys.readouterr().err
-    with_head = create_model(MODEL, pretrained=True, num_classes=3)
+    with_head: Any = create_model(MODEL, pretrained=True, num_classes=3)
+    with_head.bn1.num_batches_tracked.zero_()  # checkpoints of others have no such counters
     assert extract_features(with_head, str(images), whiten=file).features.shape == (12, 4)
     for name, refused in ((MODEL, False), ("resnet18_simclr", True), (f"features:{raw}", False)):
         source = SimpleNamespace(source=open_source(name), model=open_source(name).model)
@@ -285,6 +287,12 @@ def test_a_file_that_does_not_say_of_which_model(
     Whitening.fit(raw.features, 4).save(tmp_path / "old.safetensors")
     with pytest.warns(UserWarning, match=r"old\.safetensors is applied unchecked, since it does"):
         extract_features(MODEL, str(images), whiten=tmp_path / "old.safetensors")
+    raw_whitening = Whitening.fit(raw.features, 4, origin=raw.origin)
+    raw_whitening.save(tmp_path / "new.safetensors")
+    around = nn.Sequential(create_model(MODEL, pretrained=True), nn.Flatten())
+    with pytest.warns(UserWarning, match=r"unchecked, since the features do not say"):
+        found = extract_features(around, str(images), whiten=tmp_path / "new.safetensors")
+    torch.testing.assert_close(found.features, raw_whitening(raw.features))
     of_stage = extract_features(MODEL, str(images), outputs=["stage:-1"])
     fitted = Whitening.fit(of_stage.features, 4, origin=of_stage.origin)
     with pytest.raises(ConfigError, match=r"whitening given .* 'stage:-1' of .* to 'pooled' of"):
