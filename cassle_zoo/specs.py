@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cassle_zoo.common.errors import unknown_name
+from cassle_zoo.common.errors import UnknownNameError, unknown_name
 
 PAPER_ID = "arXiv:2306.06082"
 ALLOWED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -364,6 +364,8 @@ def resolve_spec(name: str) -> ModelSpec:
         return MODEL_SPECS[name]
     base, _, tag = name.partition(".")
     tags = model_tags(base)
+    if name == RAW_PIXELS or name.startswith(RANDOM_INIT):
+        raise UnknownNameError(f"{name!r} is a baseline without weights, for `eval`.")
     if not tags:
         bases = dict.fromkeys(spec.name for spec in MODEL_SPECS.values())
         raise unknown_name(

@@ -30,7 +30,7 @@ from cassle_zoo.features.extract import FeatureSet
 from cassle_zoo.features.files import save_features
 from cassle_zoo.features.inputs import Skipped, expand_inputs
 from cassle_zoo.features.nearest import nearest_neighbours
-from cassle_zoo.features.whitening import OWN, model_whitening
+from cassle_zoo.features.whitening import model_whitening
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
@@ -142,9 +142,9 @@ def run_demo(
     images, skipped = expand_inputs(list(inputs) or SAMPLES)
     extractors = open_extractors(given, most=max(_NEIGHBOURS), projected=False)
     whitenings = [model_whitening(model) if isinstance(model, str) else None for model in given]
-    for whitening, extractor in zip(whitenings, extractors, strict=True):
+    for model, whitening, extractor in zip(given, whitenings, extractors, strict=True):
         if whitening is not None and whitening.origin:
-            whitening.check_origin(extractor.origin, OWN)
+            whitening.check_origin(extractor.origin, f"in the folder of {model}")
     read = read_images(extractors, images, skipped=skipped)
     spaces = [
         feature_space(model_caption(model), outputs["pooled"], whitening)

@@ -40,6 +40,7 @@ ERRORS: list[tuple[str, str, str, str]] = [
     # info
     ("info", "required", "name", "cassle-zoo info --help"),
     ("info resnet18_casle_simclr", "Unknown model", "'resnet18_casle_simclr'", f"mean '{OURS}'"),
+    ("features raw-pixels images -o x.npz", "a baseline without weights", "'raw-pixels'", "`eval`"),
     (f"info {OURS}.emoji46", "Unknown tag", "'emoji46'", "Did you mean 'emoji64'"),
     ("info local-dir:absent", "does not exist", "absent", "Check the path"),
     ("info local-dir:images", "not a model folder", "images", "hub export RUN -o DIR"),

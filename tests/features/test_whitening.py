@@ -208,7 +208,7 @@ def test_the_whitening_of_a_model_folder(
     assert "fitted to features 'pooled' of weights 0" in failed[0].detail
     with pytest.raises(ConfigError, match=r"in the model's folder was .*of weights 0, but is"):
         Extractor(name, whiten="model")
-    with pytest.raises(ConfigError, match="of weights 0, but is applied to"):
+    with pytest.raises(ConfigError, match=f"in the folder of {name} was .*of weights 0, but is"):
         run_demo(name, tmp_path / "demo", [images])
     (folder / WHITENING_FILE).unlink()
     write_reference(folder)
