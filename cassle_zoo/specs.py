@@ -362,10 +362,10 @@ def resolve_spec(name: str) -> ModelSpec:
     """
     if name in MODEL_SPECS:
         return MODEL_SPECS[name]
-    base, _, tag = name.partition(".")
-    tags = model_tags(base)
     if name == RAW_PIXELS or name.startswith(RANDOM_INIT):
         raise UnknownNameError(f"{name!r} is a baseline without weights, for `eval`.")
+    base, _, tag = name.partition(".")
+    tags = model_tags(base)
     if not tags:
         bases = dict.fromkeys(spec.name for spec in MODEL_SPECS.values())
         raise unknown_name(
